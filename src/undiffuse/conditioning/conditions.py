@@ -1,0 +1,70 @@
+"""All the conditions of a model: encoding what the user says, embedding it, dropping it.
+
+A model's conditions are a mapping from a name ("class") to a configuration.  Their embeddings add up to one vector,
+which the network adds to that of the clock and sends into every layer.  New kinds of condition are modules with the
+methods of `ClassCondition`, listed in KINDS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from undiffuse.conditioning.classes import ClassCondition, ClassConfig
+
+KINDS = {"class": ClassCondition}
+
+Values = dict[str, Tensor]
+"""Encoded conditions: one tensor per condition, with one row per example."""
+
+
+class Conditions(nn.Module):
+    """The conditions of one model; `Values` → (B, width)."""
+
+    def __init__(self, configs: Mapping[str, ClassConfig], width: int) -> None:
+        super().__init__()
+        self.each = nn.ModuleDict({name: KINDS[config.kind](config, width) for name, config in configs.items()})
+
+    def __len__(self) -> int:
+        return len(self.each)
+
+    def forward(self, values: Values) -> Tensor | None:
+        """The sum of the embeddings; None for a model without conditions."""
+        unknown, missing = values.keys() - self.each.keys(), self.each.keys() - values.keys()
+        if unknown or missing:
+            raise ValueError(f"conditions {sorted(values)} were given to a model whose conditions are {sorted(self.each)}.")
+        return sum((module(values[name]) for name, module in self.each.items()), start=torch.zeros(())) if values else None
+
+    def encode(self, asked: Mapping[str, object], n: int) -> Values:
+        """What the user asks for, one value for all or a sequence of n, → Values for n examples.
+
+        A condition that is not mentioned is the null token.  Raises ValueError for a name the model does not have.
+        """
+        for name in asked:
+            if name not in self.each:
+                known = f"its conditions are: {', '.join(self.each)}" if len(self) else "it is unconditional"
+                raise ValueError(f"this model cannot be told {name!r}: {known}.")
+        values = {}
+        for name, module in self.each.items():
+            value = asked.get(name)
+            several = isinstance(value, Sequence | Tensor) and not isinstance(value, str)
+            each = list(value) if several else [value] * n  # type: ignore[call-overload]
+            if len(each) != n:
+                raise ValueError(f"{len(each)} values of {name!r} were given for {n} examples: give one, or one each.")
+            values[name] = module.encode([v.item() if isinstance(v, Tensor) else v for v in each])
+        return values
+
+    def null(self, n: int, device: torch.device) -> Values:
+        """The unconditional Values for n examples."""
+        return {
+            name: torch.full((n,), module.null_index(), device=device) for name, module in self.each.items()
+        }
+
+    def dropped(self, values: Values, generator: torch.Generator) -> Values:
+        """Training's Values: every condition of every example dropped on its own."""
+        return {
+            name: module.dropped(values[name], torch.rand(len(values[name]), generator=generator).to(values[name].device))
+            for name, module in self.each.items()
+        }

@@ -1,0 +1,95 @@
+"""Level: how noisy.  Every other file speaks about noise in these terms alone.
+
+A noised example is an affine mixture of the clean example and Gaussian noise,
+
+    x_t = alpha · x_0 + sigma · eps,     eps ~ N(0, I)                                   (1)
+
+so a noise level is the pair (alpha, sigma), whatever schedule or time it came from: sqrt(alpha-bar) and
+sqrt(1 - alpha-bar) in DDPM (Ho et al. 2020, eq. 4), (1, sigma) in EDM (Karras et al. 2022), (1 - t, t) in
+flow matching.  The signal-to-noise ratio SNR = alpha²/sigma² orders levels and does not change when x_t is
+rescaled.  `label` is what the network's clock is told: the training index for a discrete chain.
+
+A table of levels has one leading axis.  Tables run noisiest first and end in the clean level (1, 0, -1).
+Levels are float64 on the CPU until `meet` casts a coefficient to the x it multiplies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CLEAN_LABEL = -1.0
+
+
+@dataclass(frozen=True)
+class Level:
+    """One noise level, one per example, or a table: `alpha`, `sigma` and `label` of one common shape.
+
+    alpha: signal coefficient, in [0, 1].   sigma: noise standard deviation, >= 0.
+    label: the clock the network sees: training index of a chain, 1000 · t for continuous schedules.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+    label: Tensor
+
+    def __len__(self) -> int:
+        return len(self.alpha)
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> Level:
+        """Rows of a table. Respacing a chain is nothing more than this: `levels[rows]` keeps the labels."""
+        index = torch.as_tensor(rows) if isinstance(rows, Sequence) else rows
+        return Level(self.alpha[index], self.sigma[index], self.label[index])
+
+    @property
+    def logsnr(self) -> Tensor:
+        """log(alpha² / sigma²): +inf at the clean level, -inf at pure noise."""
+        return 2 * (self.alpha.log() - self.sigma.log())
+
+    @property
+    def snr(self) -> Tensor:
+        return (self.alpha / self.sigma) ** 2
+
+    @property
+    def ratio(self) -> Tensor:
+        """sigma / alpha: the noise level of the rescaled x_t / alpha, EDM's sigma."""
+        return self.sigma / self.alpha
+
+    @staticmethod
+    def clean(like: Tensor | None = None) -> Level:
+        """The level of x_0 itself; with the shape of `like` when given."""
+        one = torch.ones((), dtype=torch.float64) if like is None else torch.ones_like(like)
+        return Level(one, 0 * one, CLEAN_LABEL * one)
+
+    def and_clean(self) -> Level:
+        """This table with the clean level appended."""
+        end = Level.clean(self.alpha[-1:])
+        return Level(
+            torch.cat([self.alpha, end.alpha]),
+            torch.cat([self.sigma, end.sigma]),
+            torch.cat([self.label, end.label]),
+        )
+
+
+def meet(coefficient: Tensor, x: Tensor) -> Tensor:
+    """Brings a float64 coefficient to x: its device, its dtype (float32 at least), its number of axes.
+
+    coefficient: shape () for all examples, or (B,) for one per example of x (B, ...).
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    coefficient = coefficient.to(device=x.device, dtype=dtype)
+    if coefficient.ndim:
+        coefficient = coefficient.reshape(-1, *[1] * (x.ndim - 1))
+    return coefficient
+
+
+def stack(levels: Sequence[Level]) -> Level:
+    """A table from single levels, noisiest first."""
+    return Level(
+        torch.stack([level.alpha for level in levels]),
+        torch.stack([level.sigma for level in levels]),
+        torch.stack([level.label for level in levels]),
+    )

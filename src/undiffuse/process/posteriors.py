@@ -1,0 +1,130 @@
+"""Posteriors and transitions: what is believed about x_0, pushed through the bridge.
+
+A denoiser answers, for a noisy x_t, with a belief about the clean x_0: a mean x̂ = E[x_0 | x_t] and a spread.  The
+reverse transition is that belief put in place of x_0 in the bridge (Ho et al. 2020, eq. 6-7):
+
+    p(x_s | x_t) = N( on_x · x̂ + on_xt · x_t,  variance ).
+
+Four spreads are the papers' and give the transition's variance directly; they differ only in where it lies between
+the bridge's small and large variances:
+
+    fixed_small    f = 0, beta-tilde           best for a point mass                    (Ho et al. 2020, section 3.2)
+    fixed_large    f = 1, beta                 best for x_0 ~ N(0, I)                   (same)
+    learned_range  f = (v + 1)/2 in log space, v from the network                       (Nichol & Dhariwal 2021, eq. 15)
+    learned        the network's output is the log-variance itself                      (reference code's LEARNED)
+
+The fifth, `Known`, is a variance of x_0 itself, as exact denoisers have.  Adding it through the bridge gives the
+optimal variance small + on_x² Var[x_0 | x_t] (Bao et al. 2022, Analytic-DPM, Theorem 1).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from undiffuse.process.bridges import Bridge
+from undiffuse.process.levels import Level, meet
+
+
+class Spread(ABC):
+    """How sure a belief about x_0 is, seen through a bridge."""
+
+    @abstractmethod
+    def log_variance(self, bridge: Bridge, x_t: Tensor) -> Tensor:
+        """Log-variance of the transition, broadcastable to x_t."""
+
+
+@dataclass(frozen=True)
+class Fixed(Spread):
+    """A constant fraction f of the way from small (0) to large (1), in log space.
+
+    At the last transition both ends are the borrowed small variance, as in the reference code.
+    """
+
+    fraction: float
+
+    def log_variance(self, bridge: Bridge, x_t: Tensor) -> Tensor:
+        high = torch.where(bridge.into_clean, bridge.log_small, bridge.log_large)
+        if self.fraction in (0.0, 1.0):  # exact at the ends, where 0 · inf would be nan
+            return meet(high if self.fraction else bridge.log_small, x_t)
+        return meet(bridge.log_small + self.fraction * (high - bridge.log_small), x_t)
+
+
+@dataclass(frozen=True)
+class LearnedRange(Spread):
+    """A learned position v between log small (-1) and log large (+1), of the shape of x_t."""
+
+    v: Tensor
+
+    def log_variance(self, bridge: Bridge, x_t: Tensor) -> Tensor:
+        low, high = meet(bridge.log_small, x_t), meet(bridge.log_large, x_t)
+        return low + (self.v + 1) / 2 * (high - low)
+
+
+@dataclass(frozen=True)
+class Learned(Spread):
+    """A learned log-variance of the transition, of the shape of x_t."""
+
+    log_value: Tensor
+
+    def log_variance(self, bridge: Bridge, x_t: Tensor) -> Tensor:
+        return self.log_value
+
+
+@dataclass(frozen=True)
+class Known(Spread):
+    """The variance of x_0 given x_t, of the shape of x_t or a scalar; gives the optimal transition variance."""
+
+    variance: Tensor
+
+    def log_variance(self, bridge: Bridge, x_t: Tensor) -> Tensor:
+        return (meet(bridge.small, x_t) + meet(bridge.on_x, x_t) ** 2 * self.variance).log()
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What is believed about the clean x_0 given x_t.
+
+    mean:   x̂, of the shape of x_t.
+    spread: how sure the belief is.
+    kept_eps: the noise estimate to walk with, where it is not to be derived from the mean (see `eps`).
+    """
+
+    mean: Tensor
+    spread: Spread = Fixed(0.0)
+    kept_eps: Tensor | None = None
+
+    def eps(self, x_t: Tensor, level: Level) -> Tensor:
+        """The noise in x_t by this belief: (x_t - alpha x̂)/sigma, the one that reproduces x_t, unless one is kept."""
+        if self.kept_eps is not None:
+            return self.kept_eps
+        return (x_t - meet(level.alpha, x_t) * self.mean) / meet(level.sigma, x_t)
+
+    def with_mean(self, mean: Tensor) -> Posterior:
+        return replace(self, mean=mean)
+
+
+Denoise = Callable[[Tensor, Level], Posterior]
+"""(x_t, level) -> Posterior: what solvers, guidance, objectives and likelihood take. Networks and formulas alike."""
+
+
+@dataclass(frozen=True)
+class Transition:
+    """p(x_s | x_t), or q(x_s | x_t, x_0): a Gaussian with a mean and a log-variance broadcastable to it."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+
+def bridge_mean(x: Tensor, x_t: Tensor, bridge: Bridge) -> Tensor:
+    """Mean of q(x_s | x_t, x_0 = x)."""
+    return meet(bridge.on_x, x_t) * x + meet(bridge.on_xt, x_t) * x_t
+
+
+def transition(posterior: Posterior, x_t: Tensor, bridge: Bridge) -> Transition:
+    """p(x_s | x_t): the belief pushed through the bridge."""
+    return Transition(bridge_mean(posterior.mean, x_t, bridge), posterior.spread.log_variance(bridge, x_t))
