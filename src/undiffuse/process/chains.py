@@ -60,6 +60,10 @@ class Chain(Schedule):
     def nearest(self, t: Tensor) -> Tensor:
         return t.round().clamp(self.t_min, self.t_max)
 
+    def time(self, share: Tensor) -> Tensor:
+        """Every index gets an equal share: T intervals of width 1 around 0 … T-1."""
+        return share * len(self) - 0.5
+
     def row(self, level: Level) -> Tensor:
         """The row of `levels` (and so of any table of bridges on it) that a level's label names."""
         return (len(self) - 1 - level.label).round().long()

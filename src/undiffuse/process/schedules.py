@@ -77,6 +77,10 @@ class Schedule(ABC):
         """The nearest time the schedule can be trained at: t itself, a whole number for a chain."""
         return t.clamp(self.t_min, self.t_max)
 
+    def time(self, share: Tensor) -> Tensor:
+        """Times spread evenly: shares in (0, 1) of the schedule → times, before `nearest`."""
+        return self.t_min + share * (self.t_max - self.t_min)
+
     def __call__(self, t: Tensor | float) -> Level:
         t = torch.as_tensor(t, dtype=torch.float64)
         alpha, sigma = self.family(self.logsnr(t))

@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from undiffuse.process.chains import Chain
 from undiffuse.process.schedules import Schedule
 
 HISTORY = 10
@@ -56,16 +57,9 @@ class LevelSampler(ABC):
         """Learns from the unweighted losses (n,) at the times drawn."""
 
 
-def _times(schedule: Schedule, u: Tensor) -> Tensor:
-    """u in (0, 1) → times, each whole time of a chain getting an equal share."""
-    if schedule.nearest(torch.tensor(0.3)) == 0:  # whole times: T intervals of width 1 around 0 … T-1
-        return -0.5 + u * (schedule.t_max + 1)
-    return schedule.t_min + u * (schedule.t_max - schedule.t_min)
-
-
 class Uniform(LevelSampler):
     def quantile(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        return _times(self.schedule, u), torch.ones_like(u)
+        return self.schedule.time(u), torch.ones_like(u)
 
 
 class LogNormal(LevelSampler):
@@ -87,16 +81,15 @@ class LogitNormal(LevelSampler):
 
     def quantile(self, u: Tensor) -> tuple[Tensor, Tensor]:
         share = torch.sigmoid(self.mean + self.deviation * torch.special.ndtri(u))
-        return _times(self.schedule, share), torch.ones_like(u)
+        return self.schedule.time(share), torch.ones_like(u)
 
 
 class LossAware(LevelSampler):
     """One bin per level of a chain, 100 bins on continuous time; uniform until every bin has ten losses."""
 
-    def __init__(self, schedule: Schedule, stratified: bool, bins: int | None = None) -> None:
+    def __init__(self, schedule: Schedule, stratified: bool) -> None:
         super().__init__(schedule, stratified)
-        whole = schedule.nearest(torch.tensor(0.3)) == 0
-        count = bins or (int(schedule.t_max) + 1 if whole else CONTINUOUS_BINS)
+        count = len(schedule) if isinstance(schedule, Chain) else CONTINUOUS_BINS
         self.state = {
             "losses": torch.zeros(count, HISTORY, dtype=torch.float64),
             "seen": torch.zeros(count, dtype=torch.int64),
@@ -116,10 +109,10 @@ class LossAware(LevelSampler):
         edges = p.cumsum(0)
         bin_ = torch.searchsorted(edges, u).clamp(max=len(p) - 1)
         within = ((u - (edges[bin_] - p[bin_])) / p[bin_]).clamp(0, 1)
-        return _times(self.schedule, (bin_ + within) / len(p)), 1 / (len(p) * p[bin_])
+        return self.schedule.time((bin_ + within) / len(p)), 1 / (len(p) * p[bin_])
 
     def update(self, t: Tensor, losses: Tensor) -> None:
-        start, end = _times(self.schedule, torch.tensor([0.0, 1.0], dtype=torch.float64))
+        start, end = self.schedule.time(torch.tensor([0.0, 1.0], dtype=torch.float64))
         count = len(self.state["seen"])
         bins = ((t - start) / (end - start) * count).long().clamp(0, count - 1)
         for bin_, loss in zip(bins.tolist(), losses.double().cpu().tolist(), strict=True):

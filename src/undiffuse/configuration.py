@@ -1,0 +1,209 @@
+"""Configurations: everything a model or a run is, as data.  Frozen, strict, unknown keys are errors, written as JSON.
+
+`ModelConfig` is what the model file says of itself: enough to sample with no other setting.  `RunConfig` adds where the
+data came from and how it was trained.  Contradictions between settings are refused when a configuration is made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from undiffuse.conditioning.classes import ClassConfig
+from undiffuse.conditioning.conditions import Conditions
+from undiffuse.data.codec import CodecConfig
+from undiffuse.data.sources import DataConfig
+from undiffuse.denoiser import Denoiser, Variance
+from undiffuse.networks.unet import UNet, UNetConfig
+from undiffuse.process.betas import BETAS, zero_terminal_snr
+from undiffuse.process.chains import Chain
+from undiffuse.process.predictions import make_prediction
+from undiffuse.process.schedules import CONTINUOUS, Schedule
+from undiffuse.sampling.solvers import Solver, make_solver
+from undiffuse.training.settings import TrainingConfig
+
+DEFAULT_T = 1000
+
+
+class Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ScheduleConfig(Config):
+    """name: of BETAS (a chain of T steps), of CONTINUOUS, or "betas" with a list of them.
+
+    zero_terminal_snr: rescale a chain to end in pure noise.   shift: added to every log-SNR.
+    """
+
+    name: str = "cosine"
+    T: int | None = None
+    betas: tuple[float, ...] | None = None
+    zero_terminal_snr: bool = False
+    shift: float = 0.0
+
+    def build(self) -> Schedule:
+        """Raises ValueError for an unknown name, or settings that contradict each other."""
+        if (self.name == "betas") != (self.betas is not None):
+            raise ValueError("a list of betas and the schedule name 'betas' go together: give both or neither.")
+        if self.name in CONTINUOUS:
+            if self.T is not None or self.zero_terminal_snr:
+                raise ValueError(f"the schedule {self.name!r} is continuous: it has no number of steps T and no zero-terminal-SNR form.")
+            return _shifted(CONTINUOUS[self.name](), self.shift)
+        if self.name not in BETAS and self.betas is None:
+            names = ", ".join([*BETAS, *CONTINUOUS, "betas"])
+            raise ValueError(f"there is no noise schedule {self.name!r}: choose one of {names}.")
+        if self.betas is not None:
+            betas = torch.tensor(self.betas, dtype=torch.float64)
+        else:
+            betas = BETAS[self.name](DEFAULT_T if self.T is None else self.T)
+        return _shifted(Chain(zero_terminal_snr(betas) if self.zero_terminal_snr else betas), self.shift)
+
+
+def _shifted(schedule: Schedule, shift: float) -> Schedule:
+    return schedule.shifted(shift) if shift else schedule
+
+
+class SamplingConfig(Config):
+    """How a model samples when nothing else is said.
+
+    grid, steps: see sampling/grids.py.   eta: of ddim.   variance: of ddpm, None for the model's own, else 0 (small) to
+    1 (large).   guidance: 1 plain conditional, 0 unconditional.   clip: of x̂: "range" of the data, "dynamic", "none".
+    keep_eps: walk with the noise of the unclipped x̂ (diffusers' convention) instead of re-deriving it (OpenAI's).
+    """
+
+    solver: str = "ddim"
+    grid: str = "uniform"
+    steps: int = Field(25, ge=1)
+    eta: float = Field(0.0, ge=0, le=1)
+    variance: float | None = Field(None, ge=0, le=1)
+    guidance: float = 1.0
+    clip: Literal["range", "dynamic", "none"] = "range"
+    keep_eps: bool = False
+
+    def build_solver(self) -> Solver:
+        return make_solver(self.solver, self.eta, self.variance)
+
+
+class Design(Config):
+    """Everything about a model and its training except the data: what a preset is.
+
+    drop: probability that a condition is dropped in training, so that guidance has an unconditional model.
+    sigma_data: standard deviation of x in the model's range, for karras and edm.
+    """
+
+    network: UNetConfig = UNetConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    prediction: Literal["noise", "clean", "mean", "velocity", "flow", "karras"] = "velocity"
+    variance: Variance = "fixed_small"
+    sigma_data: float = Field(0.5, gt=0)
+    drop: float = Field(0.1, ge=0, lt=1)
+    training: TrainingConfig = TrainingConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Design:
+        schedule = self.schedule.build()
+        make_prediction(self.prediction, schedule)
+        learned = self.variance.startswith("learned")
+        objective = self.training.objective
+        if learned and objective == "simple":
+            raise ValueError(
+                f"variance {self.variance!r} is not trained by the objective 'simple', which only sees the mean: "
+                "use the objective 'hybrid' (or 'bound')."
+            )
+        if objective != "simple" and not isinstance(schedule, Chain):
+            raise ValueError(f"the objective {objective!r} is a bound over a discrete chain, but the schedule {self.schedule.name!r} is continuous.")
+        if objective == "hybrid" and not learned:
+            raise ValueError("the objective 'hybrid' adds the bound only to train the variance: use it with 'learned_range' or 'learned'.")
+        return self
+
+
+class ModelConfig(Config):
+    """What a model file says of itself.
+
+    provenance: where it came from: versions, data, steps, scores; for people, never read by the code.
+    weights: the set that samples, "averaged" or "raw", whichever was better on held-out data.
+    """
+
+    codec: CodecConfig
+    network: UNetConfig
+    schedule: ScheduleConfig
+    prediction: Literal["noise", "clean", "mean", "velocity", "flow", "karras"]
+    variance: Variance
+    sigma_data: float
+    conditions: dict[str, ClassConfig]
+    sampling: SamplingConfig
+    weights: Literal["averaged", "raw"] = "averaged"
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    def build(self) -> tuple[Denoiser, Schedule]:
+        """The network with fresh weights, as a denoiser on its schedule."""
+        schedule = self.schedule.build()
+        channels = self.codec.shape[0]
+        network = UNet(self.network, channels, 2 * channels if self.variance.startswith("learned") else channels)
+        prediction = make_prediction(self.prediction, schedule, self.sigma_data)
+        conditions = Conditions(self.conditions, network.embedding_width)
+        return Denoiser(network, prediction, conditions, self.variance), schedule
+
+
+class RunConfig(Config):
+    """A whole run: config.json of the run folder.   fingerprint: of the data."""
+
+    data: DataConfig
+    fingerprint: str
+    conditional: bool
+    design: Design
+
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def parsed(kind: type[C], content: Any, what: str) -> C:
+    """A configuration from plain data, JSON's lists for tuples. Raises ValueError: one sentence, the first problem."""
+    try:
+        return kind.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        raise ValueError(f"{what}: {explained(error)}") from None
+
+
+def explained(error: ValidationError) -> str:
+    """The first problem of a validation, as a sentence."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ").removesuffix(".")
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"there is no setting {place!r}."
+    return f"{place}: {message} (it is {first['input']!r})." if place and first["type"] != "value_error" else f"{message}."
+
+
+def changed(config: C, settings: Mapping[str, Any], what: str = "these settings do not work") -> C:
+    """A copy with settings replaced by dotted path, {"training.steps": 2000}, validated as a whole."""
+    content = config.model_dump(mode="json")
+    for path, value in settings.items():
+        *parents, last = path.split(".")
+        place = content
+        for parent in parents:
+            if not isinstance(place.get(parent), dict):
+                raise ValueError(f"there is no setting {path!r}: {parent!r} is none of {', '.join(place)}.")
+            place = place[parent]
+        if last not in place:
+            raise ValueError(f"there is no setting {path!r}: choose one of {', '.join(place)}.")
+        place[last] = value
+    return parsed(type(config), content, what)
+
+
+def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two configurations differ, by dotted path: (old, new)."""
+
+    def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+        if isinstance(content, dict) and content:
+            return {path: v for key, value in content.items() for path, v in flat(value, f"{prefix}.{key}" if prefix else key).items()}
+        return {prefix: content}
+
+    before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
+    paths = sorted(before.keys() | after.keys())
+    return {path: (before.get(path), after.get(path)) for path in paths if before.get(path) != after.get(path)}

@@ -1,0 +1,55 @@
+"""Dataset: examples in memory as they were stored, with what must be known to encode them and to show them again."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """values: (N, C, *size) in the dtype of the source: uint8, uint16, another integer type, or float32.
+
+    labels: int64 (N,) into `classes`, or None.    low, high: of integer values, what black and white are.
+    mode: of images, Pillow's name (L, LA, RGB, RGBA, I;16), so that samples are written in the format of the source.
+    notes: sentences about what was skipped or assumed.
+    """
+
+    name: str
+    values: np.ndarray
+    labels: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    mode: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, *size) of one example."""
+        return self.values.shape[1:]
+
+    def __getitem__(self, rows: np.ndarray) -> Dataset:
+        labels = None if self.labels is None else self.labels[rows]
+        return Dataset(self.name, self.values[rows], labels, self.classes, self.low, self.high, self.mode)
+
+    def fingerprint(self) -> str:
+        """A hash of every value and label, to notice on resume that the data changed."""
+        digest = hashlib.sha256(str((self.values.shape, self.values.dtype.str, self.classes)).encode())
+        digest.update(np.ascontiguousarray(self.values))
+        if self.labels is not None:
+            digest.update(np.ascontiguousarray(self.labels))
+        return digest.hexdigest()[:16]
+
+    def split(self, held_out: float, seed: int) -> tuple[Dataset, Dataset]:
+        """(training, held-out) parts: a share of the examples below 1, or a number of them from 1 on."""
+        count = round(held_out * len(self)) if held_out < 1 else int(held_out)
+        if count >= len(self):
+            raise ValueError(f"{count} examples cannot be held out of {len(self)}: hold out fewer.")
+        order = np.random.Generator(np.random.Philox(seed)).permutation(len(self))
+        return self[np.sort(order[count:])], self[np.sort(order[:count])]

@@ -1,0 +1,49 @@
+"""The loader: which examples make up which batch, as a function of (seed, step) alone.
+
+Batch `step` takes positions step·B … step·B + B - 1 of an endless sequence of epochs, each a permutation of the data
+drawn from (seed, epoch).  No state, so a resumed run sees exactly the batches it would have seen, nothing is skipped at
+the end of an epoch, and the global order does not depend on who reads which part of a batch.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undiffuse.data.codec import Codec
+from undiffuse.data.dataset import Dataset
+
+
+def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """The rows of batch `step` of a data set of n examples, int64 (batch_size,)."""
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs = positions // n
+    return np.concatenate(
+        [_permutation(n, seed, int(epoch))[positions[epochs == epoch] % n] for epoch in np.unique(epochs)]
+    )
+
+
+@lru_cache(maxsize=4)
+def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(key=[seed % 2**64, epoch])).permutation(n)
+
+
+class Loader:
+    """Batches (x, label indices or None) of a data set on a device; kept encoded there where it is small."""
+
+    KEPT_ENCODED = 2**28  # bytes
+
+    def __init__(self, data: Dataset, codec: Codec, batch_size: int, seed: int, device: torch.device) -> None:
+        self.data, self.codec, self.batch_size, self.seed, self.device = data, codec, batch_size, seed, device
+        small = data.values.size * 4 <= self.KEPT_ENCODED
+        self.encoded = codec.encode(data.values).to(device) if small else None
+        self.labels = None if data.labels is None else torch.from_numpy(data.labels).to(device)
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor | None]:
+        rows = batch_indices(len(self.data), self.batch_size, self.seed, step)
+        index = torch.from_numpy(rows).to(self.device)
+        x = self.encoded[index] if self.encoded is not None else self.codec.encode(self.data.values[rows]).to(self.device)
+        return x, None if self.labels is None else self.labels[index]

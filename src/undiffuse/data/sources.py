@@ -1,0 +1,59 @@
+"""Where data comes from: one argument, `digits`, a folder of images, .npy, .npz or idx.gz."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from undiffuse.data import arrays, images
+from undiffuse.data.dataset import Dataset
+
+
+class DataConfig(BaseModel):
+    """source: digits, or a path.   size, fit, channels: for folders of images.   layout: for arrays.
+
+    held_out: a share of the examples (below 1) or a number of them (from 1 on) that training never sees.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    source: str
+    size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    channels: Literal["grey", "rgb", "rgba"] | None = None
+    layout: str | None = None
+    held_out: float = Field(0.1, ge=0)
+
+
+def digits() -> Dataset:
+    """1,797 handwritten digits of 8×8, values 0..16 (UCI, CC BY 4.0), part of this package."""
+    with resources.files("undiffuse.data").joinpath("digits/digits.npz").open("rb") as file:
+        content = np.load(file, allow_pickle=False)
+        values, labels = content["images"], content["labels"].astype(np.int64)
+    return Dataset("digits", values, labels, tuple("0123456789"), low=0.0, high=16.0)
+
+
+def open_data(config: DataConfig) -> Dataset:
+    """The data set a configuration names. Raises ValueError, one sentence with the mend, for anything unusable."""
+    path = Path(config.source).expanduser()
+    if config.source == "digits":
+        data = digits()
+    elif path.is_dir():
+        data = images.image_folder(path, config.size, config.fit, config.channels)
+    elif not path.exists():
+        raise ValueError(f"there is no data at {path}: give 'digits', a folder of images, or a .npy, .npz or idx.gz file.")
+    elif path.suffix == ".npy":
+        data = arrays.npy(path, config.layout)
+    elif path.suffix == ".npz":
+        data = arrays.npz(path, config.layout)
+    elif "idx" in path.name:
+        data = arrays.idx(path, config.layout)
+    else:
+        raise ValueError(f"{path} is no kind of data known here: give a folder of images, or a .npy, .npz or idx.gz file.")
+    if (config.size or config.channels) and not path.is_dir():
+        raise ValueError("--size and --channels are for folders of images; change an array before giving it.")
+    return data

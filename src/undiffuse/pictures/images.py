@@ -1,0 +1,64 @@
+"""From values in the data's own range to pixels.  The range is the codec's, never that of the one picture at hand, so
+brightness means the same in every picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from undiffuse.data.codec import CodecConfig
+
+SIGNAL_SIZE = (96, 160)  # height, width of the plot that stands for a one-dimensional example
+INK, PAPER = (31, 41, 55), (255, 255, 255)
+LINES = ((37, 99, 235), (217, 119, 6), (5, 150, 105), (190, 24, 93))
+
+
+def to_bytes(values: np.ndarray, codec: CodecConfig) -> np.ndarray:
+    """(N, C, *size) in the data's range → uint8 of the same shape, black at the codec's low and white at its high."""
+    column = (-1, *[1] * (values.ndim - 2))
+    low, high = np.reshape(codec.low, column), np.reshape(codec.high, column)
+    return ((values - low) / (high - low) * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def to_rgb(values: Tensor, codec: CodecConfig) -> np.ndarray:
+    """Values (N, C, *size) → pictures uint8 (N, H, W, 3).
+
+    Signals are drawn as curves, volumes shown by their middle slice, alpha laid over white, and any other number of
+    channels shown side by side in grey.
+    """
+    pixels = to_bytes(values.numpy(), codec)
+    if pixels.ndim == 3:
+        return np.stack([_curve(example) for example in pixels])
+    if pixels.ndim == 5:
+        pixels = pixels[:, :, pixels.shape[2] // 2]
+    channels = pixels.shape[1]
+    if channels in (2, 4):
+        alpha = pixels[:, -1:].astype(np.float32) / 255
+        pixels = (pixels[:, :-1] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+    elif channels not in (1, 3):
+        pixels = np.concatenate(np.split(pixels, channels, axis=1), axis=-1)
+    return np.repeat(pixels, 3, axis=1).transpose(0, 2, 3, 1) if pixels.shape[1] == 1 else pixels.transpose(0, 2, 3, 1)
+
+
+def _curve(signal: np.ndarray) -> np.ndarray:
+    """One example (C, L) as a plot."""
+    height, width = SIGNAL_SIZE
+    image = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(image)
+    x = np.linspace(2, width - 3, signal.shape[-1])
+    for channel, line in enumerate(signal):
+        y = (height - 5) * (1 - line / 255.0) + 2
+        draw.line(list(zip(x.tolist(), y.tolist(), strict=True)), fill=LINES[channel % len(LINES)], width=1)
+    return np.asarray(image)
+
+
+def save_image(value: Tensor, codec: CodecConfig, path: Path) -> None:
+    """One example (C, H, W) in the format of the data: grey as grey, 16 bits as 16 bits; anything else as shown."""
+    if codec.mode is None or len(codec.shape) != 3:
+        Image.fromarray(to_rgb(value[None], codec)[0] if codec.shape[0] != 1 or len(codec.shape) != 3 else to_bytes(value[None].numpy(), codec)[0, 0]).save(path)
+        return
+    array = value.numpy().astype(codec.dtype)
+    Image.fromarray(array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)).save(path)

@@ -1,0 +1,78 @@
+"""Plots: noise schedules compared, error by noise level, the course of training.  matplotlib, without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK, MUTED, FAINT = "#1f2937", "#6b7280", "#e5e7eb"
+COLOURS = ("#2563eb", "#d97706", "#059669", "#be185d", "#7c3aed", "#0891b2", "#65a30d", "#b91c1c")
+STYLE = {
+    "font.size": 10, "axes.edgecolor": MUTED, "axes.labelcolor": INK, "text.color": INK, "xtick.color": MUTED,
+    "ytick.color": MUTED, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": FAINT,
+    "axes.axisbelow": True, "legend.frameon": False, "axes.titlelocation": "left", "axes.titleweight": "bold",
+    "figure.facecolor": "white", "savefig.facecolor": "white",
+}  # fmt: skip
+
+
+def save(figure: Figure, path: Path, dpi: int = 120) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=dpi)
+    plt.close(figure)
+
+
+def error_by_level(
+    axes: Axes, ratio: Sequence[float], errors: Mapping[str, Sequence[float]], held_out: int, title: str = "Error by noise level"
+) -> None:
+    """E |x̂ - x_0|² against sigma/alpha. errors: by name, "model" drawn boldest, references dashed."""
+    styles = {
+        "trivial": ("knows nothing: answers the mean", MUTED, ":"),
+        "linear": ("best linear denoiser", COLOURS[1], "--"),
+        "copying": ("a copy of the training set", COLOURS[3], "--"),
+        "model": ("this model", COLOURS[0], "-"),
+    }
+    for name, values in errors.items():
+        label, colour, line = styles[name]
+        axes.loglog(ratio, values, line, color=colour, label=label, linewidth=2.6 if name == "model" else 1.5,
+                    marker="o" if name == "model" else None, markersize=4)  # fmt: skip
+    axes.set_xlabel("noise level σ/α")
+    axes.set_ylabel(f"E |x̂ − x₀|² per pixel, {held_out} held-out")
+    axes.set_title(title)
+    axes.legend(loc="lower right", fontsize=9)
+
+
+def schedules(
+    path: Path, names: Sequence[str], curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    strips: Mapping[str, Sequence[np.ndarray]],
+) -> None:  # fmt: skip
+    """Schedules compared. curves: per name (share of the way, alpha², log-SNR); strips: the same image along each."""
+    with plt.rc_context(STYLE):
+        rows = len(names)
+        figure = plt.figure(figsize=(12, 4.2 + 0.85 * rows), layout="constrained")
+        top, bottom = figure.subfigures(2, 1, height_ratios=(4.2, 0.4 + 0.85 * rows))
+        left, right = top.subplots(1, 2)
+        for i, name in enumerate(names):
+            share, signal, logsnr = curves[name]
+            colour = COLOURS[i % len(COLOURS)]
+            left.plot(share, signal, color=colour, label=name, linewidth=2)
+            right.plot(share, logsnr, color=colour, label=name, linewidth=2)
+        left.set(title="Signal left: α² / (α² + σ²), alpha-bar of a chain", xlabel="share of the forward trajectory", xlim=(0, 1), ylim=(0, 1.02))
+        right.set(title="log-SNR: log α²/σ²", xlabel="share of the forward trajectory", xlim=(0, 1))
+        left.legend()
+        grid = bottom.subplots(rows, len(next(iter(strips.values()))), squeeze=False)
+        bottom.suptitle("The same image noised along each, evenly spaced in time", x=0.01, ha="left", fontweight="bold")
+        for i, name in enumerate(names):
+            for axes, picture in zip(grid[i], strips[name], strict=True):
+                axes.imshow(picture, interpolation="nearest")
+                axes.set_axis_off()
+            grid[i][0].set_title(name, loc="left", fontsize=9, color=COLOURS[i % len(COLOURS)], pad=2)
+        save(figure, path)

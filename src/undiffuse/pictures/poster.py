@@ -1,0 +1,93 @@
+"""The poster: what diffusion is, and what this model learned, on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from undiffuse.pictures.plots import COLOURS, INK, MUTED, STYLE, error_by_level, save
+
+
+@dataclass(frozen=True)
+class Poster:
+    """Pictures are uint8 (H, W, 3).
+
+    forward: a real example, clean first.   x_t, clean: the reverse trajectory and the belief along it.
+    real, made: per class, equally many real examples and samples.   errors: see plots.error_by_level.
+    """
+
+    title: str
+    subtitle: str
+    forward: Sequence[np.ndarray]
+    forward_labels: Sequence[str]
+    x_t: Sequence[np.ndarray]
+    clean: Sequence[np.ndarray]
+    reverse_labels: Sequence[str]
+    classes: Sequence[str]
+    real: Sequence[Sequence[np.ndarray]]
+    made: Sequence[Sequence[np.ndarray]]
+    ratio: Sequence[float]
+    errors: Mapping[str, Sequence[float]]
+    held_out: int
+
+
+def _picture(axes: Axes, picture: np.ndarray) -> None:
+    axes.imshow(picture, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set(visible=True, color="#d1d5db", linewidth=0.6)
+
+
+def _strip(figure: SubFigure, rows: Sequence[Sequence[np.ndarray]], row_labels: Sequence[str], labels: Sequence[str], title: str, note: str, colour: str) -> None:  # fmt: skip
+    figure.text(0.012, 0.985, title, fontsize=15, fontweight="bold", color=colour, va="top")
+    figure.text(0.012, 0.985 - (0.17 if len(rows) == 1 else 0.105), note, fontsize=10.5, color=MUTED, va="top")
+    top = 0.62 if len(rows) == 1 else 0.75
+    grid = figure.subplots(len(rows), len(labels), squeeze=False, gridspec_kw={"left": 0.085, "right": 0.988, "top": top, "bottom": 0.02, "wspace": 0.08, "hspace": 0.08})
+    for r, row in enumerate(rows):
+        for axes, picture in zip(grid[r], row, strict=True):
+            _picture(axes, picture)
+        grid[r][0].set_ylabel(row_labels[r], rotation=0, ha="right", va="center", fontsize=11, labelpad=8)
+    for axes, label in zip(grid[0], labels, strict=True):
+        axes.set_title(label, fontsize=9.5, color=MUTED, loc="center", fontweight="normal", pad=4)
+
+
+def _by_class(figure: SubFigure, poster: Poster) -> None:
+    """Real examples above, samples below, a column for each class."""
+    figure.text(0.02, 0.985, "3  Told a class, it makes new ones", fontsize=15, fontweight="bold", color=COLOURS[2], va="top")
+    per = len(poster.real[0])
+    boxes = ((poster.real, "real", 0.87, 0.50), (poster.made, "made", 0.45, 0.08))
+    for pictures, name, top, bottom in boxes:
+        grid = figure.subplots(per, len(poster.classes), squeeze=False, gridspec_kw={"left": 0.085, "right": 0.98, "top": top, "bottom": bottom, "wspace": 0.06, "hspace": 0.06})
+        for column, of_class in enumerate(pictures):
+            for row, picture in enumerate(of_class):
+                _picture(grid[row][column], picture)
+            if name == "made":
+                grid[-1][column].set_xlabel(poster.classes[column], fontsize=11, color=INK)
+        grid[per // 2][0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=11, labelpad=8)
+
+
+def draw(poster: Poster, path: Path) -> None:
+    with plt.rc_context(STYLE):
+        figure: Figure = plt.figure(figsize=(13, 12.4))
+        head, forward, reverse, bottom = figure.subfigures(4, 1, height_ratios=(0.95, 2.2, 3.35, 5.6))
+        head.text(0.012, 0.80, poster.title, fontsize=24, fontweight="bold", va="top")
+        head.text(0.012, 0.32, poster.subtitle, fontsize=11.5, color=MUTED, va="top")
+        _strip(forward, [poster.forward], ["$x_t$"], poster.forward_labels, "1  Forward: a real example dissolves",
+               "A little Gaussian noise is added at every step, until nothing of it is left.  x_t = α·x₀ + σ·ε", COLOURS[0])  # fmt: skip
+        _strip(reverse, [poster.x_t, poster.clean], ["$x_t$", "what it\nbelieves\n$x_0$ to be"], poster.reverse_labels,
+               "2  Reverse: a network turns pure noise into a new one",
+               "At every step it says what it believes the clean picture to be, and one small step is taken towards that.", COLOURS[1])  # fmt: skip
+        left, right = bottom.subfigures(1, 2, width_ratios=(1.25, 1))
+        _by_class(left, poster)
+        right.text(0.0, 0.985, "4  What it has learned", fontsize=15, fontweight="bold", color=COLOURS[3], va="top")
+        axes = right.subplots(gridspec_kw={"left": 0.14, "right": 0.97, "top": 0.90, "bottom": 0.13})
+        error_by_level(axes, poster.ratio, poster.errors, poster.held_out, title="")
+        save(figure, path)

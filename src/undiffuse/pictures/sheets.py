@@ -1,0 +1,61 @@
+"""Sheets: pictures in rows and columns with labels.  Sample grids, forward and reverse strips, frames of animations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from undiffuse.pictures.images import INK, PAPER
+
+MUTED = (107, 114, 128)
+SMALLEST_CELL, MARGIN, GAP, TEXT, TITLE = 56, 16, 4, 13, 17
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _enlarged(picture: np.ndarray) -> Image.Image:
+    """A picture (H, W, 3), its pixels repeated until it is at least SMALLEST_CELL high."""
+    times = max(1, -(-SMALLEST_CELL // picture.shape[0]))
+    return Image.fromarray(picture.repeat(times, 0).repeat(times, 1))
+
+
+def sheet(
+    rows: Sequence[Sequence[np.ndarray]], *, title: str = "", row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()
+) -> Image.Image:
+    """Rows of pictures, uint8 (H, W, 3) each and all of one size, with labels at the left and on top."""
+    cells = [[_enlarged(picture) for picture in row] for row in rows]
+    width, height = cells[0][0].size
+    font, title_font = _font(TEXT), _font(TITLE)
+    left = MARGIN + (max(int(font.getlength(label)) for label in row_labels) + 10 if row_labels else 0)
+    top = MARGIN + (TITLE + 12 if title else 0) + (TEXT + 8 if column_labels else 0)
+    columns = max(len(row) for row in cells)
+    full = max(left + columns * (width + GAP) - GAP, left + int(title_font.getlength(title))) + MARGIN
+    page = Image.new("RGB", (full, top + len(cells) * (height + GAP) - GAP + MARGIN), PAPER)
+    draw = ImageDraw.Draw(page)
+    if title:
+        draw.text((MARGIN, MARGIN - 3), title, font=title_font, fill=INK)
+    for column, label in enumerate(column_labels):
+        draw.text((left + column * (width + GAP) + width / 2, top - 6), label, font=font, fill=MUTED, anchor="ms")
+    for r, row in enumerate(cells):
+        y = top + r * (height + GAP)
+        if r < len(row_labels):
+            draw.text((left - 10, y + height / 2), row_labels[r], font=font, fill=MUTED, anchor="rm")
+        for c, cell in enumerate(row):
+            page.paste(cell, (left + c * (width + GAP), y))
+    return page
+
+
+def animate(frames: Sequence[Image.Image], path: Path, seconds: float = 3.0, hold: float = 1.5) -> None:
+    """Writes an animation, GIF or WebP by the name of `path`; the last frame is held."""
+    size = max(frame.size for frame in frames)
+    same = [frame if frame.size == size else frame.resize(size) for frame in frames]
+    each = max(20, round(1000 * seconds / len(same)))
+    durations = [each] * (len(same) - 1) + [round(1000 * hold)]
+    same[0].save(path, save_all=True, append_images=same[1:], duration=durations, loop=0, lossless=True)

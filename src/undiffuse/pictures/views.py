@@ -1,0 +1,103 @@
+"""What people look at: samples by class, a forward strip, a reverse strip, the reverse trajectory as an animation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from undiffuse.data.codec import Codec
+from undiffuse.pictures.images import to_rgb
+from undiffuse.pictures.sheets import animate, sheet
+from undiffuse.process.corruption import trajectory as forward_trajectory
+from undiffuse.process.levels import Level
+from undiffuse.process.noise import standard_normal
+from undiffuse.sampling.trajectory import Moment
+
+FORWARD_STREAM = 3
+
+
+def samples_grid(values: Tensor, codec: Codec, labels: Sequence[str], title: str, columns: int = 10) -> Image.Image:
+    """Samples (N, C, *size) in the data's range; one row per label where each label repeats equally often."""
+    pictures = to_rgb(values, codec.config)
+    distinct = list(dict.fromkeys(labels))
+    if len(distinct) > 1 and len(labels) % len(distinct) == 0:
+        per = len(labels) // len(distinct)
+        grouped = [[pictures[i] for i, label in enumerate(labels) if label == name] for name in distinct]
+        if all(len(group) == per for group in grouped) and per <= 2 * columns:
+            return sheet(grouped, title=title, row_labels=distinct)
+    rows = [list(pictures[start : start + columns]) for start in range(0, len(pictures), columns)]
+    return sheet(rows, title=title)
+
+
+def level_label(level: Level) -> str:
+    """The noise-to-signal ratio of one level, for people."""
+    if level.sigma == 0:
+        return "clean"
+    return "noise" if level.alpha < 1e-3 * level.sigma else f"σ/α {level.ratio.item():.2g}"
+
+
+def spread_rows(levels: Level, count: int) -> list[int]:
+    """Rows of a table that look evenly spaced: by the angle atan2(sigma, alpha), both ends included."""
+    angle = torch.atan2(levels.sigma, levels.alpha)
+    wanted = torch.linspace(float(angle[0]), float(angle[-1]), min(count, len(levels)), dtype=angle.dtype)
+    return sorted({int((angle - w).abs().argmin()) for w in wanted})
+
+
+def forward_pictures(x: Tensor, levels: Level, codec: Codec, seed: int, count: int = 9) -> tuple[list[np.ndarray], list[str]]:
+    """One example x (C, *size), in the model's range, along the forward trajectory, clean first: pictures and labels.
+
+    Every step of the chain is walked, each with noise of its own.
+    """
+    steps = len(levels) - 1
+    index = torch.zeros(steps, dtype=torch.int64)
+    noise = standard_normal(x.shape, seed, index, step=torch.arange(steps), stream=FORWARD_STREAM)
+    states = list(forward_trajectory(x[None], levels, iter(noise[:, None])))
+    rows = spread_rows(levels, count)[::-1]
+    shown = torch.cat([states[len(levels) - 1 - row] for row in rows])
+    return list(to_rgb(codec.decode(shown), codec.config)), [level_label(levels[row]) for row in rows]
+
+
+def reverse_pictures(
+    moments: Sequence[Moment], codec: Codec, example: int = 0, count: int = 9
+) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
+    """One example of a reverse trajectory: pictures of x_t, of the belief x̂ at the same time, and labels."""
+    ratio = torch.stack([torch.atan2(m.level.sigma, m.level.alpha) for m in moments])
+    wanted = torch.linspace(float(ratio[0]), float(ratio[-1]), min(count - 1, len(moments)), dtype=ratio.dtype)
+    rows = sorted({int((ratio - w).abs().argmin()) for w in wanted})
+    x_t = torch.stack([moments[row].x_t[example] for row in rows] + [moments[-1].x[example]])
+    clean = torch.stack([moments[row].clean[example] for row in rows] + [moments[-1].x[example]])
+    labels = [level_label(moments[row].level) for row in rows] + ["sample"]
+    return list(to_rgb(codec.decode(x_t), codec.config)), list(to_rgb(codec.decode(clean), codec.config)), labels
+
+
+def forward_strip(x: Tensor, levels: Level, codec: Codec, seed: int) -> Image.Image:
+    pictures, labels = forward_pictures(x, levels, codec, seed)
+    return sheet([pictures], title="Forward: noise is added until nothing is left", column_labels=labels, row_labels=["x_t"])
+
+
+def reverse_strip(moments: Sequence[Moment], codec: Codec, example: int = 0) -> Image.Image:
+    x_t, clean, labels = reverse_pictures(moments, codec, example)
+    return sheet(
+        [x_t, clean], title="Reverse: the network removes it again", column_labels=labels,
+        row_labels=["x_t", "belief about x_0"],
+    )  # fmt: skip
+
+
+def animate_reverse(moments: Sequence[Moment], codec: Codec, path: Path, columns: int = 10) -> None:
+    """All examples of a trajectory: x_t above, the belief below, one frame per step."""
+    frames = []
+    n = min(columns, len(moments[0].x_t))
+    for moment in moments:
+        x_t = to_rgb(codec.decode(moment.x_t[:n]), codec.config)
+        clean = to_rgb(codec.decode(moment.clean[:n]), codec.config)
+        frames.append((x_t, clean, f"step {moment.row} of {moment.total}"))
+    last = to_rgb(codec.decode(moments[-1].x[:n]), codec.config)
+    frames.append((last, last, f"step {moments[-1].total} of {moments[-1].total}"))
+    animate(
+        [sheet([list(a), list(b)], title=title, row_labels=["x_t", "belief about x_0"]) for a, b, title in frames], path
+    )

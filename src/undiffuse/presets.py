@@ -1,0 +1,105 @@
+"""Presets: functions that return designs.  Each says what it reaches and the command that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from undiffuse.configuration import Design, SamplingConfig, ScheduleConfig
+from undiffuse.data.codec import CodecConfig
+from undiffuse.networks.unet import UNetConfig
+from undiffuse.training.settings import TrainingConfig
+
+
+def digits() -> Design:
+    """The demo: handwritten digits of 8×8 in 90 seconds on two CPU cores."""
+    return Design(
+        network=UNetConfig(width=48, multipliers=(1, 2), depth=(2, 2), middle_attention=False, groups=8, embedding_width=96),
+        schedule=ScheduleConfig(name="cosine"),
+        prediction="velocity",
+        training=TrainingConfig(budget=90.0, learning_rate=3e-3, batch_size=128),
+    )
+
+
+def small_images(codec: CodecConfig) -> Design:
+    """A U-Net for any data set of small examples: as wide as a few gigabytes and a few hours allow."""
+    dims = len(codec.shape) - 1
+    side = min(codec.shape[1:])
+    levels = max(1, min(4, side.bit_length() - 2))
+    multipliers = (1, 2, 2, 2)[:levels]
+    attention = tuple(2**level for level in range(1, levels) if side / 2**level <= 16)
+    return Design(
+        network=UNetConfig(
+            dims=dims, width=64, multipliers=multipliers, attention=attention, head_channels=32, adaptive=True,
+            residual_resample=True,
+        ),
+        training=TrainingConfig(steps=20_000, learning_rate=5e-4, batch_size=64),
+    )  # fmt: skip
+
+
+def ddpm_cifar10() -> Design:
+    """DDPM's CIFAR-10 model: 35.7 M parameters, noise prediction on 1000 linear steps (Ho et al. 2020, appendix B)."""
+    return Design(
+        network=UNetConfig(width=128, multipliers=(1, 2, 2, 2), attention=(2,), adaptive=False, dropout=0.1, clock_embedding="ddpm"),
+        schedule=ScheduleConfig(name="linear", T=1000),
+        prediction="noise",
+        variance="fixed_large",
+        training=TrainingConfig(
+            steps=800_000, learning_rate=2e-4, adam_betas=(0.9, 0.999), warmup=5000, cooldown=0.0, average_decay=0.9999,
+            stratified=False,
+        ),
+        sampling=SamplingConfig(solver="ddpm", grid="every"),
+    )  # fmt: skip
+
+
+def _adm(network: UNetConfig, schedule: str, batch_size: int, learning_rate: float) -> Design:
+    return Design(
+        network=network,
+        schedule=ScheduleConfig(name=schedule, T=1000),
+        prediction="noise",
+        variance="learned_range",
+        training=TrainingConfig(
+            steps=1_000_000, learning_rate=learning_rate, adam_betas=(0.9, 0.999), warmup=0, cooldown=0.0, batch_size=batch_size,
+            average_decay=0.9999, objective="hybrid", stratified=False,
+        ),
+        sampling=SamplingConfig(solver="ddpm", grid="250"),
+    )  # fmt: skip
+
+
+def adm_imagenet64() -> Design:
+    """ADM's ImageNet-64 model, 295.9 M parameters (Dhariwal & Nichol 2021, Table 12)."""
+    network = UNetConfig(
+        width=192, depth=3, multipliers=(1, 2, 3, 4), attention=(2, 4, 8), head_channels=64, residual_resample=True, dropout=0.1
+    )
+    return _adm(network, "cosine", 2048, 3e-4)
+
+
+def adm_imagenet128() -> Design:
+    """ADM's ImageNet-128 model, 421.5 M parameters."""
+    network = UNetConfig(width=256, multipliers=(1, 1, 2, 3, 4), attention=(4, 8, 16), heads=4, residual_resample=True)
+    return _adm(network, "linear", 256, 1e-4)
+
+
+def adm_imagenet256() -> Design:
+    """ADM's ImageNet-256 model, 553.8 M parameters."""
+    network = UNetConfig(
+        width=256, multipliers=(1, 1, 2, 2, 4, 4), attention=(8, 16, 32), head_channels=64, residual_resample=True
+    )
+    return _adm(network, "linear", 256, 1e-4)
+
+
+PRESETS: dict[str, Callable[[], Design]] = {
+    "digits": digits,
+    "ddpm_cifar10": ddpm_cifar10,
+    "adm_imagenet64": adm_imagenet64,
+    "adm_imagenet128": adm_imagenet128,
+    "adm_imagenet256": adm_imagenet256,
+}
+
+
+def design_for(source: str, codec: CodecConfig, preset: str | None = None) -> Design:
+    """The preset called `preset`; without one, digits for the embedded digits and `small_images` for all else."""
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"there is no preset {preset!r}: choose one of {', '.join(PRESETS)}.")
+    if preset is not None:
+        return PRESETS[preset]()
+    return digits() if source == "digits" else small_images(codec)

@@ -1,0 +1,267 @@
+"""A run: data, a design and a folder, wired together.
+
+    runs/<name>/
+      model.safetensors   the model, see model.py
+      config.json         the whole configuration
+      state/              checkpoints for exact resume, the newest kept
+      metrics.jsonl       one JSON object a line
+      samples/            a grid of the same seeds every so often
+
+The same settings in the same folder resume; other settings are refused with a list of what differs.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.conditioning.classes import ClassConfig
+from undiffuse.conditioning.conditions import Values
+from undiffuse.configuration import ModelConfig, RunConfig, changed, differences, parsed
+from undiffuse.data.codec import Codec, fitted_codec
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.loader import Loader
+from undiffuse.data.sources import DataConfig, open_data
+from undiffuse.files import write_text
+from undiffuse.likelihood import Bins, Decoder, Density
+from undiffuse.model import FILE_NAME, Model, default_device, save_model
+from undiffuse.pictures.views import samples_grid
+from undiffuse.presets import design_for
+from undiffuse.process.bridges import Bridge
+from undiffuse.process.chains import Chain
+from undiffuse.training import checkpoints
+from undiffuse.training.level_samplers import make_level_sampler
+from undiffuse.training.loop import Trainer, Update
+from undiffuse.training.objectives import Hybrid, Objective, Simple, VariationalBound, make_weight
+from undiffuse.training.validation import Bank, References, evaluated, references, relative
+
+FREE_TO_CHANGE = ("design.training.steps", "design.training.budget", "design.sampling", "data.source")
+PREVIEW_SAMPLES = 50
+METRICS_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How often, in seconds of training, a run writes a checkpoint and a grid of samples. Changes nothing of the run."""
+
+    checkpoint: float = 120.0
+    preview: float = 60.0
+
+
+class Run:
+    """A run folder being trained. `updates` does the work; everything it writes is described at the top of this file."""
+
+    def __init__(self, folder: Path, config: RunConfig, data: Dataset, device: torch.device, watch: Watch = Watch()) -> None:  # noqa: B008
+        self.folder, self.config, self.watch, self.device = folder, config, watch, device
+        design = config.design
+        self.training_data, self.held_out = data.split(config.data.held_out, design.training.seed)
+        codec = Codec(fitted_codec(self.training_data))
+        conditions = {"class": ClassConfig(names=data.classes, drop=design.drop)} if config.conditional else {}
+        self.model_config = ModelConfig(
+            codec=codec.config, network=design.network, schedule=design.schedule, prediction=design.prediction,
+            variance=design.variance, sigma_data=design.sigma_data, conditions=conditions, sampling=design.sampling,
+        )  # fmt: skip
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(design.training.seed)
+            denoiser, schedule = self.model_config.build()
+        self.model = Model(self.model_config, denoiser.to(device), schedule)
+        sampler = make_level_sampler(design.training.level_density, schedule, design.training.stratified)
+        self.trainer = Trainer(denoiser, schedule, self._objective(codec), sampler, design.training)
+        self.loader = Loader(self.training_data, codec, design.training.batch_size, design.training.seed, device)
+        judged = self.held_out if len(self.held_out) else self.training_data
+        self.bank = Bank.of(codec.encode(judged.values).to(device), self._values(judged), schedule)
+        self.references: References = references(self.bank, codec.encode(self.training_data.values[:10_000]).to(device))
+
+    def _objective(self, codec: Codec) -> Objective:
+        training, schedule, prediction = self.config.design.training, self.model.schedule, self.model.denoiser.prediction
+        simple = Simple(make_weight(training.weight, prediction, self.config.design.sigma_data))
+        if training.objective == "simple":
+            return simple
+        assert isinstance(schedule, Chain)  # checked by Design
+        decoder: Decoder = Bins(codec.config.bins) if codec.config.bins else Density()
+        bound = VariationalBound(schedule, Bridge.table(schedule.levels), decoder)
+        return Hybrid(simple, bound) if training.objective == "hybrid" else bound
+
+    def _values(self, data: Dataset) -> Values:
+        if not self.config.conditional or data.labels is None:
+            return {}
+        return {"class": torch.from_numpy(data.labels).to(self.device)}
+
+    def _batch(self, step: int) -> tuple[Tensor, Values]:
+        x, labels = self.loader(step)
+        return x, {"class": labels} if self.config.conditional and labels is not None else {}
+
+    # The course of a run ----------------------------------------------------------------------------------------------
+
+    def updates(self) -> Iterator[Update]:
+        """Trains to the end, resuming where the folder's newest checkpoint left off.
+
+        A consumer that stops early should call `save`.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
+        found = checkpoints.newest(self.folder / "state")
+        if found:
+            self.trainer.resume(*found)
+            self._drop_metrics_after(self.trainer.step)
+        saved = shown = logged = self.trainer.seconds
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1) as metrics:
+            for update in self.trainer.updates(self._batch):
+                if update.seconds - logged >= METRICS_SECONDS or update.verdict != "fine" or update.done >= 1:
+                    metrics.write(json.dumps(vars(update)) + "\n")
+                    logged = update.seconds
+                yield update
+                if update.done >= 1:
+                    break
+                if update.seconds - shown >= self.watch.preview:
+                    self.preview()
+                    shown = update.seconds
+                if update.seconds - saved >= self.watch.checkpoint:
+                    self.save()
+                    saved = update.seconds
+        self.save()
+        self.preview()
+
+    def save(self) -> None:
+        """Writes a checkpoint and the model file."""
+        trainer = self.trainer
+        tensors = trainer.snapshot()
+        checkpoints.save(self.folder / "state", tensors, trainer.numbers())
+        scores = self.scores()
+        best = min(scores, key=lambda name: scores[name]["relative"])
+        provenance = {
+            "made_by": "undiffuse " + _version(), "torch": torch.__version__, "python": platform.python_version(),
+            "data": {"source": Path(self.config.data.source).name, "fingerprint": self.config.fingerprint,
+                     "training": len(self.training_data), "held_out": len(self.held_out)},
+            "training": {"steps": trainer.step, "seconds": round(trainer.seconds, 1), **self.config.design.training.model_dump(mode="json")},
+            "held_out": {name: score["relative"] for name, score in scores.items()},
+        }  # fmt: skip
+        config = changed(self.model_config, {"weights": best, "provenance": provenance})
+        self.model.config = config
+        parts = {kind: {name.removeprefix(f"{kind}."): t for name, t in tensors.items() if name.startswith(f"{kind}.")} for kind in ("raw", "averaged")}
+        save_model(self.folder / FILE_NAME, config, parts["raw"], parts["averaged"])
+
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """Held-out errors of the averaged and the raw weights: per level, and relative to the reference."""
+
+        def measure() -> Tensor:
+            denoiser = self.model.denoiser
+            return evaluated(denoiser, lambda: self.bank.errors(denoiser.given(self.bank.values)))
+
+        with self.trainer.average.swapped():
+            averaged = measure()
+        errors = {"averaged": averaged, "raw": measure()}
+        return {name: {"errors": e.tolist(), "relative": round(relative(e, self.references), 4)} for name, e in errors.items()}
+
+    def preview(self) -> Path:
+        """A grid of samples of the averaged weights, always of the same seeds."""
+        names = self.model.classes
+        labels = [name for name in names[:10] for _ in range(PREVIEW_SAMPLES // min(10, len(names)))]
+        asked = {"class": labels} if labels else {}
+        n = len(labels) or PREVIEW_SAMPLES
+
+        def sample() -> Tensor:
+            return self.model.sample(n, asked)
+
+        with self.trainer.average.swapped():
+            values = evaluated(self.model.denoiser, sample)
+        path = self.folder / "samples" / f"step-{self.trainer.step:08d}.png"
+        path.parent.mkdir(exist_ok=True)
+        samples_grid(values, self.model.codec, labels, f"step {self.trainer.step}").save(path)
+        return path
+
+    def _drop_metrics_after(self, step: int) -> None:
+        """Forgets what was logged after the checkpoint that training resumes from."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            write_text(path, "".join(line + "\n" for line in lines))
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics; a line that a kill cut short counts as later than any."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return float("inf")
+
+
+def _version() -> str:
+    from undiffuse import __version__
+
+    return __version__
+
+
+def prepare(
+    data: DataConfig, folder: Path, *, settings: Mapping[str, Any] | None = None, preset: str | None = None,
+    conditional: bool | None = None, override: bool = False, device: torch.device | None = None, watch: Watch = Watch(),  # noqa: B008
+) -> Run:  # fmt: skip
+    """A run in `folder`: new, or taken up where it was.
+
+    settings: fields of Design by dotted path, replacing the preset's.   conditional: on the classes, where there are any.
+    Raises ValueError where the folder holds a run of another configuration, unless `override` says to go on with the new
+    training settings or data.
+    """
+    dataset = open_data(data)
+    design = changed(design_for(data.source, fitted_codec(dataset), preset), settings or {})
+    if design.training.steps is None and design.training.budget is None:
+        raise ValueError("training needs an end: give a number of steps or a time budget.")
+    if conditional and not dataset.classes:
+        raise ValueError(f"{data.source} has no classes to condition on: put the images of each class into a sub-folder.")
+    config = RunConfig(
+        data=data, fingerprint=dataset.fingerprint(), design=design,
+        conditional=bool(dataset.classes) if conditional is None else conditional,
+    )  # fmt: skip
+    _refuse_other_run(folder, config, override)
+    return Run(folder, config, dataset, device or default_device(), watch)
+
+
+def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
+    path = folder / "config.json"
+    if not path.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder} is not empty and holds no run: choose another --name.")
+        return
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): choose another --name.") from None
+    before = parsed(RunConfig, content, f"{path} has settings this version cannot use")
+    other = {p: v for p, v in differences(before, config).items() if not p.startswith(FREE_TO_CHANGE)}
+    fixed = [p for p in other if not p.startswith(("design.training", "data", "fingerprint"))]
+    if other and (fixed or not override):
+        listed = "; ".join(f"{p}: {old!r} there, {new!r} now" for p, (old, new) in list(other.items())[:6])
+        mend = "choose another --name" + ("" if fixed else ", or go on with the new ones by --override")
+        raise ValueError(f"{folder} holds a run of another configuration ({listed}): {mend}.")
+
+
+def train(
+    data: str, *, name: str | None = None, runs: str | Path = "runs", settings: Mapping[str, Any] | None = None,
+    preset: str | None = None, conditional: bool | None = None, **training: Any,
+) -> Model:  # fmt: skip
+    """Trains on `data` in runs/<name> and returns the model; the same call again resumes.
+
+    training: fields of TrainingConfig, such as steps=2000, budget=90.0 or learning_rate=3e-4.
+    settings: any other field of Design by dotted path, such as {"prediction": "noise"}.
+    """
+    from undiffuse.model import load
+
+    chosen = {f"training.{key}": value for key, value in training.items()} | dict(settings or {})
+    if "steps" in training and "budget" not in training:
+        chosen["training.budget"] = None
+    run = prepare(DataConfig(source=data), Path(runs) / (name or default_name(data)), settings=chosen, preset=preset, conditional=conditional)
+    for _ in run.updates():
+        pass
+    return load(run.folder)
+
+
+def default_name(source: str) -> str:
+    """The run's name when none is given: the data's."""
+    return Path(source).name.split(".")[0]

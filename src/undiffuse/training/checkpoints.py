@@ -1,0 +1,49 @@
+"""Checkpoints: what exact resume needs, one safetensors file each, written atomically, the newest K kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from undiffuse.files import write_atomically
+
+KEPT = 2
+
+
+def path_of(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}.safetensors"
+
+
+def all_of(folder: Path) -> list[Path]:
+    """Checkpoints in a folder, oldest first."""
+    return sorted(folder.glob("step-*.safetensors"))
+
+
+def save(folder: Path, tensors: dict[str, Tensor], numbers: dict[str, float], kept: int = KEPT) -> Path:
+    """Writes a checkpoint of numbers["step"], then removes all but the newest `kept`."""
+    path = path_of(folder, int(numbers["step"]))
+    cpu = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+    size = sum(tensor.numel() * tensor.element_size() for tensor in cpu.values())
+    write_atomically(path, lambda temporary: save_file(cpu, temporary, {"numbers": json.dumps(numbers)}), size)
+    for old in all_of(folder)[:-kept]:
+        old.unlink()
+    return path
+
+
+def newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, float]] | None:
+    """The newest checkpoint's tensors and numbers, None where there is none.
+
+    Raises ValueError for one that cannot be read (it was not written by `save`, which never leaves half a file).
+    """
+    paths = all_of(folder)
+    if not paths:
+        return None
+    try:
+        with safe_open(paths[-1], "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["numbers"])  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the checkpoint {paths[-1]} is damaged ({error}): remove it to go on from the one before.") from None

@@ -1,0 +1,46 @@
+"""Health: what happens when a loss or a gradient stops being a number.
+
+One bad update is skipped: nothing is zeroed and nothing of it reaches the weights.  Three in a row mean that the
+weights themselves are past saving: they return to the last snapshot and the learning rate is halved.  After three such
+returns the run stops with a diagnosis, and no file has been overwritten with NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+SKIPS_BEFORE_RETURN = 3
+RETURNS_BEFORE_STOP = 3
+
+
+class Diverged(RuntimeError):
+    """Training cannot go on; the message says why and what to try."""
+
+
+@dataclass
+class Health:
+    skipped: int = 0
+    in_a_row: int = 0
+    returns: int = 0
+
+    def verdict(self, loss: float, gradient_norm: float) -> Literal["fine", "skip", "return"]:
+        """What to do with an update of this loss and gradient norm. Raises Diverged."""
+        if math.isfinite(loss) and math.isfinite(gradient_norm):
+            self.in_a_row = 0
+            return "fine"
+        self.skipped += 1
+        self.in_a_row += 1
+        if self.in_a_row < SKIPS_BEFORE_RETURN:
+            return "skip"
+        self.in_a_row = 0
+        self.returns += 1
+        if self.returns > RETURNS_BEFORE_STOP:
+            what = "the loss" if not math.isfinite(loss) else "the gradient"
+            raise Diverged(
+                f"training diverged: {what} was not a number {self.skipped} times, also after {RETURNS_BEFORE_STOP} returns to "
+                "earlier weights at half the learning rate each. The last good checkpoint is untouched: lower the "
+                "learning rate (--lr), or look for values far outside the data's range."
+            )
+        return "return"

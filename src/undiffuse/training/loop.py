@@ -1,0 +1,182 @@
+"""The one training loop: a generator of updates.
+
+Update `step` is a function of the weights and of (seed, step): the batch, the noise levels, the noise, dropped
+conditions and dropout all come from a generator seeded with the two.  So a run that is stopped, killed and taken up
+again ends in the same weights, to the bit, as one that was not, and whoever watches the loop cannot change it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from undiffuse.conditioning.conditions import Values
+from undiffuse.denoiser import Denoiser
+from undiffuse.process.levels import Level
+from undiffuse.process.schedules import Schedule
+from undiffuse.training.averages import Average
+from undiffuse.training.health import Health
+from undiffuse.training.level_samplers import LevelSampler
+from undiffuse.training.objectives import Objective
+from undiffuse.training.settings import TrainingConfig
+
+Batches = Callable[[int], tuple[Tensor, Values]]
+"""step → (x (B, C, *size) in the model's range, encoded conditions), on the device of the denoiser."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """One update.   step: how many are done, this one included.   done: share of the run, in [0, 1].
+
+    loss: unweighted mean over the batch.   seconds: of training so far, resumed ones included.
+    """
+
+    step: int
+    done: float
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    seconds: float
+    verdict: str
+
+
+def step_seed(seed: int, step: int) -> int:
+    """A well-mixed 63-bit seed of (seed, step) (the finaliser of SplitMix64, Steele et al. 2014)."""
+    z = (seed + 0x9E3779B97F4A7C15 * (step + 1)) % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return (z ^ (z >> 31)) >> 1
+
+
+class Trainer:
+    """Everything a run changes: weights, their average, the optimizer, the level sampler, step and time."""
+
+    def __init__(
+        self, denoiser: Denoiser, schedule: Schedule, objective: Objective, sampler: LevelSampler, config: TrainingConfig
+    ) -> None:
+        self.denoiser, self.schedule, self.objective = denoiser, schedule, objective
+        self.sampler, self.config = sampler, config
+        self.parameters = list(denoiser.parameters())
+        self.device = self.parameters[0].device
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=config.learning_rate, betas=config.adam_betas, weight_decay=config.weight_decay, fused=True
+        )
+        self.average = Average(denoiser, config.average_decay)
+        self.health = Health()
+        self.step, self.seconds, self.rate_scale = 0, 0.0, 1.0
+        self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in denoiser.modules())
+        self._autocast = _compute_dtype(config.precision, self.device)
+        self._snapshot = self.tensors()
+
+    @property
+    def done(self) -> float:
+        """The share of the run that lies behind, by steps or by time."""
+        by_steps = self.step / self.config.steps if self.config.steps else 0.0
+        by_time = self.seconds / self.config.budget if self.config.budget else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    def updates(self, batches: Batches) -> Iterator[Update]:
+        """Updates until the run's steps or budget are used up. Time spent by the consumer between two counts too."""
+        self.denoiser.train()
+        began = time.monotonic() - self.seconds
+        while (done := self.done) < 1:
+            rate = self.rate_scale * self.config.learning_rate_at(self.step, done)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            loss, norm = self._gradient(*batches(self.step))
+            verdict = self.health.verdict(loss, norm)
+            if verdict == "fine":
+                self.optimizer.step()
+                self.average.update()
+            elif verdict == "return":
+                self.load(self._snapshot)
+                self.rate_scale /= 2
+            self.step += 1
+            self.seconds = time.monotonic() - began
+            yield Update(self.step, self.done, loss, norm, rate, self.seconds, verdict)
+            self.seconds = time.monotonic() - began
+
+    def _gradient(self, x: Tensor, values: Values) -> tuple[float, float]:
+        """Leaves the clipped gradient of one global batch; returns (mean loss, norm before clipping)."""
+        seed = step_seed(self.config.seed, self.step)
+        generator = torch.Generator().manual_seed(seed)
+        if self._dropout:
+            torch.manual_seed(seed)
+        t, importance = self.sampler.sample(len(x), generator)
+        values = self.denoiser.conditions.dropped(values, generator)
+        if x.device.type == "cpu":
+            eps = torch.randn(x.shape, generator=generator)
+        else:
+            eps = torch.randn(x.shape, device=x.device, generator=torch.Generator(x.device).manual_seed(seed))
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = []
+        size = -(-len(x) // self.config.accumulate)
+        for start in range(0, len(x), size):
+            part = slice(start, start + size)
+            each = self._losses(x[part], eps[part], self.schedule(t[part]), {k: v[part] for k, v in values.items()})
+            (each * importance[part].to(each)).sum().div(len(x)).backward()
+            losses.append(each.detach())
+        every = torch.cat(losses)
+        self.sampler.update(t, every)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+        return every.mean().item(), norm.item()
+
+    def _losses(self, x: Tensor, eps: Tensor, level: Level, values: Values) -> Tensor:
+        def denoise(x_t: Tensor, level: Level):  # noqa: ANN202 - a Denoise
+            with torch.autocast(x.device.type, self._autocast, enabled=self._autocast != torch.float32):
+                return self.denoiser(x_t, level, values)
+
+        return self.objective(denoise, x, eps, level)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Copies of everything an exact resume needs that is a tensor."""
+        state = {f"raw.{name}": p.detach().clone() for name, p in self.denoiser.named_parameters()}
+        state |= {f"averaged.{name}": value.clone() for name, value in self.average.values.items()}
+        for name, p in self.denoiser.named_parameters():
+            for key, value in self.optimizer.state.get(p, {}).items():
+                state[f"{key}.{name}"] = value.clone()
+        return state | {f"sampler.{name}": value.clone() for name, value in self.sampler.state.items()}
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`. Raises KeyError for a tensor that is missing."""
+        for name, p in self.denoiser.named_parameters():
+            p.copy_(tensors[f"raw.{name}"])
+            self.optimizer.state.pop(p, None)
+            slots = {key: tensors.get(f"{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            if slots["step"] is not None:
+                self.optimizer.state[p] = {key: value.clone().to(p.device) for key, value in slots.items() if value is not None}
+        self.average.load({name: tensors[f"averaged.{name}"] for name in self.average.values}, self.average.updates)
+        for name, value in self.sampler.state.items():
+            value.copy_(tensors[f"sampler.{name}"])
+
+    def numbers(self) -> dict[str, float]:
+        """Everything an exact resume needs that is a number."""
+        return {
+            "step": self.step, "seconds": self.seconds, "rate_scale": self.rate_scale,
+            "average_updates": self.average.updates, "skipped": self.health.skipped,
+            "in_a_row": self.health.in_a_row, "returns": self.health.returns,
+        }  # fmt: skip
+
+    def resume(self, tensors: dict[str, Tensor], numbers: dict[str, float]) -> None:
+        """Takes up where a checkpoint left off."""
+        self.load(tensors)
+        self.step, self.seconds, self.rate_scale = int(numbers["step"]), numbers["seconds"], numbers["rate_scale"]
+        self.average.updates = int(numbers["average_updates"])
+        self.health = Health(int(numbers["skipped"]), int(numbers["in_a_row"]), int(numbers["returns"]))
+        self._snapshot = self.tensors()
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """The tensors now, also kept as what to return to when training goes wrong."""
+        self._snapshot = self.tensors()
+        return self._snapshot
+
+
+def _compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(False)):
+        return torch.bfloat16
+    return torch.float32

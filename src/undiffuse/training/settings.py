@@ -1,0 +1,44 @@
+"""What a training run can be told about training: data, frozen and validated."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainingConfig(BaseModel):
+    """steps, budget: the run ends after so many steps or so many seconds of training, whichever comes first.
+
+    batch_size: examples per update, of all devices and micro-batches together.   accumulate: micro-batches per update.
+    learning_rate: reached after `warmup` steps, kept, and brought to zero linearly over the last `cooldown` share.
+    clip: largest norm of the gradient.   average_decay: of the weights' moving average.
+    precision: what the network computes in; "auto" is bf16 where the device is fast at it, else fp32.
+    objective, weight, level_density, stratified: see objectives.py and level_samplers.py.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    steps: int | None = Field(None, gt=0)
+    budget: float | None = Field(None, gt=0)
+    batch_size: int = Field(128, gt=0)
+    accumulate: int = Field(1, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
+    adam_betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: int = Field(100, ge=0)
+    cooldown: float = Field(0.3, ge=0, le=1)
+    clip: float = Field(1.0, gt=0)
+    average_decay: float = Field(0.999, ge=0, lt=1)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    objective: Literal["simple", "bound", "hybrid"] = "simple"
+    weight: Literal["unit", "snr", "min_snr", "p2", "sigmoid", "edm"] = "unit"
+    level_density: Literal["uniform", "log_normal", "logit_normal", "loss_aware"] = "uniform"
+    stratified: bool = True
+    seed: int = Field(0, ge=0, lt=2**63)
+
+    def learning_rate_at(self, step: int, done: float) -> float:
+        """The learning rate of update `step` when a share `done` in [0, 1] of the run lies behind."""
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        cool = min(1.0, max(0.0, 1 - done) / self.cooldown) if self.cooldown else 1.0
+        return self.learning_rate * warm * cool

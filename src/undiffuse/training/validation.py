@@ -1,0 +1,106 @@
+"""Validation on a fixed bank: is it learning, at which noise levels, and against what?
+
+The training loss of a diffusion model says little: its value depends on the weighting, it is noisy because the levels
+are drawn, and nobody knows what is good.  Here the error of x̂ is measured on held-out examples, always with the same
+levels and the same noise, and beside three references computed from the data:
+
+    trivial   always answers the mean of the data           E |x_0 - mean|² per dimension
+    linear    the best affine denoiser, from the covariance  E |x_0 - E_gauss[x_0|x_t]|²
+    copying   the exact denoiser of the training set         small on training data, large on held-out data
+
+Below linear: it learned more than the covariance.  At trivial: nothing.  Towards copying: it is memorising.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undiffuse.conditioning.conditions import Values
+from undiffuse.process.corruption import jump
+from undiffuse.process.exact import FiniteSet, fitted_gaussian
+from undiffuse.process.levels import Level
+from undiffuse.process.noise import standard_normal
+from undiffuse.process.posteriors import Denoise
+from undiffuse.process.schedules import Schedule
+
+LEVELS = 12
+LOGSNR_RANGE = (-8.0, 8.0)
+MOST_EXAMPLES = 256
+MOST_DIMENSIONS = 1024  # a covariance larger than this is not worth its cubic cost
+MOST_POINTS = 10_000
+BANK_STREAM = 7
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Held-out x (N, ...), their conditions, fixed noise (N, ...) and a table of levels."""
+
+    x: Tensor
+    values: Values
+    eps: Tensor
+    levels: Level
+
+    @staticmethod
+    def of(x: Tensor, values: Values, schedule: Schedule) -> Bank:
+        """The first MOST_EXAMPLES of x; levels evenly spaced in log-SNR within the schedule's range."""
+        x, values = x[:MOST_EXAMPLES], {name: value[:MOST_EXAMPLES] for name, value in values.items()}
+        ends = schedule(torch.tensor([schedule.t_max, schedule.t_min])).logsnr.clamp(*LOGSNR_RANGE)
+        logsnr = torch.linspace(ends[0].item(), ends[1].item(), LEVELS, dtype=torch.float64)
+        times = schedule.nearest(schedule.at(logsnr))
+        eps = standard_normal(x.shape[1:], 0, torch.arange(len(x)), stream=BANK_STREAM).to(x.device)
+        return Bank(x, values, eps, schedule(torch.unique(times).flip(0)))
+
+    @torch.no_grad()
+    def errors(self, denoise: Denoise) -> Tensor:
+        """E |x̂ - x_0|² per dimension at each level, float64 (LEVELS,)."""
+        rows = []
+        for row in range(len(self.levels)):
+            level = self.levels[row]
+            mean = denoise(jump(self.x, level, self.eps), level).mean
+            rows.append((mean - self.x).double().pow(2).mean())
+        return torch.stack(rows).cpu()
+
+
+@dataclass(frozen=True)
+class References:
+    """Errors at the levels of a bank. linear, copying: None where the data are too large for them."""
+
+    trivial: Tensor
+    linear: Tensor | None
+    copying: Tensor | None
+
+    def scale(self) -> Tensor:
+        """What to divide a model's errors by: the best linear denoiser's where there is one."""
+        return self.trivial if self.linear is None else self.linear
+
+
+def references(bank: Bank, training: Tensor) -> References:
+    """The reference curves of a training set x (N, ...), measured on the bank."""
+    points = training.flatten(1)[:MOST_POINTS]
+    small = points.shape[1] <= MOST_DIMENSIONS
+    trivial = ((bank.x - training.mean(0)).double() ** 2).mean().cpu().expand(len(bank.levels))
+    if not small:
+        return References(trivial, None, None)
+    flat = Bank(bank.x.flatten(1), {}, bank.eps.flatten(1), bank.levels)
+    copying = flat.errors(FiniteSet(points))
+    return References(trivial, flat.errors(fitted_gaussian(points)), copying)
+
+
+def relative(errors: Tensor, reference: References) -> float:
+    """One number for a model: its error over the reference's, the geometric mean over levels. Below 1 is learning."""
+    return float(np.exp((errors / reference.scale()).log().mean()))
+
+
+def evaluated(denoiser: torch.nn.Module, measure: Callable[[], Tensor]) -> Tensor:
+    """`measure()` with the module in evaluation mode, and back."""
+    was_training = denoiser.training
+    denoiser.eval()
+    try:
+        return measure()
+    finally:
+        denoiser.train(was_training)
