@@ -61,6 +61,7 @@ class Run:
     def __init__(self, folder: Path, config: RunConfig, data: Dataset, device: torch.device, watch: Watch = Watch()) -> None:  # noqa: B008
         self.folder, self.config, self.watch, self.device = folder, config, watch, device
         design = config.design
+        self.notes = data.notes
         self.training_data, self.held_out = data.split(config.data.held_out, design.training.seed)
         codec = Codec(fitted_codec(self.training_data))
         conditions = {"class": ClassConfig(names=data.classes, drop=design.drop)} if config.conditional else {}
@@ -98,6 +99,24 @@ class Run:
         x, labels = self.loader(step)
         return x, {"class": labels} if self.config.conditional and labels is not None else {}
 
+    def description(self) -> str:
+        """What is about to be trained, in two lines."""
+        parameters = sum(p.numel() for p in self.trainer.parameters)
+        design, shape = self.config.design, "×".join(str(n) for n in self.training_data.shape)
+        classes = f"{len(self.training_data.classes)} classes" if self.config.conditional else "unconditional"
+        return (
+            f"run {self.folder}: {len(self.training_data):,} examples of {shape} ({classes}), {len(self.held_out):,} held out\n"
+            f"U-Net of {parameters:,} parameters, {design.prediction} prediction on {design.schedule.name}, "
+            f"batches of {design.training.batch_size}, on {self.device}"
+        )
+
+    def verdict(self) -> str:
+        """How good the model is on held-out data, against what the covariance alone would give."""
+        scores = self.scores()
+        best = min(scores, key=lambda name: scores[name]["relative"])
+        against = "the best linear denoiser" if self.references.linear is not None else "answering the mean"
+        return f"held-out error {scores[best]['relative']:.2f} of {against}'s ({best} weights)"
+
     # The course of a run ----------------------------------------------------------------------------------------------
 
     def updates(self) -> Iterator[Update]:
@@ -111,6 +130,8 @@ class Run:
         if found:
             self.trainer.resume(*found)
             self._drop_metrics_after(self.trainer.step)
+        if self.trainer.done >= 1:
+            return
         saved = shown = logged = self.trainer.seconds
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1) as metrics:
             for update in self.trainer.updates(self._batch):

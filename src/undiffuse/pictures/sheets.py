@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from undiffuse.pictures.images import INK, PAPER
 
 MUTED = (107, 114, 128)
-SMALLEST_CELL, MARGIN, GAP, TEXT, TITLE = 56, 16, 4, 13, 17
+SMALLEST_CELL, MARGIN, GAP, TEXT, TITLE = 64, 16, 4, 12, 16
 
 
 @lru_cache
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib and has the Greek letters that Pillow's own font lacks."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
 def _enlarged(picture: np.ndarray) -> Image.Image:

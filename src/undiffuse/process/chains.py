@@ -13,6 +13,8 @@ indices the angle atan2(sigma, alpha) is interpolated linearly: monotone, on the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -31,7 +33,7 @@ class Chain(Schedule):
 
     family = staticmethod(variance_preserving)
 
-    def __init__(self, betas: Tensor) -> None:
+    def __init__(self, betas: Tensor | Sequence[float]) -> None:
         betas = torch.as_tensor(betas, dtype=torch.float64).detach().cpu()
         if betas.ndim != 1 or len(betas) == 0:
             raise ValueError("a chain needs a list of at least one beta.")
@@ -68,7 +70,7 @@ class Chain(Schedule):
         """The row of `levels` (and so of any table of bridges on it) that a level's label names."""
         return (len(self) - 1 - level.label).round().long()
 
-    def __call__(self, t: Tensor | float) -> Level:
+    def __call__(self, t: Tensor | Sequence[float] | float) -> Level:
         t = torch.as_tensor(t, dtype=torch.float64)
         angle = self._interpolated(t)
         below = self._by_time[t.floor().long().clamp(0, len(self) - 1)]

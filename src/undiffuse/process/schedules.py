@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -81,7 +81,7 @@ class Schedule(ABC):
         """Times spread evenly: shares in (0, 1) of the schedule → times, before `nearest`."""
         return self.t_min + share * (self.t_max - self.t_min)
 
-    def __call__(self, t: Tensor | float) -> Level:
+    def __call__(self, t: Tensor | Sequence[float] | float) -> Level:
         t = torch.as_tensor(t, dtype=torch.float64)
         alpha, sigma = self.family(self.logsnr(t))
         return Level(alpha, sigma, self.label(t))

@@ -59,7 +59,7 @@ def karras(schedule: Schedule, steps: int, rho: float = 7.0, ratio_max: float = 
     On a chain the levels lie between its indices, so their labels are fractions.
     """
     _checked(schedule, steps)
-    ends = schedule(torch.tensor([schedule.t_max, schedule.t_min])).ratio
+    ends = schedule([schedule.t_max, schedule.t_min]).ratio
     start = min(ratio_max, ends[0].item()) ** (1 / rho)
     end = max(ratio_min, ends[1].item()) ** (1 / rho)
     ratios = torch.linspace(start, end, steps, dtype=torch.float64) ** rho

@@ -49,7 +49,7 @@ class Bank:
     def of(x: Tensor, values: Values, schedule: Schedule) -> Bank:
         """The first MOST_EXAMPLES of x; levels evenly spaced in log-SNR within the schedule's range."""
         x, values = x[:MOST_EXAMPLES], {name: value[:MOST_EXAMPLES] for name, value in values.items()}
-        ends = schedule(torch.tensor([schedule.t_max, schedule.t_min])).logsnr.clamp(*LOGSNR_RANGE)
+        ends = schedule([schedule.t_max, schedule.t_min]).logsnr.clamp(*LOGSNR_RANGE)
         logsnr = torch.linspace(ends[0].item(), ends[1].item(), LEVELS, dtype=torch.float64)
         times = schedule.nearest(schedule.at(logsnr))
         eps = standard_normal(x.shape[1:], 0, torch.arange(len(x)), stream=BANK_STREAM).to(x.device)
@@ -86,7 +86,7 @@ def references(bank: Bank, training: Tensor) -> References:
     trivial = ((bank.x - training.mean(0)).double() ** 2).mean().cpu().expand(len(bank.levels))
     if not small:
         return References(trivial, None, None)
-    flat = Bank(bank.x.flatten(1), {}, bank.eps.flatten(1), bank.levels)
+    flat = Bank(bank.x.flatten(1).double(), {}, bank.eps.flatten(1).double(), bank.levels)
     copying = flat.errors(FiniteSet(points))
     return References(trivial, flat.errors(fitted_gaussian(points)), copying)
 
@@ -101,6 +101,7 @@ def evaluated(denoiser: torch.nn.Module, measure: Callable[[], Tensor]) -> Tenso
     was_training = denoiser.training
     denoiser.eval()
     try:
-        return measure()
+        with torch.no_grad():
+            return measure()
     finally:
         denoiser.train(was_training)

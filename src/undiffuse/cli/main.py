@@ -1,0 +1,59 @@
+"""The entry point: commands, and how their failures are told.
+
+Exit code 0 for success, 2 for a wrong use, 1 for a failure; one sentence, and a traceback only with --debug.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from undiffuse import __version__
+from undiffuse.cli.demo import demo
+from undiffuse.cli.doctor import doctor
+from undiffuse.cli.sample import sample
+from undiffuse.cli.schedule import schedule
+from undiffuse.cli.train import train
+
+WRONG_USE, FAILURE = 2, 1
+
+app = typer.Typer(
+    name="undiffuse",
+    help="Diffusion models on your own data: train, sample, look inside.  `--debug` after any command shows tracebacks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (train, sample, schedule, demo, doctor):
+    app.command()(command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"undiffuse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    # Idle OpenMP threads that spin slow every other process down, and on few cores the network itself.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        app()
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        if debug:
+            raise
+        sentence = " ".join(str(error).split()) or type(error).__name__
+        typer.secho(f"undiffuse: {sentence}", fg="red", err=True)
+        sys.exit(WRONG_USE if isinstance(error, ValueError) else FAILURE)

@@ -1,0 +1,95 @@
+"""undiffuse schedule NAME…"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+COMPARED = ["linear", "cosine", "sigmoid", "flow", "edm"]
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+CURVE_POINTS, STRIP_POINTS = 200, 13
+
+
+def schedule(
+    names: Annotated[list[str] | None, Argument(help="linear, scaled_linear, cosine, sigmoid, constant, vp, sub_vp, ve, edm, cosine_continuous, flow, laplace")] = None,
+    T: Annotated[int | None, Option("--T", help="Steps of the discrete ones (1000).")] = None,
+    zero_terminal_snr: Annotated[bool, Option("--zero-terminal-snr", help="Rescale discrete ones to end in pure noise.")] = False,
+    shift: Annotated[float, Option(help="Added to every log-SNR; 2 ln(64/side) for larger images.")] = 0.0,
+    image: Annotated[Path | None, Option(help="The image to noise; a digit when left out.")] = None,
+    out: Annotated[Path, Option(help="The picture to write.")] = Path("schedules.png"),
+    as_json: Annotated[bool, Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Compare noise schedules: numbers, curves, and the same image noised along each."""
+    import numpy as np
+    import torch
+
+    from undiffuse.configuration import ScheduleConfig
+    from undiffuse.data.codec import Codec, fitted_codec
+    from undiffuse.data.dataset import Dataset
+    from undiffuse.data.images import Unreadable, read_image
+    from undiffuse.data.sources import digits
+    from undiffuse.pictures import plots
+    from undiffuse.pictures.images import to_rgb
+    from undiffuse.process.betas import BETAS
+    from undiffuse.process.corruption import jump
+    from undiffuse.process.noise import standard_normal
+
+    names = names or COMPARED
+    built = {
+        name: ScheduleConfig(name=name, T=T if name in BETAS else None, zero_terminal_snr=zero_terminal_snr and name in BETAS, shift=shift).build()
+        for name in names
+    }
+    if image is None:
+        data = digits()[np.array([4])]
+    else:
+        try:
+            array = np.asarray(read_image(image))
+        except Unreadable as problem:
+            raise ValueError(f"{image} cannot be read: {problem}.") from None
+        data = Dataset("image", (array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0))[None])
+    codec = Codec(fitted_codec(data))
+    x = codec.encode(data.values)
+    eps = standard_normal(x.shape[1:], 0, torch.zeros(1, dtype=torch.int64))
+    curves, strips, numbers = {}, {}, {}
+    for name, s in built.items():
+
+        def at(shares, s=s):  # noqa: ANN001, ANN202 - shares of the way → levels
+            return s(s.t_min + torch.as_tensor(shares, dtype=torch.float64) * (s.t_max - s.t_min))
+
+        share = torch.linspace(0, 1, CURVE_POINTS, dtype=torch.float64)
+        levels = at(share)
+        signal = levels.alpha**2 / (levels.alpha**2 + levels.sigma**2)
+        curves[name] = (share.numpy(), signal.numpy(), levels.logsnr.clamp(-30, 30).numpy())
+        strip = at(torch.linspace(0, 1, STRIP_POINTS))
+        scale = torch.hypot(strip.alpha, strip.sigma).float().reshape(-1, 1, 1, 1)
+        strips[name] = to_rgb(codec.decode(jump(x.expand(STRIP_POINTS, *x.shape[1:]), strip, eps) / scale), codec.config)
+        table = at(SHARES)
+        numbers[name] = {
+            "share": list(SHARES), "t": (s.t_min + torch.tensor(SHARES) * (s.t_max - s.t_min)).tolist(),
+            "alpha": table.alpha.tolist(), "sigma": table.sigma.tolist(),
+            "alpha_bar": (table.alpha**2 / (table.alpha**2 + table.sigma**2)).tolist(), "log_snr": table.logsnr.tolist(),
+        }  # fmt: skip
+    plots.schedules(out, list(built), curves, strips)
+    if as_json:
+        typer.echo(json.dumps(numbers, indent=2))
+        return
+    _print_table(numbers)
+    typer.echo(f"wrote {out}")
+    typer.echo("next: undiffuse train DATA --schedule NAME")
+
+
+def _print_table(numbers: dict[str, dict[str, list[float]]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="alpha-bar and log-SNR along the forward trajectory", title_justify="left")
+    table.add_column("schedule")
+    for share in SHARES:
+        table.add_column(f"{share:.0%}", justify="right")
+    for name, row in numbers.items():
+        table.add_row(name, *(f"{a:.5f}\n{s:+.2f}" for a, s in zip(row["alpha_bar"], row["log_snr"], strict=True)))
+    Console().print(table)

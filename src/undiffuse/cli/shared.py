@@ -1,0 +1,83 @@
+"""What several commands share: reading durations and sizes, progress bars, folders for results."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from rich.progress import Progress
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds(text: str) -> float:
+    """"90s", "15m", "2h", "1.5d" or a plain number of seconds → seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if not match or float(match[1]) <= 0:
+        raise ValueError(f"{text!r} is no duration: write 90s, 15m, 2h or 1d.")
+    return float(match[1]) * UNITS[match[2] or "s"]
+
+
+def size(text: str) -> tuple[int, int]:
+    """"64" or "48x80" (height × width) → (height, width)."""
+    match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is no size: write 64, or height×width as 48x80.")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def integers(text: str) -> list[int]:
+    """"1,2,2" → [1, 2, 2]."""
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise ValueError(f"{text!r} is no list of numbers: write them like 1,2,2.")
+    return [int(part) for part in text.split(",")]
+
+
+def device(name: str | None) -> torch.device | None:
+    import torch
+
+    if name is None:
+        return None
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"the device {name!r} cannot be used here ({str(error).splitlines()[0]}): leave --device out, or see 'undiffuse doctor'.") from None
+    return torch.device(name)
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def next_folder(parent: Path) -> Path:
+    """parent/001, parent/002, …: the first that does not exist, made."""
+    number = 1
+    while (folder := parent / f"{number:03d}").exists():
+        number += 1
+    folder.mkdir(parents=True)
+    return folder
+
+
+@contextmanager
+def progress_bar(*columns: str) -> Iterator[Progress]:
+    """A bar with its phase, the share done, the given fields and the time left."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    with Progress(
+        TextColumn("[bold]{task.description}"), BarColumn(bar_width=30), TaskProgressColumn(), TimeElapsedColumn(),
+        *(TextColumn(column) for column in columns), transient=False,
+    ) as bar:  # fmt: skip
+        yield bar
+
+
+def clock(left: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    whole = round(left)
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -1,0 +1,155 @@
+"""undiffuse train DATA"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+from undiffuse.cli import shared
+
+if TYPE_CHECKING:
+    from undiffuse.run import Run
+
+INTERRUPTED = 128
+
+
+def train(
+    data: Annotated[str, Argument(help="digits, a folder of images (sub-folders are classes), .npy, .npz or idx.gz")],
+    name: Annotated[str | None, Option(help="Name of the run; the data's when left out.")] = None,
+    runs: Annotated[Path, Option(help="Where run folders are.")] = Path("runs"),
+    steps: Annotated[int | None, Option(help="Train for so many updates.")] = None,
+    budget: Annotated[str | None, Option(help="Train for so long: 90s, 15m, 2h.")] = None,
+    preset: Annotated[str | None, Option(help="digits, ddpm_cifar10, adm_imagenet64, adm_imagenet128 or adm_imagenet256.")] = None,
+    schedule: Annotated[str | None, Option(help="Noise schedule, see 'undiffuse schedule'.")] = None,
+    T: Annotated[int | None, Option("--T", help="Steps of a discrete schedule.")] = None,
+    prediction: Annotated[str | None, Option(help="noise, clean, mean, velocity, flow or karras.")] = None,
+    variance: Annotated[str | None, Option(help="fixed_small, fixed_large, learned_range or learned.")] = None,
+    objective: Annotated[str | None, Option(help="simple, bound or hybrid.")] = None,
+    weight: Annotated[str | None, Option(help="Of the simple loss: unit, snr, min_snr, p2, sigmoid or edm.")] = None,
+    batch: Annotated[int | None, Option(help="Examples per update.")] = None,
+    lr: Annotated[float | None, Option(help="Learning rate.")] = None,
+    width: Annotated[int | None, Option(help="Channels of the U-Net at full resolution.")] = None,
+    depth: Annotated[int | None, Option(help="Residual blocks per level.")] = None,
+    multipliers: Annotated[str | None, Option(help="Of the width, one per level: 1,2,2.")] = None,
+    attention: Annotated[str | None, Option(help="Downsampling factors with attention: 2,4.")] = None,
+    dropout: Annotated[float | None, Option(help="In residual blocks.")] = None,
+    unconditional: Annotated[bool, Option("--unconditional", help="Ignore the classes.")] = False,
+    size: Annotated[str | None, Option(help="Resize images: 64, or height×width as 48x80.")] = None,
+    fit: Annotated[str, Option(help="How to resize: crop, pad or stretch.")] = "crop",
+    channels: Annotated[str | None, Option(help="Convert images: grey, rgb or rgba.")] = None,
+    layout: Annotated[str | None, Option(help="Axes of an array: NHWC, NCHW, NHW, NCL, …")] = None,
+    held_out: Annotated[float | None, Option(help="Share (below 1) or number of examples kept for validation.")] = None,
+    seed: Annotated[int | None, Option(help="Of everything random.")] = None,
+    precision: Annotated[str | None, Option(help="auto, fp32 or bf16.")] = None,
+    device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
+    setting: Annotated[list[str] | None, Option("--set", help="Any other setting, such as training.clip=0.5; may be repeated.")] = None,
+    override: Annotated[bool, Option("--override", help="Go on in a run folder with other training settings.")] = False,
+    checkpoint_every: Annotated[str, Option(help="How often to save.")] = "2m",
+    preview_every: Annotated[str, Option(help="How often to draw samples.")] = "1m",
+) -> None:
+    """Train a model on DATA in runs/<name>; the same command resumes."""
+    from undiffuse.data.sources import DataConfig
+    from undiffuse.run import Watch, default_name, prepare
+
+    settings = _settings(
+        steps=steps, budget=budget, setting=setting,
+        paths={
+            "schedule.name": schedule, "schedule.T": T, "prediction": prediction, "variance": variance,
+            "training.objective": objective, "training.weight": weight, "training.batch_size": batch,
+            "training.learning_rate": lr, "training.seed": seed, "training.precision": precision,
+            "network.width": width, "network.depth": depth, "network.dropout": dropout,
+            "network.multipliers": multipliers and shared.integers(multipliers),
+            "network.attention": attention and shared.integers(attention),
+        },
+    )  # fmt: skip
+    from undiffuse.configuration import parsed
+
+    described = {
+        "source": data, "size": size and list(shared.size(size)), "fit": fit, "channels": channels, "layout": layout,
+        **shared.given(held_out=held_out),
+    }  # fmt: skip
+    source = parsed(DataConfig, described, "these settings of the data do not work")
+    run = prepare(
+        source, runs / (name or default_name(data)), settings=settings, preset=preset,
+        conditional=False if unconditional else None, override=override, device=shared.device(device),
+        watch=Watch(shared.seconds(checkpoint_every), shared.seconds(preview_every)),
+    )  # fmt: skip
+    follow(run)
+
+
+def _settings(steps: int | None, budget: str | None, setting: list[str] | None, paths: dict[str, Any]) -> dict[str, Any]:
+    """Options as dotted settings of a Design. Steps or a budget, where one is given, replace both of the preset's."""
+    settings = {path: value for path, value in paths.items() if value is not None}
+    if steps is not None or budget is not None:
+        settings |= {"training.steps": steps, "training.budget": budget and shared.seconds(budget)}
+    for text in setting or []:
+        path, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes SETTING=VALUE, such as training.clip=0.5, not {text!r}.")
+        try:
+            settings[path] = json.loads(value)
+        except ValueError:
+            settings[path] = value
+    return settings
+
+
+def follow(run: Run) -> None:
+    """Trains with a progress bar; says where everything is, first and last."""
+    for note in run.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(run.description())
+    resumed = False
+    with stopping() as stop, shared.progress_bar("{task.fields[rate]}", "loss {task.fields[loss]}", "{task.fields[left]} left") as bar:
+        task = bar.add_task("training", total=1.0, rate="", loss="…", left="…")
+        loss, drawn, began = float("nan"), -1.0, None
+        for update in run.updates():
+            if began is None:
+                began = (update.step - 1, update.seconds)
+                resumed = update.step > 1
+            loss = update.loss if loss != loss else 0.98 * loss + 0.02 * update.loss
+            if update.seconds - drawn > 0.2 or update.done >= 1:
+                steps, spent = update.step - began[0], max(update.seconds - began[1], 1e-3)
+                bar.update(
+                    task, completed=update.done, loss=f"{loss:.4f}", rate=f"{steps * run.trainer.config.batch_size / spent:,.0f} examples/s",
+                    left=shared.clock(update.seconds * (1 - update.done) / max(update.done, 1e-9)),
+                )  # fmt: skip
+                drawn = update.seconds
+            if stop:
+                run.save()
+                break
+    if stop:
+        typer.echo(f"stopped and saved at step {run.trainer.step} in {run.folder}; the same command goes on from there.")
+        raise typer.Exit(INTERRUPTED + stop[0])
+    if began is None:
+        typer.echo("this run is already trained for as long as asked: give more --steps or --budget to go on.")
+    trainer = run.trainer
+    typer.echo(f"{'resumed; ' if resumed else ''}trained {trainer.step} steps in {shared.clock(trainer.seconds)}; {run.verdict()}")
+    typer.echo(f"wrote {run.folder}/: the model, metrics.jsonl, samples/")
+    typer.echo(f"next: undiffuse sample {run.folder}")
+
+
+@contextmanager
+def stopping() -> Iterator[list[int]]:
+    """A list that receives SIGINT or SIGTERM instead of the process; a second signal acts as usual."""
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def receive(number: int, frame: object) -> None:
+        received.append(number)
+        for number_, handler in before.items():
+            signal.signal(number_, handler)
+
+    for number in before:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,93 @@
+"""Guidance on mixtures, where the answer is known, and the two conventions of clipping."""
+
+from __future__ import annotations
+
+import torch
+
+from tests.process.instances import CHAINS, SCHEDULES
+from undiffuse.process.exact import Mixture
+from undiffuse.process.noise import standard_normal
+from undiffuse.process.posteriors import Posterior
+from undiffuse.sampling.grids import make_grid
+from undiffuse.sampling.guidance import classifier_free, clipped, dynamically_thresholded, separately
+from undiffuse.sampling.solvers import DDIM, Heun
+from undiffuse.sampling.trajectory import final, trajectory
+
+d = torch.float64
+MEANS = torch.tensor([[-1.0], [1.0]], dtype=d)
+COVARIANCES = torch.full((2, 1, 1), 0.09, dtype=d)
+BOTH = Mixture(torch.tensor([0.5, 0.5], dtype=d), MEANS, COVARIANCES)
+RIGHT = Mixture.gaussian(MEANS[1], COVARIANCES[1])
+
+
+def test_scale_one_is_the_conditional_and_zero_the_unconditional():
+    x_t, level = torch.linspace(-2, 2, 9, dtype=d)[:, None], SCHEDULES["vp"](0.5)
+    pair = separately(RIGHT, BOTH)
+    torch.testing.assert_close(classifier_free(pair, 1.0)(x_t, level).mean, RIGHT(x_t, level).mean, rtol=0, atol=1e-15)
+    torch.testing.assert_close(classifier_free(pair, 0.0)(x_t, level).mean, BOTH(x_t, level).mean, rtol=0, atol=1e-15)
+
+
+def test_guidance_in_the_mean_is_guidance_in_the_noise():
+    """The papers extrapolate eps = (1 + w) eps_c - w eps_u; s = 1 + w (Ho & Salimans 2022, eq. 6)."""
+    x_t, level = torch.linspace(-2, 2, 9, dtype=d)[:, None], SCHEDULES["vp"](0.5)
+    w = 1.5
+    eps = (1 + w) * RIGHT(x_t, level).eps(x_t, level) - w * BOTH(x_t, level).eps(x_t, level)
+    torch.testing.assert_close(classifier_free(separately(RIGHT, BOTH), 1 + w)(x_t, level).eps(x_t, level), eps)
+
+
+def test_guidance_equals_the_tilted_score_of_the_closed_form():
+    """score_u + s grad log p(y | x_t), the classifier's gradient by automatic differentiation of the exact responsibility."""
+    x_t, level, s = torch.linspace(-2, 2, 9, dtype=d)[:, None].requires_grad_(), SCHEDULES["vp"](0.5), 3.0
+    (gradient,) = torch.autograd.grad(BOTH.responsibilities(x_t, level)[:, 1].log().sum(), x_t)
+    (score,) = torch.autograd.grad(BOTH.log_density(x_t, level).sum(), x_t)
+    expected = (x_t + level.sigma**2 * (score + s * gradient)) / level.alpha
+    torch.testing.assert_close(classifier_free(separately(RIGHT, BOTH), s)(x_t, level).mean, expected)
+
+
+def test_guided_samples_of_two_point_masses_land_on_the_one_asked_for():
+    tight = Mixture(torch.tensor([0.5, 0.5], dtype=d), MEANS, 1e-4 * torch.ones(2, 1, 1, dtype=d))
+    one = Mixture.gaussian(MEANS[1], 1e-4 * torch.ones(1, 1, dtype=d))
+    levels = make_grid(SCHEDULES["cosine_continuous"], "uniform", 40)
+    index = torch.arange(200)
+    x = standard_normal((1,), 0, index).double() * levels.sigma[0]
+    end = final(trajectory(x, classifier_free(separately(one, tight), 1.0), levels, Heun(), seed=0, index=index))
+    assert (end - 1).abs().max() < 0.1
+
+
+def test_clipping_re_derives_or_keeps_the_noise():
+    level = CHAINS["linear-1000"](300.0)
+    x_t = torch.tensor([[0.5, -0.5]], dtype=d)
+
+    def denoise(x_t, level):
+        return Posterior(torch.tensor([[3.0, 0.2]], dtype=d))
+
+    rederived, kept = clipped(denoise, -1, 1)(x_t, level), clipped(denoise, -1, 1, keep_eps=True)(x_t, level)
+    expected = torch.tensor([[1.0, 0.2]], dtype=d)
+    torch.testing.assert_close(rederived.mean, expected)
+    torch.testing.assert_close(kept.mean, expected)
+    torch.testing.assert_close(level.alpha * rederived.mean + level.sigma * rederived.eps(x_t, level), x_t)
+    torch.testing.assert_close(kept.eps(x_t, level), denoise(x_t, level).eps(x_t, level))
+    assert not torch.allclose(kept.eps(x_t, level), rederived.eps(x_t, level))
+
+
+def test_the_two_conventions_give_the_two_published_steps():
+    """One DDIM step with clipping by each code's formulas (openai: eps from clipped x̂; diffusers: the network's)."""
+    chain = CHAINS["linear-1000"]
+    levels = chain.levels[[100, 400, 1000]]
+    a, s, b, r = levels.alpha[0], levels.sigma[0], levels.alpha[1], levels.sigma[1]
+    x_t, eps = torch.tensor([[1.3]], dtype=d), torch.tensor([[-0.8]], dtype=d)
+
+    def denoise(x_t, level):
+        return Posterior((x_t - level.sigma * eps) / level.alpha)
+
+    x_hat = ((x_t - s * eps) / a).clamp(-1, 1)
+    for keep, expected in ((False, b * x_hat + r * (x_t - a * x_hat) / s), (True, b * x_hat + r * eps)):
+        moment = next(trajectory(x_t, clipped(denoise, -1, 1, keep_eps=keep), levels, DDIM(), seed=0, index=torch.arange(1)))
+        torch.testing.assert_close(moment.x, expected)
+
+
+def test_dynamic_thresholding_is_the_papers_per_example_quantile():
+    x = torch.tensor([[0.1, -0.2, 0.3, 0.4], [1.0, -4.0, 2.0, 3.0]], dtype=d)
+    result = dynamically_thresholded(lambda *_: Posterior(x), 0.5)(x, SCHEDULES["vp"](0.5)).mean
+    torch.testing.assert_close(result[0], x[0])  # within the range: untouched
+    torch.testing.assert_close(result[1], torch.tensor([0.4, -1.0, 0.8, 1.0], dtype=d))  # the median of |x| is 2.5
