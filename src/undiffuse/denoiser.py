@@ -42,8 +42,10 @@ class Denoiser(nn.Module):
         F = self.network(meet(row.c_in, x_t) * x_t, clock, self.conditions(values or {})).to(
             torch.promote_types(x_t.dtype, torch.float32)
         )
-        spread = FIXED.get(self.variance)
-        if spread is None:
+        spread: Spread
+        if self.variance in FIXED:
+            spread = FIXED[self.variance]
+        else:
             F, head = F.chunk(2, 1)
             spread = LEARNED[self.variance](head)
         return Posterior(meet(row.c_skip, x_t) * x_t + meet(row.c_out, x_t) * F, spread)

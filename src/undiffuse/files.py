@@ -11,7 +11,7 @@ from pathlib import Path
 SPARE = 1 << 20
 
 
-def write_atomically(path: Path, write: Callable[[Path], None], expected_bytes: int = 0) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object], expected_bytes: int = 0) -> None:
     """Calls `write` with a temporary path beside `path`, then renames it there.
 
     Raises OSError with one sentence, and leaves what was there before, if the disk is or gets full.

@@ -79,11 +79,13 @@ class Model:
         parts, total, done = [], (len(levels) - 1) * -(-n // CHUNK), 0
         for start in range(0, n, CHUNK):
             part = {name: value[start : start + CHUNK] for name, value in values.items()}
+            x = None
             for moment in self._walk(min(CHUNK, n - start), part, how, levels, seed, first + start):
-                done += 1
+                x, done = moment.x, done + 1
                 if progress:
                     progress(done, total)
-            parts.append(moment.x)
+            assert x is not None  # a grid has at least one step
+            parts.append(x)
         return self.codec.decode(torch.cat(parts))
 
     def trajectory(
@@ -133,7 +135,8 @@ class Model:
 
 def save_model(path: Path, config: ModelConfig, raw: dict[str, Tensor], averaged: dict[str, Tensor]) -> None:
     """Writes a model file atomically and reads it back. Raises OSError for a full disk or a file that reads back wrong."""
-    tensors = {f"{kind}.{name}": tensor.detach().contiguous().cpu() for kind, set_ in (("raw", raw), ("averaged", averaged)) for name, tensor in set_.items()}
+    sets = {"raw": raw, "averaged": averaged}
+    tensors = {f"{kind}.{name}": tensor.detach().contiguous().cpu() for kind, set_ in sets.items() for name, tensor in set_.items()}
     text = config.model_dump_json()
     header = {"undiffuse": json.dumps({"format": FORMAT_VERSION, "sha256": _digest(text, tensors)}), "config": text}
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
@@ -210,7 +213,7 @@ def _digest(config: str, tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(config.encode())
     for name in sorted(tensors):
         digest.update(f"{name}{tensors[name].dtype}{tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].flatten().view(torch.uint8).numpy())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

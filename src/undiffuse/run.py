@@ -58,7 +58,7 @@ class Watch:
 class Run:
     """A run folder being trained. `updates` does the work; everything it writes is described at the top of this file."""
 
-    def __init__(self, folder: Path, config: RunConfig, data: Dataset, device: torch.device, watch: Watch = Watch()) -> None:  # noqa: B008
+    def __init__(self, folder: Path, config: RunConfig, data: Dataset, device: torch.device, watch: Watch = Watch()) -> None:
         self.folder, self.config, self.watch, self.device = folder, config, watch, device
         design = config.design
         self.notes = data.notes
@@ -166,8 +166,10 @@ class Run:
         }  # fmt: skip
         config = changed(self.model_config, {"weights": best, "provenance": provenance})
         self.model.config = config
-        parts = {kind: {name.removeprefix(f"{kind}."): t for name, t in tensors.items() if name.startswith(f"{kind}.")} for kind in ("raw", "averaged")}
-        save_model(self.folder / FILE_NAME, config, parts["raw"], parts["averaged"])
+        raw, averaged = (
+            {name.removeprefix(kind): tensor for name, tensor in tensors.items() if name.startswith(kind)} for kind in ("raw.", "averaged.")
+        )
+        save_model(self.folder / FILE_NAME, config, raw, averaged)
 
     def scores(self) -> dict[str, dict[str, Any]]:
         """Held-out errors of the averaged and the raw weights: per level, and relative to the reference."""
@@ -222,7 +224,7 @@ def _version() -> str:
 
 def prepare(
     data: DataConfig, folder: Path, *, settings: Mapping[str, Any] | None = None, preset: str | None = None,
-    conditional: bool | None = None, override: bool = False, device: torch.device | None = None, watch: Watch = Watch(),  # noqa: B008
+    conditional: bool | None = None, override: bool = False, device: torch.device | None = None, watch: Watch = Watch(),
 ) -> Run:  # fmt: skip
     """A run in `folder`: new, or taken up where it was.
 
@@ -232,6 +234,9 @@ def prepare(
     """
     dataset = open_data(data)
     design = changed(design_for(data.source, fitted_codec(dataset), preset), settings or {})
+    schedule = design.schedule.build()
+    if isinstance(schedule, Chain) and design.sampling.steps > len(schedule) and "sampling.steps" not in (settings or {}):
+        design = changed(design, {"sampling.steps": len(schedule)})
     if design.training.steps is None and design.training.budget is None:
         raise ValueError("training needs an end: give a number of steps or a time budget.")
     if conditional and not dataset.classes:

@@ -22,7 +22,10 @@ from undiffuse.sampling.trajectory import final, trajectory
 d = torch.float64
 MEAN, DEVIATION = 0.3, 0.5
 GAUSSIAN = Mixture.gaussian(torch.tensor([MEAN], dtype=d), torch.tensor([[DEVIATION**2]], dtype=d))
-SOLVERS = {"ddim": DDIM(), "ddim-half": DDIM(0.5), "ddim-one": DDIM(1.0), "heun": Heun(), "ddpm": Ancestral(), "ddpm-large": Ancestral(1.0)}
+SOLVERS = {
+    "ddim": DDIM(), "ddim-half": DDIM(0.5), "ddim-one": DDIM(1.0), "heun": Heun(), "heun-ratio": Heun("ratio"), "ddpm": Ancestral(),
+    "ddpm-large": Ancestral(1.0),
+}  # fmt: skip
 
 
 def moves(levels: Level):
@@ -130,7 +133,7 @@ def ode_error(schedule, solver, steps):
 
 
 @pytest.mark.parametrize("name", ["vp", "edm", "flow", "cosine_continuous", "sub_vp", "linear-1000"])
-@pytest.mark.parametrize(("solver", "order"), [(DDIM(), 1), (Heun(), 2)])
+@pytest.mark.parametrize(("solver", "order"), [(DDIM(), 1), (Heun(), 2), (Heun("ratio"), 2)])
 def test_measured_order_of_convergence_on_a_gaussian(name, solver, order):
     errors = [ode_error(SCHEDULES[name], solver, steps) for steps in (64, 128, 256)]
     slopes = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
@@ -138,7 +141,7 @@ def test_measured_order_of_convergence_on_a_gaussian(name, solver, order):
     assert slopes == pytest.approx([order, order], abs=0.1)
 
 
-@pytest.mark.parametrize("solver", [DDIM(), Heun()])
+@pytest.mark.parametrize("solver", [DDIM(), Heun(), Heun("ratio")])
 def test_rescaling_x_t_changes_nothing(solver):
     """Schedules with equal SNRs are one path seen at different scales: x_t/alpha agree, and so do the ends."""
     logsnr = torch.linspace(-5, 6, 12, dtype=d)
@@ -151,10 +154,10 @@ def test_rescaling_x_t_changes_nothing(solver):
         torch.testing.assert_close(end, ends[0], rtol=1e-9, atol=1e-9)
 
 
-def test_heun_is_edms_algorithm_1():
+def test_heun_in_the_ratio_is_edms_algorithm_1():
     levels = make_grid(SCHEDULES["edm"], "karras", 8)
     x = torch.tensor([[12.0], [-70.0]], dtype=d)
-    ours = final(trajectory(x, GAUSSIAN, levels, Heun(), seed=0, index=torch.arange(2)))
+    ours = final(trajectory(x, GAUSSIAN, levels, Heun("ratio"), seed=0, index=torch.arange(2)))
     sigma, y = levels.sigma.tolist(), x.clone()
     for here, there in zip(sigma, sigma[1:], strict=False):  # Karras et al. 2022, Algorithm 1 with S_churn = 0
         slope = (y - GAUSSIAN(y, SCHEDULES["edm"](here)).mean) / here

@@ -5,7 +5,6 @@ Exit code 0 for success, 2 for a wrong use, 1 for a failure; one sentence, and a
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -47,10 +46,8 @@ def _options(
 def main() -> None:
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
-    # Idle OpenMP threads that spin slow every other process down, and on few cores the network itself.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        app()
+        app(prog_name="undiffuse")
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if debug:
             raise

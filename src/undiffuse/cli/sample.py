@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,7 @@ MOST_ROWS = 10
 
 
 def sample(
-    run: Annotated[Path, Argument(help="A run folder, or a model file.")],
+    run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
     n: Annotated[int | None, Option("-n", help="How many; ten of each class (or 64) when left out.")] = None,
     class_: Annotated[str | None, Option("--class", help="A class, or several: 3,5,7. All of them when left out.")] = None,
     unconditional: Annotated[bool, Option("--unconditional", help="Without naming a class.")] = False,
@@ -111,7 +112,12 @@ def _draw_trajectory(model: Model, labels: list[str | None], seed: int, first: i
         list(model.trajectory(1, {"class": labels[k]} if labels[k] else {}, seed=seed, first=first + k, **settings)) for k in which
     ]
     moments = [
-        type(m)(m.row, m.total, m.level, *(torch.cat([getattr(part[i], f) for part in parts]) for f in ("x_t", "clean", "x")), None)
+        replace(
+            m,
+            x_t=torch.cat([part[i].x_t for part in parts]),
+            clean=torch.cat([part[i].clean for part in parts]),
+            x=torch.cat([part[i].x for part in parts]),
+        )
         for i, m in enumerate(parts[0])
     ]
     reverse_strip(moments, model.codec).save(folder / "reverse.png")

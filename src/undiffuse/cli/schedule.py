@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from undiffuse.process.schedules import Schedule
 
 COMPARED = ["linear", "cosine", "sigmoid", "flow", "edm"]
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -15,7 +20,13 @@ CURVE_POINTS, STRIP_POINTS = 200, 13
 
 
 def schedule(
-    names: Annotated[list[str] | None, Argument(help="linear, scaled_linear, cosine, sigmoid, constant, vp, sub_vp, ve, edm, cosine_continuous, flow, laplace")] = None,
+    names: Annotated[
+        list[str] | None,
+        Argument(
+            metavar="NAME…",
+            help="linear, scaled_linear, cosine, sigmoid, constant, vp, sub_vp, ve, edm, cosine_continuous, flow or laplace",
+        ),
+    ] = None,
     T: Annotated[int | None, Option("--T", help="Steps of the discrete ones (1000).")] = None,
     zero_terminal_snr: Annotated[bool, Option("--zero-terminal-snr", help="Rescale discrete ones to end in pure noise.")] = False,
     shift: Annotated[float, Option(help="Added to every log-SNR; 2 ln(64/side) for larger images.")] = 0.0,
@@ -56,20 +67,18 @@ def schedule(
     eps = standard_normal(x.shape[1:], 0, torch.zeros(1, dtype=torch.int64))
     curves, strips, numbers = {}, {}, {}
     for name, s in built.items():
-
-        def at(shares, s=s):  # noqa: ANN001, ANN202 - shares of the way → levels
-            return s(s.t_min + torch.as_tensor(shares, dtype=torch.float64) * (s.t_max - s.t_min))
-
         share = torch.linspace(0, 1, CURVE_POINTS, dtype=torch.float64)
-        levels = at(share)
+        levels = s(_times(s, share))
         signal = levels.alpha**2 / (levels.alpha**2 + levels.sigma**2)
         curves[name] = (share.numpy(), signal.numpy(), levels.logsnr.clamp(-30, 30).numpy())
-        strip = at(torch.linspace(0, 1, STRIP_POINTS))
+        strip = s(_times(s, torch.linspace(0, 1, STRIP_POINTS)))
         scale = torch.hypot(strip.alpha, strip.sigma).float().reshape(-1, 1, 1, 1)
-        strips[name] = to_rgb(codec.decode(jump(x.expand(STRIP_POINTS, *x.shape[1:]), strip, eps) / scale), codec.config)
-        table = at(SHARES)
+        noised = jump(x.expand(STRIP_POINTS, *x.shape[1:]), strip, eps) / scale
+        strips[name] = list(to_rgb(codec.decode(noised), codec.config))
+        times = _times(s, torch.tensor(SHARES))
+        table = s(times)
         numbers[name] = {
-            "share": list(SHARES), "t": (s.t_min + torch.tensor(SHARES) * (s.t_max - s.t_min)).tolist(),
+            "share": list(SHARES), "t": times.tolist(),
             "alpha": table.alpha.tolist(), "sigma": table.sigma.tolist(),
             "alpha_bar": (table.alpha**2 / (table.alpha**2 + table.sigma**2)).tolist(), "log_snr": table.logsnr.tolist(),
         }  # fmt: skip
@@ -80,6 +89,11 @@ def schedule(
     _print_table(numbers)
     typer.echo(f"wrote {out}")
     typer.echo("next: undiffuse train DATA --schedule NAME")
+
+
+def _times(schedule: Schedule, share: Tensor) -> Tensor:
+    """Shares of the way from t_min to t_max → times."""
+    return schedule.t_min + share.double() * (schedule.t_max - schedule.t_min)
 
 
 def _print_table(numbers: dict[str, dict[str, list[float]]]) -> None:

@@ -46,7 +46,8 @@ def device(name: str | None) -> torch.device | None:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"the device {name!r} cannot be used here ({str(error).splitlines()[0]}): leave --device out, or see 'undiffuse doctor'.") from None
+        why = str(error).splitlines()[0]
+        raise ValueError(f"the device {name!r} cannot be used here ({why}): leave --device out, or see 'undiffuse doctor'.") from None
     return torch.device(name)
 
 

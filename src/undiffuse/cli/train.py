@@ -21,7 +21,7 @@ INTERRUPTED = 128
 
 
 def train(
-    data: Annotated[str, Argument(help="digits, a folder of images (sub-folders are classes), .npy, .npz or idx.gz")],
+    data: Annotated[str, Argument(metavar="DATA", help="digits, a folder of images (sub-folders are classes), .npy, .npz or idx.gz")],
     name: Annotated[str | None, Option(help="Name of the run; the data's when left out.")] = None,
     runs: Annotated[Path, Option(help="Where run folders are.")] = Path("runs"),
     steps: Annotated[int | None, Option(help="Train for so many updates.")] = None,

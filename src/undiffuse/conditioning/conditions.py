@@ -8,6 +8,7 @@ methods of `ClassCondition`, listed in KINDS.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -30,12 +31,15 @@ class Conditions(nn.Module):
     def __len__(self) -> int:
         return len(self.each)
 
+    def _items(self) -> list[tuple[str, ClassCondition]]:
+        return [(name, cast(ClassCondition, module)) for name, module in self.each.items()]
+
     def forward(self, values: Values) -> Tensor | None:
         """The sum of the embeddings; None for a model without conditions."""
-        unknown, missing = values.keys() - self.each.keys(), self.each.keys() - values.keys()
-        if unknown or missing:
+        if values.keys() != set(self.each.keys()):
             raise ValueError(f"conditions {sorted(values)} were given to a model whose conditions are {sorted(self.each)}.")
-        return sum((module(values[name]) for name, module in self.each.items()), start=torch.zeros(())) if values else None
+        embeddings = [module(values[name]) for name, module in self._items()]
+        return torch.stack(embeddings).sum(0) if len(embeddings) > 1 else embeddings[0] if embeddings else None
 
     def encode(self, asked: Mapping[str, object], n: int) -> Values:
         """What the user asks for, one value for all or a sequence of n, → Values for n examples.
@@ -47,10 +51,9 @@ class Conditions(nn.Module):
                 known = f"its conditions are: {', '.join(self.each)}" if len(self) else "it is unconditional"
                 raise ValueError(f"this model cannot be told {name!r}: {known}.")
         values = {}
-        for name, module in self.each.items():
+        for name, module in self._items():
             value = asked.get(name)
-            several = isinstance(value, Sequence | Tensor) and not isinstance(value, str)
-            each = list(value) if several else [value] * n  # type: ignore[call-overload]
+            each = list(value) if isinstance(value, Sequence | Tensor) and not isinstance(value, str) else [value] * n
             if len(each) != n:
                 raise ValueError(f"{len(each)} values of {name!r} were given for {n} examples: give one, or one each.")
             values[name] = module.encode([v.item() if isinstance(v, Tensor) else v for v in each])
@@ -59,12 +62,12 @@ class Conditions(nn.Module):
     def null(self, n: int, device: torch.device) -> Values:
         """The unconditional Values for n examples."""
         return {
-            name: torch.full((n,), module.null_index(), device=device) for name, module in self.each.items()
+            name: torch.full((n,), module.null_index(), device=device) for name, module in self._items()
         }
 
     def dropped(self, values: Values, generator: torch.Generator) -> Values:
         """Training's Values: every condition of every example dropped on its own."""
         return {
             name: module.dropped(values[name], torch.rand(len(values[name]), generator=generator).to(values[name].device))
-            for name, module in self.each.items()
+            for name, module in self._items()
         }

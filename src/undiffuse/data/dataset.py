@@ -41,9 +41,9 @@ class Dataset:
     def fingerprint(self) -> str:
         """A hash of every value and label, to notice on resume that the data changed."""
         digest = hashlib.sha256(str((self.values.shape, self.values.dtype.str, self.classes)).encode())
-        digest.update(np.ascontiguousarray(self.values))
+        digest.update(np.ascontiguousarray(self.values).data)
         if self.labels is not None:
-            digest.update(np.ascontiguousarray(self.labels))
+            digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()[:16]
 
     def split(self, held_out: float, seed: int) -> tuple[Dataset, Dataset]:

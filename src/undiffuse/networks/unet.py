@@ -30,7 +30,7 @@ class UNetConfig(BaseModel):
     """What a U-Net is made of; its channels in and out come from the data.
 
     dims: 1 for signals, 2 for images, 3 for volumes.
-    width: channels at full resolution; multipliers: of width, one per level, each level at half the resolution.
+    width: base number of channels; multipliers: of width, one per level, each level at half the resolution; rounded.
     depth: residual blocks per level (decoder levels have one more); one number, or one per level.
     attention: downsampling factors at which blocks are followed by attention (2 = half resolution).
     heads, head_channels: number of heads, or channels per head, which wins when given.
@@ -45,7 +45,7 @@ class UNetConfig(BaseModel):
     kind: Literal["unet"] = "unet"
     dims: Literal[1, 2, 3] = 2
     width: Positive = 128
-    multipliers: tuple[Positive, ...] = (1, 2, 2, 2)
+    multipliers: tuple[Annotated[float, Field(gt=0)], ...] = (1, 2, 2, 2)
     depth: Positive | tuple[Positive, ...] = 2
     attention: tuple[Positive, ...] = ()
     middle_attention: bool = True
@@ -93,7 +93,7 @@ class UNet(nn.Module):
             nn.SiLU(),
             nn.Linear(self.embedding_width, self.embedding_width),
         )
-        dims, widths = config.dims, [config.width * m for m in config.multipliers]
+        dims, widths = config.dims, [max(1, round(config.width * m)) for m in config.multipliers]
         channels, kept, factor = widths[0], [widths[0]], 1
         self.encoder = nn.ModuleList([Stage(_Entry(conv(dims, channels_in, channels)))])
         for level, (width, depth) in enumerate(zip(widths, config.depths, strict=True)):
@@ -135,7 +135,9 @@ class UNet(nn.Module):
         for stage in self.decoder:
             x = stage(torch.cat([x, kept.pop()], 1), embedding)
         x = self.last(nn.functional.silu(self.norm(x)))
-        return x[(..., *(slice(n) for n in size))]
+        for axis, n in enumerate(size, start=2):
+            x = x.narrow(axis, 0, n)
+        return x
 
     def _padded(self, x: Tensor) -> Tensor:
         """x padded with zeros at the end of each axis to a size that halves evenly."""
@@ -161,7 +163,7 @@ class UNet(nn.Module):
 
     def _attend(self, channels: int) -> nn.Module:
         c = self.config
-        heads = channels // c.head_channels if c.head_channels else c.heads
+        heads = max(1, channels // c.head_channels) if c.head_channels else c.heads
         return Attention(channels, heads=heads, groups=c.groups, order=c.attention_order)
 
 

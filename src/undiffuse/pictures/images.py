@@ -57,8 +57,11 @@ def _curve(signal: np.ndarray) -> np.ndarray:
 
 def save_image(value: Tensor, codec: CodecConfig, path: Path) -> None:
     """One example (C, H, W) in the format of the data: grey as grey, 16 bits as 16 bits; anything else as shown."""
-    if codec.mode is None or len(codec.shape) != 3:
-        Image.fromarray(to_rgb(value[None], codec)[0] if codec.shape[0] != 1 or len(codec.shape) != 3 else to_bytes(value[None].numpy(), codec)[0, 0]).save(path)
-        return
-    array = value.numpy().astype(codec.dtype)
-    Image.fromarray(array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)).save(path)
+    if codec.mode is not None:
+        array = value.numpy().astype(codec.dtype)
+        image = array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
+    elif len(codec.shape) == 3 and codec.shape[0] == 1:
+        image = to_bytes(value[None].numpy(), codec)[0, 0]
+    else:
+        image = to_rgb(value[None], codec)[0]
+    Image.fromarray(image).save(path)

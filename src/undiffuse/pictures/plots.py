@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 
 INK, MUTED, FAINT = "#1f2937", "#6b7280", "#e5e7eb"
 COLOURS = ("#2563eb", "#d97706", "#059669", "#be185d", "#7c3aed", "#0891b2", "#65a30d", "#b91c1c")
-STYLE = {
+STYLE: Any = {
     "font.size": 10, "axes.edgecolor": MUTED, "axes.labelcolor": INK, "text.color": INK, "xtick.color": MUTED,
     "ytick.color": MUTED, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": FAINT,
     "axes.axisbelow": True, "legend.frameon": False, "axes.titlelocation": "left", "axes.titleweight": "bold",
@@ -58,7 +59,8 @@ def schedules(
     with plt.rc_context(STYLE):
         rows = len(names)
         figure = plt.figure(figsize=(12, 4.2 + 0.85 * rows), layout="constrained")
-        top, bottom = figure.subfigures(2, 1, height_ratios=(4.2, 0.4 + 0.85 * rows))
+        parts: Any = figure.subfigures(2, 1, height_ratios=(4.2, 0.4 + 0.85 * rows))
+        top, bottom = parts
         left, right = top.subplots(1, 2)
         for i, name in enumerate(names):
             share, signal, logsnr = curves[name]

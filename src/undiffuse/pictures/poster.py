@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -46,11 +47,15 @@ def _picture(axes: Axes, picture: np.ndarray) -> None:
         spine.set(visible=True, color="#d1d5db", linewidth=0.6)
 
 
-def _strip(figure: SubFigure, rows: Sequence[Sequence[np.ndarray]], row_labels: Sequence[str], labels: Sequence[str], title: str, note: str, colour: str) -> None:  # fmt: skip
+def _strip(
+    figure: SubFigure, rows: Sequence[Sequence[np.ndarray]], row_labels: Sequence[str], labels: Sequence[str], title: str, note: str,
+    colour: str,
+) -> None:  # fmt: skip
     figure.text(0.012, 0.985, title, fontsize=15, fontweight="bold", color=colour, va="top")
     figure.text(0.012, 0.985 - (0.17 if len(rows) == 1 else 0.105), note, fontsize=10.5, color=MUTED, va="top")
     top = 0.62 if len(rows) == 1 else 0.75
-    grid = figure.subplots(len(rows), len(labels), squeeze=False, gridspec_kw={"left": 0.085, "right": 0.988, "top": top, "bottom": 0.02, "wspace": 0.08, "hspace": 0.08})
+    place = {"left": 0.085, "right": 0.988, "top": top, "bottom": 0.02, "wspace": 0.08, "hspace": 0.08}
+    grid = figure.subplots(len(rows), len(labels), squeeze=False, gridspec_kw=place)
     for r, row in enumerate(rows):
         for axes, picture in zip(grid[r], row, strict=True):
             _picture(axes, picture)
@@ -65,7 +70,8 @@ def _by_class(figure: SubFigure, poster: Poster) -> None:
     per = len(poster.real[0])
     boxes = ((poster.real, "real", 0.87, 0.50), (poster.made, "made", 0.45, 0.08))
     for pictures, name, top, bottom in boxes:
-        grid = figure.subplots(per, len(poster.classes), squeeze=False, gridspec_kw={"left": 0.085, "right": 0.98, "top": top, "bottom": bottom, "wspace": 0.06, "hspace": 0.06})
+        place = {"left": 0.085, "right": 0.98, "top": top, "bottom": bottom, "wspace": 0.06, "hspace": 0.06}
+        grid = figure.subplots(per, len(poster.classes), squeeze=False, gridspec_kw=place)
         for column, of_class in enumerate(pictures):
             for row, picture in enumerate(of_class):
                 _picture(grid[row][column], picture)
@@ -77,7 +83,8 @@ def _by_class(figure: SubFigure, poster: Poster) -> None:
 def draw(poster: Poster, path: Path) -> None:
     with plt.rc_context(STYLE):
         figure: Figure = plt.figure(figsize=(13, 12.4))
-        head, forward, reverse, bottom = figure.subfigures(4, 1, height_ratios=(0.95, 2.2, 3.35, 5.6))
+        bands: Any = figure.subfigures(4, 1, height_ratios=(0.95, 2.2, 3.35, 5.6))
+        head, forward, reverse, bottom = bands
         head.text(0.012, 0.80, poster.title, fontsize=24, fontweight="bold", va="top")
         head.text(0.012, 0.32, poster.subtitle, fontsize=11.5, color=MUTED, va="top")
         _strip(forward, [poster.forward], ["$x_t$"], poster.forward_labels, "1  Forward: a real example dissolves",

@@ -85,17 +85,18 @@ def respaced_indices(T: int, sections: str) -> list[int]:
     if not re.fullmatch(r"\d+(,\d+)*", sections):
         raise ValueError(f"{sections!r} is no spacing: write a number (250), numbers for equal sections (10,15,20), or ddim50.")
     counts = [int(count) for count in sections.split(",")]
-    indices, start = [], 0
+    indices: list[int] = []
+    start = 0
     for section, count in enumerate(counts):
-        size = T // len(counts) + (section < T % len(counts))
+        size = T // len(counts) + (1 if section < T % len(counts) else 0)
         if not 1 <= count <= size:
             raise ValueError(f"section {section + 1} of the chain has {size} levels, so 1 to {size} steps, not {count}.")
-        stride = 1.0 if count == 1 else (size - 1) / (count - 1)
+        fraction = 1.0 if count == 1 else (size - 1) / (count - 1)
         # The reference code adds up the fractional strides one by one, in floating point, and rounds half to even.
-        position = 0.0
+        offset = 0.0
         for _ in range(count):
-            indices.append(start + round(position))
-            position += stride
+            indices.append(start + round(offset))
+            offset += fraction
         start += size
     return indices
 

@@ -56,9 +56,9 @@ def _limited(denoise: Denoise, limit: Callable[[Tensor], Tensor], keep_eps: bool
     return limited
 
 
-def clipped(denoise: Denoise, low: float, high: float, *, keep_eps: bool = False) -> Denoise:
-    """x̂ clipped to [low, high]."""
-    return _limited(denoise, lambda x: x.clamp(low, high), keep_eps)
+def clipped(denoise: Denoise, low: Tensor | float, high: Tensor | float, *, keep_eps: bool = False) -> Denoise:
+    """x̂ clipped to [low, high], numbers or one for each channel (C, 1, …)."""
+    return _limited(denoise, lambda x: x.clamp(low, high), keep_eps)  # type: ignore[arg-type]
 
 
 def dynamically_thresholded(

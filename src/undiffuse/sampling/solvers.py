@@ -5,9 +5,14 @@ Ancestral   a draw from p(x_s | x_t), the belief about x_0 pushed through the br
             bridge is that of the two levels given.
 DDIM        x_s = alpha_s x̂ + sqrt(sigma_s² - eta² small) eps + eta sqrt(small) z        (Song et al. 2021, eq. 12)
             eta = 0 is the probability-flow ODE, eta = 1 equals Ancestral with fixed_small.
-Heun        the same ODE, second order: in u = sigma/alpha the rescaled x_t/alpha obeys d(x_t/alpha)/du = eps, which is
-            averaged over both ends of the step (Karras et al. 2022, Algorithm 1); at pure noise, where u is infinite,
-            and into the clean level, where the slope is not defined, it takes the DDIM step.
+Heun        the same ODE, second order: the slope is averaged over both ends of the step (Karras et al. 2022, Alg. 1).
+            The ODE is one curve, but the average depends on the coordinate it is written in:
+
+            ratio   u = sigma/alpha, y = x_t/alpha:                          dy/du = eps         (EDM's; infinite at noise)
+            angle   phi = atan2(sigma, alpha), y = x_t/hypot(alpha, sigma):  dy/dphi = cos(phi) eps - sin(phi) x̂
+
+            The angle stays finite at pure noise, so any grid works with it.  Into the clean level, where the slope at
+            the far end is not defined, and in the ratio at pure noise, it takes the DDIM step.
 
 No noise is added into the clean level.  A solver's memory is its `state`, passed in and returned, None to start with.
 """
@@ -17,8 +22,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from undiffuse.process.bridges import Bridge
@@ -96,18 +102,34 @@ class DDIM(Solver):
 
 @dataclass(frozen=True)
 class Heun(Solver):
+    """coordinate: see the top of this file."""
+
+    coordinate: Literal["angle", "ratio"] = "angle"
     evaluations: int = 2
 
     def step(self, x_t: Tensor, denoise: Denoise, move: Move, noise: NoiseSource, state: Any) -> Step:
         here, there = move.here, move.there
         first = DDIM().step(x_t, denoise, move, noise, None)
-        if there.sigma == 0 or here.alpha == 0:
+        if move.bridge.into_clean or (self.coordinate == "ratio" and here.alpha == 0):
             return first
-        end = denoise(first.x, there).eps(first.x, there)
-        slope = (first.posterior.eps(x_t, here) + end) / 2
-        u_step = meet(there.ratio - here.ratio, x_t)
-        x_s = meet(there.alpha, x_t) * (x_t / meet(here.alpha, x_t) + u_step * slope)
-        return Step(x_s, first.posterior)
+        end = denoise(first.x, there)
+        slope = (self._slope(first.posterior, x_t, here) + self._slope(end, first.x, there)) / 2
+        length = meet(self._time(there) - self._time(here), x_t)
+        y = x_t / meet(self._scale(here), x_t) + length * slope
+        return Step(meet(self._scale(there), x_t) * y, first.posterior)
+
+    def _time(self, level: Level) -> Tensor:
+        return level.ratio if self.coordinate == "ratio" else torch.atan2(level.sigma, level.alpha)
+
+    def _scale(self, level: Level) -> Tensor:
+        return level.alpha if self.coordinate == "ratio" else torch.hypot(level.alpha, level.sigma)
+
+    def _slope(self, posterior: Posterior, x_t: Tensor, level: Level) -> Tensor:
+        eps = posterior.eps(x_t, level)
+        if self.coordinate == "ratio":
+            return eps
+        norm = torch.hypot(level.alpha, level.sigma)
+        return meet(level.alpha / norm, x_t) * eps - meet(level.sigma / norm, x_t) * posterior.mean
 
 
 SOLVERS: dict[str, Callable[..., Solver]] = {"ddpm": Ancestral, "ddim": DDIM, "heun": Heun}

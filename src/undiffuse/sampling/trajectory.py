@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,14 +63,15 @@ def trajectory(
     bridges = Bridge.table(levels)
     for row in range(start, len(levels) - 1):
         move = Move(levels[row], levels[row + 1], bridges[row])
+        noise = partial(_noise, x, seed, index, row)
         with torch.no_grad():
-            step = solver.step(
-                x, denoise, move,
-                lambda row=row, x=x: standard_normal(x.shape[1:], seed, index, step=row, stream=STEP_STREAM).to(x.dtype),
-                state,
-            )  # fmt: skip
+            step = solver.step(x, denoise, move, noise, state)
         yield Moment(row, len(levels) - 1, move.here, x, step.posterior.mean, step.x, step.state)
         x, state = step.x, step.state
+
+
+def _noise(x: Tensor, seed: int, index: Tensor, row: int) -> Tensor:
+    return standard_normal(x.shape[1:], seed, index, step=row, stream=STEP_STREAM).to(x.dtype)
 
 
 def final(moments: Iterator[Moment]) -> Tensor:

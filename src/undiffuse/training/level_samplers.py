@@ -53,7 +53,7 @@ class LevelSampler(ABC):
     def quantile(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """The inverse distribution function and the importance weight there."""
 
-    def update(self, t: Tensor, losses: Tensor) -> None:
+    def update(self, t: Tensor, losses: Tensor) -> None:  # noqa: B027 - most samplers learn nothing
         """Learns from the unweighted losses (n,) at the times drawn."""
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from undiffuse.conditioning.conditions import Values
 from undiffuse.denoiser import Denoiser
 from undiffuse.process.levels import Level
+from undiffuse.process.posteriors import Posterior
 from undiffuse.process.schedules import Schedule
 from undiffuse.training.averages import Average
 from undiffuse.training.health import Health
@@ -122,11 +123,14 @@ class Trainer:
             losses.append(each.detach())
         every = torch.cat(losses)
         self.sampler.update(t, every)
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
-        return every.mean().item(), norm.item()
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients).item()
+        if norm > self.config.clip:
+            torch._foreach_mul_(gradients, self.config.clip / norm)
+        return every.mean().item(), norm
 
     def _losses(self, x: Tensor, eps: Tensor, level: Level, values: Values) -> Tensor:
-        def denoise(x_t: Tensor, level: Level):  # noqa: ANN202 - a Denoise
+        def denoise(x_t: Tensor, level: Level) -> Posterior:
             with torch.autocast(x.device.type, self._autocast, enabled=self._autocast != torch.float32):
                 return self.denoiser(x_t, level, values)
 
@@ -147,9 +151,13 @@ class Trainer:
         for name, p in self.denoiser.named_parameters():
             p.copy_(tensors[f"raw.{name}"])
             self.optimizer.state.pop(p, None)
-            slots = {key: tensors.get(f"{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            if slots["step"] is not None:
-                self.optimizer.state[p] = {key: value.clone().to(p.device) for key, value in slots.items() if value is not None}
+            if f"step.{name}" in tensors:
+                self.optimizer.state[p] = {
+                    "step": tensors[f"step.{name}"].clone(),
+                    # in the memory layout of p: the fused update walks all of them as they lie in memory
+                    "exp_avg": torch.empty_like(p).copy_(tensors[f"exp_avg.{name}"]),
+                    "exp_avg_sq": torch.empty_like(p).copy_(tensors[f"exp_avg_sq.{name}"]),
+                }
         self.average.load({name: tensors[f"averaged.{name}"] for name in self.average.values}, self.average.updates)
         for name, value in self.sampler.state.items():
             value.copy_(tensors[f"sampler.{name}"])

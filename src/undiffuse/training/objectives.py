@@ -30,7 +30,7 @@ from undiffuse.likelihood import LOG_2, Decoder, per_dimension, step_term
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
 from undiffuse.process.corruption import jump
-from undiffuse.process.levels import Level, meet
+from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise, Posterior
 from undiffuse.process.predictions import Prediction
 

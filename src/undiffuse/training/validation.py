@@ -13,10 +13,10 @@ Below linear: it learned more than the covariance.  At trivial: nothing.  Toward
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,7 +93,7 @@ def references(bank: Bank, training: Tensor) -> References:
 
 def relative(errors: Tensor, reference: References) -> float:
     """One number for a model: its error over the reference's, the geometric mean over levels. Below 1 is learning."""
-    return float(np.exp((errors / reference.scale()).log().mean()))
+    return math.exp((errors / reference.scale()).log().mean().item())
 
 
 def evaluated(denoiser: torch.nn.Module, measure: Callable[[], Tensor]) -> Tensor:

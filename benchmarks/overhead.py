@@ -1,0 +1,147 @@
+"""What the loops around the network cost, on the demo model, against the bare network timed in the same run.
+
+    python -m benchmarks.overhead [--rounds 15]
+
+Training: an update of `Trainer` (batch, noise, loss, clipping, AdamW, average, bookkeeping) against forward and backward
+of the network alone on inputs of the same shape.  Sampling: a step of the trajectory against the network's evaluations
+alone.  The two alternate, block by block; medians.  Also the time `import undiffuse` adds to `import torch`, and the
+share of a plain matrix product's rate that the training step reaches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.common import machine, table, write
+from undiffuse.data.sources import DataConfig
+from undiffuse.run import prepare
+
+BLOCK, SAMPLES = 10, 64
+
+
+def alternated(a: Callable[[], None], b: Callable[[], None], rounds: int) -> tuple[float, float, float]:
+    """Median seconds of one call of a and of b, and the median of the rounds' ratios a/b, the two alternating."""
+    times: list[tuple[float, float]] = []
+    for _ in range(rounds + 1):
+        pair = []
+        for f in (a, b):
+            began = time.perf_counter()
+            for _ in range(BLOCK):
+                f()
+            pair.append((time.perf_counter() - began) / BLOCK)
+        times.append((pair[0], pair[1]))
+    times = times[1:]  # the first round warms up
+    return median(t[0] for t in times), median(t[1] for t in times), median(t[0] / t[1] for t in times)
+
+
+def training(run, rounds: int) -> dict:
+    updates = run.trainer.updates(run._batch)
+    network, conditions = run.model.denoiser.network, run.model.denoiser.conditions
+    x, values = run._batch(0)
+    clock, told = torch.rand(len(x)) * 1000, values
+
+    def update() -> None:
+        next(updates)
+
+    def bare() -> None:
+        network(x, clock, conditions(told)).square().mean().backward()
+        for p in run.trainer.parameters:
+            p.grad = None
+
+    next(updates)
+    with FlopCounterMode(display=False) as counter:
+        bare()
+    flops = counter.get_total_flops()
+    ours, alone, ratio = alternated(update, bare, rounds)
+    return {"update_ms": ours * 1e3, "bare_ms": alone * 1e3, "overhead": ratio - 1, "images_per_second": len(x) / ours, "flops": flops}
+
+
+def matmul_rate(size: int = 1024) -> float:
+    """FLOP/s of a plain matrix product."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    times = []
+    for _ in range(12):
+        began = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / median(times)
+
+
+def sampling(run, rounds: int, **settings) -> dict:
+    model = run.model
+    model.denoiser.eval()
+    solver = model.config.sampling.model_copy(update=settings).build_solver()
+    conditions = {"class": [str(k % 10) for k in range(SAMPLES)]}
+    values = model.denoiser.conditions.encode(conditions, SAMPLES)
+    x, clock = torch.randn(SAMPLES, *model.config.codec.shape), torch.full((SAMPLES,), 500.0)
+    state = {"moments": iter(())}
+
+    def step() -> None:
+        for _ in state["moments"]:
+            return
+        # a new trajectory of 1000 steps, long enough that starting it is not what is measured
+        state["moments"] = model.trajectory(SAMPLES, conditions, **({"grid": "uniform", "steps": 1000} | settings))
+        next(state["moments"])
+
+    @torch.no_grad()
+    def bare() -> None:
+        for _ in range(solver.evaluations):
+            model.denoiser.network(x, clock, model.denoiser.conditions(values))
+
+    step()
+    ours, alone, ratio = alternated(step, bare, rounds)
+    model.denoiser.train()
+    return {"step_ms": ours * 1e3, "bare_ms": alone * 1e3, "overhead": ratio - 1}
+
+
+def imports(times: int = 7) -> dict:
+    def seconds(code: str) -> float:
+        took = []
+        for _ in range(times):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], check=True)
+            took.append(time.perf_counter() - began)
+        return median(took)
+
+    torch_alone = seconds("import torch")
+    return {
+        "torch": torch_alone, "added_by_import_undiffuse": seconds("import torch, undiffuse") - torch_alone,
+        "added_by_load_and_train": seconds("import torch, undiffuse; undiffuse.load; undiffuse.train") - torch_alone,
+        "help": seconds("import sys; sys.argv = ['undiffuse', '--help']\nfrom undiffuse.cli.main import main\ntry: main()\nexcept SystemExit: pass"),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+    where = machine()
+    with tempfile.TemporaryDirectory() as folder:
+        run = prepare(DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings={"training.budget": 1e6})
+        trained = training(run, rounds)
+        rate = matmul_rate()
+        trained["share_of_matmul"] = trained["flops"] / (trained["bare_ms"] / 1e3) / rate
+        sampled = {name: sampling(run, rounds, **s) for name, s in {
+            "ddim": {"solver": "ddim"}, "heun": {"solver": "heun"}, "ddpm": {"solver": "ddpm"},
+        }.items()}  # fmt: skip
+    took = imports()
+    rows = [["training update", f"{trained['update_ms']:.2f}", f"{trained['bare_ms']:.2f}", f"{trained['overhead']:+.1%}"]]
+    rows += [[f"sampling step, {name}, {SAMPLES} images", f"{r['step_ms']:.2f}", f"{r['bare_ms']:.2f}", f"{r['overhead']:+.1%}"] for name, r in sampled.items()]
+    print(table(["what", "ms", "bare network, ms", "overhead"], rows))
+    print(f"training: {trained['images_per_second']:,.0f} images/s; the bare network reaches {trained['share_of_matmul']:.0%} of a plain matrix product's {rate / 1e9:.0f} GFLOP/s")
+    print(f"import: torch {took['torch']:.2f} s, undiffuse adds {took['added_by_import_undiffuse']:.2f} s, everything {took['added_by_load_and_train']:.2f} s; --help {took['help']:.2f} s")
+    write("overhead", {"machine": where, "training": trained, "sampling": sampled, "imports": took, "matmul_flops": rate})
+
+
+if __name__ == "__main__":
+    main()

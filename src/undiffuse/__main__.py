@@ -1,0 +1,5 @@
+"""python -m undiffuse"""
+
+from undiffuse.cli.main import main
+
+main()

@@ -1,0 +1,216 @@
+"""A run folder: exact resume after kill -9, interrupts that save, other configurations refused, watching without touching."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import undiffuse
+from tests.small import TINY_SETTINGS
+from undiffuse.data.sources import DataConfig
+from undiffuse.run import Watch, prepare
+
+TINY = [f"--set={path}={json.dumps(value)}" for path, value in TINY_SETTINGS.items()]
+COMMAND = [sys.executable, "-m", "undiffuse", "train", "digits", "--name", "r", "--batch", "16", *TINY]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def command(folder: Path, *arguments: str, **options) -> subprocess.Popen:
+    return subprocess.Popen([*COMMAND, *arguments], cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def finished(process: subprocess.Popen, code: int = 0) -> str:
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == code, out + err
+    return out + err
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(sorted((folder / "runs/r/state").glob("*.safetensors"))[-1])
+
+
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_kill_9_and_resume_end_in_the_same_bits(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    finished(command(whole, "--steps", "120"))
+    process = command(killed, "--steps", "120", "--checkpoint-every", "0.05s", "--preview-every", "0.2s")
+    wait_for(killed / "runs/r/metrics.jsonl", process)
+    while not list((killed / "runs/r").glob("state/*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = json.loads(_numbers(sorted((killed / "runs/r/state").glob("*.safetensors"))[-1]))["step"]
+    assert 0 < reached < 120, "the kill came too late to test anything"
+    out = finished(command(killed, "--steps", "120"))
+    assert "trained 120 steps" in out
+    assert same(state(whole), state(killed))
+    steps = [json.loads(line)["step"] for line in (killed / "runs/r/metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+
+
+def _numbers(path: Path) -> str:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return file.metadata()["numbers"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_saves_and_the_same_command_goes_on(tmp_path, number):
+    process = command(tmp_path, "--steps", "100000", start_new_session=True)
+    wait_for(tmp_path / "runs/r/metrics.jsonl", process)
+    time.sleep(1.0)
+    process.send_signal(number)
+    out = finished(process, 128 + number)
+    assert "stopped and saved" in out
+    first = json.loads(_numbers(sorted((tmp_path / "runs/r/state").glob("*"))[-1]))["step"]
+    assert first > 0
+    assert undiffuse.load(tmp_path / "runs/r").sample(1).shape == (1, 1, 8, 8)
+    assert f"trained {first + 5} steps" in finished(command(tmp_path, "--steps", str(first + 5)))
+
+
+def test_another_configuration_is_refused_and_nothing_is_written_over(tmp_path):
+    finished(command(tmp_path, "--steps", "3"))
+    before = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    out = finished(command(tmp_path, "--steps", "3", "--prediction", "noise", "--lr", "0.5"), 2)
+    assert "design.prediction: 'velocity' there, 'noise' now" in out
+    assert "--name" in out
+    assert "Traceback" not in out
+    assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()} == before
+    assert "--override" in finished(command(tmp_path, "--steps", "6", "--lr", "0.0005"), 2)
+    assert "trained 6 steps" in finished(command(tmp_path, "--steps", "6", "--lr", "0.0005", "--override"))
+
+
+def tiny_run(folder, watch, **settings):
+    chosen = TINY_SETTINGS | {"training.steps": 12, "training.budget": None, "training.batch_size": 8} | settings
+    return prepare(DataConfig(source="digits"), folder, settings=chosen, watch=watch)
+
+
+def test_watching_changes_nothing(tmp_path):
+    often, never = (tiny_run(tmp_path / name, watch) for name, watch in (("often", Watch(0.0, 0.0)), ("never", Watch(1e9, 1e9))))
+    for run in (often, never):
+        for _ in run.updates():
+            pass
+    assert same(often.trainer.tensors(), never.trainer.tensors())
+    grids = sorted((tmp_path / "often" / "samples").iterdir())
+    assert len(grids) == 12
+    assert len(list((tmp_path / "often" / "state").iterdir())) == 2
+
+
+def test_the_model_file_holds_the_better_weights_and_where_it_came_from(tmp_path):
+    run = tiny_run(tmp_path / "a", Watch(1e9, 1e9))
+    for _ in run.updates():
+        pass
+    model = undiffuse.load(tmp_path / "a")
+    scores = run.scores()
+    best = min(scores, key=lambda name: scores[name]["relative"])
+    assert model.config.weights == best
+    provenance = model.config.provenance
+    assert provenance["training"]["steps"] == 12
+    assert provenance["data"] == {"source": "digits", "fingerprint": run.config.fingerprint, "training": 1617, "held_out": 180}
+    assert provenance["held_out"] == {name: score["relative"] for name, score in scores.items()}
+
+
+def test_changed_data_is_noticed(tmp_path):
+    import numpy as np
+
+    values = np.random.default_rng(0).integers(0, 255, (30, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "data.npy", values)
+
+    def once(**more):
+        run = prepare(DataConfig(source=str(tmp_path / "data.npy")), tmp_path / "r", settings=TINY_SETTINGS | {"training.steps": 2}, **more)
+        for _ in run.updates():
+            pass
+
+    once()
+    np.save(tmp_path / "data.npy", values[:-1])
+    with pytest.raises(ValueError, match="fingerprint"):
+        once()
+
+
+def test_a_folder_of_something_else_is_not_used(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not empty"):
+        tiny_run(tmp_path, Watch())
+
+
+def test_held_out_examples_never_reach_the_optimizer(tmp_path):
+    run = tiny_run(tmp_path / "a", Watch())
+    training = {x.tobytes() for x in run.training_data.values}
+    seen = set()
+    for step in range(300):
+        x, _ = run._batch(step)
+        seen |= {row.numpy().astype("uint8").tobytes() for row in run.model.codec.decode(x)}
+    assert seen <= training
+    only_held_out = {x.tobytes() for x in run.held_out.values} - training
+    assert only_held_out
+    assert not seen & only_held_out
+
+
+@pytest.mark.parametrize("settings", [
+    {"schedule.name": "linear", "prediction": "noise", "variance": "learned_range", "training.objective": "hybrid"},
+    {"schedule.name": "edm", "prediction": "karras", "training.weight": "edm", "training.level_density": "log_normal", "sampling.grid": "karras"},
+    {"schedule.name": "flow", "prediction": "flow", "training.level_density": "logit_normal"},
+    {"schedule.name": "sigmoid", "schedule.T": 100, "prediction": "mean", "training.objective": "bound", "variance": "fixed_large"},
+    {"schedule.zero_terminal_snr": True, "schedule.name": "scaled_linear", "training.weight": "min_snr", "training.level_density": "loss_aware"},
+    {"schedule.name": "betas", "schedule.betas": [0.1, 0.3, 0.6], "sampling.grid": "every", "sampling.solver": "ddpm", "training.precision": "bf16"},
+])  # fmt: skip
+def test_combinations_train_save_load_and_sample(tmp_path, settings):
+    run = tiny_run(tmp_path / "r", Watch(1e9, 1e9), **({"training.steps": 3, "sampling.steps": 4} | settings))
+    for update in run.updates():
+        assert update.verdict == "fine"
+    values = undiffuse.load(tmp_path / "r").sample(2, {"class": 7})
+    assert values.shape == (2, 1, 8, 8)
+    assert ((values >= 0) & (values <= 16)).all()
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"prediction": "noise", "schedule.name": "flow"}, "zero terminal SNR"),
+    ({"prediction": "noise", "schedule.zero_terminal_snr": True}, "zero terminal SNR"),
+    ({"prediction": "mean", "schedule.name": "vp"}, "discrete schedule"), ({"schedule.name": "liner"}, "choose one of linear"),
+    ({"schedule.name": "linear", "schedule.T": 5}, "smallest T that works is 21"), ({"schedule.T": 0}, "T = 0"),
+    ({"schedule.name": "vp", "schedule.T": 10}, "continuous"), ({"variance": "learned_range"}, "hybrid"),
+    ({"training.objective": "hybrid"}, "learned_range"), ({"training.objective": "bound", "schedule.name": "edm"}, "discrete chain"),
+    ({"network.widht": 3}, "no setting 'network.widht'"), ({"training.steps": None}, "needs an end"), ({"training.steps": 0}, "training.steps"),
+    ({"schedule.betas": [0.1]}, "'betas' go together"), ({"training.learning_rate": "fast"}, "training.learning_rate"),
+])  # fmt: skip
+def test_contradictions_are_one_sentence_and_write_nothing(tmp_path, settings, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        tiny_run(tmp_path / "r", Watch(), **settings)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_python_interface(tmp_path):
+    model = undiffuse.train("digits", runs=tmp_path, steps=3, batch_size=8, settings=TINY_SETTINGS)
+    images = model.sample(16, {"class": 7}, guidance=2.0, seed=0)
+    assert images.shape == (16, 1, 8, 8)
+    assert images.dtype == torch.float32
+    moments = list(model.trajectory(4, {"class": 7}))
+    assert len(moments) == model.config.sampling.steps
+    assert moments[0].clean.shape == (4, 1, 8, 8)
+    assert "velocity" in repr(model)

@@ -1,0 +1,177 @@
+"""The command line as a person uses it: help without torch, one-sentence errors, the right exit codes, the pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.small import TINY_SETTINGS, tiny_model
+from undiffuse.cli import main as entry
+from undiffuse.cli import shared
+from undiffuse.model import save_model
+
+TINY = [f"--set={path}={json.dumps(value)}" for path, value in TINY_SETTINGS.items()]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Runs a command in tmp_path; returns (exit code, what it printed)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str):
+        monkeypatch.setattr(sys, "argv", ["undiffuse", *arguments])
+        try:
+            entry.main()
+            code = 0
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return call
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "runs" / "tiny"
+    model = tiny_model()
+    weights = dict(model.denoiser.named_parameters())
+    save_model(folder / "model.safetensors", model.config, weights, {name: p.clone() for name, p in weights.items()})
+    return folder
+
+
+def test_help_imports_no_torch():
+    script = """
+import sys
+sys.argv = ['undiffuse', '--help']
+from undiffuse.cli.main import main
+try:
+    main()
+except SystemExit:
+    pass
+print('torch' in sys.modules, 'matplotlib' in sys.modules, 'numpy' in sys.modules)
+"""
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "False False False"
+    assert "train" in out
+
+
+def test_import_does_no_work():
+    script = "import sys, undiffuse\nprint('torch' in sys.modules, undiffuse.__version__)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.startswith("False 0.")
+
+
+def test_train_then_sample_with_no_other_flag(run, tmp_path):
+    code, out = run("train", "digits", "--steps", "3", "--batch", "8", *TINY)
+    assert code == 0, out
+    assert "wrote runs/digits" in out
+    assert "next: undiffuse sample runs/digits" in out
+    code, out = run("sample", "runs/digits")
+    assert code == 0, out
+    folder = tmp_path / "runs/digits/sampled/001"
+    values = np.load(folder / "samples.npy")
+    assert values.shape == (100, 1, 8, 8)
+    assert values.max() <= 16
+    with open(folder / "samples.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 100
+    assert rows[57] == {"file": "images/00057.png", "seed": "0", "index": "57", "class": "5"}
+    shown = np.asarray(Image.open(folder / "images/00057.png"))
+    assert np.array_equal(shown, (values[57, 0] / 16 * 255).round().astype(np.uint8))
+    assert run("sample", "runs/digits")[0] == 0
+    assert (tmp_path / "runs/digits/sampled/002/grid.png").exists()
+
+
+def test_trajectory_pictures(run, model):
+    code, out = run("sample", str(model), "-n", "6", "--class", "cat,dog", "--trajectory", "--steps", "4", "--seed", "5")
+    assert code == 0, out
+    folder = model / "sampled/001"
+    with Image.open(folder / "reverse.gif") as animation:
+        assert animation.n_frames == 5
+    for name in ("grid.png", "forward.png", "reverse.png"):
+        with Image.open(folder / name) as picture:
+            assert min(picture.size) > 60
+
+
+def test_the_strip_shows_the_sample_itself(run, model):
+    """The last picture of the reverse strip is sample 0, alone or not."""
+    assert run("sample", str(model), "-n", "3", "--class", "dog", "--trajectory")[0] == 0
+    values = np.load(model / "sampled/001/samples.npy")
+    strip = np.asarray(Image.open(model / "sampled/001/reverse.png"))
+    last = strip[-16 - 64 : -16, -16 - 64 : -16, 0][4::8, 4::8]
+    assert np.abs(last.astype(int) - values[0, 0]).max() <= 1
+
+
+@pytest.mark.parametrize(("arguments", "code", "words"), [
+    (("train", "nowhere"), 2, "there is no data at nowhere"), (("train", "digits", "--schedule", "liner"), 2, "choose one of linear"),
+    (("train", "digits", "--T", "0"), 2, "T = 0"), (("train", "digits", "--prediction", "noise", "--schedule", "flow"), 2, "zero terminal SNR"),
+    (("train", "digits", "--steps", "0"), 2, "training.steps"), (("train", "digits", "--budget", "soon"), 2, "no duration"),
+    (("train", "digits", "--set", "training.clip"), 2, "SETTING=VALUE"), (("train", "digits", "--preset", "best"), 2, "adm_imagenet64"),
+    (("train", "digits", "--held-out", "5000"), 2, "cannot be held out"), (("train", "digits", "--device", "gpu9"), 2, "doctor"),
+    (("train", "digits", "--fit", "squeeze"), 2, "fit"), (("train", "digits", "--multipliers", "a"), 2, "1,2,2"),
+    (("sample", "nowhere"), 2, "undiffuse train"), (("sample", "TINY", "-n", "0"), 2, "at least 1"),
+    (("sample", "TINY", "--class", "bird"), 2, "cat, dog, 7"), (("schedule", "squiggle"), 2, "no noise schedule"),
+    (("sample", "TINY", "--class", "cat", "--unconditional"), 2, "contradict"), (("sample", "TINY", "--steps", "0"), 2, "steps"),
+    (("sample", "TINY", "--out", "TINY"), 2, "nothing is written over"), (("sample", "TINY", "--weights", "best"), 2, "weights"),
+    (("schedule", "linear", "--T", "3"), 2, "smallest T"), (("schedule", "--image", "no.png"), 2, "no.png"),
+    (("sample",), 2, "RUN"), (("fly",), 2, "No such command"),
+])  # fmt: skip
+def test_wrong_use_is_one_sentence_and_exit_code_2(run, model, tmp_path, arguments, code, words):
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    got, out = run(*(str(model) if a == "TINY" else a for a in arguments))
+    assert got == code, out
+    assert words in " ".join(out.split()), out
+    assert "Traceback" not in out
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def test_a_failure_is_exit_code_1(run, model, monkeypatch):
+    import shutil
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10})())
+    code, out = run("train", "digits", "--steps", "2", "--batch", "8", *TINY)
+    assert code == 1
+    assert "disk space" in out
+
+
+def test_debug_shows_the_traceback(run):
+    with pytest.raises(ValueError, match="there is no data"):
+        run("train", "nowhere", "--debug")
+
+
+def test_schedules_are_compared_in_numbers_and_a_picture(run, tmp_path):
+    code, out = run("schedule", "linear", "cosine", "flow", "--T", "100", "--json", "--out", "s.png")
+    assert code == 0, out
+    numbers = json.loads(out)
+    assert numbers["flow"]["alpha_bar"][2] == pytest.approx(0.5, abs=1e-3)
+    assert numbers["linear"]["t"] == [0, 24.75, 49.5, 74.25, 99]
+    # alpha-bar_1 of the rescaled chain: 1 - 1e-3
+    assert numbers["linear"]["alpha_bar"][0] == pytest.approx(0.999)
+    with Image.open(tmp_path / "s.png") as picture:
+        assert picture.width > 1000
+    code, out = run("schedule", "--zero-terminal-snr", "--shift", "-1")
+    assert code == 0
+    assert "wrote schedules.png" in out
+
+
+def test_doctor(run):
+    code, out = run("doctor")
+    assert code == 0, out
+    assert "torch" in out
+    assert "all is well" in out
+
+
+@pytest.mark.parametrize(("text", "value"), [("90s", 90), ("15m", 900), ("1.5h", 5400), ("2d", 172_800), ("7", 7)])
+def test_durations(text, value):
+    assert shared.seconds(text) == value
+
+
+@pytest.mark.parametrize(("text", "value"), [("64", (64, 64)), ("48x80", (48, 80))])
+def test_sizes(text, value):
+    assert shared.size(text) == value

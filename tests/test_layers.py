@@ -1,0 +1,108 @@
+"""The arrows between the rooms (docs/architecture.md), and what may never appear in the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "undiffuse"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+# room: the rooms of ours it may import
+ALLOWED = {
+    "process": set(),
+    "networks": set(),
+    "conditioning": set(),
+    "files": set(),
+    "data": set(),
+    "denoiser": {"process", "conditioning"},
+    "likelihood": {"process"},
+    "sampling": {"process"},
+    "evaluation": set(),
+    "training": {"process", "conditioning", "denoiser", "likelihood", "files"},
+    "configuration": {"process", "networks", "conditioning", "denoiser", "data", "sampling", "training"},
+    "model": {"configuration", "data", "denoiser", "files", "process", "sampling"},
+    "presets": {"configuration", "data", "networks", "training"},
+    "pictures": {"data", "process", "sampling"},
+    "run": {"conditioning", "configuration", "data", "files", "likelihood", "model", "pictures", "presets", "process", "training"},
+}
+OUTSIDE = {"process": {"torch"}, "networks": {"torch", "pydantic"}, "sampling": {"torch"}, "conditioning": {"torch", "pydantic"}}
+STANDARD_ONLY = {"__future__", "abc", "collections", "dataclasses", "difflib", "functools", "math", "re", "typing"}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports in full"
+            names.add(node.module)
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_rooms_only_know_the_rooms_below_them(path):
+    here = room(path)
+    if here in ("cli", "__init__", "__main__"):
+        return
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("undiffuse.")}
+    unknown = ours - ALLOWED[here] - {here}
+    assert not unknown, f"{here} may not import {sorted(unknown)}"
+    if here in OUTSIDE:
+        outside = {name.split(".")[0] for name in imports(path) if not name.startswith("undiffuse")}
+        assert outside <= OUTSIDE[here] | STANDARD_ONLY
+
+
+def test_training_knows_no_solver():
+    for path in (SOURCE / "training").glob("*.py"):
+        assert not any("sampling" in name for name in imports(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_nothing_is_unpickled_or_executed(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {alias.name for alias in node.names} | ({node.module} if isinstance(node, ast.ImportFrom) else set())
+            assert not names & {"pickle", "marshal", "shelve", "dill", "joblib", "urllib", "requests", "socket"}
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in ("eval", "exec", "torch.load", "torch.save", "compile", "__import__", "os.system")
+            if called.endswith("np.load"):
+                assert any(k.arg == "allow_pickle" and k.value.value is False for k in node.keywords)
+            if called.endswith("load_state_dict"):
+                assert not any(k.arg == "strict" for k in node.keywords)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_files_are_read_in_one_sitting_and_say_what_they_are(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 350
+    assert path.name == "__init__.py" or ast.get_docstring(ast.parse(text)), path
+    assert not re.search(r"\b(TODO|FIXME|XXX)\b", text)
+
+
+def test_no_solver_schedule_or_loss_hides_its_settings():
+    for folder in ("process", "sampling"):
+        for path in (SOURCE / folder).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.FunctionDef):
+                    assert node.args.kwarg is None, f"{path}: {node.name}"
+
+
+def test_nothing_concrete_is_subclassed():
+    classes = {}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                classes[node.name] = [ast.unparse(base) for base in node.bases]
+    bases = {base for of in classes.values() for base in of if base in classes}
+    for name in bases:
+        assert "ABC" in classes[name] or name == "Config", f"{name} is subclassed but not abstract"
