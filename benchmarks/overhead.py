@@ -1,10 +1,10 @@
 """What the loops around the network cost, on the demo model, against the bare network timed in the same run.
 
-    python -m benchmarks.overhead [--rounds 15]
+    python -m benchmarks.overhead [--rounds 150]
 
 Training: an update of `Trainer` (batch, noise, loss, clipping, AdamW, average, bookkeeping) against forward and backward
 of the network alone on inputs of the same shape.  Sampling: a step of the trajectory against the network's evaluations
-alone.  The two alternate, block by block; medians.  Also the time `import undiffuse` adds to `import torch`, and the
+alone.  The two are called in turn; medians.  Also the time `import undiffuse` adds to `import torch`, and the
 share of a plain matrix product's rate that the training step reaches.
 """
 
@@ -26,22 +26,19 @@ from benchmarks.common import machine, table, write
 from undiffuse.data.sources import DataConfig
 from undiffuse.run import prepare
 
-BLOCK, SAMPLES = 10, 64
+WARM_UP, SAMPLES = 10, 64
 
 
 def alternated(a: Callable[[], None], b: Callable[[], None], rounds: int) -> tuple[float, float, float]:
-    """Median seconds of one call of a and of b, and the median of the rounds' ratios a/b, the two alternating."""
-    times: list[tuple[float, float]] = []
-    for _ in range(rounds + 1):
-        pair = []
-        for f in (a, b):
+    """Median seconds of a call of a and of b, called in turn, and the ratio of the medians."""
+    times: list[list[float]] = [[], []]
+    for _ in range(WARM_UP + rounds):
+        for f, took in zip((a, b), times, strict=True):
             began = time.perf_counter()
-            for _ in range(BLOCK):
-                f()
-            pair.append((time.perf_counter() - began) / BLOCK)
-        times.append((pair[0], pair[1]))
-    times = times[1:]  # the first round warms up
-    return median(t[0] for t in times), median(t[1] for t in times), median(t[0] / t[1] for t in times)
+            f()
+            took.append(time.perf_counter() - began)
+    ours, alone = (median(took[WARM_UP:]) for took in times)
+    return ours, alone, ours / alone
 
 
 def training(run, rounds: int) -> dict:
@@ -109,7 +106,7 @@ def imports(times: int = 7) -> dict:
         took = []
         for _ in range(times):
             began = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True)
+            subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
             took.append(time.perf_counter() - began)
         return median(took)
 
@@ -123,7 +120,7 @@ def imports(times: int = 7) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=150)
     rounds = parser.parse_args().rounds
     where = machine()
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ from undiffuse.networks.blocks import Conv2d
 from undiffuse.networks.unet import UNet
 from undiffuse.presets import digits
 
-BATCH, ROUNDS = 128, 11
+BATCH, ROUNDS = 192, 80
 
 
 def step(module: nn.Module, *inputs: torch.Tensor):

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from tests.process.instances import CHAINS
+from undiffuse.process.noise import standard_normal
 from undiffuse.process.posteriors import Posterior
 from undiffuse.sampling.grids import make_grid
 from undiffuse.sampling.solvers import DDIM, Ancestral, Heun
-from undiffuse.sampling.trajectory import final, initial, trajectory
+from undiffuse.sampling.trajectory import STEP_STREAM, _StepNoise, final, initial, trajectory
 
 LEVELS = make_grid(CHAINS["cosine-1000"], "uniform", 12)
 
@@ -37,6 +38,15 @@ def test_resumed_at_any_step(solver):
     whole = sampled([0, 1], solver)
     for row in (1, 6, 11):
         assert torch.equal(sampled([0, 1], solver, row, whole[row].x_t)[-1].x, whole[-1].x)
+
+
+@pytest.mark.parametrize("at_once", [1, 6, 13, 2**16])
+def test_noise_made_for_several_rows_is_the_noise_of_each(at_once, monkeypatch):
+    index = torch.tensor([4, 9])
+    monkeypatch.setattr(_StepNoise, "AT_ONCE", at_once)
+    noise = _StepNoise(torch.zeros(2, 5), 3, index, 12)
+    for row in (0, 1, 2, 7, 11, 3):
+        assert torch.equal(noise.at(row), standard_normal((5,), 3, index, row, STEP_STREAM))
 
 
 def test_moments_follow_the_table():

@@ -51,6 +51,10 @@ class Bridge:
     def __getitem__(self, rows: int | slice | Tensor) -> Bridge:
         return Bridge(**{name: value[rows] for name, value in vars(self).items()})
 
+    def rows(self) -> list[Bridge]:
+        """A table's rows, one Bridge of shape () each."""
+        return [Bridge(*row) for row in zip(*(value.unbind() for value in vars(self).values()), strict=True)]
+
     def __len__(self) -> int:
         return len(self.on_x)
 

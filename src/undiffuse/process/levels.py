@@ -44,6 +44,10 @@ class Level:
         index = torch.as_tensor(rows) if isinstance(rows, Sequence) else rows
         return Level(self.alpha[index], self.sigma[index], self.label[index])
 
+    def rows(self) -> list[Level]:
+        """A table's rows, one Level of shape () each."""
+        return [Level(*row) for row in zip(self.alpha.unbind(), self.sigma.unbind(), self.label.unbind(), strict=True)]
+
     @property
     def logsnr(self) -> Tensor:
         """log(alpha² / sigma²): +inf at the clean level, -inf at pure noise."""

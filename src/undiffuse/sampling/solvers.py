@@ -90,14 +90,15 @@ class DDIM(Solver):
 
     def step(self, x_t: Tensor, denoise: Denoise, move: Move, noise: NoiseSource, state: Any) -> Step:
         posterior = denoise(x_t, move.here)
+        signal = meet(move.there.alpha, x_t) * posterior.mean
+        if move.bridge.into_clean:
+            return Step(signal, posterior)
+        eps = posterior.eps(x_t, move.here)
+        if not self.eta:
+            return Step(signal + meet(move.there.sigma, x_t) * eps, posterior)
         small = self.eta**2 * move.bridge.small
         on_eps = (move.there.sigma**2 - small).clamp(min=0).sqrt()
-        x_s = meet(move.there.alpha, x_t) * posterior.mean
-        if not move.bridge.into_clean:
-            x_s = x_s + meet(on_eps, x_t) * posterior.eps(x_t, move.here)
-            if self.eta:
-                x_s = x_s + meet(small.sqrt(), x_t) * noise()
-        return Step(x_s, posterior)
+        return Step(signal + meet(on_eps, x_t) * eps + meet(small.sqrt(), x_t) * noise(), posterior)
 
 
 @dataclass(frozen=True)

@@ -60,18 +60,34 @@ def trajectory(
     index: int64 (B,) on the device of x: which example of the seed each row of x is.
     Gradients are not recorded.
     """
-    bridges = Bridge.table(levels)
-    for row in range(start, len(levels) - 1):
-        move = Move(levels[row], levels[row + 1], bridges[row])
-        noise = partial(_noise, x, seed, index, row)
+    steps, rows, bridges = len(levels) - 1, levels.rows(), Bridge.table(levels).rows()
+    noise = _StepNoise(x, seed, index, steps)
+    for row in range(start, steps):
+        move = Move(rows[row], rows[row + 1], bridges[row])
         with torch.no_grad():
-            step = solver.step(x, denoise, move, noise, state)
-        yield Moment(row, len(levels) - 1, move.here, x, step.posterior.mean, step.x, step.state)
+            step = solver.step(x, denoise, move, partial(noise.at, row), state)
+        yield Moment(row, steps, move.here, x, step.posterior.mean, step.x, step.state)
         x, state = step.x, step.state
 
 
-def _noise(x: Tensor, seed: int, index: Tensor, row: int) -> Tensor:
-    return standard_normal(x.shape[1:], seed, index, step=row, stream=STEP_STREAM).to(x.dtype)
+class _StepNoise:
+    """The noise of each row of a grid, made for several rows at once: a small tensor costs as much as a larger one."""
+
+    AT_ONCE = 2**16  # numbers
+
+    def __init__(self, x: Tensor, seed: int, index: Tensor, steps: int) -> None:
+        self.shape, self.dtype, self.seed, self.index, self.steps = x.shape, x.dtype, seed, index, steps
+        self.count = max(1, self.AT_ONCE // max(1, x.numel()))
+        self.first, self.made = 0, x.new_empty(0)
+
+    def at(self, row: int) -> Tensor:
+        if not self.first <= row < self.first + len(self.made):
+            self.first = row
+            rows = torch.arange(row, min(row + self.count, self.steps), device=self.index.device)
+            index, step = self.index.repeat(len(rows)), rows.repeat_interleave(len(self.index))
+            normal = standard_normal(self.shape[1:], self.seed, index, step, STEP_STREAM)
+            self.made = normal.to(self.dtype).reshape(len(rows), *self.shape)
+        return self.made[row - self.first]
 
 
 def final(moments: Iterator[Moment]) -> Tensor:
