@@ -31,16 +31,16 @@ def main() -> None:
         x = torch.randn(BATCH, channels, 2, 2, requires_grad=True)
         ours = Conv2d(channels, channels, 3, padding=1).to(memory_format=torch.channels_last)
         plain = nn.Conv2d(channels, channels, 3, padding=1).to(memory_format=torch.channels_last)
-        rows.append([f"one convolution, {channels} channels", *alternated(step(ours, x), step(plain, x), ROUNDS)])
+        rows.append([f"one convolution, {channels} channels", *alternated([step(ours, x), step(plain, x)], ROUNDS)])
     network = UNet(digits().network, 1, 1).to(memory_format=torch.channels_last)
     plain_network = UNet(digits().network, 1, 1).to(memory_format=torch.channels_last)
     for module in plain_network.modules():
         if isinstance(module, Conv2d):
             module.__class__ = nn.Conv2d  # the same parameters, torch's own forward
     x, clock = torch.randn(BATCH, 1, 8, 8), torch.rand(BATCH) * 1000
-    rows.append(["the demo network", *alternated(step(network, x, clock), step(plain_network, x, clock), ROUNDS)])
-    print(table(["forward and backward", "product, ms", "convolution, ms", "ratio"], [[r[0], f"{r[1] * 1e3:.2f}", f"{r[2] * 1e3:.2f}", f"{r[3]:.2f}"] for r in rows]))
-    write("small_maps", {"machine": where, "rows": [dict(zip(("what", "product_s", "convolution_s", "ratio"), row, strict=True)) for row in rows]})
+    rows.append(["the demo network", *alternated([step(network, x, clock), step(plain_network, x, clock)], ROUNDS)])
+    print(table(["forward and backward", "product, ms", "convolution, ms", "ratio"], [[name, f"{a * 1e3:.2f}", f"{b * 1e3:.2f}", f"{a / b:.2f}"] for name, a, b in rows]))
+    write("small_maps", {"machine": where, "rows": [dict(zip(("what", "product_s", "convolution_s"), row, strict=True)) for row in rows]})
 
 
 if __name__ == "__main__":

@@ -24,20 +24,21 @@ def digits() -> Design:
     )  # fmt: skip
 
 
-def small_images(codec: CodecConfig) -> Design:
-    """A U-Net for any data set of small examples: as wide as a few gigabytes and a few hours allow."""
+def small_images(codec: CodecConfig, cpu: bool) -> Design:
+    """A U-Net for any data set of small examples, as large as is bearable on a GPU, or on a laptop's CPU."""
     dims = cast(Literal[1, 2, 3], len(codec.shape) - 1)
     side = min(codec.shape[1:])
-    levels = max(1, min(4, side.bit_length() - 2))
-    multipliers = (1, 2, 2, 2)[:levels]
+    levels = max(1, min(3 if cpu else 4, side.bit_length() - 2))
+    multipliers = (1, 2, 3, 4)[:levels]
     attention = tuple(2**level for level in range(1, levels) if side / 2**level <= 16)
-    return Design(
-        network=UNetConfig(
-            dims=dims, width=64, multipliers=multipliers, attention=attention, head_channels=32, adaptive=True,
-            residual_resample=True,
-        ),
-        training=TrainingConfig(steps=20_000, learning_rate=5e-4, batch_size=64),
+    network = UNetConfig(
+        dims=dims, width=24 if cpu else 64, multipliers=multipliers, depth=1 if cpu else 2, groups=4 if cpu else 32,
+        attention=() if cpu else attention, head_channels=32, middle_attention=not cpu, residual_resample=not cpu,
     )  # fmt: skip
+    training = TrainingConfig(
+        steps=20_000, batch_size=64, learning_rate=1e-3 if cpu else 5e-4, average_decay=0.999, level_density="logit_normal"
+    )
+    return Design(network=network, training=training)
 
 
 def ddpm_cifar10() -> Design:
@@ -100,10 +101,13 @@ PRESETS: dict[str, Callable[[], Design]] = {
 }
 
 
-def design_for(source: str, codec: CodecConfig, preset: str | None = None) -> Design:
-    """The preset called `preset`; without one, digits for the embedded digits and `small_images` for all else."""
+def design_for(source: str, codec: CodecConfig, preset: str | None = None, cpu: bool = True) -> Design:
+    """The preset called `preset`; without one, digits for the embedded digits and `small_images` for all else.
+
+    cpu: whether it will be trained on a CPU, which asks for a smaller network.
+    """
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}: choose one of {', '.join(PRESETS)}.")
     if preset is not None:
         return PRESETS[preset]()
-    return digits() if source == "digits" else small_images(codec)
+    return digits() if source == "digits" else small_images(codec, cpu)

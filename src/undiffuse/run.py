@@ -13,6 +13,7 @@ The same settings in the same folder resume; other settings are refused with a l
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from undiffuse import __version__
 from undiffuse.conditioning.classes import ClassConfig
 from undiffuse.conditioning.conditions import Values
 from undiffuse.configuration import ModelConfig, RunConfig, changed, differences, parsed
@@ -31,7 +33,7 @@ from undiffuse.data.loader import Loader
 from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.files import write_text
 from undiffuse.likelihood import Bins, Decoder, Density
-from undiffuse.model import FILE_NAME, Model, default_device, save_model
+from undiffuse.model import FILE_NAME, Model, default_device, load, save_model
 from undiffuse.pictures.views import samples_grid
 from undiffuse.presets import design_for
 from undiffuse.process.bridges import Bridge
@@ -40,10 +42,11 @@ from undiffuse.training import checkpoints
 from undiffuse.training.level_samplers import make_level_sampler
 from undiffuse.training.loop import Trainer, Update
 from undiffuse.training.objectives import Hybrid, Objective, Simple, VariationalBound, make_weight
-from undiffuse.training.validation import Bank, References, evaluated, references, relative
+from undiffuse.training.validation import Bank, References, bank_size, evaluated, references, relative
 
 FREE_TO_CHANGE = ("design.training.steps", "design.training.budget", "design.sampling", "data.source")
 PREVIEW_SAMPLES = 50
+MOST_REFERENCE_NUMBERS = 2**25  # of the training set, for the reference curves
 METRICS_SECONDS = 1.0
 
 
@@ -63,7 +66,7 @@ class Run:
         design = config.design
         self.notes = data.notes
         self.training_data, self.held_out = data.split(config.data.held_out, design.training.seed)
-        codec = Codec(fitted_codec(self.training_data))
+        codec = Codec(fitted_codec(data))
         conditions = {"class": ClassConfig(names=data.classes, drop=design.drop)} if config.conditional else {}
         self.model_config = ModelConfig(
             codec=codec.config, network=design.network, schedule=design.schedule, prediction=design.prediction,
@@ -77,8 +80,11 @@ class Run:
         self.trainer = Trainer(denoiser, schedule, self._objective(codec), sampler, design.training)
         self.loader = Loader(self.training_data, codec, design.training.batch_size, design.training.seed, device)
         judged = self.held_out if len(self.held_out) else self.training_data
-        self.bank = Bank.of(codec.encode(judged.values).to(device), self._values(judged), schedule)
-        self.references: References = references(self.bank, codec.encode(self.training_data.values[:10_000]).to(device))
+        self.bank = Bank.of(codec.encode(judged.values[: bank_size(data.shape)]).to(device), self._values(judged), schedule)
+        few = max(1, MOST_REFERENCE_NUMBERS // math.prod(data.shape))
+        self.references: References = references(self.bank, codec.encode(self.training_data.values[:few]))
+
+        self._scored: tuple[int, dict[str, dict[str, Any]]] = (-1, {})
 
     def _objective(self, codec: Codec) -> Objective:
         training, schedule, prediction = self.config.design.training, self.model.schedule, self.model.denoiser.prediction
@@ -158,7 +164,7 @@ class Run:
         scores = self.scores()
         best = min(scores, key=lambda name: scores[name]["relative"])
         provenance = {
-            "made_by": "undiffuse " + _version(), "torch": torch.__version__, "python": platform.python_version(),
+            "made_by": f"undiffuse {__version__}", "torch": torch.__version__, "python": platform.python_version(),
             "data": {"source": Path(self.config.data.source).name, "fingerprint": self.config.fingerprint,
                      "training": len(self.training_data), "held_out": len(self.held_out)},
             "training": {"steps": trainer.step, "seconds": round(trainer.seconds, 1), **self.config.design.training.model_dump(mode="json")},
@@ -173,6 +179,8 @@ class Run:
 
     def scores(self) -> dict[str, dict[str, Any]]:
         """Held-out errors of the averaged and the raw weights: per level, and relative to the reference."""
+        if self._scored[0] == self.trainer.step:
+            return self._scored[1]
 
         def measure() -> Tensor:
             denoiser = self.model.denoiser
@@ -181,7 +189,9 @@ class Run:
         with self.trainer.average.swapped():
             averaged = measure()
         errors = {"averaged": averaged, "raw": measure()}
-        return {name: {"errors": e.tolist(), "relative": round(relative(e, self.references), 4)} for name, e in errors.items()}
+        scores = {name: {"errors": e.tolist(), "relative": round(relative(e, self.references), 4)} for name, e in errors.items()}
+        self._scored = (self.trainer.step, scores)
+        return scores
 
     def preview(self) -> Path:
         """A grid of samples of the averaged weights, always of the same seeds."""
@@ -216,12 +226,6 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def _version() -> str:
-    from undiffuse import __version__
-
-    return __version__
-
-
 def prepare(
     data: DataConfig, folder: Path, *, settings: Mapping[str, Any] | None = None, preset: str | None = None,
     conditional: bool | None = None, override: bool = False, device: torch.device | None = None, watch: Watch = Watch(),
@@ -232,8 +236,8 @@ def prepare(
     Raises ValueError where the folder holds a run of another configuration, unless `override` says to go on with the new
     training settings or data.
     """
-    dataset = open_data(data)
-    design = changed(design_for(data.source, fitted_codec(dataset), preset), settings or {})
+    dataset, device = open_data(data), device or default_device()
+    design = changed(design_for(data.source, fitted_codec(dataset), preset, device.type == "cpu"), settings or {})
     schedule = design.schedule.build()
     if isinstance(schedule, Chain) and design.sampling.steps > len(schedule) and "sampling.steps" not in (settings or {}):
         design = changed(design, {"sampling.steps": len(schedule)})
@@ -246,7 +250,7 @@ def prepare(
         conditional=bool(dataset.classes) if conditional is None else conditional,
     )  # fmt: skip
     _refuse_other_run(folder, config, override)
-    return Run(folder, config, dataset, device or default_device(), watch)
+    return Run(folder, config, dataset, device, watch)
 
 
 def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
@@ -277,8 +281,6 @@ def train(
     training: fields of TrainingConfig, such as steps=2000, budget=90.0 or learning_rate=3e-4.
     settings: any other field of Design by dotted path, such as {"prediction": "noise"}.
     """
-    from undiffuse.model import load
-
     chosen = {f"training.{key}": value for key, value in training.items()} | dict(settings or {})
     if "steps" in training and "budget" not in training:
         chosen["training.budget"] = None

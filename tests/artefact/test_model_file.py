@@ -210,6 +210,19 @@ def test_sampling_is_independent_of_batch_and_chunk(monkeypatch):
         assert (other != together).double().mean() < 0.01
 
 
+@pytest.mark.parametrize("settings", [{}, {"solver": "ddim", "eta": 0.5}, {"solver": "ddpm", "grid": "50"}, {"guidance": 2.0}])
+def test_an_image_alone_is_itself_in_a_batch_to_float_rounding(settings):
+    """The noise is the same to the bit; the network's sums may round differently, 1e-4 over a whole trajectory."""
+    model = tiny_model()
+    settings = {"grid": "uniform", "steps": 25} | settings
+    labels = ["cat", "dog", "7"] * 5
+    batch = list(model.trajectory(15, {"class": labels}, seed=3, **settings))
+    for k in (0, 7, 14):
+        alone = list(model.trajectory(1, {"class": labels[k]}, seed=3, first=k, **settings))
+        assert torch.equal(alone[0].x_t[0], batch[0].x_t[k])
+        torch.testing.assert_close(alone[-1].x[0], batch[-1].x[k], rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize(("n", "asked", "settings", "words"), [
     (0, {}, {}, "at least 1"), (2, {"class": "bird"}, {}, "cat, dog, 7"), (2, {"age": 3}, {}, "cannot be told"),
     (2, {}, {"solver": "magic"}, "no solver"), (2, {}, {"steps": 0}, "steps"), (2, {}, {"grid": "1001"}, "levels"),

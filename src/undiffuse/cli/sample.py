@@ -30,6 +30,8 @@ def sample(
     grid: Annotated[str | None, Option(help="uniform, trailing, karras, every, or a spacing like 250 or ddim50.")] = None,
     steps: Annotated[int | None, Option(help="Steps of the grid.")] = None,
     eta: Annotated[float | None, Option(help="Noise of ddim, 0 to 1.")] = None,
+    variance: Annotated[float | None, Option(help="Of ddpm: 0 small, 1 large, between; the model's own when left out.")] = None,
+    keep_eps: Annotated[bool | None, Option("--keep-eps", help="Walk with the noise of the unclipped estimate, as diffusers does.")] = None,
     clip: Annotated[str | None, Option(help="Of the clean estimate: range, dynamic or none.")] = None,
     seed: Annotated[int, Option(help="Image k of a seed is always the same.")] = 0,
     first: Annotated[int, Option(help="Start at this image of the seed.")] = 0,
@@ -50,7 +52,9 @@ def sample(
     model = load(run, shared.device(device), weights)
     labels = _labels(model, n, class_, unconditional)
     asked: dict[str, object] = {"class": labels} if labels and labels[0] is not None else {}
-    settings = shared.given(guidance=guidance, solver=solver, grid=grid, steps=steps, eta=eta, clip=clip)
+    settings = shared.given(
+        guidance=guidance, solver=solver, grid=grid, steps=steps, eta=eta, variance=variance, clip=clip, keep_eps=keep_eps
+    )
     with shared.progress_bar("{task.completed} of {task.total} steps") as bar:
         task = bar.add_task("sampling")
         values = model.sample(

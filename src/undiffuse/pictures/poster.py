@@ -12,7 +12,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from undiffuse.pictures.plots import COLOURS, INK, MUTED, STYLE, error_by_level, save
+from undiffuse.pictures.plots import COLOURS, MUTED, STYLE, error_by_level, save
+
+NOTE = 0.062  # of the lower half, from a heading to the line below it
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Poster:
     x_t: Sequence[np.ndarray]
     clean: Sequence[np.ndarray]
     reverse_labels: Sequence[str]
+    reverse_title: str
     classes: Sequence[str]
     real: Sequence[Sequence[np.ndarray]]
     made: Sequence[Sequence[np.ndarray]]
@@ -64,25 +67,33 @@ def _strip(
         axes.set_title(label, fontsize=9.5, color=MUTED, loc="center", fontweight="normal", pad=4)
 
 
+def _mosaic(rows: Sequence[Sequence[np.ndarray]], gap: int = 1) -> np.ndarray:
+    """Pictures of one size in rows and columns, white between them, as one picture."""
+    height, width = rows[0][0].shape[:2]
+    page = np.full((len(rows) * (height + gap) - gap, len(rows[0]) * (width + gap) - gap, 3), 255, dtype=np.uint8)
+    for r, row in enumerate(rows):
+        for c, picture in enumerate(row):
+            page[r * (height + gap) : r * (height + gap) + height, c * (width + gap) : c * (width + gap) + width] = picture
+    return page
+
+
 def _by_class(figure: SubFigure, poster: Poster) -> None:
     """Real examples above, samples below, a column for each class."""
-    figure.text(0.02, 0.985, "3  Told a class, it makes new ones", fontsize=15, fontweight="bold", color=COLOURS[2], va="top")
-    per = len(poster.real[0])
-    boxes = ((poster.real, "real", 0.87, 0.50), (poster.made, "made", 0.45, 0.08))
-    for pictures, name, top, bottom in boxes:
-        place = {"left": 0.085, "right": 0.98, "top": top, "bottom": bottom, "wspace": 0.06, "hspace": 0.06}
-        grid = figure.subplots(per, len(poster.classes), squeeze=False, gridspec_kw=place)
-        for column, of_class in enumerate(pictures):
-            for row, picture in enumerate(of_class):
-                _picture(grid[row][column], picture)
-            if name == "made":
-                grid[-1][column].set_xlabel(poster.classes[column], fontsize=11, color=INK)
-        grid[per // 2][0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=11, labelpad=8)
+    figure.text(0.022, 0.985, "3  Told a class, it makes new ones", fontsize=15, fontweight="bold", color=COLOURS[2], va="top")
+    figure.text(0.022, 0.985 - NOTE, "Real digits it never saw, and digits it made when asked for each class.", fontsize=10.5, color=MUTED, va="top")
+    upper, lower = figure.subplots(2, 1, gridspec_kw={"left": 0.085, "right": 0.985, "top": 0.885, "bottom": 0.06, "hspace": 0.06})
+    for axes, pictures, name in ((upper, poster.real, "real"), (lower, poster.made, "made")):
+        axes.imshow(_mosaic(list(zip(*pictures, strict=True))), interpolation="nearest")
+        axes.set_axis_off()
+        axes.text(-0.015, 0.5, name, transform=axes.transAxes, ha="right", va="center", fontsize=11)
+    width = poster.made[0][0].shape[1]
+    for column, name in enumerate(poster.classes):
+        lower.text(column * (width + 1) + width / 2 - 0.5, -0.02, name, transform=lower.get_xaxis_transform(), ha="center", va="top", fontsize=11)
 
 
 def draw(poster: Poster, path: Path) -> None:
     with plt.rc_context(STYLE):
-        figure: Figure = plt.figure(figsize=(13, 12.4))
+        figure: Figure = plt.figure(figsize=(13, 12.6))
         bands: Any = figure.subfigures(4, 1, height_ratios=(0.95, 2.2, 3.35, 5.6))
         head, forward, reverse, bottom = bands
         head.text(0.012, 0.80, poster.title, fontsize=24, fontweight="bold", va="top")
@@ -90,11 +101,13 @@ def draw(poster: Poster, path: Path) -> None:
         _strip(forward, [poster.forward], ["$x_t$"], poster.forward_labels, "1  Forward: a real example dissolves",
                "A little Gaussian noise is added at every step, until nothing of it is left.  x_t = α·x₀ + σ·ε", COLOURS[0])  # fmt: skip
         _strip(reverse, [poster.x_t, poster.clean], ["$x_t$", "what it\nbelieves\n$x_0$ to be"], poster.reverse_labels,
-               "2  Reverse: a network turns pure noise into a new one",
+               poster.reverse_title,
                "At every step it says what it believes the clean picture to be, and one small step is taken towards that.", COLOURS[1])  # fmt: skip
         left, right = bottom.subfigures(1, 2, width_ratios=(1.25, 1))
         _by_class(left, poster)
         right.text(0.0, 0.985, "4  What it has learned", fontsize=15, fontweight="bold", color=COLOURS[3], va="top")
-        axes = right.subplots(gridspec_kw={"left": 0.14, "right": 0.97, "top": 0.90, "bottom": 0.13})
+        note = "Its error on digits it never saw; lower is better, at every noise level."
+        right.text(0.0, 0.985 - NOTE, note, fontsize=10.5, color=MUTED, va="top")
+        axes = right.subplots(gridspec_kw={"left": 0.14, "right": 0.97, "top": 0.87, "bottom": 0.13})
         error_by_level(axes, poster.ratio, poster.errors, poster.held_out, title="")
         save(figure, path)

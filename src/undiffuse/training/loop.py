@@ -153,7 +153,7 @@ class Trainer:
             self.optimizer.state.pop(p, None)
             if f"step.{name}" in tensors:
                 self.optimizer.state[p] = {
-                    "step": tensors[f"step.{name}"].clone(),
+                    "step": tensors[f"step.{name}"].clone().to(p.device),
                     # in the memory layout of p: the fused update walks all of them as they lie in memory
                     "exp_avg": torch.empty_like(p).copy_(tensors[f"exp_avg.{name}"]),
                     "exp_avg_sq": torch.empty_like(p).copy_(tensors[f"exp_avg_sq.{name}"]),

@@ -14,7 +14,7 @@ Below linear: it learned more than the covariance.  At trivial: nothing.  Toward
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +30,7 @@ from undiffuse.process.schedules import Schedule
 
 LEVELS = 12
 LOGSNR_RANGE = (-8.0, 8.0)
-MOST_EXAMPLES = 256
+MOST_EXAMPLES, FEWEST_EXAMPLES, NUMBERS = 256, 16, 2**14
 MOST_DIMENSIONS = 1024  # a covariance larger than this is not worth its cubic cost
 MOST_POINTS = 10_000
 BANK_STREAM = 7
@@ -47,8 +47,8 @@ class Bank:
 
     @staticmethod
     def of(x: Tensor, values: Values, schedule: Schedule) -> Bank:
-        """The first MOST_EXAMPLES of x; levels evenly spaced in log-SNR within the schedule's range."""
-        x, values = x[:MOST_EXAMPLES], {name: value[:MOST_EXAMPLES] for name, value in values.items()}
+        """All of x with the conditions of its rows; levels evenly spaced in log-SNR within the schedule's range."""
+        values = {name: value[: len(x)] for name, value in values.items()}
         ends = schedule([schedule.t_max, schedule.t_min]).logsnr.clamp(*LOGSNR_RANGE)
         logsnr = torch.linspace(ends[0].item(), ends[1].item(), LEVELS, dtype=torch.float64)
         times = schedule.nearest(schedule.at(logsnr))
@@ -62,8 +62,13 @@ class Bank:
         for row in range(len(self.levels)):
             level = self.levels[row]
             mean = denoise(jump(self.x, level, self.eps), level).mean
-            rows.append((mean - self.x).double().pow(2).mean())
-        return torch.stack(rows).cpu()
+            rows.append((mean - self.x).cpu().double().pow(2).mean())
+        return torch.stack(rows)
+
+
+def bank_size(shape: Sequence[int]) -> int:
+    """How many examples of this shape are enough: large ones average over many numbers each, and cost more."""
+    return max(FEWEST_EXAMPLES, min(MOST_EXAMPLES, NUMBERS // math.prod(shape)))
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,12 @@ class References:
 
 def references(bank: Bank, training: Tensor) -> References:
     """The reference curves of a training set x (N, ...), measured on the bank."""
-    points = training.flatten(1)[:MOST_POINTS]
+    points = training.flatten(1)[:MOST_POINTS].cpu()
     small = points.shape[1] <= MOST_DIMENSIONS
-    trivial = ((bank.x - training.mean(0)).double() ** 2).mean().cpu().expand(len(bank.levels))
+    trivial = ((bank.x.cpu() - training.mean(0).cpu()).double() ** 2).mean().expand(len(bank.levels))
     if not small:
         return References(trivial, None, None)
-    flat = Bank(bank.x.flatten(1).double(), {}, bank.eps.flatten(1).double(), bank.levels)
+    flat = Bank(bank.x.flatten(1).cpu().double(), {}, bank.eps.flatten(1).cpu().double(), bank.levels)
     copying = flat.errors(FiniteSet(points))
     return References(trivial, flat.errors(fitted_gaussian(points)), copying)
 
