@@ -76,7 +76,10 @@ class Run:
             torch.manual_seed(design.training.seed)
             denoiser, schedule = self.model_config.build()
         self.model = Model(self.model_config, denoiser.to(device), schedule)
-        sampler = make_level_sampler(design.training.level_density, schedule, design.training.stratified)
+        training = design.training
+        sampler = make_level_sampler(
+            training.level_density, schedule, training.stratified, training.level_mean, training.level_deviation
+        )
         self.trainer = Trainer(denoiser, schedule, self._objective(codec), sampler, design.training)
         self.loader = Loader(self.training_data, codec, design.training.batch_size, design.training.seed, device)
         judged = self.held_out if len(self.held_out) else self.training_data
@@ -88,7 +91,9 @@ class Run:
 
     def _objective(self, codec: Codec) -> Objective:
         training, schedule, prediction = self.config.design.training, self.model.schedule, self.model.denoiser.prediction
-        simple = Simple(make_weight(training.weight, prediction, self.config.design.sigma_data))
+        simple = Simple(
+            make_weight(training.weight, prediction, self.config.design.sigma_data, training.gamma, training.bias)
+        )
         if training.objective == "simple":
             return simple
         assert isinstance(schedule, Chain)  # checked by Design
@@ -142,7 +147,7 @@ class Run:
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1) as metrics:
             for update in self.trainer.updates(self._batch):
                 if update.seconds - logged >= METRICS_SECONDS or update.verdict != "fine" or update.done >= 1:
-                    metrics.write(json.dumps(vars(update)) + "\n")
+                    metrics.write(_json_line(vars(update)))
                     logged = update.seconds
                 yield update
                 if update.done >= 1:
@@ -216,6 +221,12 @@ class Run:
         if path.exists():
             lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
             write_text(path, "".join(line + "\n" for line in lines))
+
+
+def _json_line(values: dict[str, Any]) -> str:
+    """One line of strict JSON, which has no NaN: null stands for it."""
+    finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"
 
 
 def _step_of(line: str) -> float:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import undiffuse
 from tests.small import TINY_SETTINGS
 from undiffuse.data.sources import DataConfig
-from undiffuse.run import Watch, prepare
+from undiffuse.run import Watch, _json_line, prepare
 
 TINY = [f"--set={path}={json.dumps(value)}" for path, value in TINY_SETTINGS.items()]
 COMMAND = [sys.executable, "-m", "undiffuse", "train", "digits", "--name", "r", "--batch", "16", *TINY]
@@ -150,6 +150,11 @@ def test_changed_data_is_noticed(tmp_path):
     np.save(tmp_path / "data.npy", values[:-1])
     with pytest.raises(ValueError, match="fingerprint"):
         once()
+
+
+def test_metrics_are_strict_json_also_for_nan():
+    line = _json_line({"step": 3, "loss": float("nan"), "verdict": "skip"})
+    assert json.loads(line, parse_constant=lambda name: pytest.fail(name)) == {"step": 3, "loss": None, "verdict": "skip"}
 
 
 def test_a_folder_of_something_else_is_not_used(tmp_path):

@@ -40,6 +40,11 @@ def test_log_normal_and_logit_normal_are_normal():
     assert stats.kstest(torch.logit(share).numpy(), stats.norm.cdf).pvalue > 0.01
 
 
+def test_mean_and_deviation_can_be_chosen():
+    t, _ = make_level_sampler("log_normal", SCHEDULES["edm"], False, mean=0.5, deviation=0.3).sample(20_000, torch.Generator().manual_seed(0))
+    assert stats.kstest(t.log().numpy(), stats.norm(0.5, 0.3).cdf).pvalue > 0.01
+
+
 def test_stratification_lowers_the_variance_of_a_mean():
     means = {}
     for stratified in (False, True):

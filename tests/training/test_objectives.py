@@ -62,6 +62,9 @@ def test_the_other_weights_are_the_papers_formulas():
     assert set(expected) == set(WEIGHTS)
     for name, weight in expected.items():
         torch.testing.assert_close(make_weight(name, prediction, 0.5)(level), weight, rtol=1e-9, atol=0)
+    torch.testing.assert_close(make_weight("min_snr", prediction, 0.5, gamma=2.0)(level), snr.clamp(max=2.0))
+    torch.testing.assert_close(make_weight("p2", prediction, 0.5, gamma=0.5)(level), snr / (1 + snr) ** 0.5)
+    torch.testing.assert_close(make_weight("sigmoid", prediction, 0.5, bias=1.0)(level), snr / (1 + snr / math.e))
     edm = SCHEDULES["edm"](torch.tensor([0.1, 2.0]))
     torch.testing.assert_close(edm_weight(0.5)(edm), (edm.sigma**2 + 0.25) / (edm.sigma * 0.5) ** 2)
 

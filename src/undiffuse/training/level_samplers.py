@@ -38,10 +38,13 @@ def draw(n: int, stratified: bool, generator: torch.Generator) -> Tensor:
 class LevelSampler(ABC):
     """Times to train at. `state` is what has been learned about the losses, saved with a run."""
 
+    default = (0.0, 1.0)  # mean and deviation, of the densities that have them
     state: dict[str, Tensor]
 
-    def __init__(self, schedule: Schedule, stratified: bool) -> None:
+    def __init__(self, schedule: Schedule, stratified: bool, mean: float | None = None, deviation: float | None = None) -> None:
         self.schedule, self.stratified = schedule, stratified
+        self.mean = self.default[0] if mean is None else mean
+        self.deviation = self.default[1] if deviation is None else deviation
         self.state = {}
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -65,9 +68,7 @@ class Uniform(LevelSampler):
 class LogNormal(LevelSampler):
     """EDM's defaults, for data of standard deviation 0.5."""
 
-    def __init__(self, schedule: Schedule, stratified: bool, mean: float = -1.2, deviation: float = 1.2) -> None:
-        super().__init__(schedule, stratified)
-        self.mean, self.deviation = mean, deviation
+    default = (-1.2, 1.2)
 
     def quantile(self, u: Tensor) -> tuple[Tensor, Tensor]:
         log_ratio = self.mean + self.deviation * torch.special.ndtri(u)
@@ -75,9 +76,7 @@ class LogNormal(LevelSampler):
 
 
 class LogitNormal(LevelSampler):
-    def __init__(self, schedule: Schedule, stratified: bool, mean: float = 0.0, deviation: float = 1.0) -> None:
-        super().__init__(schedule, stratified)
-        self.mean, self.deviation = mean, deviation
+    default = (0.0, 1.0)
 
     def quantile(self, u: Tensor) -> tuple[Tensor, Tensor]:
         share = torch.sigmoid(self.mean + self.deviation * torch.special.ndtri(u))
@@ -87,8 +86,8 @@ class LogitNormal(LevelSampler):
 class LossAware(LevelSampler):
     """One bin per level of a chain, 100 bins on continuous time; uniform until every bin has ten losses."""
 
-    def __init__(self, schedule: Schedule, stratified: bool) -> None:
-        super().__init__(schedule, stratified)
+    def __init__(self, schedule: Schedule, stratified: bool, mean: float | None = None, deviation: float | None = None) -> None:
+        super().__init__(schedule, stratified, mean, deviation)
         count = len(schedule) if isinstance(schedule, Chain) else CONTINUOUS_BINS
         self.state = {
             "losses": torch.zeros(count, HISTORY, dtype=torch.float64),
@@ -129,8 +128,10 @@ LEVEL_SAMPLERS: dict[str, type[LevelSampler]] = {
 }
 
 
-def make_level_sampler(name: str, schedule: Schedule, stratified: bool) -> LevelSampler:
-    """The sampler called `name` with its paper's constants."""
+def make_level_sampler(
+    name: str, schedule: Schedule, stratified: bool, mean: float | None = None, deviation: float | None = None
+) -> LevelSampler:
+    """The sampler called `name`; mean and deviation are its paper's where None."""
     if name not in LEVEL_SAMPLERS:
         raise ValueError(f"there is no level sampler {name!r}: choose one of {', '.join(LEVEL_SAMPLERS)}.")
-    return LEVEL_SAMPLERS[name](schedule, stratified)
+    return LEVEL_SAMPLERS[name](schedule, stratified, mean, deviation)

@@ -65,14 +65,16 @@ def edm_weight(sigma_data: float = 0.5) -> Weight:
 WEIGHTS = ("unit", "snr", "min_snr", "p2", "sigmoid", "edm")
 
 
-def make_weight(name: str, prediction: Prediction, sigma_data: float) -> Weight:
-    """The weight called `name`, with its paper's constants."""
+def make_weight(
+    name: str, prediction: Prediction, sigma_data: float, gamma: float | None = None, bias: float | None = None
+) -> Weight:
+    """The weight called `name`. gamma (of min_snr and p2) and bias (of sigmoid): the papers' where None."""
     makers: dict[str, Callable[[], Weight]] = {
         "unit": lambda: unit_weight(prediction),
         "snr": snr_weight,
-        "min_snr": min_snr_weight,
-        "p2": p2_weight,
-        "sigmoid": sigmoid_weight,
+        "min_snr": lambda: min_snr_weight() if gamma is None else min_snr_weight(gamma),
+        "p2": lambda: p2_weight() if gamma is None else p2_weight(gamma),
+        "sigmoid": lambda: sigmoid_weight() if bias is None else sigmoid_weight(bias),
         "edm": lambda: edm_weight(sigma_data),
     }
     if name not in makers:

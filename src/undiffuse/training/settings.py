@@ -14,7 +14,9 @@ class TrainingConfig(BaseModel):
     learning_rate: reached after `warmup` steps, kept, and brought to zero linearly over the last `cooldown` share.
     clip: largest norm of the gradient.   average_decay: of the weights' moving average.
     precision: what the network computes in; "auto" is bf16 where the device is fast at it, else fp32.
-    objective, weight, level_density, stratified: see objectives.py and level_samplers.py.
+    objective, weight: see objectives.py.   gamma: of min_snr and p2.   bias: of sigmoid.
+    level_density, stratified: see level_samplers.py.   level_mean, level_deviation: of log_normal and logit_normal.
+    Where gamma, bias, level_mean or level_deviation are None, the paper's value is used.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -33,7 +35,11 @@ class TrainingConfig(BaseModel):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     objective: Literal["simple", "bound", "hybrid"] = "simple"
     weight: Literal["unit", "snr", "min_snr", "p2", "sigmoid", "edm"] = "unit"
+    gamma: float | None = Field(None, gt=0)
+    bias: float | None = None
     level_density: Literal["uniform", "log_normal", "logit_normal", "loss_aware"] = "uniform"
+    level_mean: float | None = None
+    level_deviation: float | None = Field(None, gt=0)
     stratified: bool = True
     seed: int = Field(0, ge=0, lt=2**63)
 
