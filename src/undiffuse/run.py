@@ -45,7 +45,7 @@ from undiffuse.training.objectives import Hybrid, Objective, Simple, Variational
 from undiffuse.training.validation import Bank, References, bank_size, evaluated, references, relative
 
 FREE_TO_CHANGE = ("design.training.steps", "design.training.budget", "design.sampling", "data.source")
-PREVIEW_SAMPLES = 50
+MOST_PREVIEWS, FEWEST_PREVIEWS, PREVIEW_NUMBERS = 50, 10, 2**17  # fewer where examples are large and drawing is slow
 MOST_REFERENCE_NUMBERS = 2**25  # of the training set, for the reference curves
 METRICS_SECONDS = 1.0
 
@@ -200,10 +200,11 @@ class Run:
 
     def preview(self) -> Path:
         """A grid of samples of the averaged weights, always of the same seeds."""
-        names = self.model.classes
-        labels = [name for name in names[:10] for _ in range(PREVIEW_SAMPLES // min(10, len(names)))]
+        n = max(FEWEST_PREVIEWS, min(MOST_PREVIEWS, PREVIEW_NUMBERS // math.prod(self.training_data.shape)))
+        names = self.model.classes[:10]
+        labels = [name for name in names for _ in range(n // len(names))]
         asked = {"class": labels} if labels else {}
-        n = len(labels) or PREVIEW_SAMPLES
+        n = len(labels) or n
 
         def sample() -> Tensor:
             return self.model.sample(n, asked)
