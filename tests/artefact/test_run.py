@@ -201,6 +201,7 @@ def test_combinations_train_save_load_and_sample(tmp_path, settings):
     ({"schedule.name": "vp", "schedule.T": 10}, "continuous"), ({"variance": "learned_range"}, "hybrid"),
     ({"training.objective": "hybrid"}, "learned_range"), ({"training.objective": "bound", "schedule.name": "edm"}, "discrete chain"),
     ({"network.widht": 3}, "no setting 'network.widht'"), ({"training.steps": None}, "needs an end"), ({"training.steps": 0}, "training.steps"),
+    ({"training.gamma": 5.0}, "min_snr and p2"), ({"training.level_density": "uniform", "training.level_mean": 0.1}, "logit_normal"),
     ({"schedule.betas": [0.1]}, "'betas' go together"), ({"training.learning_rate": "fast"}, "training.learning_rate"),
 ])  # fmt: skip
 def test_contradictions_are_one_sentence_and_write_nothing(tmp_path, settings, words):

@@ -205,6 +205,6 @@ def test_one_step_grids_work():
 
 
 def test_wrong_settings_are_refused():
-    for arguments, words in ((("ddim", 1.5), "eta"), (("heun", 0.5), "eta"), (("rk", 0.0), "choose one")):
+    for arguments, words in ((("ddim", 1.5), "eta"), (("heun", 0.5), "eta"), (("heun", 0.0, 1.0), "ddpm"), (("rk", 0.0), "choose one")):
         with pytest.raises(ValueError, match=words):
             make_solver(*arguments)

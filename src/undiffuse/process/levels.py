@@ -88,12 +88,3 @@ def meet(coefficient: Tensor, x: Tensor) -> Tensor:
     if coefficient.ndim:
         coefficient = coefficient.reshape(-1, *[1] * (x.ndim - 1))
     return coefficient
-
-
-def stack(levels: Sequence[Level]) -> Level:
-    """A table from single levels, noisiest first."""
-    return Level(
-        torch.stack([level.alpha for level in levels]),
-        torch.stack([level.sigma for level in levels]),
-        torch.stack([level.label for level in levels]),
-    )

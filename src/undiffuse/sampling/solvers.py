@@ -133,11 +133,13 @@ class Heun(Solver):
         return meet(level.alpha / norm, x_t) * eps - meet(level.sigma / norm, x_t) * posterior.mean
 
 
-SOLVERS: dict[str, Callable[..., Solver]] = {"ddpm": Ancestral, "ddim": DDIM, "heun": Heun}
+SOLVERS = ("ddpm", "ddim", "heun")
 
 
 def make_solver(name: str, eta: float = 0.0, variance: float | None = None) -> Solver:
-    """The solver called `name`. eta is DDIM's, variance the ancestral one's."""
+    """The solver called `name`. eta is DDIM's, variance the ancestral one's; another solver given one refuses it."""
+    if variance is not None and name != "ddpm":
+        raise ValueError(f"variance = {variance} is a setting of the solver 'ddpm', and {name!r} has none: leave it out.")
     if name == "ddim":
         return DDIM(eta)
     if eta:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class TrainingConfig(BaseModel):
@@ -42,6 +42,19 @@ class TrainingConfig(BaseModel):
     level_deviation: float | None = Field(None, gt=0)
     stratified: bool = True
     seed: int = Field(0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> TrainingConfig:
+        """A constant that the chosen weight or density does not have is refused rather than ignored."""
+        for name, owner, owners in (
+            ("gamma", self.weight, ("min_snr", "p2")),
+            ("bias", self.weight, ("sigmoid",)),
+            ("level_mean", self.level_density, ("log_normal", "logit_normal")),
+            ("level_deviation", self.level_density, ("log_normal", "logit_normal")),
+        ):
+            if getattr(self, name) is not None and owner not in owners:
+                raise ValueError(f"{name} is a constant of {' and '.join(owners)}, and {owner!r} has none: leave it out.")
+        return self
 
     def learning_rate_at(self, step: int, done: float) -> float:
         """The learning rate of update `step` when a share `done` in [0, 1] of the run lies behind."""
