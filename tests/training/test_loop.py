@@ -65,6 +65,13 @@ def test_stopping_and_resuming_changes_no_bit(settings, stop):
     assert same(whole, resumed)
 
 
+def test_the_level_sampler_hears_every_loss():
+    t = trainer(steps=5, level_density="loss_aware")
+    _, updates = finished(t)
+    assert int(t.sampler.state["seen"].sum()) == 5 * 8
+    assert float(t.sampler.state["losses"].sum()) == pytest.approx(8 * sum(u.loss for u in updates), rel=1e-5)
+
+
 def test_dropout_is_a_function_of_seed_and_step():
     from tests.small import TINY
 
