@@ -19,7 +19,7 @@ def conditions(drop=0.25):
 @pytest.mark.parametrize("count", [1, 2, 13, 1500])
 def test_the_null_token_follows_the_vocabulary_whatever_its_size(count):
     module = ClassCondition(ClassConfig(names=tuple(f"c{i}" for i in range(count))), 4)
-    assert module.null == count
+    assert module.null_index() == count
     assert module.table.weight.shape == (count + 1, 4)
 
 

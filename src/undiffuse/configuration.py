@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from undiffuse.conditioning.classes import ClassConfig
-from undiffuse.conditioning.conditions import Conditions
+from undiffuse.conditioning.conditions import ConditionConfig, Conditions
 from undiffuse.data.codec import CodecConfig
 from undiffuse.data.sources import DataConfig
 from undiffuse.denoiser import Denoiser, Variance
@@ -91,10 +90,18 @@ class SamplingConfig(Config):
         return make_solver(self.solver, self.eta, self.variance)
 
 
+class AugmentConfig(Config):
+    """Against copying of small data. probability: that an example is shifted, by up to `shift` places along each axis."""
+
+    probability: float = Field(0.0, ge=0, le=1)
+    shift: int = Field(1, ge=1)
+
+
 class Design(Config):
     """Everything about a model and its training except the data: what a preset is.
 
     drop: probability that a condition is dropped in training, so that guidance has an unconditional model.
+    augment: of the training examples; the model is told, so that samples show none of it.
     sigma_data: standard deviation of x in the model's range, for karras and edm.
     """
 
@@ -104,6 +111,7 @@ class Design(Config):
     variance: Variance = "fixed_small"
     sigma_data: float = Field(0.5, gt=0)
     drop: float = Field(0.1, ge=0, lt=1)
+    augment: AugmentConfig = AugmentConfig()
     training: TrainingConfig = TrainingConfig()
     sampling: SamplingConfig = SamplingConfig()
 
@@ -141,7 +149,7 @@ class ModelConfig(Config):
     prediction: Literal["noise", "clean", "mean", "velocity", "flow", "karras"]
     variance: Variance
     sigma_data: float
-    conditions: dict[str, ClassConfig]
+    conditions: dict[str, Annotated[ConditionConfig, Field(discriminator="kind")]]
     sampling: SamplingConfig
     weights: Literal["averaged", "raw"] = "averaged"
     provenance: dict[str, Any] = Field(default_factory=dict)

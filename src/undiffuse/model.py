@@ -54,7 +54,7 @@ class Model:
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes it can be asked for; empty for an unconditional model."""
-        return self.config.conditions["class"].names if "class" in self.config.conditions else ()
+        return next((c.names for c in self.config.conditions.values() if c.kind == "class"), ())
 
     # Sampling ---------------------------------------------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ class Model:
         """The Denoise that sampling walks with: conditioned, guided, clipped."""
         if how.guidance == 1:
             denoise = self.denoiser.given(values)
-        elif not values:
+        elif not self.denoiser.conditions.askable:
             raise ValueError("this model is unconditional, so there is nothing to guide: leave guidance at 1.")
         elif how.guidance == 0:
             n = len(next(iter(values.values())))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, cast
 
-from undiffuse.configuration import Design, SamplingConfig, ScheduleConfig
+from undiffuse.configuration import AugmentConfig, Design, SamplingConfig, ScheduleConfig
 from undiffuse.data.codec import CodecConfig
 from undiffuse.networks.unet import UNetConfig
 from undiffuse.training.settings import TrainingConfig
@@ -20,6 +20,7 @@ def digits() -> Design:
         network=UNetConfig(width=16, multipliers=(1, 1.5, 3.5), depth=1, middle_attention=False, groups=4, embedding_width=240),
         schedule=ScheduleConfig(name="cosine"),
         prediction="velocity",
+        augment=AugmentConfig(probability=0.15),
         training=TrainingConfig(
             budget=90.0, batch_size=192, learning_rate=4e-3, weight_decay=0.01, average_decay=0.998, level_density="logit_normal",
         ),

@@ -24,9 +24,11 @@ import torch
 from torch import Tensor
 
 from undiffuse import __version__
+from undiffuse.conditioning.augmentation import AugmentationConfig
 from undiffuse.conditioning.classes import ClassConfig
-from undiffuse.conditioning.conditions import Values
+from undiffuse.conditioning.conditions import ConditionConfig, Values
 from undiffuse.configuration import ModelConfig, RunConfig, changed, differences, parsed
+from undiffuse.data.augmentation import shifted
 from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
@@ -40,7 +42,7 @@ from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
 from undiffuse.training import checkpoints
 from undiffuse.training.level_samplers import make_level_sampler
-from undiffuse.training.loop import Trainer, Update
+from undiffuse.training.loop import Trainer, Update, step_seed
 from undiffuse.training.objectives import Hybrid, Objective, Simple, VariationalBound, make_weight
 from undiffuse.training.validation import Bank, References, bank_size, evaluated, references, relative
 
@@ -67,7 +69,11 @@ class Run:
         self.notes = data.notes
         self.training_data, self.held_out = data.split(config.data.held_out, design.training.seed)
         codec = Codec(fitted_codec(data))
-        conditions = {"class": ClassConfig(names=data.classes, drop=design.drop)} if config.conditional else {}
+        conditions: dict[str, ConditionConfig] = {}
+        if config.conditional:
+            conditions["class"] = ClassConfig(names=data.classes, drop=design.drop)
+        if design.augment.probability:
+            conditions["augmentation"] = AugmentationConfig(numbers=len(data.shape) - 1)
         self.model_config = ModelConfig(
             codec=codec.config, network=design.network, schedule=design.schedule, prediction=design.prediction,
             variance=design.variance, sigma_data=design.sigma_data, conditions=conditions, sampling=design.sampling,
@@ -102,17 +108,24 @@ class Run:
         return Hybrid(simple, bound) if training.objective == "hybrid" else bound
 
     def _values(self, data: Dataset) -> Values:
-        if not self.config.conditional or data.labels is None:
-            return {}
-        return {"class": torch.from_numpy(data.labels).to(self.device)}
+        """The conditions of examples as they are, for validation."""
+        values = {} if not self.config.conditional or data.labels is None else {"class": torch.from_numpy(data.labels).to(self.device)}
+        if self.config.design.augment.probability:
+            values["augmentation"] = torch.zeros(len(data), len(data.shape) - 1, device=self.device)
+        return values
 
     def _batch(self, step: int) -> tuple[Tensor, Values]:
         x, labels = self.loader(step)
-        return x, {"class": labels} if self.config.conditional and labels is not None else {}
+        values = {"class": labels} if self.config.conditional and labels is not None else {}
+        augment = self.config.design.augment
+        if augment.probability:
+            generator = torch.Generator().manual_seed(step_seed(self.config.design.training.seed + 1, step))
+            x, values["augmentation"] = shifted(x, augment.probability, augment.shift, generator)
+        return x, values
 
     def description(self) -> str:
         """What is about to be trained, in two lines."""
-        parameters = sum(p.numel() for p in self.trainer.parameters)
+        parameters = self.trainer.flat.parameter.numel()
         design, shape = self.config.design, "×".join(str(n) for n in self.training_data.shape)
         classes = f"{len(self.training_data.classes)} classes" if self.config.conditional else "unconditional"
         return (

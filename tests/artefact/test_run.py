@@ -164,7 +164,7 @@ def test_a_folder_of_something_else_is_not_used(tmp_path):
 
 
 def test_held_out_examples_never_reach_the_optimizer(tmp_path):
-    run = tiny_run(tmp_path / "a", Watch())
+    run = tiny_run(tmp_path / "a", Watch(), **{"augment.probability": 0.0})
     training = {x.tobytes() for x in run.training_data.values}
     seen = set()
     for step in range(300):

@@ -29,11 +29,12 @@ class ClassConfig(BaseModel):
 class ClassCondition(nn.Module):
     """Class indices (B,) → embeddings (B, width)."""
 
+    asked_by_name = True
+
     def __init__(self, config: ClassConfig, width: int) -> None:
         super().__init__()
         self.config = config
-        self.null = len(config.names) if config.drop else None
-        self.table = nn.Embedding(len(config.names) + (self.null is not None), width)
+        self.table = nn.Embedding(len(config.names) + bool(config.drop), width)
 
     def forward(self, index: Tensor) -> Tensor:
         return self.table(index)
@@ -54,15 +55,17 @@ class ClassCondition(nn.Module):
         raise ValueError(f"there is no class {name!r}: {hint}the {len(self.config.names)} classes are {shown}.")
 
     def null_index(self) -> int:
-        if self.null is None:
+        if not self.config.drop:
             raise ValueError(
                 "this model was trained without ever dropping its class (drop = 0), so it has no unconditional "
                 "mode: name a class, use guidance 1, or train with a drop of 0.1."
             )
-        return self.null
+        return len(self.config.names)
+
+    def null(self, n: int, device: torch.device) -> Tensor:
+        """The null token for n examples, (n,)."""
+        return torch.full((n,), self.null_index(), device=device)
 
     def dropped(self, index: Tensor, uniform: Tensor) -> Tensor:
         """The indices with each one replaced by the null token where its own uniform number is below `drop`."""
-        if self.null is None:
-            return index
-        return torch.where(uniform < self.config.drop, self.null, index)
+        return torch.where(uniform < self.config.drop, self.null_index(), index) if self.config.drop else index

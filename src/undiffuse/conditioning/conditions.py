@@ -13,9 +13,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from undiffuse.conditioning.augmentation import AugmentationCondition, AugmentationConfig
 from undiffuse.conditioning.classes import ClassCondition, ClassConfig
 
-KINDS = {"class": ClassCondition}
+KINDS = {"class": ClassCondition, "augmentation": AugmentationCondition}
+
+ConditionConfig = ClassConfig | AugmentationConfig
+Condition = ClassCondition | AugmentationCondition
 
 Values = dict[str, Tensor]
 """Encoded conditions: one tensor per condition, with one row per example."""
@@ -24,15 +28,17 @@ Values = dict[str, Tensor]
 class Conditions(nn.Module):
     """The conditions of one model; `Values` → (B, width)."""
 
-    def __init__(self, configs: Mapping[str, ClassConfig], width: int) -> None:
+    def __init__(self, configs: Mapping[str, ConditionConfig], width: int) -> None:
         super().__init__()
         self.each = nn.ModuleDict({name: KINDS[config.kind](config, width) for name, config in configs.items()})
 
-    def __len__(self) -> int:
-        return len(self.each)
+    @property
+    def askable(self) -> list[str]:
+        """The names of the conditions that a user can ask for."""
+        return [name for name, module in self._items() if module.asked_by_name]
 
-    def _items(self) -> list[tuple[str, ClassCondition]]:
-        return [(name, cast(ClassCondition, module)) for name, module in self.each.items()]
+    def _items(self) -> list[tuple[str, Condition]]:
+        return [(name, cast(Condition, module)) for name, module in self.each.items()]
 
     def forward(self, values: Values) -> Tensor | None:
         """The sum of the embeddings; None for a model without conditions."""
@@ -47,8 +53,8 @@ class Conditions(nn.Module):
         A condition that is not mentioned is the null token.  Raises ValueError for a name the model does not have.
         """
         for name in asked:
-            if name not in self.each:
-                known = f"its conditions are: {', '.join(self.each)}" if len(self) else "it is unconditional"
+            if name not in self.askable:
+                known = f"its conditions are: {', '.join(self.askable)}" if self.askable else "it is unconditional"
                 raise ValueError(f"this model cannot be told {name!r}: {known}.")
         values = {}
         for name, module in self._items():
@@ -61,9 +67,7 @@ class Conditions(nn.Module):
 
     def null(self, n: int, device: torch.device) -> Values:
         """The unconditional Values for n examples."""
-        return {
-            name: torch.full((n,), module.null_index(), device=device) for name, module in self._items()
-        }
+        return {name: module.null(n, device) for name, module in self._items()}
 
     def dropped(self, values: Values, generator: torch.Generator) -> Values:
         """Training's Values: every condition of every example dropped on its own."""

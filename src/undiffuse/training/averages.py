@@ -9,28 +9,30 @@ not weights, and averaging them corrupts them.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from undiffuse.training.flat import Flat
 
 
 class Average:
     """The average of a module's parameters. The module itself is never written to, except inside `swapped`."""
 
-    def __init__(self, module: nn.Module, decay: float = 0.9999) -> None:
+    def __init__(self, flat: Flat, decay: float = 0.9999) -> None:
         self.decay = decay
         self.updates = 0
-        self.live = dict(module.named_parameters())
-        self.values = {name: copy.deepcopy(p.detach()) for name, p in self.live.items()}
+        self.flat = flat
+        self.buffer = flat.parameter.detach().clone()
+        self.values = flat.views(self.buffer)
 
     @torch.no_grad()
     def update(self) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.values.values()), list(self.live.values()), 1 - decay)
+        self.buffer.lerp_(self.flat.parameter, 1 - decay)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
@@ -45,7 +47,7 @@ class Average:
             self._exchange()
 
     def _exchange(self) -> None:
-        for name, parameter in self.live.items():
+        for name, parameter in self.flat.named.items():
             parameter.data, self.values[name] = self.values[name], parameter.data
 
     def load(self, values: dict[str, Tensor], updates: int) -> None:

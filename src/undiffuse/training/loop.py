@@ -20,10 +20,13 @@ from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Posterior
 from undiffuse.process.schedules import Schedule
 from undiffuse.training.averages import Average
+from undiffuse.training.flat import Flat
 from undiffuse.training.health import Health
 from undiffuse.training.level_samplers import LevelSampler
 from undiffuse.training.objectives import Objective
 from undiffuse.training.settings import TrainingConfig
+
+ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 Batches = Callable[[int], tuple[Tensor, Values]]
 """step → (x (B, C, *size) in the model's range, encoded conditions), on the device of the denoiser."""
@@ -61,12 +64,12 @@ class Trainer:
     ) -> None:
         self.denoiser, self.schedule, self.objective = denoiser, schedule, objective
         self.sampler, self.config = sampler, config
-        self.parameters = list(denoiser.parameters())
-        self.device = self.parameters[0].device
+        self.flat = Flat(denoiser)
+        self.device = self.flat.parameter.device
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.learning_rate, betas=config.adam_betas, weight_decay=config.weight_decay, fused=True
+            [self.flat.parameter], lr=config.learning_rate, betas=config.adam_betas, weight_decay=config.weight_decay, fused=True
         )
-        self.average = Average(denoiser, config.average_decay)
+        self.average = Average(self.flat, config.average_decay)
         self.health = Health()
         self.step, self.seconds, self.rate_scale = 0, 0.0, 1.0
         self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in denoiser.modules())
@@ -113,7 +116,7 @@ class Trainer:
             eps = torch.randn(x.shape, generator=generator)
         else:
             eps = torch.randn(x.shape, device=x.device, generator=torch.Generator(x.device).manual_seed(seed))
-        self.optimizer.zero_grad(set_to_none=True)
+        gradient = self.flat.gradient.zero_()
         losses = []
         size = -(-len(x) // self.config.accumulate)
         for start in range(0, len(x), size):
@@ -123,10 +126,9 @@ class Trainer:
             losses.append(each.detach())
         every = torch.cat(losses)
         self.sampler.update(t, every)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients).item()
+        norm = torch.linalg.vector_norm(gradient).item()
         if norm > self.config.clip:
-            torch._foreach_mul_(gradients, self.config.clip / norm)
+            gradient.mul_(self.config.clip / norm)
         return every.mean().item(), norm
 
     def _losses(self, x: Tensor, eps: Tensor, level: Level, values: Values) -> Tensor:
@@ -138,26 +140,28 @@ class Trainer:
 
     def tensors(self) -> dict[str, Tensor]:
         """Copies of everything an exact resume needs that is a tensor."""
-        state = {f"raw.{name}": p.detach().clone() for name, p in self.denoiser.named_parameters()}
+        state = {f"raw.{name}": p.detach().clone() for name, p in self.flat.named.items()}
         state |= {f"averaged.{name}": value.clone() for name, value in self.average.values.items()}
-        for name, p in self.denoiser.named_parameters():
-            for key, value in self.optimizer.state.get(p, {}).items():
-                state[f"{key}.{name}"] = value.clone()
+        adam = self.optimizer.state.get(self.flat.parameter, {})
+        if adam:
+            state["adam_step"] = adam["step"].clone()
+            for key in ADAM_MOMENTS:
+                state |= {f"{key}.{name}": value.clone() for name, value in self.flat.views(adam[key]).items()}
         return state | {f"sampler.{name}": value.clone() for name, value in self.sampler.state.items()}
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `tensors`. Raises KeyError for a tensor that is missing."""
-        for name, p in self.denoiser.named_parameters():
+        for name, p in self.flat.named.items():
             p.copy_(tensors[f"raw.{name}"])
-            self.optimizer.state.pop(p, None)
-            if f"step.{name}" in tensors:
-                self.optimizer.state[p] = {
-                    "step": tensors[f"step.{name}"].clone().to(p.device),
-                    # in the memory layout of p: the fused update walks all of them as they lie in memory
-                    "exp_avg": torch.empty_like(p).copy_(tensors[f"exp_avg.{name}"]),
-                    "exp_avg_sq": torch.empty_like(p).copy_(tensors[f"exp_avg_sq.{name}"]),
-                }
+        self.optimizer.state.clear()
+        if "adam_step" in tensors:
+            adam = {"step": tensors["adam_step"].clone().to(self.device)}
+            for key in ADAM_MOMENTS:
+                adam[key] = torch.empty_like(self.flat.parameter)
+                for name, view in self.flat.views(adam[key]).items():
+                    view.copy_(tensors[f"{key}.{name}"])
+            self.optimizer.state[self.flat.parameter] = adam
         self.average.load({name: tensors[f"averaged.{name}"] for name in self.average.values}, self.average.updates)
         for name, value in self.sampler.state.items():
             value.copy_(tensors[f"sampler.{name}"])

@@ -1,0 +1,40 @@
+"""Flat: all parameters of a module as views of one buffer, all gradients as views of another.
+
+A small network has more than a hundred small tensors, and visiting each costs an optimizer, an average or a norm more
+than the arithmetic does.  In one buffer each of these is one operation.  To everybody else nothing changes: parameters
+keep their names, shapes and memory layouts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Flat:
+    """The parameters of `module`, moved into `parameter` (n,), and their gradients into `gradient` (n,).
+
+    Clear gradients by `gradient.zero_()`, never by setting them to None, which would cut them loose.
+    Raises ValueError for parameters of several dtypes or devices.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.named = dict(module.named_parameters())
+        if len({(p.dtype, p.device) for p in self.named.values()}) != 1:
+            raise ValueError("the parameters of a network must share one dtype and one device to be trained together.")
+        any_parameter = next(iter(self.named.values()))
+        self.parameter = nn.Parameter(any_parameter.new_zeros(sum(p.numel() for p in self.named.values())))
+        self.gradient = self.parameter.grad = torch.zeros_like(self.parameter)
+        values, gradients = self.views(self.parameter.detach()), self.views(self.gradient)
+        with torch.no_grad():
+            for name, p in self.named.items():
+                p.data = values[name].copy_(p)
+                p.grad = gradients[name]
+
+    def views(self, buffer: Tensor) -> dict[str, Tensor]:
+        """The tensors by name that lie in a buffer (n,), each with the shape and memory layout of its parameter."""
+        found, start = {}, 0
+        for name, p in self.named.items():
+            found[name] = buffer.as_strided(p.shape, p.stride(), buffer.storage_offset() + start)
+            start += p.numel()
+        return found
