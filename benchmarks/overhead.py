@@ -86,7 +86,7 @@ def matmul_rate(size: int = 1024) -> float:
 def sampling(run, rounds: int, **settings) -> dict:
     model = run.model
     model.denoiser.eval()
-    solver = model.config.sampling.model_copy(update=settings).build_solver()
+    solver = model.config.sampling.model_copy(update=settings).build_solver(model.schedule)
     conditions = {"class": [str(k % 10) for k in range(SAMPLES)]}
     values = model.denoiser.conditions.encode(conditions, SAMPLES)
     x, clock = torch.randn(SAMPLES, *model.config.codec.shape), torch.full((SAMPLES,), 500.0)

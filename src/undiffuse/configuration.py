@@ -20,9 +20,13 @@ from undiffuse.denoiser import Denoiser, Variance
 from undiffuse.networks.unet import UNet, UNetConfig
 from undiffuse.process.betas import BETAS, zero_terminal_snr
 from undiffuse.process.chains import Chain
+from undiffuse.process.levels import Level
 from undiffuse.process.predictions import make_prediction
 from undiffuse.process.schedules import CONTINUOUS, Schedule
-from undiffuse.sampling.solvers import Solver, make_solver
+from undiffuse.sampling.grids import at_logsnrs, churned, make_grid, restarted
+from undiffuse.sampling.solvers.base import Solver
+from undiffuse.sampling.solvers.registry import Settings, make_solver
+from undiffuse.sampling.trajectory import NoiseKind
 from undiffuse.training.settings import TrainingConfig
 
 DEFAULT_T = 1000
@@ -72,22 +76,43 @@ def _shifted(schedule: Schedule, shift: float) -> Schedule:
 class SamplingConfig(Config):
     """How a model samples when nothing else is said: by default 13 steps of Heun, 25 evaluations of the network.
 
-    grid, steps: see sampling/grids.py.   eta: of ddim.   variance: of ddpm, None for the model's own, else 0 (small) to
-    1 (large).   guidance: 1 plain conditional, 0 unconditional.   clip: of x̂: "range" of the data, "dynamic", "none".
+    grid, steps: see sampling/grids.py; grid "aligned" has `logsnrs`, its levels.   order, eta, variance, corrections: of
+    the solver, None for its own; see sampling/solvers/registry.py.   churn: EDM's, total over the grid.
+    restart: (low, high, times), the stretch of sigma/alpha to walk again.   noise: "brownian" is the same for any grid.
+    guidance: 1 plain conditional, 0 unconditional.   clip: of x̂: "range" of the data, "dynamic", "none".
     keep_eps: walk with the noise of the unclipped x̂ (diffusers' convention) instead of re-deriving it (OpenAI's).
     """
 
     solver: str = "heun"
     grid: str = "trailing"
     steps: int = Field(13, ge=1)
-    eta: float = Field(0.0, ge=0, le=1)
+    logsnrs: tuple[float, ...] | None = None
+    order: int | None = None
+    eta: float | None = Field(None, ge=0, le=1)
     variance: float | None = Field(None, ge=0, le=1)
+    corrections: int | None = Field(None, ge=1)
+    churn: float = Field(0.0, ge=0)
+    restart: tuple[float, float, Annotated[int, Field(ge=1)]] | None = None
+    noise: NoiseKind = "independent"
     guidance: float = 1.0
     clip: Literal["range", "dynamic", "none"] = "range"
     keep_eps: bool = False
 
-    def build_solver(self) -> Solver:
-        return make_solver(self.solver, self.eta, self.variance)
+    @model_validator(mode="after")
+    def _grid_of_levels(self) -> SamplingConfig:
+        if (self.grid == "aligned") != (self.logsnrs is not None):
+            raise ValueError("the grid 'aligned' and a list of log-SNRs go together: give both or neither.")
+        return self
+
+    def build_solver(self, schedule: Schedule) -> Solver:
+        return make_solver(self.solver, Settings(self.order, self.eta, self.variance, self.corrections), schedule)
+
+    def build_levels(self, schedule: Schedule) -> Level:
+        """The table of levels to visit."""
+        levels = make_grid(schedule, self.grid, self.steps) if self.logsnrs is None else at_logsnrs(schedule, self.logsnrs)
+        if self.restart:
+            levels = restarted(levels, *self.restart)
+        return churned(schedule, levels, self.churn) if self.churn else levels
 
 
 class AugmentConfig(Config):

@@ -26,7 +26,6 @@ from undiffuse.files import write_atomically
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise
 from undiffuse.process.schedules import Schedule
-from undiffuse.sampling.grids import make_grid
 from undiffuse.sampling.guidance import classifier_free, clipped, dynamically_thresholded
 from undiffuse.sampling.trajectory import Moment, initial, trajectory
 
@@ -75,7 +74,7 @@ class Model:
             raise ValueError(f"asked for {n} samples: ask for at least 1.")
         values = self.denoiser.conditions.encode(conditions or {}, n)
         how = changed(self.config.sampling, sampling)
-        levels = make_grid(self.schedule, how.grid, how.steps)
+        levels = how.build_levels(self.schedule)
         parts, total, done = [], (len(levels) - 1) * -(-n // CHUNK), 0
         for start in range(0, n, CHUNK):
             part = {name: value[start : start + CHUNK] for name, value in values.items()}
@@ -94,7 +93,7 @@ class Model:
         """Every step of sampling n examples: x_t, the belief x̂ and the next x, in the model's range. See `sample`."""
         how = changed(self.config.sampling, sampling)
         values = self.denoiser.conditions.encode(conditions or {}, n)
-        return self._walk(n, values, how, make_grid(self.schedule, how.grid, how.steps), seed, first)
+        return self._walk(n, values, how, how.build_levels(self.schedule), seed, first)
 
     def _walk(
         self, n: int, values: dict[str, Tensor], how: SamplingConfig, levels: Level, seed: int, first: int
@@ -103,7 +102,7 @@ class Model:
         index = torch.arange(first, first + n, device=device)
         denoise = self.denoise({name: value.to(device) for name, value in values.items()}, how)
         x = initial(levels, self.config.codec.shape, seed, index)
-        return trajectory(x, denoise, levels, how.build_solver(), seed=seed, index=index)
+        return trajectory(x, denoise, levels, how.build_solver(self.schedule), seed=seed, index=index, noise=how.noise)
 
     def denoise(self, values: dict[str, Tensor], how: SamplingConfig) -> Denoise:
         """The Denoise that sampling walks with: conditioned, guided, clipped."""

@@ -15,6 +15,7 @@ from undiffuse.cli.demo import demo
 from undiffuse.cli.doctor import doctor
 from undiffuse.cli.sample import sample
 from undiffuse.cli.schedule import schedule
+from undiffuse.cli.solvers import solvers
 from undiffuse.cli.train import train
 
 WRONG_USE, FAILURE = 2, 1
@@ -26,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, sample, schedule, demo, doctor):
+for command in (train, sample, schedule, solvers, demo, doctor):
     app.command()(command)
 
 

@@ -26,10 +26,15 @@ def sample(
     class_: Annotated[str | None, Option("--class", help="A class, or several: 3,5,7. All of them when left out.")] = None,
     unconditional: Annotated[bool, Option("--unconditional", help="Without naming a class.")] = False,
     guidance: Annotated[float | None, Option(help="Strength of guidance; 1 is plain conditional.")] = None,
-    solver: Annotated[str | None, Option(help="ddim, heun or ddpm.")] = None,
-    grid: Annotated[str | None, Option(help="uniform, trailing, karras, every, or a spacing like 250 or ddim50.")] = None,
+    solver: Annotated[str | None, Option(help="Listed by 'undiffuse solvers'.")] = None,
+    order: Annotated[int | None, Option(help="Of the solver, where it has several.")] = None,
+    grid: Annotated[str | None, Option(help="Listed by 'undiffuse solvers', or a spacing like 250 or ddim50.")] = None,
     steps: Annotated[int | None, Option(help="Steps of the grid.")] = None,
-    eta: Annotated[float | None, Option(help="Noise of ddim, 0 to 1.")] = None,
+    eta: Annotated[float | None, Option(help="Noise of ddim, dpm++_sde and sa, 0 to 1.")] = None,
+    churn: Annotated[float | None, Option(help="EDM's: go back up a little before every step, in all by this much.")] = None,
+    restart: Annotated[str | None, Option(help="Walk a stretch of sigma/alpha again: low,high,times.")] = None,
+    corrections: Annotated[int | None, Option(help="Langevin steps at each level, of pc.")] = None,
+    noise: Annotated[str | None, Option(help="independent, or brownian: the same for any number of steps.")] = None,
     variance: Annotated[float | None, Option(help="Of ddpm: 0 small, 1 large, between; the model's own when left out.")] = None,
     keep_eps: Annotated[bool | None, Option("--keep-eps", help="Walk with the noise of the unclipped estimate, as diffusers does.")] = None,
     clip: Annotated[str | None, Option(help="Of the clean estimate: range, dynamic or none.")] = None,
@@ -53,8 +58,9 @@ def sample(
     labels = _labels(model, n, class_, unconditional)
     asked: dict[str, object] = {"class": labels} if labels and labels[0] is not None else {}
     settings = shared.given(
-        guidance=guidance, solver=solver, grid=grid, steps=steps, eta=eta, variance=variance, clip=clip, keep_eps=keep_eps
-    )
+        guidance=guidance, solver=solver, order=order, grid=grid, steps=steps, eta=eta, variance=variance, clip=clip,
+        keep_eps=keep_eps, churn=churn, corrections=corrections, noise=noise, restart=shared.stretch(restart) if restart else None,
+    )  # fmt: skip
     with shared.progress_bar("{task.completed} of {task.total} steps") as bar:
         task = bar.add_task("sampling")
         values = model.sample(

@@ -38,6 +38,14 @@ def integers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
+def stretch(text: str) -> list[float | int]:
+    """"0.06,0.3,2" → a stretch of noise levels and how often it is walked again."""
+    match = re.fullmatch(r"(\d*\.?\d+),(\d*\.?\d+),(\d+)", text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is no stretch to restart: write the lowest and highest sigma/alpha and how often, like 0.06,0.3,2.")
+    return [float(match[1]), float(match[2]), int(match[3])]
+
+
 def device(name: str | None) -> torch.device | None:
     import torch
 

@@ -48,6 +48,11 @@ class Level:
         """A table's rows, one Level of shape () each."""
         return [Level(*row) for row in zip(self.alpha.unbind(), self.sigma.unbind(), self.label.unbind(), strict=True)]
 
+    @staticmethod
+    def of_rows(rows: Sequence[Level]) -> Level:
+        """A table of Levels of shape (): the inverse of `rows`."""
+        return Level(*(torch.stack([getattr(row, name) for row in rows]) for name in ("alpha", "sigma", "label")))
+
     @property
     def logsnr(self) -> Tensor:
         """log(alpha² / sigma²): +inf at the clean level, -inf at pure noise."""

@@ -7,14 +7,18 @@ keeps the training index it was trained with as its label.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from undiffuse.process.chains import Chain
 from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Schedule
+
+RATIO_MAX, RATIO_MIN = 80.0, 0.002  # of sigma/alpha
+BETA_POINTS = 4097
 
 
 def _at_times(schedule: Schedule, times: torch.Tensor) -> Level:
@@ -36,14 +40,14 @@ def every(schedule: Schedule, steps: int | None = None) -> Level:
 
 
 def uniform(schedule: Schedule, steps: int) -> Level:
-    """Times evenly spaced from t_max to t_min, both included; on a chain rounded to its indices."""
+    """Evenly spaced times from t_max to t_min, both included (diffusers: linspace); on a chain whole indices."""
     _checked(schedule, steps)
     times = torch.linspace(schedule.t_max, schedule.t_min, steps, dtype=torch.float64)
     return _at_times(schedule, schedule.nearest(times))
 
 
 def trailing(schedule: Schedule, steps: int) -> Level:
-    """Evenly spaced times counted from the noisy end (Lin et al. 2024, section 3.3): t_max is in, t_min is not.
+    """Evenly spaced times counted from the noisy end: t_max is in, t_min is not (Lin et al. 2024, section 3.3).
 
     On a chain of T: round(T, T - T/n, …) - 1.
     """
@@ -53,18 +57,75 @@ def trailing(schedule: Schedule, steps: int) -> Level:
     return _at_times(schedule, schedule.nearest(times))
 
 
-def karras(schedule: Schedule, steps: int, rho: float = 7.0, ratio_max: float = 80.0, ratio_min: float = 0.002) -> Level:
-    """sigma/alpha spaced evenly in its rho-th root (Karras et al. 2022, eq. 5), within the schedule's own range.
+def leading(schedule: Schedule, steps: int) -> Level:
+    """Evenly spaced times counted from the clean end: t_min is in, t_max is not (diffusers' leading; DDIM's own).
 
-    On a chain the levels lie between its indices, so their labels are fractions.
+    On a chain of T: 0, T//n, 2 T//n, …  The first level is less noisy than what the model was trained on at most, so
+    pure noise is not quite what belongs there.
     """
     _checked(schedule, steps)
+    if isinstance(schedule, Chain):
+        times = torch.arange(steps, dtype=torch.float64).flip(0) * (len(schedule) // steps)
+    else:
+        times = torch.linspace(schedule.t_max, schedule.t_min, steps + 1, dtype=torch.float64)[1:]
+    return _at_times(schedule, times)
+
+
+def _ratio_ends(schedule: Schedule) -> tuple[float, float]:
+    """The largest and smallest sigma/alpha of a schedule, cut to 80 and 0.002 as in Karras et al. 2022."""
     ends = schedule([schedule.t_max, schedule.t_min]).ratio
-    start = min(ratio_max, ends[0].item()) ** (1 / rho)
-    end = max(ratio_min, ends[1].item()) ** (1 / rho)
-    ratios = torch.linspace(start, end, steps, dtype=torch.float64) ** rho
-    times = schedule.at(-2 * ratios.log())
-    return _at_times(schedule, times.clamp(schedule.t_min, schedule.t_max))
+    return min(RATIO_MAX, ends[0].item()), max(RATIO_MIN, ends[1].item())
+
+
+def _at_ratios(schedule: Schedule, ratios: torch.Tensor) -> Level:
+    """On a chain these levels lie between its indices, so their labels are fractions."""
+    return _at_times(schedule, schedule.at(-2 * ratios.log()).clamp(schedule.t_min, schedule.t_max))
+
+
+def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> Level:
+    """sigma/alpha spaced evenly in its rho-th root (Karras et al. 2022, eq. 5), within the schedule's own range."""
+    _checked(schedule, steps)
+    high, low = _ratio_ends(schedule)
+    return _at_ratios(schedule, torch.linspace(high ** (1 / rho), low ** (1 / rho), steps, dtype=torch.float64) ** rho)
+
+
+def logsnr(schedule: Schedule, steps: int) -> Level:
+    """Log-SNR spaced evenly, sigma/alpha geometrically (DPM-Solver's; k-diffusion: exponential)."""
+    _checked(schedule, steps)
+    high, low = _ratio_ends(schedule)
+    return _at_ratios(schedule, torch.linspace(math.log(high), math.log(low), steps, dtype=torch.float64).exp())
+
+
+def angle(schedule: Schedule, steps: int) -> Level:
+    """atan2(sigma, alpha) spaced evenly down to the clean level, or to the schedule's end where that comes before."""
+    _checked(schedule, steps)
+    top, bottom = (math.atan(ratio) for ratio in _ratio_ends(schedule))
+    angles = torch.linspace(top, 0, steps + 1, dtype=torch.float64)[:-1]
+    if angles[-1] < bottom:
+        angles = torch.linspace(top, bottom, steps, dtype=torch.float64)
+    return _at_ratios(schedule, torch.tan(angles))
+
+
+def beta(schedule: Schedule, steps: int, a: float = 0.6, b: float = 0.6) -> Level:
+    """Times at the quantiles of a Beta(a, b) distribution: dense at both ends (Lee et al. 2024, section 4).
+
+    With time = sin²(theta) the density is smooth, so its integral is a plain sum; its inverse is interpolated.
+    """
+    _checked(schedule, steps)
+    theta = torch.linspace(0, math.pi / 2, BETA_POINTS, dtype=torch.float64)
+    middle = (theta[1:] + theta[:-1]) / 2
+    mass = torch.cat([torch.zeros(1), (middle.sin() ** (2 * a - 1) * middle.cos() ** (2 * b - 1)).cumsum(0)])
+    wanted = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1] * mass[-1]
+    above = torch.searchsorted(mass, wanted).clamp(min=1)
+    fraction = (wanted - mass[above - 1]) / (mass[above] - mass[above - 1])
+    share = (theta[above - 1] + fraction * (theta[above] - theta[above - 1])).sin() ** 2
+    return _at_times(schedule, schedule.t_min + share * (schedule.t_max - schedule.t_min))
+
+
+def at_logsnrs(schedule: Schedule, logsnrs: Sequence[float]) -> Level:
+    """The levels of given log-SNRs, ascending, such as `aligned.py` finds for a model."""
+    times = schedule.at(torch.tensor(logsnrs, dtype=torch.float64)).clamp(schedule.t_min, schedule.t_max)
+    return _at_times(schedule, torch.unique(times).flip(0))
 
 
 def respaced_indices(T: int, sections: str) -> list[int]:
@@ -110,11 +171,45 @@ def respaced(schedule: Schedule, sections: str) -> Level:
     return schedule.levels[rows].and_clean()
 
 
+def churned(schedule: Schedule, levels: Level, churn: float, low: float = 0.0, high: float = math.inf) -> Level:
+    """Before every step, back up by gamma: EDM's stochastic sampler (Karras et al. 2022, Algorithm 2) as a table.
+
+    sigma/alpha is raised to (1 + gamma) times itself where it lies in [low, high], gamma = min(churn/steps, sqrt(2) - 1),
+    and never beyond the schedule's noisiest level.
+    """
+    ratio = levels[:-1].ratio
+    gamma = torch.where((ratio >= low) & (ratio <= high), min(churn / len(ratio), math.sqrt(2) - 1), 0.0)
+    raised = schedule(schedule.at(-2 * (ratio * (1 + gamma)).log()).clamp(schedule.t_min, schedule.t_max))
+    rows: list[Level] = []
+    for level, up in zip(levels[:-1].rows(), raised.rows(), strict=True):
+        rows += [level, up] if up.logsnr < level.logsnr else [level]
+    return Level.of_rows([*rows, levels.rows()[-1]])
+
+
+def restarted(levels: Level, low: float, high: float, times: int) -> Level:
+    """The stretch with sigma/alpha in [low, high] walked `times` more times, jumping back up in between (Xu et al. 2023).
+
+    Raises ValueError where the stretch holds fewer than two levels of the table.
+    """
+    ratio = levels.ratio
+    inside = ((ratio >= low) & (ratio <= high)).nonzero()[:, 0]
+    if len(inside) < 2:
+        raise ValueError(f"there are {len(inside)} levels with sigma/alpha between {low:g} and {high:g}, nothing to walk again: widen the stretch.")
+    rows, first, last = levels.rows(), int(inside[0]), int(inside[-1])
+    return Level.of_rows([*rows[: last + 1], *rows[first : last + 1] * times, *rows[last + 1 :]])
+
+
 GRIDS: dict[str, Callable[[Schedule, int], Level]] = {
     "every": every,
     "uniform": uniform,
+    "linspace": uniform,
     "trailing": trailing,
+    "leading": leading,
     "karras": karras,
+    "logsnr": logsnr,
+    "exponential": logsnr,
+    "angle": angle,
+    "beta": beta,
 }
 
 
@@ -125,4 +220,3 @@ def make_grid(schedule: Schedule, grid: str, steps: int) -> Level:
     if re.fullmatch(r"(ddim)?\d+(,\d+)*", grid):
         return respaced(schedule, grid)
     raise ValueError(f"there is no grid {grid!r}: choose one of {', '.join(GRIDS)}, or a spacing like 250, 10,15,20 or ddim50.")
-

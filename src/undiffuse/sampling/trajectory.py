@@ -1,8 +1,11 @@
 """The one sampling loop: from noise, along a grid of levels, to data.
 
-A generator, so that progress bars, previews, servers and tests watch the same loop.  The noise of example k at row r of
-the grid is a function of (seed, k, r) alone (process/noise.py): an example is the same whatever is drawn beside it,
-and a trajectory taken up at row r from its x is the rest of the same trajectory.
+A generator, so that progress bars, previews, servers and tests watch the same loop.  Noise is a function of the seed,
+the example and the place alone (noises.py): an example is the same whatever is drawn beside it, and a trajectory taken
+up at row r from its x and its solver's state is the rest of the same trajectory.
+
+A grid may also step back up to a noisier level, as stochastic samplers do (grids.py: churned, restarted).  Such a step
+is one of the forward process and needs no network; the solver then starts afresh, without a history.
 """
 
 from __future__ import annotations
@@ -10,18 +13,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from undiffuse.process.bridges import Bridge
+from undiffuse.process.corruption import step as forward_step
 from undiffuse.process.levels import Level, meet
 from undiffuse.process.noise import standard_normal
 from undiffuse.process.posteriors import Denoise
-from undiffuse.sampling.solvers import Move, Solver
+from undiffuse.sampling.noises import INITIAL_STREAM, RAISE_STREAM, Brownian, Independent, Noise
+from undiffuse.sampling.solvers.base import Solver
 
-INITIAL_STREAM, STEP_STREAM = 0, 1
+NoiseKind = Literal["independent", "brownian"]
 
 
 @dataclass(frozen=True)
@@ -51,43 +55,38 @@ def initial(levels: Level, shape: Sequence[int], seed: int, index: Tensor) -> Te
     return meet(levels.sigma[0], noise) * noise
 
 
+def segments(levels: Level) -> list[tuple[int, int]]:
+    """The stretches of a table (first row, last row) along which it gets ever cleaner."""
+    logsnr = levels.logsnr.tolist()
+    breaks = [row + 1 for row in range(len(levels) - 1) if logsnr[row + 1] <= logsnr[row]]
+    return list(zip([0, *breaks], [b - 1 for b in breaks] + [len(levels) - 1], strict=True))
+
+
 def trajectory(
     x: Tensor, denoise: Denoise, levels: Level, solver: Solver, *, seed: int, index: Tensor,
-    start: int = 0, state: Any = None,
+    noise: NoiseKind = "independent", start: int = 0, state: Any = None,
 ) -> Iterator[Moment]:  # fmt: skip
-    """Walks x (B, ...) from row `start` of `levels` to its last row, the clean level.
+    """Walks x (B, ...) from row `start` of `levels` to its last row.
 
     index: int64 (B,) on the device of x: which example of the seed each row of x is.
     Gradients are not recorded.
     """
-    steps, rows, bridges = len(levels) - 1, levels.rows(), Bridge.table(levels).rows()
-    noise = _StepNoise(x, seed, index, steps)
+    steps, rows = len(levels) - 1, levels.rows()
+    plan: dict[int, Any] = {}
+    for first, last in segments(levels):
+        plan |= dict(enumerate(solver.plan(levels[first : last + 1]), start=first)) if last > first else {}
+    draws: Noise = Independent(x, seed, index, steps) if noise == "independent" else Brownian(x, seed, index, levels)
+    clean = x
     for row in range(start, steps):
-        move = Move(rows[row], rows[row + 1], bridges[row])
+        x_t = x
         with torch.no_grad():
-            step = solver.step(x, denoise, move, partial(noise.at, row), state)
-        yield Moment(row, steps, move.here, x, step.posterior.mean, step.x, step.state)
-        x, state = step.x, step.state
-
-
-class _StepNoise:
-    """The noise of each row of a grid, made for several rows at once: a small tensor costs as much as a larger one."""
-
-    AT_ONCE = 2**16  # numbers
-
-    def __init__(self, x: Tensor, seed: int, index: Tensor, steps: int) -> None:
-        self.shape, self.dtype, self.seed, self.index, self.steps = x.shape, x.dtype, seed, index, steps
-        self.count = max(1, self.AT_ONCE // max(1, x.numel()))
-        self.first, self.made = 0, x.new_empty(0)
-
-    def at(self, row: int) -> Tensor:
-        if not self.first <= row < self.first + len(self.made):
-            self.first = row
-            rows = torch.arange(row, min(row + self.count, self.steps), device=self.index.device)
-            index, step = self.index.repeat(len(rows)), rows.repeat_interleave(len(self.index))
-            normal = standard_normal(self.shape[1:], self.seed, index, step, STEP_STREAM)
-            self.made = normal.to(self.dtype).reshape(len(rows), *self.shape)
-        return self.made[row - self.first]
+            if row in plan:
+                step = solver.step(x_t, denoise, plan[row], partial(draws.at, row), state)
+                x, clean, state = step.x, step.posterior.mean, step.state
+            else:
+                fresh = standard_normal(x.shape[1:], seed, index, row, RAISE_STREAM).to(x)
+                x, state = forward_step(x_t, rows[row], rows[row + 1], fresh), None
+        yield Moment(row, steps, rows[row], x_t, clean, x, state)
 
 
 def final(moments: Iterator[Moment]) -> Tensor:

@@ -1,0 +1,90 @@
+"""Solvers that push the belief through the bridge, and those that keep part of the noise.
+
+Ancestral   a draw from p(x_s | x_t), the belief about x_0 pushed through the bridge (Ho et al. 2020, Algorithm 2),
+            with whichever variance the model has or the user asks for.  Exact for respaced chains, because the
+            bridge is that of the two levels given.
+DDIM        x_s = alpha_s x̂ + sqrt(sigma_s² - eta² small) eps + eta sqrt(small) z        (Song et al. 2021, eq. 12)
+            eta = 0 is the probability-flow ODE, eta = 1 equals Ancestral with fixed_small.  In sigma/alpha these are
+            the steps called Euler and Euler-ancestral (Karras et al. 2022, k-diffusion).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from undiffuse.process.bridges import Bridge
+from undiffuse.process.levels import Level
+from undiffuse.process.posteriors import Denoise, Fixed, Spread
+from undiffuse.sampling.solvers.base import Move, NoiseSource, Solver, Step, combination, moves
+
+
+@dataclass(frozen=True)
+class _Push:
+    move: Move
+    on_x: float
+    on_xt: float
+    last: bool
+
+
+@dataclass(frozen=True)
+class Ancestral(Solver):
+    """variance: None for the model's own, else the fraction f between fixed_small (0) and fixed_large (1)."""
+
+    variance: float | None = None
+    stochastic: bool = True
+
+    def plan(self, levels: Level) -> Sequence[_Push]:
+        return [
+            _Push(move, float(move.bridge.on_x), float(move.bridge.on_xt), bool(move.bridge.into_clean)) for move in moves(levels)
+        ]
+
+    def step(self, x_t: Tensor, denoise: Denoise, row: _Push, noise: NoiseSource, state: Any) -> Step:
+        posterior = denoise(x_t, row.move.here)
+        x = (x_t * row.on_xt).add_(posterior.mean, alpha=row.on_x)
+        if row.last:
+            return Step(x, posterior)
+        spread: Spread = posterior.spread if self.variance is None else Fixed(self.variance)
+        return Step(x.addcmul_((spread.log_variance(row.move.bridge, x_t) / 2).exp(), noise(0)), posterior)
+
+
+@dataclass(frozen=True)
+class _Split:
+    here: Level
+    level: tuple[float, float]
+    on_clean: float
+    on_eps: float
+    on_noise: float
+
+
+@dataclass(frozen=True)
+class DDIM(Solver):
+    """eta: 0 deterministic … 1 as noisy as the ancestral chain with fixed_small."""
+
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must lie between 0 (deterministic) and 1 (ancestral), but is {self.eta}.")
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        return self.eta > 0
+
+    def plan(self, levels: Level) -> Sequence[_Split]:
+        small = self.eta**2 * Bridge.table(levels).small
+        on_eps, on_noise = (levels.sigma[1:] ** 2 - small).clamp(min=0).sqrt().tolist(), small.sqrt().tolist()
+        pairs = list(zip(levels.alpha.tolist(), levels.sigma.tolist(), strict=True))
+        return [
+            _Split(here, pairs[k], pairs[k + 1][0], on_eps[k], on_noise[k]) for k, here in enumerate(levels.rows()[:-1])
+        ]
+
+    def step(self, x_t: Tensor, denoise: Denoise, row: _Split, noise: NoiseSource, state: Any) -> Step:
+        posterior = denoise(x_t, row.here)
+        if not row.on_eps and not row.on_noise:
+            return Step(posterior.mean * row.on_clean, posterior)
+        x = combination(posterior, x_t, row.level, row.on_clean, row.on_eps)
+        return Step(x.add_(noise(0), alpha=row.on_noise) if row.on_noise else x, posterior)

@@ -1,0 +1,73 @@
+"""What a solver is: x_t, Denoise, here, there -> x_s.
+
+A solver is shown the whole table of levels before it starts and answers with a plan, one row for each step: everything
+that does not depend on x, computed once, in float64.  Its steps are then a few multiplications and additions of tensors
+by plain numbers.  The next level is always the table's next row, never the value of a formula.
+
+No noise is added into the clean level.  A solver's memory is its `state`, passed in and returned, None to start with.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from undiffuse.process.bridges import Bridge
+from undiffuse.process.levels import Level
+from undiffuse.process.posteriors import Denoise, Posterior
+
+NoiseSource = Callable[[int], Tensor]
+"""Draw number k of this step, standard normal of the shape of x_t; called only by steps that use it."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """One step's levels and bridge. here, there: Level of shape (); bridge: the one between them."""
+
+    here: Level
+    there: Level
+    bridge: Bridge
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a solver did: the new x_s, the belief at x_t it started from, and its state for the next step."""
+
+    x: Tensor
+    posterior: Posterior
+    state: Any = None
+
+
+class Solver(ABC):
+    """evaluations: of the network, per step.   stochastic: whether its steps draw noise."""
+
+    evaluations: int = 1
+    stochastic: bool = False
+
+    @abstractmethod
+    def plan(self, levels: Level) -> Sequence[Any]:
+        """One row for each of the len(levels) - 1 steps along a table of ever cleaner levels."""
+
+    @abstractmethod
+    def step(self, x_t: Tensor, denoise: Denoise, row: Any, noise: NoiseSource, state: Any) -> Step:
+        """The step that `row` of the plan describes."""
+
+
+def moves(levels: Level) -> list[Move]:
+    """The moves along a table of ever cleaner levels."""
+    rows = levels.rows()
+    return [Move(*each) for each in zip(rows, rows[1:], Bridge.table(levels).rows(), strict=False)]
+
+
+def combination(posterior: Posterior, x_t: Tensor, level: tuple[float, float], on_clean: float, on_eps: float) -> Tensor:
+    """on_clean · x̂ + on_eps · eps, for the (alpha, sigma) of x_t; a new tensor."""
+    alpha, sigma = level
+    if not on_eps:
+        return posterior.mean * on_clean
+    if posterior.kept_eps is not None:
+        return (posterior.mean * on_clean).add_(posterior.kept_eps, alpha=on_eps)
+    return (posterior.mean * (on_clean - on_eps * alpha / sigma)).add_(x_t, alpha=on_eps / sigma)

@@ -1,0 +1,65 @@
+"""Predictor and corrector: Langevin steps at a level before any solver walks on from it.
+
+A Langevin step leaves the distribution at a level as it is and pulls a sample that has strayed back towards it
+(Song et al. 2021, Algorithm 4-5):
+
+    x <- x + delta score + sqrt(2 delta) z,     score = -eps/sigma,     delta = 2 (r |z| / |score|)²
+
+r is the signal-to-noise ratio of the step.  The reference code takes the norms as means over a batch, which makes a
+sample depend on its neighbours; here they are each example's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.process.levels import Level
+from undiffuse.process.posteriors import Denoise
+from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step, combination
+
+
+@dataclass(frozen=True)
+class _Row:
+    here: Level
+    level: tuple[float, float]
+    inner: Any
+
+
+@dataclass(frozen=True)
+class Langevin(Solver):
+    """inner: the predictor, one without a history.   steps: of Langevin at each level.   ratio: r."""
+
+    inner: Solver
+    steps: int = 1
+    ratio: float = 0.16
+    stochastic: bool = True
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"a corrector takes at least 1 step at each level, not {self.steps}.")
+
+    @property
+    def evaluations(self) -> int:  # type: ignore[override]
+        return self.inner.evaluations + self.steps
+
+    def plan(self, levels: Level) -> Sequence[_Row]:
+        pairs = zip(levels.alpha.tolist(), levels.sigma.tolist(), strict=True)
+        return [_Row(*row) for row in zip(levels.rows(), pairs, self.inner.plan(levels), strict=False)]
+
+    def step(self, x_t: Tensor, denoise: Denoise, row: _Row, noise: NoiseSource, state: Any) -> Step:
+        for k in range(self.steps):
+            score = combination(denoise(x_t, row.here), x_t, row.level, 0.0, -1 / row.level[1])
+            z = noise(1 + k)
+            delta = 2 * (self.ratio * _norm(z) / _norm(score).clamp(min=torch.finfo(z.dtype).tiny)) ** 2
+            x_t = x_t + delta * score + (2 * delta).sqrt() * z
+        return self.inner.step(x_t, denoise, row.inner, noise, state)
+
+
+def _norm(x: Tensor) -> Tensor:
+    """The norm of each example, shaped to multiply it."""
+    return torch.linalg.vector_norm(x.flatten(1), dim=1).reshape(-1, *[1] * (x.ndim - 1))

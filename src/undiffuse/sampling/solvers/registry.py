@@ -1,0 +1,104 @@
+"""Every solver by name: what it is, its order, and which settings it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from undiffuse.process.schedules import Schedule
+from undiffuse.sampling.solvers.adaptive import Adaptive
+from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
+from undiffuse.sampling.solvers.base import Solver
+from undiffuse.sampling.solvers.exponential import Heun, Multistep, Singlestep
+from undiffuse.sampling.solvers.forms import LOGSNR, NOISE, RATIO, ROW, Rule, angle, angle_form, clean
+from undiffuse.sampling.solvers.langevin import Langevin
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a solver can be told; None where nothing was said.
+
+    order: of its polynomials.   eta: noise, 0 none to 1 as much as ancestral sampling.   variance: of `ddpm`, None for
+    the model's own, else 0 small to 1 large.   corrections: Langevin steps at each level.
+    """
+
+    order: int | None = None
+    eta: float | None = None
+    variance: float | None = None
+    corrections: int | None = None
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Settings with nothing left open; a solver reads those that it has."""
+
+    order: int
+    eta: float = 0.0
+    variance: float | None = None
+    corrections: int = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """orders: that can be asked for, the default first.   has: the other settings, with their defaults."""
+
+    what: str
+    make: Callable[[_Chosen, Schedule], Solver]
+    orders: tuple[int, ...] = (1,)
+    has: Mapping[str, float | None] = field(default_factory=dict)
+
+
+def _published(order: int) -> Rule:
+    """The rule of the published second-order multistep solvers; those of third order integrate exactly."""
+    return "midpoint" if order == 2 else "exact"
+
+
+SOLVERS: dict[str, Entry] = {
+    "ddpm": Entry("ancestral sampling (Ho 2020)", lambda s, _: Ancestral(s.variance), has={"variance": None}),
+    "ddim": Entry("DDIM (Song 2021)", lambda s, _: DDIM(s.eta), has={"eta": 0.0}),
+    "euler": Entry("Euler in sigma/alpha, the steps of DDIM", lambda s, _: Multistep(NOISE, RATIO, 1)),
+    "euler_ancestral": Entry("Euler with the ancestral split, the steps of DDIM at eta 1", lambda s, _: DDIM(1.0)),
+    "heun": Entry("Heun in the angle", lambda s, _: Heun(angle_form(), angle()), (2,)),
+    "edm": Entry("EDM's Heun, in sigma/alpha; stochastic with churn (Karras 2022)", lambda s, _: Heun(NOISE, RATIO), (2,)),
+    "dpm2": Entry("the midpoint method in sigma/alpha (k-diffusion)", lambda s, _: Singlestep(NOISE, RATIO, 2, "midpoint"), (2,)),
+    "lms": Entry("Adams-Bashforth in sigma/alpha (k-diffusion)", lambda s, _: Multistep(NOISE, RATIO, s.order), (4, 1, 2, 3)),
+    "plms": Entry("pseudo linear multistep of PNDM (Liu 2022)", lambda s, _: Multistep(NOISE, ROW, s.order), (4, 1, 2, 3)),
+    "deis": Entry("eps a polynomial in time (Zhang & Chen 2023)", lambda s, _: Multistep(NOISE, angle(), s.order), (3, 1, 2, 4)),
+    "dpm": Entry("DPM-Solver (Lu 2022)", lambda s, _: Multistep(NOISE, LOGSNR, s.order, _published(s.order)), (2, 1, 3)),
+    "dpm_single": Entry("DPM-Solver, in blocks", lambda s, _: Singlestep(NOISE, LOGSNR, s.order, _published(s.order)), (2, 1, 3)),
+    "dpm++": Entry("DPM-Solver++ 2M, 3M (Lu 2022)", lambda s, _: Multistep(clean(), LOGSNR, s.order, _published(s.order)), (2, 1, 3)),
+    "dpm++_single": Entry(
+        "DPM-Solver++ 2S, 3S, in blocks", lambda s, _: Singlestep(clean(), LOGSNR, s.order, _published(s.order)), (2, 1, 3)
+    ),
+    "dpm++_sde": Entry(
+        "DPM-Solver++ 2M, 3M of the SDE", lambda s, _: Multistep(clean(s.eta), LOGSNR, s.order, _published(s.order)), (2, 1, 3), {"eta": 1.0}
+    ),
+    "unipc": Entry(
+        "predictor and corrector (Zhao 2023)", lambda s, _: Multistep(clean(), LOGSNR, s.order, _published(s.order), True), (2, 1, 3)
+    ),
+    "sa": Entry(
+        "stochastic Adams (Xue 2023)", lambda s, _: Multistep(clean(s.eta), LOGSNR, s.order, "exact", True), (2, 1, 3), {"eta": 1.0}
+    ),
+    "adams": Entry("velocity a polynomial in the angle, corrected", lambda s, _: Multistep(angle_form(), angle(), s.order, "exact", True), (2, 1, 3)),
+    "pc": Entry("ancestral and Langevin steps (Song 2021)", lambda s, _: Langevin(Ancestral(0.0), s.corrections), has={"corrections": 1}),
+    "adaptive": Entry("Dormand-Prince with step-size control (torchdiffeq)", lambda s, schedule: Adaptive(schedule), (5,)),
+}  # fmt: skip
+
+
+def make_solver(name: str, settings: Settings, schedule: Schedule) -> Solver:
+    """The solver called `name`. Raises ValueError for an unknown name, or a setting that this solver does not have."""
+    if name not in SOLVERS:
+        raise ValueError(f"there is no solver {name!r}: choose one of {', '.join(SOLVERS)}.")
+    entry, chosen = SOLVERS[name], dict[str, Any](SOLVERS[name].has)
+    for setting, value in vars(settings).items():
+        if setting == "order" or value is None or (setting not in entry.has and not value):
+            continue
+        if setting not in entry.has:
+            owners = " and ".join(repr(other) for other, e in SOLVERS.items() if setting in e.has)
+            raise ValueError(f"{setting} = {value} is a setting of the solvers {owners}, and {name!r} has none: leave it out.")
+        chosen[setting] = value
+    order = entry.orders[0] if settings.order is None else settings.order
+    if order not in entry.orders:
+        raise ValueError(f"the solver {name!r} has the orders {', '.join(map(str, sorted(entry.orders)))}, not {order}.")
+    return entry.make(_Chosen(order, **chosen), schedule)
