@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from tests.process.instances import CHAINS, SCHEDULES
 from undiffuse.process.chains import Chain
-from undiffuse.sampling.grids import GRIDS, make_grid, respaced_indices
+from undiffuse.sampling.grids import GRIDS, at_logsnrs, churned, make_grid, respaced_indices, restarted
 
 LONG = CHAINS["linear-1000"]
+COUNTED = [name for name in GRIDS if name not in ("every", "linspace", "exponential")]  # the last two are other names
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize("grid", ["uniform", "trailing", "karras"])
+@pytest.mark.parametrize("grid", COUNTED)
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 10])
 def test_levels_fall_from_noisy_to_clean(name, grid, steps):
     schedule = SCHEDULES[name]
@@ -27,12 +32,17 @@ def test_levels_fall_from_noisy_to_clean(name, grid, steps):
     assert (levels.logsnr.diff() > 0).all()
 
 
-@pytest.mark.parametrize("grid", ["uniform", "trailing", "karras"])
-def test_every_step_count_works_on_a_chain(grid):
-    for steps in [*range(1, 120), *(p for p in range(120, 1001, 7)), 997, 999, 1000]:
-        levels = make_grid(LONG, grid, steps)
+@pytest.mark.parametrize("name", ["linear-1000", "flow", "edm"])
+@pytest.mark.parametrize("grid", COUNTED)
+def test_every_step_count_from_1_to_1000_visits_as_many_levels(grid, name):
+    schedule = SCHEDULES[name]
+    for steps in range(1, 1001):
+        levels = make_grid(schedule, grid, steps)
         assert len(levels) == steps + 1
         assert (levels.logsnr.diff() > 0).all()
+        assert levels.label[-1] == -1
+        if isinstance(schedule, Chain) and grid in ("uniform", "trailing", "leading"):
+            assert torch.equal(levels.label, levels.label.round())
 
 
 def test_every_visits_the_whole_chain_and_uniform_with_all_steps_too():
@@ -70,6 +80,59 @@ def test_karras_is_the_published_formula():
     i = torch.arange(18, dtype=torch.float64)
     expected = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
     torch.testing.assert_close(levels.sigma[:-1], expected, rtol=1e-10, atol=0)
+
+
+def test_leading_is_diffusers_and_ddims():
+    assert make_grid(LONG, "leading", 10).label.tolist() == [900, 800, 700, 600, 500, 400, 300, 200, 100, 0, -1]
+    assert make_grid(LONG, "leading", 50).label.tolist() == make_grid(LONG, "ddim50", 1).label.tolist()
+
+
+def test_other_names_are_the_same_grids():
+    assert make_grid(LONG, "linspace", 7).label.tolist() == make_grid(LONG, "uniform", 7).label.tolist()
+    assert make_grid(LONG, "exponential", 7).label.tolist() == make_grid(LONG, "logsnr", 7).label.tolist()
+
+
+def test_log_snr_and_angles_are_evenly_spaced():
+    levels = make_grid(SCHEDULES["edm"], "logsnr", 9)
+    torch.testing.assert_close(levels.logsnr[:-1].diff(), torch.full((8,), 2 * math.log(80 / 0.002) / 8, dtype=torch.float64))
+    angles = torch.atan2(*(getattr(make_grid(SCHEDULES["cosine_continuous"], "angle", 9), name) for name in ("sigma", "alpha")))
+    torch.testing.assert_close(angles.diff(), angles.diff()[:1].expand(9), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 50])
+def test_beta_is_the_quantiles_of_a_beta_distribution(steps):
+    """1 - t is beta distributed too: against scipy's inverse. 4,096 intervals of a smooth integrand: 1e-5."""
+    levels = make_grid(SCHEDULES["flow"], "beta", steps)
+    share = (levels.label[:-1] / 1000 - 1e-3) / (1 - 1e-3)
+    expected = stats.beta.ppf(1 - np.arange(steps) / steps, 0.6, 0.6)
+    np.testing.assert_allclose(share.numpy(), expected, atol=1e-5)
+
+
+def test_churn_is_edms():
+    """Karras et al. 2022, Algorithm 2: gamma = min(S_churn/N, sqrt 2 - 1) inside [S_min, S_max], none above sigma_max."""
+    schedule = SCHEDULES["edm"]
+    plain = make_grid(schedule, "karras", 18)
+    sigma = churned(schedule, plain, 3.0, 0.05, 50.0).sigma.tolist()
+    expected = []
+    for level in plain.sigma.tolist():
+        expected += [level, level * (1 + 3 / 18)] if 0.05 <= level <= 50 else [level]
+    assert sigma == pytest.approx(expected, rel=1e-9)
+    assert churned(schedule, plain, 100.0).sigma[2] == pytest.approx(plain.sigma[1] * 2**0.5)
+
+
+def test_restarts_walk_the_stretch_again():
+    plain = make_grid(SCHEDULES["edm"], "karras", 10)
+    inside = [s for s in plain.sigma.tolist() if 0.1 <= s <= 5]
+    before, after = [s for s in plain.sigma.tolist() if s > 5], [s for s in plain.sigma.tolist() if s < 0.1]
+    assert restarted(plain, 0.1, 5.0, 2).sigma.tolist() == [*before, *inside * 3, *after]
+    with pytest.raises(ValueError, match="widen"):
+        restarted(plain, 0.1, 0.11, 2)
+
+
+def test_levels_of_given_log_snrs():
+    levels = at_logsnrs(LONG, [-6.0, -1.0, 3.0])
+    torch.testing.assert_close(levels.logsnr[:-1], torch.tensor([-6.0, -1.0, 3.0], dtype=torch.float64))
+    assert levels.sigma[-1] == 0
 
 
 @pytest.mark.parametrize("spacing", ["ddim300", "0", "1001", "20,2000", "ten", "", "-5"])

@@ -10,7 +10,8 @@ from undiffuse.process.noise import standard_normal
 from undiffuse.process.posteriors import Posterior
 from undiffuse.sampling.grids import make_grid
 from undiffuse.sampling.guidance import classifier_free, clipped, dynamically_thresholded, separately
-from undiffuse.sampling.solvers import DDIM, Heun
+from undiffuse.sampling.solvers.ancestral import DDIM
+from undiffuse.sampling.solvers.exponential import Heun
 from undiffuse.sampling.trajectory import final, trajectory
 
 d = torch.float64

@@ -178,11 +178,11 @@ def churned(schedule: Schedule, levels: Level, churn: float, low: float = 0.0, h
     and never beyond the schedule's noisiest level.
     """
     ratio = levels[:-1].ratio
-    gamma = torch.where((ratio >= low) & (ratio <= high), min(churn / len(ratio), math.sqrt(2) - 1), 0.0)
+    gamma = min(churn / len(ratio), math.sqrt(2) - 1) * ((ratio >= low) & (ratio <= high)).double()
     raised = schedule(schedule.at(-2 * (ratio * (1 + gamma)).log()).clamp(schedule.t_min, schedule.t_max))
     rows: list[Level] = []
     for level, up in zip(levels[:-1].rows(), raised.rows(), strict=True):
-        rows += [level, up] if up.logsnr < level.logsnr else [level]
+        rows += [level, up] if up.ratio > level.ratio * (1 + 1e-9) else [level]  # the noisiest level cannot be raised
     return Level.of_rows([*rows, levels.rows()[-1]])
 
 

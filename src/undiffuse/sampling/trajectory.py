@@ -64,18 +64,19 @@ def segments(levels: Level) -> list[tuple[int, int]]:
 
 def trajectory(
     x: Tensor, denoise: Denoise, levels: Level, solver: Solver, *, seed: int, index: Tensor,
-    noise: NoiseKind = "independent", start: int = 0, state: Any = None,
+    noise: NoiseKind | Noise = "independent", start: int = 0, state: Any = None,
 ) -> Iterator[Moment]:  # fmt: skip
     """Walks x (B, ...) from row `start` of `levels` to its last row.
 
     index: int64 (B,) on the device of x: which example of the seed each row of x is.
+    noise: a kind of the seed's, or draws made elsewhere (recording.py).
     Gradients are not recorded.
     """
     steps, rows = len(levels) - 1, levels.rows()
     plan: dict[int, Any] = {}
     for first, last in segments(levels):
         plan |= dict(enumerate(solver.plan(levels[first : last + 1]), start=first)) if last > first else {}
-    draws: Noise = Independent(x, seed, index, steps) if noise == "independent" else Brownian(x, seed, index, levels)
+    draws = noise if isinstance(noise, Noise) else _made(noise, x, seed, index, levels)
     clean = x
     for row in range(start, steps):
         x_t = x
@@ -87,6 +88,10 @@ def trajectory(
                 fresh = standard_normal(x.shape[1:], seed, index, row, RAISE_STREAM).to(x)
                 x, state = forward_step(x_t, rows[row], rows[row + 1], fresh), None
         yield Moment(row, steps, rows[row], x_t, clean, x, state)
+
+
+def _made(kind: NoiseKind, x: Tensor, seed: int, index: Tensor, levels: Level) -> Noise:
+    return Independent(x, seed, index, len(levels) - 1) if kind == "independent" else Brownian(x, seed, index, levels)
 
 
 def final(moments: Iterator[Moment]) -> Tensor:

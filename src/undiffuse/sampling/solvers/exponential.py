@@ -11,8 +11,8 @@ Heun         through the values at both ends of a step, the far one evaluated at
 
 All draw the noise of their form (forms.py, eq. 2), and a corrected or restarted step keeps the noise it had.
 
-Where the integral has no meaning the step is DDIM's: in the noise form at pure noise, and into the clean level where the
-measure or the coordinate there is infinite.
+Into the clean level the step is DDIM's, which ends on x̂: at the last noisy level nothing else is known of x_0, and some
+coordinates are infinite there.  So it is where the integral has no meaning, in the noise form at pure noise.
 """
 
 from __future__ import annotations
@@ -134,6 +134,7 @@ class Exponential(Solver):
     def plan(self, levels: Level) -> Sequence[_Row]:
         steps, form = len(levels) - 1, self.form
         ends, passes = _usable(form, self.coordinate, levels)
+        ends = [end and sigma > 0 for end, sigma in zip(ends, levels.sigma.tolist(), strict=True)]
 
         def fitting(integral: _Integral | None, corrected: bool) -> _Integral | None:
             if integral is None or not (ends[integral.base] and ends[integral.stop] and passes[integral.stop]):

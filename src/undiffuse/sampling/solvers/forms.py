@@ -84,6 +84,7 @@ FLOW = Form(
 )  # fmt: skip
 
 
+@lru_cache
 def clean(eta: float = 0.0) -> Form:
     """The clean form of the ODE (0) or of an SDE with the same marginals (1: as noisy as ancestral sampling)."""
     return Form(
@@ -92,6 +93,7 @@ def clean(eta: float = 0.0) -> Form:
     )  # fmt: skip
 
 
+@lru_cache
 def angle_form(deviation: float = 1.0) -> Form:
     """deviation: of the data, s; with mean-free Gaussian data of that deviation g is zero and any step exact."""
 
@@ -110,6 +112,7 @@ RATIO = Coordinate("ratio", lambda u: u, lambda c: c, torch.ones_like)
 ROW = Coordinate("row", torch.zeros_like, torch.zeros_like, torch.zeros_like)  # not a function of u, see `weights`
 
 
+@lru_cache
 def angle(deviation: float = 1.0) -> Coordinate:
     """atan(u/s), linear in time for the cosine schedule."""
     return Coordinate(

@@ -5,8 +5,11 @@ A Langevin step leaves the distribution at a level as it is and pulls a sample t
 
     x <- x + delta score + sqrt(2 delta) z,     score = -eps/sigma,     delta = 2 (r |z| / |score|)²
 
-r is the signal-to-noise ratio of the step.  The reference code takes the norms as means over a batch, which makes a
-sample depend on its neighbours; here they are each example's own.
+r is the signal-to-noise ratio of the step.  The reference code takes both norms as means over a batch, which makes a
+sample depend on its neighbours; each example's own norms would correlate the step with its direction, which moves the
+distribution.  Here they are their values for a level, |z|² = d and |score|² = |eps|²/sigma² = d/sigma², so that
+
+    delta = 2 (r sigma)².
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from undiffuse.process.levels import Level
@@ -52,14 +54,8 @@ class Langevin(Solver):
         return [_Row(*row) for row in zip(levels.rows(), pairs, self.inner.plan(levels), strict=False)]
 
     def step(self, x_t: Tensor, denoise: Denoise, row: _Row, noise: NoiseSource, state: Any) -> Step:
+        sigma = row.level[1]
         for k in range(self.steps):
-            score = combination(denoise(x_t, row.here), x_t, row.level, 0.0, -1 / row.level[1])
-            z = noise(1 + k)
-            delta = 2 * (self.ratio * _norm(z) / _norm(score).clamp(min=torch.finfo(z.dtype).tiny)) ** 2
-            x_t = x_t + delta * score + (2 * delta).sqrt() * z
+            drift = combination(denoise(x_t, row.here), x_t, row.level, 0.0, -2 * self.ratio**2 * sigma)
+            x_t = (x_t + drift).add_(noise(1 + k), alpha=2 * self.ratio * sigma)
         return self.inner.step(x_t, denoise, row.inner, noise, state)
-
-
-def _norm(x: Tensor) -> Tensor:
-    """The norm of each example, shaped to multiply it."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1).reshape(-1, *[1] * (x.ndim - 1))

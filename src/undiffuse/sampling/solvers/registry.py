@@ -61,7 +61,7 @@ SOLVERS: dict[str, Entry] = {
     "euler_ancestral": Entry("Euler with the ancestral split, the steps of DDIM at eta 1", lambda s, _: DDIM(1.0)),
     "heun": Entry("Heun in the angle", lambda s, _: Heun(angle_form(), angle()), (2,)),
     "edm": Entry("EDM's Heun, in sigma/alpha; stochastic with churn (Karras 2022)", lambda s, _: Heun(NOISE, RATIO), (2,)),
-    "dpm2": Entry("the midpoint method in sigma/alpha (k-diffusion)", lambda s, _: Singlestep(NOISE, RATIO, 2, "midpoint"), (2,)),
+    "dpm2": Entry("the midpoint method, dpm_single of order 2 (k-diffusion)", lambda s, _: Singlestep(NOISE, LOGSNR, 2, "midpoint"), (2,)),
     "lms": Entry("Adams-Bashforth in sigma/alpha (k-diffusion)", lambda s, _: Multistep(NOISE, RATIO, s.order), (4, 1, 2, 3)),
     "plms": Entry("pseudo linear multistep of PNDM (Liu 2022)", lambda s, _: Multistep(NOISE, ROW, s.order), (4, 1, 2, 3)),
     "deis": Entry("eps a polynomial in time (Zhang & Chen 2023)", lambda s, _: Multistep(NOISE, angle(), s.order), (3, 1, 2, 4)),
