@@ -63,7 +63,7 @@ def _dataset(name: str, values: np.ndarray, labels: np.ndarray | None, layout: s
     )  # fmt: skip
 
 
-def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+def load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     """np.load without pickle; every failure as one sentence."""
     try:
         content = np.load(path, allow_pickle=False)
@@ -75,14 +75,14 @@ def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
 
 
 def npy(path: Path, layout: str | None = None) -> Dataset:
-    content = _load(path)
+    content = load(path)
     assert isinstance(content, np.ndarray)
     return _dataset(path.stem, content, None, layout)
 
 
 def npz(path: Path, layout: str | None = None) -> Dataset:
     """Values under one of VALUES, labels, if any, under one of LABELS."""
-    content = _load(path)
+    content = load(path)
     assert isinstance(content, dict)
     key = next((key for key in VALUES if key in content), None) or (next(iter(content)) if len(content) == 1 else None)
     if key is None:

@@ -85,14 +85,17 @@ class Codec:
         self.low = torch.tensor(config.low, dtype=torch.float32).reshape(column)
         self.high = torch.tensor(config.high, dtype=torch.float32).reshape(column)
 
-    def encode(self, values: np.ndarray | Tensor) -> Tensor:
-        """Raises ValueError for another shape, or values outside the range the model was made for."""
+    def encode(self, values: np.ndarray | Tensor, limited: bool = True) -> Tensor:
+        """limited: False for noisy values, which may lie outside the range the model was made for.
+
+        Raises ValueError for another shape, or values outside that range.
+        """
         raw = torch.as_tensor(values.astype(np.float32) if isinstance(values, np.ndarray) else values).float()
         if raw.shape[1:] != self.config.shape:
             raise ValueError(f"the model takes examples of shape {self.config.shape}, but these have {tuple(raw.shape[1:])}.")
         device = raw.device
         slack = 0.0 if self.config.kind == "integer" else float("inf")  # floats outside the range seen are data all the same
-        if (raw < self.low.to(device) - slack).any() or (raw > self.high.to(device) + slack).any():
+        if limited and ((raw < self.low.to(device) - slack).any() or (raw > self.high.to(device) + slack).any()):
             raise ValueError(
                 f"the values lie in [{raw.min():g}, {raw.max():g}], but the model was made for "
                 f"[{min(self.config.low):g}, {max(self.config.high):g}]: give the data as it was in training."

@@ -52,7 +52,7 @@ def read_image(path: Path, mode: str | None = None, size: tuple[int, int] | None
     except Exception as error:  # Pillow raises many kinds; for one file out of many, all mean the same
         raise Unreadable(str(error) or type(error).__name__) from None
     image = image.convert(mode) if mode else _plain(image)
-    return _fitted(image, size, fit) if size else image
+    return fitted(image, size, fit) if size else image
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -71,12 +71,12 @@ def _plain(image: Image.Image) -> Image.Image:
     raise Unreadable(f"its colour mode {image.mode} is not grey or RGB: convert the file first")
 
 
-def _fitted(image: Image.Image, size: tuple[int, int], fit: str) -> Image.Image:
+def fitted(image: Image.Image, size: tuple[int, int], fit: str) -> Image.Image:
     height, width = size
     if image.size == (width, height):
         return image
     if image.mode == "I;16":  # Pillow resizes floats well and 16-bit integers badly
-        resized = _fitted(Image.fromarray(np.asarray(image).astype(np.float32)), size, fit)
+        resized = fitted(Image.fromarray(np.asarray(image).astype(np.float32)), size, fit)
         return Image.fromarray(np.asarray(resized).round().clip(0, 65535).astype(np.uint16))
     if fit == "crop":
         return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)

@@ -16,12 +16,13 @@ choice (both from the forward process alone, without a network):
 
 Into the clean level no noise is drawn, so the last step answers x̂.  What it misses, x_0 - x̂, is kept as `rest`.
 
-Each z is taken against the x_t that the replay itself reaches, so rounding does not add up along the way.
+Each z is taken against the x_t that the replay itself reaches, by the replay's own arithmetic, so rounding does not add up.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -31,8 +32,9 @@ from undiffuse.process.bridges import Bridge
 from undiffuse.process.corruption import jump, trajectory
 from undiffuse.process.levels import Level
 from undiffuse.process.noise import standard_normal
-from undiffuse.process.posteriors import Denoise, transition
+from undiffuse.process.posteriors import Denoise, Posterior
 from undiffuse.sampling.noises import Noise
+from undiffuse.sampling.solvers.ancestral import Ancestral
 
 RECORD_STREAM = 4
 Path = Literal["independent", "trajectory"]
@@ -68,14 +70,20 @@ def recorded(x: Tensor, denoise: Denoise, levels: Level, *, path: Path = "indepe
 
     seed, index: of the forward path's noise, int64 (B,): which example of the seed each row of x is.
     """
-    states = forward_path(x, levels, path, seed, index)
-    bridges, noises, here = Bridge.table(levels).rows(), list[Tensor](), states[0]
-    for bridge, level, wanted in zip(bridges, levels.rows(), states[1:], strict=False):
+    states, solver = forward_path(x, levels, path, seed, index), Ancestral()
+    noises, here = list[Tensor](), states[0]
+    for bridge, level, row, wanted in zip(Bridge.table(levels).rows(), levels.rows(), solver.plan(levels), states[1:], strict=False):
         with torch.no_grad():
-            step = transition(denoise(here, level), here, bridge)
+            belief = partial(_told, denoise(here, level))
+        mean = solver.step(here, belief, row, lambda draw: torch.zeros_like(x), None)
         if bridge.into_clean:
-            return Recording(states[0], tuple(noises), x - step.mean)
-        deviation = (step.log_variance / 2).exp()
-        noises.append((wanted - step.mean) / deviation)
-        here = step.mean + deviation * noises[-1]
+            return Recording(states[0], tuple(noises), x - mean.x)
+        deviation = (mean.posterior.spread.log_variance(bridge, here) / 2).exp()
+        noises.append((wanted - mean.x) / deviation)
+        here = solver.step(here, belief, row, lambda draw: noises[-1], None).x
     raise ValueError("a recording needs a table of levels that ends in the clean one.")
+
+
+def _told(posterior: Posterior, x_t: Tensor, level: Level) -> Posterior:
+    """A Denoise that has been asked before."""
+    return posterior

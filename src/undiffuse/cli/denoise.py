@@ -1,0 +1,72 @@
+"""undiffuse denoise RUN IMAGE…"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from undiffuse.cli import edits, shared
+
+
+def denoise(
+    run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
+    images: Annotated[list[str], Argument(metavar="IMAGE…", help=edits.INPUTS)],
+    noise: Annotated[float | None, Option(help="Its standard deviation, in the units of the data's values; estimated when left out.")] = None,
+    level: Annotated[float | None, Option(help="The same as sigma/alpha, in the model's units.")] = None,
+    estimate: Annotated[str, Option(help="How to estimate it: likelihood (asks the model) or wavelet.")] = "likelihood",
+    steps: Annotated[int, Option(help="Of the walk down from the noise.")] = 50,
+    class_: Annotated[str | None, Option("--class", help="What the model is told; nothing when left out.")] = None,
+    solver: Annotated[str | None, Option(help="Of the walk; ancestral sampling when left out.")] = None,
+    seed: Annotated[int, Option(help="Of the walk's noise.")] = 0,
+    weights: Annotated[str | None, Option(help="averaged or raw; the better ones when left out.")] = None,
+    trajectory: Annotated[bool, Option("--trajectory", help="Also draw the walk as a strip and an animation.")] = False,
+    out: Annotated[Path | None, Option(help="Folder to write to; a new one in the run's edited/ when left out.")] = None,
+    device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
+) -> None:
+    """Remove noise from images: the best estimate, and one example that may have been there."""
+    edits.check_out(out)
+    from undiffuse import editing
+    from undiffuse.model import load
+    from undiffuse.pictures import edits as pictures
+
+    model = load(run, shared.device(device), weights)
+    inputs, conditions = edits.read(run, model, images), edits.asked(model, class_)
+    walk = pictures.Walk() if trajectory else None
+    with edits.watching(walk, steps * len(inputs.values)) as watch:
+        result = editing.restore(
+            model, inputs.values, noise=noise, level=level, estimate=estimate, conditions=conditions, seed=seed, watch=watch,  # type: ignore[arg-type]
+            steps=steps, **shared.given(solver=solver),
+        )  # fmt: skip
+    folder, codec = edits.folder_for(run, out), model.codec
+    units = editing.in_data_units(model, result.ratio)
+    labels = [f"σ/α {value:.2g}" for value in result.ratio.tolist()] if units is None else [f"noise {value:.3g}" for value in units.tolist()]
+    change, change_label = pictures.difference(codec.encode(result.mean).to(result.x), result.x, codec)
+    rows = [
+        ("given", pictures.pictures_of(codec.decode(result.x), codec)),
+        ("best estimate x̂", pictures.pictures_of(result.mean, codec)),
+        ("one possible original", pictures.pictures_of(result.sample, codec)),
+        (change_label.replace("difference", "removed"), change),
+    ]
+    told = "given" if noise is not None or level is not None else f"estimated by {estimate}"
+    title = f"Noise removed; how much there is was {told}"
+    pictures.rows_of(rows, title, labels).save(folder / "picture.png")
+    numbers = {
+        "noise_was": told, "sigma_over_alpha": dict(zip(inputs.names, result.ratio.tolist(), strict=True)),
+        "noise_in_data_units": None if units is None else dict(zip(inputs.names, units.tolist(), strict=True)),
+        "class": class_, "steps": steps, "solver": solver or "ddpm", "seed": seed,
+    }  # fmt: skip
+    results = {"estimate": (inputs.names, result.mean), "sample": (inputs.names, result.sample)}
+    written = ["picture.png", *edits.write(folder, model, results, numbers)]
+    if walk is not None:
+        noisiest = int(result.ratio.argmax())
+        shown = pictures.Walk(walk.of_example(noisiest))
+        pictures.strip(shown, codec, f"Down from the noise of {inputs.names[noisiest]}").save(folder / "trajectory.png")
+        pictures.animation(shown, codec, folder / "trajectory.gif", labels[noisiest : noisiest + 1])
+        written += ["trajectory.png", "trajectory.gif"]
+    for name, label in zip(inputs.names, labels, strict=True):
+        typer.echo(f"{name}: {label}, {told}")
+    typer.echo(f"wrote {folder}/: {', '.join(written)}")
+    typer.echo(f"next: undiffuse denoise {run} {' '.join(images)} --level {result.ratio[0]:.3g} --seed {seed + 1}  for another possible original")

@@ -1,0 +1,70 @@
+"""undiffuse interpolate RUN A B"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from undiffuse.cli import edits, shared
+
+
+def interpolate(
+    run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
+    a: Annotated[str, Argument(metavar="A", help="An image or an .npy array; data:K is example K of the run's data.")],
+    b: Annotated[str, Argument(metavar="B", help="Another one.")],
+    n: Annotated[int, Option("-n", help="How many, both ends included.")] = 9,
+    method: Annotated[str, Option(help="Of inversion: heun or ddim.")] = "heun",
+    steps: Annotated[int | None, Option(help="Of the grid, 100 when left out.")] = None,
+    class_: Annotated[str | None, Option("--class", help="What the model is told; nothing when left out.")] = None,
+    weights: Annotated[str | None, Option(help="averaged or raw; the better ones when left out.")] = None,
+    trajectory: Annotated[bool, Option("--trajectory", help="Also draw the walk as a strip and an animation.")] = False,
+    out: Annotated[Path | None, Option(help="Folder to write to; a new one in the run's edited/ when left out.")] = None,
+    device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
+) -> None:
+    """Walk from one image to another, by way of the noises they come from."""
+    edits.check_out(out)
+    import torch
+
+    from undiffuse import editing
+    from undiffuse.model import load
+    from undiffuse.pictures import edits as pictures
+
+    model = load(run, shared.device(device), weights)
+    inputs, conditions = edits.read(run, model, [a, b]), edits.asked(model, class_)
+    if len(inputs.values) != 2:
+        raise ValueError(f"interpolation is between two examples, but {a} and {b} hold {len(inputs.values)}: give files of one each.")
+    walk, steps = pictures.Walk() if trajectory else None, steps or editing.default_steps(model)
+    with edits.watching(walk, 2 * steps) as watch:
+        result = editing.interpolate(
+            model, inputs.values[0], inputs.values[1], n, method=method, conditions=conditions, watch=watch,  # type: ignore[arg-type]
+            steps=steps,
+        )  # fmt: skip
+    folder, codec = edits.folder_for(run, out), model.codec
+    blend = torch.cat([torch.lerp(result.x[:1], result.x[1:], share) for share in result.shares])
+    labels = [f"{share:.0%}" for share in result.shares]
+    labels[0], labels[-1] = inputs.names
+    rows = [
+        ("through the noise", pictures.pictures_of(result.values, codec)),
+        ("plain blend of values", pictures.pictures_of(codec.decode(blend), codec)),
+    ]
+    ends = [edits.decibels(value) for value in result.psnr.tolist()]
+    title = f"From one to the other; the ends come back to {' and '.join(ends)}"
+    page = pictures.rows_of(rows, title, labels)
+    page.save(folder / "picture.png")
+    names = [f"{share:.3f}" for share in result.shares]
+    numbers = {
+        "a": a, "b": b, "n": n, "method": method, "steps": steps, "class": class_, "shares": list(result.shares),
+        "psnr_db_of_ends": edits.finite(result.psnr),
+    }  # fmt: skip
+    written = ["picture.png", *edits.write(folder, model, {"interpolated": (names, result.values)}, numbers)]
+    if walk is not None:
+        down = pictures.Walk([(way, moment) for way, moment in walk.moments if way == "down"])
+        middle = n // 2
+        pictures.strip(down, codec, f"How the one at {result.shares[middle]:.0%} comes about", middle).save(folder / "trajectory.png")
+        pictures.animation(down, codec, folder / "trajectory.gif", labels)
+        written += ["trajectory.png", "trajectory.gif"]
+    typer.echo(f"wrote {folder}/: {', '.join(written)}")
+    typer.echo(f"next: undiffuse interpolate {run} {a} {b} -n 25  takes smaller steps" if n < 25 else f"next: undiffuse reconstruct {run} {a}")

@@ -1,0 +1,78 @@
+"""undiffuse reconstruct RUN IMAGE…"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from undiffuse.cli import edits, shared
+
+TITLES = {
+    "heun": "Reconstruction by inverting the flow, Heun",
+    "ddim": "Reconstruction by DDIM inversion",
+    "recorded": "Reconstruction by recording the noise",
+    "stochastic": "Noised at random, and back",
+}
+
+
+def reconstruct(
+    run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
+    images: Annotated[list[str], Argument(metavar="IMAGE…", help=edits.INPUTS)],
+    method: Annotated[str, Option(help="heun or ddim: invert the flow. recorded: exact. stochastic: random noise.")] = "heun",
+    strength: Annotated[float, Option(help="How far up, 0 (nothing) to 1 (all the way to noise).")] = 1.0,
+    steps: Annotated[int | None, Option(help="Of the grid, 100 when left out.")] = None,
+    class_: Annotated[str | None, Option("--class", help="What the model is told; nothing when left out.")] = None,
+    solver: Annotated[str | None, Option(help="Of the way back, for stochastic; the model's own when left out.")] = None,
+    seed: Annotated[int, Option(help="Of the noise of recorded and stochastic.")] = 0,
+    weights: Annotated[str | None, Option(help="averaged or raw; the better ones when left out.")] = None,
+    trajectory: Annotated[bool, Option("--trajectory", help="Also draw the walk as a strip and an animation.")] = False,
+    out: Annotated[Path | None, Option(help="Folder to write to; a new one in the run's edited/ when left out.")] = None,
+    device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
+) -> None:
+    """Walk images up to noise and back: what survives is what the model knows of them."""
+    edits.check_out(out)
+    from undiffuse import editing
+    from undiffuse.model import load
+    from undiffuse.pictures import edits as pictures
+
+    model = load(run, shared.device(device), weights)
+    inputs, conditions = edits.read(run, model, images), edits.asked(model, class_)
+    walk, steps = pictures.Walk() if trajectory else None, steps or editing.default_steps(model)
+    with edits.watching(walk, 2 * steps) as watch:
+        result = editing.reconstruct(
+            model, inputs.values, method=method, strength=strength, conditions=conditions, seed=seed, watch=watch,  # type: ignore[arg-type]
+            steps=steps, **shared.given(solver=solver),
+        )  # fmt: skip
+    folder, codec = edits.folder_for(run, out), model.codec
+    labels = [edits.decibels(value) for value in result.psnr.tolist()]
+    from undiffuse.pictures.views import level_label
+
+    apart, apart_label = pictures.difference(result.x, result.back, codec)
+    rows = [
+        ("given", pictures.pictures_of(codec.decode(result.x), codec)),
+        (f"x_t at {level_label(result.top)}", pictures.at_level(result.noised, result.top, codec)),
+        ("reconstruction", pictures.pictures_of(result.values, codec)),
+        (apart_label, apart),
+    ]
+    title = f"{TITLES[method]}, {steps} steps" if strength == 1 else f"{TITLES[method]}, {strength:.0%} of the way, {steps} steps"
+    pictures.rows_of(rows, title, labels).save(folder / "picture.png")
+    numbers = {
+        "method": method, "strength": strength, "steps": steps, "class": class_, "seed": seed,
+        "sigma_over_alpha": result.top.ratio.item() if result.top.alpha > 0 else None,
+        "psnr_db": dict(zip(inputs.names, edits.finite(result.psnr), strict=True)), "null_psnr_means": "identical",
+    }  # fmt: skip
+    written = ["picture.png", *edits.write(folder, model, {"reconstructed": (inputs.names, result.values)}, numbers)]
+    if walk is not None and walk.moments:
+        pictures.strip(walk, codec, f"{title}: {inputs.names[0]}").save(folder / "trajectory.png")
+        pictures.animation(walk, codec, folder / "trajectory.gif", labels)
+        written += ["trajectory.png", "trajectory.gif"]
+    for name, label in zip(inputs.names, labels, strict=True):
+        typer.echo(f"{name}: {label}")
+    typer.echo(f"wrote {folder}/: {', '.join(written)}")
+    if method != "recorded":
+        typer.echo(f"next: undiffuse reconstruct {run} {' '.join(images)} --method recorded  is exact; --trajectory draws the walk")
+    else:
+        typer.echo(f"next: undiffuse interpolate {run} A B  walks from one image to another")

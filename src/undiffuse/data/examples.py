@@ -1,0 +1,91 @@
+"""Examples for a trained model, from files: an image or an array, brought to the shape and the values it was trained on.
+
+Whatever has to be done to a file is said in a note; what makes no sense is refused.  An image is
+
+    converted   to the model's kind of pixel, 16 bits and 8 bits scaled into each other
+    resized     to the model's size, cropping, padding or stretching as the training images were
+    scaled      from black and white to the lowest and highest value, for a model trained on arrays
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from undiffuse.data.arrays import MODES, load
+from undiffuse.data.codec import CodecConfig
+from undiffuse.data.images import DESCRIBED, SUFFIXES, Unreadable, fitted, read_image
+
+PIXEL_MODES = {channels: mode for (dtype, channels), mode in MODES.items() if dtype == "uint8"}
+DEEP = 257  # 65535/255
+
+
+def read_examples(path: Path, codec: CodecConfig, fit: str = "crop") -> tuple[np.ndarray, list[str]]:
+    """The examples in a file, float32 (n, C, *size) in the range of the model's data, and notes on what was done to them.
+
+    fit: how to resize: crop, pad or stretch.
+    Raises ValueError for a file that is missing, of another kind, unreadable or of a shape that does not fit.
+    """
+    if not path.exists():
+        raise ValueError(f"there is no file {path}: give an image, or an .npy array of shape {codec.shape}.")
+    if path.suffix == ".npy":
+        return _array(path, codec), []
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path} is neither an image nor an .npy array: give one of these.")
+    if len(codec.shape) != 3 or codec.shape[0] not in PIXEL_MODES:
+        raise ValueError(f"this model is for arrays of shape {codec.shape}, which an image cannot hold: give an .npy file instead of {path}.")
+    return _image(path, codec, fit)
+
+
+def _array(path: Path, codec: CodecConfig) -> np.ndarray:
+    """An array of one example or several, channels first or last, or left out where there is but one."""
+    content, shape = load(path), codec.shape
+    if not isinstance(content, np.ndarray):
+        raise ValueError(f"{path} holds several arrays: save the one with the examples as an .npy file.")
+    if not (np.issubdtype(content.dtype, np.number) or content.dtype == bool) or np.iscomplexobj(content):
+        raise ValueError(f"the values of {path} are of type {content.dtype}: they should be integers or floats.")
+    last, bare = (*shape[1:], shape[0]), shape[1:]
+    for form in (shape, last) + ((bare,) if shape[0] == 1 else ()):
+        if content.shape[-len(form) :] == form and content.ndim in (len(form), len(form) + 1):
+            values = content.reshape(-1, *form)
+            values = np.moveaxis(values, -1, 1) if form == last and form != shape else values.reshape(-1, *shape)
+            if len(values) == 0 or not np.isfinite(values).all():
+                raise ValueError(f"{path} holds {'no examples' if len(values) == 0 else 'values that are NaN or infinite'}: mend the file.")
+            return np.ascontiguousarray(values, dtype=np.float32)
+    raise ValueError(f"{path} has the shape {content.shape}, but the model takes {shape}, or several as (n, {', '.join(map(str, shape))}).")
+
+
+def _image(path: Path, codec: CodecConfig, fit: str) -> tuple[np.ndarray, list[str]]:
+    channels, height, width = codec.shape
+    mode = codec.mode or PIXEL_MODES[channels]
+    try:
+        image = read_image(path)
+    except Unreadable as problem:
+        raise ValueError(f"{path} cannot be read: {problem}.") from None
+    notes = []
+    if image.mode != mode:
+        notes.append(f"{path.name} is {DESCRIBED[image.mode]}, converted to {DESCRIBED[mode]} as the model's data are")
+        image = _converted(image, mode)
+    if image.size != (width, height):
+        how = {"crop": "resized, cropping to fit", "pad": "resized, padding to fit", "stretch": "resized, stretching to fit"}[fit]
+        notes.append(f"{path.name} is {image.width}×{image.height}, {how}, to the model's {width}×{height}")
+        image = fitted(image, (height, width), fit)
+    values: np.ndarray = np.asarray(image).astype(np.float32)
+    values = values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
+    if codec.mode is None:  # pictures of such data are written with black at its lowest value and white at its highest
+        low, high = min(codec.low), max(codec.high)
+        values = low + values / 255 * (high - low)
+        values = values.round() if codec.kind == "integer" else values
+        notes.append(f"{path.name}: black to white read as {low:g} to {high:g}, the range of the model's data")
+    return values[None], notes
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    """Pillow's conversion, but between 16 and 8 bits by scale: Pillow would clip."""
+    if image.mode == "I;16":
+        image = Image.fromarray((np.asarray(image) / DEEP).round().astype(np.uint8))
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * DEEP)
+    return image.convert(mode)

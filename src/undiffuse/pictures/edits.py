@@ -1,0 +1,109 @@
+"""What was done to given examples: before and after in labelled rows, and the walk there as a strip and an animation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from undiffuse.data.codec import Codec
+from undiffuse.pictures.images import to_rgb
+from undiffuse.pictures.sheets import animate, sheet
+from undiffuse.pictures.views import level_label
+from undiffuse.process.flow import angle_of, norm_of
+from undiffuse.process.levels import Level, meet
+from undiffuse.sampling.trajectory import Moment
+
+CELL, MOST_COLUMNS, FRAMES, SECONDS = 96, 12, 48, 5.0
+TIMES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+ARROWS = {"up": "↑", "down": "↓"}
+Way = Literal["up", "down"]
+
+
+@dataclass
+class Walk:
+    """Collects the moments of an edit; its `see` is what editing.py's functions call `watch`."""
+
+    moments: list[tuple[Way, Moment]] = field(default_factory=list)
+
+    def see(self, way: Way, moment: Moment) -> None:
+        self.moments.append((way, moment))
+
+    def of_example(self, k: int) -> list[tuple[Way, Moment]]:
+        """The moments of walk k, where examples were walked one after another."""
+        starts = [i for i, (_, moment) in enumerate(self.moments) if moment.row == 0]
+        return self.moments[starts[k] : (starts[k + 1] if k + 1 < len(starts) else None)]
+
+    def spread(self, count: int) -> list[tuple[Way, Moment]]:
+        """At most `count` of them, evenly spaced in the angle, the first and the last included."""
+        angle = torch.stack([angle_of(moment.level) for _, moment in self.moments])
+        gone = torch.cat([angle[:1] * 0, angle.diff().abs().cumsum(0)])
+        wanted = torch.linspace(0, float(gone[-1]), count, dtype=gone.dtype)
+        return [self.moments[row] for row in sorted({int((gone - w).abs().argmin()) for w in wanted})]
+
+
+def pictures_of(values: Tensor, codec: Codec) -> list[np.ndarray]:
+    """Examples in the data's range as pictures of at least CELL pixels."""
+    return [_larger(picture) for picture in to_rgb(values, codec.config)]
+
+
+def at_level(x_t: Tensor, level: Level, codec: Codec) -> list[np.ndarray]:
+    """x_t in the model's range, as a picture: divided by hypot(alpha, sigma), so that pure noise is as bright for any schedule."""
+    return pictures_of(codec.decode(x_t / meet(norm_of(level), x_t)), codec)
+
+
+def difference(x: Tensor, y: Tensor, codec: Codec) -> tuple[list[np.ndarray], str]:
+    """y - x, examples in the model's range, on grey, enlarged by a round number: pictures and their label."""
+    low, high = codec.limits(x.device)
+    share = (y - x) / (high - low)
+    largest = float(share.abs().max())
+    times = max((t for t in TIMES if t * largest <= 0.5), default=1)
+    label = f"difference × {times}" if largest > 1 / 2 / TIMES[-1] else "no difference"
+    grey = (0.5 + times * share).clamp(0, 1) * (high - low) + low
+    column = torch.tensor(codec.config.scale).reshape(-1, *[1] * (x.ndim - 2))
+    offset = torch.tensor(codec.config.offset).reshape(column.shape)
+    return [_larger(picture) for picture in to_rgb(grey.float().cpu() * column + offset, codec.config)], label
+
+
+def _larger(picture: np.ndarray) -> np.ndarray:
+    times = max(1, -(-CELL // picture.shape[0]))
+    return picture.repeat(times, 0).repeat(times, 1)
+
+
+def rows_of(rows: Sequence[tuple[str, Sequence[np.ndarray]]], title: str, columns: Sequence[str]) -> Image.Image:
+    """Labelled rows, a column for each example, at most MOST_COLUMNS of them side by side."""
+    shown = min(MOST_COLUMNS, len(columns))
+    left_out = f" (the first {shown} of {len(columns)})" if shown < len(columns) else ""
+    return sheet(
+        [list(row)[:shown] for _, row in rows], title=title + left_out, row_labels=[label for label, _ in rows], column_labels=columns[:shown]
+    )
+
+
+def strip(walk: Walk, codec: Codec, title: str, example: int = 0, count: int = 14) -> Image.Image:
+    """One example along the whole walk: x_t above, the belief x̂ below, with where it ended."""
+    moments = walk.spread(count - 1)
+    last = moments[-1][1].x[example : example + 1]
+    x_t = [at_level(m.x_t[example : example + 1], m.level, codec)[0] for _, m in moments]
+    clean = [pictures_of(codec.decode(m.clean[example : example + 1]), codec)[0] for _, m in moments]
+    end = pictures_of(codec.decode(last), codec)
+    labels = [f"{ARROWS[way]} {level_label(m.level)}" for way, m in moments] + ["end"]
+    return sheet([x_t + end, clean + end], title=title, row_labels=["x_t", "belief x̂"], column_labels=labels)
+
+
+def animation(walk: Walk, codec: Codec, path: Path, columns: Sequence[str]) -> None:
+    """The walk of all examples: x_t above, the belief x̂ below."""
+    n = min(MOST_COLUMNS, len(columns))
+    frames = []
+    for way, m in walk.spread(FRAMES):
+        title = f"{ARROWS[way]} {level_label(m.level)}"
+        rows = [("x_t", at_level(m.x_t[:n], m.level, codec)), ("belief x̂", pictures_of(codec.decode(m.clean[:n]), codec))]
+        frames.append(sheet([row for _, row in rows], title=title, row_labels=[name for name, _ in rows], column_labels=columns[:n]))
+    end = pictures_of(codec.decode(walk.moments[-1][1].x[:n]), codec)
+    frames.append(sheet([end, end], title="end", row_labels=["x_t", "belief x̂"], column_labels=columns[:n]))
+    animate(frames, path, SECONDS)
