@@ -12,8 +12,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -23,8 +24,10 @@ from undiffuse.configuration import ModelConfig, SamplingConfig, changed, parsed
 from undiffuse.data.codec import Codec
 from undiffuse.denoiser import Denoiser
 from undiffuse.files import write_atomically
+from undiffuse.measures import Likelihood, Method, likelihood
+from undiffuse.process.chains import Chain
 from undiffuse.process.levels import Level
-from undiffuse.process.posteriors import Denoise
+from undiffuse.process.posteriors import Denoise, Fixed, Posterior
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.guidance import classifier_free, clipped, dynamically_thresholded
 from undiffuse.sampling.trajectory import Moment, initial, trajectory
@@ -122,6 +125,37 @@ class Model:
             return dynamically_thresholded(denoise, bound=float(high.max()), keep_eps=how.keep_eps)
         return denoise
 
+    # Measuring --------------------------------------------------------------------------------------------------------
+
+    def likelihood(
+        self, values: np.ndarray | Tensor, conditions: Mapping[str, object] | None = None, *, method: Method | None = None,
+        draws: int = 1, seed: int = 0, decoder: Literal["tanh", "exact"] | None = None, steps: int | None = None,
+        variance: float | None = None, exact_divergence: bool = False, progress: Callable[[float, float], None] | None = None,
+    ) -> Likelihood:  # fmt: skip
+        """-log p of examples (N, C, *size) in the data's own range, given their conditions and without guidance.
+
+        method: "chain", "flow" or "continuous"; by default the first of chain and continuous that the schedule allows.
+        variance: of the chain's transitions, 0 small to 1 large, instead of the model's own.
+        x̂ of quantised data is clipped to its range in the two bounds, as in the published codes; never in the flow.
+        The other arguments, and the errors, are those of `measures.likelihood`.
+        """
+        chosen: Method = method or ("chain" if isinstance(self.schedule, Chain) else "continuous")
+        if variance is not None and (chosen != "chain" or not 0 <= variance <= 1):
+            raise ValueError(f"variance {variance:g} cannot be used: it is of the method chain's transitions, from 0 (small) to 1 (large).")
+        known = self.denoiser.conditions.encode(conditions or {}, len(values))
+        low, high = self.codec.limits(self.device)
+
+        def given(rows: slice) -> Denoise:
+            denoise = self.denoiser.given({name: value[rows].to(self.device) for name, value in known.items()})
+            if variance is not None:
+                denoise = _with_variance(denoise, variance)
+            return clipped(denoise, low, high) if self.codec.config.bins and chosen != "flow" else denoise
+
+        return likelihood(
+            given, self.schedule, self.codec, values, method=chosen, draws=draws, seed=seed, decoder=decoder, steps=steps,
+            exact_divergence=exact_divergence, device=self.device, progress=progress,
+        )  # fmt: skip
+
     # The file ---------------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
@@ -130,6 +164,11 @@ class Model:
             f"Model({self.config.codec.shape}, {len(self.classes)} classes, {self.config.prediction} on "
             f"{self.config.schedule.name}, {parameters:,} parameters, {self.config.weights} weights)"
         )
+
+
+def _with_variance(denoise: Denoise, fraction: float) -> Denoise:
+    """The same belief with a variance fixed between the bridge's small (0) and large (1)."""
+    return lambda x_t, level: Posterior(denoise(x_t, level).mean, Fixed(fraction))
 
 
 def save_model(path: Path, config: ModelConfig, raw: dict[str, Tensor], averaged: dict[str, Tensor]) -> None:

@@ -34,7 +34,7 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
 from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.files import write_text
-from undiffuse.likelihood import Bins, Decoder, Density
+from undiffuse.likelihood.bound import Bins, Decoder, Density
 from undiffuse.model import FILE_NAME, Model, default_device, load, save_model
 from undiffuse.pictures.views import samples_grid
 from undiffuse.presets import design_for

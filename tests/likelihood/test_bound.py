@@ -9,13 +9,13 @@ import pytest
 import torch
 from scipy import stats
 
-from undiffuse.likelihood import LOG_2, Bins, Density, chain_bound, normal_kl, prior_term, step_term, tanh_normal_cdf
+from undiffuse.likelihood.bound import LOG_2, Bins, Density, chain_bound, normal_kl, prior_term, step_term, tanh_normal_cdf
 from undiffuse.process import betas as B
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
 from undiffuse.process.corruption import jump
 from undiffuse.process.exact import FiniteSet, Mixture
-from undiffuse.process.posteriors import Fixed, Posterior, Transition
+from undiffuse.process.posteriors import Fixed, Posterior, Transition, transition
 
 d = torch.float64
 
@@ -132,6 +132,37 @@ def test_the_bound_of_quantised_data_is_above_its_entropy_and_falls_with_T():
         noises = (torch.randn(n, 1, dtype=d, generator=generator) for _ in range(T))
         bits.append(chain_bound(lambda x_t, level: Posterior(exact(x_t, level).mean), x, chain.levels, noises, Bins(4, form="exact")).bits.mean())
     assert bits[0] > bits[1] > bits[2] > entropy
+
+
+@pytest.mark.parametrize("spread", [None, 0.0, 1.0])
+def test_for_each_value_the_bound_is_at_least_the_chains_own_probability(spread):
+    """-log P(value) of the reverse chain itself, its Gaussians multiplied and integrated over a grid, transition by transition.
+
+    The trapezium rule is exact to rounding here, as every Gaussian spans many points of the grid: P adds up to 1.
+    """
+    values = torch.linspace(-1, 1, 9, dtype=d)[:, None]
+    data = Mixture(torch.tensor([0.4, 0.6], dtype=d), torch.tensor([[-0.6], [0.5]], dtype=d), torch.tensor([[[0.05]], [[0.1]]], dtype=d))
+    chain, decoder = Chain([0.1, 0.2, 0.3, 0.5, 0.9]), Bins(9, form="exact")
+
+    def denoise(x_t, level):
+        posterior = data(x_t, level)
+        return posterior if spread is None else Posterior(posterior.mean, Fixed(spread))
+
+    grid = torch.linspace(-7, 7, 1401, dtype=d)[:, None]
+    density, bridges = torch.from_numpy(stats.norm.pdf(grid.numpy())), Bridge.table(chain.levels)
+    for row in range(5):
+        p = transition(denoise(grid, chain.levels[row]), grid, bridges[row])
+        if row < 4:
+            deviation = (p.log_variance / 2).exp().expand_as(grid)
+            density = torch.from_numpy(stats.norm.pdf(grid.T.numpy(), p.mean.numpy(), deviation.numpy())).T @ density * 0.01
+    P = torch.stack([(decoder(value, p).neg().exp() * density).sum() * 0.01 for value in values])
+    assert P.sum().item() == pytest.approx(1, abs=1e-9)
+    z, w = np.polynomial.hermite_e.hermegauss(40)
+    eps, w = torch.from_numpy(z).repeat(9)[:, None], torch.from_numpy(w / w.sum())
+    bound = chain_bound(denoise, values.repeat_interleave(40, 0), chain.levels, [eps] * 5, decoder).total.reshape(9, 40) @ w
+    gap = bound + P.log()
+    assert (gap > 0).all()
+    assert gap.min() < 0.3  # a bound, not any large number
 
 
 def test_terms_equal_the_published_codes_formulas_in_float64():

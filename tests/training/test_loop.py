@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.small import tiny_config
-from undiffuse.likelihood import Bins
+from undiffuse.likelihood.bound import Bins
 from undiffuse.process.bridges import Bridge
 from undiffuse.training.health import Diverged
 from undiffuse.training.level_samplers import make_level_sampler

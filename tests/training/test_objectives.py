@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.process.instances import CHAINS, SCHEDULES
-from undiffuse.likelihood import LOG_2, Bins, Density, chain_bound
+from undiffuse.likelihood.bound import LOG_2, Bins, Density, chain_bound
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
 from undiffuse.process.exact import Mixture

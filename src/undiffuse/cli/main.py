@@ -12,7 +12,11 @@ import typer
 
 from undiffuse import __version__
 from undiffuse.cli.demo import demo
+from undiffuse.cli.denoise import denoise
 from undiffuse.cli.doctor import doctor
+from undiffuse.cli.interpolate import interpolate
+from undiffuse.cli.likelihood import likelihood
+from undiffuse.cli.reconstruct import reconstruct
 from undiffuse.cli.sample import sample
 from undiffuse.cli.schedule import schedule
 from undiffuse.cli.solvers import solvers
@@ -27,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, sample, schedule, solvers, demo, doctor):
+for command in (train, sample, denoise, reconstruct, interpolate, likelihood, schedule, solvers, demo, doctor):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""Likelihood: the variational bound over a chain, term by term.
+"""The variational bound over a chain, term by term.
 
     -log p(x_0) <= L_T + sum_{t>1} L_{t-1} + L_0                                     (Ho et al. 2020, eq. 5)
     L_T     = KL( q(x_T | x_0) || N(0, I) )                       the prior
@@ -9,6 +9,8 @@ The decoder of quantised data is a Gaussian integrated over the bin of each valu
 infinity (Ho et al. 2020, eq. 13).  Published numbers evaluate the normal integral by an approximation with tanh; both
 that and the exact form exist here under their names.  Float data has no bins: its decoder is a density, and the bound
 is in nats per dimension of that density.  Everything here is in nats per dimension, (B,); divide by log 2 for bits.
+
+For schedules that scale x_t otherwise, the prior is N(0, alpha_T² + sigma_T²), which is N(0, I) for x_T/hypot(alpha_T, sigma_T).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from torch import Tensor
 
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.corruption import jump
+from undiffuse.process.flow import norm_of
 from undiffuse.process.levels import Level, meet
 from undiffuse.process.posteriors import Denoise, Transition, bridge_mean, transition
 
@@ -96,7 +99,8 @@ def per_dimension(terms: Tensor) -> Tensor:
 def prior_term(x: Tensor, noisiest: Level) -> Tensor:
     """L_T in nats/dim, (B,)."""
     zero = torch.zeros((), dtype=x.dtype, device=x.device)
-    q = Transition(meet(noisiest.alpha, x) * x, meet(2 * noisiest.sigma.log(), x))
+    norm = norm_of(noisiest)
+    q = Transition(meet(noisiest.alpha / norm, x) * x, meet(2 * (noisiest.sigma / norm).log(), x))
     return per_dimension(normal_kl(q, Transition(zero, zero)))
 
 

@@ -1,4 +1,4 @@
-"""Plots: noise schedules compared, error by noise level, the course of training.  matplotlib, without a display."""
+"""Plots: noise schedules compared, error by noise level, likelihood by noise level.  matplotlib, without a display."""
 
 from __future__ import annotations
 
@@ -77,4 +77,49 @@ def schedules(
                 axes.imshow(picture, interpolation="nearest")
                 axes.set_axis_off()
             grid[i][0].set_title(name, loc="left", fontsize=9, color=COLOURS[i % len(COLOURS)], pad=2)
+        save(figure, path)
+
+
+DECADES = 6  # shown below the largest step of a likelihood
+
+
+def likelihood(path: Path, terms: Sequence[tuple[str, float, float]], total: str, unit: str, title: str) -> None:
+    """Where the bits of a likelihood come from, noise level by noise level; both axes from noise to data.
+
+    terms: (kind, sigma/alpha, amount in `unit`), noisiest first; kind is prior, step or path, decoder, or units.
+    total: the sum in words.    unit: bits/dim or nats/dim.    title: of the steps.
+    """
+    ratio = np.array([ratio for kind, ratio, _ in terms if kind in ("step", "path")])
+    amount = np.array([amount for kind, _, amount in terms if kind in ("step", "path")])
+    seen = ratio[(ratio > 0) & np.isfinite(ratio)]
+    ratio = np.clip(ratio, seen.min(), seen.max())
+    sums = {name: sum(amount for kind, _, amount in terms if kind == name) for name in ("prior", "decoder", "units")}
+    marks = {"prior": (ratio[0], COLOURS[1]), "decoder": (ratio[-1], COLOURS[2])}
+    bound = any(kind == "decoder" for kind, _, _ in terms)
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
+        floor = amount.max() * 10.0**-DECADES if bound and (amount > 0).any() else -np.inf
+        left.plot(ratio, np.maximum(amount, floor), color=COLOURS[0], linewidth=2, marker="o" if len(ratio) < 80 else None, markersize=4)
+        if np.isfinite(floor):
+            left.set_yscale("log")
+            for name, (place, colour) in marks.items():
+                below = " or less" if sums[name] < floor else ""
+                label = f"{name}: {max(sums[name], floor):.2g}{below}"
+                left.plot([place], [max(sums[name], floor)], "D", color=colour, markersize=8, label=label, clip_on=False, zorder=5)
+            left.legend(frameon=True, framealpha=1, edgecolor="none")
+        left.set(title=title, xlabel="noise level σ/α, cleaner to the right", ylabel=f"{unit}, {len(ratio)} steps")
+        running = np.cumsum([sums["units"] + sums["prior"], *amount, sums["decoder"]])
+        right.plot(ratio, running[1:-1], color=COLOURS[0], linewidth=2.6, label=f"steps: {amount.sum():.3f}")
+        stretches = {"prior": [sums["units"], running[0]], "decoder": [running[-2], running[-1]]}
+        for name, (place, colour) in marks.items():
+            if bound or name == "prior":
+                right.plot([place] * 2, stretches[name], "D-", color=colour, linewidth=2.6, markersize=6, label=f"{name}: {sums[name]:.3f}", zorder=5)
+        if sums["units"]:
+            right.axhline(sums["units"], color=MUTED, linestyle=":", label=f"the values' unit: {sums['units']:.3f}")
+        right.axhline(running[-1], color=INK, linestyle="--", linewidth=1.2)
+        right.set(title=f"The sum: {total}", xlabel="noise level σ/α, cleaner to the right", ylabel=f"{unit} so far")
+        right.legend(frameon=True, framealpha=1, edgecolor="none")
+        for axes in (left, right):
+            axes.set_xscale("log")
+            axes.invert_xaxis()
         save(figure, path)

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from undiffuse.likelihood import LOG_2, Decoder, per_dimension, step_term
+from undiffuse.likelihood.bound import LOG_2, Decoder, per_dimension, step_term
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
 from undiffuse.process.corruption import jump
