@@ -16,8 +16,8 @@ import types
 from pathlib import Path
 
 import torch
-
 from tests.sampling.mixtures import MIXTURE, POINTS, start, table
+
 from undiffuse.process.levels import Level
 from undiffuse.sampling.noises import Independent
 

@@ -216,6 +216,14 @@ def test_denoise_estimates_or_is_told(run, model, tmp_path):
     assert (tmp_path / "there/sample/000-a.png").exists()
 
 
+def test_noise_that_was_cut_off_is_pointed_at(run, model, tmp_path):
+    Image.fromarray(np.where(images(1)[0] > 127, 255, 0).astype(np.uint8)).save(tmp_path / "cut.png")
+    for arguments, said in ((("cut.png",), True), (("cut.png", "--noise", "20"), False), (("a.png",), False)):
+        code, out = run("denoise", "tiny", *arguments, "--steps", "2")
+        assert code == 0, out
+        assert ("100% of the values lie at the ends" in " ".join(out.split())) == said
+
+
 def test_interpolate_between_a_file_and_an_example_of_the_data(run, tmp_path):
     assert run("train", "digits", "--steps", "2", "--batch", "8", *TINY)[0] == 0
     assert run("sample", "runs/digits", "-n", "1")[0] == 0

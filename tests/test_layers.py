@@ -29,6 +29,7 @@ ALLOWED = {
     "configuration": {"process", "networks", "conditioning", "denoiser", "data", "sampling", "training"},
     "model": {"configuration", "data", "denoiser", "files", "measures", "process", "sampling"},
     "editing": {"configuration", "model", "process", "sampling"},
+    "sweeping": {"configuration", "evaluation", "model", "process", "sampling"},
     "presets": {"configuration", "data", "networks", "training"},
     "pictures": {"data", "process", "sampling"},
     "run": {"conditioning", "configuration", "data", "files", "likelihood", "model", "pictures", "presets", "process", "training"},

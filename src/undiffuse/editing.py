@@ -22,12 +22,13 @@ from torch import Tensor
 
 from undiffuse.configuration import SamplingConfig, changed
 from undiffuse.model import Model
+from undiffuse.process.chains import Chain
 from undiffuse.process.corruption import jump
 from undiffuse.process.flow import angle_of, level_at
 from undiffuse.process.levels import Level, meet
 from undiffuse.process.noise import standard_normal
 from undiffuse.process.posteriors import Denoise
-from undiffuse.process.schedules import variance_exploding
+from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.grids import logsnr
 from undiffuse.sampling.inversion import inverted, lifted, slerp
 from undiffuse.sampling.noise_estimates import by_likelihood, by_wavelet
@@ -149,7 +150,8 @@ def restore(
     """Removes noise from examples: values = clean ones + noise, (n, C, *size), in the data's own range or beyond it.
 
     noise: its standard deviation in the data's own units.   level: sigma/alpha instead, in the model's.   Neither:
-    estimated for each example, see sampling/noise_estimates.py.   The walk is ancestral, so that what it ends in is drawn
+    estimated for each example, see sampling/noise_estimates.py, which takes it for white: where values were cut off at the
+    ends of their range it finds too little.   The walk is ancestral, so that what it ends in is drawn
     from the examples that could have been there; `steps`, evenly in the angle, down from where the noise is.
 
     Raises ValueError for a level outside the model's schedule, or both given.
@@ -199,7 +201,7 @@ def in_data_units(model: Model, ratio: Tensor) -> Tensor | None:
     return ratio * model.config.codec.scale[0] if len(set(model.config.codec.scale)) == 1 else None
 
 
-def descent(schedule: Any, ratio: float, steps: int) -> Level:
+def descent(schedule: Schedule, ratio: float, steps: int) -> Level:
     """From sigma/alpha `ratio` down to the schedule's cleanest level, evenly in the angle, and into the clean one."""
     start = torch.atan(torch.tensor(ratio, dtype=torch.float64))
     end = angle_of(schedule([schedule.t_min]))[0]
@@ -209,8 +211,7 @@ def descent(schedule: Any, ratio: float, steps: int) -> Level:
 
 def default_steps(model: Model, wanted: int = STEPS) -> int:
     """As many as wanted, or as the model's chain has."""
-    levels = getattr(model.schedule, "levels", None)
-    return wanted if levels is None else min(wanted, len(levels) - 1)
+    return min(wanted, len(model.schedule)) if isinstance(model.schedule, Chain) else wanted
 
 
 def _unit(model: Model) -> float:
@@ -222,7 +223,8 @@ def _unit(model: Model) -> float:
 
 def _settings(model: Model, solver: str | None, sampling: Mapping[str, Any]) -> SamplingConfig:
     """The model's own settings, on a grid that ends in its cleanest level; with a solver that is prescribed, if any."""
-    grid = "karras" if model.schedule.family is variance_exploding else "uniform"
+    # A chain's own levels are what its network was trained at; evenly spaced times of other schedules may leap, as EDM's do.
+    grid = "uniform" if isinstance(model.schedule, Chain) else "karras"
     base: dict[str, Any] = {"grid": grid, "steps": default_steps(model), "logsnrs": None, "churn": 0.0, "restart": None, "guidance": 1.0}
     if solver is not None:
         if "solver" in sampling:

@@ -186,6 +186,13 @@ def save_model(path: Path, config: ModelConfig, raw: dict[str, Tensor], averaged
     write_atomically(path, write, size)
 
 
+def store_sampling(path: Path, sampling: SamplingConfig) -> None:
+    """Makes `sampling` the default of the model file at `path`, which is written anew; its weights stay as they are."""
+    config, tensors = read_file(path)
+    kinds = ({name.removeprefix(kind): t for name, t in tensors.items() if name.startswith(kind)} for kind in ("raw.", "averaged."))
+    save_model(path, config.model_copy(update={"sampling": sampling}), *kinds)
+
+
 def load(path: str | Path, device: torch.device | str | None = None, weights: str | None = None) -> Model:
     """The model in a run folder or a model file.
 

@@ -277,7 +277,8 @@ def test_the_adaptive_solver_finds_the_flow_to_its_tolerance():
 
 @pytest.mark.parametrize(("name", "settings", "words"), [
     ("heun", {"eta": 0.5}, "dpm\\+\\+_sde"), ("heun", {"variance": 1.0}, "'ddpm'"), ("rk", {}, "choose one"), ("lms", {"order": 5}, "1, 2, 3, 4"),
-    ("ddim", {"eta": 1.5}, "between 0"), ("ddim", {"order": 2}, "orders 1"), ("unipc", {"corrections": 2}, "'pc'"), ("pc", {"corrections": -1}, "at least 1"),
+    ("ddim", {"eta": 1.5}, "between 0"), ("ddim", {"order": 2}, "orders 1"),
+    ("unipc", {"corrections": 2}, "'pc'"), ("pc", {"corrections": -1}, "at least 1"),
 ])  # fmt: skip
 def test_wrong_settings_are_refused(name, settings, words):
     with pytest.raises(ValueError, match=words):

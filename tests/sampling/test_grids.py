@@ -117,7 +117,7 @@ def test_churn_is_edms():
     for level in plain.sigma.tolist():
         expected += [level, level * (1 + 3 / 18)] if 0.05 <= level <= 50 else [level]
     assert sigma == pytest.approx(expected, rel=1e-9)
-    assert churned(schedule, plain, 100.0).sigma[2] == pytest.approx(plain.sigma[1] * 2**0.5)
+    assert churned(schedule, plain, 100.0).sigma[4] == pytest.approx(plain.sigma[2] * 2**0.5)
 
 
 def test_restarts_walk_the_stretch_again():

@@ -10,6 +10,8 @@ from typer import Argument, Option
 
 from undiffuse.cli import edits, shared
 
+MUCH_CUT_OFF = 0.1  # of the values
+
 
 def denoise(
     run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
@@ -34,6 +36,13 @@ def denoise(
 
     model = load(run, shared.device(device), weights)
     inputs, conditions = edits.read(run, model, images), edits.asked(model, class_)
+    told = "given" if noise is not None or level is not None else f"estimated by {estimate}"
+    ends = edits.share_at_ends(model, inputs)
+    if told != "given" and ends > MUCH_CUT_OFF:
+        typer.echo(
+            f"note: {ends:.0%} of the values lie at the ends of their range: if noise was cut off there, it is underestimated, "
+            "so give --noise where you know it"
+        )
     walk = pictures.Walk() if trajectory else None
     with edits.watching(walk, steps * len(inputs.values)) as watch:
         result = editing.restore(
@@ -50,7 +59,6 @@ def denoise(
         ("one possible original", pictures.pictures_of(result.sample, codec)),
         (change_label.replace("difference", "removed"), change),
     ]
-    told = "given" if noise is not None or level is not None else f"estimated by {estimate}"
     title = f"Noise removed; how much there is was {told}"
     pictures.rows_of(rows, title, labels).save(folder / "picture.png")
     numbers = {

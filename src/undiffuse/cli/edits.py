@@ -55,29 +55,34 @@ def read(run: Path, model: Model, inputs: Sequence[str]) -> Inputs:
     return Inputs(np.concatenate(parts), names)
 
 
-def _config(run: Path) -> dict[str, Any]:
-    """The run's configuration of its data; empty for a model file without its folder."""
-    path = run / "config.json"
-    return json.loads(path.read_text(encoding="utf-8"))["data"] if path.exists() else {}
-
-
 def _fit(run: Path) -> str:
-    return str(_config(run).get("fit", "crop"))
+    from undiffuse.held_out import run_config
+
+    config = run_config(run)
+    return "crop" if config is None else config.data.fit
 
 
 def _of_data(run: Path, name: str) -> tuple[np.ndarray, list[str]]:
     import numpy as np
 
-    from undiffuse.configuration import parsed
-    from undiffuse.data.sources import DataConfig, open_data
+    from undiffuse.data.sources import open_data
+    from undiffuse.held_out import run_config
 
-    config, number = _config(run), name.removeprefix("data:")
-    if not config:
+    config, number = run_config(run), name.removeprefix("data:")
+    if config is None:
         raise ValueError(f"{run} does not say which data it was trained on, so {name} names nothing: give an image or an .npy file.")
-    data = open_data(parsed(DataConfig, config, f"{run / 'config.json'} names no data that can be read"))
+    data = open_data(config.data)
     if not number.isdigit() or int(number) >= len(data):
         raise ValueError(f"{name} names no example: write data:0 to data:{len(data) - 1}.")
     return data.values[int(number)][None].astype(np.float32), []
+
+
+def share_at_ends(model: Model, inputs: Inputs) -> float:
+    """The share of values at the lowest or highest that the model's data can have; none for floats, whose range is open."""
+    codec = model.config.codec
+    if codec.kind == "float":
+        return 0.0
+    return float(((inputs.values == codec.low[0]) | (inputs.values == codec.high[0])).mean())
 
 
 def asked(model: Model, class_: str | None) -> dict[str, object]:

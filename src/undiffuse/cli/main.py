@@ -20,6 +20,7 @@ from undiffuse.cli.reconstruct import reconstruct
 from undiffuse.cli.sample import sample
 from undiffuse.cli.schedule import schedule
 from undiffuse.cli.solvers import solvers
+from undiffuse.cli.sweep import sweep
 from undiffuse.cli.train import train
 
 WRONG_USE, FAILURE = 2, 1
@@ -31,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, sample, denoise, reconstruct, interpolate, likelihood, schedule, solvers, demo, doctor):
+for command in (train, sample, denoise, reconstruct, interpolate, likelihood, sweep, schedule, solvers, demo, doctor):
     app.command()(command)
 
 

@@ -106,20 +106,34 @@ def angle(schedule: Schedule, steps: int) -> Level:
     return _at_ratios(schedule, torch.tan(angles))
 
 
-def beta(schedule: Schedule, steps: int, a: float = 0.6, b: float = 0.6) -> Level:
-    """Times at the quantiles of a Beta(a, b) distribution: dense at both ends (Lee et al. 2024, section 4).
+def _beta_quantiles(steps: int, a: float, b: float) -> torch.Tensor:
+    """The quantiles 1, 1 - 1/n, … 1/n of a Beta(a, b) distribution, float64.
 
-    With time = sin²(theta) the density is smooth, so its integral is a plain sum; its inverse is interpolated.
+    With x = sin²(theta) the density is smooth in theta, so its integral is a plain sum; the inverse is interpolated.
     """
-    _checked(schedule, steps)
     theta = torch.linspace(0, math.pi / 2, BETA_POINTS, dtype=torch.float64)
     middle = (theta[1:] + theta[:-1]) / 2
     mass = torch.cat([torch.zeros(1), (middle.sin() ** (2 * a - 1) * middle.cos() ** (2 * b - 1)).cumsum(0)])
     wanted = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1] * mass[-1]
     above = torch.searchsorted(mass, wanted).clamp(min=1)
     fraction = (wanted - mass[above - 1]) / (mass[above] - mass[above - 1])
-    share = (theta[above - 1] + fraction * (theta[above] - theta[above - 1])).sin() ** 2
-    return _at_times(schedule, schedule.t_min + share * (schedule.t_max - schedule.t_min))
+    return (theta[above - 1] + fraction * (theta[above] - theta[above - 1])).sin() ** 2
+
+
+def beta(schedule: Schedule, steps: int) -> Level:
+    """Times at the quantiles of Beta(0.6, 0.6): dense at both ends (Lee et al. 2024, section 4)."""
+    _checked(schedule, steps)
+    return _at_times(schedule, schedule.t_min + _beta_quantiles(steps, 0.6, 0.6) * (schedule.t_max - schedule.t_min))
+
+
+def angle_beta(schedule: Schedule, steps: int) -> Level:
+    """Angles atan2(sigma, alpha) at the quantiles of Beta(0.5, 0.7): dense at both ends, more so at the clean one.
+
+    The same levels for every schedule of the same range.  The two numbers were chosen by measurement, see docs/solvers.md.
+    """
+    _checked(schedule, steps)
+    top, bottom = (math.atan(ratio) for ratio in _ratio_ends(schedule))
+    return _at_ratios(schedule, torch.tan(bottom + _beta_quantiles(steps, 0.5, 0.7) * (top - bottom)))
 
 
 def at_logsnrs(schedule: Schedule, logsnrs: Sequence[float]) -> Level:
@@ -210,6 +224,7 @@ GRIDS: dict[str, Callable[[Schedule, int], Level]] = {
     "exponential": logsnr,
     "angle": angle,
     "beta": beta,
+    "angle_beta": angle_beta,
 }
 
 

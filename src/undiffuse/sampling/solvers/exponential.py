@@ -17,7 +17,7 @@ coordinates are infinite there.  So it is where the integral has no meaning, in 
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -107,7 +107,7 @@ class _State:
 
 
 @dataclass(frozen=True)
-class Exponential(Solver):
+class Exponential(Solver, ABC):
     """What Multistep and Singlestep share.  They differ in the levels that their polynomials pass through."""
 
     form: Form = field(default_factory=clean)

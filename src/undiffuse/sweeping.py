@@ -1,0 +1,171 @@
+"""Which solver, grid and number of steps suit a model: distance to the exact flow and to the data against cost.
+
+Every setting starts from the same noise.  The reference is where `REFERENCE` ends, a walk of many steps; the distance to
+it is the median over the examples of the root mean square over an example's numbers, in the model's range, where values
+lie between about -1 and 1.  (A median, because now and then an example falls to the other side of a divide and becomes
+another picture, which says little about the solver.)  Solvers that draw noise have no one place to end at, and only a
+distance to the data: Fréchet's, in a few fixed random directions, which small sets of samples can estimate.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.configuration import SamplingConfig, changed
+from undiffuse.evaluation.distances import frechet_distance
+from undiffuse.model import Model
+from undiffuse.process.levels import Level
+from undiffuse.process.posteriors import Denoise, Posterior
+from undiffuse.sampling.aligned import aligned_logsnrs
+from undiffuse.sampling.trajectory import Moment, initial, trajectory
+
+PLAIN: dict[str, Any] = {"order": None, "eta": None, "variance": None, "corrections": None, "churn": 0.0, "restart": None, "logsnrs": None}
+REFERENCE: dict[str, Any] = PLAIN | {"solver": "adams", "grid": "angle_beta"}
+REFERENCE_STEPS = 120
+DEFAULT_SOLVERS = ("adams", "unipc", "dpm++", "heun", "ddim")
+DEFAULT_GRIDS = ("angle_beta", "trailing", "aligned")
+DEFAULT_STEPS = (4, 6, 8, 10, 13, 16, 24)
+FITTED_NUMBERS = 2**25  # of the reference trajectory, held to align grids
+DIRECTIONS = 32
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A setting and what it gave.
+
+    evaluations: of the network, for each example.   seconds: for all examples.   to_reference: see the top of this file,
+    None for a solver that draws noise.   to_data: None without data.
+    """
+
+    sampling: SamplingConfig
+    evaluations: int
+    seconds: float
+    to_reference: float | None
+    to_data: float | None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """tried: in the order asked for.   n: examples.   reference: of how many evaluations.   directions: of to_data."""
+
+    tried: tuple[Tried, ...]
+    n: int
+    reference: int
+    directions: int
+
+    def front(self) -> list[Tried]:
+        """The settings that no cheaper one is as near to the reference as, cheapest first."""
+        best, found = math.inf, []
+        for each in sorted(self.tried, key=lambda t: (t.evaluations, math.inf if t.to_reference is None else t.to_reference)):
+            if each.to_reference is not None and each.to_reference < best:
+                best = each.to_reference
+                found.append(each)
+        return found
+
+    def recommended(self, tolerance: float) -> Tried | None:
+        """The cheapest setting no farther than `tolerance` from the reference; the nearest of all where none is."""
+        front = self.front()
+        return next((each for each in front if each.to_reference is not None and each.to_reference <= tolerance), front[-1] if front else None)
+
+
+def settings_for(model: Model, solvers: Sequence[str], grids: Sequence[str], steps: Sequence[int], guidance: float | None) -> list[dict[str, Any]]:
+    """Every combination, as changes to the model's own sampling configuration; "aligned" still without its levels."""
+    common = PLAIN if guidance is None else PLAIN | {"guidance": guidance}
+    return [common | {"solver": s, "grid": g, "steps": k} for s in solvers for g in grids for k in steps]
+
+
+def sweep(
+    model: Model, settings: Sequence[dict[str, Any]], *, n: int = 64, conditions: dict[str, Any] | None = None, seed: int = 0,
+    data: Tensor | None = None, progress: Callable[[int, int], None] | None = None,
+) -> Sweep:  # fmt: skip
+    """Tries settings (see `settings_for`) on n examples of one seed.
+
+    data: real examples in the model's range, (N, C, *size), for the distance to them.
+    progress: called with (done, total) settings, the reference included.
+    Raises ValueError for n < 2, no settings, or one that contradicts itself or the model, before anything is run.
+    """
+    if n < 2 or not settings:
+        raise ValueError("a sweep needs at least 2 examples and 1 setting: ask for more.")
+    guidance = {"guidance": settings[0]["guidance"]} if "guidance" in settings[0] else {}
+    for each in settings:  # contradictions are found before the work begins
+        how = changed(model.config.sampling, each | {"grid": "trailing"} if each["grid"] == "aligned" else each)
+        how.build_solver(model.schedule)
+        how.build_levels(model.schedule)
+    values = {name: value.to(model.device) for name, value in model.denoiser.conditions.encode(conditions or {}, n).items()}
+    index = torch.arange(n, device=model.device)
+
+    def walked(how: SamplingConfig, watch: Callable[[Moment], None] | None = None) -> tuple[Tensor, int, float]:
+        denoise = _Counted(model.denoise(values, how))
+        levels = how.build_levels(model.schedule)
+        began = time.perf_counter()
+        for moment in trajectory(
+            initial(levels, model.config.codec.shape, seed, index), denoise, levels, how.build_solver(model.schedule), seed=seed, index=index,
+            noise=how.noise,
+        ):  # fmt: skip
+            if watch:
+                watch(moment)
+            end = moment.x
+        end = end.cpu()
+        return end.double(), denoise.calls, time.perf_counter() - began
+
+    steps = min(REFERENCE_STEPS, len(getattr(model.schedule, "levels", range(REFERENCE_STEPS + 1))) - 1)
+    reference_config = changed(model.config.sampling, REFERENCE | guidance | {"steps": steps})
+    few = max(2, min(n, FITTED_NUMBERS // (steps * math.prod(model.config.codec.shape))))
+    kept: list[Moment] = []
+    reference, calls, _ = walked(reference_config, lambda m: kept.append(_first(m, few)))
+    mesh = reference_config.build_levels(model.schedule)
+    directions = min(DIRECTIONS, max(2, n // 4), math.prod(model.config.codec.shape))
+    tried = []
+    for done, each in enumerate(settings, start=1):
+        if progress:
+            progress(done, len(settings) + 1)
+        how = changed(model.config.sampling, _levelled(each, kept, mesh))
+        end, evaluations, seconds = walked(how)
+        apart = (end - reference).flatten(1).pow(2).mean(1).sqrt().median().item()
+        tried.append(
+            Tried(
+                how, evaluations, seconds, None if how.build_solver(model.schedule).stochastic else apart,
+                None if data is None else _to_data(end, data, directions),
+            )
+        )  # fmt: skip
+    if progress:
+        progress(len(settings) + 1, len(settings) + 1)
+    return Sweep(tuple(tried), n, calls, directions)
+
+
+class _Counted:
+    """A Denoise that counts its evaluations."""
+
+    def __init__(self, denoise: Denoise) -> None:
+        self.denoise, self.calls = denoise, 0
+
+    def __call__(self, x_t: Tensor, level: Level) -> Posterior:
+        self.calls += 1
+        return self.denoise(x_t, level)
+
+
+def _first(moment: Moment, n: int) -> Moment:
+    """What aligning needs of a moment: the belief about its first n examples."""
+    empty = moment.x[:0]
+    return Moment(moment.row, moment.total, moment.level, empty, moment.clean[:n].cpu(), empty, None)
+
+
+def _levelled(setting: dict[str, Any], moments: list[Moment], mesh: Level) -> dict[str, Any]:
+    if setting["grid"] != "aligned":
+        return setting
+    return setting | {"logsnrs": list(aligned_logsnrs(moments, mesh, setting["steps"]))}
+
+
+def _to_data(samples: Tensor, data: Tensor, directions: int) -> float:
+    """Fréchet distance in as many fixed random orthonormal directions."""
+    size = math.prod(samples.shape[1:])
+    random = torch.randn(size, directions, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    basis = torch.linalg.qr(random)[0]
+    return frechet_distance(samples.flatten(1).double() @ basis, data.flatten(1).double() @ basis)
