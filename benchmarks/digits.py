@@ -89,7 +89,7 @@ def one_run(seed: int, budget: float, settings: dict) -> dict:
         return {
             "seed": seed, "parameters": sum(p.numel() for p in model.denoiser.parameters()), "steps": len(steps), "weights": model.config.weights,
             "images_per_second": len(steps) * batch / seconds[-1], "images_per_second_median_step": batch / median(steps),
-            "evaluations": model.config.sampling.steps * model.config.sampling.build_solver().evaluations - (model.config.sampling.solver == "heun"),
+            "evaluations": model.config.sampling.steps * model.config.sampling.build_solver(model.schedule).evaluations,
             "unguided": judged(model, run.training_data, run.held_out, seed), "guided": judged(model, run.training_data, run.held_out, seed, guidance=GUIDANCE),
             "half_against_half": yardstick(model),
         }  # fmt: skip

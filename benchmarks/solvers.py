@@ -38,7 +38,7 @@ from undiffuse.sampling.trajectory import final, trajectory
 
 EVALUATIONS = (5, 6, 8, 10, 13, 16, 24)
 SEED = 1  # the default was chosen on the mixtures of seed 0
-GRIDS = ("trailing", "uniform", "karras", "logsnr", "angle", "beta", "angle_beta")
+GRIDS = ("trailing", "karras", "logsnr", "angle", "beta", "angle_beta")
 SOLVERS = {
     "DDIM": ("ddim", None), "Heun (angle)": ("heun", None), "EDM Heun": ("edm", None), "DPM-Solver++ 2M": ("dpm++", 2), "DPM-Solver++ 3M": ("dpm++", 3),
     "DEIS-3": ("deis", 3), "LMS-4": ("lms", 4), "PLMS": ("plms", 4), "UniPC-2": ("unipc", 2), "UniPC-3": ("unipc", 3),

@@ -15,6 +15,8 @@ from tests.small import TINY_SETTINGS, tiny_model
 from undiffuse.cli import main as entry
 from undiffuse.cli import shared
 from undiffuse.model import save_model
+from undiffuse.sampling.grids import GRIDS
+from undiffuse.sampling.solvers.registry import SOLVERS
 
 TINY = [f"--set={path}={json.dumps(value)}" for path, value in TINY_SETTINGS.items()]
 
@@ -108,6 +110,26 @@ def test_the_strip_shows_the_sample_itself(run, model):
     assert np.abs(last.astype(int) - values[0, 0]).max() <= 1
 
 
+@pytest.mark.parametrize("arguments", [
+    ("--solver", "lms", "--order", "3", "--grid", "karras", "--steps", "1"), ("--solver", "edm", "--churn", "5", "--steps", "7"),
+    ("--restart", "0.1,3,2", "--steps", "11"), ("--solver", "pc", "--corrections", "2", "--steps", "3"), ("--solver", "adaptive", "--steps", "1"),
+    ("--solver", "dpm++_sde", "--eta", "0.3", "--noise", "brownian", "--steps", "2"), ("--solver", "plms", "--grid", "ddim50"),
+    ("--solver", "dpm++_single", "--order", "3", "--steps", "13", "--guidance", "3", "--class", "dog"),
+])  # fmt: skip
+def test_every_way_of_sampling(run, model, arguments):
+    code, out = run("sample", str(model), "-n", "3", *arguments)
+    assert code == 0, out
+    values = np.load(model / "sampled/001/samples.npy")
+    assert values.shape == (3, 1, 8, 8)
+    assert values.std() > 0
+
+
+def test_solvers_and_grids_are_listed(run):
+    code, out = run("solvers")
+    assert code == 0
+    assert all(name in out for name in (*SOLVERS, *GRIDS))
+
+
 @pytest.mark.parametrize(("arguments", "code", "words"), [
     (("train", "nowhere"), 2, "there is no data at nowhere"), (("train", "digits", "--schedule", "liner"), 2, "choose one of linear"),
     (("train", "digits", "--T", "0"), 2, "T = 0"), (("train", "digits", "--prediction", "noise", "--schedule", "flow"), 2, "zero terminal SNR"),
@@ -120,6 +142,13 @@ def test_the_strip_shows_the_sample_itself(run, model):
     (("sample", "TINY", "--class", "cat", "--unconditional"), 2, "contradict"), (("sample", "TINY", "--steps", "0"), 2, "steps"),
     (("sample", "TINY", "--out", "TINY"), 2, "nothing is written over"), (("sample", "TINY", "--weights", "best"), 2, "weights"),
     (("schedule", "linear", "--T", "3"), 2, "smallest T"), (("schedule", "--image", "no.png"), 2, "no.png"),
+    (("sample", "TINY", "--solver", "rk4"), 2, "choose one of ddpm"), (("sample", "TINY", "--solver", "lms", "--order", "9"), 2, "1, 2, 3, 4"),
+    (("sample", "TINY", "--steps", "101"), 2, "at most that many"), (("sample", "TINY", "--restart", "often"), 2, "0.06,0.3,2"),
+    (("sample", "TINY", "--restart", "0.1,0.11,2"), 2, "widen"), (("sample", "TINY", "--churn", "-1"), 2, "churn"),
+    (("sample", "TINY", "--solver", "ddpm", "--noise", "brownian", "--churn", "9"), 2, "no churn"), (("sample", "TINY", "--noise", "pink"), 2, "noise"),
+    (("sample", "TINY", "--grid", "aligned"), 2, "log-SNRs"), (("sample", "TINY", "--eta", "0.5"), 2, "dpm++_sde"),
+    (("sweep", "TINY", "--solvers", "rk4"), 2, "choose one of ddpm"), (("sweep", "TINY", "-n", "1"), 2, "at least 2"),
+    (("sweep", "TINY", "--steps", "few"), 2, "1,2,2"), (("sweep", "nowhere"), 2, "undiffuse train"),
     (("sample",), 2, "RUN"), (("fly",), 2, "No such command"),
 ])  # fmt: skip
 def test_wrong_use_is_one_sentence_and_exit_code_2(run, model, tmp_path, arguments, code, words):

@@ -37,9 +37,12 @@ class Denoiser(nn.Module):
         self.network, self.prediction, self.conditions, self.variance = network, prediction, conditions, variance
 
     def forward(self, x_t: Tensor, level: Level, values: Values | None = None) -> Posterior:
+        return self._believed(x_t, level, self.conditions(values or {}))
+
+    def _believed(self, x_t: Tensor, level: Level, conditioning: Tensor | None) -> Posterior:
         row = self.prediction.affine(level)
         clock = level.label.to(device=x_t.device, dtype=torch.float32).expand(len(x_t))
-        F = self.network(meet(row.c_in, x_t) * x_t, clock, self.conditions(values or {})).to(
+        F = self.network(meet(row.c_in, x_t) * x_t, clock, conditioning).to(
             torch.promote_types(x_t.dtype, torch.float32)
         )
         spread: Spread
@@ -51,21 +54,26 @@ class Denoiser(nn.Module):
         return Posterior(meet(row.c_skip, x_t) * x_t + meet(row.c_out, x_t) * F, spread)
 
     def given(self, values: Values) -> Denoise:
-        """The Denoise of one set of conditions."""
-        return lambda x_t, level: self(x_t, level, values)
+        """The Denoise of one set of conditions, which are embedded once, here, and not at every step."""
+        conditioning = self._embedded(values)
+        return lambda x_t, level: self._believed(x_t, level, conditioning)
 
     def pair(self, values: Values) -> Callable[[Tensor, Level], tuple[Posterior, Posterior]]:
         """With and without the conditions, in one batched evaluation of the network: what guidance compares."""
         n = len(next(iter(values.values())))
         null = self.conditions.null(n, next(iter(values.values())).device)
-        both = {name: torch.cat([values[name], null[name]]) for name in values}
+        both = self._embedded({name: torch.cat([values[name], null[name]]) for name in values})
 
         def evaluate(x_t: Tensor, level: Level) -> tuple[Posterior, Posterior]:
-            posterior = self(torch.cat([x_t, x_t]), level, both)
+            posterior = self._believed(torch.cat([x_t, x_t]), level, both)
             with_, without = posterior.mean.chunk(2)
             return Posterior(with_, _first_half(posterior.spread, n)), Posterior(without)
 
         return evaluate
+
+    @torch.no_grad()
+    def _embedded(self, values: Values) -> Tensor | None:
+        return self.conditions(values)
 
 
 def _first_half(spread: Spread, n: int) -> Spread:

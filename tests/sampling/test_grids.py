@@ -99,6 +99,16 @@ def test_log_snr_and_angles_are_evenly_spaced():
     torch.testing.assert_close(angles.diff(), angles.diff()[:1].expand(9), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("grid", ["uniform", "trailing", "angle", "beta", "angle_beta"])
+def test_grids_without_a_cut_start_at_the_noisiest_level(name, grid):
+    """Where that is pure noise, a start at any other level would put a false mean into the samples (Lin et al. 2024)."""
+    schedule = SCHEDULES[name]
+    first, noisiest = make_grid(schedule, grid, 3 if name != "one-step" else 1)[:1], schedule([schedule.t_max])
+    torch.testing.assert_close(first.alpha, noisiest.alpha, rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(first.label, noisiest.label, rtol=1e-9, atol=1e-6)
+
+
 @pytest.mark.parametrize("steps", [1, 4, 50])
 def test_beta_is_the_quantiles_of_a_beta_distribution(steps):
     """1 - t is beta distributed too: against scipy's inverse. 4,096 intervals of a smooth integrand: 1e-5."""

@@ -96,14 +96,27 @@ def logsnr(schedule: Schedule, steps: int) -> Level:
     return _at_ratios(schedule, torch.linspace(math.log(high), math.log(low), steps, dtype=torch.float64).exp())
 
 
+def _angle_ends(schedule: Schedule) -> tuple[float, float]:
+    """The largest and smallest atan2(sigma, alpha) of a schedule; nothing is cut at the noisy end, where angles are finite."""
+    ends = schedule([schedule.t_max, schedule.t_min])
+    top, bottom = torch.atan2(ends.sigma, ends.alpha).tolist()
+    return top, max(math.atan(RATIO_MIN), bottom)
+
+
+def _at_angles(schedule: Schedule, angles: torch.Tensor) -> Level:
+    """On a chain these levels lie between its indices, so their labels are fractions."""
+    times = schedule.at(-2 * torch.tan(angles.clamp(max=math.pi / 2)).log())
+    return _at_times(schedule, times.clamp(schedule.t_min, schedule.t_max))
+
+
 def angle(schedule: Schedule, steps: int) -> Level:
     """atan2(sigma, alpha) spaced evenly down to the clean level, or to the schedule's end where that comes before."""
     _checked(schedule, steps)
-    top, bottom = (math.atan(ratio) for ratio in _ratio_ends(schedule))
+    top, bottom = _angle_ends(schedule)
     angles = torch.linspace(top, 0, steps + 1, dtype=torch.float64)[:-1]
     if angles[-1] < bottom:
         angles = torch.linspace(top, bottom, steps, dtype=torch.float64)
-    return _at_ratios(schedule, torch.tan(angles))
+    return _at_angles(schedule, angles)
 
 
 def _beta_quantiles(steps: int, a: float, b: float) -> torch.Tensor:
@@ -132,8 +145,8 @@ def angle_beta(schedule: Schedule, steps: int) -> Level:
     The same levels for every schedule of the same range.  The two numbers were chosen by measurement, see docs/solvers.md.
     """
     _checked(schedule, steps)
-    top, bottom = (math.atan(ratio) for ratio in _ratio_ends(schedule))
-    return _at_ratios(schedule, torch.tan(bottom + _beta_quantiles(steps, 0.5, 0.7) * (top - bottom)))
+    top, bottom = _angle_ends(schedule)
+    return _at_angles(schedule, bottom + _beta_quantiles(steps, 0.5, 0.7) * (top - bottom))
 
 
 def at_logsnrs(schedule: Schedule, logsnrs: Sequence[float]) -> Level:

@@ -38,7 +38,7 @@ class Noise(ABC):
 class Independent(Noise):
     """Made for several rows at once: a small tensor costs as much as a larger one."""
 
-    AT_ONCE = 2**16  # numbers
+    AT_ONCE = 2**18  # numbers
 
     def __init__(self, x: Tensor, seed: int, index: Tensor, steps: int) -> None:
         self.shape, self.dtype, self.seed, self.index, self.steps = x.shape, x.dtype, seed, index, steps

@@ -95,7 +95,7 @@ def make_solver(name: str, settings: Settings, schedule: Schedule) -> Solver:
         if setting == "order" or value is None or (setting not in entry.has and not value):
             continue
         if setting not in entry.has:
-            owners = " and ".join(repr(other) for other, e in SOLVERS.items() if setting in e.has)
+            owners = ", ".join(repr(other) for other, e in SOLVERS.items() if setting in e.has)
             raise ValueError(f"{setting} = {value} is a setting of the solvers {owners}, and {name!r} has none: leave it out.")
         chosen[setting] = value
     order = entry.orders[0] if settings.order is None else settings.order

@@ -1,0 +1,109 @@
+"""Sweeps: what is counted and compared, the front against its definition, and a setting kept in the model."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from tests.small import TINY_SETTINGS, tiny_model
+from undiffuse import sweeping
+from undiffuse.cli.main import app
+from undiffuse.configuration import SamplingConfig, changed
+from undiffuse.data.sources import DataConfig
+from undiffuse.model import load, read_file, store_sampling
+from undiffuse.run import prepare
+from undiffuse.sweeping import Sweep, Tried, settings_for, sweep
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "r"
+    made = prepare(DataConfig(source="digits"), folder, settings=TINY_SETTINGS | {"training.steps": 4, "training.budget": None, "training.batch_size": 8})
+    for _ in made.updates():
+        pass
+    return folder
+
+
+def test_evaluations_are_counted_and_the_reference_is_at_no_distance_from_itself():
+    model = tiny_model()
+    reference = sweeping.PLAIN | {"solver": "adams", "grid": "angle_beta", "steps": 100}
+    settings = [
+        *settings_for(model, ["heun", "adams", "ddpm"], ["trailing"], [5], None), *settings_for(model, ["ddim"], ["aligned"], [6], None), reference
+    ]
+    swept = sweep(model, settings, n=8, conditions={"class": "dog"})
+    assert [t.evaluations for t in swept.tried] == [9, 5, 5, 6, 100]
+    assert swept.reference == 100  # as many as the chain has levels
+    distances = [t.to_reference for t in swept.tried]
+    assert distances[4] == 0
+    assert distances[2] is None
+    assert all(d > 0 for d in distances[:2])
+    assert len(swept.tried[3].sampling.logsnrs) == 6
+
+
+def test_distances_are_medians_of_root_mean_squares():
+    model = tiny_model()
+    settings = settings_for(model, ["ddim"], ["uniform"], [4], None)
+    data = torch.rand(30, 1, 8, 8) * 2 - 1
+    tried = sweep(model, settings, n=9, data=data).tried[0]
+    ends = [
+        list(model.trajectory(9, solver=solver, grid=grid, steps=steps))[-1].x.double()
+        for solver, grid, steps in (("ddim", "uniform", 4), ("adams", "angle_beta", 100))
+    ]
+    rms = sorted((ends[0] - ends[1]).flatten(1).pow(2).mean(1).sqrt().tolist())
+    assert tried.to_reference == pytest.approx(rms[4], rel=1e-9)
+    assert tried.to_data > 0
+
+
+def test_the_front_is_what_nothing_cheaper_beats():
+    how = SamplingConfig()
+    generator = torch.Generator().manual_seed(0)
+    points = [(int(torch.randint(1, 9, (), generator=generator)), float(torch.rand((), generator=generator))) for _ in range(40)]
+    swept = Sweep(tuple(Tried(how, cost, 1.0, error, None) for cost, error in points), 4, 100, 2)
+    expected = sorted({(c, e) for c, e in points if not any((a < c and b <= e) or (a == c and b < e) for a, b in points)})
+    assert [(t.evaluations, t.to_reference) for t in swept.front()] == expected
+    for tolerance in (0.0, 0.05, 0.2, 1.0):
+        chosen = swept.recommended(tolerance)
+        near = [(c, e) for c, e in points if e <= tolerance]
+        assert chosen.evaluations == (min(c for c, _ in near) if near else expected[-1][0])
+    noisy = Sweep((Tried(how, 3, 1.0, None, 0.5),), 4, 100, 2)
+    assert noisy.front() == []
+    assert noisy.recommended(1.0) is None
+
+
+def test_a_stored_setting_is_the_models_default_and_the_weights_stay(run):
+    path = run / "model.safetensors"
+    before = read_file(path)[1]
+    how = changed(load(run).config.sampling, {"solver": "unipc", "grid": "aligned", "logsnrs": [-4.0, 0.0, 3.0]})
+    store_sampling(path, how)
+    config, after = read_file(path)
+    assert config.sampling == how
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert len(list(load(run).trajectory(2))) == 3
+
+
+@pytest.mark.parametrize(("change", "words"), [({"solver": "rk"}, "choose one"), ({"grid": "even"}, "choose one"), ({"steps": 101}, "at most that many")])
+def test_a_setting_that_cannot_work_is_found_before_anything_runs(change, words):
+    model = tiny_model()
+    good = settings_for(model, ["ddim"], ["uniform"], [3], None)[0]
+    with pytest.raises(ValueError, match=words):
+        sweep(model, [good, good | change], n=4, progress=lambda done, total: pytest.fail("it ran"))
+    with pytest.raises(ValueError, match="at least 2"):
+        sweep(model, [good], n=1)
+
+
+def test_the_command_writes_a_picture_numbers_and_what_to_type_next(run, capsys):
+    app(["sweep", str(run), "--solvers", "adams,ddim", "--grids", "angle_beta,aligned", "--steps", "3,5", "-n", "6", "--keep"], standalone_mode=False)
+    printed = capsys.readouterr().out
+    folder = run / "sweep" / "001"
+    assert (folder / "sweep.png").stat().st_size > 10_000
+    content = json.loads((folder / "sweep.json").read_text())
+    assert len(content["tried"]) == 8
+    assert all(math.isfinite(t["to_data"]) for t in content["tried"])
+    assert "recommended" in printed
+    assert "undiffuse sample" in printed
+    kept = load(run).config.sampling
+    assert (kept.solver, kept.grid, kept.steps) == tuple(content["recommended"][name] for name in ("solver", "grid", "steps"))
