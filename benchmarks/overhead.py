@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.common import machine, table, write
 from undiffuse.data.sources import DataConfig
 from undiffuse.run import prepare
+from undiffuse.sampling.noises import Independent
 
 WARM_UP, SAMPLES = 10, 64
 
@@ -107,10 +108,16 @@ def sampling(run, rounds: int, **settings) -> dict:
         for _ in range(solver.evaluations):
             model.denoiser.network(x, clock, conditioning)
 
+    def noise() -> None:
+        draws._rows(0, 0)
+
     step()
-    ours, alone = alternated([step, bare], rounds)
+    # noise is made for many rows at once, in a step that a median does not see: its share is added
+    draws = Independent(x, 0, torch.arange(SAMPLES), 1000)
+    (ours, alone), (chunk,) = alternated([step, bare], rounds), alternated([noise], 20)
+    amortised = chunk / min(draws.count, 1000) if solver.stochastic else 0.0
     model.denoiser.train()
-    return {"step_ms": ours * 1e3, "bare_ms": alone * 1e3, "overhead": ours / alone - 1}
+    return {"step_ms": (ours + amortised) * 1e3, "noise_ms": amortised * 1e3, "bare_ms": alone * 1e3, "overhead": (ours + amortised) / alone - 1}
 
 
 def imports(times: int = 7) -> dict:

@@ -21,7 +21,8 @@ from undiffuse.sweeping import Sweep, Tried, settings_for, sweep
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "r"
-    made = prepare(DataConfig(source="digits"), folder, settings=TINY_SETTINGS | {"training.steps": 4, "training.budget": None, "training.batch_size": 8})
+    settings = TINY_SETTINGS | {"training.steps": 4, "training.budget": None, "training.batch_size": 8}
+    made = prepare(DataConfig(source="digits"), folder, settings=settings)
     for _ in made.updates():
         pass
     return folder
@@ -85,7 +86,9 @@ def test_a_stored_setting_is_the_models_default_and_the_weights_stay(run):
     assert len(list(load(run).trajectory(2))) == 3
 
 
-@pytest.mark.parametrize(("change", "words"), [({"solver": "rk"}, "choose one"), ({"grid": "even"}, "choose one"), ({"steps": 101}, "at most that many")])
+@pytest.mark.parametrize(
+    ("change", "words"), [({"solver": "rk"}, "choose one"), ({"grid": "even"}, "choose one"), ({"steps": 101}, "at most that many")]
+)
 def test_a_setting_that_cannot_work_is_found_before_anything_runs(change, words):
     model = tiny_model()
     good = settings_for(model, ["ddim"], ["uniform"], [3], None)[0]

@@ -10,6 +10,7 @@ DDIM        x_s = alpha_s x̂ + sqrt(sigma_s² - eta² small) eps + eta sqrt(sma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +25,13 @@ from undiffuse.sampling.solvers.base import Move, NoiseSource, Solver, Step, com
 
 @dataclass(frozen=True)
 class _Push:
+    """A transition's coefficients.   small, large: of its log-variance."""
+
     move: Move
     on_x: float
     on_xt: float
+    small: float
+    large: float
     last: bool
 
 
@@ -39,7 +44,8 @@ class Ancestral(Solver):
 
     def plan(self, levels: Level) -> Sequence[_Push]:
         return [
-            _Push(move, float(move.bridge.on_x), float(move.bridge.on_xt), bool(move.bridge.into_clean)) for move in moves(levels)
+            _Push(move, *(float(getattr(move.bridge, name)) for name in ("on_x", "on_xt", "log_small", "log_large", "into_clean")))
+            for move in moves(levels)
         ]
 
     def step(self, x_t: Tensor, denoise: Denoise, row: _Push, noise: NoiseSource, state: Any) -> Step:
@@ -48,6 +54,8 @@ class Ancestral(Solver):
         if row.last:
             return Step(x, posterior)
         spread: Spread = posterior.spread if self.variance is None else Fixed(self.variance)
+        if isinstance(spread, Fixed):  # a number, and no tensor of the size of x
+            return Step(x.add_(noise(0), alpha=math.exp((row.small + spread.fraction * (row.large - row.small)) / 2)), posterior)
         return Step(x.addcmul_((spread.log_variance(row.move.bridge, x_t) / 2).exp(), noise(0)), posterior)
 
 
