@@ -76,7 +76,7 @@ class Model:
         if n < 1:
             raise ValueError(f"asked for {n} samples: ask for at least 1.")
         values = self.denoiser.conditions.encode(conditions or {}, n)
-        how = changed(self.config.sampling, sampling)
+        how = self.how(**sampling)
         levels = how.build_levels(self.schedule)
         parts, total, done = [], (len(levels) - 1) * -(-n // CHUNK), 0
         for start in range(0, n, CHUNK):
@@ -94,9 +94,19 @@ class Model:
         self, n: int, conditions: Mapping[str, object] | None = None, *, seed: int = 0, first: int = 0, **sampling: Any
     ) -> Iterator[Moment]:
         """Every step of sampling n examples: x_t, the belief x̂ and the next x, in the model's range. See `sample`."""
-        how = changed(self.config.sampling, sampling)
+        how = self.how(**sampling)
         values = self.denoiser.conditions.encode(conditions or {}, n)
         return self._walk(n, values, how, how.build_levels(self.schedule), seed, first)
+
+    def how(self, **sampling: Any) -> SamplingConfig:
+        """The model's own way of sampling with some fields of SamplingConfig replaced.
+
+        Raises ValueError where they contradict each other or the model.
+        """
+        how = changed(self.config.sampling, sampling)
+        how.build_solver(self.schedule)
+        how.build_levels(self.schedule)
+        return how
 
     def _walk(
         self, n: int, values: dict[str, Tensor], how: SamplingConfig, levels: Level, seed: int, first: int

@@ -95,9 +95,7 @@ def sweep(
         raise ValueError("a sweep needs at least 2 examples and 1 setting: ask for more.")
     guidance = {"guidance": settings[0]["guidance"]} if "guidance" in settings[0] else {}
     for each in settings:  # contradictions are found before the work begins
-        how = changed(model.config.sampling, each | {"grid": "trailing"} if each["grid"] == "aligned" else each)
-        how.build_solver(model.schedule)
-        how.build_levels(model.schedule)
+        model.how(**(each | {"grid": "trailing"} if each["grid"] == "aligned" else each))
     values = {name: value.to(model.device) for name, value in model.denoiser.conditions.encode(conditions or {}, n).items()}
     index = torch.arange(n, device=model.device)
 

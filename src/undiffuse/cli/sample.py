@@ -61,8 +61,9 @@ def sample(
         guidance=guidance, solver=solver, order=order, grid=grid, steps=steps, eta=eta, variance=variance, clip=clip,
         keep_eps=keep_eps, churn=churn, corrections=corrections, noise=noise, restart=shared.stretch(restart) if restart else None,
     )  # fmt: skip
+    model.how(**settings)  # complains before a bar is drawn
     with shared.progress_bar("{task.completed} of {task.total} steps") as bar:
-        task = bar.add_task("sampling")
+        task = bar.add_task("sampling", total=1)
         values = model.sample(
             len(labels), asked, seed=seed, first=first,
             progress=lambda done, total: bar.update(task, completed=done, total=total), **settings,
