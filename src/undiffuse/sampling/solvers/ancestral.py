@@ -43,10 +43,8 @@ class Ancestral(Solver):
     stochastic: bool = True
 
     def plan(self, levels: Level) -> Sequence[_Push]:
-        return [
-            _Push(move, *(float(getattr(move.bridge, name)) for name in ("on_x", "on_xt", "log_small", "log_large", "into_clean")))
-            for move in moves(levels)
-        ]
+        columns = (getattr(Bridge.table(levels), name).tolist() for name in ("on_x", "on_xt", "log_small", "log_large", "into_clean"))
+        return [_Push(move, *row) for move, row in zip(moves(levels), zip(*columns, strict=True), strict=True)]
 
     def step(self, x_t: Tensor, denoise: Denoise, row: _Push, noise: NoiseSource, state: Any) -> Step:
         posterior = denoise(x_t, row.move.here)
