@@ -20,14 +20,14 @@ from undiffuse.process.predictions import make_prediction
 from undiffuse.sampling.grids import make_grid
 from undiffuse.sampling.solvers.adaptive import Adaptive
 from undiffuse.sampling.solvers.exponential import Heun, Multistep, Singlestep
-from undiffuse.sampling.solvers.forms import FLOW, LOGSNR, NOISE, RATIO, ROW, angle, angle_form, clean, weights
+from undiffuse.sampling.solvers.forms import FLOW, FLOW_TIME, LOGSNR, NOISE, RATIO, ROW, angle, angle_form, clean, weights
 from undiffuse.sampling.solvers.registry import SOLVERS, Settings, make_solver
 from undiffuse.sampling.trajectory import final, trajectory
 
 d = torch.float64
 VP = SCHEDULES["vp"]
 FORMS = {"noise": NOISE, "clean": clean(), "clean-sde": clean(1.0), "flow": FLOW, "angle": angle_form(), "angle-half": angle_form(0.5)}
-COORDINATES = {"logsnr": LOGSNR, "ratio": RATIO, "angle": angle(), "angle-half": angle(0.5)}
+COORDINATES = {"logsnr": LOGSNR, "ratio": RATIO, "flow_time": FLOW_TIME, "angle": angle(), "angle-half": angle(0.5)}
 EVERY = [(name, order) for name, entry in SOLVERS.items() for order in entry.orders if name != "adaptive"]
 WALKS = [(name, order) for name, order in EVERY if not make_solver(name, Settings(order=order), VP).stochastic]
 PEER = {name: torch.tensor(end, dtype=d) for name, end in json.loads(Path(__file__).with_name("k_diffusion.json").read_text()).items()}
@@ -273,6 +273,18 @@ def test_the_adaptive_solver_finds_the_flow_to_its_tolerance():
     point = Posterior(torch.tensor([[0.7, -0.2]], dtype=d).expand(POINTS, 2))
     whole = Level.of_rows([schedule(80.0), Level.clean()])
     torch.testing.assert_close(walked("edm", whole, make_solver("adaptive", Settings(), schedule), lambda *_: point), point.mean)
+
+
+def test_euler_in_the_time_of_rectified_flow_is_its_published_step():
+    """x_s = x_t + (t_s - t_t) v, v = eps - x̂, on the schedule alpha = 1 - t, sigma = t (Lipman et al. 2023)."""
+    levels = SCHEDULES["flow"]([0.9, 0.55, 0.2])
+    x = torch.tensor([[0.3, -1.2]], dtype=d)
+    ours = final(trajectory(x, MIXTURE, levels, solver("flow"), seed=0, index=torch.arange(1)))
+    for t, s in ((0.9, 0.55), (0.55, 0.2)):
+        clean_x = MIXTURE(x, SCHEDULES["flow"](t)).mean
+        eps = (x - (1 - t) * clean_x) / t
+        x = x + (s - t) * (eps - clean_x)
+    torch.testing.assert_close(ours, x, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("name", "settings", "words"), [

@@ -76,10 +76,15 @@ def _one(alpha: Tensor, sigma: Tensor) -> Tensor:
     return torch.ones_like(alpha)
 
 
+def _flow_time(u: Tensor) -> Tensor:
+    """sigma/(alpha + sigma): the time of rectified flow, whatever the schedule."""
+    return torch.where(u.isinf(), 1.0, u / (1 + u))
+
+
 NOISE = Form("noise", lambda alpha, sigma: alpha, lambda u: u, torch.ones_like, _zero, _one)
 
 FLOW = Form(
-    "flow", lambda alpha, sigma: alpha + sigma, lambda u: torch.where(u.isinf(), 1.0, u / (1 + u)), lambda u: (1 + u) ** -2,
+    "flow", lambda alpha, sigma: alpha + sigma, _flow_time, lambda u: (1 + u) ** -2,
     lambda alpha, sigma: -torch.ones_like(alpha), _one,
 )  # fmt: skip
 
@@ -109,6 +114,7 @@ def angle_form(deviation: float = 1.0) -> Form:
 
 LOGSNR = Coordinate("logsnr", lambda u: -u.log(), lambda c: (-c).exp(), lambda c: -(-c).exp())
 RATIO = Coordinate("ratio", lambda u: u, lambda c: c, torch.ones_like)
+FLOW_TIME = Coordinate("flow_time", _flow_time, lambda c: c / (1 - c), lambda c: (1 - c) ** -2)
 ROW = Coordinate("row", torch.zeros_like, torch.zeros_like, torch.zeros_like)  # not a function of u, see `weights`
 
 

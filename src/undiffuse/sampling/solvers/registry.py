@@ -11,7 +11,7 @@ from undiffuse.sampling.solvers.adaptive import Adaptive
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
 from undiffuse.sampling.solvers.base import Solver
 from undiffuse.sampling.solvers.exponential import Heun, Multistep, Singlestep
-from undiffuse.sampling.solvers.forms import LOGSNR, NOISE, RATIO, ROW, Rule, angle, angle_form, clean
+from undiffuse.sampling.solvers.forms import FLOW, FLOW_TIME, LOGSNR, NOISE, RATIO, ROW, Rule, angle, angle_form, clean
 from undiffuse.sampling.solvers.langevin import Langevin
 
 
@@ -59,6 +59,9 @@ SOLVERS: dict[str, Entry] = {
     "ddim": Entry("DDIM (Song 2021)", lambda s, _: DDIM(s.eta), has={"eta": 0.0}),
     "euler": Entry("Euler in sigma/alpha, the steps of DDIM", lambda s, _: Multistep(NOISE, RATIO, 1)),
     "euler_ancestral": Entry("Euler with the ancestral split, the steps of DDIM at eta 1", lambda s, _: DDIM(1.0)),
+    "flow": Entry(
+        "Euler, Adams-Bashforth in the time of rectified flow (Lipman 2023)", lambda s, _: Multistep(FLOW, FLOW_TIME, s.order), (1, 2, 3)
+    ),
     "heun": Entry("Heun in the angle", lambda s, _: Heun(angle_form(), angle()), (2,)),
     "edm": Entry("EDM's Heun, in sigma/alpha; stochastic with churn (Karras 2022)", lambda s, _: Heun(NOISE, RATIO), (2,)),
     "dpm2": Entry("the midpoint method, dpm_single of order 2 (k-diffusion)", lambda s, _: Singlestep(NOISE, LOGSNR, 2, "midpoint"), (2,)),
