@@ -24,7 +24,7 @@ from torch import Tensor
 from undiffuse.process.levels import Level
 from undiffuse.process.noise import standard_normal
 
-INITIAL_STREAM, STEP_STREAM, BROWNIAN_STREAM, RAISE_STREAM, DRAW_STREAMS = 0, 1, 2, 3, 16
+INITIAL_STREAM, STEP_STREAM, BROWNIAN_STREAM, RAISE_STREAM, DRAW_STREAMS = 0, 1, 2, 6, 16
 LOGSNR_RANGE, DEPTH = 20.0, 20
 
 
