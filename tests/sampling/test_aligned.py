@@ -58,8 +58,8 @@ def test_more_levels_than_the_mesh_has_are_refused():
 
 
 def test_an_aligned_grid_serves_the_solver_it_is_made_for():
-    """DDIM's whole error is not the sum of its steps' errors, which is all that is minimised: near the best of the even grids
-    by a tenth, and clearly better than the two of them that are not made for this problem."""
+    """DDIM's whole error is not the sum of its steps' errors, which is all that is minimised.  So: better than evenly spaced
+    times, its mean square within 1.3 of the best even grid's, and less than half of the two that do not suit the problem."""
     end = walk(make_grid(SCHEDULE, "angle", 300))[-1].x
     mesh = make_grid(SCHEDULE, "angle", 150)
     moments = walk(mesh)
@@ -70,5 +70,6 @@ def test_an_aligned_grid_serves_the_solver_it_is_made_for():
         aligned = at_logsnrs(SCHEDULE, aligned_logsnrs(moments, mesh, steps))
         assert len(aligned) == steps + 1
         error = (walk(aligned, DDIM)[-1].x - end).pow(2).mean().item()
-        assert error < 1.1 * min(errors.values())
+        assert error < errors["uniform"]
+        assert error < 1.3 * min(errors.values())
         assert error < 0.5 * min(errors["karras"], errors["logsnr"])
