@@ -114,6 +114,8 @@ def test_the_strip_shows_the_sample_itself(run, model):
     ("--solver", "lms", "--order", "3", "--grid", "karras", "--steps", "1"), ("--solver", "edm", "--churn", "5", "--steps", "7"),
     ("--restart", "0.1,3,2", "--steps", "11"), ("--solver", "pc", "--corrections", "2", "--steps", "3"), ("--solver", "adaptive", "--steps", "1"),
     ("--solver", "dpm++_sde", "--eta", "0.3", "--noise", "brownian", "--steps", "2"), ("--solver", "plms", "--grid", "ddim50"),
+    ("--guidance", "3", "--guidance-rescale", "0.7", "--class", "cat"), ("--guidance", "0.6", "--guidance-form", "plus", "--class", "cat"),
+    ("--guidance", "4", "--guidance-form", "projected", "--guidance-interval", "0.2,5", "--class", "cat"),
     ("--solver", "dpm++_single", "--order", "3", "--steps", "13", "--guidance", "3", "--class", "dog"),
 ])  # fmt: skip
 def test_every_way_of_sampling(run, model, arguments):
@@ -147,6 +149,9 @@ def test_solvers_and_grids_are_listed(run):
     (("sample", "TINY", "--restart", "0.1,0.11,2"), 2, "widen"), (("sample", "TINY", "--churn", "-1"), 2, "churn"),
     (("sample", "TINY", "--solver", "ddpm", "--noise", "brownian", "--churn", "9"), 2, "no churn"),
     (("sample", "TINY", "--noise", "pink"), 2, "noise"),
+    (("sample", "TINY", "--guidance", "2", "--guidance-form", "plus"), 2, "between 0 and 1"),
+    (("sample", "TINY", "--guidance-interval", "5,1"), 2, "swap"), (("sample", "TINY", "--guidance-interval", "some"), 2, "0.3,5"),
+    (("sample", "TINY", "--guidance-rescale", "0.5", "--guidance-form", "projected"), 2, "leave one out"),
     (("sample", "TINY", "--grid", "aligned"), 2, "log-SNRs"), (("sample", "TINY", "--eta", "0.5"), 2, "dpm++_sde"),
     (("sweep", "TINY", "--solvers", "rk4"), 2, "choose one of ddpm"), (("sweep", "TINY", "-n", "1"), 2, "at least 2"),
     (("sweep", "TINY", "--steps", "few"), 2, "1,2,2"), (("sweep", "nowhere"), 2, "undiffuse train"),

@@ -80,7 +80,9 @@ class SamplingConfig(Config):
     grid, steps: see sampling/grids.py; grid "aligned" has `logsnrs`, its levels.   order, eta, variance, corrections: of
     the solver, None for its own; see sampling/solvers/registry.py.   churn: EDM's, total over the grid.
     restart: (low, high, times), the stretch of sigma/alpha to walk again.   noise: "brownian" is the same for any grid.
-    guidance: 1 plain conditional, 0 unconditional.   clip: of x̂: "range" of the data, "dynamic", "none".
+    guidance: 1 plain conditional, 0 unconditional.   guidance_form: plain, projected (APG) or plus (CFG++, guidance in [0, 1]);
+    guidance_rescale: of the plain form; guidance_interval: of sigma/alpha; see sampling/guidance.py.
+    clip: of x̂: "range" of the data, "dynamic", "none".
     keep_eps: walk with the noise of the unclipped x̂ (diffusers' convention) instead of re-deriving it (OpenAI's).
     """
 
@@ -96,6 +98,9 @@ class SamplingConfig(Config):
     restart: tuple[float, float, Annotated[int, Field(ge=1)]] | None = None
     noise: NoiseKind = "independent"
     guidance: float = 1.0
+    guidance_form: Literal["plain", "projected", "plus"] = "plain"
+    guidance_rescale: float = Field(0.0, ge=0, le=1)
+    guidance_interval: tuple[float, float] | None = None
     clip: Literal["range", "dynamic", "none"] = "range"
     keep_eps: bool = False
 
@@ -103,6 +108,16 @@ class SamplingConfig(Config):
     def _grid_of_levels(self) -> SamplingConfig:
         if (self.grid == "aligned") != (self.logsnrs is not None):
             raise ValueError("the grid 'aligned' and a list of log-SNRs go together: give both or neither.")
+        return self
+
+    @model_validator(mode="after")
+    def _one_guidance(self) -> SamplingConfig:
+        if self.guidance_rescale and self.guidance_form != "plain":
+            raise ValueError(f"guidance_rescale belongs to the plain form of guidance, not to {self.guidance_form!r}: leave one out.")
+        if self.guidance_form == "plus" and not 0 <= self.guidance <= 1:
+            raise ValueError(f"the guidance of the form 'plus' (CFG++) lies between 0 and 1, but is {self.guidance:g}: try 0.6.")
+        if self.guidance_interval is not None and not 0 <= self.guidance_interval[0] < self.guidance_interval[1]:
+            raise ValueError("a guidance interval goes from a lower to a higher sigma/alpha, none below 0: swap or change them.")
         return self
 
     def build_solver(self, schedule: Schedule) -> Solver:

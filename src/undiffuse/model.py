@@ -29,7 +29,7 @@ from undiffuse.process.chains import Chain
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise, Fixed, Posterior
 from undiffuse.process.schedules import Schedule
-from undiffuse.sampling.guidance import classifier_free, clipped, dynamically_thresholded
+from undiffuse.sampling.guidance import classifier_free, clipped, dynamically_thresholded, in_interval, plus, projected, rescaled
 from undiffuse.sampling.trajectory import Moment, initial, trajectory
 
 FORMAT_VERSION = 1
@@ -119,21 +119,31 @@ class Model:
 
     def denoise(self, values: dict[str, Tensor], how: SamplingConfig) -> Denoise:
         """The Denoise that sampling walks with: conditioned, guided, clipped."""
-        if how.guidance == 1:
+        if how.guidance == 1 and how.guidance_form != "plus":
             denoise = self.denoiser.given(values)
         elif not self.denoiser.conditions.askable:
             raise ValueError("this model is unconditional, so there is nothing to guide: leave guidance at 1.")
-        elif how.guidance == 0:
+        elif how.guidance == 0 and how.guidance_interval is None:
             n = len(next(iter(values.values())))
             denoise = self.denoiser.given(self.denoiser.conditions.null(n, self.device))
         else:
-            denoise = classifier_free(self.denoiser.pair(values), how.guidance)
+            denoise = self._guided(values, how)
         low, high = self.codec.limits(self.device)
         if how.clip == "range":
             return clipped(denoise, low, high, keep_eps=how.keep_eps)
         if how.clip == "dynamic":
             return dynamically_thresholded(denoise, bound=float(high.max()), keep_eps=how.keep_eps)
         return denoise
+
+    def _guided(self, values: dict[str, Tensor], how: SamplingConfig) -> Denoise:
+        pair = self.denoiser.pair(values)
+        if how.guidance_form == "projected":
+            guided = projected(pair, how.guidance)
+        elif how.guidance_form == "plus":
+            guided = plus(pair, how.guidance)
+        else:
+            guided = rescaled(pair, how.guidance, how.guidance_rescale) if how.guidance_rescale else classifier_free(pair, how.guidance)
+        return in_interval(guided, self.denoiser.given(values), *how.guidance_interval) if how.guidance_interval else guided
 
     # Measuring --------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,16 @@ from undiffuse.process.exact import Mixture
 from undiffuse.process.noise import standard_normal
 from undiffuse.process.posteriors import Posterior
 from undiffuse.sampling.grids import make_grid
-from undiffuse.sampling.guidance import classifier_free, clipped, dynamically_thresholded, separately
+from undiffuse.sampling.guidance import (
+    classifier_free,
+    clipped,
+    dynamically_thresholded,
+    in_interval,
+    plus,
+    projected,
+    rescaled,
+    separately,
+)
 from undiffuse.sampling.solvers.ancestral import DDIM
 from undiffuse.sampling.solvers.exponential import Heun
 from undiffuse.sampling.trajectory import final, trajectory
@@ -53,6 +62,62 @@ def test_guided_samples_of_two_point_masses_land_on_the_one_asked_for():
     x = standard_normal((1,), 0, index).double() * levels.sigma[0]
     end = final(trajectory(x, classifier_free(separately(one, tight), 1.0), levels, Heun(), seed=0, index=index))
     assert (end - 1).abs().max() < 0.1
+
+
+def examples(seed):
+    return torch.randn(5, 3, 4, dtype=d, generator=torch.Generator().manual_seed(seed))
+
+
+def fixed_pair(x_t, level):
+    return Posterior(examples(1)), Posterior(examples(2))
+
+
+def test_rescaling_brings_back_the_conditional_deviation():
+    x_t, level, s = examples(0), SCHEDULES["vp"](0.5), 4.0
+    plain, half, whole = (rescaled(fixed_pair, s, share)(x_t, level).mean for share in (0.0, 0.5, 1.0))
+    torch.testing.assert_close(plain, classifier_free(fixed_pair, s)(x_t, level).mean)
+    torch.testing.assert_close(whole.flatten(1).std(1), examples(1).flatten(1).std(1))
+    torch.testing.assert_close(half, (plain + whole) / 2)
+    torch.testing.assert_close(rescaled(fixed_pair, 1.0, 0.7)(x_t, level).mean, examples(1))
+
+
+def test_projection_takes_away_the_part_along_the_conditional_belief():
+    x_t, level, s = examples(0), SCHEDULES["vp"](0.5), 4.0
+    with_, plain = examples(1), classifier_free(fixed_pair, s)(x_t, level).mean
+    torch.testing.assert_close(projected(fixed_pair, s, along=1.0)(x_t, level).mean, plain)
+    moved = projected(fixed_pair, s)(x_t, level).mean - with_
+    torch.testing.assert_close((moved * with_).flatten(1).sum(1), torch.zeros(5, dtype=d), rtol=0, atol=1e-12)
+    # what is left out is a multiple of the conditional belief, and nothing else
+    left_out = (plain - with_ - moved).flatten(1) / with_.flatten(1)
+    torch.testing.assert_close(left_out, left_out[:, :1].expand_as(left_out))
+    short = projected(fixed_pair, s, along=1.0, longest=0.5)(x_t, level).mean - with_
+    torch.testing.assert_close(short.flatten(1).norm(dim=1), torch.full((5,), 1.5, dtype=d))
+    torch.testing.assert_close(projected(fixed_pair, 1.0)(x_t, level).mean, with_)
+
+
+def test_plus_takes_the_published_step():
+    """Chung et al. 2025, Algorithm 2: x_s = alpha_s x̂(eps_guided) + sigma_s eps_unconditional."""
+    levels = make_grid(SCHEDULES["vp"], "uniform", 6)[:2]
+    x_t, share = torch.linspace(-2, 2, 9, dtype=d)[:, None], 0.6
+    a, b = (m(x_t, levels[0]).eps(x_t, levels[0]) for m in (BOTH, RIGHT))
+    guided = (x_t - levels.sigma[0] * (a + share * (b - a))) / levels.alpha[0]
+    ours = final(trajectory(x_t, plus(separately(RIGHT, BOTH), share), levels, DDIM(), seed=0, index=torch.arange(9)))
+    torch.testing.assert_close(ours, levels.alpha[1] * guided + levels.sigma[1] * a)
+
+
+def test_an_interval_guides_inside_and_costs_nothing_outside():
+    calls = []
+
+    def counted(name, denoise):
+        return lambda x_t, level: (calls.append(name), denoise(x_t, level))[1]
+
+    guided = classifier_free(separately(counted("with", RIGHT), counted("without", BOTH)), 3.0)
+    levels = make_grid(SCHEDULES["edm"], "karras", 10)
+    denoise = in_interval(guided, counted("with", RIGHT), 0.3, 5.0)
+    inside = int(((levels.ratio >= 0.3) & (levels.ratio <= 5.0)).sum())
+    final(trajectory(torch.ones(3, 1, dtype=d), denoise, levels, DDIM(), seed=0, index=torch.arange(3)))
+    assert 0 < inside < 10
+    assert (calls.count("with"), calls.count("without")) == (10, inside)
 
 
 def test_clipping_re_derives_or_keeps_the_noise():

@@ -26,6 +26,9 @@ def sample(
     class_: Annotated[str | None, Option("--class", help="A class, or several: 3,5,7. All of them when left out.")] = None,
     unconditional: Annotated[bool, Option("--unconditional", help="Without naming a class.")] = False,
     guidance: Annotated[float | None, Option(help="Strength of guidance; 1 is plain conditional.")] = None,
+    guidance_form: Annotated[str | None, Option(help="plain, projected (APG) or plus (CFG++, with a guidance of 0 to 1).")] = None,
+    guidance_rescale: Annotated[float | None, Option(help="Against too much contrast: 0 none to 1, of the plain form.")] = None,
+    guidance_interval: Annotated[str | None, Option(help="Guide only between these sigma/alpha: low,high.")] = None,
     solver: Annotated[str | None, Option(help="Listed by 'undiffuse solvers'.")] = None,
     order: Annotated[int | None, Option(help="Of the solver, where it has several.")] = None,
     grid: Annotated[str | None, Option(help="Listed by 'undiffuse solvers', or a spacing like 250 or ddim50.")] = None,
@@ -60,6 +63,8 @@ def sample(
     settings = shared.given(
         guidance=guidance, solver=solver, order=order, grid=grid, steps=steps, eta=eta, variance=variance, clip=clip,
         keep_eps=keep_eps, churn=churn, corrections=corrections, noise=noise, restart=shared.stretch(restart) if restart else None,
+        guidance_form=guidance_form, guidance_rescale=guidance_rescale,
+        guidance_interval=shared.interval(guidance_interval) if guidance_interval else None,
     )  # fmt: skip
     model.how(**settings)  # complains before a bar is drawn
     with shared.progress_bar("{task.completed} of {task.total} steps") as bar:

@@ -46,6 +46,14 @@ def stretch(text: str) -> list[float | int]:
     return [float(match[1]), float(match[2]), int(match[3])]
 
 
+def interval(text: str) -> list[float]:
+    """"0.3,5" → two numbers."""
+    match = re.fullmatch(r"(\d*\.?\d+),(\d*\.?\d+)", text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is no interval: write the lowest and highest sigma/alpha, like 0.3,5.")
+    return [float(match[1]), float(match[2])]
+
+
 def device(name: str | None) -> torch.device | None:
     import torch
 

@@ -5,6 +5,15 @@ Classifier-free guidance (Ho & Salimans 2022) extrapolates from the unconditiona
     x̂ = x̂_u + s (x̂_c - x̂_u),        s = 1 plain conditional, s = 0 unconditional (the papers' w is s - 1).
 
 It is linear in the noise estimate, so writing it for x̂ says the same thing at every level and is defined at pure noise.
+Whatever two beliefs are compared, the rest is the same: an unconditional one, that of another ("negative") condition, or
+that of a weaker model (Karras et al. 2024, autoguidance).  Large s brings too much contrast and too little variety.
+Against that:
+
+    interval    guide only where sigma/alpha lies in [low, high], and plainly elsewhere, at half the cost
+                                                                                  (Kynkäänniemi et al. 2024)
+    rescaled    shrink each example of x̂ to the standard deviation of x̂_c, by a share of the way   (Lin et al. 2024, eq. 15-16)
+    projected   take from x̂_c - x̂_u the part along x̂_c, which is contrast, and bound its length        (Sadat et al. 2025, APG)
+    plus        CFG++: s in [0, 1], and the noise walked with is the unconditional one       (Chung et al. 2025, Algorithm 2)
 
 Clipping keeps x̂ in the data's range; dynamic thresholding (Saharia et al. 2022, section 2.3) shrinks each example to
 the p-quantile of its own |x̂| instead.  What is then taken for the noise in x_t is a convention on which published
@@ -19,6 +28,7 @@ the clipped one, and stays exact for it.  With the kept eps the two halves of a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -45,6 +55,64 @@ def classifier_free(pair: Pair, scale: float) -> Denoise:
         return with_.with_mean(torch.lerp(without.mean, with_.mean, scale))
 
     return denoise
+
+
+def rescaled(pair: Pair, scale: float, share: float) -> Denoise:
+    """Guidance by `scale`, then x̂ shrunk towards the standard deviation of the conditional one by `share`, 0 … 1."""
+
+    def denoise(x_t: Tensor, level: Level) -> Posterior:
+        with_, without = pair(x_t, level)
+        guided = torch.lerp(without.mean, with_.mean, scale)
+        shrink = _deviation(with_.mean) / _deviation(guided).clamp(min=torch.finfo(guided.dtype).tiny)
+        return with_.with_mean(guided * (1 + share * (shrink - 1)))
+
+    return denoise
+
+
+def projected(pair: Pair, scale: float, *, along: float = 0.0, longest: float = math.inf) -> Denoise:
+    """x̂_c + (scale - 1) Δ with Δ = x̂_c - x̂_u shortened to the length `longest` and its part along x̂_c multiplied by `along`.
+
+    Lengths are Euclidean, over all numbers of an example.   along = 1 and longest = inf: plain guidance.
+    """
+
+    def denoise(x_t: Tensor, level: Level) -> Posterior:
+        with_, without = pair(x_t, level)
+        difference, towards = with_.mean - without.mean, with_.mean
+        tiny = torch.finfo(difference.dtype).tiny
+        difference = difference * (longest / _norm(difference).clamp(min=tiny)).clamp(max=1)
+        parallel = (difference * towards).flatten(1).sum(1).reshape(-1, *[1] * (towards.ndim - 1)) / (_norm(towards) ** 2).clamp(min=tiny) * towards
+        return with_.with_mean(with_.mean + (scale - 1) * (difference + (along - 1) * parallel))
+
+    return denoise
+
+
+def plus(pair: Pair, scale: float) -> Denoise:
+    """CFG++: x̂ between the two by `scale` in [0, 1], walked on with the unconditional noise."""
+
+    def denoise(x_t: Tensor, level: Level) -> Posterior:
+        with_, without = pair(x_t, level)
+        return replace(with_, mean=torch.lerp(without.mean, with_.mean, scale), kept_eps=without.eps(x_t, level))
+
+    return denoise
+
+
+def in_interval(guided: Denoise, plain: Denoise, low: float, high: float) -> Denoise:
+    """`guided` at levels with sigma/alpha in [low, high], `plain` at others. For levels of shape ()."""
+
+    def denoise(x_t: Tensor, level: Level) -> Posterior:
+        return (guided if low <= float(level.ratio) <= high else plain)(x_t, level)
+
+    return denoise
+
+
+def _norm(x: Tensor) -> Tensor:
+    """The length of each example, shaped to multiply it."""
+    return torch.linalg.vector_norm(x.flatten(1), dim=1).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _deviation(x: Tensor) -> Tensor:
+    """The standard deviation of the numbers of each example, shaped to multiply it."""
+    return x.flatten(1).std(1).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _limited(denoise: Denoise, limit: Callable[[Tensor], Tensor], keep_eps: bool) -> Denoise:
