@@ -122,7 +122,7 @@ def main() -> None:
             best = [min((r for r in rows if r["solver"] == name and r["evaluations"] == e), key=lambda r: r["error"]) for e in EVALUATIONS]
             lines.append([name, *(f"{r['error']:.4f} {r['grid']}" for r in best)])
         own = [r for e in EVALUATIONS for r in rows if (SOLVERS[r["solver"]][0], r["grid"], r["evaluations"]) == (default.solver, default.grid, e)]
-        own = [r for r in own if SOLVERS[r["solver"]][1] in (None, default.order or 2)]
+        own = [r for r in own if SOLVERS[r["solver"]][1] in (None, default.order or 3)]
         lines.append(["**the default**", *(f"**{r['error']:.4f}** {r['grid']}" for r in own)])
         print(f"\n### {problem}\n")
         print(table(["solver", *(f"{e} evaluations" for e in EVALUATIONS)], lines))

@@ -83,7 +83,7 @@ SOLVERS: dict[str, Entry] = {
     "sa": Entry(
         "stochastic Adams (Xue 2023)", lambda s, _: Multistep(clean(s.eta), LOGSNR, s.order, "exact", True), (2, 1, 3), {"eta": 1.0}
     ),
-    "adams": Entry("velocity a polynomial in the angle, corrected", lambda s, _: Multistep(angle_form(), angle(), s.order, "exact", True), (2, 1, 3)),
+    "adams": Entry("velocity a polynomial in the angle, corrected", lambda s, _: Multistep(angle_form(), angle(), s.order, "exact", True), (3, 1, 2)),
     "pc": Entry("ancestral and Langevin steps (Song 2021)", lambda s, _: Langevin(Ancestral(0.0), s.corrections), has={"corrections": 1}),
     "adaptive": Entry("Dormand-Prince with step-size control (torchdiffeq)", lambda s, schedule: Adaptive(schedule), (5,)),
 }  # fmt: skip
