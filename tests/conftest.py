@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import socket
+import sys
 
 import pytest
 import torch
+
+from undiffuse.cli import main as entry
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -20,3 +23,21 @@ def _no_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Runs a command in tmp_path; returns (exit code, what it printed)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str):
+        monkeypatch.setattr(sys, "argv", ["undiffuse", *arguments])
+        try:
+            entry.main()
+            code = 0
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return call

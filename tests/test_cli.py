@@ -12,31 +12,12 @@ import pytest
 from PIL import Image
 
 from tests.small import TINY_SETTINGS, tiny_model
-from undiffuse.cli import main as entry
 from undiffuse.cli import shared
 from undiffuse.model import save_model
 from undiffuse.sampling.grids import GRIDS
 from undiffuse.sampling.solvers.registry import SOLVERS
 
 TINY = [f"--set={path}={json.dumps(value)}" for path, value in TINY_SETTINGS.items()]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Runs a command in tmp_path; returns (exit code, what it printed)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str):
-        monkeypatch.setattr(sys, "argv", ["undiffuse", *arguments])
-        try:
-            entry.main()
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out + captured.err
-
-    return call
 
 
 @pytest.fixture
@@ -150,7 +131,8 @@ def test_solvers_and_grids_are_listed(run):
     (("sample", "TINY", "--solver", "ddpm", "--noise", "brownian", "--churn", "9"), 2, "no churn"),
     (("sample", "TINY", "--noise", "pink"), 2, "noise"),
     (("sample", "TINY", "--guidance", "2", "--guidance-form", "plus"), 2, "between 0 and 1"),
-    (("sample", "TINY", "--guidance-interval", "5,1"), 2, "swap"), (("sample", "TINY", "--guidance-interval", "some"), 2, "0.3,5"),
+    (("sample", "TINY", "--guidance-interval", "1,5"), 2, "another guidance"),
+    (("sample", "TINY", "--guidance", "2", "--guidance-interval", "5,1"), 2, "swap"), (("sample", "TINY", "--guidance-interval", "some"), 2, "0.3,5"),
     (("sample", "TINY", "--guidance-rescale", "0.5", "--guidance-form", "projected"), 2, "leave one out"),
     (("sample", "TINY", "--grid", "aligned"), 2, "log-SNRs"), (("sample", "TINY", "--eta", "0.5"), 2, "dpm++_sde"),
     (("sweep", "TINY", "--solvers", "rk4"), 2, "choose one of ddpm"), (("sweep", "TINY", "-n", "1"), 2, "at least 2"),

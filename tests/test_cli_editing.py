@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -12,29 +11,10 @@ from PIL import Image
 
 from tests.small import TINY_SETTINGS, images, tiny_model
 from undiffuse import editing
-from undiffuse.cli import main as entry
 from undiffuse.data.examples import read_examples
 from undiffuse.model import save_model
 
 TINY = [f"--set={path}={json.dumps(value)}" for path, value in TINY_SETTINGS.items()]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Runs a command in tmp_path; returns (exit code, what it printed)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str):
-        monkeypatch.setattr(sys, "argv", ["undiffuse", *arguments])
-        try:
-            entry.main()
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out + captured.err
-
-    return call
 
 
 @pytest.fixture

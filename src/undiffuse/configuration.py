@@ -73,6 +73,9 @@ def _shifted(schedule: Schedule, shift: float) -> Schedule:
     return schedule.shifted(shift) if shift else schedule
 
 
+UNGUIDED: dict[str, Any] = {"guidance": 1.0, "guidance_form": "plain", "guidance_rescale": 0.0, "guidance_interval": None}
+
+
 class SamplingConfig(Config):
     """How a model samples when nothing else is said: by default 16 steps, and evaluations of the network, of the corrected
     Adams method in the angle; docs/solvers.md has the measurements behind this choice.
@@ -116,6 +119,8 @@ class SamplingConfig(Config):
             raise ValueError(f"guidance_rescale belongs to the plain form of guidance, not to {self.guidance_form!r}: leave one out.")
         if self.guidance_form == "plus" and not 0 <= self.guidance <= 1:
             raise ValueError(f"the guidance of the form 'plus' (CFG++) lies between 0 and 1, but is {self.guidance:g}: try 0.6.")
+        if self.guidance == 1 and self.guidance_form != "plus" and (self.guidance_rescale or self.guidance_interval):
+            raise ValueError("guidance 1 guides nothing, so there is nothing to rescale or to keep in an interval: give another guidance.")
         if self.guidance_interval is not None and not 0 <= self.guidance_interval[0] < self.guidance_interval[1]:
             raise ValueError("a guidance interval goes from a lower to a higher sigma/alpha, none below 0: swap or change them.")
         return self

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undiffuse.configuration import SamplingConfig, changed
+from undiffuse.configuration import UNGUIDED, SamplingConfig, changed
 from undiffuse.model import Model
 from undiffuse.process.chains import Chain
 from undiffuse.process.corruption import jump
@@ -225,7 +225,7 @@ def _settings(model: Model, solver: str | None, sampling: Mapping[str, Any]) -> 
     """The model's own settings, on a grid that ends in its cleanest level; with a solver that is prescribed, if any."""
     # A chain's own levels are what its network was trained at; evenly spaced times of other schedules may leap, as EDM's do.
     grid = "uniform" if isinstance(model.schedule, Chain) else "karras"
-    base: dict[str, Any] = {"grid": grid, "steps": default_steps(model), "logsnrs": None, "churn": 0.0, "restart": None, "guidance": 1.0}
+    base: dict[str, Any] = {"grid": grid, "steps": default_steps(model), "logsnrs": None, "churn": 0.0, "restart": None} | UNGUIDED
     if solver is not None:
         if "solver" in sampling:
             raise ValueError("this method goes back the way it came, so its solver cannot be chosen: leave it out, or use 'stochastic'.")

@@ -120,6 +120,8 @@ def sweep(
     reference, calls, _ = walked(reference_config, lambda m: kept.append(_first(m, few)))
     mesh = reference_config.build_levels(model.schedule)
     directions = min(DIRECTIONS, max(2, n // 4), math.prod(model.config.codec.shape))
+    basis = _directions(math.prod(model.config.codec.shape), directions)
+    real = None if data is None else data.flatten(1).double() @ basis
     tried = []
     for done, each in enumerate(settings, start=1):
         if progress:
@@ -130,7 +132,7 @@ def sweep(
         tried.append(
             Tried(
                 how, evaluations, seconds, None if how.build_solver(model.schedule).stochastic else apart,
-                None if data is None else _to_data(end, data, directions),
+                None if real is None else frechet_distance(end.flatten(1) @ basis, real),
             )
         )  # fmt: skip
     if progress:
@@ -161,9 +163,7 @@ def _levelled(setting: dict[str, Any], moments: list[Moment], mesh: Level) -> di
     return setting | {"logsnrs": list(aligned_logsnrs(moments, mesh, setting["steps"]))}
 
 
-def _to_data(samples: Tensor, data: Tensor, directions: int) -> float:
-    """Fréchet distance in as many fixed random orthonormal directions."""
-    size = math.prod(samples.shape[1:])
-    random = torch.randn(size, directions, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    basis = torch.linalg.qr(random)[0]
-    return frechet_distance(samples.flatten(1).double() @ basis, data.flatten(1).double() @ basis)
+def _directions(size: int, count: int) -> Tensor:
+    """Fixed random orthonormal directions, float64 (size, count)."""
+    random = torch.randn(size, count, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return torch.linalg.qr(random)[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 from PIL import Image
 
 from tests.small import TINY_SETTINGS, tiny_model
-from undiffuse.cli import main as entry
 from undiffuse.data.sources import DataConfig, digits
 from undiffuse.held_out import drawn, held_out_data
 from undiffuse.model import save_model
@@ -31,18 +29,12 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(run):
     """Runs `undiffuse likelihood …`; (exit code, what it printed on one line)."""
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["undiffuse", "likelihood", *map(str, arguments)])
-        try:
-            entry.main()
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        captured = capsys.readouterr()
-        return code, " ".join((captured.out + captured.err).split())
+        code, out = run("likelihood", *map(str, arguments))
+        return code, " ".join(out.split())
 
     return call
 

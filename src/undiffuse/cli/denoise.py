@@ -20,16 +20,16 @@ def denoise(
     level: Annotated[float | None, Option(help="The same as sigma/alpha, in the model's units.")] = None,
     estimate: Annotated[str, Option(help="How to estimate it: likelihood (asks the model) or wavelet.")] = "likelihood",
     steps: Annotated[int, Option(help="Of the walk down from the noise.")] = 50,
-    class_: Annotated[str | None, Option("--class", help="What the model is told; nothing when left out.")] = None,
+    class_: edits.ClassName = None,
     solver: Annotated[str | None, Option(help="Of the walk; ancestral sampling when left out.")] = None,
     seed: Annotated[int, Option(help="Of the walk's noise.")] = 0,
-    weights: Annotated[str | None, Option(help="averaged or raw; the better ones when left out.")] = None,
-    trajectory: Annotated[bool, Option("--trajectory", help="Also draw the walk as a strip and an animation.")] = False,
-    out: Annotated[Path | None, Option(help="Folder to write to; a new one in the run's edited/ when left out.")] = None,
-    device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
+    weights: edits.Weights = None,
+    trajectory: edits.Trajectory = False,
+    out: edits.Out = None,
+    device: edits.Device = None,
 ) -> None:
     """Remove noise from images: the best estimate, and one example that may have been there."""
-    edits.check_out(out)
+    shared.check_out(out)
     from undiffuse import editing
     from undiffuse.model import load
     from undiffuse.pictures import edits as pictures

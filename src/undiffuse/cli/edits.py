@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from undiffuse.cli import shared
 
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from undiffuse.model import Model
     from undiffuse.pictures.edits import Walk
 
+ClassName = Annotated[str | None, Option("--class", help="What the model is told; nothing when left out.")]
+Weights = Annotated[str | None, Option(help="averaged or raw; the better ones when left out.")]
+Trajectory = Annotated[bool, Option("--trajectory", help="Also draw the walk as a strip and an animation.")]
+Out = Annotated[Path | None, Option(help="Folder to write to; a new one in the run's edited/ when left out.")]
+Device = Annotated[str | None, Option(help="cpu, cuda, …")]
 INPUTS = "Images or .npy arrays; data:K is example K of the data the run was trained on."
 
 
@@ -31,11 +37,6 @@ class Inputs:
 
     values: np.ndarray
     names: list[str]
-
-
-def check_out(out: Path | None) -> None:
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is not empty, and nothing is written over: name another --out.")
 
 
 def read(run: Path, model: Model, inputs: Sequence[str]) -> Inputs:

@@ -18,14 +18,14 @@ def interpolate(
     n: Annotated[int, Option("-n", help="How many, both ends included.")] = 9,
     method: Annotated[str, Option(help="Of inversion: heun or ddim.")] = "heun",
     steps: Annotated[int | None, Option(help="Of the grid, 100 when left out.")] = None,
-    class_: Annotated[str | None, Option("--class", help="What the model is told; nothing when left out.")] = None,
-    weights: Annotated[str | None, Option(help="averaged or raw; the better ones when left out.")] = None,
-    trajectory: Annotated[bool, Option("--trajectory", help="Also draw the walk as a strip and an animation.")] = False,
-    out: Annotated[Path | None, Option(help="Folder to write to; a new one in the run's edited/ when left out.")] = None,
-    device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
+    class_: edits.ClassName = None,
+    weights: edits.Weights = None,
+    trajectory: edits.Trajectory = False,
+    out: edits.Out = None,
+    device: edits.Device = None,
 ) -> None:
     """Walk from one image to another, by way of the noises they come from."""
-    edits.check_out(out)
+    shared.check_out(out)
     import torch
 
     from undiffuse import editing

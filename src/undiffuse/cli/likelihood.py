@@ -36,8 +36,7 @@ def likelihood(
     """How probable examples are under a model, in bits per dimension, step by step."""
     if n < 1:
         raise ValueError(f"-n {n} asks for nothing: ask for at least 1.")
-    if out is not None and out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty, and nothing is written over: name another --out.")
+    shared.check_out(out)
     from undiffuse.held_out import drawn, held_out_data, named_data
     from undiffuse.measures import in_unit
     from undiffuse.model import load

@@ -24,16 +24,16 @@ def reconstruct(
     method: Annotated[str, Option(help="heun or ddim: invert the flow. recorded: exact. stochastic: random noise.")] = "heun",
     strength: Annotated[float, Option(help="How far up, 0 (nothing) to 1 (all the way to noise).")] = 1.0,
     steps: Annotated[int | None, Option(help="Of the grid, 100 when left out.")] = None,
-    class_: Annotated[str | None, Option("--class", help="What the model is told; nothing when left out.")] = None,
+    class_: edits.ClassName = None,
     solver: Annotated[str | None, Option(help="Of the way back, for stochastic; the model's own when left out.")] = None,
     seed: Annotated[int, Option(help="Of the noise of recorded and stochastic.")] = 0,
-    weights: Annotated[str | None, Option(help="averaged or raw; the better ones when left out.")] = None,
-    trajectory: Annotated[bool, Option("--trajectory", help="Also draw the walk as a strip and an animation.")] = False,
-    out: Annotated[Path | None, Option(help="Folder to write to; a new one in the run's edited/ when left out.")] = None,
-    device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
+    weights: edits.Weights = None,
+    trajectory: edits.Trajectory = False,
+    out: edits.Out = None,
+    device: edits.Device = None,
 ) -> None:
     """Walk images up to noise and back: what survives is what the model knows of them."""
-    edits.check_out(out)
+    shared.check_out(out)
     from undiffuse import editing
     from undiffuse.model import load
     from undiffuse.pictures import edits as pictures

@@ -51,8 +51,7 @@ def sample(
     """Make new examples with a trained model."""
     if n is not None and n < 1:
         raise ValueError(f"-n {n} asks for nothing: ask for at least 1.")
-    if out is not None and out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty, and nothing is written over: name another --out.")
+    shared.check_out(out)
     from undiffuse.model import load
     from undiffuse.pictures.images import save_image
     from undiffuse.pictures.views import samples_grid

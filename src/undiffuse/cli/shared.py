@@ -72,6 +72,12 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def check_out(out: Path | None) -> None:
+    """Raises ValueError for a folder of results that holds something already."""
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is not empty, and nothing is written over: name another --out.")
+
+
 def next_folder(parent: Path) -> Path:
     """parent/001, parent/002, …: the first that does not exist, made."""
     number = 1

@@ -33,8 +33,7 @@ def sweep(
     device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
 ) -> None:
     """Find the solver, grid and number of steps that suit a model: quality against cost."""
-    if out is not None and out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty, and nothing is written over: name another --out.")
+    shared.check_out(out)
     from undiffuse import sweeping
     from undiffuse.model import FILE_NAME, load, store_sampling
 
