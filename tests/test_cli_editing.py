@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.small import TINY_SETTINGS, images, tiny_model
 from undiffuse import editing
+from undiffuse.configuration import SamplingConfig
 from undiffuse.data.examples import read_examples
 from undiffuse.model import save_model
 
@@ -250,3 +251,10 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(run, model, tmp_path, argumen
     assert words in " ".join(out.replace("│", " ").split()), out
     assert "Traceback" not in out
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def test_a_models_own_guidance_does_not_enter_a_reconstruction():
+    plain, guided = (tiny_model(sampling=SamplingConfig(steps=5, **g)) for g in ({}, {"guidance": 0.6, "guidance_form": "plus"}))
+    values = images(2)[:, None].astype(np.float32)
+    ends = [editing.reconstruct(m, values, steps=6, conditions={"class": "cat"}).back for m in (plain, guided)]
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=0)

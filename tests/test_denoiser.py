@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.small import tiny_model
 from undiffuse.conditioning.conditions import Conditions
 from undiffuse.denoiser import Denoiser
 from undiffuse.process.betas import cosine_betas
@@ -65,3 +66,14 @@ def test_a_half_precision_network_still_gives_a_float32_belief():
     assert mean.dtype == torch.float32
     expected = level.alpha * 1.2345678 - level.sigma * torch.tensor(0.3).bfloat16().double()
     assert mean.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_a_pair_is_the_denoiser_with_and_without_its_conditions():
+    model = tiny_model()
+    conditions, level = model.denoiser.conditions, model.schedule(40.0)
+    values = conditions.encode({"class": ["cat", "dog", "7"]}, 3)
+    x_t = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with_, without = (p.mean for p in model.denoiser.pair(values)(x_t, level))
+    torch.testing.assert_close(with_, model.denoiser(x_t, level, values).mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(without, model.denoiser(x_t, level, conditions.null(3, x_t.device)).mean, rtol=1e-4, atol=1e-5)
+    assert (with_ - without).abs().max() > 1e-3

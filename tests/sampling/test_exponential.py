@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,10 @@ from undiffuse.process.posteriors import Posterior
 from undiffuse.process.predictions import make_prediction
 from undiffuse.sampling.grids import make_grid
 from undiffuse.sampling.solvers.adaptive import Adaptive
+from undiffuse.sampling.solvers.base import Solver, Step
 from undiffuse.sampling.solvers.exponential import Heun, Multistep, Singlestep
 from undiffuse.sampling.solvers.forms import FLOW, FLOW_TIME, LOGSNR, NOISE, RATIO, ROW, angle, angle_form, clean, weights
+from undiffuse.sampling.solvers.langevin import Langevin
 from undiffuse.sampling.solvers.registry import SOLVERS, Settings, make_solver
 from undiffuse.sampling.trajectory import final, trajectory
 
@@ -167,7 +170,9 @@ def test_each_form_integrates_its_own_problem_in_one_step(form):
 
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])
-@pytest.mark.parametrize(("which", "order"), [("dpm++_sde", 1), ("dpm++_sde", 2), ("dpm++_sde", 3), ("sa", 1), ("sa", 2), ("sa", 3)])
+@pytest.mark.parametrize(("which", "order"), [
+    ("dpm++_sde", 1), ("dpm++_sde", 2), ("dpm++_sde", 3), ("sa", 1), ("sa", 2), ("sa", 3), ("dpm++_single", 2), ("dpm++_single", 3),
+])  # fmt: skip
 def test_stochastic_solvers_have_the_marginals_of_gaussian_data(which, order, eta):
     """On Gaussian data a whole trajectory is affine in (x_T, z_1, z_2, …): its mean and variance are read off exactly.
 
@@ -210,6 +215,33 @@ def test_stochastic_samples_of_a_mixture_have_its_moments(which):
     assert ((end.mean(0) - mean).abs() < 4.5 * scale / n**0.5 + 0.02 * scale).all()
     # the fourth moments of a mixture this wide are at most Gaussian ones: se of a covariance <= sqrt(2/n) s_i s_j
     assert ((torch.cov(end.T) - covariance).abs() < (4.5 * (2 / n) ** 0.5 + 0.05) * scale[:, None] * scale).all()
+
+
+@dataclass(frozen=True)
+class Still(Solver):
+    """Stays where it is, so that a wrapper's own work is seen."""
+
+    def plan(self, levels):
+        return [None] * (len(levels) - 1)
+
+    def step(self, x_t, denoise, row, noise, state):
+        return Step(x_t, denoise(x_t, LEVEL))
+
+
+LEVEL = SCHEDULES["vp"](0.4)
+
+
+def test_a_langevin_step_is_the_published_one():
+    """x + delta score + sqrt(2 delta) z, the score by automatic differentiation of the exact density."""
+    x = torch.randn(6, 2, dtype=d, generator=torch.Generator().manual_seed(4))
+    z = torch.randn(6, 2, dtype=d, generator=torch.Generator().manual_seed(5))
+    walk = Langevin(Still(), 1, 0.16)
+    row = walk.plan(Level.of_rows([LEVEL, Level.clean()]))[0]
+    ours = walk.step(x, MIXTURE, row, lambda k: z, None).x
+    at = x.clone().requires_grad_()
+    (score,) = torch.autograd.grad(MIXTURE.log_density(at, LEVEL).sum(), at)
+    delta = 2 * (0.16 * LEVEL.sigma) ** 2
+    torch.testing.assert_close(ours, x + delta * score + (2 * delta).sqrt() * z)
 
 
 def test_history_is_kept_no_longer_than_the_order_needs():

@@ -72,7 +72,7 @@ SOLVERS: dict[str, Entry] = {
     "dpm_single": Entry("DPM-Solver, in blocks", lambda s, _: Singlestep(NOISE, LOGSNR, s.order, _published(s.order)), (2, 1, 3)),
     "dpm++": Entry("DPM-Solver++ 2M, 3M (Lu 2022)", lambda s, _: Multistep(clean(), LOGSNR, s.order, _published(s.order)), (2, 1, 3)),
     "dpm++_single": Entry(
-        "DPM-Solver++ 2S, 3S, in blocks", lambda s, _: Singlestep(clean(), LOGSNR, s.order, _published(s.order)), (2, 1, 3)
+        "DPM-Solver++ 2S, 3S, in blocks", lambda s, _: Singlestep(clean(s.eta), LOGSNR, s.order, _published(s.order)), (2, 1, 3), {"eta": 0.0}
     ),
     "dpm++_sde": Entry(
         "DPM-Solver++ 2M, 3M of the SDE", lambda s, _: Multistep(clean(s.eta), LOGSNR, s.order, _published(s.order)), (2, 1, 3), {"eta": 1.0}
