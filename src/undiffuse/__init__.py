@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Model", "load", "train"]
+__all__ = ["Condition", "Model", "load", "train"]
 
 if TYPE_CHECKING:
+    from undiffuse.conditioning.declared import Condition
     from undiffuse.model import Model, load
     from undiffuse.run import train
 
@@ -23,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from undiffuse import model
 
         return getattr(model, name)
+    if name == "Condition":
+        from undiffuse.conditioning.declared import Condition
+
+        return Condition
     if name == "train":
         from undiffuse.run import train
 

@@ -13,11 +13,13 @@ from typing import Annotated, Any, Literal, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from undiffuse.conditioning.conditions import ConditionConfig, Conditions
+from undiffuse.conditioning.conditions import ConditionConfig, Conditions, attended, channels_beside
+from undiffuse.conditioning.declared import Condition
 from undiffuse.data.codec import CodecConfig
 from undiffuse.data.sources import DataConfig
 from undiffuse.denoiser import Denoiser, Variance
-from undiffuse.networks.unet import UNet, UNetConfig
+from undiffuse.networks.unet import UNet
+from undiffuse.networks.unet_config import UNetConfig
 from undiffuse.process.betas import BETAS, zero_terminal_snr
 from undiffuse.process.chains import Chain
 from undiffuse.process.levels import Level
@@ -73,7 +75,9 @@ def _shifted(schedule: Schedule, shift: float) -> Schedule:
     return schedule.shifted(shift) if shift else schedule
 
 
-UNGUIDED: dict[str, Any] = {"guidance": 1.0, "guidance_form": "plain", "guidance_rescale": 0.0, "guidance_interval": None}
+UNGUIDED: dict[str, Any] = {
+    "guidance": 1.0, "guidance_scales": None, "guidance_form": "plain", "guidance_rescale": 0.0, "guidance_interval": None,
+}  # fmt: skip
 
 
 class SamplingConfig(Config):
@@ -83,8 +87,9 @@ class SamplingConfig(Config):
     grid, steps: see sampling/grids.py; grid "aligned" has `logsnrs`, its levels.   order, eta, variance, corrections: of
     the solver, None for its own; see sampling/solvers/registry.py.   churn: EDM's, total over the grid.
     restart: (low, high, times), the stretch of sigma/alpha to walk again.   noise: "brownian" is the same for any grid.
-    guidance: 1 plain conditional, 0 unconditional.   guidance_form: plain, projected (APG) or plus (CFG++, guidance in [0, 1]);
-    guidance_rescale: of the plain form; guidance_interval: of sigma/alpha; see sampling/guidance.py.
+    guidance: 1 plain conditional, 0 unconditional.   guidance_scales: of conditions by name, `guidance` of the others.
+    guidance_form: plain, projected (APG) or plus (CFG++, guidance in [0, 1]);   guidance_rescale: of the plain form;
+    guidance_interval: of sigma/alpha; see sampling/guidance.py.
     clip: of x̂: "range" of the data, "dynamic", "none".
     keep_eps: walk with the noise of the unclipped x̂ (diffusers' convention) instead of re-deriving it (OpenAI's).
     """
@@ -101,6 +106,7 @@ class SamplingConfig(Config):
     restart: tuple[float, float, Annotated[int, Field(ge=1)]] | None = None
     noise: NoiseKind = "independent"
     guidance: float = 1.0
+    guidance_scales: dict[str, float] | None = None
     guidance_form: Literal["plain", "projected", "plus"] = "plain"
     guidance_rescale: float = Field(0.0, ge=0, le=1)
     guidance_interval: tuple[float, float] | None = None
@@ -117,9 +123,11 @@ class SamplingConfig(Config):
     def _one_guidance(self) -> SamplingConfig:
         if self.guidance_rescale and self.guidance_form != "plain":
             raise ValueError(f"guidance_rescale belongs to the plain form of guidance, not to {self.guidance_form!r}: leave one out.")
+        if self.guidance_scales and (self.guidance_form != "plain" or self.guidance_rescale):
+            raise ValueError("scales for each condition belong to the plain form of guidance, without rescaling: leave one out.")
         if self.guidance_form == "plus" and not 0 <= self.guidance <= 1:
             raise ValueError(f"the guidance of the form 'plus' (CFG++) lies between 0 and 1, but is {self.guidance:g}: try 0.6.")
-        if self.guidance == 1 and self.guidance_form != "plus" and (self.guidance_rescale or self.guidance_interval):
+        if self.guidance == 1 and not self.guidance_scales and self.guidance_form != "plus" and (self.guidance_rescale or self.guidance_interval):
             raise ValueError("guidance 1 guides nothing, so there is nothing to rescale or to keep in an interval: give another guidance.")
         if self.guidance_interval is not None and not 0 <= self.guidance_interval[0] < self.guidance_interval[1]:
             raise ValueError("a guidance interval goes from a lower to a higher sigma/alpha, none below 0: swap or change them.")
@@ -146,7 +154,8 @@ class AugmentConfig(Config):
 class Design(Config):
     """Everything about a model and its training except the data: what a preset is.
 
-    drop: probability that a condition is dropped in training, so that guidance has an unconditional model.
+    drop: probability that a condition is dropped in training, so that guidance has an unconditional model; of conditions
+    that have none of their own.
     augment: of the training examples; the model is told, so that samples show none of it.
     sigma_data: standard deviation of x in the model's range, for karras and edm.
     """
@@ -195,7 +204,7 @@ class ModelConfig(Config):
     prediction: Literal["noise", "clean", "mean", "velocity", "flow", "karras"]
     variance: Variance
     sigma_data: float
-    conditions: dict[str, Annotated[ConditionConfig, Field(discriminator="kind")]]
+    conditions: dict[str, ConditionConfig]
     sampling: SamplingConfig
     weights: Literal["averaged", "raw"] = "averaged"
     provenance: dict[str, Any] = Field(default_factory=dict)
@@ -204,7 +213,10 @@ class ModelConfig(Config):
         """The network with fresh weights, as a denoiser on its schedule."""
         schedule = self.schedule.build()
         channels = self.codec.shape[0]
-        network = UNet(self.network, channels, 2 * channels if self.variance.startswith("learned") else channels)
+        network = UNet(
+            self.network, channels + channels_beside(self.conditions), 2 * channels if self.variance.startswith("learned") else channels,
+            tokens=attended(self.conditions),
+        )  # fmt: skip
         prediction = make_prediction(self.prediction, schedule, self.sigma_data)
         if self.network.dims == 2:  # images are convolved faster with their channels innermost
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -213,11 +225,11 @@ class ModelConfig(Config):
 
 
 class RunConfig(Config):
-    """A whole run: config.json of the run folder.   fingerprint: of the data."""
+    """A whole run: config.json of the run folder.   fingerprint: of the data.   conditions: as declared, by name."""
 
     data: DataConfig
     fingerprint: str
-    conditional: bool
+    conditions: dict[str, Condition]
     design: Design
 
 

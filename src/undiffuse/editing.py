@@ -236,8 +236,7 @@ def _settings(model: Model, solver: str | None, sampling: Mapping[str, Any]) -> 
 
 
 def _denoise(model: Model, conditions: Mapping[str, object] | None, n: int, how: SamplingConfig) -> Denoise:
-    values = model.denoiser.conditions.encode(conditions or {}, n)
-    return model.denoise({name: value.to(model.device) for name, value in values.items()}, how)
+    return model.denoise(conditions or {}, n, how)
 
 
 def _of_one(conditions: Mapping[str, object] | None, k: int, n: int) -> dict[str, object]:

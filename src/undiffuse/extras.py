@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-EXTRAS = {"torchdiffeq": "likelihood"}
+EXTRAS = {"torchdiffeq": "likelihood", "transformers": "text", "huggingface_hub": "text"}
 
 
 def optional(module: str) -> Any:

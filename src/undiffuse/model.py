@@ -1,38 +1,33 @@
 """Model: a trained denoiser with everything needed to use it, and the one file it lives in.
 
-The file is safetensors: tensors `raw.*` and `averaged.*`, and a JSON header with the format's version, the whole
-ModelConfig, and a SHA-256 of the configuration and every tensor.  Nothing in it is ever executed or unpickled.  Loading
-checks, in this order: that it is a safetensors file, that it is one of ours, its version, its configuration, the name
-and shape of every tensor, and the hash.
+The file (artefact.py) holds tensors `raw.*` and `averaged.*`, and in its header the whole ModelConfig.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from undiffuse import artefact
+from undiffuse.conditioning.texts import TextCondition
 from undiffuse.configuration import ModelConfig, SamplingConfig, changed, parsed
 from undiffuse.data.codec import Codec
 from undiffuse.denoiser import Denoiser
-from undiffuse.files import write_atomically
 from undiffuse.measures import Likelihood, Method, likelihood
 from undiffuse.process.chains import Chain
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise, Fixed, Posterior
 from undiffuse.process.schedules import Schedule
-from undiffuse.sampling.guidance import classifier_free, clipped, dynamically_thresholded, in_interval, plus, projected, rescaled
+from undiffuse.sampling.guidance import clipped
 from undiffuse.sampling.trajectory import Moment, initial, trajectory
+from undiffuse.steering import Asked, Steering, check, denoise, encoded
+from undiffuse.steering import solver as make_solver
 
-FORMAT_VERSION = 1
 FILE_NAME = "model.safetensors"
 CHUNK = 256
 
@@ -61,13 +56,14 @@ class Model:
     # Sampling ---------------------------------------------------------------------------------------------------------
 
     def sample(
-        self, n: int, conditions: Mapping[str, object] | None = None, *, seed: int = 0, first: int = 0,
-        progress: Callable[[int, int], None] | None = None, **sampling: Any,
+        self, n: int, conditions: Mapping[str, object] | None = None, *, seed: int = 0, first: int = 0, index: Sequence[int] | None = None,
+        steering: Steering | None = None, progress: Callable[[int, int], None] | None = None, **sampling: Any,
     ) -> Tensor:  # fmt: skip
         """n new examples, float (n, C, *size) in the data's own range.
 
-        conditions: {"class": "7"}, one value for all or a sequence of n; not mentioned means unconditional.
-        seed, first: examples first … first + n - 1 of this seed; each is the same whatever else is drawn.
+        conditions: {"class": "7", "age": 30}, one value for all or a list of n; not mentioned means not said.
+        seed, first: examples first … first + n - 1 of this seed; each is the same whatever else is drawn.   index: any n of
+        them instead, such as the same one n times.   steering: negative conditions, a weaker model, gradients.
         sampling: any field of SamplingConfig (solver, grid, steps, eta, guidance, clip, …) to use instead of the
         model's own.   progress: called with (done, total) steps.
 
@@ -75,14 +71,17 @@ class Model:
         """
         if n < 1:
             raise ValueError(f"asked for {n} samples: ask for at least 1.")
-        values = self.denoiser.conditions.encode(conditions or {}, n)
-        how = self.how(**sampling)
+        how, steering = self.how(**sampling), steering or Steering()
+        check(self, how, steering)
+        asked = encoded(self, conditions or {}, n, steering)
+        which = torch.arange(first, first + n) if index is None else torch.as_tensor(index, dtype=torch.int64)
+        if len(which) != n:
+            raise ValueError(f"{len(which)} indices were given for {n} samples: there should be one each.")
         levels = how.build_levels(self.schedule)
         parts, total, done = [], (len(levels) - 1) * -(-n // CHUNK), 0
         for start in range(0, n, CHUNK):
-            part = {name: value[start : start + CHUNK] for name, value in values.items()}
-            x = None
-            for moment in self._walk(min(CHUNK, n - start), part, how, levels, seed, first + start):
+            rows, x = slice(start, start + CHUNK), None
+            for moment in self._walk(asked.rows(rows), how, steering, levels, seed, which[rows]):
                 x, done = moment.x, done + 1
                 if progress:
                     progress(done, total)
@@ -91,12 +90,14 @@ class Model:
         return self.codec.decode(torch.cat(parts))
 
     def trajectory(
-        self, n: int, conditions: Mapping[str, object] | None = None, *, seed: int = 0, first: int = 0, **sampling: Any
-    ) -> Iterator[Moment]:
+        self, n: int, conditions: Mapping[str, object] | None = None, *, seed: int = 0, first: int = 0, steering: Steering | None = None,
+        **sampling: Any,
+    ) -> Iterator[Moment]:  # fmt: skip
         """Every step of sampling n examples: x_t, the belief x̂ and the next x, in the model's range. See `sample`."""
-        how = self.how(**sampling)
-        values = self.denoiser.conditions.encode(conditions or {}, n)
-        return self._walk(n, values, how, how.build_levels(self.schedule), seed, first)
+        how, steering = self.how(**sampling), steering or Steering()
+        check(self, how, steering)
+        asked = encoded(self, conditions or {}, n, steering)
+        return self._walk(asked, how, steering, how.build_levels(self.schedule), seed, torch.arange(first, first + n))
 
     def how(self, **sampling: Any) -> SamplingConfig:
         """The model's own way of sampling with some fields of SamplingConfig replaced.
@@ -108,42 +109,16 @@ class Model:
         how.build_levels(self.schedule)
         return how
 
-    def _walk(
-        self, n: int, values: dict[str, Tensor], how: SamplingConfig, levels: Level, seed: int, first: int
-    ) -> Iterator[Moment]:
-        device = self.device
-        index = torch.arange(first, first + n, device=device)
-        denoise = self.denoise({name: value.to(device) for name, value in values.items()}, how)
+    def _walk(self, asked: Asked, how: SamplingConfig, steering: Steering, levels: Level, seed: int, index: Tensor) -> Iterator[Moment]:
+        index = index.to(self.device)
         x = initial(levels, self.config.codec.shape, seed, index)
-        return trajectory(x, denoise, levels, how.build_solver(self.schedule), seed=seed, index=index, noise=how.noise)
+        walked, solver = denoise(self, asked, how, steering), make_solver(self, asked, how, steering)
+        return trajectory(x, walked, levels, solver, seed=seed, index=index, noise=how.noise)
 
-    def denoise(self, values: dict[str, Tensor], how: SamplingConfig) -> Denoise:
-        """The Denoise that sampling walks with: conditioned, guided, clipped."""
-        if how.guidance == 1 and how.guidance_form != "plus":
-            denoise = self.denoiser.given(values)
-        elif not self.denoiser.conditions.askable:
-            raise ValueError("this model is unconditional, so there is nothing to guide: leave guidance at 1.")
-        elif how.guidance == 0 and how.guidance_interval is None:
-            n = len(next(iter(values.values())))
-            denoise = self.denoiser.given(self.denoiser.conditions.null(n, self.device))
-        else:
-            denoise = self._guided(values, how)
-        low, high = self.codec.limits(self.device)
-        if how.clip == "range":
-            return clipped(denoise, low, high, keep_eps=how.keep_eps)
-        if how.clip == "dynamic":
-            return dynamically_thresholded(denoise, bound=float(high.max()), keep_eps=how.keep_eps)
-        return denoise
-
-    def _guided(self, values: dict[str, Tensor], how: SamplingConfig) -> Denoise:
-        pair = self.denoiser.pair(values)
-        if how.guidance_form == "projected":
-            guided = projected(pair, how.guidance)
-        elif how.guidance_form == "plus":
-            guided = plus(pair, how.guidance)
-        else:
-            guided = rescaled(pair, how.guidance, how.guidance_rescale) if how.guidance_rescale else classifier_free(pair, how.guidance)
-        return in_interval(guided, self.denoiser.given(values), *how.guidance_interval) if how.guidance_interval else guided
+    def denoise(self, conditions: Mapping[str, object], n: int, how: SamplingConfig) -> Denoise:
+        """The Denoise that sampling n examples walks with: conditioned, guided, clipped."""
+        check(self, how, Steering())
+        return denoise(self, encoded(self, conditions, n, Steering()), how, Steering())
 
     # Measuring --------------------------------------------------------------------------------------------------------
 
@@ -194,16 +169,8 @@ def _with_variance(denoise: Denoise, fraction: float) -> Denoise:
 def save_model(path: Path, config: ModelConfig, raw: dict[str, Tensor], averaged: dict[str, Tensor]) -> None:
     """Writes a model file atomically and reads it back. Raises OSError for a full disk or a file that reads back wrong."""
     sets = {"raw": raw, "averaged": averaged}
-    tensors = {f"{kind}.{name}": tensor.detach().contiguous().cpu() for kind, set_ in sets.items() for name, tensor in set_.items()}
-    text = config.model_dump_json()
-    header = {"undiffuse": json.dumps({"format": FORMAT_VERSION, "sha256": _digest(text, tensors)}), "config": text}
-    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-
-    def write(temporary: Path) -> None:
-        save_file(tensors, temporary, header)
-        read_file(temporary)
-
-    write_atomically(path, write, size)
+    tensors = {f"{kind}.{name}": tensor for kind, set_ in sets.items() for name, tensor in set_.items()}
+    artefact.write(path, "model", config.model_dump_json(), tensors)
 
 
 def store_sampling(path: Path, sampling: SamplingConfig) -> None:
@@ -213,10 +180,13 @@ def store_sampling(path: Path, sampling: SamplingConfig) -> None:
     save_model(path, config.model_copy(update={"sampling": sampling}), *kinds)
 
 
-def load(path: str | Path, device: torch.device | str | None = None, weights: str | None = None) -> Model:
+def load(
+    path: str | Path, device: torch.device | str | None = None, weights: str | None = None, encoder: str | None = None, download: bool = False
+) -> Model:
     """The model in a run folder or a model file.
 
-    weights: "averaged" or "raw"; the better one by default.
+    weights: "averaged" or "raw"; the better one by default.   encoder: where its text encoder lies now, if it has one.
+    download: whether that may be fetched.
     Raises ValueError, one sentence saying what is wrong, for anything that is not an intact model file.
     """
     path = Path(path)
@@ -227,69 +197,14 @@ def load(path: str | Path, device: torch.device | str | None = None, weights: st
     if weights is not None:
         config = changed(config, {"weights": weights})
     denoiser, schedule = config.build()
-    _fill(denoiser, tensors, config.weights, path)
+    artefact.fill(denoiser, tensors, ("raw", "averaged"), config.weights, path)
+    for _, module in denoiser.conditions.items():
+        if isinstance(module, TextCondition):
+            module.source, module.download = encoder, download
     return Model(config, denoiser.to(device or default_device()), schedule)
 
 
-def _fill(denoiser: Denoiser, tensors: dict[str, Tensor], weights: str, path: Path) -> None:
-    """Copies one set of weights, every name and shape exactly matched."""
-    expected = dict(denoiser.named_parameters())
-    for kind in ("raw", "averaged"):
-        found = {name.removeprefix(f"{kind}."): tensor for name, tensor in tensors.items() if name.startswith(f"{kind}.")}
-        for name in sorted(expected.keys() ^ found.keys()):
-            what = "lacks" if name in expected else "has an unknown"
-            raise ValueError(f"{path} {what} tensor {kind}.{name}: it does not belong to the model its header describes.")
-        for name, parameter in expected.items():
-            if found[name].shape != parameter.shape or found[name].dtype != parameter.dtype:
-                raise ValueError(
-                    f"{path}: tensor {kind}.{name} is {tuple(found[name].shape)} {found[name].dtype}, but the model its "
-                    f"header describes needs {tuple(parameter.shape)} {parameter.dtype}."
-                )
-    with torch.no_grad():
-        for name, parameter in expected.items():
-            parameter.copy_(tensors[f"{weights}.{name}"])
-
-
 def read_file(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """The configuration and all tensors of a model file, every check of this page passed. Raises ValueError."""
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not an intact model file: {_kind(path, error)}.") from None
-    if "undiffuse" not in metadata or "config" not in metadata:
-        raise ValueError(f"{path} holds tensors in the safetensors format, but it is not an undiffuse model.")
-    damaged = f"{path} was changed after it was written, or damaged: fetch it again"
-    try:
-        header = json.loads(metadata["undiffuse"])
-        version, digest = int(header["format"]), str(header["sha256"])
-        content = json.loads(metadata["config"])
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{damaged}.") from None
-    if version > FORMAT_VERSION:
-        raise ValueError(f"{path} has format {version}, and this version of undiffuse reads up to {FORMAT_VERSION}: upgrade undiffuse.")
-    if digest != _digest(metadata["config"], tensors):
-        raise ValueError(f"{damaged} (its SHA-256 does not match).")
+    """The configuration and all tensors of a model file. Raises ValueError."""
+    content, tensors = artefact.read(path, "model")
     return parsed(ModelConfig, content, f"{path} has a header this version cannot use"), tensors
-
-
-def _digest(config: str, tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(config.encode())
-    for name in sorted(tensors):
-        digest.update(f"{name}{tensors[name].dtype}{tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _kind(path: Path, error: Exception) -> str:
-    """What a file that is not safetensors looks like. It is looked at, never loaded."""
-    with open(path, "rb") as file:
-        start = file.read(8)
-    if start[:2] == b"PK":
-        return "it is a zip archive, such as PyTorch's .pt, under another name; pickles are never loaded"
-    if start[:1] == b"\x80":
-        return "it is a Python pickle under another name; pickles are never loaded"
-    if len(start) < 8 or int.from_bytes(start, "little") > path.stat().st_size:
-        return "it is truncated, or of another format"
-    return f"it is truncated or damaged ({error})"

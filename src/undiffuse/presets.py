@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 from undiffuse.configuration import AugmentConfig, Design, SamplingConfig, ScheduleConfig
 from undiffuse.data.codec import CodecConfig
-from undiffuse.networks.unet import UNetConfig
+from undiffuse.networks.unet_config import UNetConfig
 from undiffuse.training.settings import TrainingConfig
 
 

@@ -24,9 +24,11 @@ import torch
 from torch import Tensor
 
 from undiffuse import __version__
+from undiffuse.columns import encode_columns, fit_conditions
 from undiffuse.conditioning.augmentation import AugmentationConfig
-from undiffuse.conditioning.classes import ClassConfig
-from undiffuse.conditioning.conditions import ConditionConfig, Values
+from undiffuse.conditioning.conditions import Values
+from undiffuse.conditioning.declared import Condition
+from undiffuse.conditioning.probe import refuse_deaf
 from undiffuse.configuration import ModelConfig, RunConfig, changed, differences, parsed
 from undiffuse.data.augmentation import shifted
 from undiffuse.data.codec import Codec, fitted_codec
@@ -41,6 +43,7 @@ from undiffuse.presets import design_for
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
 from undiffuse.training import checkpoints
+from undiffuse.training.learners import DenoiserLearner
 from undiffuse.training.level_samplers import make_level_sampler
 from undiffuse.training.loop import Trainer, Update, step_seed
 from undiffuse.training.objectives import Hybrid, Objective, Simple, VariationalBound, make_weight
@@ -48,6 +51,7 @@ from undiffuse.training.validation import Bank, References, bank_size, evaluated
 
 FREE_TO_CHANGE = ("design.training.steps", "design.training.budget", "design.sampling", "data.source")
 MOST_PREVIEWS, FEWEST_PREVIEWS, PREVIEW_NUMBERS = 50, 10, 2**17  # fewer where examples are large and drawing is slow
+MOST_PROBED = 64  # examples, for the probe of conditions
 MOST_REFERENCE_NUMBERS = 2**25  # of the training set, for the reference curves
 METRICS_SECONDS = 1.0
 
@@ -63,15 +67,14 @@ class Watch:
 class Run:
     """A run folder being trained. `updates` does the work; everything it writes is described at the top of this file."""
 
-    def __init__(self, folder: Path, config: RunConfig, data: Dataset, device: torch.device, watch: Watch = Watch()) -> None:
+    def __init__(
+        self, folder: Path, config: RunConfig, data: Dataset, device: torch.device, watch: Watch = Watch(), download: bool = False
+    ) -> None:
         self.folder, self.config, self.watch, self.device = folder, config, watch, device
         design = config.design
         self.notes = data.notes
-        self.training_data, self.held_out = data.split(config.data.held_out, design.training.seed)
         codec = Codec(fitted_codec(data))
-        conditions: dict[str, ConditionConfig] = {}
-        if config.conditional:
-            conditions["class"] = ClassConfig(names=data.classes, drop=design.drop)
+        conditions = fit_conditions(data, config.conditions, design.drop, download)
         if design.augment.probability:
             conditions["augmentation"] = AugmentationConfig(numbers=len(data.shape) - 1)
         self.model_config = ModelConfig(
@@ -81,15 +84,23 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(design.training.seed)
             denoiser, schedule = self.model_config.build()
+        values = encode_columns(data, config.conditions, denoiser.conditions, folder / "cache")
+        if design.augment.probability:
+            values["augmentation"] = denoiser.conditions["augmentation"].encode([None] * len(data))
+        rows = data.split_rows(config.data.held_out, design.training.seed)
+        self.training_data, self.held_out = (data[part] for part in rows)
+        training_values, held_out_values = ({name: value[part] for name, value in values.items()} for part in rows)
         self.model = Model(self.model_config, denoiser.to(device), schedule)
         training = design.training
         sampler = make_level_sampler(
             training.level_density, schedule, training.stratified, training.level_mean, training.level_deviation
         )
-        self.trainer = Trainer(denoiser, schedule, self._objective(codec), sampler, design.training)
-        self.loader = Loader(self.training_data, codec, design.training.batch_size, design.training.seed, device)
-        judged = self.held_out if len(self.held_out) else self.training_data
-        self.bank = Bank.of(codec.encode(judged.values[: bank_size(data.shape)]).to(device), self._values(judged), schedule)
+        self.trainer = Trainer(DenoiserLearner(denoiser, self._objective(codec)), schedule, sampler, design.training)
+        self.loader = Loader(self.training_data, codec, design.training.batch_size, design.training.seed, device, training_values)
+        judged, judged_values = (self.held_out, held_out_values) if len(self.held_out) else (self.training_data, training_values)
+        x = codec.encode(judged.values[: bank_size(data.shape)]).to(device)
+        self.bank = Bank.of(x, {name: value[: len(x)].to(device) for name, value in judged_values.items()}, schedule)
+        self._refuse_deaf(training_values)
         few = max(1, MOST_REFERENCE_NUMBERS // math.prod(data.shape))
         self.references: References = references(self.bank, codec.encode(self.training_data.values[:few]))
 
@@ -107,16 +118,16 @@ class Run:
         bound = VariationalBound(schedule, Bridge.table(schedule.levels), decoder)
         return Hybrid(simple, bound) if training.objective == "hybrid" else bound
 
-    def _values(self, data: Dataset) -> Values:
-        """The conditions of examples as they are, for validation."""
-        values = {} if not self.config.conditional or data.labels is None else {"class": torch.from_numpy(data.labels).to(self.device)}
-        if self.config.design.augment.probability:
-            values["augmentation"] = torch.zeros(len(data), len(data.shape) - 1, device=self.device)
-        return values
+    def _refuse_deaf(self, values: Values) -> None:
+        """Raises ValueError for a condition that the network does not hear, before anything is trained."""
+        rows = slice(0, MOST_PROBED)
+        some = {name: value[rows].to(self.device) for name, value in values.items()}
+        x = self.bank.x[:1].expand(len(self.training_data.values[rows]), *self.bank.x.shape[1:])
+        level = self.bank.levels[len(self.bank.levels) // 2]
+        refuse_deaf(self.model.denoiser, lambda told: self.model.denoiser(x, level, told).mean, some)
 
     def _batch(self, step: int) -> tuple[Tensor, Values]:
-        x, labels = self.loader(step)
-        values = {"class": labels} if self.config.conditional and labels is not None else {}
+        x, values = self.loader(step)
         augment = self.config.design.augment
         if augment.probability:
             generator = torch.Generator().manual_seed(step_seed(self.config.design.training.seed + 1, step))
@@ -127,9 +138,10 @@ class Run:
         """What is about to be trained, in two lines."""
         parameters = self.trainer.flat.parameter.numel()
         design, shape = self.config.design, "×".join(str(n) for n in self.training_data.shape)
-        classes = f"{len(self.training_data.classes)} classes" if self.config.conditional else "unconditional"
+        told = ", ".join(f"{c.kind} {name}" if c.kind != name else name for name, c in self.config.conditions.items())
         return (
-            f"run {self.folder}: {len(self.training_data):,} examples of {shape} ({classes}), {len(self.held_out):,} held out\n"
+            f"run {self.folder}: {len(self.training_data):,} examples of {shape} ({f'told {told}' if told else 'unconditional'}), "
+            f"{len(self.held_out):,} held out\n"
             f"U-Net of {parameters:,} parameters, {design.prediction} prediction on {design.schedule.name}, "
             f"batches of {design.training.batch_size}, on {self.device}"
         )
@@ -253,11 +265,13 @@ def _step_of(line: str) -> float:
 
 def prepare(
     data: DataConfig, folder: Path, *, settings: Mapping[str, Any] | None = None, preset: str | None = None,
-    conditional: bool | None = None, override: bool = False, device: torch.device | None = None, watch: Watch = Watch(),
+    conditions: Mapping[str, Condition] | None = None, override: bool = False, device: torch.device | None = None,
+    watch: Watch = Watch(), download: bool = False,
 ) -> Run:  # fmt: skip
     """A run in `folder`: new, or taken up where it was.
 
-    settings: fields of Design by dotted path, replacing the preset's.   conditional: on the classes, where there are any.
+    settings: fields of Design by dotted path, replacing the preset's.   conditions: by name; the data's classes, where it has
+    any, when None, and {} for an unconditional model.   download: whether a text encoder may be fetched.
     Raises ValueError where the folder holds a run of another configuration, unless `override` says to go on with the new
     training settings or data.
     """
@@ -268,14 +282,15 @@ def prepare(
         design = changed(design, {"sampling.steps": len(schedule)})
     if design.training.steps is None and design.training.budget is None:
         raise ValueError("training needs an end: give a number of steps or a time budget.")
-    if conditional and not dataset.classes:
-        raise ValueError(f"{data.source} has no classes to condition on: put the images of each class into a sub-folder.")
+    if conditions is None:
+        conditions = {"class": Condition(kind="class")} if len(dataset.classes) > 1 else {}
+    if design.augment.probability and any(c.kind == "image" for c in conditions.values()):
+        raise ValueError("pictures that are conditions would not be shifted along with the examples: set augment.probability to 0.")
     config = RunConfig(
-        data=data, fingerprint=dataset.fingerprint(), design=design,
-        conditional=bool(dataset.classes) if conditional is None else conditional,
+        data=data, fingerprint=dataset.fingerprint(), design=design, conditions=dict(conditions),
     )  # fmt: skip
     _refuse_other_run(folder, config, override)
-    return Run(folder, config, dataset, device, watch)
+    return Run(folder, config, dataset, device, watch, download)
 
 
 def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
@@ -299,17 +314,19 @@ def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
 
 def train(
     data: str, *, name: str | None = None, runs: str | Path = "runs", settings: Mapping[str, Any] | None = None,
-    preset: str | None = None, conditional: bool | None = None, **training: Any,
+    preset: str | None = None, conditions: Mapping[str, Condition] | None = None, table: str | None = None, **training: Any,
 ) -> Model:  # fmt: skip
     """Trains on `data` in runs/<name> and returns the model; the same call again resumes.
 
     training: fields of TrainingConfig, such as steps=2000, budget=90.0 or learning_rate=3e-4.
     settings: any other field of Design by dotted path, such as {"prediction": "noise"}.
+    conditions: such as {"age": Condition(kind="number")}; the data's classes when left out.   table: see DataConfig.
     """
     chosen = {f"training.{key}": value for key, value in training.items()} | dict(settings or {})
     if "steps" in training and "budget" not in training:
         chosen["training.budget"] = None
-    run = prepare(DataConfig(source=data), Path(runs) / (name or default_name(data)), settings=chosen, preset=preset, conditional=conditional)
+    source = DataConfig(source=data, table=table)
+    run = prepare(source, Path(runs) / (name or default_name(data)), settings=chosen, preset=preset, conditions=conditions)
     for _ in run.updates():
         pass
     return load(run.folder)

@@ -96,11 +96,10 @@ def sweep(
     guidance = {"guidance": settings[0]["guidance"]} if "guidance" in settings[0] else {}
     for each in settings:  # contradictions are found before the work begins
         model.how(**(each | {"grid": "trailing"} if each["grid"] == "aligned" else each))
-    values = {name: value.to(model.device) for name, value in model.denoiser.conditions.encode(conditions or {}, n).items()}
     index = torch.arange(n, device=model.device)
 
     def walked(how: SamplingConfig, watch: Callable[[Moment], None] | None = None) -> tuple[Tensor, int, float]:
-        denoise = _Counted(model.denoise(values, how))
+        denoise = _Counted(model.denoise(conditions or {}, n, how))
         levels = how.build_levels(model.schedule)
         began = time.perf_counter()
         for moment in trajectory(

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from tests.small import tiny_model
 from undiffuse.configuration import SamplingConfig
 from undiffuse.model import load, read_file, save_model
-from undiffuse.networks.unet import UNetConfig
+from undiffuse.networks.unet_config import UNetConfig
 
 
 def saved(path, model=None):
@@ -114,7 +114,7 @@ def test_other_peoples_safetensors(tmp_path):
 
 def forged(path, **changes):
     """A file whose hash is right although its content is not ours: what the later checks are for."""
-    from undiffuse.model import _digest
+    from undiffuse.artefact import _digest
 
     def change(metadata, tensors):
         content = json.loads(metadata["config"])

@@ -13,7 +13,8 @@ from undiffuse import presets
 from undiffuse.conditioning.classes import ClassCondition, ClassConfig
 from undiffuse.networks.blocks import Attention, Conv2d, group_norm
 from undiffuse.networks.embeddings import sinusoidal_embedding
-from undiffuse.networks.unet import UNet, UNetConfig
+from undiffuse.networks.unet import UNet
+from undiffuse.networks.unet_config import UNetConfig
 
 
 def parameters(preset, channels_out, classes):

@@ -11,6 +11,7 @@ from tests.small import tiny_config
 from undiffuse.likelihood.bound import Bins
 from undiffuse.process.bridges import Bridge
 from undiffuse.training.health import Diverged
+from undiffuse.training.learners import DenoiserLearner
 from undiffuse.training.level_samplers import make_level_sampler
 from undiffuse.training.loop import Trainer, step_seed
 from undiffuse.training.objectives import Hybrid, Simple, VariationalBound, make_weight
@@ -38,7 +39,8 @@ def trainer(steps=12, network=None, **settings):
     if learned:
         objective = Hybrid(objective, VariationalBound(schedule, Bridge.table(schedule.levels), Bins(256)))
     training = TrainingConfig(**settings)
-    return Trainer(denoiser, schedule, objective, make_level_sampler(training.level_density, schedule, training.stratified), training)
+    sampler = make_level_sampler(training.level_density, schedule, training.stratified)
+    return Trainer(DenoiserLearner(denoiser, objective), schedule, sampler, training)
 
 
 def finished(t, source=batches):
@@ -95,7 +97,7 @@ def test_the_gradient_is_clipped_to_the_norm_asked_for():
     t = trainer(clip=1e-3)
     _, norm = t._gradient(*batches(0))
     assert norm > 1e-3
-    clipped = math.sqrt(sum(float(p.grad.square().sum()) for p in t.denoiser.parameters()))
+    clipped = math.sqrt(sum(float(p.grad.square().sum()) for p in t.learner.module.parameters()))
     assert clipped == pytest.approx(1e-3, rel=1e-3)
 
 
@@ -131,7 +133,7 @@ def test_a_nan_gradient_is_never_zeroed_into_an_update():
     t = trainer()
     before = t.tensors()
     with torch.no_grad():
-        next(iter(t.denoiser.parameters())).fill_(float("nan"))
+        next(iter(t.learner.module.parameters())).fill_(float("nan"))
     loss, norm = t._gradient(*batches(0))
     assert not math.isfinite(loss)
     assert not math.isfinite(norm)
@@ -162,7 +164,7 @@ def test_everything_but_the_network_is_float32_under_bf16():
 def test_every_parameter_receives_a_gradient_also_the_variance_head():
     t = trainer(objective="hybrid", steps=40)
     finished(t)
-    head = t.denoiser.network.last.weight
+    head = t.learner.module.network.last.weight
     assert (head[:1] != 0).any()
     assert (head[1:] != 0).any()
 

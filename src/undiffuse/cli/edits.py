@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Option
 
-from undiffuse.cli import shared
+from undiffuse.cli import asking, shared
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,9 +88,10 @@ def share_at_ends(model: Model, inputs: Inputs) -> float:
 
 def asked(model: Model, class_: str | None) -> dict[str, object]:
     """The conditions of a --class; a model with classes is told none when it is left out."""
-    if class_ is not None and not model.classes:
-        raise ValueError("this model is unconditional, it has no classes to ask for: leave --class out.")
-    return {} if class_ is None else {"class": class_}
+    if class_ is None:
+        return {}
+    found = asking.read(model, {"class": [class_]}).values
+    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
 
 @contextmanager

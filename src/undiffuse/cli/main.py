@@ -6,11 +6,14 @@ Exit code 0 for success, 2 for a wrong use, 1 for a failure; one sentence, and a
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
 from undiffuse import __version__
+from undiffuse.cli.classifier import classifier
 from undiffuse.cli.demo import demo
 from undiffuse.cli.denoise import denoise
 from undiffuse.cli.doctor import doctor
@@ -32,7 +35,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, sample, denoise, reconstruct, interpolate, likelihood, sweep, schedule, solvers, demo, doctor):
+for command in (train, sample, classifier, denoise, reconstruct, interpolate, likelihood, sweep, schedule, solvers, demo, doctor):
     app.command()(command)
 
 
@@ -49,8 +52,21 @@ def _options(
     pass
 
 
+def _show(usual: Callable[..., None]) -> Callable[..., None]:
+    """Our own notes as one line; other warnings as usual."""
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+        if category.__name__ == "Note":
+            typer.echo(f"note: {message}", err=True)
+        else:
+            usual(message, category, *rest, **named)
+
+    return show
+
+
 def main() -> None:
     debug = "--debug" in sys.argv
+    warnings.showwarning = _show(warnings.showwarning)
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
         app(prog_name="undiffuse")

@@ -4,31 +4,51 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
 
-from undiffuse.cli import shared
+from undiffuse.cli import asking, shared
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from undiffuse.classifier import Classifier
     from undiffuse.model import Model
+    from undiffuse.sampling.gradients import Guide
+    from undiffuse.steering import Steering
 
 STRIP_EXAMPLES = 10
 MOST_ROWS = 10
+COMPARED = 10  # samples of each row, when none are asked for
 
 
 def sample(
     run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
     n: Annotated[int | None, Option("-n", help="How many; ten of each class (or 64) when left out.")] = None,
-    class_: Annotated[str | None, Option("--class", help="A class, or several: 3,5,7. All of them when left out.")] = None,
-    unconditional: Annotated[bool, Option("--unconditional", help="Without naming a class.")] = False,
-    guidance: Annotated[float | None, Option(help="Strength of guidance; 1 is plain conditional.")] = None,
+    classes: asking.Classes = None,
+    numbers: asking.Numbers = None,
+    tags: asking.Tags = None,
+    texts: asking.Texts = None,
+    vectors: asking.Vectors = None,
+    images: asking.Images = None,
+    tasks: asking.Tasks = None,
+    unconditional: Annotated[bool, Option("--unconditional", help="Without telling it anything.")] = False,
+    compare: Annotated[
+        bool, Option("--compare", help="A row for each value that is listed, of guidance too, and the same noise in each column: -n columns.")
+    ] = False,
+    guidance: Annotated[str | None, Option(help="Strength of guidance, 1 is plain conditional; or of each condition: class=3,age=1.")] = None,
     guidance_form: Annotated[str | None, Option(help="plain, projected (APG) or plus (CFG++, with a guidance of 0 to 1).")] = None,
     guidance_rescale: Annotated[float | None, Option(help="Against too much contrast: 0 none to 1, of the plain form.")] = None,
     guidance_interval: Annotated[str | None, Option(help="Guide only between these sigma/alpha: low,high.")] = None,
+    negative: Annotated[list[str] | None, Option(help="Guide away from this instead of from nothing said: NAME=VALUE.")] = None,
+    weaker: Annotated[Path | None, Option(help="Guide away from a weaker model: an earlier or smaller run.")] = None,
+    classifier: Annotated[Path | None, Option(help="Guide by a classifier, see 'undiffuse classifier'.")] = None,
+    classifier_scale: Annotated[float, Option(help="How strongly; 1 follows Bayes' rule.")] = 1.0,
+    classifier_form: Annotated[str, Option(help="score, for any solver, or mean, for ancestral steps (ddpm).")] = "score",
     solver: Annotated[str | None, Option(help="Listed by 'undiffuse solvers'.")] = None,
     order: Annotated[int | None, Option(help="Of the solver, where it has several.")] = None,
     grid: Annotated[str | None, Option(help="Listed by 'undiffuse solvers', or a spacing like 250 or ddim50.")] = None,
@@ -45,6 +65,8 @@ def sample(
     first: Annotated[int, Option(help="Start at this image of the seed.")] = 0,
     weights: Annotated[str | None, Option(help="averaged or raw; the better ones when left out.")] = None,
     trajectory: Annotated[bool, Option("--trajectory", help="Also draw forward and reverse strips and an animation.")] = False,
+    encoder: asking.Encoder = None,
+    download: asking.Download = False,
     out: Annotated[Path | None, Option(help="Folder to write to; a new one in the run's sampled/ when left out.")] = None,
     device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
 ) -> None:
@@ -52,80 +74,171 @@ def sample(
     if n is not None and n < 1:
         raise ValueError(f"-n {n} asks for nothing: ask for at least 1.")
     shared.check_out(out)
+    from undiffuse.classifier import load_classifier
     from undiffuse.model import load
-    from undiffuse.pictures.images import save_image
-    from undiffuse.pictures.views import samples_grid
 
-    model = load(run, shared.device(device), weights)
-    labels = _labels(model, n, class_, unconditional)
-    asked: dict[str, object] = {"class": labels} if labels and labels[0] is not None else {}
+    model = load(run, shared.device(device), weights, encoder, download)
+    guide = load_classifier(classifier, model.device) if classifier else None
+    options = {"class": classes, "number": numbers, "tags": tags, "text": texts, "vector": vectors, "image": images, "task": tasks}
+    told = _told(model, options, unconditional, guide)
+    strengths, each = asking.scales(guidance) if guidance is not None else ([], {})
+    if len(strengths) > 1 and not compare:
+        raise ValueError(f"--guidance {guidance} lists several strengths, and one is used at a time: give one, or add --compare.")
     settings = shared.given(
-        guidance=guidance, solver=solver, order=order, grid=grid, steps=steps, eta=eta, variance=variance, clip=clip,
+        solver=solver, order=order, grid=grid, steps=steps, eta=eta, variance=variance, clip=clip,
         keep_eps=keep_eps, churn=churn, corrections=corrections, noise=noise, restart=shared.stretch(restart) if restart else None,
-        guidance_form=guidance_form, guidance_rescale=guidance_rescale,
+        guidance_form=guidance_form, guidance_rescale=guidance_rescale, guidance_scales=each or None,
         guidance_interval=shared.interval(guidance_interval) if guidance_interval else None,
     )  # fmt: skip
-    model.how(**settings)  # complains before a bar is drawn
-    with shared.progress_bar("{task.completed} of {task.total} steps") as bar:
-        task = bar.add_task("sampling", total=1)
-        values = model.sample(
-            len(labels), asked, seed=seed, first=first,
-            progress=lambda done, total: bar.update(task, completed=done, total=total), **settings,
-        )  # fmt: skip
-    if out is None:
-        folder = shared.next_folder((run if run.is_dir() else run.parent) / "sampled")
-    else:
-        folder = out
-        folder.mkdir(parents=True, exist_ok=True)
-    import numpy as np
-
-    np.save(folder / "samples.npy", values.numpy().astype(model.config.codec.dtype))
-    (folder / "images").mkdir()
-    with open(folder / "samples.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["file", "seed", "index", "class"])
-        for k, label in enumerate(labels):
-            name = f"images/{k:05d}.png"
-            save_image(values[k], model.config.codec, folder / name)
-            table.writerow([name, seed, first + k, label or ""])
-    named = [label or "" for label in labels]
-    samples_grid(values, model.codec, named, f"{len(labels)} samples, seed {seed}").save(folder / "grid.png")
-    written = "grid.png, images/, samples.npy, samples.csv"
+    away = {"negative": asking.negative(model, negative) if negative else None, "weaker": load(weaker, model.device) if weaker else None}
+    by = (guide, classifier_scale, classifier_form) if guide else None
+    job = Job(model, told, [*strengths] or [None], settings, away, by, seed, first)
+    folder, values, labels, index = _make(job, n, compare, run, out)
+    written = _write(job, folder, values, labels, index, compare)
     if trajectory:
-        _draw_trajectory(model, labels, seed, first, settings, folder)
+        _draw_trajectory(job, labels, [of_seed for of_seed, _ in index], folder)
         written += ", forward.png, reverse.png, reverse.gif"
     typer.echo(f"wrote {folder}/: {written}")
     if not trajectory:
         typer.echo(f"next: undiffuse sample {run} --trajectory  draws how they came about")
 
 
-def _labels(model: Model, n: int | None, class_: str | None, unconditional: bool) -> list[str | None]:
-    """The class of each sample, None for none: classes in blocks of equal length where n allows."""
-    if class_ is not None and unconditional:
-        raise ValueError("--class and --unconditional contradict each other: give one.")
-    if class_ is not None and not model.classes:
-        raise ValueError("this model is unconditional, it has no classes to ask for: leave --class out.")
-    names = class_.split(",") if class_ is not None else list(model.classes)
-    if unconditional or not names:
-        return [None] * (n or 64)
-    if n is None:
-        n = 10 * len(names) if len(names) <= MOST_ROWS else 64
-    per = math.ceil(n / len(names))
-    return [names[k // per] for k in range(n)]
+@dataclass(frozen=True)
+class Job:
+    """What is to be sampled.   by: a classifier, its scale and form."""
+
+    model: Model
+    told: asking.Asking
+    strengths: list[float | None]
+    settings: dict[str, Any]
+    away: dict[str, Any]
+    by: tuple[Classifier, float, Any] | None
+    seed: int
+    first: int
+
+    def how(self, strength: float | None) -> dict[str, Any]:
+        return self.settings | ({} if strength is None else {"guidance": strength})
+
+    def choices(self) -> list[tuple[dict[str, Any], float | None, str, list[str]]]:
+        """Every combination of values and strengths: (conditions, strength, label, cells of a table)."""
+        found = []
+        for strength in self.strengths:
+            for conditions, label, cells in zip(self.told.combinations(), self.told.labels(), self.told.cells(), strict=True):
+                mark = f"guidance {strength:g}" if len(self.strengths) > 1 else ""
+                found.append((conditions, strength, ", ".join(part for part in (label, mark) if part), cells))
+        return found
+
+    def split(self, each: list[dict[str, Any]]) -> tuple[dict[str, Any], Steering]:
+        """Conditions of examples → (those the model is told, the steering with what only the classifier reads)."""
+        from undiffuse.steering import Steering
+
+        columns: dict[str, Any] = {name: [conditions.get(name) for conditions in each] for name in self.told.values}
+        guides: tuple[Guide, ...] = ()
+        if self.by is not None:
+            classifier, scale, form = self.by
+            target = classifier.config.name
+            if target not in columns:
+                kind = classifier.config.target.kind
+                raise ValueError(f"the classifier guides towards a value of {target!r}: say which, as in --{kind} {target}=…")
+            guides = (classifier.guide(columns[target], len(each), scale, form),)
+            if target not in self.model.config.conditions:
+                del columns[target]
+        return columns, Steering(**self.away, guides=guides)
 
 
-def _draw_trajectory(model: Model, labels: list[str | None], seed: int, first: int, settings: dict, folder: Path) -> None:
-    """Strips of the first sample, and an animation of one sample per class."""
+def _told(model: Model, options: dict[str, list[str] | None], unconditional: bool, guide: Classifier | None) -> asking.Asking:
+    """What is asked for; every class in turn where nothing is."""
+    if unconditional and any(options.values()):
+        raise ValueError("--unconditional contradicts what is asked for: give one.")
+    if guide is not None:
+        guide.refuse_other(model.config)
+    told = asking.read(model, options, {guide.config.name: guide.config.target} if guide else None)
+    if told.values or unconditional:
+        return told
+    classes = [(name, c.names) for name, c in model.config.conditions.items() if c.kind == "class"]
+    if not classes and guide is not None and guide.config.target.kind == "class":
+        classes = [(guide.config.name, guide.config.target.names)]
+    return asking.Asking({classes[0][0]: list(classes[0][1])}, {classes[0][0]: list(classes[0][1])}) if classes else told
+
+
+def _make(job: Job, n: int | None, compare: bool, run: Path, out: Path | None) -> tuple[Path, Tensor, list[str], list[tuple[int, list[str]]]]:
+    """(the folder of results, values, the label of each, its index of the seed with its cells of the table)."""
+    import torch
+
+    choices = job.choices()
+    if compare:
+        per = n or COMPARED
+        rows = [choice for choice in choices for _ in range(per)]
+        index = [job.first + k for _ in choices for k in range(per)]
+    else:
+        total = n or (10 * len(choices) if 1 < len(choices) <= MOST_ROWS else 64)
+        per = math.ceil(total / len(choices))
+        rows = [choices[k // per] for k in range(total)]
+        index = [job.first + k for k in range(total)]
+    model, parts = job.model, []
+    order = [k for strength in job.strengths for k, row in enumerate(rows) if row[1] == strength]
+    model.how(**job.how(job.strengths[0]))  # complains before a bar is drawn
+    groups = [[k for k in order if rows[k][1] == strength] for strength in job.strengths]
+    asked = [job.split([rows[k][0] for k in group]) for group in groups]
+    with shared.progress_bar("{task.completed} of {task.total} steps") as bar:
+        for group, (conditions, steering), strength in zip(groups, asked, job.strengths, strict=True):
+            task = bar.add_task("sampling" if strength is None or len(groups) == 1 else f"guidance {strength:g}", total=1)
+
+            def progress(done: int, total: int, task: Any = task) -> None:
+                bar.update(task, completed=done, total=total)
+
+            parts.append(
+                model.sample(
+                    len(group), conditions, seed=job.seed, index=[index[k] for k in group], steering=steering, progress=progress, **job.how(strength)
+                )
+            )
+    folder = shared.next_folder((run if run.is_dir() else run.parent) / "sampled") if out is None else out
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder, torch.cat(parts), [rows[k][2] for k in order], [(index[k], rows[k][3]) for k in order]
+
+
+def _write(job: Job, folder: Path, values: Tensor, labels: list[str], index: list[tuple[int, list[str]]], compare: bool) -> str:
+    """The arrays, images, table and sheet; returns what was written."""
+    import numpy as np
+
+    from undiffuse.pictures.images import save_image
+    from undiffuse.pictures.views import compared_grid, samples_grid
+
+    codec = job.model.codec
+    np.save(folder / "samples.npy", values.numpy().astype(codec.config.dtype))
+    (folder / "images").mkdir()
+    with open(folder / "samples.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["file", "seed", "index", *job.told.values])
+        for k, (of_seed, cells) in enumerate(index):
+            name = f"images/{k:05d}.png"
+            save_image(values[k], codec.config, folder / name)
+            table.writerow([name, job.seed, of_seed, *cells])
+    constant = ", ".join(f"{name} {shown[0]}" for name, shown in job.told.shown.items() if len(shown) == 1)
+    title = f"{len(labels)} samples, seed {job.seed}" + (f", {constant}" if constant else "")
+    if compare:
+        rows = list(dict.fromkeys(labels))
+        compared_grid(values, codec, rows, f"The same noise in each column: {title}").save(folder / "grid.png")
+    else:
+        samples_grid(values, codec, labels, title).save(folder / "grid.png")
+    return "grid.png, images/, samples.npy, samples.csv"
+
+
+def _draw_trajectory(job: Job, labels: list[str], index: list[int], folder: Path) -> None:
+    """Strips of the first sample, and an animation of one sample per row."""
     import torch
 
     from undiffuse.pictures.views import animate_reverse, forward_strip, reverse_strip
     from undiffuse.sampling.grids import uniform
 
-    named = [label for label in dict.fromkeys(labels) if label is not None][:STRIP_EXAMPLES]
-    which = [labels.index(name) for name in named] or list(range(min(STRIP_EXAMPLES, len(labels))))
-    parts = [
-        list(model.trajectory(1, {"class": labels[k]} if labels[k] else {}, seed=seed, first=first + k, **settings)) for k in which
-    ]
+    model, choices = job.model, {choice[2]: choice for choice in job.choices()}
+    named = list(dict.fromkeys(labels))[:STRIP_EXAMPLES]
+    which = [labels.index(name) for name in named] if len(named) > 1 else list(range(min(STRIP_EXAMPLES, len(labels))))
+    parts = []
+    for k in which:
+        conditions, strength, _, _ = choices[labels[k]]
+        told, steering = job.split([conditions])
+        parts.append(list(model.trajectory(1, told, seed=job.seed, first=index[k], steering=steering, **job.how(strength))))
     moments = [
         replace(
             m,
@@ -137,5 +250,5 @@ def _draw_trajectory(model: Model, labels: list[str | None], seed: int, first: i
     ]
     reverse_strip(moments, model.codec).save(folder / "reverse.png")
     levels = getattr(model.schedule, "levels", None) or uniform(model.schedule, 200)
-    forward_strip(moments[-1].x[0].cpu(), levels, model.codec, seed).save(folder / "forward.png")
+    forward_strip(moments[-1].x[0].cpu(), levels, model.codec, job.seed).save(folder / "forward.png")
     animate_reverse(moments, model.codec, folder / "reverse.gif")

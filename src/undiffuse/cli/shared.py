@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,17 @@ def interval(text: str) -> list[float]:
     if not match:
         raise ValueError(f"{text!r} is no interval: write the lowest and highest sigma/alpha, like 0.3,5.")
     return [float(match[1]), float(match[2])]
+
+
+def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
+    """["age=30"] → {"age": "30"}."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise ValueError(f"{option} takes NAME=VALUE, not {text!r}.")
+        found[name] = value
+    return found
 
 
 def device(name: str | None) -> torch.device | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,13 +15,22 @@ from typer import Argument, Option
 from undiffuse.cli import shared
 
 if TYPE_CHECKING:
+    from undiffuse.conditioning.declared import Condition
     from undiffuse.run import Run
 
 INTERRUPTED = 128
 
 
+def Declared(option: str, what: str) -> Any:
+    """The type of an option that declares conditions."""
+    return Annotated[list[str] | None, Option(option, metavar="COLUMN", help=f"{what}, as a condition; NAME=COLUMN names it. May be repeated.")]
+
+
+
 def train(
-    data: Annotated[str, Argument(metavar="DATA", help="digits, a folder of images (sub-folders are classes), .npy, .npz or idx.gz")],
+    data: Annotated[
+        str, Argument(metavar="DATA", help="digits, a folder of images (sub-folders are classes), a .csv naming them, .npy, .npz or idx.gz")
+    ],
     name: Annotated[str | None, Option(help="Name of the run; the data's when left out.")] = None,
     runs: Annotated[Path, Option(help="Where run folders are.")] = Path("runs"),
     steps: Annotated[int | None, Option(help="Train for so many updates.")] = None,
@@ -40,6 +49,21 @@ def train(
     multipliers: Annotated[str | None, Option(help="Of the width, one per level: 1,2,2.")] = None,
     attention: Annotated[str | None, Option(help="Downsampling factors with attention: 2,4.")] = None,
     dropout: Annotated[float | None, Option(help="In residual blocks.")] = None,
+    classes: Declared("--class", "A column of names") = None,  # type: ignore[valid-type]
+    tags: Declared("--tags", "A column of any number of names each") = None,  # type: ignore[valid-type]
+    numbers: Declared("--number", "A column of numbers") = None,  # type: ignore[valid-type]
+    texts: Declared("--text", "A column of texts") = None,  # type: ignore[valid-type]
+    vectors: Declared("--vector", "Embeddings of your own, like emb.npy") = None,  # type: ignore[valid-type]
+    images: Declared("--image", "Pictures: masks, smaller versions, edges") = None,  # type: ignore[valid-type]
+    tasks: Declared("--task", "A column that names one of several jobs") = None,  # type: ignore[valid-type]
+    inject: Annotated[
+        list[str] | None, Option(help="How a condition enters, NAME=layers, concat or attention; may be repeated.")
+    ] = None,
+    encoder: Annotated[str | None, Option(help="Of texts: words (trained along), or a folder or hub name of a BERT or GPT.")] = None,
+    pooling: Annotated[str | None, Option(help="Of a transformer's states: mean, last or tokens.")] = None,
+    download: Annotated[bool, Option("--download", help="Let a text encoder be fetched from the hub.")] = False,
+    table: Annotated[str | None, Option(help="A .csv, .tsv or .jsonl with more columns of the examples.")] = None,
+    drop: Annotated[float | None, Option(help="How often a condition is left unsaid in training.")] = None,
     unconditional: Annotated[bool, Option("--unconditional", help="Ignore the classes.")] = False,
     size: Annotated[str | None, Option(help="Resize images: 64, or height×width as 48x80.")] = None,
     fit: Annotated[str, Option(help="How to resize: crop, pad or stretch.")] = "crop",
@@ -62,7 +86,7 @@ def train(
         steps=steps, budget=budget, setting=setting,
         paths={
             "schedule.name": schedule, "schedule.T": T, "prediction": prediction, "variance": variance,
-            "training.objective": objective, "training.weight": weight, "training.batch_size": batch,
+            "drop": drop, "training.objective": objective, "training.weight": weight, "training.batch_size": batch,
             "training.learning_rate": lr, "training.seed": seed, "training.precision": precision,
             "network.width": width, "network.depth": depth, "network.dropout": dropout,
             "network.multipliers": multipliers and shared.integers(multipliers),
@@ -73,15 +97,45 @@ def train(
 
     described = {
         "source": data, "size": size and list(shared.size(size)), "fit": fit, "channels": channels, "layout": layout,
-        **shared.given(held_out=held_out),
+        "table": table, **shared.given(held_out=held_out),
     }  # fmt: skip
     source = parsed(DataConfig, described, "these settings of the data do not work")
+    columns = {"class": classes, "tags": tags, "number": numbers, "text": texts, "vector": vectors, "image": images, "task": tasks}
+    conditions = declared(columns, shared.pairs(inject or [], "--inject"), encoder, pooling)
+    if unconditional and conditions:
+        raise ValueError("--unconditional contradicts the conditions that are declared: leave one out.")
     run = prepare(
         source, runs / (name or default_name(data)), settings=settings, preset=preset,
-        conditional=False if unconditional else None, override=override, device=shared.device(device),
+        conditions=conditions if conditions or unconditional else None, override=override, device=shared.device(device), download=download,
         watch=Watch(shared.seconds(checkpoint_every), shared.seconds(preview_every)),
     )  # fmt: skip
     follow(run)
+
+
+def declared(
+    columns: Mapping[str, list[str] | None], inject: Mapping[str, str], encoder: str | None = None, pooling: str | None = None
+) -> dict[str, Condition]:
+    """Conditions by name.   columns: for each kind the columns, NAME, NAME=COLUMN or a file whose name then names the condition."""
+    from undiffuse.conditioning.declared import Condition
+    from undiffuse.configuration import parsed
+
+    found: dict[str, Condition] = {}
+    for kind, texts in columns.items():
+        for text in texts or []:
+            name, equals, column = text.partition("=")
+            if not equals and name.endswith(".npy"):
+                name, column = Path(name).stem, name
+            if name in found:
+                raise ValueError(f"the condition {name!r} is declared twice: give the second another name, as in --{kind} other={column or name}.")
+            described: dict[str, Any] = {"kind": kind, "column": column or None, "inject": inject.get(name)}
+            described |= {"encoder": encoder, "pooling": pooling} if kind == "text" else {}
+            found[name] = parsed(Condition, described, f"the {kind} {name!r} cannot be declared so")
+    unknown = [name for name in inject if name not in found]
+    if unknown:
+        raise ValueError(f"--inject names {unknown[0]!r}, which is no condition that is declared: declare it, as in --class {unknown[0]}.")
+    if (encoder or pooling) and not columns.get("text"):
+        raise ValueError("--encoder and --pooling are for texts, and no --text is declared: leave them out, or declare one.")
+    return found
 
 
 def _settings(steps: int | None, budget: str | None, setting: list[str] | None, paths: dict[str, Any]) -> dict[str, Any]:

@@ -10,38 +10,37 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
+from undiffuse.conditioning.base import ConditionModule, ConditionSettings
 
-class AugmentationConfig(BaseModel):
+
+class AugmentationConfig(ConditionSettings):
     """numbers: how many numbers describe what was done; all are 0 where nothing was."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     kind: Literal["augmentation"] = "augmentation"
     numbers: int = Field(gt=0)
+    drop: Literal[0] = 0
+    inject: Literal["layers"] = "layers"
+    missing: Literal[True] = True  # every example of a data set says nothing of its own
 
 
-class AugmentationCondition(nn.Module):
+class AugmentationCondition(ConditionModule):
     """Descriptions (B, numbers) → embeddings (B, width), the zero vector for none."""
 
     asked_by_name = False
+    config: AugmentationConfig
 
     def __init__(self, config: AugmentationConfig, width: int) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.linear = nn.Linear(config.numbers, width, bias=False)
 
-    def forward(self, description: Tensor) -> Tensor:
-        return self.linear(description)
+    def forward(self, encoded: Tensor) -> Tensor:
+        return self.linear(encoded)
 
-    def encode(self, values: Sequence[object]) -> Tensor:
-        """No augmentation, once for each of `values`."""
-        return torch.zeros(len(values), self.config.numbers)
+    def nothing(self) -> Tensor:
+        return torch.zeros(self.config.numbers)
 
-    def null(self, n: int, device: torch.device) -> Tensor:
-        return torch.zeros(n, self.config.numbers, device=device)
-
-    def dropped(self, description: Tensor, uniform: Tensor) -> Tensor:
-        return description
+    def read(self, values: Sequence[object]) -> Tensor:
+        raise ValueError("how an example was augmented cannot be asked for.")

@@ -1,8 +1,7 @@
-"""Classes as a condition: a name from the vocabulary → one learned vector.
+"""Classes and task labels as conditions: a name from the vocabulary → one learned vector.
 
-A condition is dropped during training, for each example on its own, by replacing it with the null token, one row past
-the vocabulary (never a fixed number).  That trains the unconditional model along with the conditional one, which is
-what classifier-free guidance needs (Ho & Salimans 2022, Algorithm 1).
+The null token of a class is one row past the vocabulary, never a fixed number.  A task label says which of several jobs
+one network is to do (paint in, enlarge, …): it is never dropped, always said, and guidance leaves it as it is.
 """
 
 from __future__ import annotations
@@ -12,60 +11,65 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
+from undiffuse.conditioning.base import ConditionModule, ConditionSettings, as_token, width_for
 
-class ClassConfig(BaseModel):
-    """names: the vocabulary, in index order.   drop: probability of the null token in training; 0 has none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+class ClassConfig(ConditionSettings):
+    """names: the vocabulary, in index order."""
 
     kind: Literal["class"] = "class"
     names: tuple[str, ...] = Field(min_length=1)
-    drop: float = Field(0.1, ge=0, lt=1)
 
 
-class ClassCondition(nn.Module):
+class TaskConfig(ConditionSettings):
+    """names: of the tasks."""
+
+    kind: Literal["task"] = "task"
+    names: tuple[str, ...] = Field(min_length=1)
+    drop: Literal[0] = 0
+
+
+class ClassCondition(ConditionModule):
     """Class indices (B,) → embeddings (B, width)."""
 
-    asked_by_name = True
+    config: ClassConfig | TaskConfig
 
-    def __init__(self, config: ClassConfig, width: int) -> None:
-        super().__init__()
-        self.config = config
-        self.table = nn.Embedding(len(config.names) + bool(config.drop), width)
+    def __init__(self, config: ClassConfig | TaskConfig, width: int) -> None:
+        super().__init__(config)
+        self.table = nn.Embedding(len(config.names) + config.droppable, width_for(config, width))
 
-    def forward(self, index: Tensor) -> Tensor:
-        return self.table(index)
+    def forward(self, encoded: Tensor) -> Tensor:
+        return as_token(self.table(encoded), self.config)
 
-    def encode(self, values: Sequence[object]) -> Tensor:
-        """Names (or numbers that read as names), None for the null token → int64 (B,)."""
-        return torch.tensor([self._index(value) for value in values], dtype=torch.int64)
+    def nothing(self) -> Tensor:
+        return torch.tensor(len(self.config.names))
 
-    def _index(self, value: object) -> int:
-        if value is None:
-            return self.null_index()
-        name = str(value)
+    def read(self, values: Sequence[object]) -> Tensor:
+        """Names, or numbers that read as names → int64 (n,)."""
+        return torch.tensor([self._index(str(value)) for value in values], dtype=torch.int64)
+
+    def _index(self, name: str) -> int:
         if name in self.config.names:
             return self.config.names.index(name)
-        close = difflib.get_close_matches(name, self.config.names, n=3)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        shown = ", ".join(self.config.names[:20]) + (", …" if len(self.config.names) > 20 else "")
-        raise ValueError(f"there is no class {name!r}: {hint}the {len(self.config.names)} classes are {shown}.")
+        raise ValueError(unknown(name, self.config.names, self.config.kind))
 
-    def null_index(self) -> int:
-        if not self.config.drop:
-            raise ValueError(
-                "this model was trained without ever dropping its class (drop = 0), so it has no unconditional "
-                "mode: name a class, use guidance 1, or train with a drop of 0.1."
-            )
-        return len(self.config.names)
 
-    def null(self, n: int, device: torch.device) -> Tensor:
-        """The null token for n examples, (n,)."""
-        return torch.full((n,), self.null_index(), device=device)
+def unknown(name: str, names: Sequence[str], what: str) -> str:
+    """The sentence for a name that is not in a vocabulary, with near matches."""
+    close = difflib.get_close_matches(name, names, n=3)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    plural = {"class": "classes"}.get(what, f"{what}s")
+    return f"there is no {what} {name!r}: {hint}the {len(names)} {plural} are {shown}."
 
-    def dropped(self, index: Tensor, uniform: Tensor) -> Tensor:
-        """The indices with each one replaced by the null token where its own uniform number is below `drop`."""
-        return torch.where(uniform < self.config.drop, self.null_index(), index) if self.config.drop else index
+
+def vocabulary(values: Sequence[object]) -> tuple[str, ...]:
+    """The different values but None, in order: numbers by size, anything else by name."""
+    names = {str(value) for value in values if value is not None}
+    try:
+        return tuple(sorted(names, key=float))
+    except ValueError:
+        return tuple(sorted(names))

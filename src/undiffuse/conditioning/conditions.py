@@ -1,77 +1,151 @@
-"""All the conditions of a model: encoding what the user says, embedding it, dropping it.
+"""All the conditions of a model: encoding what the user says, dropping it, embedding it.
 
-A model's conditions are a mapping from a name ("class") to a configuration.  Their embeddings add up to one vector,
-which the network adds to that of the clock and sends into every layer.  New kinds of condition are modules with the
-methods of `ClassCondition`, listed in KINDS.
+A model's conditions are a mapping from a name ("class", "age") to a configuration.  What goes into every layer adds up to
+one vector, beside that of the clock; what goes beside the noisy input and what is attended to is put in a row.
+
+In training every condition of every example is dropped on its own.  Independent drops would hardly ever drop all of
+several conditions at once, and guidance starts from the network that is told nothing: so now and then all are dropped
+together, as often as the one that is dropped least.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from undiffuse.conditioning.augmentation import AugmentationCondition, AugmentationConfig
-from undiffuse.conditioning.classes import ClassCondition, ClassConfig
+from undiffuse.conditioning.base import ConditionModule
+from undiffuse.conditioning.classes import ClassCondition, ClassConfig, TaskConfig
+from undiffuse.conditioning.numbers import NumberCondition, NumberConfig
+from undiffuse.conditioning.pictures import ImageCondition, ImageConfig
+from undiffuse.conditioning.tags import TagsCondition, TagsConfig
+from undiffuse.conditioning.texts import TextCondition, TextConfig
+from undiffuse.conditioning.vectors import VectorCondition, VectorConfig
 
-KINDS = {"class": ClassCondition, "augmentation": AugmentationCondition}
+KINDS: dict[str, Callable[[Any, int], ConditionModule]] = {
+    "class": ClassCondition, "task": ClassCondition, "tags": TagsCondition, "number": NumberCondition, "vector": VectorCondition,
+    "text": TextCondition, "image": ImageCondition, "augmentation": AugmentationCondition,
+}  # fmt: skip
 
-ConditionConfig = ClassConfig | AugmentationConfig
-Condition = ClassCondition | AugmentationCondition
+ConditionConfig = Annotated[
+    ClassConfig | TaskConfig | TagsConfig | NumberConfig | VectorConfig | TextConfig | ImageConfig | AugmentationConfig,
+    Field(discriminator="kind"),
+]
 
 Values = dict[str, Tensor]
 """Encoded conditions: one tensor per condition, with one row per example."""
 
 
+class Told(NamedTuple):
+    """What the network is told of B examples, see base.py.
+
+    layers: (B, width).   beside: channels, each (B, c) or (B, c, *size).   tokens: (B, n, width) with absent (B, n), True
+    where a token is not there.  None, or empty, where there is nothing of the kind.
+    """
+
+    layers: Tensor | None = None
+    beside: tuple[Tensor, ...] = ()
+    tokens: Tensor | None = None
+    absent: Tensor | None = None
+
+
+def channels_beside(configs: Mapping[str, ConditionConfig]) -> int:
+    """How many channels these conditions put beside the noisy input."""
+    return sum(config.beside for config in configs.values())
+
+
+def attended(configs: Mapping[str, ConditionConfig]) -> bool:
+    """Whether any of these conditions is attended to."""
+    return any(config.inject == "attention" for config in configs.values())
+
+
 class Conditions(nn.Module):
-    """The conditions of one model; `Values` → (B, width)."""
+    """The conditions of one model; `Values` → Told.   width: of embeddings and tokens."""
 
     def __init__(self, configs: Mapping[str, ConditionConfig], width: int) -> None:
         super().__init__()
         self.each = nn.ModuleDict({name: KINDS[config.kind](config, width) for name, config in configs.items()})
+        # a token that is always there, so that attention has something to look at where nothing is said
+        self.start = nn.Parameter(torch.randn(1, 1, width)) if attended(configs) else None
 
     @property
     def askable(self) -> list[str]:
         """The names of the conditions that a user can ask for."""
-        return [name for name, module in self._items() if module.asked_by_name]
+        return [name for name, module in self.items() if module.asked_by_name]
 
-    def _items(self) -> list[tuple[str, Condition]]:
-        return [(name, cast(Condition, module)) for name, module in self.each.items()]
+    @property
+    def droppable(self) -> list[str]:
+        """The names of those that may be left unsaid."""
+        return [name for name in self.askable if self[name].config.droppable]
 
-    def forward(self, values: Values) -> Tensor | None:
-        """The sum of the embeddings; None for a model without conditions."""
+    def items(self) -> list[tuple[str, ConditionModule]]:
+        return [(name, cast(ConditionModule, module)) for name, module in self.each.items()]
+
+    def __getitem__(self, name: str) -> ConditionModule:
+        return cast(ConditionModule, self.each[name])
+
+    def forward(self, values: Values) -> Told:
         if values.keys() != set(self.each.keys()):
             raise ValueError(f"conditions {sorted(values)} were given to a model whose conditions are {sorted(self.each)}.")
-        embeddings = [module(values[name]) for name, module in self._items()]
-        return torch.stack(embeddings).sum(0) if len(embeddings) > 1 else embeddings[0] if embeddings else None
+        layers: list[Tensor] = []
+        beside: list[Tensor] = []
+        tokens: list[Tensor] = []
+        absent: list[Tensor] = []
+        for name, module in self.items():
+            embedding = module(values[name])
+            {"layers": layers, "concat": beside, "attention": tokens}[module.config.inject].append(embedding)
+            if module.config.inject == "attention":
+                missing = module.absent(values[name])
+                absent.append(torch.zeros(embedding.shape[:2], dtype=torch.bool, device=embedding.device) if missing is None else missing)
+        summed = torch.stack(layers).sum(0) if len(layers) > 1 else layers[0] if layers else None
+        if not tokens:
+            return Told(summed, tuple(beside))
+        assert self.start is not None
+        start = self.start.expand(len(tokens[0]), -1, -1)
+        return Told(summed, tuple(beside), torch.cat([start, *tokens], 1), torch.cat([start[:, :, 0] != start[:, :, 0], *absent], 1))
 
     def encode(self, asked: Mapping[str, object], n: int) -> Values:
         """What the user asks for, one value for all or a sequence of n, → Values for n examples.
 
-        A condition that is not mentioned is the null token.  Raises ValueError for a name the model does not have.
+        A condition that is not mentioned is the null token.  Raises ValueError for a name the model does not have, a value
+        that cannot be understood, or a condition that must be said and is not.
         """
         for name in asked:
             if name not in self.askable:
                 known = f"its conditions are: {', '.join(self.askable)}" if self.askable else "it is unconditional"
                 raise ValueError(f"this model cannot be told {name!r}: {known}.")
-        values = {}
-        for name, module in self._items():
-            value = asked.get(name)
-            each = list(value) if isinstance(value, Sequence | Tensor) and not isinstance(value, str) else [value] * n
-            if len(each) != n:
-                raise ValueError(f"{len(each)} values of {name!r} were given for {n} examples: give one, or one each.")
-            values[name] = module.encode([v.item() if isinstance(v, Tensor) else v for v in each])
-        return values
+        return {name: self._encoded(name, module, asked.get(name), n) for name, module in self.items()}
 
-    def null(self, n: int, device: torch.device) -> Values:
-        """The unconditional Values for n examples."""
-        return {name: module.null(n, device) for name, module in self._items()}
+    def _encoded(self, name: str, module: ConditionModule, value: object, n: int) -> Tensor:
+        if module.is_one(value):
+            each: Sequence[object] = [value] * n
+        else:
+            each = [v.item() if isinstance(v, Tensor) and v.ndim == 0 else v for v in cast(Sequence[object], value)]
+        if len(each) != n:
+            raise ValueError(f"{len(each)} values of {name!r} were given for {n} examples: give one, or one each.")
+        try:
+            return module.encode(each)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+    def without(self, values: Values, names: Collection[str] | None = None) -> Values:
+        """The same with nothing said of `names`, of all that may be left unsaid where None: what guidance starts from."""
+        left_out = self.droppable if names is None else names
+        return {
+            name: self[name].null(len(value), value.device) if name in left_out else value for name, value in values.items()
+        }
 
     def dropped(self, values: Values, generator: torch.Generator) -> Values:
-        """Training's Values: every condition of every example dropped on its own."""
-        return {
-            name: module.dropped(values[name], torch.rand(len(values[name]), generator=generator).to(values[name].device))
-            for name, module in self._items()
-        }
+        """Training's Values: every condition of every example dropped on its own, and now and then all of them."""
+        own = {name: module.config.drop for name, module in self.items() if module.config.drop}
+        n = len(next(iter(values.values()))) if values else 0
+        drop = {name: torch.rand(n, generator=generator) < share for name, share in own.items()}
+        if len(own) > 1:
+            together = torch.rand(n, generator=generator) < min(own.values())
+            drop = {name: which | together for name, which in drop.items()}
+        return {name: self[name].dropped(value, drop[name].to(value.device)) if name in drop else value for name, value in values.items()}
+

@@ -39,7 +39,9 @@ def arranged(values: np.ndarray, layout: str | None) -> tuple[np.ndarray, str]:
     return np.ascontiguousarray(values.transpose(order)), layout
 
 
-def _dataset(name: str, values: np.ndarray, labels: np.ndarray | None, layout: str | None) -> Dataset:
+def _dataset(
+    name: str, values: np.ndarray, labels: np.ndarray | None, layout: str | None, columns: dict[str, np.ndarray] | None = None
+) -> Dataset:
     if values.dtype == bool:
         values = values.astype(np.uint8)
     if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
@@ -58,7 +60,7 @@ def _dataset(name: str, values: np.ndarray, labels: np.ndarray | None, layout: s
     two_d = values.ndim == 4
     return Dataset(
         name, values, labels, classes,
-        mode=MODES.get((values.dtype.name, values.shape[1])) if two_d else None,
+        mode=MODES.get((values.dtype.name, values.shape[1])) if two_d else None, columns=columns or {},
         notes=() if layout else (f"read as {read}; say --layout if its axes mean something else",),
     )  # fmt: skip
 
@@ -81,14 +83,17 @@ def npy(path: Path, layout: str | None = None) -> Dataset:
 
 
 def npz(path: Path, layout: str | None = None) -> Dataset:
-    """Values under one of VALUES, labels, if any, under one of LABELS."""
+    """Values under one of VALUES, labels, if any, under one of LABELS; other arrays of as many rows are columns."""
     content = load(path)
     assert isinstance(content, dict)
     key = next((key for key in VALUES if key in content), None) or (next(iter(content)) if len(content) == 1 else None)
     if key is None:
         raise ValueError(f"{path} holds the arrays {', '.join(content)}: name the one with the examples {VALUES[0]!r}.")
-    label = next((content[key] for key in LABELS if key in content), None)
-    return _dataset(path.stem, content[key], label, layout)
+    label = next((name for name in LABELS if name in content), None)
+    columns = {
+        name: column for name, column in content.items() if name not in (key, label) and column.ndim and len(column) == len(content[key])
+    }
+    return _dataset(path.stem, content[key], content[label] if label else None, layout, columns)
 
 
 def _idx_array(path: Path) -> np.ndarray:

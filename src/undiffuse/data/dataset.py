@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +16,7 @@ class Dataset:
 
     labels: int64 (N,) into `classes`, or None.    low, high: of integer values, what black and white are.
     mode: of images, Pillow's name (L, LA, RGB, RGBA, I;16), so that samples are written in the format of the source.
+    columns: what else is known of each example, N rows each, by name.   root: the folder that file names in them start from.
     notes: sentences about what was skipped or assumed.
     """
 
@@ -24,6 +27,8 @@ class Dataset:
     low: float | None = None
     high: float | None = None
     mode: str | None = None
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    root: Path | None = None
     notes: tuple[str, ...] = field(default=())
 
     def __len__(self) -> int:
@@ -36,20 +41,29 @@ class Dataset:
 
     def __getitem__(self, rows: np.ndarray) -> Dataset:
         labels = None if self.labels is None else self.labels[rows]
-        return Dataset(self.name, self.values[rows], labels, self.classes, self.low, self.high, self.mode)
+        columns = {name: column[rows] for name, column in self.columns.items()}
+        return replace(self, values=self.values[rows], labels=labels, columns=columns, notes=())
 
     def fingerprint(self) -> str:
-        """A hash of every value and label, to notice on resume that the data changed."""
+        """A hash of every value, label and column, to notice on resume that the data changed."""
         digest = hashlib.sha256(str((self.values.shape, self.values.dtype.str, self.classes)).encode())
         digest.update(np.ascontiguousarray(self.values).data)
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels).data)
+        for name in sorted(self.columns):
+            column = self.columns[name]
+            digest.update(f"{name}{column.shape}{column.dtype.str}".encode() + np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()[:16]
 
     def split(self, held_out: float, seed: int) -> tuple[Dataset, Dataset]:
         """(training, held-out) parts: a share of the examples below 1, or a number of them from 1 on."""
+        training, kept = self.split_rows(held_out, seed)
+        return self[training], self[kept]
+
+    def split_rows(self, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of the two parts of `split`, each in order."""
         count = round(held_out * len(self)) if held_out < 1 else int(held_out)
         if count >= len(self):
             raise ValueError(f"{count} examples cannot be held out of {len(self)}: hold out fewer.")
         order = np.random.Generator(np.random.Philox(seed)).permutation(len(self))
-        return self[np.sort(order[count:])], self[np.sort(order[:count])]
+        return np.sort(order[count:]), np.sort(order[:count])

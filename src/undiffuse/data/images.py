@@ -133,18 +133,13 @@ def _same(root: Path, files: list[Path], images: list[Image.Image]) -> None:
             )
 
 
-def image_folder(
-    root: Path, size: tuple[int, int] | None = None, fit: str = "crop", channels: str | None = None
-) -> Dataset:
-    """Reads every image below root into memory, in parallel.
+def read_images(
+    root: Path, files: list[Path], size: tuple[int, int] | None = None, fit: str = "crop", channels: str | None = None
+) -> tuple[list[Image.Image], list[int], tuple[str, ...]]:
+    """Reads files in parallel: (the images, which of the files they are, notes on those that cannot be read).
 
-    Raises ValueError for a folder without images, with more than 1 % unreadable ones, or with mixed sizes or modes.
+    Raises ValueError where more than 1 % cannot be read, or sizes or modes differ.
     """
-    files, others = _files(root)
-    if not files:
-        found = f"only files of type {', '.join(others[:5])}" if others else "nothing"
-        raise ValueError(f"there are no images in {root}, {found}: it should hold .png, .jpg, .webp, .bmp, .tif or .gif files.")
-    labels = _classes(root, files)
     mode = CHANNEL_NAMES[channels] if channels else None
 
     def read(path: Path) -> Image.Image | Unreadable:
@@ -160,17 +155,39 @@ def image_folder(
     listed += f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
     if len(bad) > LARGEST_SHARE_UNREADABLE * len(files):
         raise ValueError(f"{len(bad)} of {len(files)} images in {root} cannot be read: {listed}. Mend or remove them.")
-    kept = [(i, path, result) for i, (path, result) in enumerate(zip(files, results, strict=True)) if not isinstance(result, Unreadable)]
-    images = [image for _, _, image in kept]
-    _same(root, [path for _, path, _ in kept], images)
+    kept = [i for i, result in enumerate(results) if not isinstance(result, Unreadable)]
+    images = [result for result in results if not isinstance(result, Unreadable)]
+    _same(root, [files[i] for i in kept], images)
+    return images, kept, (f"skipped {len(bad)} of {len(files)} images that cannot be read: {listed}",) if bad else ()
+
+
+def stacked(images: list[Image.Image]) -> np.ndarray:
+    """Images of one size and mode as (N, C, H, W)."""
     values = np.stack([np.asarray(image) for image in images])
-    values = values[:, None] if values.ndim == 3 else np.ascontiguousarray(np.moveaxis(values, -1, 1))
+    return values[:, None] if values.ndim == 3 else np.ascontiguousarray(np.moveaxis(values, -1, 1))
+
+
+def image_folder(
+    root: Path, size: tuple[int, int] | None = None, fit: str = "crop", channels: str | None = None
+) -> Dataset:
+    """Reads every image below root into memory, in parallel.
+
+    Raises ValueError for a folder without images, with more than 1 % unreadable ones, or with mixed sizes or modes.
+    """
+    files, others = _files(root)
+    if not files:
+        found = f"only files of type {', '.join(others[:5])}" if others else "nothing"
+        raise ValueError(f"there are no images in {root}, {found}: it should hold .png, .jpg, .webp, .bmp, .tif or .gif files.")
+    labels = _classes(root, files)
+    images, kept, note = read_images(root, files, size, fit, channels)
     names: tuple[str, ...] = tuple(sorted(set(labels))) if labels else ()
     return Dataset(
         name=root.resolve().name,
-        values=values,
-        labels=np.array([names.index(labels[i]) for i, _, _ in kept], dtype=np.int64) if labels else None,
+        values=stacked(images),
+        labels=np.array([names.index(labels[i]) for i in kept], dtype=np.int64) if labels else None,
         classes=names,
         mode=images[0].mode,
-        notes=(f"skipped {len(bad)} of {len(files)} images that cannot be read: {listed}",) if bad else (),
+        columns={"file": np.array([files[i].relative_to(root).as_posix() for i in kept])},
+        root=root,
+        notes=note,
     )

@@ -7,6 +7,7 @@ the end of an epoch, and the global order does not depend on who reads which par
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -32,18 +33,26 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class Loader:
-    """Batches (x, label indices or None) of a data set on a device; kept encoded there where it is small."""
+    """Batches (x, the rows of `values`) of a data set on a device; kept encoded there where it is small.
+
+    values: what is known of each example besides, tensors with a row for each, by name.
+    """
 
     KEPT_ENCODED = 2**28  # bytes
 
-    def __init__(self, data: Dataset, codec: Codec, batch_size: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, data: Dataset, codec: Codec, batch_size: int, seed: int, device: torch.device, values: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.data, self.codec, self.batch_size, self.seed, self.device = data, codec, batch_size, seed, device
         small = data.values.size * 4 <= self.KEPT_ENCODED
         self.encoded = codec.encode(data.values).to(device) if small else None
-        self.labels = None if data.labels is None else torch.from_numpy(data.labels).to(device)
+        self.values = {name: self._placed(value) for name, value in (values or {}).items()}
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor | None]:
+    def _placed(self, value: Tensor) -> Tensor:
+        return value.to(self.device) if value.numel() * value.element_size() <= self.KEPT_ENCODED else value
+
+    def __call__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         rows = batch_indices(len(self.data), self.batch_size, self.seed, step)
         index = torch.from_numpy(rows).to(self.device)
         x = self.encoded[index] if self.encoded is not None else self.codec.encode(self.data.values[rows]).to(self.device)
-        return x, None if self.labels is None else self.labels[index]
+        return x, {name: value[index.to(value.device)].to(self.device) for name, value in self.values.items()}

@@ -1,4 +1,4 @@
-"""Where data comes from: one argument, `digits`, a folder of images, .npy, .npz or idx.gz."""
+"""Where data comes from: one argument, `digits`, a folder of images, a table that names them, .npy, .npz or idx.gz."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from undiffuse.data import arrays, images
+from undiffuse.data import arrays, images, tables
 from undiffuse.data.dataset import Dataset
 
 
 class DataConfig(BaseModel):
-    """source: digits, or a path.   size, fit, channels: for folders of images.   layout: for arrays.
+    """source: digits, or a path.   size, fit, channels: for images.   layout: for arrays.
+
+    table: a file with more columns of the examples, by file name, or by order where they are no files.
 
     held_out: a share of the examples (below 1) or a number of them (from 1 on) that training never sees.
     """
@@ -26,6 +28,7 @@ class DataConfig(BaseModel):
     fit: Literal["crop", "pad", "stretch"] = "crop"
     channels: Literal["grey", "rgb", "rgba"] | None = None
     layout: str | None = None
+    table: str | None = None
     held_out: float = Field(0.1, ge=0)
 
 
@@ -45,7 +48,9 @@ def open_data(config: DataConfig) -> Dataset:
     elif path.is_dir():
         data = images.image_folder(path, config.size, config.fit, config.channels)
     elif not path.exists():
-        raise ValueError(f"there is no data at {path}: give 'digits', a folder of images, or a .npy, .npz or idx.gz file.")
+        raise ValueError(f"there is no data at {path}: give 'digits', a folder of images, or a .csv, .npy, .npz or idx.gz file.")
+    elif path.suffix in tables.SUFFIXES:
+        data = tables.image_table(path, config.size, config.fit, config.channels)
     elif path.suffix == ".npy":
         data = arrays.npy(path, config.layout)
     elif path.suffix == ".npz":
@@ -53,7 +58,10 @@ def open_data(config: DataConfig) -> Dataset:
     elif "idx" in path.name:
         data = arrays.idx(path, config.layout)
     else:
-        raise ValueError(f"{path} is no kind of data known here: give a folder of images, or a .npy, .npz or idx.gz file.")
-    if (config.size or config.channels) and not path.is_dir():
-        raise ValueError("--size and --channels are for folders of images; change an array before giving it.")
-    return data
+        raise ValueError(f"{path} is no kind of data known here: give a folder of images, or a .csv, .npy, .npz or idx.gz file.")
+    if (config.size or config.channels) and not path.is_dir() and path.suffix not in tables.SUFFIXES:
+        raise ValueError("--size and --channels are for images; change an array before giving it.")
+    if config.table is None:
+        return data
+    files = data.columns["file"].tolist() if path.is_dir() else None
+    return tables.with_table(data, Path(config.table).expanduser(), files)

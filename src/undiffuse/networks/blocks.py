@@ -5,6 +5,7 @@ ResidualBlock   GroupNorm, SiLU, conv, twice, with the embedding of time and con
                 adaptive group normalization AdaGN(h, y) = y_s GroupNorm(h) + y_b (Dhariwal & Nichol 2021, eq. 14).
                 It can also change the resolution itself, as in BigGAN (Brock et al. 2019).
 Attention       self-attention over all positions, several heads, 1×1 projections.
+CrossAttention  positions attend to tokens, of a text say            (Rombach et al. 2022, eq. 5).
 
 The last layer of every block starts at zero, so each block starts as the identity.
 """
@@ -159,4 +160,28 @@ class Attention(nn.Module):
             qkv = qkv.transpose(2, 3)
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, heads, positions, C/heads)
         h = scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return x + self.out(h).transpose(1, 2).reshape(B, C, *size)
+
+
+class CrossAttention(nn.Module):
+    """The positions of x (B, channels, *size) attend to tokens (B, n, token_width); what they find is added to x."""
+
+    def __init__(self, channels: int, token_width: int, *, heads: int, groups: int) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"attention over {channels} channels cannot be split into {heads} equal heads.")
+        self.heads = heads
+        self.norm = group_norm(channels, groups)
+        self.token_norm = nn.LayerNorm(token_width)
+        self.q = nn.Linear(channels, channels)
+        self.kv = nn.Linear(token_width, 2 * channels)
+        self.out = nn.Linear(channels, channels)
+        zeroed(self.out)
+
+    def forward(self, x: Tensor, tokens: Tensor, absent: Tensor) -> Tensor:
+        """absent: (B, n), True where a token is not there; at least one is in every row."""
+        B, C, *size = x.shape
+        q = self.q(self.norm(x).flatten(2).transpose(1, 2)).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        k, v = (part.transpose(1, 2) for part in self.kv(self.token_norm(tokens)).unflatten(2, (2, self.heads, -1)).unbind(2))
+        h = scaled_dot_product_attention(q, k, v, attn_mask=~absent[:, None, None]).transpose(1, 2).flatten(2)
         return x + self.out(h).transpose(1, 2).reshape(B, C, *size)

@@ -34,6 +34,16 @@ def samples_grid(values: Tensor, codec: Codec, labels: Sequence[str], title: str
     return sheet(rows, title=title)
 
 
+def compared_grid(values: Tensor, codec: Codec, rows: Sequence[str], title: str) -> Image.Image:
+    """Samples (rows · columns, C, *size), row after row: what changes when only what the model is told does."""
+    pictures = to_rgb(values, codec.config)
+    columns = len(pictures) // len(rows)
+    return sheet(
+        [list(pictures[k * columns : (k + 1) * columns]) for k in range(len(rows))], title=title, row_labels=rows if len(rows) > 1 else (),
+        column_labels=[str(k) for k in range(columns)],
+    )  # fmt: skip
+
+
 def level_label(level: Level) -> str:
     """The noise-to-signal ratio of one level, for people."""
     if level.sigma == 0:

@@ -13,6 +13,8 @@ Against that:
                                                                                   (Kynkäänniemi et al. 2024)
     rescaled    shrink each example of x̂ to the standard deviation of x̂_c, by a share of the way   (Lin et al. 2024, eq. 15-16)
     projected   take from x̂_c - x̂_u the part along x̂_c, which is contrast, and bound its length        (Sadat et al. 2025, APG)
+    nested      each condition with a scale of its own, x̂_0 + sum_k s_k (x̂_k - x̂_{k-1}), where x̂_k is told the first k of them:
+                p(x) p(c_1|x)^s_1 p(c_2|x, c_1)^s_2 …                               (Liu et al. 2022; Brooks et al. 2023, eq. 3)
     plus        CFG++: s in [0, 1], and the noise walked with is the unconditional one       (Chung et al. 2025, Algorithm 2)
 
 Clipping keeps x̂ in the data's range; dynamic thresholding (Saharia et al. 2022, section 2.3) shrinks each example to
@@ -29,7 +31,7 @@ the clipped one, and stays exact for it.  With the kept eps the two halves of a 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -38,7 +40,7 @@ from torch import Tensor
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise, Posterior
 
-Pair = Callable[[Tensor, Level], tuple[Posterior, Posterior]]
+Pair = Callable[[Tensor, Level], Sequence[Posterior]]
 """(x_t, level) -> the conditional and the unconditional posterior."""
 
 
@@ -53,6 +55,19 @@ def classifier_free(pair: Pair, scale: float) -> Denoise:
     def denoise(x_t: Tensor, level: Level) -> Posterior:
         with_, without = pair(x_t, level)
         return with_.with_mean(torch.lerp(without.mean, with_.mean, scale))
+
+    return denoise
+
+
+def nested(several: Pair, scales: Sequence[float]) -> Denoise:
+    """Scales of their own.   several: the beliefs told the least first, one more than there are scales; the last one's spread."""
+
+    def denoise(x_t: Tensor, level: Level) -> Posterior:
+        beliefs = several(x_t, level)
+        mean = beliefs[0].mean
+        for scale, before, after in zip(scales, beliefs, beliefs[1:], strict=True):
+            mean = mean + scale * (after.mean - before.mean)
+        return beliefs[-1].with_mean(mean)
 
     return denoise
 

@@ -32,9 +32,10 @@ from undiffuse.process.bridges import Bridge
 from undiffuse.process.corruption import jump, trajectory
 from undiffuse.process.levels import Level
 from undiffuse.process.noise import standard_normal
-from undiffuse.process.posteriors import Denoise, Posterior
+from undiffuse.process.posteriors import Denoise
 from undiffuse.sampling.noises import Noise
 from undiffuse.sampling.solvers.ancestral import Ancestral
+from undiffuse.sampling.solvers.base import answered
 
 RECORD_STREAM = 4
 Path = Literal["independent", "trajectory"]
@@ -74,7 +75,7 @@ def recorded(x: Tensor, denoise: Denoise, levels: Level, *, path: Path = "indepe
     noises, here = list[Tensor](), states[0]
     for bridge, level, row, wanted in zip(Bridge.table(levels).rows(), levels.rows(), solver.plan(levels), states[1:], strict=False):
         with torch.no_grad():
-            belief = partial(_told, denoise(here, level))
+            belief = partial(answered, denoise(here, level))
         mean = solver.step(here, belief, row, lambda draw: torch.zeros_like(x), None)
         if bridge.into_clean:
             return Recording(states[0], tuple(noises), x - mean.x)
@@ -82,8 +83,3 @@ def recorded(x: Tensor, denoise: Denoise, levels: Level, *, path: Path = "indepe
         noises.append((wanted - mean.x) / deviation)
         here = solver.step(here, belief, row, lambda draw: noises[-1], None).x
     raise ValueError("a recording needs a table of levels that ends in the clean one.")
-
-
-def _told(posterior: Posterior, x_t: Tensor, level: Level) -> Posterior:
-    """A Denoise that has been asked before."""
-    return posterior

@@ -10,26 +10,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from undiffuse.conditioning.conditions import Values
-from undiffuse.denoiser import Denoiser
-from undiffuse.process.levels import Level
-from undiffuse.process.posteriors import Posterior
 from undiffuse.process.schedules import Schedule
 from undiffuse.training.averages import Average
 from undiffuse.training.flat import Flat
 from undiffuse.training.health import Health
+from undiffuse.training.learners import Learner
 from undiffuse.training.level_samplers import LevelSampler
-from undiffuse.training.objectives import Objective
 from undiffuse.training.settings import TrainingConfig
 
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 Batches = Callable[[int], tuple[Tensor, Values]]
-"""step → (x (B, C, *size) in the model's range, encoded conditions), on the device of the denoiser."""
+"""step → (x (B, C, *size) in the model's range, what is known of each example), on the device of the network."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +57,9 @@ def step_seed(seed: int, step: int) -> int:
 class Trainer:
     """Everything a run changes: weights, their average, the optimizer, the level sampler, step and time."""
 
-    def __init__(
-        self, denoiser: Denoiser, schedule: Schedule, objective: Objective, sampler: LevelSampler, config: TrainingConfig
-    ) -> None:
-        self.denoiser, self.schedule, self.objective = denoiser, schedule, objective
-        self.sampler, self.config = sampler, config
-        self.flat = Flat(denoiser)
+    def __init__(self, learner: Learner, schedule: Schedule, sampler: LevelSampler, config: TrainingConfig) -> None:
+        self.learner, self.schedule, self.sampler, self.config = learner, schedule, sampler, config
+        self.flat = Flat(learner.module)
         self.device = self.flat.parameter.device
         self.optimizer = torch.optim.AdamW(
             [self.flat.parameter], lr=config.learning_rate, betas=config.adam_betas, weight_decay=config.weight_decay, fused=True
@@ -72,8 +67,9 @@ class Trainer:
         self.average = Average(self.flat, config.average_decay)
         self.health = Health()
         self.step, self.seconds, self.rate_scale = 0, 0.0, 1.0
-        self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in denoiser.modules())
-        self._autocast = _compute_dtype(config.precision, self.device)
+        self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in learner.module.modules())
+        dtype = _compute_dtype(config.precision, self.device)
+        self._computing = partial(torch.autocast, self.device.type, dtype, enabled=dtype != torch.float32)
         self._snapshot = self.tensors()
 
     @property
@@ -85,7 +81,7 @@ class Trainer:
 
     def updates(self, batches: Batches) -> Iterator[Update]:
         """Updates until the run's steps or budget are used up. Time spent by the consumer between two counts too."""
-        self.denoiser.train()
+        self.learner.module.train()
         began = time.monotonic() - self.seconds
         while (done := self.done) < 1:
             rate = self.rate_scale * self.config.learning_rate_at(self.step, done)
@@ -111,7 +107,7 @@ class Trainer:
         if self._dropout:
             torch.manual_seed(seed)
         t, importance = self.sampler.sample(len(x), generator)
-        values = self.denoiser.conditions.dropped(values, generator)
+        values = self.learner.prepared(values, generator)
         if x.device.type == "cpu":
             eps = torch.randn(x.shape, generator=generator)
         else:
@@ -121,7 +117,8 @@ class Trainer:
         size = -(-len(x) // self.config.accumulate)
         for start in range(0, len(x), size):
             part = slice(start, start + size)
-            each = self._losses(x[part], eps[part], self.schedule(t[part]), {k: v[part] for k, v in values.items()})
+            known = {name: value[part] for name, value in values.items()}
+            each = self.learner.losses(x[part], eps[part], self.schedule(t[part]), known, self._computing)
             (each * importance[part].to(each)).sum().div(len(x)).backward()
             losses.append(each.detach())
         every = torch.cat(losses)
@@ -130,13 +127,6 @@ class Trainer:
         if norm > self.config.clip:
             gradient.mul_(self.config.clip / norm)
         return every.mean().item(), norm
-
-    def _losses(self, x: Tensor, eps: Tensor, level: Level, values: Values) -> Tensor:
-        def denoise(x_t: Tensor, level: Level) -> Posterior:
-            with torch.autocast(x.device.type, self._autocast, enabled=self._autocast != torch.float32):
-                return self.denoiser(x_t, level, values)
-
-        return self.objective(denoise, x, eps, level)
 
     def tensors(self) -> dict[str, Tensor]:
         """Copies of everything an exact resume needs that is a tensor."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.levels import Level
-from undiffuse.process.posteriors import Denoise, Fixed, Spread
+from undiffuse.process.posteriors import Denoise, Fixed, Posterior, Spread
 from undiffuse.sampling.solvers.base import Move, NoiseSource, Solver, Step, combination, moves
 
 
@@ -45,6 +45,11 @@ class Ancestral(Solver):
     def plan(self, levels: Level) -> Sequence[_Push]:
         columns = (getattr(Bridge.table(levels), name).tolist() for name in ("on_x", "on_xt", "log_small", "log_large", "into_clean"))
         return [_Push(move, *row) for move, row in zip(moves(levels), zip(*columns, strict=True), strict=True)]
+
+    def log_variance(self, posterior: Posterior, row: _Push, x_t: Tensor) -> Tensor:
+        """Of the step that `row` describes, broadcastable to x_t."""
+        spread: Spread = posterior.spread if self.variance is None else Fixed(self.variance)
+        return spread.log_variance(row.move.bridge, x_t)
 
     def step(self, x_t: Tensor, denoise: Denoise, row: _Push, noise: NoiseSource, state: Any) -> Step:
         posterior = denoise(x_t, row.move.here)

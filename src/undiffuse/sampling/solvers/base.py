@@ -63,6 +63,11 @@ def moves(levels: Level) -> list[Move]:
     return [Move(*each) for each in zip(rows, rows[1:], Bridge.table(levels).rows(), strict=False)]
 
 
+def answered(posterior: Posterior, x_t: Tensor, level: Level) -> Posterior:
+    """With its first argument bound, a Denoise that has been asked before."""
+    return posterior
+
+
 def combination(posterior: Posterior, x_t: Tensor, level: tuple[float, float], on_clean: float, on_eps: float) -> Tensor:
     """on_clean · x̂ + on_eps · eps, for the (alpha, sigma) of x_t; a new tensor."""
     alpha, sigma = level

@@ -1,0 +1,188 @@
+"""Training a classifier on the noisy examples of a run, and saying at which noise levels it knows anything.
+
+    runs/<name>/classifier-<target>/
+      classifier.safetensors   see classifier.py
+      state/                   checkpoints for exact resume
+      metrics.jsonl            one JSON object a line
+      levels.json, levels.png  how well it reads held-out examples, by noise level, against chance
+
+It reads the data, the split, the noise schedule and the codec from the run, so it cannot disagree with the model.  The same
+command resumes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undiffuse.classifier import FILE_NAME, Classifier, ClassifierConfig, log_likelihood, save_classifier
+from undiffuse.columns import encode_columns, fit_conditions
+from undiffuse.conditioning.classes import ClassConfig
+from undiffuse.conditioning.conditions import Conditions, Values
+from undiffuse.conditioning.declared import Condition
+from undiffuse.conditioning.numbers import NumberConfig
+from undiffuse.configuration import ModelConfig, changed
+from undiffuse.data.codec import Codec
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.loader import Loader
+from undiffuse.files import write_text
+from undiffuse.networks.unet_config import UNetConfig
+from undiffuse.process.corruption import jump
+from undiffuse.process.levels import Level
+from undiffuse.training import checkpoints
+from undiffuse.training.learners import Computing, Learner
+from undiffuse.training.level_samplers import make_level_sampler
+from undiffuse.training.loop import Trainer, Update
+from undiffuse.training.settings import TrainingConfig
+from undiffuse.training.validation import Bank
+
+READABLE = ("class", "number", "tags")
+MOST_HELD_OUT = 2000
+CONFIDENT = 3.0  # standard errors above chance
+
+
+class ClassifierLearner(Learner):
+    """Cross-entropy of the target of noised examples; of clean ones for a classifier that never sees noise."""
+
+    def __init__(self, classifier: Classifier, name: str, clean: bool = False) -> None:
+        self.module = self.classifier = classifier
+        self.name, self.clean = name, clean
+
+    def prepared(self, values: Values, generator: torch.Generator) -> Values:
+        return values
+
+    def losses(self, x: Tensor, eps: Tensor, level: Level, values: Values, computing: Computing) -> Tensor:
+        if self.clean:
+            level, x_t = Level.clean(level.alpha), x
+        else:
+            x_t = jump(x, level, eps)
+        with computing():
+            answer = self.classifier(x_t, level)
+        return -log_likelihood(self.classifier.config.target, answer.float(), values[self.name])
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How well a classifier reads held-out examples at one level.
+
+    score: accuracy of a class (of tags, the mean over them), R² of a number.   error: its standard error.   chance: what
+    knowing nothing gives.
+    """
+
+    ratio: float
+    score: float
+    error: float
+    chance: float
+
+    @property
+    def can_guide(self) -> bool:
+        return self.score - self.chance > CONFIDENT * max(self.error, 1e-6)
+
+
+class ClassifierRun:
+    """A classifier of one target being trained. `updates` does the work.
+
+    model: the configuration it is for.   rows: of the data, to train on and held out.   target: as declared, called `name`.
+    clean: for a classifier that never sees noise.
+    """
+
+    def __init__(
+        self, folder: Path, model: ModelConfig, data: Dataset, rows: tuple[np.ndarray, np.ndarray], name: str, target: Condition,
+        training: TrainingConfig, device: torch.device, *, clean: bool = False,
+    ) -> None:  # fmt: skip
+        if target.kind not in READABLE:
+            raise ValueError(f"a classifier reads {', '.join(READABLE)}, and {name!r} is a {target.kind}: choose another.")
+        self.folder, self.name, self.device, self.clean = folder, name, device, clean
+        config = fit_conditions(data, {name: target}, 0.0)[name]
+        self.config = ClassifierConfig(
+            codec=model.codec, network=classifying_network(model.network), schedule=model.schedule, name=name, target=config,  # type: ignore[arg-type]
+        )  # fmt: skip
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            self.classifier = self.config.build().to(device)
+        self.schedule, codec = model.schedule.build(), Codec(model.codec)
+        values = encode_columns(data, {name: target}, Conditions({name: config}, 1))[name]
+        seen, held_out = rows
+        self.trainer = Trainer(
+            ClassifierLearner(self.classifier, name, clean), self.schedule, make_level_sampler("uniform", self.schedule, True), training
+        )
+        self.loader = Loader(data[seen], codec, training.batch_size, training.seed, device, {name: values[seen]})
+        judged = held_out[:MOST_HELD_OUT]
+        x = codec.encode(data.values[judged]).to(device) if len(judged) else None
+        self.bank = None if x is None else Bank.of(x, {name: values[judged].to(device)}, self.schedule)
+
+    def updates(self, every: float = 60.0) -> Iterator[Update]:
+        """Trains to the end, resuming from the newest checkpoint; saves every so many seconds.
+
+        A consumer that stops early should call `save`.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        found = checkpoints.newest(self.folder / "state")
+        if found:
+            self.trainer.resume(*found)
+        saved = self.trainer.seconds
+        for update in self.trainer.updates(self.loader):
+            yield update
+            if update.seconds - saved >= every:
+                self.save()
+                saved = update.seconds
+        self.save()
+
+    def save(self) -> None:
+        """Writes a checkpoint and the classifier file."""
+        tensors = self.trainer.snapshot()
+        checkpoints.save(self.folder / "state", tensors, self.trainer.numbers())
+        readings = self.readings()
+        useful = [reading.ratio for reading in readings if reading.can_guide]
+        provenance = {"steps": self.trainer.step, "readings": [asdict(reading) for reading in readings]}
+        config = changed(self.config, {"provenance": provenance, "can_guide": [min(useful), max(useful)] if useful else None})
+        sets = ({n.removeprefix(kind): t for n, t in tensors.items() if n.startswith(kind)} for kind in ("raw.", "averaged."))
+        save_classifier(self.folder / FILE_NAME, config, *sets)
+        write_text(self.folder / "levels.json", json.dumps([asdict(reading) for reading in readings], indent=2) + "\n")
+
+    def readings(self) -> list[Reading]:
+        """How well the averaged weights read held-out examples, by noise level; empty where none were held out."""
+        if self.bank is None:
+            return []
+        self.classifier.eval()
+        found = []
+        with torch.no_grad(), self.trainer.average.swapped():
+            for row in range(len(self.bank.levels)):
+                level = self.bank.levels[row]
+                x_t = jump(self.bank.x, level, self.bank.eps)
+                answer = torch.cat([self.classifier(part, level) for part in x_t.split(256)])
+                found.append(reading(self.config.target, answer.cpu(), self.bank.values[self.name].cpu(), level.ratio.item()))
+        self.classifier.train()
+        return found
+
+
+def reading(target: Any, answer: Tensor, encoded: Tensor, ratio: float = 0.0) -> Reading:
+    """How well answers (N, outputs) fit encoded targets (N, …)."""
+    if isinstance(target, ClassConfig):
+        right = (answer.argmax(1) == encoded).double()
+        chance = torch.bincount(encoded, minlength=len(target.names)).max().item() / len(encoded)
+        return Reading(ratio, right.mean().item(), math.sqrt(max(right.var().item(), 1 / len(right)) / len(right)), chance)
+    said = encoded[:, -1] > 0
+    values, answer = encoded[said, :-1].double(), answer[said].double()
+    if isinstance(target, NumberConfig):
+        squares, around = (values[:, 0] - answer[:, 0]) ** 2, (values[:, 0] - values.mean()) ** 2
+        score = 1 - squares.mean() / around.mean()
+        spread = (squares - (1 - score) * around).std() / around.mean()  # of a ratio of means, to first order
+        return Reading(ratio, score.item(), (spread / math.sqrt(len(values))).item(), 0.0)
+    right = ((answer > 0) == (values > 0)).double().mean(1)
+    chance = torch.maximum(values.mean(0), 1 - values.mean(0)).mean().item()
+    return Reading(ratio, right.mean().item(), (right.std() / math.sqrt(len(right))).item(), chance)
+
+
+def classifying_network(network: UNetConfig) -> UNetConfig:
+    """An encoder that suits the data a U-Net suits: the same levels, attention in the middle, no wider than needed."""
+    return network.model_copy(update={"middle_attention": True, "attention": (), "embedding_width": None})
+

@@ -1,0 +1,174 @@
+"""What the commands ask of a model: --class cat, --number age=30, --text "…", for any condition by name, one value or several."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Option
+
+if TYPE_CHECKING:
+    from undiffuse.model import Model
+
+Several = list[str] | None
+Classes = Annotated[Several, Option("--class", help="A class, or several: 3,5,7; NAME=3 where there are several conditions of classes.")]
+Numbers = Annotated[Several, Option("--number", help="A number: NAME=30, several as 20,30, or a range low:high:count.")]
+Tags = Annotated[Several, Option("--tags", help="Tags, separated by ; and - for none. May be repeated for several examples.")]
+Texts = Annotated[Several, Option("--text", help="A text. May be repeated.")]
+Vectors = Annotated[Several, Option("--vector", help="An .npy file of one vector, or one in each row.")]
+Images = Annotated[Several, Option("--image", help="A picture that is a condition. May be repeated.")]
+Tasks = Annotated[Several, Option("--task", help="Which of the model's jobs.")]
+Encoder = Annotated[str | None, Option(help="Where the model's text encoder lies now, if it was moved.")]
+Download = Annotated[bool, Option("--download", help="Let the model's text encoder be fetched from the hub.")]
+MOST_LABEL = 34  # characters
+
+
+@dataclass(frozen=True)
+class Asking:
+    """values: of each condition that is asked for, those that were listed.   shown: the same, as people read them."""
+
+    values: dict[str, list[Any]]
+    shown: dict[str, list[str]]
+
+    def combinations(self) -> list[dict[str, Any]]:
+        """Every choice of one value for each condition, the first condition changing slowest; one empty choice for nothing."""
+        return [dict(zip(self.values, choice, strict=True)) for choice in itertools.product(*self.values.values())]
+
+    def labels(self) -> list[str]:
+        """What tells the combinations apart, for each of them."""
+        varying = [name for name, values in self.values.items() if len(values) > 1]
+        choices = itertools.product(*self.shown.values())
+        each = [dict(zip(self.shown, choice, strict=True)) for choice in choices]
+        return [", ".join(c[n] if len(varying) == 1 else f"{n} {c[n]}" for n in varying)[:MOST_LABEL] for c in each]
+
+    def cells(self) -> list[list[str]]:
+        """The shown values of each combination, for a table."""
+        return [list(choice) for choice in itertools.product(*self.shown.values())]
+
+
+def read(model: Model, options: Mapping[str, Several], also: Mapping[str, Any] | None = None, fit: str = "crop") -> Asking:
+    """What the options of each kind ask for.
+
+    also: what a classifier reads, by name, which the model need not be told.   fit: how to resize pictures.
+    Raises ValueError for a condition that is not there, or a value that cannot be understood.
+    """
+    known = {name: c.kind for name, c in model.config.conditions.items() if c.kind != "augmentation"}
+    known |= {name: target.kind for name, target in (also or {}).items()}
+    values: dict[str, list[Any]] = {}
+    shown: dict[str, list[str]] = {}
+    for kind, texts in options.items():
+        for text in texts or []:
+            name, value = _named(kind, text, [n for n, k in known.items() if k == kind], known)
+            found, as_read = _values(kind, value, model.config.conditions.get(name), fit)
+            values.setdefault(name, []).extend(found)
+            shown.setdefault(name, []).extend(as_read)
+    return Asking(values, shown)
+
+
+def _named(kind: str, text: str, names: Sequence[str], known: Mapping[str, str]) -> tuple[str, str]:
+    """(the condition that is meant, what is asked of it)."""
+    name, equals, value = text.partition("=")
+    if equals and name in names:
+        return name, value
+    if not known:
+        raise ValueError(f"this model is unconditional, so it cannot be told any {kind}: leave --{kind} out.")
+    if not names:
+        has = ", ".join(f"{n} (--{k})" for n, k in known.items())
+        raise ValueError(f"this model is told no {kind}: its conditions are {has}.")
+    if len(names) > 1:
+        raise ValueError(f"this model is told several of that kind: say which is meant, as in --{kind} {names[0]}={text}, of {', '.join(names)}.")
+    if equals and kind in ("number", "vector"):
+        raise ValueError(f"this model cannot be told {name!r}: its --{kind} is {names[0]}.")
+    return names[0], text
+
+
+def _values(kind: str, text: str, config: Any, fit: str) -> tuple[list[Any], list[str]]:
+    if kind in ("class", "task"):
+        whole = config is not None and text in config.names
+        found = [text] if whole else text.split(",")
+        return found, list(found)
+    if kind == "number":
+        numbers = _numbers(text)
+        return list(numbers), [f"{number:g}" for number in numbers]
+    if kind == "vector":
+        return _vectors(Path(text))
+    if kind == "image":
+        return _pictures(Path(text), config, fit)
+    return [text], [text]
+
+
+def _numbers(text: str) -> list[float]:
+    """"30", "20,30" or "0:40:5", five numbers from 0 to 40."""
+    from undiffuse.conditioning.numbers import as_number
+
+    if text.count(":") != 2:
+        return [as_number(part) for part in text.split(",")]
+    low, high, count = (as_number(part) for part in text.split(":"))
+    if count != int(count) or count < 2:
+        raise ValueError(f"{text!r} is no range: write low:high:count with a count of at least 2, like 20:60:5.")
+    return [low + (high - low) * k / (count - 1) for k in range(int(count))]
+
+
+def _vectors(path: Path) -> tuple[list[Any], list[str]]:
+    import numpy as np
+
+    from undiffuse.data.arrays import load
+
+    if path.suffix != ".npy" or not path.exists():
+        raise ValueError(f"{path} is no .npy file that is here: give one with a vector, or with one in each row.")
+    content = load(path)
+    assert isinstance(content, np.ndarray)
+    rows = content[None] if content.ndim == 1 else content
+    return list(rows), [path.stem if len(rows) == 1 else f"{path.stem}[{k}]" for k in range(len(rows))]
+
+
+def _pictures(path: Path, config: Any, fit: str) -> tuple[list[Any], list[str]]:
+    from undiffuse.data.codec import CodecConfig
+    from undiffuse.data.examples import read_examples
+
+    channels, middle, half = config.shape[0], (config.high + config.low) / 2, (config.high - config.low) / 2
+    as_data = CodecConfig(
+        shape=config.shape, kind="float", dtype="float32", mode=config.mode, offset=(middle,) * channels, scale=(half,) * channels,
+        low=(config.low,) * channels, high=(config.high,) * channels,
+    )  # fmt: skip
+    values, _ = read_examples(path, as_data, fit)
+    return list(values), [path.stem if len(values) == 1 else f"{path.stem}[{k}]" for k in range(len(values))]
+
+
+def negative(model: Model, texts: Sequence[str]) -> dict[str, Any]:
+    """["class=cat"] → what to be guided away from."""
+    options: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, _ = text.partition("=")
+        config = model.config.conditions.get(name)
+        if not equals or config is None or config.kind == "augmentation":
+            known = ", ".join(n for n, c in model.config.conditions.items() if c.kind != "augmentation") or "none"
+            raise ValueError(f"--negative takes NAME=VALUE with a condition of the model ({known}), not {text!r}.")
+        options.setdefault(config.kind, []).append(text)
+    found = read(model, options).values
+    several = [name for name, values in found.items() if len(values) > 1]
+    if several:
+        raise ValueError(f"--negative gives {several[0]!r} several values, and one is kept away from at a time: give one.")
+    return {name: values[0] for name, values in found.items()}
+
+
+def scales(text: str) -> tuple[list[float], dict[str, float]]:
+    """"2" or "1,2,4" → the strengths, for all conditions; "class=3,age=1" → of each."""
+    if "=" not in text:
+        return [_scale(part) for part in text.split(",")], {}
+    pairs = [part.partition("=") for part in text.split(",")]
+    return [], {name: _scale(value) for name, _, value in pairs}
+
+
+def _scale(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is no strength of guidance: write 2, or class=3,age=1 for a strength of each, or 1,2,4 with --compare.")
+    return value

@@ -1,0 +1,112 @@
+"""undiffuse classifier RUN"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Argument, Option
+
+from undiffuse.cli import shared
+from undiffuse.cli.train import INTERRUPTED, declared, stopping
+
+if TYPE_CHECKING:
+    from undiffuse.classifying import ClassifierRun, Reading
+
+STEPS = 2000
+
+
+def classifier(
+    run: Annotated[Path, Argument(metavar="RUN", help="A run folder.")],
+    class_: Annotated[str | None, Option("--class", metavar="COLUMN", help="Read this class; the run's when left out.")] = None,
+    number: Annotated[str | None, Option("--number", metavar="COLUMN", help="Read this number instead.")] = None,
+    tags: Annotated[str | None, Option("--tags", metavar="COLUMN", help="Read these tags instead.")] = None,
+    steps: Annotated[int | None, Option(help=f"Train for so many updates; {STEPS} when neither is given.")] = None,
+    budget: Annotated[str | None, Option(help="Train for so long: 90s, 15m.")] = None,
+    batch: Annotated[int, Option(help="Examples per update.")] = 128,
+    lr: Annotated[float, Option(help="Learning rate.")] = 1e-3,
+    seed: Annotated[int, Option(help="Of everything random.")] = 0,
+    device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
+) -> None:
+    """Train a classifier that knows noise on a run's own data and schedule, to guide its samples."""
+    from undiffuse.classifying import ClassifierRun
+    from undiffuse.held_out import run_config
+    from undiffuse.model import default_device, load
+    from undiffuse.training.settings import TrainingConfig
+
+    config = run_config(run)
+    if config is None or not run.is_dir():
+        raise ValueError(f"{run} is no run folder, so it does not say which data to read: give one made by 'undiffuse train'.")
+    asked = {"class": class_, "number": number, "tags": tags}
+    if sum(value is not None for value in asked.values()) > 1:
+        raise ValueError("a classifier reads one thing: give one of --class, --number and --tags.")
+    found = declared({kind: [value] if value else None for kind, value in asked.items()}, {})
+    if not found:
+        found = {name: c for name, c in config.conditions.items() if c.kind == "class"} or declared({"class": ["class"]}, {})
+    name, target = next(iter(found.items()))
+    model = load(run).config
+    from undiffuse.data.sources import open_data
+
+    data = open_data(config.data)
+    if data.fingerprint() != config.fingerprint:
+        raise ValueError(f"{config.data.source} has changed since the run, so its held-out examples cannot be told from the others.")
+    training = TrainingConfig(
+        steps=steps or (None if budget else STEPS), budget=shared.seconds(budget) if budget else None, batch_size=batch, learning_rate=lr,
+        seed=seed, weight_decay=0.05,
+    )  # fmt: skip
+    rows = data.split_rows(config.data.held_out, config.design.training.seed)
+    folder = run / f"classifier-{name}"
+    work = ClassifierRun(folder, model, data, rows, name, target, training, shared.device(device) or default_device())
+    parameters = work.trainer.flat.parameter.numel()
+    typer.echo(f"classifier {folder}: reads {target.kind} {name} off {len(rows[0]):,} noisy examples, {parameters:,} parameters")
+    _follow(work)
+    readings = work.readings()
+    for line in _table(readings, target.kind):
+        typer.echo(line)
+    written = "the classifier, levels.json"
+    if readings:
+        _draw(folder, readings, target.kind, name)
+        written += ", levels.png"
+    typer.echo(f"wrote {folder}/: {written}")
+    value = {"class": "--class NAME", "number": f"--number {name}=VALUE", "tags": f"--tags {name}=NAME"}[target.kind]
+    typer.echo(f"next: undiffuse sample {run} --classifier {folder} --classifier-scale 2 {value}")
+
+
+def _follow(work: ClassifierRun) -> None:
+    with stopping() as stop, shared.progress_bar("loss {task.fields[loss]}", "{task.fields[left]} left") as bar:
+        task, loss, drawn = bar.add_task("training", total=1.0, loss="…", left="…"), float("nan"), -1.0
+        for update in work.updates():
+            loss = update.loss if loss != loss else 0.98 * loss + 0.02 * update.loss
+            if update.seconds - drawn > 0.2 or update.done >= 1:
+                left = shared.clock(update.seconds * (1 - update.done) / max(update.done, 1e-9))
+                bar.update(task, completed=update.done, loss=f"{loss:.3f}", left=left)
+                drawn = update.seconds
+            if stop:
+                work.save()
+                break
+    if stop:
+        typer.echo(f"stopped and saved at step {work.trainer.step} in {work.folder}; the same command goes on from there.")
+        raise typer.Exit(INTERRUPTED + stop[0])
+
+
+def _table(readings: list[Reading], kind: str) -> list[str]:
+    score = "R²" if kind == "number" else "accuracy"
+    lines = [f"{'σ/α':>9} {score:>9} {'± error':>9} {'chance':>8}"] if readings else []
+    for r in readings:
+        lines.append(f"{r.ratio:9.3g} {r.score:9.3f} {r.error:9.3f} {r.chance:8.3f}   {'can guide' if r.can_guide else 'no better than chance'}")
+    useful = [r.ratio for r in readings if r.can_guide]
+    if useful:
+        lines.append(f"it can guide where σ/α is {min(useful):.3g} to {max(useful):.3g}")
+    elif readings:
+        lines.append("it reads nothing at any noise level: train it for longer, or look whether the data says anything of this")
+    return lines
+
+
+def _draw(folder: Path, readings: list[Reading], kind: str, name: str) -> None:
+    from undiffuse.pictures.levels import readings as draw
+
+    columns = zip(*((r.ratio, r.score, r.error, r.chance, r.can_guide) for r in readings), strict=True)
+    ratio, score, error, chance, guides = (list(column) for column in columns)
+    what = "R²" if kind == "number" else "accuracy"
+    draw(folder / "levels.png", ratio, score, error, chance, guides, what, f"What the classifier reads of {name!r} off noisy examples")

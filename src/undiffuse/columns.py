@@ -1,0 +1,104 @@
+"""From the columns of a data set to the conditions of a model: reading, fitting, encoding once and for all examples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from undiffuse.conditioning.conditions import ConditionConfig, Conditions, Values
+from undiffuse.conditioning.declared import Condition, fitted
+from undiffuse.conditioning.texts import TextCondition
+from undiffuse.data import tables
+from undiffuse.data.dataset import Dataset
+from undiffuse.files import write_atomically
+
+MISSING = ("", "nan", "NaN", "None", "null")
+
+
+def fit_conditions(data: Dataset, declared: Mapping[str, Condition], drop: float, download: bool = False) -> dict[str, ConditionConfig]:
+    """The configurations of declared conditions.   drop: of those that say nothing of their own.
+
+    Raises ValueError, naming the condition, for a column that is missing or of the wrong kind.
+    """
+    found = {}
+    for name, condition in declared.items():
+        try:
+            column, mode = _read(data, name, condition)
+            found[name] = fitted(condition, column, drop, mode, download)
+        except ValueError as error:
+            raise ValueError(f"{condition.kind} {name!r}: {error}") from None
+    return found
+
+
+def encode_columns(data: Dataset, declared: Mapping[str, Condition], conditions: Conditions, cache: Path | None = None) -> Values:
+    """The declared conditions of every example, encoded, on the CPU.
+
+    cache: a folder that keeps what a transformer said of the texts, which takes long and is the same every time.
+    """
+    values = {}
+    for name, condition in declared.items():
+        column, _ = _read(data, name, condition)
+        module = conditions[name]
+        each = [None if torch.isnan(row).any() else row for row in column] if isinstance(column, Tensor) else column
+        try:
+            if cache is not None and isinstance(module, TextCondition) and module.config.encoder.kind == "transformer":
+                values[name] = _cached(cache, name, module, each)
+            else:
+                values[name] = module.encode(each)
+        except ValueError as error:
+            raise ValueError(f"{condition.kind} {name!r}: {error}") from None
+    return values
+
+
+def said_in(data: Dataset, name: str, condition: Condition) -> list[Any]:
+    """The values of a condition as people write them, one for each example, None where one is missing."""
+    column, _ = _read(data, name, condition)
+    return list(column)
+
+
+def _read(data: Dataset, name: str, condition: Condition) -> tuple[list[Any] | Tensor, str | None]:
+    """A column as `fitted` takes it, and the mode of pictures."""
+    column = tables.column(data, condition.column or name)
+    if condition.kind == "image":
+        values, mode = tables.pictures(data, column, condition.channels)
+        return torch.from_numpy(values.astype(np.float32)), mode
+    if condition.kind == "vector":
+        if column.dtype.kind not in "fiub" or column.ndim != 2:
+            raise ValueError(f"a vector is a row of numbers for each example, but this column has the shape {column.shape} and type {column.dtype}.")
+        return torch.from_numpy(column.astype(np.float64)), None
+    if column.ndim == 2 and condition.kind == "tags":  # one column of 0 or 1 for each tag
+        return [[str(k) for k in np.flatnonzero(row)] for row in column], None
+    if column.ndim != 1:
+        raise ValueError(f"it has the shape {column.shape}: a {condition.kind} is one value for each example, a vector is several.")
+    if column.dtype.kind == "f":
+        whole = bool((column[np.isfinite(column)] % 1 == 0).all()) and condition.kind != "number"
+        return [None if np.isnan(v) else int(v) if whole else float(v) for v in column], None
+    values_ = column.tolist()
+    return [None if isinstance(v, str) and v.strip() in MISSING and condition.kind != "tags" else v for v in values_], None
+
+
+def _cached(folder: Path, name: str, module: TextCondition, texts: list[Any]) -> Tensor:
+    """The encoded texts, from the folder where they have been encoded before, by the same encoder."""
+    identity = json.dumps([module.config.model_dump(mode="json", exclude={"drop", "inject"}), texts])
+    path = folder / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"
+    if path.exists():
+        try:
+            return load_file(path)["states"]
+        except (SafetensorError, KeyError):
+            path.unlink()
+    different = list(dict.fromkeys(texts))
+    states = module.encode(different).contiguous()
+    rows = {text: row for row, text in enumerate(different)}
+    encoded = states[[rows[text] for text in texts]]
+    size = encoded.numel() * encoded.element_size()
+    write_atomically(path, lambda temporary: save_file({"states": encoded}, temporary), size)
+    return encoded

@@ -1,0 +1,134 @@
+"""What every kind of condition is: a configuration, and a module that encodes, embeds and drops it.
+
+    what the user says ──encode──> numbers (n, …) ──dropped──> the same, some of it replaced by "not said"
+                                                  ──forward──> an embedding, for one of three ways into the network
+
+    layers      (B, width), added to the clock's, into every layer            (Ho et al. 2020; AdaGN, Dhariwal & Nichol 2021)
+    concat      (B, c) spread over all positions, or (B, c, *size), beside the noisy input       (Saharia et al. 2022, SR3)
+    attention   (B, tokens, width), which positions attend to                              (Rombach et al. 2022, eq. 5)
+
+"Not said", the null token, is a row of its own: an index past a vocabulary, or zeros where a last number says whether
+anything was said.  A network that has seen it in training is the unconditional model as well, which is what
+classifier-free guidance needs (Ho & Salimans 2022, Algorithm 1).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+Inject = Literal["layers", "concat", "attention"]
+BESIDE = 8  # channels that a condition without a size of its own is given beside the noisy input
+
+
+class Note(UserWarning):
+    """Something that may be meant, but should be seen."""
+
+
+class ConditionSettings(BaseModel, ABC):
+    """What all kinds of condition have.
+
+    drop: probability of the null token in training.   inject: the way into the network.
+    missing: whether some examples of the data said nothing, so that the null token is known even without dropping.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    drop: float = Field(0.1, ge=0, lt=1)
+    inject: Inject = "layers"
+    missing: bool = False
+
+    @property
+    def droppable(self) -> bool:
+        """Whether the network knows what to do when nothing is said."""
+        return self.drop > 0 or self.missing
+
+    @property
+    def beside(self) -> int:
+        """How many channels are put beside the noisy input."""
+        return BESIDE if self.inject == "concat" else 0
+
+
+class ConditionModule(nn.Module, ABC):
+    """One condition of a model."""
+
+    asked_by_name = True
+    """Whether users can ask for it."""
+    axes = 0
+    """Of one value, as people write it: 0 for a name, a text or a number, 1 for a vector."""
+
+    def __init__(self, config: ConditionSettings) -> None:
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def read(self, values: Sequence[object]) -> Tensor:
+        """Said values, none of them None → (n, …) on the CPU. Raises ValueError for what cannot be understood."""
+
+    @abstractmethod
+    def nothing(self) -> Tensor:
+        """The null token of one example, of the shape and dtype of one row of `read`."""
+
+    @abstractmethod
+    def forward(self, encoded: Tensor) -> Tensor:
+        """Encoded values → the embedding, see the top of this file."""
+
+    def absent(self, encoded: Tensor) -> Tensor | None:
+        """(B, tokens), True where a token of `forward` is not there; None where all are."""
+        return None
+
+    def is_one(self, value: object) -> bool:
+        """Whether this is one value, and no sequence of values for several examples."""
+        several = isinstance(value, list | tuple) and any(v is None for v in value)
+        return not several and _depth(value) <= self.axes
+
+    def encode(self, values: Sequence[object]) -> Tensor:
+        """One row for each value, None for the null token."""
+        said = [row for row, value in enumerate(values) if value is not None]
+        if len(said) < len(values) and not self.config.droppable:
+            raise ValueError(
+                "this model was trained without ever dropping it (drop = 0), so it has no unconditional mode: say what it should be, "
+                "or train with a drop of 0.1."
+            )
+        if len(said) == len(values):
+            return self.read(values)
+        encoded = self.null(len(values), torch.device("cpu")).clone()
+        if said:
+            encoded[said] = self.read([values[row] for row in said])
+        return encoded
+
+    def null(self, n: int, device: torch.device) -> Tensor:
+        """The null token for n examples."""
+        nothing = self.nothing().to(device)
+        return nothing.expand(n, *nothing.shape)
+
+    def dropped(self, encoded: Tensor, drop: Tensor) -> Tensor:
+        """Encoded values with the null token where `drop` (B,) is true."""
+        return torch.where(drop.reshape(-1, *[1] * (encoded.ndim - 1)), self.nothing().to(encoded), encoded)
+
+
+def width_for(config: ConditionSettings, width: int) -> int:
+    """How many numbers the embedding of an example, or of a token, has."""
+    return BESIDE if config.inject == "concat" else width
+
+
+def two_layers(numbers: int, width: int) -> nn.Sequential:
+    """Linear, SiLU, Linear."""
+    return nn.Sequential(nn.Linear(numbers, width), nn.SiLU(), nn.Linear(width, width))
+
+
+def as_token(embedding: Tensor, config: ConditionSettings) -> Tensor:
+    """(B, width) as the one token (B, 1, width) where positions attend to it."""
+    return embedding[:, None] if config.inject == "attention" else embedding
+
+
+def _depth(value: object) -> int:
+    """How deep sequences are nested; the axes of an array."""
+    if isinstance(value, list | tuple):
+        return 1 + max((_depth(v) for v in value), default=0)
+    return int(getattr(value, "ndim", 0))

@@ -1,0 +1,131 @@
+"""What users declare: which columns of their data are conditions, of which kind; and fitting that to the data.
+
+    Condition(kind="number", column="age")     becomes a NumberConfig with the mean, deviation and range of that column.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from undiffuse.conditioning.base import Inject
+from undiffuse.conditioning.classes import ClassConfig, TaskConfig, vocabulary
+from undiffuse.conditioning.conditions import ConditionConfig
+from undiffuse.conditioning.numbers import NumberConfig, as_number
+from undiffuse.conditioning.pictures import ImageConfig
+from undiffuse.conditioning.tags import TagsConfig, names_in
+from undiffuse.conditioning.texts import TextConfig, WordsEncoder, words_of
+from undiffuse.conditioning.transformers import Pooling, described
+from undiffuse.conditioning.vectors import VectorConfig
+
+Kind = Literal["class", "tags", "number", "vector", "text", "image", "task"]
+WORDS = "words"
+
+
+class Condition(BaseModel):
+    """A condition as declared.
+
+    column: of the data, or an .npy file with a row for each example; the condition's own name when left out.
+    drop: probability that it is not said in training, so that it may be left out when sampling, and guided: 0 for never,
+    the design's when left out.
+    inject: into every layer ("layers"), beside the noisy input ("concat"), or to be attended to ("attention").
+    encoder: of texts: "words", trained along, or the folder or hub name of a transformer.   pooling: of a transformer's
+    states: "mean", "last", or "tokens" for all of them.   channels: to convert pictures in files to: grey, rgb or rgba.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    kind: Kind
+    column: str | None = None
+    drop: float | None = Field(None, ge=0, lt=1)
+    inject: Inject | None = None
+    encoder: str | None = None
+    pooling: Pooling | None = None
+    channels: Literal["grey", "rgb", "rgba"] | None = None
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> Condition:
+        if self.encoder is not None and self.kind != "text":
+            raise ValueError(f"an encoder reads texts, and a {self.kind} is none: leave it out.")
+        if self.pooling is not None and self.encoder in (None, WORDS):
+            raise ValueError("pooling belongs to a transformer's states: name the transformer as encoder, or leave it out.")
+        if self.channels is not None and self.kind != "image":
+            raise ValueError(f"channels are those of pictures, and a {self.kind} is none: leave them out.")
+        return self
+
+
+def fitted(
+    declared: Condition, column: Sequence[object] | Tensor, drop: float = 0.1, mode: str | None = None, download: bool = False
+) -> ConditionConfig:
+    """The configuration of a declared condition for a data set.
+
+    drop: where the condition has none of its own.
+    column: names, texts or numbers, None where one is missing; vectors (N, d), NaN where they are; pictures (N, C, *size).
+    mode: of pictures, Pillow's name.   download: whether a text encoder may be fetched.
+    Raises ValueError for a column that the kind does not fit.
+    """
+    common: dict[str, Any] = {"drop": drop if declared.drop is None else declared.drop}
+    common |= {"inject": declared.inject} if declared.inject else {}
+    if isinstance(column, Tensor):
+        return _of_pictures(column, mode, common) if declared.kind == "image" else _of_vectors(declared.kind, column, common)
+    said = [value for value in column if value is not None]
+    common["missing"] = len(said) < len(column)
+    if not said:
+        raise ValueError("nothing is said in any row: leave it out.")
+    if declared.kind == "class":
+        return ClassConfig(names=_several(vocabulary(said)), **common)
+    if declared.kind == "task":
+        if common["missing"]:
+            raise ValueError(f"{len(column) - len(said)} rows name no task, and every example needs one: fill them in.")
+        return TaskConfig(names=_several(vocabulary(said)), **common | {"drop": 0})
+    if declared.kind == "tags":
+        return TagsConfig(names=_several(vocabulary([name for value in said for name in names_in(value)])), **common)
+    if declared.kind == "number":
+        numbers = torch.tensor([as_number(value) for value in said], dtype=torch.float64)
+        low, high = numbers.min().item(), numbers.max().item()
+        if low == high:
+            raise ValueError(f"it is {low:g} in every row: there is nothing to learn from it.")
+        return NumberConfig(mean=numbers.mean().item(), deviation=numbers.std().item(), low=low, high=high, **common)
+    assert declared.kind == "text"
+    texts = [str(value) for value in said]
+    if declared.encoder in (None, WORDS):
+        common.setdefault("inject", "attention")
+        return TextConfig(encoder=WordsEncoder(most=max(1, *(len(words_of(text)) for text in texts))), **common)
+    assert declared.encoder is not None
+    encoder = described(declared.encoder, declared.pooling, texts, download)
+    common.setdefault("inject", "attention" if encoder.pooling == "tokens" else "layers")
+    return TextConfig(encoder=encoder, **common)
+
+
+def _several(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(names) < 2:
+        raise ValueError(f"there is only one value, {names[0]!r}, so it tells nothing: leave it out." if names else "no row names any: leave it out.")
+    return names
+
+
+def _of_vectors(kind: str, column: Tensor, common: dict[str, Any]) -> VectorConfig:
+    if kind != "vector" or column.ndim != 2:
+        raise ValueError(f"a {kind} cannot be an array of shape {tuple(column.shape)}: a vector is (examples, numbers).")
+    there = ~column.isnan().any(1)
+    said = column[there].double()
+    if len(said) < 2 or not said.isfinite().all():
+        raise ValueError("the vectors hold infinite numbers, or are all missing: mend them.")
+    deviation = said.std(0)
+    return VectorConfig(
+        mean=tuple(said.mean(0).tolist()), deviation=tuple(torch.where(deviation > 0, deviation, 1.0).tolist()),
+        missing=not bool(there.all()), **common,
+    )  # fmt: skip
+
+
+def _of_pictures(column: Tensor, mode: str | None, common: dict[str, Any]) -> ImageConfig:
+    there = ~column.flatten(1).isnan().any(1)
+    said = column[there]
+    low, high = (0.0, {"I;16": 65535.0}.get(mode, 255.0)) if mode else (said.min().item(), said.max().item())
+    if not math.isfinite(low) or not low < high:
+        raise ValueError("the pictures have the same value everywhere, or infinite ones: leave them out.")
+    return ImageConfig(shape=tuple(column.shape[1:]), mode=mode, low=low, high=high, missing=not bool(there.all()), **common)

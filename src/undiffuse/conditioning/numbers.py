@@ -1,0 +1,73 @@
+"""A number as a condition: any number on a scale, also one that no example of the data has.
+
+Standardised by the data, z = (value - mean)/deviation, and embedded continuously: z itself with sines and cosines of
+it at a few frequencies, the lowest with a period longer than the data's range, so that neighbours stay neighbours
+between the values seen (Tancik et al. 2020, Fourier features).  Encoded as (z, 1), (0, 0) where nothing is said.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Note, as_token, two_layers, width_for
+
+FREQUENCIES = tuple(math.pi / 8 * 2**k for k in range(5))  # periods of 16 … 1 standard deviations
+
+
+class NumberConfig(ConditionSettings):
+    """mean, deviation: of the data.   low, high: the range seen in training."""
+
+    kind: Literal["number"] = "number"
+    mean: float
+    deviation: float = Field(gt=0)
+    low: float
+    high: float
+
+
+class NumberCondition(ConditionModule):
+    """Standardised numbers (B, 2) → embeddings (B, width)."""
+
+    config: NumberConfig
+    frequencies: Tensor
+
+    def __init__(self, config: NumberConfig, width: int) -> None:
+        super().__init__(config)
+        self.mlp = two_layers(2 * len(FREQUENCIES) + 2, width_for(config, width))
+        self.register_buffer("frequencies", torch.tensor(FREQUENCIES), persistent=False)
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        z, said = encoded[:, :1], encoded[:, 1:]
+        angles = z * self.frequencies
+        return as_token(self.mlp(torch.cat([said * torch.cat([z, angles.sin(), angles.cos()], 1), said], 1)), self.config)
+
+    def nothing(self) -> Tensor:
+        return torch.zeros(2)
+
+    def read(self, values: Sequence[object]) -> Tensor:
+        numbers = [as_number(value) for value in values]
+        outside = [number for number in numbers if not self.config.low <= number <= self.config.high]
+        if outside:
+            warnings.warn(
+                f"{outside[0]:g} lies outside {self.config.low:g} to {self.config.high:g}, all that the model has seen: it can only guess there",
+                Note, stacklevel=2,
+            )  # fmt: skip
+        z = (torch.tensor(numbers, dtype=torch.float64) - self.config.mean) / self.config.deviation
+        return torch.stack([z, torch.ones_like(z)], 1).float()
+
+
+def as_number(value: object) -> float:
+    """A finite number, or a text that reads as one. Raises ValueError."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(f"{value!r} is no number: write one like 30 or 0.5.") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is no finite number: write one like 30 or 0.5.")
+    return number

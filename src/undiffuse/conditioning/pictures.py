@@ -1,0 +1,89 @@
+"""A picture as a condition: a mask, a smaller version, edges, a grey version, of the example to be made.
+
+    concat      beside the noisy input, channel by channel, brought to its size where it is smaller or larger (the default)
+    layers      a few strided convolutions, the mean over positions
+    attention   the same convolutions, every position a token
+
+Scaled by the data to about -1 … 1.  Encoded with a last channel of ones, all zeros where nothing is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Inject
+
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TOKENS_PER_AXIS = 8
+
+
+class ImageConfig(ConditionSettings):
+    """shape: (C, *size).   mode: of images in files, Pillow's name.   low, high: the range of stored values."""
+
+    kind: Literal["image"] = "image"
+    shape: tuple[int, ...] = Field(min_length=2)
+    mode: str | None = None
+    low: float
+    high: float
+    inject: Inject = "concat"
+
+    @property
+    def beside(self) -> int:
+        return self.shape[0] + 1 if self.inject == "concat" else 0
+
+
+class ImageCondition(ConditionModule):
+    """Pictures (B, C + 1, *size) → the same, embeddings (B, width) or tokens (B, positions, width)."""
+
+    config: ImageConfig
+
+    def __init__(self, config: ImageConfig, width: int) -> None:
+        super().__init__(config)
+        self.axes = len(config.shape)
+        layers: list[nn.Module] = []
+        channels, side = config.shape[0] + 1, max(config.shape[1:])
+        if config.inject != "concat":
+            kind = CONVOLUTIONS[len(config.shape) - 1]
+            while side > TOKENS_PER_AXIS:
+                layers += [kind(channels, width, 3, stride=2, padding=1), nn.SiLU()]
+                channels, side = width, -(-side // 2)
+            layers.append(kind(channels, width, 3, padding=1))
+        self.convolutions = nn.Sequential(*layers)
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        if self.config.inject == "concat":
+            return encoded
+        features = self.convolutions(encoded).flatten(2)
+        return features.mean(2) if self.config.inject == "layers" else features.transpose(1, 2)
+
+    def nothing(self) -> Tensor:
+        channels, *size = self.config.shape
+        return torch.zeros(channels + 1, *size)
+
+    def read(self, values: Sequence[object]) -> Tensor:
+        """Arrays (C, *size) of stored values; without C where there is one channel."""
+        rows, (channels, *size), c = [], self.config.shape, self.config
+        for value in values:
+            try:
+                picture = torch.as_tensor(value, dtype=torch.float32).cpu()
+            except (TypeError, ValueError, RuntimeError):
+                raise ValueError(f"{str(value)[:40]!r} is no picture: give an array of shape {c.shape}.") from None
+            if channels == 1 and list(picture.shape) == size:
+                picture = picture[None]
+            if tuple(picture.shape) != c.shape:
+                raise ValueError(f"the picture has the shape {tuple(picture.shape)}, but the model takes {c.shape}: resize it.")
+            if not picture.isfinite().all():
+                raise ValueError("the picture holds values that are NaN or infinite: mend it.")
+            if picture.min() < c.low or picture.max() > c.high:
+                raise ValueError(
+                    f"the picture's values lie in [{picture.min():g}, {picture.max():g}], but in training they lay in [{c.low:g}, {c.high:g}]: "
+                    "scale it as there."
+                )
+            rows.append(picture)
+        scaled = (torch.stack(rows) - c.low) / (c.high - c.low) * 2 - 1
+        return torch.cat([scaled, torch.ones_like(scaled[:, :1])], 1)

@@ -1,0 +1,66 @@
+"""Does the network hear its conditions?
+
+A condition that never reaches the output is the commonest silent failure of conditional models.  So each is shuffled
+among the examples of a batch, everything else the same, and the change of x̂ is measured.  Before training, when last
+layers start at zero and hide everything, parameters that are all zero are lent small random values for the probe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from undiffuse.conditioning.conditions import Values
+
+LENT = 0.1  # deviation of the values lent to zero parameters
+
+
+def shuffled(value: Tensor) -> Tensor | None:
+    """The rows moved round by the first step that changes at least half of those that can be changed; None where all are equal."""
+    flat = value.flatten(1) if value.ndim > 1 else value[:, None]
+    changed = [(int((flat != flat.roll(step, 0)).any(1).sum()), -step) for step in range(1, min(len(flat), 17))]
+    most, step = max(changed, default=(0, 0))
+    return value.roll(-step, 0) if most else None
+
+
+def effect(answer: Callable[[Values], Tensor], values: Values, name: str) -> float | None:
+    """Root mean square change of an answer (B, …) when the condition `name` is shuffled; None where all say the same."""
+    other = shuffled(values[name])
+    if other is None:
+        return None
+    return (answer(values | {name: other}) - answer(values)).double().square().mean().sqrt().item()
+
+
+@contextmanager
+def zeros_lent(module: nn.Module) -> Iterator[None]:
+    """The module with small random values in the parameters that are all zero, inside a `with`; zero again afterwards."""
+    generator = torch.Generator().manual_seed(0)
+    zeros = [p for p in module.parameters() if not p.any()]
+    try:
+        with torch.no_grad():
+            for p in zeros:
+                p.copy_(LENT * torch.randn(p.shape, generator=generator))
+        yield
+    finally:
+        with torch.no_grad():
+            for p in zeros:
+                p.zero_()
+
+
+def refuse_deaf(module: nn.Module, answer: Callable[[Values], Tensor], values: Values) -> None:
+    """Raises ValueError for a condition that does not reach the answer of a module at all."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad(), zeros_lent(module):
+            deaf = [name for name in values if effect(answer, values, name) == 0]
+    finally:
+        module.train(was_training)
+    if deaf:
+        raise ValueError(
+            f"the network does not hear {', '.join(deaf)}: what it answers is exactly the same whatever it is told, so training "
+            "would ignore it in silence; give the network a way to it."
+        )

@@ -1,0 +1,67 @@
+"""Tags as a condition: any number of names from a vocabulary at once.
+
+Encoded as one number per name, 1 where it applies, and a last 1 that says that tags were given: an example without any
+tag is something else than one of which nothing is known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from undiffuse.conditioning.base import ConditionModule, ConditionSettings, as_token, two_layers, width_for
+from undiffuse.conditioning.classes import unknown
+
+SEPARATORS = re.compile(r"[;|,]")
+NO_TAGS = "-"  # how to say in words that none applies
+
+
+class TagsConfig(ConditionSettings):
+    """names: the vocabulary, in index order."""
+
+    kind: Literal["tags"] = "tags"
+    names: tuple[str, ...] = Field(min_length=1)
+
+
+class TagsCondition(ConditionModule):
+    """Tags (B, names + 1) → embeddings (B, width)."""
+
+    config: TagsConfig
+
+    def __init__(self, config: TagsConfig, width: int) -> None:
+        super().__init__(config)
+        self.mlp = two_layers(len(config.names) + 1, width_for(config, width))
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        return as_token(self.mlp(encoded), self.config)
+
+    def is_one(self, value: object) -> bool:
+        """A text, a tuple or a set is the tags of one example; a list is those of several."""
+        return not isinstance(value, list) and not getattr(value, "ndim", 0)
+
+    def nothing(self) -> Tensor:
+        return torch.zeros(len(self.config.names) + 1)
+
+    def read(self, values: Sequence[object]) -> Tensor:
+        """Texts like "red;round", or sequences of names; "-" or an empty sequence for no tag at all."""
+        rows = torch.zeros(len(values), len(self.config.names) + 1)
+        rows[:, -1] = 1
+        for row, value in enumerate(values):
+            for name in names_in(value):
+                if name not in self.config.names:
+                    raise ValueError(unknown(name, self.config.names, "tag"))
+                rows[row, self.config.names.index(name)] = 1
+        return rows
+
+
+def names_in(value: object) -> list[str]:
+    """The tags in a text separated by ; | or commas, or in a sequence."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return [str(name) for name in value]
+    parts = [part.strip() for part in SEPARATORS.split(str(value))]
+    return [part for part in parts if part and part != NO_TAGS]

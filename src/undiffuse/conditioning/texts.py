@@ -1,0 +1,132 @@
+"""A text as a condition, read by one of two kinds of encoder.
+
+    words         light, needs nothing else, trained along: every word is a few rows of one table, found by hashing the
+                  word and its three-letter parts, so words that were never seen still resemble their kin
+                  (Bojanowski et al. 2017, fastText, with the hashing of Weinberger et al. 2009)
+    transformer   BERT- or GPT-like, from a folder, frozen (transformers.py): its states of all tokens, or pooled to one vector
+
+Where positions attend to it, a text is its tokens; in layers or beside the input, their mean.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from undiffuse.conditioning.base import ConditionModule, ConditionSettings, two_layers, width_for
+from undiffuse.conditioning.transformers import Encoder, TransformerEncoder, open_encoder
+
+WORD = re.compile(r"\w+|[^\w\s]")
+PARTS = 8  # of one word: the word itself and up to seven of its three-letter parts
+
+
+class WordsEncoder(BaseModel):
+    """buckets: rows of the table.   most: words of the longest text it takes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    kind: Literal["words"] = "words"
+    buckets: int = Field(4096, gt=1)
+    most: int = Field(gt=0)
+
+
+class TextConfig(ConditionSettings):
+    kind: Literal["text"] = "text"
+    encoder: Annotated[WordsEncoder | TransformerEncoder, Field(discriminator="kind")]
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words, and signs one by one."""
+    return WORD.findall(text.lower())
+
+
+def hashed(word: str, buckets: int) -> list[int]:
+    """PARTS rows of the table, 1 … buckets; 0 where the word has fewer parts. CRC-32, the same everywhere."""
+    parts = [word, *(f"<{word}>"[k : k + 3] for k in range(len(word)))][:PARTS]
+    found = [1 + zlib.crc32(part.encode()) % buckets for part in parts]
+    return found + [0] * (PARTS - len(found))
+
+
+class Words(nn.Module):
+    """Hashed words (B, most, PARTS) → tokens (B, most, width)."""
+
+    def __init__(self, config: WordsEncoder, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(config.buckets + 1, width, padding_idx=0)
+        self.place = nn.Parameter(torch.randn(config.most, width) / width**0.5)
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        parts = (encoded > 0).sum(2, keepdim=True).clamp(min=1)
+        return self.table(encoded).sum(2) / parts.sqrt() + self.place
+
+
+class TextCondition(ConditionModule):
+    """Encoded texts → embeddings (B, width), or tokens (B, n, width).
+
+    Encoded are hashed words int64 (B, most, PARTS), states of tokens (B, most, d + 1) whose last number says whether the
+    token is there, or pooled states (B, d + 1); zeros where nothing is said.
+    source: where a transformer lies now, if not where it lay in training.   download: whether it may be fetched.
+    """
+
+    config: TextConfig
+    source: str | None = None
+    download: bool = False
+
+    def __init__(self, config: TextConfig, width: int) -> None:
+        super().__init__(config)
+        encoder, out = config.encoder, width_for(config, width)
+        self.tokens = isinstance(encoder, WordsEncoder) or encoder.pooling == "tokens"
+        if isinstance(encoder, WordsEncoder):
+            self.words = Words(encoder, width)
+        self.mlp = two_layers(width if isinstance(encoder, WordsEncoder) else encoder.width + 1, out)
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        if not self.tokens:
+            pooled = self.mlp(encoded)
+            return pooled[:, None] if self.config.inject == "attention" else pooled
+        states = self.words(encoded) if isinstance(self.config.encoder, WordsEncoder) else encoded
+        if self.config.inject == "attention":
+            return self.mlp(states)
+        there = (~self._absent(encoded)).to(states.dtype)[:, :, None]
+        return self.mlp((states * there).sum(1) / there.sum(1).clamp(min=1))
+
+    def absent(self, encoded: Tensor) -> Tensor | None:
+        return self._absent(encoded) if self.tokens else None
+
+    def _absent(self, encoded: Tensor) -> Tensor:
+        return encoded[:, :, 0 if isinstance(self.config.encoder, WordsEncoder) else -1] == 0
+
+    def nothing(self) -> Tensor:
+        encoder = self.config.encoder
+        if isinstance(encoder, WordsEncoder):
+            return torch.zeros(encoder.most, PARTS, dtype=torch.int64)
+        return torch.zeros(encoder.most, encoder.width + 1) if self.tokens else torch.zeros(encoder.width + 1)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The transformer, loaded when it is first needed and no part of the model's own weights."""
+        assert isinstance(self.config.encoder, TransformerEncoder)
+        return open_encoder(self.config.encoder, self.source, self.download)
+
+    def read(self, values: Sequence[object]) -> Tensor:
+        texts = [str(value) for value in values]
+        encoder = self.config.encoder
+        if not isinstance(encoder, WordsEncoder):
+            place = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+            return self.encoder.states(list(place), encoder)[[place[text] for text in texts]]
+        rows = torch.zeros(len(texts), encoder.most, PARTS, dtype=torch.int64)
+        for row, text in enumerate(texts):
+            words = words_of(text)
+            if len(words) > encoder.most:
+                raise ValueError(f"{text[:30]!r}… has {len(words)} words, and the model's encoder takes at most {encoder.most}: shorten it.")
+            if words:
+                rows[row, : len(words)] = torch.tensor([hashed(word, encoder.buckets) for word in words])
+        return rows
+

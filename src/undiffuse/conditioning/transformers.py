@@ -1,0 +1,172 @@
+"""Frozen text encoders: any BERT- or GPT-like model that the transformers library opens from a folder.
+
+    tokens   the last states of all tokens
+    mean     their mean, as sentence encoders of BERT's kind are trained for         (Reimers & Gurevych 2019, section 3)
+    last     the state of the last token, which in a model that reads left to right has seen the whole text
+
+States are divided by their root mean square over the data, so that the network sees numbers of size 1 whatever the
+encoder.  The encoder stays outside the model file, which names it and holds the SHA-256 of its weights and its
+tokenizer: another encoder under the same name is refused.  Only safetensors are loaded, no code of the folder is run,
+and nothing is fetched unless asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from undiffuse.extras import optional
+
+Pooling = Literal["tokens", "mean", "last"]
+BATCH = 64
+IDENTITY = ("*.safetensors", "config.json", "tokenizer.json", "vocab.*", "merges.txt", "tokenizer_config.json")
+
+
+class TransformerEncoder(BaseModel):
+    """source: its folder, or its name on the hub.   sha256: of its files.   architecture: the class it is.
+
+    width: numbers of a state.   most: tokens of the longest text of the data, or all that it takes.   scale: what states
+    are divided by.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    kind: Literal["transformer"] = "transformer"
+    source: str
+    sha256: str
+    architecture: str
+    pooling: Pooling
+    width: int = Field(gt=0)
+    most: int = Field(gt=0)
+    scale: float = Field(1.0, gt=0)
+
+
+class Encoder:
+    """A frozen encoder. Use `states`.
+
+    source: a folder, or a name on the hub.   download: whether it may be fetched from there.
+    Raises RuntimeError where it, or the library, is not here, ValueError for a folder that is none.
+    """
+
+    def __init__(self, source: str, download: bool = False) -> None:
+        self.source, self.folder = source, _folder(source, download)
+        library = optional("transformers")
+        safe = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            self.tokenizer: Any = library.AutoTokenizer.from_pretrained(self.folder, **safe)
+            self.model: Any = library.AutoModel.from_pretrained(self.folder, use_safetensors=True, **safe).eval()
+        except (OSError, ValueError, KeyError) as error:
+            first = (str(error).splitlines() or [""])[0]
+            raise ValueError(f"{self.folder} holds no text encoder that can be opened safely, with safetensors and a tokenizer ({first}).") from None
+        if self.tokenizer.pad_token is None:  # GPT-like models have none; what is padded is masked, so any token serves
+            self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
+        self.tokenizer.padding_side = "right"
+        self.width: int = self.model.config.hidden_size
+        takes = [int(getattr(self.model.config, name, 0) or 0) for name in ("max_position_embeddings", "n_positions")]
+        self.takes = max(takes) or 512
+
+    @property
+    def reads_left_to_right(self) -> bool:
+        """Whether it is GPT-like, where only the last token has seen the whole text."""
+        names = [type(self.model).__name__, *(self.model.config.architectures or [])]
+        return bool(getattr(self.model.config, "is_decoder", False)) or any("GPT" in name or "CausalLM" in name for name in names)
+
+    def length(self, texts: list[str]) -> int:
+        """Tokens of the longest text. Raises ValueError for one longer than the encoder takes."""
+        lengths = [len(tokens) for tokens in self.tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
+        _check(texts, lengths, self.takes)
+        return max(lengths)
+
+    @torch.no_grad()
+    def states(self, texts: list[str], config: TransformerEncoder) -> Tensor:
+        """States divided by `scale`, each with a last 1: (n, width + 1), or (n, most, width + 1), 0 where no token is."""
+        parts = []
+        for start in range(0, len(texts), BATCH):
+            batch = texts[start : start + BATCH]
+            tokens = self.tokenizer(batch, padding=True, truncation=False, return_tensors="pt", verbose=False)
+            there = tokens["attention_mask"]
+            _check(batch, there.sum(1).tolist(), config.most)
+            state = self.model(input_ids=tokens["input_ids"], attention_mask=there).last_hidden_state.float() / config.scale
+            said = there[:, :, None].float()
+            if config.pooling == "tokens":
+                full = torch.cat([state * said, said], 2)
+                parts.append(torch.nn.functional.pad(full, (0, 0, 0, config.most - full.shape[1])))
+            else:
+                last = there.sum(1).clamp(min=1) - 1
+                pooled = (state * said).sum(1) / said.sum(1).clamp(min=1) if config.pooling == "mean" else state[torch.arange(len(state)), last]
+                parts.append(torch.cat([pooled, torch.ones(len(pooled), 1)], 1))
+        return torch.cat(parts)
+
+    def sha256(self) -> str:
+        """Of the files that decide what it answers."""
+        digest = hashlib.sha256()
+        for path in sorted({path for pattern in IDENTITY for path in self.folder.glob(pattern)}):
+            digest.update(path.name.encode())
+            with open(path, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
+
+
+def _check(texts: list[str], lengths: list[int], most: int) -> None:
+    long = [k for k, length in enumerate(lengths) if length > most]
+    if long:
+        raise ValueError(
+            f"{texts[long[0]][:30]!r}… has {lengths[long[0]]} tokens, and the text encoder takes at most {most}"
+            f"{f' ({len(long)} texts are too long)' if len(long) > 1 else ''}: shorten it."
+        )
+
+
+def described(source: str, pooling: Pooling | None, texts: list[str], download: bool = False) -> TransformerEncoder:
+    """The configuration of the encoder at `source` for the texts of a data set.
+
+    pooling: "last" of encoders that read left to right and "mean" of others, where None.
+    """
+    encoder, different = Encoder(source, download), list(dict.fromkeys(texts))
+    config = TransformerEncoder(
+        source=str(encoder.folder.resolve()) if Path(source).expanduser().is_dir() else source, sha256=encoder.sha256(),
+        architecture=type(encoder.model).__name__, pooling=pooling or ("last" if encoder.reads_left_to_right else "mean"),
+        width=encoder.width, most=encoder.length(different) if pooling == "tokens" else encoder.takes,
+    )  # fmt: skip
+    states = encoder.states(different[:1024], config)
+    said = states[..., -1] > 0
+    return config.model_copy(update={"scale": states[..., :-1][said].square().mean().sqrt().item()})
+
+
+def open_encoder(config: TransformerEncoder, source: str | None = None, download: bool = False) -> Encoder:
+    """The encoder of a model. Raises ValueError for another one than it was trained with."""
+    encoder = Encoder(source or config.source, download)
+    if encoder.sha256() != config.sha256:
+        raise ValueError(
+            f"the text encoder in {encoder.folder} is not the one the model was trained with ({Path(config.source).name}, "
+            f"SHA-256 {config.sha256[:12]}…): give that one with --encoder."
+        )
+    return encoder
+
+
+def _folder(source: str, download: bool) -> Path:
+    """The folder of an encoder, also of one that the hub's cache on this machine has."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    name = Path(source).name
+    looks_like_hub = not source.startswith(("/", ".", "~")) and source.count("/") <= 1
+    mend = "give its folder with --encoder" + (", or let it be fetched with --download" if looks_like_hub else "")
+    if not looks_like_hub:
+        raise RuntimeError(f"the text encoder {name} is not in {path.parent}: {mend} (needs the extra: pip install 'undiffuse[text]').")
+    hub = optional("huggingface_hub")
+    try:
+        return Path(hub.snapshot_download(source, local_files_only=not download, allow_patterns=["*.json", "*.txt", "*.safetensors", "vocab.*"]))
+    except (OSError, ValueError) as error:
+        if download:
+            why = (str(error).splitlines() or [""])[0]
+            raise RuntimeError(f"the text encoder {source} cannot be fetched ({why}): give its folder with --encoder.") from None
+        raise RuntimeError(
+            f"the text encoder {source} is not on this machine, neither as a folder nor in the hub's cache: {mend} "
+            "(needs the extra: pip install 'undiffuse[text]')."
+        ) from None

@@ -1,0 +1,61 @@
+"""The encoder half of a U-Net with attention pooling: from a noisy example to a few numbers (Dhariwal & Nichol 2021, section 4).
+
+    x ── conv ── blocks ── down ── … ── middle ── norm, SiLU ── attention pooling ── numbers
+
+Pooling is one attention over all positions of the smallest map, asked by their mean, which joins them as a position of
+its own, each position with a learned offset (Radford et al. 2021, CLIP's; as in ADM's classifier).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from undiffuse.networks.blocks import group_norm
+from undiffuse.networks.embeddings import sinusoidal_embedding
+from undiffuse.networks.stages import Stages
+from undiffuse.networks.unet_config import UNetConfig
+
+
+class AttentionPooling(nn.Module):
+    """(B, channels, *size) → (B, outputs)."""
+
+    def __init__(self, channels: int, size: tuple[int, ...], outputs: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.place = nn.Parameter(torch.randn(math.prod(size) + 1, channels) / channels**0.5)
+        self.q, self.kv = nn.Linear(channels, channels), nn.Linear(channels, 2 * channels)
+        self.out = nn.Linear(channels, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions = x.flatten(2).transpose(1, 2)
+        positions = torch.cat([positions.mean(1, keepdim=True), positions], 1) + self.place
+        q = self.q(positions[:, :1]).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        k, v = (part.transpose(1, 2) for part in self.kv(positions).unflatten(2, (2, self.heads, -1)).unbind(2))
+        return self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))
+
+
+class Encoder(nn.Module):
+    """F(x, clock): (B, shape[0], *shape[1:]), (B,) → (B, outputs).   shape: (C, *size) of x."""
+
+    def __init__(self, config: UNetConfig, shape: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        self.config, self.stages = config, Stages(config)
+        self.clock_mlp = self.stages.clock_mlp()
+        self.encoder, _ = self.stages.encoder(shape[0])
+        self.middle = self.stages.middle()
+        channels, multiple = self.stages.widths[-1], self.stages.multiple
+        self.norm = group_norm(channels, config.groups)
+        heads = max(1, channels // (config.head_channels or 64))
+        size = tuple(-(-n // multiple) for n in shape[1:])
+        self.pooling = AttentionPooling(channels, size, outputs, heads if channels % heads == 0 else 1)
+
+    def forward(self, x: Tensor, clock: Tensor) -> Tensor:
+        x = self.stages.padded(x)
+        embedding = nn.functional.silu(self.clock_mlp(sinusoidal_embedding(clock, self.config.width, self.config.clock_embedding)))
+        for stage in self.encoder:
+            x = stage(x, embedding)
+        return self.pooling(nn.functional.silu(self.norm(self.middle(x, embedding))))

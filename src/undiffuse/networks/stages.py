@@ -1,0 +1,115 @@
+"""Stages: what a U-Net and its encoder half are put together from, level by level."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from undiffuse.networks.blocks import Attention, CrossAttention, Downsample, ResidualBlock, Upsample, conv
+from undiffuse.networks.unet_config import UNetConfig
+
+
+class Stage(nn.Sequential):
+    """Blocks in a row, each given the embedding, or the tokens where it attends to them."""
+
+    def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None, absent: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        for block in self:
+            x = block(x, tokens, absent) if isinstance(block, CrossAttention) else block(x, embedding)
+        return x
+
+
+class Stages:
+    """Makes stages.   embedding_width: of time and conditions.   tokens: whether positions attend to tokens as well."""
+
+    def __init__(self, config: UNetConfig, tokens: bool = False) -> None:
+        self.config, self.tokens = config, tokens
+        self.widths = [max(1, round(config.width * m)) for m in config.multipliers]
+        self.embedding_width = config.embedding_width or 4 * config.width
+        self.multiple = 2 ** (len(self.widths) - 1)
+
+    def clock_mlp(self) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Linear(self.config.width, self.embedding_width), nn.SiLU(), nn.Linear(self.embedding_width, self.embedding_width)
+        )
+
+    def encoder(self, channels_in: int) -> tuple[nn.ModuleList, list[int]]:
+        """The way down, and the channels of what every stage of it puts out."""
+        channels, factor = self.widths[0], 1
+        kept, stages = [channels], nn.ModuleList([Stage(_Entry(conv(self.config.dims, channels_in, channels)))])
+        for level, (width, depth) in enumerate(zip(self.widths, self.config.depths, strict=True)):
+            for _ in range(depth):
+                stages.append(Stage(self._residual(channels, width), *self._attention(width, factor)))
+                channels = width
+                kept.append(channels)
+            if level < len(self.widths) - 1:
+                stages.append(Stage(self._resampler(channels, "down")))
+                kept.append(channels)
+                factor *= 2
+        return stages, kept
+
+    def middle(self) -> Stage:
+        channels = self.widths[-1]
+        attention = [self._attend(channels)] if self.config.middle_attention else []
+        if self.tokens:
+            attention.append(self._attend_to_tokens(channels))
+        return Stage(self._residual(channels, channels), *attention, self._residual(channels, channels))
+
+    def decoder(self, kept: list[int]) -> nn.ModuleList:
+        """The way up.   kept: the channels of what comes from the way down, the last stage's last."""
+        channels, factor, stages, left = self.widths[-1], self.multiple, nn.ModuleList(), list(kept)
+        for level, (width, depth) in reversed(list(enumerate(zip(self.widths, self.config.depths, strict=True)))):
+            for block in range(depth + 1):
+                stage = [self._residual(channels + left.pop(), width), *self._attention(width, factor)]
+                channels = width
+                if level and block == depth:
+                    stage.append(self._resampler(channels, "up"))
+                    factor //= 2
+                stages.append(Stage(*stage))
+        return stages
+
+    def padded(self, x: Tensor) -> Tensor:
+        """x padded with zeros at the end of each axis to a size that halves evenly."""
+        short = [-n % self.multiple for n in x.shape[2:]]
+        if not any(short):
+            return x
+        return nn.functional.pad(x, [amount for n in reversed(short) for amount in (0, n)])
+
+    def _residual(self, channels_in: int, channels_out: int, resample: Literal["up", "down"] | None = None) -> nn.Module:
+        c = self.config
+        return ResidualBlock(
+            c.dims, channels_in, channels_out, self.embedding_width,
+            groups=c.groups, dropout=c.dropout, adaptive=c.adaptive, resample=resample,
+        )  # fmt: skip
+
+    def _resampler(self, channels: int, way: Literal["up", "down"]) -> nn.Module:
+        if self.config.residual_resample:
+            return self._residual(channels, channels, way)
+        return (Upsample if way == "up" else Downsample)(self.config.dims, channels)
+
+    def _attention(self, channels: int, factor: int) -> list[nn.Module]:
+        """What follows the residual block of a level: attention to positions, to tokens, to both or neither."""
+        lowest = 2 ** (len(self.config.multipliers) - 1)
+        factors = (lowest, max(1, lowest // 2)) if self.config.cross_attention is None else self.config.cross_attention
+        found = [self._attend(channels)] if factor in self.config.attention else []
+        return [*found, self._attend_to_tokens(channels)] if self.tokens and factor in factors else found
+
+    def _heads(self, channels: int) -> int:
+        return max(1, channels // self.config.head_channels) if self.config.head_channels else self.config.heads
+
+    def _attend(self, channels: int) -> nn.Module:
+        return Attention(channels, heads=self._heads(channels), groups=self.config.groups, order=self.config.attention_order)
+
+    def _attend_to_tokens(self, channels: int) -> nn.Module:
+        return CrossAttention(channels, self.embedding_width, heads=self._heads(channels), groups=self.config.groups)
+
+
+class _Entry(nn.Module):
+    """The first convolution, with the signature of a block."""
+
+    def __init__(self, first: nn.Module) -> None:
+        super().__init__()
+        self.conv = first
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return self.conv(x)

@@ -1,0 +1,113 @@
+"""Guidance by a gradient: of a classifier that knows noise, or of any function of x_t or of x̂.
+
+By Bayes' rule the score of x_t given y is that of x_t plus a gradient (Dhariwal & Nichol 2021, section 4; Song et al.
+2021, eq. 14), which a scale s sharpens,
+
+    grad log p(x_t | y) = grad log p(x_t) + s · grad log p(y | x_t),                                                      (1)
+
+and since x̂ = (x_t + sigma² grad log p(x_t))/alpha (Tweedie's formula), in two forms, both of ADM:
+
+    score   x̂ + s · sigma²/alpha · g                for any solver: its Algorithm 2, eps - s sigma g, said of x̂
+    mean    mean + s · variance · g                 of an ancestral step: its Algorithm 1, eq. 10
+
+with g = grad log p(y | x_t) at x_t.  (Algorithm 1 is derived with g at the mean; the released code takes it at x_t, and so
+does this.)  As there, x̂ is clipped first and guided then.
+
+A function of the clean example instead of x_t is asked about x̂(x_t) and differentiated through the network, which
+costs a backward pass (Chung et al. 2023, DPS, eq. 7; Bansal et al. 2024, eq. 4).
+
+Gradients are taken in the precision of x_t.  At pure noise, alpha = 0, x_t says nothing about y, so nothing is added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from undiffuse.process.levels import Level, meet
+from undiffuse.process.posteriors import Denoise, Posterior
+from undiffuse.sampling.solvers.ancestral import Ancestral
+from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step, answered
+
+LogLikelihood = Callable[[Tensor, Level, Tensor], Tensor]
+"""(x, level, index (B,)) → (B,), differentiable in x: how likely what is asked of each example is. index: of the n examples."""
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What pulls samples by a gradient.
+
+    function: see LogLikelihood; x is in the model's range.   scale: s of eq. 1.   of: the noisy "x_t", or the "clean" x̂.
+    form: "score", or "mean" for ancestral sampling.
+    """
+
+    function: LogLikelihood
+    scale: float = 1.0
+    of: Literal["x_t", "clean"] = "x_t"
+    form: Literal["score", "mean"] = "score"
+
+    def __post_init__(self) -> None:
+        if self.form == "mean" and self.of == "clean":
+            raise ValueError("a function of the clean example guides in the form 'score': choose that, or a function of x_t.")
+
+    def gradient(self, x_t: Tensor, level: Level, index: Tensor) -> Tensor:
+        """scale · grad of a function of x_t."""
+        with torch.enable_grad():
+            x = x_t.detach().requires_grad_()
+            (g,) = torch.autograd.grad(self.function(x, level, index).sum(), x)
+        return self.scale * g
+
+
+def by_score(denoise: Denoise, guides: Sequence[Guide], index: Tensor) -> Denoise:
+    """The Denoise with the pull of every guide added, in the score form.   index: of the examples, (B,)."""
+    noisy = [guide for guide in guides if guide.of == "x_t"]
+    clean = [guide for guide in guides if guide.of == "clean"]
+
+    def guided(x_t: Tensor, level: Level) -> Posterior:
+        if not float(level.alpha):
+            return denoise(x_t, level)
+        if clean:
+            posterior, pull = _through(denoise, clean, x_t, level, index)
+        else:
+            posterior, pull = denoise(x_t, level), torch.zeros_like(x_t)
+        for guide in noisy:
+            pull = pull + guide.gradient(x_t, level, index)
+        return posterior.with_mean(posterior.mean + meet(level.sigma**2 / level.alpha, x_t) * pull)
+
+    return guided
+
+
+def _through(denoise: Denoise, guides: Sequence[Guide], x_t: Tensor, level: Level, index: Tensor) -> tuple[Posterior, Tensor]:
+    """The belief, and the gradient of functions of its mean with respect to x_t."""
+    with torch.enable_grad():
+        x = x_t.detach().requires_grad_()
+        posterior = denoise(x, level)
+        total = sum((guide.scale * guide.function(posterior.mean, level, index).sum() for guide in guides), torch.zeros((), device=x.device))
+        (pull,) = torch.autograd.grad(total, x)
+    return posterior.with_mean(posterior.mean.detach()), pull
+
+
+@dataclass(frozen=True)
+class MeanGuided(Solver):
+    """Ancestral sampling with the mean of every step moved by variance · gradient, evaluations and noise as before."""
+
+    inner: Ancestral
+    guides: tuple[Guide, ...]
+    index: Tensor
+    stochastic: bool = True
+
+    def plan(self, levels: Level) -> Sequence[Any]:
+        return self.inner.plan(levels)
+
+    def step(self, x_t: Tensor, denoise: Denoise, row: Any, noise: NoiseSource, state: Any) -> Step:
+        here, bridge = row.move.here, row.move.bridge
+        posterior = denoise(x_t, here)
+        variance = self.inner.log_variance(posterior, row, x_t).exp()
+        pull = torch.stack([guide.gradient(x_t, here, self.index) for guide in self.guides]).sum(0)
+        moved = posterior.with_mean(posterior.mean + variance * pull / meet(bridge.on_x, x_t))
+        return self.inner.step(x_t, partial(answered, moved), row, noise, state)

@@ -1,0 +1,200 @@
+"""Steering: all that can pull samples besides the settings a model keeps, and the Denoise and Solver they make together.
+
+    x̂ ── classifier-free guidance, against nothing said, a negative condition, or a weaker model ── clipping ── gradients ──> x̂
+
+The order is ADM's: x̂ is clipped before a classifier's gradient moves it, and not again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from undiffuse.conditioning.conditions import Values
+from undiffuse.configuration import ModelConfig, SamplingConfig
+from undiffuse.data.codec import Codec
+from undiffuse.denoiser import Denoiser
+from undiffuse.process.posteriors import Denoise
+from undiffuse.process.schedules import Schedule
+from undiffuse.sampling.gradients import Guide, MeanGuided, by_score
+from undiffuse.sampling.guidance import (
+    Pair,
+    classifier_free,
+    clipped,
+    dynamically_thresholded,
+    in_interval,
+    nested,
+    plus,
+    projected,
+    rescaled,
+    separately,
+)  # fmt: skip
+from undiffuse.sampling.solvers.ancestral import Ancestral
+from undiffuse.sampling.solvers.base import Solver
+
+
+class Steered(Protocol):
+    """What of a model is needed here."""
+
+    config: ModelConfig
+    denoiser: Denoiser
+    schedule: Schedule
+    codec: Codec
+
+    @property
+    def device(self) -> torch.device: ...
+
+
+@dataclass(frozen=True)
+class Steering:
+    """negative: conditions to be guided away from, in place of nothing said.   weaker: a model to be guided away from.
+
+    guides: gradients, see sampling/gradients.py.
+    """
+
+    negative: Mapping[str, object] | None = None
+    weaker: Steered | None = None
+    guides: tuple[Guide, ...] = ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of n examples: encoded for the model, and for what it is guided away from.   index: of each, 0 … n - 1."""
+
+    values: Values
+    negative: Values | None
+    weaker: Values | None
+    index: Tensor
+
+    def rows(self, part: slice) -> Asked:
+        def of(values: Values | None) -> Values | None:
+            return None if values is None else {name: value[part] for name, value in values.items()}
+
+        return Asked(of(self.values) or {}, of(self.negative), of(self.weaker), self.index[part])
+
+
+def check(model: Steered, how: SamplingConfig, steering: Steering) -> None:
+    """Raises ValueError for steering that contradicts itself, the settings or the model."""
+    conditions = model.denoiser.conditions
+    scales = how.guidance_scales or {}
+    for name in scales:
+        if name not in conditions.droppable:
+            known = f"it can guide by {', '.join(conditions.droppable)}" if conditions.droppable else "it has none that may be left unsaid"
+            raise ValueError(f"this model cannot be guided by {name!r}: {known}.")
+    guided = how.guidance != 1 or bool(scales) or how.guidance_form == "plus"
+    if steering.negative and steering.weaker is not None:
+        raise ValueError("a negative condition and a weaker model are both what to be guided away from: give one of them.")
+    if (steering.negative or steering.weaker is not None) and not guided:
+        raise ValueError("guidance 1 keeps away from nothing: give a guidance above 1 with a negative condition or a weaker model.")
+    if steering.negative and scales:
+        raise ValueError("scales for each condition start from nothing said, so a negative condition has no place: leave one out.")
+    if steering.weaker is not None:
+        if scales:
+            raise ValueError("a weaker model is told the same as this one, so there is one scale for all: leave the scales out.")
+        _refuse_other(model, steering.weaker, "the weaker model")
+    elif guided and not conditions.askable:
+        raise ValueError("this model is unconditional, so there is nothing to guide: leave guidance at 1.")
+    elif guided and not conditions.droppable:
+        raise ValueError("this model was trained without ever dropping its conditions (drop = 0), so it cannot be guided by them: use guidance 1.")
+    if any(guide.form == "mean" for guide in steering.guides) and not isinstance(how.build_solver(model.schedule), Ancestral):
+        raise ValueError(f"guidance in the form 'mean' moves the mean of ancestral steps, and {how.solver!r} takes none: use ddpm, or 'score'.")
+
+
+def _refuse_other(model: Steered, other: Steered, what: str) -> None:
+    """Raises ValueError for a model whose x_t is not this one's."""
+    if other.config.codec != model.config.codec:
+        raise ValueError(f"{what} was trained on other data, or data scaled otherwise ({other.config.codec.shape}): it cannot guide this one.")
+    if other.config.schedule != model.config.schedule:
+        raise ValueError(
+            f"{what} was trained on the noise schedule {other.config.schedule.name!r}, this one on {model.config.schedule.name!r}: "
+            "train both on the same."
+        )
+
+
+def denoise(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering) -> Denoise:
+    """The Denoise that sampling walks with."""
+    guided = _limited(model, _guided(model, asked, how, steering), how)
+    by_gradient = [guide for guide in steering.guides if guide.form == "score"]
+    return by_score(guided, by_gradient, asked.index) if by_gradient else guided
+
+
+def solver(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering) -> Solver:
+    """The Solver that sampling walks with."""
+    chosen = how.build_solver(model.schedule)
+    by_mean = tuple(guide for guide in steering.guides if guide.form == "mean")
+    if not by_mean:
+        return chosen
+    assert isinstance(chosen, Ancestral)  # `check` saw to it
+    return MeanGuided(chosen, by_mean, asked.index)
+
+
+def _guided(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering) -> Denoise:
+    denoiser, values = model.denoiser, asked.values
+    scales = how.guidance_scales or {}
+    if scales and len({how.guidance, *scales.values()}) == 1:
+        scales, how = {}, how.model_copy(update={"guidance": next(iter(scales.values()))})
+    if how.guidance == 1 and how.guidance_form != "plus" and not scales:
+        return denoiser.given(values)
+    if scales:
+        guided = _nested(model, values, how.guidance, scales)
+    elif how.guidance == 0 and how.guidance_interval is None and steering.weaker is None:
+        return denoiser.given(asked.negative or denoiser.conditions.without(values))
+    else:
+        guided = _extrapolated(_pair(model, asked, steering), how)
+    return in_interval(guided, denoiser.given(values), *how.guidance_interval) if how.guidance_interval else guided
+
+
+def _pair(model: Steered, asked: Asked, steering: Steering) -> Pair:
+    if steering.weaker is not None:
+        return separately(model.denoiser.given(asked.values), steering.weaker.denoiser.given(asked.weaker or {}))
+    return model.denoiser.side_by_side([asked.values, asked.negative or model.denoiser.conditions.without(asked.values)])
+
+
+def _extrapolated(pair: Pair, how: SamplingConfig) -> Denoise:
+    if how.guidance_form == "projected":
+        return projected(pair, how.guidance)
+    if how.guidance_form == "plus":
+        return plus(pair, how.guidance)
+    return rescaled(pair, how.guidance, how.guidance_rescale) if how.guidance_rescale else classifier_free(pair, how.guidance)
+
+
+def _nested(model: Steered, values: Values, rest: float, scales: Mapping[str, float]) -> Denoise:
+    """Conditions with scales of their own, one after another in the order of the scales; the others first, with `rest`.
+
+    Conditions of one scale are told together, which saves an evaluation.
+    """
+    conditions = model.denoiser.conditions
+    of: dict[float, list[str]] = {}
+    for name in [*(name for name in conditions.droppable if name not in scales), *scales]:
+        of.setdefault(scales.get(name, rest), []).append(name)
+    unsaid, sets = set(conditions.droppable), [conditions.without(values)]
+    for names in of.values():
+        unsaid -= set(names)
+        sets.append(conditions.without(values, unsaid))
+    return nested(model.denoiser.side_by_side(sets), list(of))
+
+
+def _limited(model: Steered, denoise: Denoise, how: SamplingConfig) -> Denoise:
+    low, high = model.codec.limits(model.device)
+    if how.clip == "range":
+        return clipped(denoise, low, high, keep_eps=how.keep_eps)
+    if how.clip == "dynamic":
+        return dynamically_thresholded(denoise, bound=float(high.max()), keep_eps=how.keep_eps)
+    return denoise
+
+
+def encoded(model: Steered, conditions: Mapping[str, object], n: int, steering: Steering) -> Asked:
+    """What is asked of n examples, on the model's device. Raises ValueError, see Conditions.encode."""
+    def placed(values: Values) -> Values:
+        return {name: value.to(model.device) for name, value in values.items()}
+
+    negative = placed(model.denoiser.conditions.encode(steering.negative, n)) if steering.negative else None
+    weaker = None
+    if steering.weaker is not None:
+        known = steering.weaker.denoiser.conditions
+        weaker = placed(known.encode({name: value for name, value in conditions.items() if name in known.askable}, n))
+    return Asked(placed(model.denoiser.conditions.encode(conditions, n)), negative, weaker, torch.arange(n, device=model.device))

@@ -1,0 +1,55 @@
+"""What the training loop trains: a network, and its loss on noised examples.
+
+A denoiser minimises an objective; a classifier (classifier.py) the cross-entropy of what is to be read off a noisy example.
+Both see the same forward process, and the loop does not know which it is.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from undiffuse.conditioning.conditions import Values
+from undiffuse.denoiser import Denoiser
+from undiffuse.process.levels import Level
+from undiffuse.process.posteriors import Posterior
+from undiffuse.training.objectives import Objective
+
+Computing = Callable[[], AbstractContextManager]
+"""The precision that a network is evaluated in; losses are not."""
+
+
+class Learner(ABC):
+    """module: whose parameters are trained."""
+
+    module: nn.Module
+
+    @abstractmethod
+    def prepared(self, values: Values, generator: torch.Generator) -> Values:
+        """What is known of the examples of a batch, as this step is told it."""
+
+    @abstractmethod
+    def losses(self, x: Tensor, eps: Tensor, level: Level, values: Values, computing: Computing) -> Tensor:
+        """The loss of each example (B,). x, eps: (B, ...); level: one per example."""
+
+
+class DenoiserLearner(Learner):
+    """A denoiser with an objective, its conditions dropped now and then."""
+
+    def __init__(self, denoiser: Denoiser, objective: Objective) -> None:
+        self.module = self.denoiser = denoiser
+        self.objective = objective
+
+    def prepared(self, values: Values, generator: torch.Generator) -> Values:
+        return self.denoiser.conditions.dropped(values, generator)
+
+    def losses(self, x: Tensor, eps: Tensor, level: Level, values: Values, computing: Computing) -> Tensor:
+        def denoise(x_t: Tensor, level: Level) -> Posterior:
+            with computing():
+                return self.denoiser(x_t, level, values)
+
+        return self.objective(denoise, x, eps, level)
