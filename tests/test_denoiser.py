@@ -73,7 +73,7 @@ def test_a_pair_is_the_denoiser_with_and_without_its_conditions():
     conditions, level = model.denoiser.conditions, model.schedule(40.0)
     values = conditions.encode({"class": ["cat", "dog", "7"]}, 3)
     x_t = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    with_, without = (p.mean for p in model.denoiser.pair(values)(x_t, level))
+    with_, without = (p.mean for p in model.denoiser.side_by_side([values, conditions.without(values)])(x_t, level))
     torch.testing.assert_close(with_, model.denoiser(x_t, level, values).mean, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(without, model.denoiser(x_t, level, conditions.null(3, x_t.device)).mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(without, model.denoiser(x_t, level, conditions.encode({}, 3)).mean, rtol=1e-4, atol=1e-5)
     assert (with_ - without).abs().max() > 1e-3

@@ -29,6 +29,7 @@ from undiffuse.conditioning.classes import ClassConfig
 from undiffuse.conditioning.conditions import Conditions, Values
 from undiffuse.conditioning.declared import Condition
 from undiffuse.conditioning.numbers import NumberConfig
+from undiffuse.conditioning.vectors import VectorConfig
 from undiffuse.configuration import ModelConfig, changed
 from undiffuse.data.codec import Codec
 from undiffuse.data.dataset import Dataset
@@ -44,7 +45,7 @@ from undiffuse.training.loop import Trainer, Update
 from undiffuse.training.settings import TrainingConfig
 from undiffuse.training.validation import Bank
 
-READABLE = ("class", "number", "tags")
+READABLE = ("class", "number", "tags", "vector")
 MOST_HELD_OUT = 2000
 CONFIDENT = 3.0  # standard errors above chance
 
@@ -73,7 +74,7 @@ class ClassifierLearner(Learner):
 class Reading:
     """How well a classifier reads held-out examples at one level.
 
-    score: accuracy of a class (of tags, the mean over them), R² of a number.   error: its standard error.   chance: what
+    score: accuracy of a class (of tags, the mean over them), R² of a number or a vector.   error: its standard error.   chance: what
     knowing nothing gives.
     """
 
@@ -108,15 +109,15 @@ class ClassifierRun:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             self.classifier = self.config.build().to(device)
-        self.schedule, codec = model.schedule.build(), Codec(model.codec)
-        values = encode_columns(data, {name: target}, Conditions({name: config}, 1))[name]
+        self.schedule, self.codec, self.reader = model.schedule.build(), Codec(model.codec), Conditions({name: config}, 1)
+        values = encode_columns(data, {name: target}, self.reader)[name]
         seen, held_out = rows
         self.trainer = Trainer(
             ClassifierLearner(self.classifier, name, clean), self.schedule, make_level_sampler("uniform", self.schedule, True), training
         )
-        self.loader = Loader(data[seen], codec, training.batch_size, training.seed, device, {name: values[seen]})
+        self.loader = Loader(data[seen], self.codec, training.batch_size, training.seed, device, {name: values[seen]})
         judged = held_out[:MOST_HELD_OUT]
-        x = codec.encode(data.values[judged]).to(device) if len(judged) else None
+        x = self.codec.encode(data.values[judged]).to(device) if len(judged) else None
         self.bank = None if x is None else Bank.of(x, {name: values[judged].to(device)}, self.schedule)
 
     def updates(self, every: float = 60.0) -> Iterator[Update]:
@@ -172,8 +173,8 @@ def reading(target: Any, answer: Tensor, encoded: Tensor, ratio: float = 0.0) ->
         return Reading(ratio, right.mean().item(), math.sqrt(max(right.var().item(), 1 / len(right)) / len(right)), chance)
     said = encoded[:, -1] > 0
     values, answer = encoded[said, :-1].double(), answer[said].double()
-    if isinstance(target, NumberConfig):
-        squares, around = (values[:, 0] - answer[:, 0]) ** 2, (values[:, 0] - values.mean()) ** 2
+    if isinstance(target, NumberConfig | VectorConfig):
+        squares, around = ((values - answer[:, : values.shape[1]]) ** 2).mean(1), ((values - values.mean(0)) ** 2).mean(1)
         score = 1 - squares.mean() / around.mean()
         spread = (squares - (1 - score) * around).std() / around.mean()  # of a ratio of means, to first order
         return Reading(ratio, score.item(), (spread / math.sqrt(len(values))).item(), 0.0)

@@ -47,8 +47,7 @@ def encode_columns(data: Dataset, declared: Mapping[str, Condition], conditions:
     values = {}
     for name, condition in declared.items():
         column, _ = _read(data, name, condition)
-        module = conditions[name]
-        each = [None if torch.isnan(row).any() else row for row in column] if isinstance(column, Tensor) else column
+        module, each = conditions[name], [_said(value) for value in column]
         try:
             if cache is not None and isinstance(module, TextCondition) and module.config.encoder.kind == "transformer":
                 values[name] = _cached(cache, name, module, each)
@@ -59,10 +58,15 @@ def encode_columns(data: Dataset, declared: Mapping[str, Condition], conditions:
     return values
 
 
-def said_in(data: Dataset, name: str, condition: Condition) -> list[Any]:
-    """The values of a condition as people write them, one for each example, None where one is missing."""
+def said_in(data: Dataset, name: str, condition: Condition, rows: np.ndarray) -> list[Any]:
+    """The values of a condition of some examples as people write them, None where one is missing."""
     column, _ = _read(data, name, condition)
-    return list(column)
+    return [_said(column[row]) for row in rows]
+
+
+def _said(value: Any) -> Any:
+    """A value of a column, None where it is missing."""
+    return None if isinstance(value, Tensor) and value.isnan().any() else value
 
 
 def _read(data: Dataset, name: str, condition: Condition) -> tuple[list[Any] | Tensor, str | None]:
@@ -76,11 +80,14 @@ def _read(data: Dataset, name: str, condition: Condition) -> tuple[list[Any] | T
             raise ValueError(f"a vector is a row of numbers for each example, but this column has the shape {column.shape} and type {column.dtype}.")
         return torch.from_numpy(column.astype(np.float64)), None
     if column.ndim == 2 and condition.kind == "tags":  # one column of 0 or 1 for each tag
-        return [[str(k) for k in np.flatnonzero(row)] for row in column], None
+        known = column[~np.isnan(column).any(1)] if column.dtype.kind == "f" else column
+        if column.dtype.kind not in "fiub" or not np.isin(known, (0, 1)).all():
+            raise ValueError("a table of tags holds 1 where a tag applies and 0 where it does not, but this one holds other values.")
+        return [None if (row != row).any() else [str(k) for k in np.flatnonzero(row)] for row in column], None
     if column.ndim != 1:
         raise ValueError(f"it has the shape {column.shape}: a {condition.kind} is one value for each example, a vector is several.")
     if column.dtype.kind == "f":
-        whole = bool((column[np.isfinite(column)] % 1 == 0).all()) and condition.kind != "number"
+        whole = bool((column[~np.isnan(column)] % 1 == 0).all()) and condition.kind != "number"
         return [None if np.isnan(v) else int(v) if whole else float(v) for v in column], None
     values_ = column.tolist()
     return [None if isinstance(v, str) and v.strip() in MISSING and condition.kind != "tags" else v for v in values_], None

@@ -6,6 +6,8 @@
       state/              checkpoints for exact resume, the newest kept
       metrics.jsonl       one JSON object a line
       samples/            a grid of the same seeds every so often
+      cache/              what a transformer said of the texts
+      heard.png           how much each condition changes what the model believes, by noise level
 
 The same settings in the same folder resume; other settings are refused with a list of what differs.
 """
@@ -24,7 +26,7 @@ import torch
 from torch import Tensor
 
 from undiffuse import __version__
-from undiffuse.columns import encode_columns, fit_conditions
+from undiffuse.columns import encode_columns, fit_conditions, said_in
 from undiffuse.conditioning.augmentation import AugmentationConfig
 from undiffuse.conditioning.conditions import Values
 from undiffuse.conditioning.declared import Condition
@@ -38,7 +40,8 @@ from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.files import write_text
 from undiffuse.likelihood.bound import Bins, Decoder, Density
 from undiffuse.model import FILE_NAME, Model, default_device, load, save_model
-from undiffuse.pictures.views import samples_grid
+from undiffuse.pictures.levels import effects
+from undiffuse.pictures.views import label_of, samples_grid
 from undiffuse.presets import design_for
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
@@ -51,9 +54,11 @@ from undiffuse.training.validation import Bank, References, bank_size, evaluated
 
 FREE_TO_CHANGE = ("design.training.steps", "design.training.budget", "design.sampling", "data.source")
 MOST_PREVIEWS, FEWEST_PREVIEWS, PREVIEW_NUMBERS = 50, 10, 2**17  # fewer where examples are large and drawing is slow
+READABLE = ("class", "task", "number", "tags", "text")
 MOST_PROBED = 64  # examples, for the probe of conditions
 MOST_REFERENCE_NUMBERS = 2**25  # of the training set, for the reference curves
 METRICS_SECONDS = 1.0
+CACHE = "cache"
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(design.training.seed)
             denoiser, schedule = self.model_config.build()
-        values = encode_columns(data, config.conditions, denoiser.conditions, folder / "cache")
+        values = encode_columns(data, config.conditions, denoiser.conditions, folder / CACHE)
         if design.augment.probability:
             values["augmentation"] = denoiser.conditions["augmentation"].encode([None] * len(data))
         rows = data.split_rows(config.data.held_out, design.training.seed)
@@ -101,6 +106,8 @@ class Run:
         x = codec.encode(judged.values[: bank_size(data.shape)]).to(device)
         self.bank = Bank.of(x, {name: value[: len(x)].to(device) for name, value in judged_values.items()}, schedule)
         self._refuse_deaf(training_values)
+        shown = (rows[1] if len(rows[1]) else rows[0])[:MOST_PREVIEWS]
+        self._said = {name: said_in(data, name, condition, shown) for name, condition in config.conditions.items()}
         few = max(1, MOST_REFERENCE_NUMBERS // math.prod(data.shape))
         self.references: References = references(self.bank, codec.encode(self.training_data.values[:few]))
 
@@ -120,9 +127,9 @@ class Run:
 
     def _refuse_deaf(self, values: Values) -> None:
         """Raises ValueError for a condition that the network does not hear, before anything is trained."""
-        rows = slice(0, MOST_PROBED)
+        rows = torch.randperm(len(self.training_data), generator=torch.Generator().manual_seed(0))[:MOST_PROBED]
         some = {name: value[rows].to(self.device) for name, value in values.items()}
-        x = self.bank.x[:1].expand(len(self.training_data.values[rows]), *self.bank.x.shape[1:])
+        x = self.bank.x[:1].expand(len(rows), *self.bank.x.shape[1:])
         level = self.bank.levels[len(self.bank.levels) // 2]
         refuse_deaf(self.model.denoiser, lambda told: self.model.denoiser(x, level, told).mean, some)
 
@@ -151,7 +158,9 @@ class Run:
         scores = self.scores()
         best = min(scores, key=lambda name: scores[name]["relative"])
         against = "the best linear denoiser" if self.references.linear is not None else "answering the mean"
-        return f"held-out error {scores[best]['relative']:.2f} of {against}'s ({best} weights)"
+        said = f"held-out error {scores[best]['relative']:.2f} of {against}'s ({best} weights)"
+        heard = ", ".join(f"{name} {max(changes):.2f}" for name, changes in self.heard().items())
+        return said + (f"\nheard: {heard} (the most that x̂ changes when one is shuffled, in standard deviations of the data)" if heard else "")
 
     # The course of a run ----------------------------------------------------------------------------------------------
 
@@ -185,6 +194,9 @@ class Run:
                     saved = update.seconds
         self.save()
         self.preview()
+        heard = self.heard()
+        if heard:
+            effects(self.folder / "heard.png", self.bank.levels.ratio.tolist(), heard, "What the model hears of each condition, by noise level")
 
     def save(self) -> None:
         """Writes a checkpoint and the model file."""
@@ -199,6 +211,7 @@ class Run:
                      "training": len(self.training_data), "held_out": len(self.held_out)},
             "training": {"steps": trainer.step, "seconds": round(trainer.seconds, 1), **self.config.design.training.model_dump(mode="json")},
             "held_out": {name: score["relative"] for name, score in scores.items()},
+            "heard": {name: round(max(changes), 4) for name, changes in self.heard().items()},
         }  # fmt: skip
         config = changed(self.model_config, {"weights": best, "provenance": provenance})
         self.model.config = config
@@ -223,12 +236,19 @@ class Run:
         self._scored = (self.trainer.step, scores)
         return scores
 
+    def heard(self) -> dict[str, list[float]]:
+        """How much shuffling each condition changes x̂ of held-out examples, at each level of the bank; averaged weights."""
+        denoiser = self.model.denoiser
+        with self.trainer.average.swapped():
+            denoiser.eval()
+            changes = self.bank.effects(denoiser.given, self.config.conditions)
+        denoiser.train()
+        return changes
+
     def preview(self) -> Path:
         """A grid of samples of the averaged weights, always of the same seeds."""
         n = max(FEWEST_PREVIEWS, min(MOST_PREVIEWS, PREVIEW_NUMBERS // math.prod(self.training_data.shape)))
-        names = self.model.classes[:10]
-        labels = [name for name in names for _ in range(n // len(names))]
-        asked = {"class": labels} if labels else {}
+        asked, labels = self._asked(n)
         n = len(labels) or n
 
         def sample() -> Tensor:
@@ -238,8 +258,19 @@ class Run:
             values = evaluated(self.model.denoiser, sample)
         path = self.folder / "samples" / f"step-{self.trainer.step:08d}.png"
         path.parent.mkdir(exist_ok=True)
-        samples_grid(values, self.model.codec, labels, f"step {self.trainer.step}").save(path)
+        samples_grid(values, self.model.codec, labels, f"step {self.trainer.step}", captions=len(set(labels)) > len(labels) / 2).save(path)
         return path
+
+    def _asked(self, n: int) -> tuple[dict[str, Any], list[str]]:
+        """What previews ask for, and the label of each: all classes, and of anything else what held-out examples say."""
+        declared = self.config.conditions
+        if [condition.kind for condition in declared.values()] == ["class"]:
+            names = self.model.classes[:10]
+            labels = [name for name in names for _ in range(max(1, n // len(names)))]
+            return {next(iter(declared)): labels}, labels
+        asked = {name: values[:n] for name, values in self._said.items()}
+        readable = [asked[name] for name, condition in declared.items() if condition.kind in READABLE]
+        return asked, [label_of(values) for values in zip(*readable, strict=True)] if readable else [""] * len(next(iter(asked.values()), []))
 
     def _drop_metrics_after(self, step: int) -> None:
         """Forgets what was logged after the checkpoint that training resumes from."""
@@ -296,7 +327,7 @@ def prepare(
 def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
     path = folder / "config.json"
     if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(path.name != CACHE for path in folder.iterdir()):
             raise ValueError(f"{folder} is not empty and holds no run: choose another --name.")
         return
     try:

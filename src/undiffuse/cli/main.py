@@ -17,6 +17,7 @@ from undiffuse.cli.classifier import classifier
 from undiffuse.cli.demo import demo
 from undiffuse.cli.denoise import denoise
 from undiffuse.cli.doctor import doctor
+from undiffuse.cli.evaluate import evaluate
 from undiffuse.cli.interpolate import interpolate
 from undiffuse.cli.likelihood import likelihood
 from undiffuse.cli.reconstruct import reconstruct
@@ -35,7 +36,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, sample, classifier, denoise, reconstruct, interpolate, likelihood, sweep, schedule, solvers, demo, doctor):
+for command in (train, sample, evaluate, classifier, denoise, reconstruct, interpolate, likelihood, sweep, schedule, solvers, demo, doctor):
     app.command()(command)
 
 

@@ -165,6 +165,8 @@ def _make(job: Job, n: int | None, compare: bool, run: Path, out: Path | None) -
     """(the folder of results, values, the label of each, its index of the seed with its cells of the table)."""
     import torch
 
+    from undiffuse.steering import check
+
     choices = job.choices()
     if compare:
         per = n or COMPARED
@@ -177,9 +179,11 @@ def _make(job: Job, n: int | None, compare: bool, run: Path, out: Path | None) -
         index = [job.first + k for k in range(total)]
     model, parts = job.model, []
     order = [k for strength in job.strengths for k, row in enumerate(rows) if row[1] == strength]
-    model.how(**job.how(job.strengths[0]))  # complains before a bar is drawn
     groups = [[k for k in order if rows[k][1] == strength] for strength in job.strengths]
     asked = [job.split([rows[k][0] for k in group]) for group in groups]
+    for group, (conditions, steering), strength in zip(groups, asked, job.strengths, strict=True):
+        check(model, model.how(**job.how(strength)), steering)  # complains, as the next line does, before a bar is drawn
+        model.denoiser.conditions.encode(conditions, len(group))
     with shared.progress_bar("{task.completed} of {task.total} steps") as bar:
         for group, (conditions, steering), strength in zip(groups, asked, job.strengths, strict=True):
             task = bar.add_task("sampling" if strength is None or len(groups) == 1 else f"guidance {strength:g}", total=1)
@@ -220,7 +224,7 @@ def _write(job: Job, folder: Path, values: Tensor, labels: list[str], index: lis
         rows = list(dict.fromkeys(labels))
         compared_grid(values, codec, rows, f"The same noise in each column: {title}").save(folder / "grid.png")
     else:
-        samples_grid(values, codec, labels, title).save(folder / "grid.png")
+        samples_grid(values, codec, labels, title, captions=len(set(labels)) > len(labels) / 2).save(folder / "grid.png")
     return "grid.png, images/, samples.npy, samples.csv"
 
 

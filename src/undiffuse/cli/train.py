@@ -185,7 +185,7 @@ def follow(run: Run) -> None:
         typer.echo("this run is already trained for as long as asked: give more --steps or --budget to go on.")
     trainer = run.trainer
     typer.echo(f"{'resumed; ' if resumed else ''}trained {trainer.step} steps in {shared.clock(trainer.seconds)}; {run.verdict()}")
-    typer.echo(f"wrote {run.folder}/: the model, metrics.jsonl, samples/")
+    typer.echo(f"wrote {run.folder}/: the model, metrics.jsonl, samples/{', heard.png' if run.config.conditions else ''}")
     typer.echo(f"next: undiffuse sample {run.folder}")
 
 

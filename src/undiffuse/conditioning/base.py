@@ -85,7 +85,7 @@ class ConditionModule(nn.Module, ABC):
     def is_one(self, value: object) -> bool:
         """Whether this is one value, and no sequence of values for several examples."""
         several = isinstance(value, list | tuple) and any(v is None for v in value)
-        return not several and _depth(value) <= self.axes
+        return not several and depth(value) <= self.axes
 
     def encode(self, values: Sequence[object]) -> Tensor:
         """One row for each value, None for the null token."""
@@ -127,8 +127,8 @@ def as_token(embedding: Tensor, config: ConditionSettings) -> Tensor:
     return embedding[:, None] if config.inject == "attention" else embedding
 
 
-def _depth(value: object) -> int:
+def depth(value: object) -> int:
     """How deep sequences are nested; the axes of an array."""
     if isinstance(value, list | tuple):
-        return 1 + max((_depth(v) for v in value), default=0)
+        return 1 + max((depth(v) for v in value), default=0)
     return int(getattr(value, "ndim", 0))

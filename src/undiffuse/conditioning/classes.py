@@ -70,6 +70,6 @@ def vocabulary(values: Sequence[object]) -> tuple[str, ...]:
     """The different values but None, in order: numbers by size, anything else by name."""
     names = {str(value) for value in values if value is not None}
     try:
-        return tuple(sorted(names, key=float))
+        return tuple(sorted(sorted(names), key=float))  # "1" before "1.0", every time
     except ValueError:
         return tuple(sorted(names))

@@ -53,6 +53,12 @@ class Told(NamedTuple):
     absent: Tensor | None = None
 
 
+def _key(name: str) -> str:
+    """A name of any kind as one that ModuleDict takes: without dots, and none of its own attributes', such as "type"."""
+    key = name.replace("%", "%25").replace(".", "%2E")
+    return key + "%" if not key or hasattr(nn.ModuleDict(), key) else key
+
+
 def channels_beside(configs: Mapping[str, ConditionConfig]) -> int:
     """How many channels these conditions put beside the noisy input."""
     return sum(config.beside for config in configs.values())
@@ -68,7 +74,8 @@ class Conditions(nn.Module):
 
     def __init__(self, configs: Mapping[str, ConditionConfig], width: int) -> None:
         super().__init__()
-        self.each = nn.ModuleDict({name: KINDS[config.kind](config, width) for name, config in configs.items()})
+        self.names = tuple(configs)
+        self.each = nn.ModuleDict({_key(name): KINDS[config.kind](config, width) for name, config in configs.items()})
         # a token that is always there, so that attention has something to look at where nothing is said
         self.start = nn.Parameter(torch.randn(1, 1, width)) if attended(configs) else None
 
@@ -83,14 +90,14 @@ class Conditions(nn.Module):
         return [name for name in self.askable if self[name].config.droppable]
 
     def items(self) -> list[tuple[str, ConditionModule]]:
-        return [(name, cast(ConditionModule, module)) for name, module in self.each.items()]
+        return [(name, self[name]) for name in self.names]
 
     def __getitem__(self, name: str) -> ConditionModule:
-        return cast(ConditionModule, self.each[name])
+        return cast(ConditionModule, self.each[_key(name)])
 
     def forward(self, values: Values) -> Told:
-        if values.keys() != set(self.each.keys()):
-            raise ValueError(f"conditions {sorted(values)} were given to a model whose conditions are {sorted(self.each)}.")
+        if values.keys() != set(self.names):
+            raise ValueError(f"conditions {sorted(values)} were given to a model whose conditions are {sorted(self.names)}.")
         layers: list[Tensor] = []
         beside: list[Tensor] = []
         tokens: list[Tensor] = []

@@ -54,6 +54,8 @@ class Condition(BaseModel):
             raise ValueError(f"an encoder reads texts, and a {self.kind} is none: leave it out.")
         if self.pooling is not None and self.encoder in (None, WORDS):
             raise ValueError("pooling belongs to a transformer's states: name the transformer as encoder, or leave it out.")
+        if self.kind == "task" and self.drop:
+            raise ValueError("a task is always said, so it is never dropped: leave its drop out.")
         if self.channels is not None and self.kind != "image":
             raise ValueError(f"channels are those of pictures, and a {self.kind} is none: leave them out.")
         return self
@@ -116,6 +118,8 @@ def _of_vectors(kind: str, column: Tensor, common: dict[str, Any]) -> VectorConf
     if len(said) < 2 or not said.isfinite().all():
         raise ValueError("the vectors hold infinite numbers, or are all missing: mend them.")
     deviation = said.std(0)
+    if not deviation.any():
+        raise ValueError("the vectors are the same in every row: there is nothing to learn from them.")
     return VectorConfig(
         mean=tuple(said.mean(0).tolist()), deviation=tuple(torch.where(deviation > 0, deviation, 1.0).tolist()),
         missing=not bool(there.all()), **common,
@@ -125,6 +129,8 @@ def _of_vectors(kind: str, column: Tensor, common: dict[str, Any]) -> VectorConf
 def _of_pictures(column: Tensor, mode: str | None, common: dict[str, Any]) -> ImageConfig:
     there = ~column.flatten(1).isnan().any(1)
     said = column[there]
+    if not len(said):
+        raise ValueError("the pictures are all missing: leave them out.")
     low, high = (0.0, {"I;16": 65535.0}.get(mode, 255.0)) if mode else (said.min().item(), said.max().item())
     if not math.isfinite(low) or not low < high:
         raise ValueError("the pictures have the same value everywhere, or infinite ones: leave them out.")

@@ -10,13 +10,13 @@ Scaled by the data to about -1 … 1.  Encoded with a last channel of ones, all 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Inject
+from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Inject, depth
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TOKENS_PER_AXIS = 8
@@ -60,6 +60,13 @@ class ImageCondition(ConditionModule):
             return encoded
         features = self.convolutions(encoded).flatten(2)
         return features.mean(2) if self.config.inject == "layers" else features.transpose(1, 2)
+
+    def is_one(self, value: object) -> bool:
+        """One picture, and no list of several that all leave out their only channel."""
+        if self.config.shape[0] == 1 and depth(value) == self.axes:
+            first, *others = cast(Sequence[object], value)
+            return not others and not (isinstance(value, list | tuple) and hasattr(first, "ndim"))
+        return super().is_one(value)
 
     def nothing(self) -> Tensor:
         channels, *size = self.config.shape

@@ -19,7 +19,7 @@ LENT = 0.1  # deviation of the values lent to zero parameters
 
 
 def shuffled(value: Tensor) -> Tensor | None:
-    """The rows moved round by the first step that changes at least half of those that can be changed; None where all are equal."""
+    """The rows moved round by the step, of up to 16, that changes most of them; None where none does."""
     flat = value.flatten(1) if value.ndim > 1 else value[:, None]
     changed = [(int((flat != flat.roll(step, 0)).any(1).sum()), -step) for step in range(1, min(len(flat), 17))]
     most, step = max(changed, default=(0, 0))

@@ -115,6 +115,10 @@ class TextCondition(ConditionModule):
         assert isinstance(self.config.encoder, TransformerEncoder)
         return open_encoder(self.config.encoder, self.source, self.download)
 
+    def encode(self, values: Sequence[object]) -> Tensor:
+        """As of any condition; a blank text says nothing."""
+        return super().encode([value if value is not None and str(value).strip() else None for value in values])
+
     def read(self, values: Sequence[object]) -> Tensor:
         texts = [str(value) for value in values]
         encoder = self.config.encoder

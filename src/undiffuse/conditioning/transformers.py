@@ -56,6 +56,7 @@ class Encoder:
     def __init__(self, source: str, download: bool = False) -> None:
         self.source, self.folder = source, _folder(source, download)
         library = optional("transformers")
+        library.utils.logging.disable_progress_bar()
         safe = {"local_files_only": True, "trust_remote_code": False}
         try:
             self.tokenizer: Any = library.AutoTokenizer.from_pretrained(self.folder, **safe)
@@ -66,9 +67,11 @@ class Encoder:
         if self.tokenizer.pad_token is None:  # GPT-like models have none; what is padded is masked, so any token serves
             self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
         self.tokenizer.padding_side = "right"
-        self.width: int = self.model.config.hidden_size
-        takes = [int(getattr(self.model.config, name, 0) or 0) for name in ("max_position_embeddings", "n_positions")]
-        self.takes = max(takes) or 512
+        self.width: int = getattr(self.model.config, "hidden_size", 0)
+        if not self.width or getattr(self.model.config, "is_encoder_decoder", False):
+            raise ValueError(f"{self.folder} holds a {type(self.model).__name__}, which reads more than one text: give an encoder like BERT or GPT.")
+        positions = max(int(getattr(self.model.config, name, 0) or 0) for name in ("max_position_embeddings", "n_positions"))
+        self.takes = min(positions or 512, self.tokenizer.model_max_length)  # RoBERTa has positions that it cannot use
 
     @property
     def reads_left_to_right(self) -> bool:

@@ -128,9 +128,14 @@ def _same(root: Path, files: list[Path], images: list[Image.Image]) -> None:
             first, second = sorted(seen.items(), key=lambda item: -len(item[1]))[:2]
             raise ValueError(
                 f"{root} holds images of {len(seen)} {what}: {len(first[1])} are {first[0]} "
-                f"(such as {first[1][0].relative_to(root)}), {len(second[1])} are {second[0]} "
-                f"(such as {second[1][0].relative_to(root)}). Make them one with {mend}."
+                f"(such as {_below(root, first[1][0])}), {len(second[1])} are {second[0]} "
+                f"(such as {_below(root, second[1][0])}). Make them one with {mend}."
             )
+
+
+def _below(root: Path, path: Path) -> Path:
+    """A path as it is seen from root, where it lies below it."""
+    return path.relative_to(root) if path.is_relative_to(root) else path
 
 
 def read_images(
@@ -151,7 +156,7 @@ def read_images(
     with ThreadPoolExecutor() as pool:
         results = list(pool.map(read, files))
     bad = [(path, result) for path, result in zip(files, results, strict=True) if isinstance(result, Unreadable)]
-    listed = "; ".join(f"{path.relative_to(root)} ({problem})" for path, problem in bad[:10])
+    listed = "; ".join(f"{_below(root, path)} ({problem})" for path, problem in bad[:10])
     listed += f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
     if len(bad) > LARGEST_SHARE_UNREADABLE * len(files):
         raise ValueError(f"{len(bad)} of {len(files)} images in {root} cannot be read: {listed}. Mend or remove them.")

@@ -63,5 +63,5 @@ def open_data(config: DataConfig) -> Dataset:
         raise ValueError("--size and --channels are for images; change an array before giving it.")
     if config.table is None:
         return data
-    files = data.columns["file"].tolist() if path.is_dir() else None
+    files = data.columns["file"].tolist() if "file" in data.columns and path.is_dir() else None
     return tables.with_table(data, Path(config.table).expanduser(), files)

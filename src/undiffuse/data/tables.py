@@ -7,6 +7,7 @@ a row lacks is an empty text or NaN.  Columns are looked up by name, or are .npy
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ def read_table(path: Path) -> dict[str, list[object]]:
     """The columns of a table, in the order of the file. Raises ValueError for a file that cannot be read as one."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()] if path.suffix == ".jsonl" else _rows(text, path)
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()] if path.suffix == ".jsonl" else _rows(text, path)
     except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
         raise ValueError(f"the table {path} cannot be read: {error}.") from None
     if not rows or not all(isinstance(row, dict) for row in rows):
@@ -37,21 +38,26 @@ def read_table(path: Path) -> dict[str, list[object]]:
 
 def _rows(text: str, path: Path) -> list[dict[str, object]]:
     csv.field_size_limit(FIELD_LIMIT)
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+    names = reader.fieldnames or []
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"it has two columns called {twice!r}")
     rows: list[dict[str, object]] = []
-    for number, row in enumerate(reader, start=2):
+    for row in reader:
         if None in row or any(value is None for value in row.values()):
-            raise ValueError(f"line {number} has another number of cells than the head line")
+            raise ValueError(f"line {reader.line_num} has another number of cells than the head line")
         rows.append(dict(row))
     return rows
 
 
 def as_column(values: Sequence[object]) -> np.ndarray:
     """Values of a table as an array: equally long lists of numbers (N, d), numbers (N,), anything else as text (N,)."""
-    if all(isinstance(value, list) and value and all(isinstance(v, int | float) for v in value) for value in values):
-        lengths = {len(value) for value in values}  # type: ignore[arg-type]
+    vectors = [value for value in values if value is not None]
+    if vectors and all(isinstance(value, list) and value and all(isinstance(v, int | float) for v in value) for value in vectors):
+        lengths = {len(value) for value in vectors}  # type: ignore[arg-type]
         if len(lengths) == 1:
-            return np.array(values, dtype=np.float64)
+            return np.array([[np.nan] * max(lengths) if value is None else value for value in values], dtype=np.float64)
     if all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values):
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
     return np.array([_text(value) for value in values], dtype=str)
@@ -125,9 +131,12 @@ def column(data: Dataset, source: str) -> np.ndarray:
 def pictures(data: Dataset, values: np.ndarray, channels: str | None = None) -> tuple[np.ndarray, str | None]:
     """A column of pictures, (N, C, *size) and Pillow's mode: arrays as they are, or the files that it names."""
     if values.dtype.kind != "U":
-        dims = len(data.shape) - 1
-        layout = "N" + {1: "L", 2: "HW", 3: "DHW"}[dims] if values.ndim == dims + 1 else None
-        return arranged(values, layout)[0], None
+        axes = {1: "L", 2: "HW", 3: "DHW"}[len(data.shape) - 1]
+        layouts = ["N" + axes, "NC" + axes if values.shape[1:2] < values.shape[-1:] else "N" + axes + "C"]
+        fitting = next((layout for layout in layouts if len(layout) == values.ndim), None)
+        if fitting is None or values.dtype.kind not in "fiub":
+            raise ValueError(f"a column of shape {values.shape} and type {values.dtype} holds no pictures like the examples, of shape {data.shape}.")
+        return arranged(values, fitting)[0], None
     root = data.root or Path()
     images, kept, _ = read_images(root, [root / name for name in values], None, "crop", channels)
     if len(kept) != len(values):

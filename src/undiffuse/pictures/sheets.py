@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from undiffuse.pictures.images import INK, PAPER
 
 MUTED = (107, 114, 128)
 SMALLEST_CELL, MARGIN, GAP, TEXT, TITLE = 64, 16, 4, 12, 16
+CAPTION, CAPTION_COLUMN = 11, 104
 
 
 @lru_cache
@@ -51,6 +53,26 @@ def sheet(
             draw.text((left - 10, y + height / 2), row_labels[r], font=font, fill=MUTED, anchor="rm")
         for c, cell in enumerate(row):
             page.paste(cell, (left + c * (width + GAP), y))
+    return page
+
+
+def captioned(pictures: Iterable[np.ndarray], captions: Sequence[str], title: str, columns: int = 8) -> Image.Image:
+    """Pictures of one size in rows, each with a caption of up to three lines under it."""
+    cells = [_enlarged(picture) for picture in pictures]
+    width, height = cells[0].size
+    column, font, line = max(width, CAPTION_COLUMN), _font(CAPTION), CAPTION + 2
+    wrapped = [textwrap.wrap(caption, max(8, int(column / font.getlength("n"))))[:3] for caption in captions]
+    rows = -(-len(cells) // columns)
+    tall = height + 3 * line + 10
+    shown = min(columns, len(cells))
+    page = Image.new("RGB", (2 * MARGIN + shown * (column + 2 * GAP) - 2 * GAP, 2 * MARGIN + TITLE + 12 + rows * tall), PAPER)
+    draw = ImageDraw.Draw(page)
+    draw.text((MARGIN, MARGIN - 3), title, font=_font(TITLE), fill=INK)
+    for k, (cell, lines) in enumerate(zip(cells, wrapped, strict=True)):
+        x, y = MARGIN + k % columns * (column + 2 * GAP), MARGIN + TITLE + 12 + k // columns * tall
+        page.paste(cell, (x + (column - width) // 2, y))
+        for number, text in enumerate(lines):
+            draw.text((x + column / 2, y + height + 4 + number * line), text, font=font, fill=MUTED, anchor="mt")
     return page
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from undiffuse.data.codec import Codec
 from undiffuse.pictures.images import to_rgb
-from undiffuse.pictures.sheets import animate, sheet
+from undiffuse.pictures.sheets import animate, captioned, sheet
 from undiffuse.process.corruption import trajectory as forward_trajectory
 from undiffuse.process.levels import Level
 from undiffuse.process.noise import standard_normal
@@ -21,10 +21,23 @@ from undiffuse.sampling.trajectory import Moment
 FORWARD_STREAM = 3
 
 
-def samples_grid(values: Tensor, codec: Codec, labels: Sequence[str], title: str, columns: int = 10) -> Image.Image:
-    """Samples (N, C, *size) in the data's range; one row per label where each label repeats equally often."""
+def label_of(values: Sequence[object]) -> str:
+    """What an example was told, short enough to be read under it."""
+    parts = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in values if value is not None]
+    return " · ".join(parts)
+
+
+def samples_grid(
+    values: Tensor, codec: Codec, labels: Sequence[str], title: str, columns: int = 10, captions: bool = False
+) -> Image.Image:
+    """Samples (N, C, *size) in the data's range; one row per label where each label repeats equally often.
+
+    captions: write every label under its sample instead.
+    """
     pictures = to_rgb(values, codec.config)
     distinct = list(dict.fromkeys(labels))
+    if captions and any(labels):
+        return captioned(pictures, labels, title)
     if len(distinct) > 1 and len(labels) % len(distinct) == 0:
         per = len(labels) // len(distinct)
         grouped = [[pictures[i] for i, label in enumerate(labels) if label == name] for name in distinct]

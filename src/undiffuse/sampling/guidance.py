@@ -33,6 +33,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ def nested(several: Pair, scales: Sequence[float]) -> Denoise:
     def denoise(x_t: Tensor, level: Level) -> Posterior:
         beliefs = several(x_t, level)
         mean = beliefs[0].mean
-        for scale, before, after in zip(scales, beliefs, beliefs[1:], strict=True):
+        for scale, (before, after) in zip(scales, pairwise(beliefs), strict=True):
             mean = mean + scale * (after.mean - before.mean)
         return beliefs[-1].with_mean(mean)
 

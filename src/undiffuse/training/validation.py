@@ -14,13 +14,14 @@ Below linear: it learned more than the covariance.  At trivial: nothing.  Toward
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from undiffuse.conditioning.conditions import Values
+from undiffuse.conditioning.probe import effect
 from undiffuse.process.corruption import jump
 from undiffuse.process.exact import FiniteSet, fitted_gaussian
 from undiffuse.process.levels import Level
@@ -34,6 +35,7 @@ MOST_EXAMPLES, FEWEST_EXAMPLES, NUMBERS = 256, 16, 2**14
 MOST_DIMENSIONS = 1024  # a covariance larger than this is not worth its cubic cost
 MOST_POINTS = 10_000
 BANK_STREAM = 7
+PROBED = 64  # examples, for what conditions change
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,26 @@ class Bank:
             mean = denoise(jump(self.x, level, self.eps), level).mean
             rows.append((mean - self.x).cpu().double().pow(2).mean())
         return torch.stack(rows)
+
+    @torch.no_grad()
+    def effects(self, given: Callable[[Values], Denoise], names: Iterable[str]) -> dict[str, list[float]]:
+        """How much x̂ changes at each level when a condition is shuffled among the examples, the others as they are.
+
+        In standard deviations of x_0. Conditions that say the same of all examples are left out.
+        """
+        few = slice(0, PROBED)
+        x, eps, values = self.x[few], self.eps[few], {name: value[few] for name, value in self.values.items()}
+        deviation = (x - x.mean(0)).double().square().mean().sqrt().item()
+        found = {}
+        for name in names:
+            changes = []
+            for level in self.levels.rows():
+                x_t = jump(x, level, eps)
+                change = effect(lambda told, x_t=x_t, level=level: given(told)(x_t, level).mean, values, name)  # type: ignore[misc]
+                changes += [] if change is None else [change / max(deviation, 1e-12)]
+            if changes:
+                found[name] = changes
+        return found
 
 
 def bank_size(shape: Sequence[int]) -> int:

@@ -1,4 +1,4 @@
-"""Conditions: vocabulary, null token, dropping example by example, and nothing ignored."""
+"""Classes: vocabulary, null token, dropping example by example, and nothing ignored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def conditions(drop=0.25):
 @pytest.mark.parametrize("count", [1, 2, 13, 1500])
 def test_the_null_token_follows_the_vocabulary_whatever_its_size(count):
     module = ClassCondition(ClassConfig(names=tuple(f"c{i}" for i in range(count))), 4)
-    assert module.null_index() == count
+    assert module.nothing() == count
     assert module.table.weight.shape == (count + 1, 4)
 
 
@@ -80,6 +80,6 @@ def test_the_pair_of_guidance_is_two_evaluations_in_one():
     level, x = model.schedule(40.0), torch.randn(3, 1, 8, 8)
     values = {"class": torch.tensor([0, 1, 2])}
     with torch.no_grad():
-        told, untold = model.denoiser.pair(values)(x, level)
+        told, untold = model.denoiser.side_by_side([values, model.denoiser.conditions.without(values)])(x, level)
         torch.testing.assert_close(told.mean, model.denoiser(x, level, values).mean)
         torch.testing.assert_close(untold.mean, model.denoiser(x, level, {"class": torch.full((3,), 3)}).mean)
