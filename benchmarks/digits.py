@@ -27,7 +27,8 @@ from benchmarks.common import machine, table, write
 from undiffuse.data.sources import DataConfig, digits
 from undiffuse.evaluation.distances import copying, frechet_distance, neighbour_classes
 from undiffuse.model import Model, load
-from undiffuse.run import Watch, prepare
+from undiffuse.prepare import prepare
+from undiffuse.run import Watch
 
 GUIDANCE = 2.0
 DRAWS = 20

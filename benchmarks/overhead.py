@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import machine, table, write
 from undiffuse.data.sources import DataConfig
-from undiffuse.run import prepare
+from undiffuse.prepare import prepare
 from undiffuse.sampling.noises import Independent
 
 WARM_UP, SAMPLES = 10, 64

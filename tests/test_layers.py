@@ -15,7 +15,9 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ALLOWED = {
     "process": set(),
     "networks": set(),
-    "conditioning": set(),
+    "conditioning": {"extras"},
+    "artefact": {"files"},
+    "columns": {"conditioning", "data", "files"},
     "files": set(),
     "extras": set(),
     "data": set(),
@@ -27,15 +29,25 @@ ALLOWED = {
     "evaluation": set(),
     "training": {"process", "conditioning", "denoiser", "likelihood", "files"},
     "configuration": {"process", "networks", "conditioning", "denoiser", "data", "sampling", "training"},
-    "model": {"configuration", "data", "denoiser", "files", "measures", "process", "sampling"},
+    "steering": {"conditioning", "configuration", "data", "denoiser", "process", "sampling"},
+    "model": {"artefact", "conditioning", "configuration", "data", "denoiser", "measures", "process", "sampling", "steering"},
+    "classifier": {"artefact", "conditioning", "configuration", "data", "networks", "process", "sampling"},
+    "classifying": {"classifier", "columns", "conditioning", "configuration", "data", "files", "networks", "process", "training"},
+    "adherence": {"classifying", "columns", "conditioning", "data", "model", "process", "training"},
     "editing": {"configuration", "model", "process", "sampling"},
     "sweeping": {"configuration", "evaluation", "model", "process", "sampling"},
     "presets": {"configuration", "data", "networks", "training"},
     "pictures": {"data", "process", "sampling"},
-    "run": {"conditioning", "configuration", "data", "files", "likelihood", "model", "pictures", "presets", "process", "training"},
+    "run": {
+        "columns", "conditioning", "configuration", "data", "denoiser", "files", "likelihood", "model", "pictures", "process", "training",
+    },
+    "prepare": {"conditioning", "configuration", "data", "model", "presets", "process", "run"},
 }
 OUTSIDE = {"process": {"torch"}, "networks": {"torch", "pydantic"}, "sampling": {"torch"}, "conditioning": {"torch", "pydantic"}}
-STANDARD_ONLY = {"__future__", "abc", "collections", "dataclasses", "difflib", "functools", "math", "re", "typing"}
+STANDARD_ONLY = {
+    "__future__", "abc", "collections", "contextlib", "dataclasses", "difflib", "functools", "hashlib", "itertools", "math", "os", "pathlib", "re",
+    "typing", "warnings", "zlib",
+}  # fmt: skip
 
 
 def room(path: Path) -> str:
@@ -49,7 +61,7 @@ def imports(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: write imports in full"
-            names.add(node.module)
+            names |= {f"undiffuse.{a.name}" for a in node.names if a.name[0] != "_"} if node.module == "undiffuse" else {node.module}
     return names
 
 

@@ -114,13 +114,24 @@ def test_an_example_is_the_same_alone_and_in_any_batch_with_gradients_too():
         assert (together[k] - alone[0]).abs().max() <= 1  # of 255, by rounding
 
 
-def test_a_gradient_moves_the_clipped_belief():
-    """By scale · sigma²/alpha · gradient, after clipping, as in ADM."""
+def test_a_gradient_moves_the_clipped_belief_which_is_then_clipped_again():
+    """By scale · sigma²/alpha · gradient."""
     model, level = tiny_model(), tiny_model().schedule(40.0)
     guide = Guide(lambda x, level, index: x.mean((1, 2, 3)), 30.0)
     plain, pulled = (answer(model, {"class": "cat"}, Steering(guides=guides), clip="range") for guides in ((), (guide,)))
-    near(pulled, plain + 30.0 * (level.sigma**2 / level.alpha / 64).item())
     assert plain.abs().max() == 1
+    near(pulled, (plain + 30.0 * (level.sigma**2 / level.alpha / 64).item()).clamp(-1, 1))
+    unclipped = [answer(model, {"class": "cat"}, Steering(guides=guides)) for guides in ((), (guide,))]
+    near(unclipped[1], unclipped[0] + 30.0 * (level.sigma**2 / level.alpha / 64).item())
+
+
+def test_a_guide_pulls_only_in_its_interval():
+    model, level = tiny_model(), tiny_model().schedule(40.0)
+    ratio = level.ratio.item()
+    plain = answer(model, {"class": "cat"})
+    for interval, same in (((0.0, ratio * 1.01), False), ((0.0, ratio * 0.99), True), ((ratio * 1.01, 99.0), True)):
+        guide = Guide(lambda x, level, index: x.mean((1, 2, 3)), 30.0, interval=interval)
+        assert torch.equal(answer(model, {"class": "cat"}, Steering(guides=(guide,))), plain) == same
 
 
 @pytest.mark.parametrize("solver", ["ddpm", "ddim", "adams", "heun", "dpm++"])

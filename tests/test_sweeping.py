@@ -14,7 +14,7 @@ from undiffuse.cli.main import app
 from undiffuse.configuration import SamplingConfig, changed
 from undiffuse.data.sources import DataConfig
 from undiffuse.model import load, read_file, store_sampling
-from undiffuse.run import prepare
+from undiffuse.prepare import prepare
 from undiffuse.sweeping import Sweep, Tried, settings_for, sweep
 
 

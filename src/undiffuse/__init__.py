@@ -15,7 +15,7 @@ __all__ = ["Condition", "Model", "load", "train"]
 if TYPE_CHECKING:
     from undiffuse.conditioning.declared import Condition
     from undiffuse.model import Model, load
-    from undiffuse.run import train
+    from undiffuse.prepare import train
 
 
 def __getattr__(name: str) -> Any:
@@ -29,7 +29,7 @@ def __getattr__(name: str) -> Any:
 
         return Condition
     if name == "train":
-        from undiffuse.run import train
+        from undiffuse.prepare import train
 
         return train
     raise AttributeError(f"module 'undiffuse' has no attribute {name!r}")

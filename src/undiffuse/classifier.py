@@ -89,8 +89,13 @@ class Classifier(nn.Module):
         """log p(y | x_t) (B,) of encoded y (B, …), for an answer of `forward`."""
         return log_likelihood(self.config.target, answer, encoded)
 
-    def guide(self, asked: object, n: int, scale: float = 1.0, form: Literal["score", "mean"] = "score") -> Guide:
-        """The pull towards what is asked of n examples: one value for all, or a list of n.   scale, form: see Guide."""
+    def guide(
+        self, asked: object, n: int, scale: float = 1.0, form: Literal["score", "mean"] = "score", interval: tuple[float, float] | None = None
+    ) -> Guide:
+        """The pull towards what is asked of n examples: one value for all, or a list of n.
+
+        scale, form, interval: see Guide; where no interval is given, up to the noisiest level at which it beats chance.
+        """
         reader = self._reader[0]
         each = [asked] * n if reader.is_one(asked) else list(asked)  # type: ignore[call-overload]
         if len(each) != n:
@@ -102,7 +107,8 @@ class Classifier(nn.Module):
         def function(x_t: Tensor, level: Level, index: Tensor) -> Tensor:
             return self.log_likelihood(self(x_t, level), wanted[index])
 
-        return Guide(function, scale, "x_t", form)
+        useful = (0.0, math.inf) if self.config.can_guide is None else (0.0, self.config.can_guide[1])
+        return Guide(function, scale, "x_t", form, interval or useful)
 
     def refuse_other(self, model: ModelConfig) -> None:
         """Raises ValueError for a model whose x_t this classifier was not trained on."""

@@ -87,7 +87,7 @@ def _read(data: Dataset, name: str, condition: Condition) -> tuple[list[Any] | T
     if column.ndim != 1:
         raise ValueError(f"it has the shape {column.shape}: a {condition.kind} is one value for each example, a vector is several.")
     if column.dtype.kind == "f":
-        whole = bool((column[~np.isnan(column)] % 1 == 0).all()) and condition.kind != "number"
+        whole = condition.kind != "number" and all(v.is_integer() for v in column[~np.isnan(column)].tolist())
         return [None if np.isnan(v) else int(v) if whole else float(v) for v in column], None
     values_ = column.tolist()
     return [None if isinstance(v, str) and v.strip() in MISSING and condition.kind != "tags" else v for v in values_], None

@@ -225,10 +225,14 @@ class ModelConfig(Config):
 
 
 class RunConfig(Config):
-    """A whole run: config.json of the run folder.   fingerprint: of the data.   conditions: as declared, by name."""
+    """A whole run: config.json of the run folder.
+
+    fingerprint: of the data.   fingerprints: of the .npy files that conditions are read from.   conditions: as declared, by name.
+    """
 
     data: DataConfig
     fingerprint: str
+    fingerprints: dict[str, str] = Field(default_factory=dict)
     conditions: dict[str, Condition]
     design: Design
 

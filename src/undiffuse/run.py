@@ -8,8 +8,6 @@
       samples/            a grid of the same seeds every so often
       cache/              what a transformer said of the texts
       heard.png           how much each condition changes what the model believes, by noise level
-
-The same settings in the same folder resume; other settings are refused with a list of what differs.
 """
 
 from __future__ import annotations
@@ -17,11 +15,12 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,20 +28,17 @@ from undiffuse import __version__
 from undiffuse.columns import encode_columns, fit_conditions, said_in
 from undiffuse.conditioning.augmentation import AugmentationConfig
 from undiffuse.conditioning.conditions import Values
-from undiffuse.conditioning.declared import Condition
 from undiffuse.conditioning.probe import refuse_deaf
-from undiffuse.configuration import ModelConfig, RunConfig, changed, differences, parsed
+from undiffuse.configuration import ModelConfig, RunConfig, changed
 from undiffuse.data.augmentation import shifted
 from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
-from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.files import write_text
 from undiffuse.likelihood.bound import Bins, Decoder, Density
-from undiffuse.model import FILE_NAME, Model, default_device, load, save_model
+from undiffuse.model import FILE_NAME, Model, save_model
 from undiffuse.pictures.levels import effects
 from undiffuse.pictures.views import label_of, samples_grid
-from undiffuse.presets import design_for
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
 from undiffuse.training import checkpoints
@@ -52,7 +48,6 @@ from undiffuse.training.loop import Trainer, Update, step_seed
 from undiffuse.training.objectives import Hybrid, Objective, Simple, VariationalBound, make_weight
 from undiffuse.training.validation import Bank, References, bank_size, evaluated, references, relative
 
-FREE_TO_CHANGE = ("design.training.steps", "design.training.budget", "design.sampling", "data.source")
 MOST_PREVIEWS, FEWEST_PREVIEWS, PREVIEW_NUMBERS = 50, 10, 2**17  # fewer where examples are large and drawing is slow
 READABLE = ("class", "task", "number", "tags", "text")
 MOST_PROBED = 64  # examples, for the probe of conditions
@@ -94,23 +89,23 @@ class Run:
             values["augmentation"] = denoiser.conditions["augmentation"].encode([None] * len(data))
         rows = data.split_rows(config.data.held_out, design.training.seed)
         self.training_data, self.held_out = (data[part] for part in rows)
-        training_values, held_out_values = ({name: value[part] for name, value in values.items()} for part in rows)
         self.model = Model(self.model_config, denoiser.to(device), schedule)
         training = design.training
         sampler = make_level_sampler(
             training.level_density, schedule, training.stratified, training.level_mean, training.level_deviation
         )
         self.trainer = Trainer(DenoiserLearner(denoiser, self._objective(codec)), schedule, sampler, design.training)
-        self.loader = Loader(self.training_data, codec, design.training.batch_size, design.training.seed, device, training_values)
-        judged, judged_values = (self.held_out, held_out_values) if len(self.held_out) else (self.training_data, training_values)
-        x = codec.encode(judged.values[: bank_size(data.shape)]).to(device)
-        self.bank = Bank.of(x, {name: value[: len(x)].to(device) for name, value in judged_values.items()}, schedule)
-        self._refuse_deaf(training_values)
-        shown = (rows[1] if len(rows[1]) else rows[0])[:MOST_PREVIEWS]
-        self._said = {name: said_in(data, name, condition, shown) for name, condition in config.conditions.items()}
-        few = max(1, MOST_REFERENCE_NUMBERS // math.prod(data.shape))
-        self.references: References = references(self.bank, codec.encode(self.training_data.values[:few]))
-
+        told = {name: value[rows[0]] for name, value in values.items()}
+        self.loader = Loader(self.training_data, codec, design.training.batch_size, design.training.seed, device, told)
+        # data may be sorted by class, so the few that are looked at are drawn from all
+        seen, judged = (np.random.Generator(np.random.Philox(0)).permutation(part) for part in (rows[0], rows[1] if len(rows[1]) else rows[0]))
+        self._refuse_deaf({name: value[seen[:MOST_PROBED]].to(device) for name, value in values.items()})
+        few = judged[: bank_size(data.shape)]
+        known = {name: value[few].to(device) for name, value in values.items()}
+        self.bank = Bank.of(codec.encode(data.values[few]).to(device), known, schedule)
+        self._said = {name: said_in(data, name, condition, judged[:MOST_PREVIEWS]) for name, condition in config.conditions.items()}
+        few = seen[: max(1, MOST_REFERENCE_NUMBERS // math.prod(data.shape))]
+        self.references: References = references(self.bank, codec.encode(data.values[few]))
         self._scored: tuple[int, dict[str, dict[str, Any]]] = (-1, {})
 
     def _objective(self, codec: Codec) -> Objective:
@@ -127,11 +122,11 @@ class Run:
 
     def _refuse_deaf(self, values: Values) -> None:
         """Raises ValueError for a condition that the network does not hear, before anything is trained."""
-        rows = torch.randperm(len(self.training_data), generator=torch.Generator().manual_seed(0))[:MOST_PROBED]
-        some = {name: value[rows].to(self.device) for name, value in values.items()}
-        x = self.bank.x[:1].expand(len(rows), *self.bank.x.shape[1:])
-        level = self.bank.levels[len(self.bank.levels) // 2]
-        refuse_deaf(self.model.denoiser, lambda told: self.model.denoiser(x, level, told).mean, some)
+        if values:
+            n, schedule = len(next(iter(values.values()))), self.model.schedule
+            x = torch.zeros(n, *self.model_config.codec.shape, device=self.device)
+            level = schedule(schedule.nearest(schedule.time(torch.tensor(0.5, dtype=torch.float64))))
+            refuse_deaf(self.model.denoiser, lambda told: self.model.denoiser(x, level, told).mean, values)
 
     def _batch(self, step: int) -> tuple[Tensor, Values]:
         x, values = self.loader(step)
@@ -292,77 +287,3 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError):
         return float("inf")
-
-
-def prepare(
-    data: DataConfig, folder: Path, *, settings: Mapping[str, Any] | None = None, preset: str | None = None,
-    conditions: Mapping[str, Condition] | None = None, override: bool = False, device: torch.device | None = None,
-    watch: Watch = Watch(), download: bool = False,
-) -> Run:  # fmt: skip
-    """A run in `folder`: new, or taken up where it was.
-
-    settings: fields of Design by dotted path, replacing the preset's.   conditions: by name; the data's classes, where it has
-    any, when None, and {} for an unconditional model.   download: whether a text encoder may be fetched.
-    Raises ValueError where the folder holds a run of another configuration, unless `override` says to go on with the new
-    training settings or data.
-    """
-    dataset, device = open_data(data), device or default_device()
-    design = changed(design_for(data.source, fitted_codec(dataset), preset, device.type == "cpu"), settings or {})
-    schedule = design.schedule.build()
-    if isinstance(schedule, Chain) and design.sampling.steps > len(schedule) and "sampling.steps" not in (settings or {}):
-        design = changed(design, {"sampling.steps": len(schedule)})
-    if design.training.steps is None and design.training.budget is None:
-        raise ValueError("training needs an end: give a number of steps or a time budget.")
-    if conditions is None:
-        conditions = {"class": Condition(kind="class")} if len(dataset.classes) > 1 else {}
-    if design.augment.probability and any(c.kind == "image" for c in conditions.values()):
-        raise ValueError("pictures that are conditions would not be shifted along with the examples: set augment.probability to 0.")
-    config = RunConfig(
-        data=data, fingerprint=dataset.fingerprint(), design=design, conditions=dict(conditions),
-    )  # fmt: skip
-    _refuse_other_run(folder, config, override)
-    return Run(folder, config, dataset, device, watch, download)
-
-
-def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
-    path = folder / "config.json"
-    if not path.exists():
-        if folder.exists() and any(path.name != CACHE for path in folder.iterdir()):
-            raise ValueError(f"{folder} is not empty and holds no run: choose another --name.")
-        return
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): choose another --name.") from None
-    before = parsed(RunConfig, content, f"{path} has settings this version cannot use")
-    other = {p: v for p, v in differences(before, config).items() if not p.startswith(FREE_TO_CHANGE)}
-    fixed = [p for p in other if not p.startswith(("design.training", "data", "fingerprint"))]
-    if other and (fixed or not override):
-        listed = "; ".join(f"{p}: {old!r} there, {new!r} now" for p, (old, new) in list(other.items())[:6])
-        mend = "choose another --name" + ("" if fixed else ", or go on with the new ones by --override")
-        raise ValueError(f"{folder} holds a run of another configuration ({listed}): {mend}.")
-
-
-def train(
-    data: str, *, name: str | None = None, runs: str | Path = "runs", settings: Mapping[str, Any] | None = None,
-    preset: str | None = None, conditions: Mapping[str, Condition] | None = None, table: str | None = None, **training: Any,
-) -> Model:  # fmt: skip
-    """Trains on `data` in runs/<name> and returns the model; the same call again resumes.
-
-    training: fields of TrainingConfig, such as steps=2000, budget=90.0 or learning_rate=3e-4.
-    settings: any other field of Design by dotted path, such as {"prediction": "noise"}.
-    conditions: such as {"age": Condition(kind="number")}; the data's classes when left out.   table: see DataConfig.
-    """
-    chosen = {f"training.{key}": value for key, value in training.items()} | dict(settings or {})
-    if "steps" in training and "budget" not in training:
-        chosen["training.budget"] = None
-    source = DataConfig(source=data, table=table)
-    run = prepare(source, Path(runs) / (name or default_name(data)), settings=chosen, preset=preset, conditions=conditions)
-    for _ in run.updates():
-        pass
-    return load(run.folder)
-
-
-def default_name(source: str) -> str:
-    """The run's name when none is given: the data's."""
-    return Path(source).name.split(".")[0]

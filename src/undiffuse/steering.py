@@ -1,8 +1,6 @@
 """Steering: all that can pull samples besides the settings a model keeps, and the Denoise and Solver they make together.
 
-    x̂ ── classifier-free guidance, against nothing said, a negative condition, or a weaker model ── clipping ── gradients ──> x̂
-
-The order is ADM's: x̂ is clipped before a classifier's gradient moves it, and not again.
+    x̂ ── classifier-free guidance, against nothing said, a negative condition, or a weaker model ── clipping ── gradients, clipping ──> x̂
 """
 
 from __future__ import annotations
@@ -119,7 +117,7 @@ def denoise(model: Steered, asked: Asked, how: SamplingConfig, steering: Steerin
     """The Denoise that sampling walks with."""
     guided = _limited(model, _guided(model, asked, how, steering), how)
     by_gradient = [guide for guide in steering.guides if guide.form == "score"]
-    return by_score(guided, by_gradient, asked.index) if by_gradient else guided
+    return _limited(model, by_score(guided, by_gradient, asked.index), how) if by_gradient else guided
 
 
 def solver(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering) -> Solver:

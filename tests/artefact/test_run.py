@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 import undiffuse
 from tests.small import TINY_SETTINGS
 from undiffuse.data.sources import DataConfig
-from undiffuse.run import Watch, _json_line, prepare
+from undiffuse.prepare import prepare
+from undiffuse.run import Watch, _json_line
 
 TINY = [f"--set={path}={json.dumps(value)}" for path, value in TINY_SETTINGS.items()]
 COMMAND = [sys.executable, "-m", "undiffuse", "train", "digits", "--name", "r", "--batch", "16", *TINY]

@@ -91,11 +91,12 @@ def test_the_global_random_state_is_neither_used_nor_changed():
 
 def test_what_is_trained_on_is_the_encoded_data(monkeypatch):
     data, codec = digits(), Codec(fitted_codec(digits()))
-    kept = Loader(data, codec, 16, 0, torch.device("cpu"))
+    labels = {"class": torch.from_numpy(data.labels)}
+    kept = Loader(data, codec, 16, 0, torch.device("cpu"), labels)
     monkeypatch.setattr(Loader, "KEPT_ENCODED", 0)
-    streamed = Loader(data, codec, 16, 0, torch.device("cpu"))
+    streamed = Loader(data, codec, 16, 0, torch.device("cpu"), labels)
     rows = batch_indices(1797, 16, 0, 4)
     for loader in (kept, streamed):
-        x, labels = loader(4)
+        x, values = loader(4)
         assert torch.equal(x, codec.encode(data.values[rows]))
-        assert labels.tolist() == data.labels[rows].tolist()
+        assert values["class"].tolist() == data.labels[rows].tolist()

@@ -14,7 +14,7 @@ from tests.small import TINY_SETTINGS, tiny_model
 from undiffuse.data.sources import DataConfig, digits
 from undiffuse.held_out import drawn, held_out_data
 from undiffuse.model import save_model
-from undiffuse.run import prepare
+from undiffuse.prepare import prepare
 
 TRAINING = {**TINY_SETTINGS, "training.steps": 2, "training.budget": None, "training.batch_size": 8, "schedule.T": 20, "sampling.steps": 2}
 

@@ -25,7 +25,8 @@ def demo(
 ) -> None:
     """Train on handwritten digits for a minute and a half; draw a poster of what diffusion is."""
     from undiffuse.data.sources import DataConfig
-    from undiffuse.run import Watch, prepare
+    from undiffuse.prepare import prepare
+    from undiffuse.run import Watch
 
     long = shared.seconds(budget)
     settings = {"training.budget": long, "training.steps": None}

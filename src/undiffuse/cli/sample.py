@@ -49,6 +49,9 @@ def sample(
     classifier: Annotated[Path | None, Option(help="Guide by a classifier, see 'undiffuse classifier'.")] = None,
     classifier_scale: Annotated[float, Option(help="How strongly; 1 follows Bayes' rule.")] = 1.0,
     classifier_form: Annotated[str, Option(help="score, for any solver, or mean, for ancestral steps (ddpm).")] = "score",
+    classifier_interval: Annotated[
+        str | None, Option(help="Only between these sigma/alpha: low,high; up to where it beats chance when left out.")
+    ] = None,
     solver: Annotated[str | None, Option(help="Listed by 'undiffuse solvers'.")] = None,
     order: Annotated[int | None, Option(help="Of the solver, where it has several.")] = None,
     grid: Annotated[str | None, Option(help="Listed by 'undiffuse solvers', or a spacing like 250 or ddim50.")] = None,
@@ -79,6 +82,10 @@ def sample(
 
     model = load(run, shared.device(device), weights, encoder, download)
     guide = load_classifier(classifier, model.device) if classifier else None
+    if guide is None and (classifier_scale != 1 or classifier_form != "score" or classifier_interval):
+        raise ValueError("--classifier-scale, --classifier-form and --classifier-interval need a classifier: name it with --classifier.")
+    if classifier_form not in ("score", "mean"):
+        raise ValueError(f"there is no form {classifier_form!r} of guidance by a classifier: choose score or mean.")
     options = {"class": classes, "number": numbers, "tags": tags, "text": texts, "vector": vectors, "image": images, "task": tasks}
     told = _told(model, options, unconditional, guide)
     strengths, each = asking.scales(guidance) if guidance is not None else ([], {})
@@ -91,7 +98,8 @@ def sample(
         guidance_interval=shared.interval(guidance_interval) if guidance_interval else None,
     )  # fmt: skip
     away = {"negative": asking.negative(model, negative) if negative else None, "weaker": load(weaker, model.device) if weaker else None}
-    by = (guide, classifier_scale, classifier_form) if guide else None
+    within = tuple(shared.interval(classifier_interval)) if classifier_interval else None
+    by = (guide, {"scale": classifier_scale, "form": classifier_form, "interval": within}) if guide else None
     job = Job(model, told, [*strengths] or [None], settings, away, by, seed, first)
     folder, values, labels, index = _make(job, n, compare, run, out)
     written = _write(job, folder, values, labels, index, compare)
@@ -105,14 +113,14 @@ def sample(
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be sampled.   by: a classifier, its scale and form."""
+    """What is to be sampled.   by: a classifier, and how it guides."""
 
     model: Model
     told: asking.Asking
     strengths: list[float | None]
     settings: dict[str, Any]
     away: dict[str, Any]
-    by: tuple[Classifier, float, Any] | None
+    by: tuple[Classifier, dict[str, Any]] | None
     seed: int
     first: int
 
@@ -135,12 +143,12 @@ class Job:
         columns: dict[str, Any] = {name: [conditions.get(name) for conditions in each] for name in self.told.values}
         guides: tuple[Guide, ...] = ()
         if self.by is not None:
-            classifier, scale, form = self.by
+            classifier, how = self.by
             target = classifier.config.name
             if target not in columns:
                 kind = classifier.config.target.kind
                 raise ValueError(f"the classifier guides towards a value of {target!r}: say which, as in --{kind} {target}=…")
-            guides = (classifier.guide(columns[target], len(each), scale, form),)
+            guides = (classifier.guide(columns[target], len(each), **how),)
             if target not in self.model.config.conditions:
                 del columns[target]
         return columns, Steering(**self.away, guides=guides)

@@ -80,7 +80,8 @@ def train(
 ) -> None:
     """Train a model on DATA in runs/<name>; the same command resumes."""
     from undiffuse.data.sources import DataConfig
-    from undiffuse.run import Watch, default_name, prepare
+    from undiffuse.prepare import default_name, prepare
+    from undiffuse.run import Watch
 
     settings = _settings(
         steps=steps, budget=budget, setting=setting,

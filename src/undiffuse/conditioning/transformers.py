@@ -24,7 +24,8 @@ from undiffuse.extras import optional
 
 Pooling = Literal["tokens", "mean", "last"]
 BATCH = 64
-IDENTITY = ("*.safetensors", "config.json", "tokenizer.json", "vocab.*", "merges.txt", "tokenizer_config.json")
+VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")  # without any, the library makes up an empty one
+IDENTITY = ("*.safetensors", "config.json", "merges.txt", "tokenizer_config.json", *VOCABULARIES)
 
 
 class TransformerEncoder(BaseModel):
@@ -57,13 +58,20 @@ class Encoder:
         self.source, self.folder = source, _folder(source, download)
         library = optional("transformers")
         library.utils.logging.disable_progress_bar()
+        if not any(path for pattern in VOCABULARIES for path in self.folder.glob(pattern)):
+            raise ValueError(f"{self.folder} holds no text encoder with a tokenizer of its own: give a folder with a tokenizer.json as well.")
         safe = {"local_files_only": True, "trust_remote_code": False}
         try:
             self.tokenizer: Any = library.AutoTokenizer.from_pretrained(self.folder, **safe)
-            self.model: Any = library.AutoModel.from_pretrained(self.folder, use_safetensors=True, **safe).eval()
-        except (OSError, ValueError, KeyError) as error:
+            self.model: Any
+            self.model, loaded = library.AutoModel.from_pretrained(self.folder, use_safetensors=True, output_loading_info=True, **safe)
+        except Exception as error:  # the library raises many kinds; of one folder, all mean the same
             first = (str(error).splitlines() or [""])[0]
             raise ValueError(f"{self.folder} holds no text encoder that can be opened safely, with safetensors and a tokenizer ({first}).") from None
+        missing = [name for name in loaded["missing_keys"] if "pooler" not in name]  # what is not asked may be missing
+        if missing:
+            raise ValueError(f"the weights in {self.folder} are not all of a {type(self.model).__name__}, {missing[0]} is missing: fetch them again.")
+        self.model.eval()
         if self.tokenizer.pad_token is None:  # GPT-like models have none; what is padded is masked, so any token serves
             self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
         self.tokenizer.padding_side = "right"
@@ -164,7 +172,7 @@ def _folder(source: str, download: bool) -> Path:
         raise RuntimeError(f"the text encoder {name} is not in {path.parent}: {mend} (needs the extra: pip install 'undiffuse[text]').")
     hub = optional("huggingface_hub")
     try:
-        return Path(hub.snapshot_download(source, local_files_only=not download, allow_patterns=["*.json", "*.txt", "*.safetensors", "vocab.*"]))
+        return Path(hub.snapshot_download(source, local_files_only=not download, allow_patterns=[*IDENTITY, "*.json", "*.txt"]))
     except (OSError, ValueError) as error:
         if download:
             why = (str(error).splitlines() or [""])[0]

@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,7 @@ def with_table(data: Dataset, path: Path, files: Sequence[str] | None) -> Datase
     else:
         order = list(range(count))
     columns = {name: as_column(values)[order] for name, values in content.items()}
-    return Dataset(**(vars(data) | {"columns": {**data.columns, **columns}, "root": path.parent}))
+    return replace(data, columns={**data.columns, **columns}, root=path.parent)
 
 
 def column(data: Dataset, source: str) -> np.ndarray:
@@ -126,6 +127,12 @@ def column(data: Dataset, source: str) -> np.ndarray:
     known = [*data.columns, *(["class"] if data.labels is not None else [])]
     has = f"its columns are {', '.join(known)}" if known else "it has none"
     raise ValueError(f"the data has no column {source!r}: {has}; an .npy file with a row for each example works too.")
+
+
+def fingerprints(data: Dataset, sources: Iterable[str]) -> dict[str, str]:
+    """A hash of each .npy file among the sources of columns, which the data's own fingerprint is not of."""
+    files = [source for source in sources if source.endswith(".npy") and source not in data.columns]
+    return {file: Dataset(file, column(data, file)).fingerprint() for file in files}
 
 
 def pictures(data: Dataset, values: np.ndarray, channels: str | None = None) -> tuple[np.ndarray, str | None]:

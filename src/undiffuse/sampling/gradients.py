@@ -11,7 +11,10 @@ and since x̂ = (x_t + sigma² grad log p(x_t))/alpha (Tweedie's formula), in tw
     mean    mean + s · variance · g                 of an ancestral step: its Algorithm 1, eq. 10
 
 with g = grad log p(y | x_t) at x_t.  (Algorithm 1 is derived with g at the mean; the released code takes it at x_t, and so
-does this.)  As there, x̂ is clipped first and guided then.
+does this.)  As there, x̂ is clipped first and guided then.  In the score form it is clipped once more, which the released
+code does not: sigma²/alpha is so large near pure noise that whatever a network answers there, where it cannot know
+anything, would throw x̂ far out of the data's range, and deterministic solvers do not come back from there.  For the same
+reason a guide may be kept to the levels where its classifier is better than chance (docs/conditioning.md has numbers).
 
 A function of the clean example instead of x_t is asked about x̂(x_t) and differentiated through the network, which
 costs a backward pass (Chung et al. 2023, DPS, eq. 7; Bansal et al. 2024, eq. 4).
@@ -21,6 +24,7 @@ Gradients are taken in the precision of x_t.  At pure noise, alpha = 0, x_t says
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,13 +47,18 @@ class Guide:
     """What pulls samples by a gradient.
 
     function: see LogLikelihood; x is in the model's range.   scale: s of eq. 1.   of: the noisy "x_t", or the "clean" x̂.
-    form: "score", or "mean" for ancestral sampling.
+    form: "score", or "mean" for ancestral sampling.   interval: of sigma/alpha where it pulls.
     """
 
     function: LogLikelihood
     scale: float = 1.0
     of: Literal["x_t", "clean"] = "x_t"
     form: Literal["score", "mean"] = "score"
+    interval: tuple[float, float] = (0.0, math.inf)
+
+    def pulls(self, level: Level) -> bool:
+        """Whether it pulls at a level of shape (); never at pure noise."""
+        return bool(level.alpha) and self.interval[0] <= float(level.ratio) <= self.interval[1]
 
     def __post_init__(self) -> None:
         if self.form == "mean" and self.of == "clean":
@@ -65,18 +74,19 @@ class Guide:
 
 def by_score(denoise: Denoise, guides: Sequence[Guide], index: Tensor) -> Denoise:
     """The Denoise with the pull of every guide added, in the score form.   index: of the examples, (B,)."""
-    noisy = [guide for guide in guides if guide.of == "x_t"]
-    clean = [guide for guide in guides if guide.of == "clean"]
 
     def guided(x_t: Tensor, level: Level) -> Posterior:
-        if not float(level.alpha):
+        pulling = [guide for guide in guides if guide.pulls(level)]
+        if not pulling:
             return denoise(x_t, level)
+        clean = [guide for guide in pulling if guide.of == "clean"]
         if clean:
             posterior, pull = _through(denoise, clean, x_t, level, index)
         else:
             posterior, pull = denoise(x_t, level), torch.zeros_like(x_t)
-        for guide in noisy:
-            pull = pull + guide.gradient(x_t, level, index)
+        for guide in pulling:
+            if guide.of == "x_t":
+                pull = pull + guide.gradient(x_t, level, index)
         return posterior.with_mean(posterior.mean + meet(level.sigma**2 / level.alpha, x_t) * pull)
 
     return guided
@@ -107,7 +117,10 @@ class MeanGuided(Solver):
     def step(self, x_t: Tensor, denoise: Denoise, row: Any, noise: NoiseSource, state: Any) -> Step:
         here, bridge = row.move.here, row.move.bridge
         posterior = denoise(x_t, here)
+        pulling = [guide for guide in self.guides if guide.pulls(here)]
+        if not pulling:
+            return self.inner.step(x_t, partial(answered, posterior), row, noise, state)
         variance = self.inner.log_variance(posterior, row, x_t).exp()
-        pull = torch.stack([guide.gradient(x_t, here, self.index) for guide in self.guides]).sum(0)
+        pull = torch.stack([guide.gradient(x_t, here, self.index) for guide in pulling]).sum(0)
         moved = posterior.with_mean(posterior.mean + variance * pull / meet(bridge.on_x, x_t))
         return self.inner.step(x_t, partial(answered, moved), row, noise, state)
