@@ -24,7 +24,7 @@ ALLOWED = {
     "denoiser": {"process", "conditioning"},
     "likelihood": {"process", "extras"},
     "measures": {"data", "likelihood", "process"},
-    "held_out": {"configuration", "data"},
+    "held_out": {"columns", "conditioning", "configuration", "data"},
     "sampling": {"process", "extras"},
     "evaluation": set(),
     "training": {"process", "conditioning", "denoiser", "likelihood", "files"},

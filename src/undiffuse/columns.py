@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,13 @@ def encode_columns(data: Dataset, declared: Mapping[str, Condition], conditions:
         except ValueError as error:
             raise ValueError(f"{condition.kind} {name!r}: {error}") from None
     return values
+
+
+def with_files(data: Dataset, declared: Mapping[str, Condition]) -> Dataset:
+    """The data set with the .npy files that conditions are declared from as columns, so that parts of it have their parts."""
+    sources = {condition.column or name for name, condition in declared.items()}
+    files = {source: tables.column(data, source) for source in sources if source not in data.columns and Path(source).suffix == ".npy"}
+    return replace(data, columns={**data.columns, **files}) if files else data
 
 
 def said_in(data: Dataset, name: str, condition: Condition, rows: np.ndarray) -> list[Any]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from undiffuse.columns import said_in, with_files
+from undiffuse.conditioning.declared import Condition
 from undiffuse.configuration import RunConfig, parsed
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, open_data
@@ -26,18 +30,32 @@ def run_config(run: Path) -> RunConfig | None:
     return parsed(RunConfig, content, f"{path} has settings this version cannot use")
 
 
-def held_out_data(run: Path) -> Dataset:
-    """The held-out part of a run's data.
+@dataclass(frozen=True)
+class Known:
+    """What a run was trained on.   data: all of it; training, held_out: its rows.   declared: the conditions."""
 
-    Raises ValueError where the run does not say what it was trained on, the data is gone or changed, or none was held out.
-    """
+    data: Dataset
+    training: np.ndarray
+    held_out: np.ndarray
+    declared: dict[str, Condition]
+
+
+def known_data(run: Path, mend: str = NO_DATA) -> Known:
+    """Raises ValueError where the run does not say what it was trained on, or the data is gone or changed."""
     config = run_config(run)
     if config is None:
-        raise ValueError(f"{run} does not say which data it was trained on: {NO_DATA}.")
+        raise ValueError(f"{run} does not say which data it was trained on: {mend}.")
     data = open_data(config.data)
     if data.fingerprint() != config.fingerprint:
-        raise ValueError(f"{config.data.source} has changed since the run, so its held-out examples cannot be told from the others: {NO_DATA}.")
-    held_out = data.split(config.data.held_out, config.design.training.seed)[1]
+        raise ValueError(f"{config.data.source} has changed since the run, so its held-out examples cannot be told from the others: {mend}.")
+    rows = data.split_rows(config.data.held_out, config.design.training.seed)
+    return Known(with_files(data, config.conditions), *rows, config.conditions)
+
+
+def held_out_data(run: Path) -> Dataset:
+    """The held-out part of a run's data. Raises ValueError as `known_data` does, and where none was held out."""
+    known = known_data(run)
+    held_out = known.data[known.held_out]
     if not len(held_out):
         raise ValueError(f"the run held no examples out: {NO_DATA}.")
     return held_out
@@ -51,6 +69,17 @@ def named_data(run: Path, source: str) -> tuple[Dataset, bool]:
         wanted = config.data.model_copy(update={"source": source, "layout": None})
     data = open_data(wanted)
     return data, config is not None and data.fingerprint() == config.fingerprint
+
+
+def told_of(run: Path, data: Dataset) -> dict[str, list[Any]]:
+    """What a run's conditions say of these examples, as far as the data says it."""
+    config, found = run_config(run), dict[str, list[Any]]()
+    for name, condition in (config.conditions if config else {}).items():
+        try:
+            found[name] = said_in(data, name, condition, np.arange(len(data)))
+        except ValueError:
+            continue  # other data need not know what the run's did
+    return found
 
 
 def drawn(data: Dataset, n: int, seed: int) -> Dataset:

@@ -31,31 +31,25 @@ def classifier(
 ) -> None:
     """Train a classifier that knows noise on a run's own data and schedule, to guide its samples."""
     from undiffuse.classifying import ClassifierRun
-    from undiffuse.held_out import run_config
+    from undiffuse.columns import with_files
+    from undiffuse.held_out import known_data
     from undiffuse.model import default_device, load
     from undiffuse.training.settings import TrainingConfig
 
-    config = run_config(run)
-    if config is None or not run.is_dir():
-        raise ValueError(f"{run} is no run folder, so it does not say which data to read: give one made by 'undiffuse train'.")
     asked = {"class": class_, "number": number, "tags": tags}
     if sum(value is not None for value in asked.values()) > 1:
         raise ValueError("a classifier reads one thing: give one of --class, --number and --tags.")
     found = declared({kind: [value] if value else None for kind, value in asked.items()}, {})
+    known = known_data(run, "give a run folder made by 'undiffuse train'")
     if not found:
-        found = {name: c for name, c in config.conditions.items() if c.kind == "class"} or declared({"class": ["class"]}, {})
+        found = {name: c for name, c in known.declared.items() if c.kind == "class"} or declared({"class": ["class"]}, {})
     name, target = next(iter(found.items()))
-    model = load(run).config
-    from undiffuse.data.sources import open_data
-
-    data = open_data(config.data)
-    if data.fingerprint() != config.fingerprint:
-        raise ValueError(f"{config.data.source} has changed since the run, so its held-out examples cannot be told from the others.")
+    model, data = load(run).config, with_files(known.data, found)
     training = TrainingConfig(
         steps=steps or (None if budget else STEPS), budget=shared.seconds(budget) if budget else None, batch_size=batch, learning_rate=lr,
         seed=seed, weight_decay=0.05,
     )  # fmt: skip
-    rows = data.split_rows(config.data.held_out, config.design.training.seed)
+    rows = known.training, known.held_out
     folder = run / f"classifier-{name}"
     work = ClassifierRun(folder, model, data, rows, name, target, training, shared.device(device) or default_device())
     parameters = work.trainer.flat.parameter.numel()

@@ -28,25 +28,18 @@ def evaluate(
         raise ValueError(f"-n {n} is too few to judge by: take at least 2.")
     shared.check_out(out)
     from undiffuse.adherence import adherence
-    from undiffuse.data.sources import open_data
-    from undiffuse.held_out import run_config
+    from undiffuse.held_out import known_data
     from undiffuse.model import load
     from undiffuse.pictures.adherence import Row
     from undiffuse.pictures.adherence import adherence as draw
 
-    config = run_config(run)
-    if config is None:
-        raise ValueError(f"{run} is no run folder, so it does not say what was held out: give one made by 'undiffuse train'.")
+    known = known_data(run, "give a run folder made by 'undiffuse train'")
     model = load(run, shared.device(device), encoder=encoder)
     strengths, each = asking.scales(guidance) if guidance is not None else ([], {})
     if len(strengths) > 1:
         raise ValueError(f"--guidance {guidance} lists several strengths: evaluate one at a time.")
     settings: dict[str, Any] = ({"guidance": strengths[0]} if strengths else {}) | ({"guidance_scales": each} if each else {})
     model.how(**settings)
-    data = open_data(config.data)
-    if data.fingerprint() != config.fingerprint:
-        raise ValueError(f"{config.data.source} has changed since the run, so its held-out examples cannot be told from the others.")
-    held_out = data.split_rows(config.data.held_out, config.design.training.seed)[1]
     with shared.progress_bar("{task.fields[left]}") as bar:
         tasks: dict[str, Any] = {}
 
@@ -55,7 +48,7 @@ def evaluate(
                 tasks[what] = bar.add_task(what, total=1.0, left="")
             bar.update(tasks[what], completed=share)
 
-        found = adherence(model, data, held_out, config.conditions, n=n, steps=steps, seed=seed, progress=watch, **settings)
+        found = adherence(model, known.data, known.held_out, known.declared, n=n, steps=steps, seed=seed, progress=watch, **settings)
     typer.echo(f"{'condition':24} {'measure':16} {'samples':>16} {'real examples':>14} {'shuffled':>9}")
     for a in found:
         score = f"{a.samples:.3f} ± {a.error:.3f}"
@@ -66,7 +59,7 @@ def evaluate(
     folder = shared.next_folder(run / "evaluated") if out is None else out
     folder.mkdir(parents=True, exist_ok=True)
     content = {
-        "n": n, "held_out": len(held_out), "predictor": f"{steps} updates on one half of the held-out examples, the ceiling is the other",
+        "n": n, "held_out": len(known.held_out), "predictor": f"{steps} updates on one half of the held-out examples, the ceiling is the other",
         "guidance": guidance, "seed": seed, "adherence": [asdict(a) for a in found],
     }  # fmt: skip
     (folder / "adherence.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

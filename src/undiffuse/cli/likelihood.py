@@ -37,7 +37,7 @@ def likelihood(
     if n < 1:
         raise ValueError(f"-n {n} asks for nothing: ask for at least 1.")
     shared.check_out(out)
-    from undiffuse.held_out import drawn, held_out_data, named_data
+    from undiffuse.held_out import drawn, held_out_data, named_data, told_of
     from undiffuse.measures import in_unit
     from undiffuse.model import load
 
@@ -47,8 +47,9 @@ def likelihood(
     if trained_on:
         typer.echo(f"note: the run was trained on {data}, so these are training and held-out examples together; leave DATA out for held-out ones.")
     examples = drawn(whole, n, seed)
-    told = model.classes and examples.labels is not None
-    labels = [examples.classes[k] for k in examples.labels] if told and examples.labels is not None else None
+    told = {name: values for name, values in told_of(run, examples).items() if name in model.denoiser.conditions.askable}
+    if not told and "class" in model.denoiser.conditions.askable and examples.labels is not None:
+        told = {"class": [examples.classes[k] for k in examples.labels]}
     with shared.progress_bar("{task.fields[left]} left") as bar:
         task, began = bar.add_task("likelihood", total=1.0, left="…"), time.monotonic()
 
@@ -58,20 +59,20 @@ def likelihood(
             bar.update(task, completed=share, left=left)
 
         found = model.likelihood(
-            examples.values, {"class": labels} if labels else {}, method=cast("Method | None", method), draws=draws, seed=seed,
+            examples.values, told, method=cast("Method | None", method), draws=draws, seed=seed,
             decoder=cast("Literal['tanh', 'exact'] | None", decoder), steps=steps, variance=variance,
             exact_divergence=exact_divergence, progress=watch,
         )  # fmt: skip
     unit_name = f"{chosen}/dim"
     which = f"{len(examples)} {'held-out examples' if data is None else f'examples of {whole.name}'}"
-    which += " with their classes" if labels else ""
+    which += " with their " + " and ".join({"class": "classes"}.get(name, name) for name in told) if told else ""
     total = f"{found.mean / divisor:.3f}{'' if found.error is None else f' ± {found.error / divisor:.3f}'} {unit_name}"
     parts = ", ".join(f"{_plural(kind)} {nats / divisor:.3f}" for kind, nats in found.sums().items())
     folder = shared.next_folder((run if run.is_dir() else run.parent) / "likelihood") if out is None else out
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "draws": draws, "seed": seed, "steps": steps, "variance": variance, "exact_divergence": exact_divergence,
-        "weights": model.config.weights, "data": data, "with_classes": bool(labels),
+        "weights": model.config.weights, "data": data, "told": list(told),
     }  # fmt: skip
     text = json.dumps(_numbers(found, unit_name, divisor, settings), indent=1, allow_nan=False)
     (folder / "likelihood.json").write_text(text + "\n", encoding="utf-8")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from undiffuse.data.codec import Codec
+    from undiffuse.model import Model
     from undiffuse.sweeping import Sweep, Tried
 
 
@@ -43,7 +44,7 @@ def sweep(
         shared.integers(steps) if steps else sweeping.DEFAULT_STEPS, guidance,
     )  # fmt: skip
     real = _real(run, data, model.codec)
-    asked = {"class": [model.classes[k % len(model.classes)] for k in range(n)]} if model.classes else {}
+    asked = _asked(run, model, n)
     with shared.progress_bar("{task.completed} of {task.total} settings") as bar:
         task = bar.add_task("sweeping", total=len(settings) + 1)
         swept = sweeping.sweep(
@@ -70,6 +71,20 @@ def sweep(
         typer.echo("next: the same with --keep, to make it the model's default")
     else:
         typer.echo(f"next: undiffuse sample {run} --solver {how.solver} --grid {how.grid} --steps {how.steps}   (or --keep to make it the default)")
+
+
+def _asked(run: Path, model: Model, n: int) -> dict[str, object]:
+    """Conditions for n samples: the classes in turn, or what examples of the run's data say where it is told more than classes."""
+    from undiffuse.held_out import known_data, told_of
+
+    conditions = model.denoiser.conditions
+    classes = {name: c.names for name, c in model.config.conditions.items() if c.kind == "class"}
+    if list(classes) == conditions.askable or not conditions.askable:
+        return {name: [names[k % len(names)] for k in range(n)] for name, names in classes.items()}
+    known = known_data(run, "keep the run's folder with its model")
+    rows = known.held_out if len(known.held_out) else known.training
+    told = told_of(run, known.data[rows[[k % len(rows) for k in range(n)]]])
+    return {name: values for name, values in told.items() if name in conditions.askable}
 
 
 def _real(run: Path, data: str | None, codec: Codec) -> Tensor | None:
