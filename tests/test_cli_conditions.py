@@ -92,6 +92,13 @@ def test_a_text_can_enter_in_every_way(run, table, inject):
     assert run("sample", "runs/t", "-n", "2", "--text", "an old hare")[0] == 0
 
 
+def test_columns_that_are_no_conditions_are_pointed_at(run, table):
+    code, out = run("train", table, "--name", "t", *SMALL)
+    assert code == 0, out
+    assert "of the columns species, age, marks, caption, mask the model is told nothing" in " ".join(out.split())
+    assert "(unconditional)" in out
+
+
 def test_likelihood_and_sweep_tell_the_model_what_the_data_says(run, pets):
     code, out = run("likelihood", pets, "-n", "2", "--steps", "5")
     assert code == 0, out

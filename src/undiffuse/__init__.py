@@ -7,29 +7,27 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Condition", "Model", "load", "train"]
+__all__ = ["Condition", "Guide", "Model", "Steering", "load", "load_classifier", "train"]
+HOMES = {
+    "Condition": "conditioning.declared", "Guide": "sampling.gradients", "Model": "model", "Steering": "steering", "load": "model",
+    "load_classifier": "classifier", "train": "prepare",
+}  # fmt: skip
 
 if TYPE_CHECKING:
+    from undiffuse.classifier import load_classifier
     from undiffuse.conditioning.declared import Condition
     from undiffuse.model import Model, load
     from undiffuse.prepare import train
+    from undiffuse.sampling.gradients import Guide
+    from undiffuse.steering import Steering
 
 
 def __getattr__(name: str) -> Any:
     """Imports on first use, so that `import undiffuse` costs nothing."""
-    if name in ("Model", "load"):
-        from undiffuse import model
-
-        return getattr(model, name)
-    if name == "Condition":
-        from undiffuse.conditioning.declared import Condition
-
-        return Condition
-    if name == "train":
-        from undiffuse.prepare import train
-
-        return train
+    if name in HOMES:
+        return getattr(importlib.import_module(f"undiffuse.{HOMES[name]}"), name)
     raise AttributeError(f"module 'undiffuse' has no attribute {name!r}")

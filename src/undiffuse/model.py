@@ -155,8 +155,9 @@ class Model:
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.denoiser.parameters())
+        told = ", ".join(f"{name} ({config.kind})" for name, config in self.config.conditions.items() if config.kind != "augmentation")
         return (
-            f"Model({self.config.codec.shape}, {len(self.classes)} classes, {self.config.prediction} on "
+            f"Model({self.config.codec.shape}, {f'told {told}' if told else 'unconditional'}, {self.config.prediction} on "
             f"{self.config.schedule.name}, {parameters:,} parameters, {self.config.weights} weights)"
         )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from undiffuse.conditioning.declared import Condition
 from undiffuse.configuration import RunConfig, changed, differences, parsed
 from undiffuse.data.codec import fitted_codec
 from undiffuse.data.sources import DataConfig, open_data
-from undiffuse.data.tables import fingerprints
+from undiffuse.data.tables import FILE_COLUMNS, fingerprints
 from undiffuse.model import Model, default_device, load
 from undiffuse.presets import design_for
 from undiffuse.process.chains import Chain
@@ -45,6 +46,10 @@ def prepare(
         design = changed(design, {"sampling.steps": len(schedule)})
     if design.training.steps is None and design.training.budget is None:
         raise ValueError("training needs an end: give a number of steps or a time budget.")
+    unused = [name for name in dataset.columns if name not in FILE_COLUMNS] if conditions is None and not dataset.classes else []
+    if unused:
+        note = f"of the columns {', '.join(unused)} the model is told nothing: declare conditions, such as --class {unused[0]}, to tell it"
+        dataset = replace(dataset, notes=(*dataset.notes, note))
     if conditions is None:
         conditions = {"class": Condition(kind="class")} if len(dataset.classes) > 1 else {}
     if design.augment.probability and any(c.kind == "image" for c in conditions.values()):

@@ -18,7 +18,7 @@ from undiffuse.process.posteriors import Fixed, Posterior
 from undiffuse.process.schedules import CONTINUOUS
 from undiffuse.sampling.gradients import Guide, MeanGuided, by_score
 from undiffuse.sampling.grids import make_grid
-from undiffuse.sampling.guidance import classifier_free, nested, separately
+from undiffuse.sampling.guidance import classifier_free, clipped, nested, separately
 from undiffuse.sampling.solvers.ancestral import Ancestral
 from undiffuse.sampling.solvers.exponential import Heun
 from undiffuse.sampling.trajectory import final, trajectory
@@ -171,6 +171,19 @@ def test_the_mean_form_moves_the_mean_by_variance_times_gradient():
         else:
             mean, variance = torch.tanh(x_t), bridge.log_small.exp()  # the borrowed one, as in the released code
         torch.testing.assert_close(found, mean + 1.7 * variance * g, rtol=1e-9, atol=1e-9)
+
+
+def test_kept_noise_is_moved_as_in_the_released_code():
+    """Algorithm 2: eps - s sigma g, whatever clipping has done to x̂."""
+    level, x_t = SCHEDULE(0.4), torch.randn(7, 2, dtype=d, generator=torch.Generator().manual_seed(1))
+    g = torch.tensor([0.3, -0.2], dtype=d)
+
+    def kept(x, at):
+        return clipped(ALL, -0.2, 0.2, keep_eps=True)(x, at)
+
+    found = by_score(kept, [Guide(lambda x, at, index: x @ g, 1.7)], torch.arange(7))(x_t, level)
+    torch.testing.assert_close(found.eps(x_t, level), ALL(x_t, level).eps(x_t, level) - 1.7 * level.sigma * g)
+    torch.testing.assert_close(found.mean, kept(x_t, level).mean + 1.7 * level.sigma**2 / level.alpha * g)
 
 
 def test_a_function_of_the_clean_example_has_no_mean_form():

@@ -29,10 +29,12 @@ MOST_LABEL = 34  # characters
 
 @dataclass(frozen=True)
 class Asking:
-    """values: of each condition that is asked for, those that were listed.   shown: the same, as people read them."""
+    """values: of each condition that is asked for, those that were listed.   shown: the same, as people read them.
+    numbers: the conditions whose values say nothing without their name."""
 
     values: dict[str, list[Any]]
     shown: dict[str, list[str]]
+    numbers: frozenset[str] = frozenset()
 
     def combinations(self) -> list[dict[str, Any]]:
         """Every choice of one value for each condition, the first condition changing slowest; one empty choice for nothing."""
@@ -43,7 +45,8 @@ class Asking:
         varying = [name for name, values in self.values.items() if len(values) > 1]
         choices = itertools.product(*self.shown.values())
         each = [dict(zip(self.shown, choice, strict=True)) for choice in choices]
-        return [", ".join(c[n] if len(varying) == 1 else f"{n} {c[n]}" for n in varying)[:MOST_LABEL] for c in each]
+        bare = {name for name in varying if len(varying) == 1 and name not in self.numbers}
+        return [", ".join(c[n] if n in bare else f"{n} {c[n]}" for n in varying)[:MOST_LABEL] for c in each]
 
     def cells(self) -> list[list[str]]:
         """The shown values of each combination, for a table."""
@@ -66,7 +69,7 @@ def read(model: Model, options: Mapping[str, Several], also: Mapping[str, Any] |
             found, as_read = _values(kind, value, model.config.conditions.get(name), fit)
             values.setdefault(name, []).extend(found)
             shown.setdefault(name, []).extend(as_read)
-    return Asking(values, shown)
+    return Asking(values, shown, frozenset(name for name in values if known[name] == "number"))
 
 
 def _named(kind: str, text: str, names: Sequence[str], known: Mapping[str, str]) -> tuple[str, str]:

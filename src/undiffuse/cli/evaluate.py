@@ -63,7 +63,7 @@ def evaluate(
         "guidance": guidance, "seed": seed, "adherence": [asdict(a) for a in found],
     }  # fmt: skip
     (folder / "adherence.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    rows = [Row(f"{a.name}: {a.measure}", a.samples, a.error, a.ceiling, a.floor, a.asked, a.read) for a in found]
+    rows = [Row(a.name, a.measure, a.samples, a.error, a.ceiling, a.floor, a.asked, a.read) for a in found]
     draw(folder / "adherence.png", rows, f"Do {n} samples show what was asked?")
     typer.echo(f"wrote {folder}/: adherence.png, adherence.json")
     typer.echo(f"next: undiffuse evaluate {run} --guidance 2   to see what guidance does to it")

@@ -113,7 +113,8 @@ class Conditions(nn.Module):
             return Told(summed, tuple(beside))
         assert self.start is not None
         start = self.start.expand(len(tokens[0]), -1, -1)
-        return Told(summed, tuple(beside), torch.cat([start, *tokens], 1), torch.cat([start[:, :, 0] != start[:, :, 0], *absent], 1))
+        there = torch.zeros(start.shape[:2], dtype=torch.bool, device=start.device)
+        return Told(summed, tuple(beside), torch.cat([start, *tokens], 1), torch.cat([there, *absent], 1))
 
     def encode(self, asked: Mapping[str, object], n: int) -> Values:
         """What the user asks for, one value for all or a sequence of n, → Values for n examples.

@@ -15,7 +15,8 @@ from undiffuse.pictures.plots import COLOURS, FAINT, INK, MUTED, STYLE, save
 class Row:
     """One condition.   asked, read: of numbers."""
 
-    label: str
+    name: str
+    measure: str
     samples: float
     error: float
     ceiling: float
@@ -38,7 +39,7 @@ def adherence(path: Path, rows: Sequence[Row], title: str) -> None:
             ax.plot(row.ceiling, k, "|", color=COLOURS[2], markersize=16, markeredgewidth=2.5, label="ceiling: real examples" if k == 0 else None)
             ax.errorbar(row.samples, k, xerr=2 * row.error, fmt="o", color=COLOURS[0], markersize=9, capsize=4, label="samples" if k == 0 else None)
             ax.annotate(f"{row.samples:.3g}", (row.samples, k), xytext=(0, 10), textcoords="offset points", ha="center", color=INK)
-        ax.set_yticks(range(len(rows)), [row.label for row in rows])
+        ax.set_yticks(range(len(rows)), [f"{row.name}: {row.measure}" for row in rows])
         ax.set_ylim(len(rows) - 0.4, -0.8)
         ax.set(xlabel="score (bars: two standard errors)", title=title)
         ax.grid(axis="y", visible=False)
@@ -47,5 +48,5 @@ def adherence(path: Path, rows: Sequence[Row], title: str) -> None:
             ends = [min(*row.asked, *row.read), max(*row.asked, *row.read)]
             ax.plot(ends, ends, "--", color=MUTED, linewidth=1.2)
             ax.plot(row.asked, row.read, ".", color=COLOURS[0], alpha=0.45)
-            ax.set(xlabel=f"asked: {row.label}", ylabel="read off the sample", title=f"R² {row.samples:.3f}")
+            ax.set(xlabel=f"{row.name}, asked", ylabel=f"{row.name}, read off the sample", title=f"{row.name}: R² {row.samples:.3f}")
         save(figure, path)

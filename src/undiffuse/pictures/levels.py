@@ -24,7 +24,7 @@ def readings(
         ax.plot(ratio, chance, "--", color=MUTED, label="chance")
         ax.set(xscale="log", xlabel="noise level σ/α", ylabel=f"{what}, held-out (bars: two standard errors)", title=title)
         ax.set_ylim(min(-0.05, *score), 1.03)
-        ax.legend(loc="lower left")
+        ax.legend(loc="center left")
         save(figure, path)
 
 

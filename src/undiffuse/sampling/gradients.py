@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -87,7 +87,8 @@ def by_score(denoise: Denoise, guides: Sequence[Guide], index: Tensor) -> Denois
         for guide in pulling:
             if guide.of == "x_t":
                 pull = pull + guide.gradient(x_t, level, index)
-        return posterior.with_mean(posterior.mean + meet(level.sigma**2 / level.alpha, x_t) * pull)
+        kept = None if posterior.kept_eps is None else posterior.kept_eps - meet(level.sigma, x_t) * pull
+        return replace(posterior, mean=posterior.mean + meet(level.sigma**2 / level.alpha, x_t) * pull, kept_eps=kept)
 
     return guided
 
