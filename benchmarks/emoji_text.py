@@ -37,7 +37,6 @@ from undiffuse.pictures.sheets import captioned
 CANDIDATES = 10
 SETTINGS: dict[str, dict[str, Any]] = {
     "told nothing but the style": {}, "guidance 1": {}, "guidance 2": {"guidance": 2.0}, "guidance 4": {"guidance": 4.0},
-    "guidance 4 for the caption, 2 for the style": {"guidance_scales": {"style": 2.0, "caption": 4.0}},
 }  # fmt: skip
 Judge = Callable[[Tensor], Tensor]
 """Pictures (N, 3, H, W), 0 … 255 → unit vectors whose product says how alike they are."""

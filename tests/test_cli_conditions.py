@@ -92,6 +92,17 @@ def test_a_text_can_enter_in_every_way(run, table, inject):
     assert run("sample", "runs/t", "-n", "2", "--text", "an old hare")[0] == 0
 
 
+def test_how_often_each_is_left_unsaid_can_be_chosen(run, table):
+    from undiffuse import load
+
+    code, out = run("train", table, "--name", "t", "--class", "species", "--text", "caption", "--drop", "0.2", "--drop", "species=0", *SMALL)
+    assert code == 0, out
+    assert {name: c.drop for name, c in load("runs/t").config.conditions.items()} == {"species": 0.0, "caption": 0.2}
+    code, out = run("sample", "runs/t", "-n", "1", "--text", "a hare")
+    assert code == 2
+    assert "species: this model was trained without ever dropping it" in " ".join(out.split())
+
+
 def test_columns_that_are_no_conditions_are_pointed_at(run, table):
     code, out = run("train", table, "--name", "t", *SMALL)
     assert code == 0, out
@@ -112,7 +123,7 @@ def test_a_classifier_guides_an_unconditional_model(run, tmp_path):
     assert code == 0, out
     assert "chance" in out
     assert {path.name for path in (tmp_path / "runs/u/classifier-class").iterdir()} >= {"classifier.safetensors", "levels.json", "levels.png"}
-    for form in (("score",), ("mean", "--solver", "ddpm")):
+    for form in (("score", "--classifier-interval", "0,inf"), ("mean", "--solver", "ddpm")):
         code, out = run(
             "sample", "runs/u", "--classifier", "runs/u/classifier-class", "--classifier-form", *form, "--classifier-scale", "2", "--class", "3,5",
             "-n", "4", "--steps", "3",
@@ -146,7 +157,9 @@ def test_evaluate_says_whether_samples_show_what_was_asked(run, tmp_path):
     (("--tags", "spotted"), "there is no tag 'spotted'"), (("--vector", "emb.npz"), "no .npy file"), (("--vector", "long.npy"), "model takes (5,)"),
     (("--image", "no.png"), "no.png"), (("--task", "paint"), "told no task: its conditions are species (--class)"),
     (("--text", "old " * 50), "shorten it"), (("--number", "height=3"), "its --number is age"), (("--number", "1:2"), "no number"),
-    (("--guidance", "2,3"), "--compare"), (("--guidance", "species=x"), "no strength"), (("--guidance", "height=2"), "cannot be guided by 'height'"),
+    (("--guidance", "2,3"), "--compare"),
+    (("--guidance", "2", "--guidance-interval", "0.1,inf"), "above any level"), (("--guidance", "species=x"), "no strength"),
+    (("--guidance", "height=2"), "cannot be guided by 'height'"),
     (("--negative", "dog", "--guidance", "2"), "NAME=VALUE"), (("--negative", "species=dog"), "keeps away from nothing"),
     (("--classifier", "runs/pets"), "undiffuse classifier"), (("--classifier-scale", "2"), "need a classifier"),
     (("--weaker", "nowhere", "--guidance", "2"), "undiffuse train"), (("--class", "cat", "--unconditional"), "contradicts"),
@@ -166,7 +179,9 @@ def test_wrong_questions_are_one_sentence(run, pets, tmp_path, arguments, words)
     (("--class", "race"), 2, "no column 'race': its columns are file, species, age, marks, caption, mask"),
     (("--number", "species"), 2, "number 'species': 'cat' is no number"), (("--vector", "no.npy"), 2, "no file no.npy"),
     (("--class", "species", "--class", "species"), 2, "declared twice"), (("--class", "species", "--unconditional"), 2, "contradicts"),
-    (("--class", "species", "--inject", "age=concat"), 2, "no condition that is declared"), (("--inject", "age"), 2, "NAME=VALUE"),
+    (("--class", "species", "--inject", "age=concat"), 2, "no condition that is declared"),
+    (("--class", "species", "--drop", "age=0.5"), 2, "no condition that is declared"), (("--class", "species", "--drop", "1"), 2, "no share"),
+    (("--class", "species", "--drop", "species=often"), 2, "no share"), (("--inject", "age"), 2, "NAME=VALUE"),
     (("--class", "species", "--inject", "species=everywhere"), 2, "inject"), (("--encoder", "words"), 2, "no --text is declared"),
     (("--text", "caption", "--pooling", "mean"), 2, "pooling belongs to a transformer"), (("--vector", "species"), 2, "vector 'species'"),
     (("--text", "caption", "--encoder", "./nowhere"), 1, "nowhere is not in"),

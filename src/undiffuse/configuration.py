@@ -7,6 +7,7 @@ data came from and how it was trained.  Contradictions between settings are refu
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -131,6 +132,8 @@ class SamplingConfig(Config):
             raise ValueError("guidance 1 guides nothing, so there is nothing to rescale or to keep in an interval: give another guidance.")
         if self.guidance_interval is not None and not 0 <= self.guidance_interval[0] < self.guidance_interval[1]:
             raise ValueError("a guidance interval goes from a lower to a higher sigma/alpha, none below 0: swap or change them.")
+        if self.guidance_interval is not None and math.isinf(self.guidance_interval[1]):
+            raise ValueError("a guidance interval ends at a number, for it is written into files: 1000000 is above any level.")
         return self
 
     def build_solver(self, schedule: Schedule) -> Solver:

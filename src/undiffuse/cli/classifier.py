@@ -39,10 +39,10 @@ def classifier(
     asked = {"class": class_, "number": number, "tags": tags}
     if sum(value is not None for value in asked.values()) > 1:
         raise ValueError("a classifier reads one thing: give one of --class, --number and --tags.")
-    found = declared({kind: [value] if value else None for kind, value in asked.items()}, {})
+    found = declared({kind: [value] if value else None for kind, value in asked.items()})
     known = known_data(run, "give a run folder made by 'undiffuse train'")
     if not found:
-        found = {name: c for name, c in known.declared.items() if c.kind == "class"} or declared({"class": ["class"]}, {})
+        found = {name: c for name, c in known.declared.items() if c.kind == "class"} or declared({"class": ["class"]})
     name, target = next(iter(found.items()))
     model, data = load(run).config, with_files(known.data, found)
     training = TrainingConfig(

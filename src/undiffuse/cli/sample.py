@@ -99,6 +99,8 @@ def sample(
     )  # fmt: skip
     away = {"negative": asking.negative(model, negative) if negative else None, "weaker": load(weaker, model.device) if weaker else None}
     within = tuple(shared.interval(classifier_interval)) if classifier_interval else None
+    if within and not within[0] < within[1]:
+        raise ValueError(f"--classifier-interval {classifier_interval} holds no level: write the lower sigma/alpha first.")
     by = (guide, {"scale": classifier_scale, "form": classifier_form, "interval": within}) if guide else None
     job = Job(model, told, [*strengths] or [None], settings, away, by, seed, first)
     folder, values, labels, index = _make(job, n, compare, run, out)

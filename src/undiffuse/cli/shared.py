@@ -47,8 +47,8 @@ def stretch(text: str) -> list[float | int]:
 
 
 def interval(text: str) -> list[float]:
-    """"0.3,5" → two numbers."""
-    match = re.fullmatch(r"(\d*\.?\d+),(\d*\.?\d+)", text.strip())
+    """"0.3,5" → two numbers, the second of which may be inf."""
+    match = re.fullmatch(r"(\d*\.?\d+),(\d*\.?\d+|inf)", text.strip())
     if not match:
         raise ValueError(f"{text!r} is no interval: write the lowest and highest sigma/alpha, like 0.3,5.")
     return [float(match[1]), float(match[2])]

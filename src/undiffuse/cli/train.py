@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from undiffuse.run import Run
 
 INTERRUPTED = 128
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def Declared(option: str, what: str) -> Any:
@@ -63,7 +65,9 @@ def train(
     pooling: Annotated[str | None, Option(help="Of a transformer's states: mean, last or tokens.")] = None,
     download: Annotated[bool, Option("--download", help="Let a text encoder be fetched from the hub.")] = False,
     table: Annotated[str | None, Option(help="A .csv, .tsv or .jsonl with more columns of the examples.")] = None,
-    drop: Annotated[float | None, Option(help="How often a condition is left unsaid in training.")] = None,
+    drop: Annotated[
+        list[str] | None, Option(help="How often conditions are left unsaid in training: 0.1, or NAME=0.2 for one; 0 for never. May be repeated.")
+    ] = None,
     unconditional: Annotated[bool, Option("--unconditional", help="Ignore the classes.")] = False,
     size: Annotated[str | None, Option(help="Resize images: 64, or height×width as 48x80.")] = None,
     fit: Annotated[str, Option(help="How to resize: crop, pad or stretch.")] = "crop",
@@ -87,7 +91,8 @@ def train(
         steps=steps, budget=budget, setting=setting,
         paths={
             "schedule.name": schedule, "schedule.T": T, "prediction": prediction, "variance": variance,
-            "drop": drop, "training.objective": objective, "training.weight": weight, "training.batch_size": batch,
+            "drop": _share([text for text in drop or [] if "=" not in text]),
+            "training.objective": objective, "training.weight": weight, "training.batch_size": batch,
             "training.learning_rate": lr, "training.seed": seed, "training.precision": precision,
             "network.width": width, "network.depth": depth, "network.dropout": dropout,
             "network.multipliers": multipliers and shared.integers(multipliers),
@@ -102,7 +107,8 @@ def train(
     }  # fmt: skip
     source = parsed(DataConfig, described, "these settings of the data do not work")
     columns = {"class": classes, "tags": tags, "number": numbers, "text": texts, "vector": vectors, "image": images, "task": tasks}
-    conditions = declared(columns, shared.pairs(inject or [], "--inject"), encoder, pooling)
+    own = shared.pairs([text for text in drop or [] if "=" in text], "--drop")
+    conditions = declared(columns, shared.pairs(inject or [], "--inject"), own, encoder, pooling)
     if unconditional and conditions:
         raise ValueError("--unconditional contradicts the conditions that are declared: leave one out.")
     run = prepare(
@@ -114,9 +120,14 @@ def train(
 
 
 def declared(
-    columns: Mapping[str, list[str] | None], inject: Mapping[str, str], encoder: str | None = None, pooling: str | None = None
-) -> dict[str, Condition]:
-    """Conditions by name.   columns: for each kind the columns, NAME, NAME=COLUMN or a file whose name then names the condition."""
+    columns: Mapping[str, list[str] | None], inject: Mapping[str, str] = NOTHING, drop: Mapping[str, str] = NOTHING,
+    encoder: str | None = None, pooling: str | None = None,
+) -> dict[str, Condition]:  # fmt: skip
+    """Conditions by name.
+
+    columns: for each kind the columns, NAME, NAME=COLUMN or a file whose name then names the condition.   inject, drop: of
+    conditions by name.
+    """
     from undiffuse.conditioning.declared import Condition
     from undiffuse.configuration import parsed
 
@@ -129,14 +140,29 @@ def declared(
             if name in found:
                 raise ValueError(f"the condition {name!r} is declared twice: give the second another name, as in --{kind} other={column or name}.")
             described: dict[str, Any] = {"kind": kind, "column": column or None, "inject": inject.get(name)}
+            described |= {"drop": _share([drop[name]])} if name in drop else {}
             described |= {"encoder": encoder, "pooling": pooling} if kind == "text" else {}
             found[name] = parsed(Condition, described, f"the {kind} {name!r} cannot be declared so")
-    unknown = [name for name in inject if name not in found]
-    if unknown:
-        raise ValueError(f"--inject names {unknown[0]!r}, which is no condition that is declared: declare it, as in --class {unknown[0]}.")
+    for option, named in (("--inject", inject), ("--drop", drop)):
+        unknown = [name for name in named if name not in found]
+        if unknown:
+            raise ValueError(f"{option} names {unknown[0]!r}, which is no condition that is declared: declare it, as in --class {unknown[0]}.")
     if (encoder or pooling) and not columns.get("text"):
         raise ValueError("--encoder and --pooling are for texts, and no --text is declared: leave them out, or declare one.")
     return found
+
+
+def _share(texts: list[str]) -> float | None:
+    """The last of some shares, from 0 to less than 1."""
+    if not texts:
+        return None
+    try:
+        share = float(texts[-1])
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise ValueError(f"--drop {texts[-1]!r} is no share of the examples: write one from 0 to less than 1, such as 0.1.")
+    return share
 
 
 def _settings(steps: int | None, budget: str | None, setting: list[str] | None, paths: dict[str, Any]) -> dict[str, Any]:
