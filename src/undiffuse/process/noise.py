@@ -10,7 +10,9 @@ random numbers: as easy as 1, 2, 3", SC '11) in integer tensor operations, with
 The words become normals by Box & Muller: r = sqrt(-2 log u), (r cos 2 pi v, r sin 2 pi v).  Library logarithms and
 cosines differ in the last bit between devices and even between the vectorised body and the tail of one array, so the
 three functions are evaluated here from +, ×, ÷ and sqrt alone, one rounding each, which IEEE 754 fixes to the bit.
-Their error is below 1e-6, and u >= 2^-25 bounds |z| by 5.9.
+Their error is below 1e-6, and u >= 2^-25 bounds |z| by 5.9.  Libraries round single-precision roots carelessly, too (one in 150
+is a bit off on Intel's processors), so the root is taken in double precision: the root of a 24-bit number lies so far from
+any midpoint of two single-precision numbers that an error in the last bit of the double cannot change what it rounds to.
 """
 
 from __future__ import annotations
@@ -69,6 +71,14 @@ def _cos_sin(word: Tensor) -> tuple[Tensor, Tensor]:
     return 1 - 2 * (sin * sin), 2 * sin * cos
 
 
+def box_muller(radius_word: Tensor, angle_word: Tensor) -> tuple[Tensor, Tensor]:
+    """Two independent standard normals, float32, of two independent words of 24 bits."""
+    u = (radius_word.float() + 0.5) * 2.0**-24
+    r = torch.sqrt((-2 * _log(u)).double()).float()
+    cos, sin = _cos_sin(angle_word)
+    return r * cos, r * sin
+
+
 def standard_normal(
     shape: Sequence[int], seed: int, index: Tensor, step: int | Tensor = 0, stream: int = 0
 ) -> Tensor:
@@ -86,8 +96,5 @@ def standard_normal(
     steps = torch.as_tensor(step, device=index.device).reshape(-1, 1).expand_as(block)
     words = philox((block, rows, steps, torch.full_like(block, stream)), seed)
     radius_word, angle_word = torch.stack(words[::2], -1), torch.stack(words[1::2], -1)
-    u = ((radius_word >> 8).float() + 0.5) * 2.0**-24
-    r = torch.sqrt(-2 * _log(u))
-    cos, sin = _cos_sin(angle_word >> 8)
-    normals = torch.stack([r * cos, r * sin], -1)
+    normals = torch.stack(box_muller(radius_word >> 8, angle_word >> 8), -1)
     return normals.reshape(len(index), -1)[:, :size].reshape(len(index), *shape)
