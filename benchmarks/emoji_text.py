@@ -1,7 +1,7 @@
 """Told a caption and a style: does a model of emoji draw what the caption says?
 
     undiffuse train emoji/captions.csv --name emoji --size 32 --channels rgb --text caption --class style \\
-        --encoder all-MiniLM-L6-v2 --width 16 --multipliers 1,2,4,12 --budget 58m
+        --encoder all-MiniLM-L6-v2 --width 16 --multipliers 1,2,4,12 --set network.embedding_width=384 --batch 32 --budget 36m
     python -m benchmarks.emoji_text runs/emoji --features FOLDER
 
 emoji/captions.csv names 5,626 pictures, nearly every caption in three styles; a tenth of the pairs of caption and style are

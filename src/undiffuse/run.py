@@ -204,7 +204,7 @@ class Run:
             "made_by": f"undiffuse {__version__}", "torch": torch.__version__, "python": platform.python_version(),
             "data": {"source": Path(self.config.data.source).name, "fingerprint": self.config.fingerprint,
                      "training": len(self.training_data), "held_out": len(self.held_out)},
-            "training": {"steps": trainer.step, "seconds": round(trainer.seconds, 1), **self.config.design.training.model_dump(mode="json")},
+            "training": {**self.config.design.training.model_dump(mode="json"), "steps": trainer.step, "seconds": round(trainer.seconds, 1)},
             "held_out": {name: score["relative"] for name, score in scores.items()},
             "heard": {name: round(max(changes), 4) for name, changes in self.heard().items()},
         }  # fmt: skip
