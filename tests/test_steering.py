@@ -131,7 +131,8 @@ def test_a_guide_pulls_only_in_its_interval():
     plain = answer(model, {"class": "cat"})
     for interval, same in (((0.0, ratio * 1.01), False), ((0.0, ratio * 0.99), True), ((ratio * 1.01, 99.0), True)):
         guide = Guide(lambda x, level, index: x.mean((1, 2, 3)), 30.0, interval=interval)
-        assert torch.equal(answer(model, {"class": "cat"}, Steering(guides=(guide,))), plain) == same
+        moved = (answer(model, {"class": "cat"}, Steering(guides=(guide,))) - plain).abs().max().item()
+        assert moved < 1e-5 if same else moved > 0.1  # the pull is 30 sigma²/alpha/64
 
 
 @pytest.mark.parametrize("solver", ["ddpm", "ddim", "adams", "heun", "dpm++"])

@@ -3,7 +3,6 @@
     runs/<name>/classifier-<target>/
       classifier.safetensors   see classifier.py
       state/                   checkpoints for exact resume
-      metrics.jsonl            one JSON object a line
       levels.json, levels.png  how well it reads held-out examples, by noise level, against chance
 
 It reads the data, the split, the noise schedule and the codec from the run, so it cannot disagree with the model.  The same
@@ -101,7 +100,7 @@ class ClassifierRun:
     ) -> None:  # fmt: skip
         if target.kind not in READABLE:
             raise ValueError(f"a classifier reads {', '.join(READABLE)}, and {name!r} is a {target.kind}: choose another.")
-        self.folder, self.name, self.device, self.clean = folder, name, device, clean
+        self.folder, self.name, self.device = folder, name, device
         config = fit_conditions(data, {name: target}, 0.0)[name]
         self.config = ClassifierConfig(
             codec=model.codec, network=classifying_network(model.network), schedule=model.schedule, name=name, target=config,  # type: ignore[arg-type]
@@ -116,7 +115,8 @@ class ClassifierRun:
             ClassifierLearner(self.classifier, name, clean), self.schedule, make_level_sampler("uniform", self.schedule, True), training
         )
         self.loader = Loader(data[seen], self.codec, training.batch_size, training.seed, device, {name: values[seen]})
-        judged = held_out[:MOST_HELD_OUT]
+        # data may be sorted by class, so the few that are looked at are drawn from all
+        judged = np.random.Generator(np.random.Philox(0)).permutation(held_out)[:MOST_HELD_OUT]
         x = self.codec.encode(data.values[judged]).to(device) if len(judged) else None
         self.bank = None if x is None else Bank.of(x, {name: values[judged].to(device)}, self.schedule)
 
@@ -168,6 +168,8 @@ class ClassifierRun:
 def reading(target: Any, answer: Tensor, encoded: Tensor, ratio: float = 0.0) -> Reading:
     """How well answers (N, outputs) fit encoded targets (N, …)."""
     if isinstance(target, ClassConfig):
+        told = encoded < len(target.names)  # what says nothing can be read neither rightly nor wrongly
+        answer, encoded = answer[told], encoded[told]
         right = (answer.argmax(1) == encoded).double()
         chance = torch.bincount(encoded, minlength=len(target.names)).max().item() / len(encoded)
         return Reading(ratio, right.mean().item(), math.sqrt(max(right.var().item(), 1 / len(right)) / len(right)), chance)

@@ -110,10 +110,7 @@ def _cached(folder: Path, name: str, module: TextCondition, texts: list[Any]) ->
             return load_file(path)["states"]
         except (SafetensorError, KeyError):
             path.unlink()
-    different = list(dict.fromkeys(texts))
-    states = module.encode(different).contiguous()
-    rows = {text: row for row, text in enumerate(different)}
-    encoded = states[[rows[text] for text in texts]]
+    encoded = module.encode(texts).contiguous()
     size = encoded.numel() * encoded.element_size()
     write_atomically(path, lambda temporary: save_file({"states": encoded}, temporary), size)
     return encoded

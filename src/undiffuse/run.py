@@ -107,6 +107,7 @@ class Run:
         few = seen[: max(1, MOST_REFERENCE_NUMBERS // math.prod(data.shape))]
         self.references: References = references(self.bank, codec.encode(data.values[few]))
         self._scored: tuple[int, dict[str, dict[str, Any]]] = (-1, {})
+        self._heard: tuple[int, dict[str, list[float]]] = (-1, {})
 
     def _objective(self, codec: Codec) -> Objective:
         training, schedule, prediction = self.config.design.training, self.model.schedule, self.model.denoiser.prediction
@@ -233,12 +234,14 @@ class Run:
 
     def heard(self) -> dict[str, list[float]]:
         """How much shuffling each condition changes x̂ of held-out examples, at each level of the bank; averaged weights."""
-        denoiser = self.model.denoiser
-        with self.trainer.average.swapped():
-            denoiser.eval()
-            changes = self.bank.effects(denoiser.given, self.config.conditions)
-        denoiser.train()
-        return changes
+        if self._heard[0] != self.trainer.step:
+            denoiser = self.model.denoiser
+            with self.trainer.average.swapped():
+                denoiser.eval()
+                changes = self.bank.effects(denoiser.given, self.config.conditions)
+            denoiser.train()
+            self._heard = (self.trainer.step, changes)
+        return self._heard[1]
 
     def preview(self) -> Path:
         """A grid of samples of the averaged weights, always of the same seeds."""
