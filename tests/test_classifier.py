@@ -184,6 +184,22 @@ def test_labels_that_say_nothing_guide_nowhere(tmp_path):
     assert load_classifier(tmp_path / "c").config.can_guide is None
 
 
+def test_a_folder_of_another_classifier_is_refused_and_left_as_it_was(tmp_path):
+    for _ in trained(tmp_path / "c", Condition(kind="class"), "class", steps=2).updates():
+        pass
+    before = {path: path.read_bytes() for path in (tmp_path / "c").rglob("*") if path.is_file()}
+    others = [
+        trained(tmp_path / "c", Condition(kind="class"), "class", steps=4, seed=1),
+        trained(tmp_path / "c", Condition(kind="number", column="grey"), "class", steps=4),
+        trained(tmp_path / "c", Condition(kind="class"), "class", data=bright_or_dark(seed=1), steps=4),
+    ]
+    for other, words in zip(others, ("training.seed: 0 there, 1 now", "kind", "fingerprint"), strict=True):
+        with pytest.raises(ValueError, match=f"made with another configuration.*{words}.*give it another name"):
+            next(other.updates())
+    assert before == {path: path.read_bytes() for path in (tmp_path / "c").rglob("*") if path.is_file()}
+    assert [update.step for update in trained(tmp_path / "c", Condition(kind="class"), "class", steps=4).updates()] == [3, 4]
+
+
 def test_stopping_and_resuming_changes_no_bit(tmp_path):
     whole = trained(tmp_path / "whole", Condition(kind="class"), "class", steps=12)
     for _ in whole.updates():

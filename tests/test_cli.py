@@ -97,6 +97,7 @@ def test_the_strip_shows_the_sample_itself(run, model):
     ("--solver", "dpm++_sde", "--eta", "0.3", "--noise", "brownian", "--steps", "2"), ("--solver", "plms", "--grid", "ddim50"),
     ("--guidance", "3", "--guidance-rescale", "0.7", "--class", "cat"), ("--guidance", "0.6", "--guidance-form", "plus", "--class", "cat"),
     ("--guidance", "4", "--guidance-form", "projected", "--guidance-interval", "0.2,5", "--class", "cat"),
+    ("--guidance", "4", "--guidance-form", "projected", "--guidance-momentum", "-0.5", "--guidance-longest", "2", "--class", "cat"),
     ("--solver", "dpm++_single", "--order", "3", "--steps", "13", "--guidance", "3", "--class", "dog"),
 ])  # fmt: skip
 def test_every_way_of_sampling(run, model, arguments):
@@ -133,6 +134,7 @@ def test_solvers_and_grids_are_listed(run):
     (("sample", "TINY", "--guidance", "2", "--guidance-form", "plus"), 2, "between 0 and 1"),
     (("sample", "TINY", "--guidance-interval", "1,5"), 2, "another guidance"),
     (("sample", "TINY", "--guidance", "2", "--guidance-interval", "5,1"), 2, "swap"), (("sample", "TINY", "--guidance-interval", "some"), 2, "0.3,5"),
+    (("sample", "TINY", "--guidance", "2", "--guidance-momentum", "-0.5"), 2, "belong to the projected form"),
     (("sample", "TINY", "--guidance-rescale", "0.5", "--guidance-form", "projected"), 2, "leave one out"),
     (("sample", "TINY", "--grid", "aligned"), 2, "log-SNRs"), (("sample", "TINY", "--eta", "0.5"), 2, "dpm++_sde"),
     (("sweep", "TINY", "--solvers", "rk4"), 2, "choose one of ddpm"), (("sweep", "TINY", "-n", "1"), 2, "at least 2"),

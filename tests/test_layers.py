@@ -32,14 +32,14 @@ ALLOWED = {
     "steering": {"conditioning", "configuration", "data", "denoiser", "process", "sampling"},
     "model": {"artefact", "conditioning", "configuration", "data", "denoiser", "measures", "process", "sampling", "steering"},
     "classifier": {"artefact", "conditioning", "configuration", "data", "networks", "process", "sampling"},
-    "classifying": {"classifier", "columns", "conditioning", "configuration", "data", "files", "networks", "process", "training"},
+    "classifying": {"artefact", "classifier", "columns", "conditioning", "configuration", "data", "files", "networks", "process", "training"},
     "adherence": {"classifying", "columns", "conditioning", "data", "model", "process", "training"},
     "editing": {"configuration", "model", "process", "sampling"},
     "sweeping": {"configuration", "evaluation", "model", "process", "sampling"},
     "presets": {"configuration", "data", "networks", "training"},
     "pictures": {"data", "process", "sampling"},
     "run": {
-        "columns", "conditioning", "configuration", "data", "denoiser", "files", "likelihood", "model", "pictures", "process", "training",
+        "artefact", "columns", "conditioning", "configuration", "data", "denoiser", "files", "likelihood", "model", "pictures", "process", "training",
     },
     "prepare": {"conditioning", "configuration", "data", "model", "presets", "process", "run"},
 }

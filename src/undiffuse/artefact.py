@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from undiffuse.files import write_atomically
 
 FORMAT_VERSION = 1
+SETS = ("raw", "averaged")
 
 
 def write(path: Path, kind: str, config: str, tensors: Mapping[str, Tensor]) -> None:
@@ -65,14 +66,23 @@ def read(path: Path, kind: str) -> tuple[Any, dict[str, Tensor]]:
     return content, tensors
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], sets: Iterable[str], chosen: str, path: Path) -> None:
-    """Copies one of several sets of weights, named set.parameter, into a module.
+def sets_of(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The raw and the averaged weights among tensors named set.parameter, of a trainer or a file, by set and by parameter."""
+    return {kind: {n.removeprefix(f"{kind}."): t for n, t in tensors.items() if n.startswith(f"{kind}.")} for kind in SETS}
+
+
+def named(raw: Mapping[str, Tensor], averaged: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `sets_of`."""
+    return {f"{kind}.{name}": tensor for kind, set_ in zip(SETS, (raw, averaged), strict=True) for name, tensor in set_.items()}
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], chosen: str, path: Path) -> None:
+    """Copies one of the two sets of weights into a module.
 
     Raises ValueError unless every name and shape of every set is that of the module.
     """
     expected = dict(module.named_parameters())
-    for kind in sets:
-        found = {name.removeprefix(f"{kind}."): tensor for name, tensor in tensors.items() if name.startswith(f"{kind}.")}
+    for kind, found in sets_of(tensors).items():
         for name in sorted(expected.keys() ^ found.keys()):
             what = "lacks" if name in expected else "has an unknown"
             raise ValueError(f"{path} {what} tensor {kind}.{name}: it does not belong to what its header describes.")

@@ -13,7 +13,7 @@ A model can be guided by a classifier that knows the same x_t: data of the same 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,10 +147,9 @@ def log_likelihood(target: Target, answer: Tensor, encoded: Tensor) -> Tensor:
     return said * each.sum(1)
 
 
-def save_classifier(path: Path, config: ClassifierConfig, raw: dict[str, Tensor], averaged: dict[str, Tensor]) -> None:
+def save_classifier(path: Path, config: ClassifierConfig, raw: Mapping[str, Tensor], averaged: Mapping[str, Tensor]) -> None:
     """Writes a classifier file atomically and reads it back."""
-    sets = {"raw": raw, "averaged": averaged}
-    artefact.write(path, "classifier", config.model_dump_json(), {f"{kind}.{name}": t for kind, set_ in sets.items() for name, t in set_.items()})
+    artefact.write(path, "classifier", config.model_dump_json(), artefact.named(raw=raw, averaged=averaged))
 
 
 def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Classifier:
@@ -162,5 +161,5 @@ def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Cla
     content, tensors = artefact.read(path, "classifier")
     config = parsed(ClassifierConfig, content, f"{path} has a header this version cannot use")
     classifier = config.build()
-    artefact.fill(classifier, tensors, ("raw", "averaged"), config.weights, path)
+    artefact.fill(classifier, tensors, config.weights, path)
     return classifier.to(device).eval().requires_grad_(False)

@@ -2,6 +2,7 @@
 
     runs/<name>/classifier-<target>/
       classifier.safetensors   see classifier.py
+      config.json              what it reads and how it is trained
       state/                   checkpoints for exact resume
       levels.json, levels.png  how well it reads held-out examples, by noise level, against chance
 
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from undiffuse.artefact import sets_of
 from undiffuse.classifier import FILE_NAME, Classifier, ClassifierConfig, log_likelihood, save_classifier
 from undiffuse.columns import encode_columns, fit_conditions
 from undiffuse.conditioning.classes import ClassConfig
@@ -29,7 +31,7 @@ from undiffuse.conditioning.conditions import Conditions, Values
 from undiffuse.conditioning.declared import Condition
 from undiffuse.conditioning.numbers import NumberConfig
 from undiffuse.conditioning.vectors import VectorConfig
-from undiffuse.configuration import ModelConfig, changed
+from undiffuse.configuration import Config, ModelConfig, changed, refuse_other
 from undiffuse.data.codec import Codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
@@ -46,6 +48,8 @@ from undiffuse.training.validation import Bank
 
 READABLE = ("class", "number", "tags", "vector")
 MOST_HELD_OUT = 2000
+FREE_TO_CHANGE = ("training.steps", "training.budget")
+OTHERWISE = "give it another name, as in --class other=COLUMN, or remove the folder"
 CONFIDENT = 3.0  # standard errors above chance
 
 
@@ -87,6 +91,15 @@ class Reading:
         return self.score - self.chance > CONFIDENT * max(self.error, 1e-6)
 
 
+class ClassifierRunConfig(Config):
+    """config.json: what is trained, on what.   declared: where the target is read from.   fingerprint: of the data."""
+
+    classifier: ClassifierConfig
+    declared: Condition
+    fingerprint: str
+    training: TrainingConfig
+
+
 class ClassifierRun:
     """A classifier of one target being trained. `updates` does the work.
 
@@ -105,6 +118,7 @@ class ClassifierRun:
         self.config = ClassifierConfig(
             codec=model.codec, network=classifying_network(model.network), schedule=model.schedule, name=name, target=config,  # type: ignore[arg-type]
         )  # fmt: skip
+        self.run_config = ClassifierRunConfig(classifier=self.config, declared=target, fingerprint=data.fingerprint(), training=training)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             self.classifier = self.config.build().to(device)
@@ -123,9 +137,11 @@ class ClassifierRun:
     def updates(self, every: float = 60.0) -> Iterator[Update]:
         """Trains to the end, resuming from the newest checkpoint; saves every so many seconds.
 
-        A consumer that stops early should call `save`.
+        A consumer that stops early should call `save`.  Raises ValueError where the folder holds a classifier of another kind.
         """
+        refuse_other(self.folder / "config.json", self.run_config, OTHERWISE, FREE_TO_CHANGE)
         self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "config.json", self.run_config.model_dump_json(indent=2) + "\n")
         found = checkpoints.newest(self.folder / "state")
         if found:
             self.trainer.resume(*found)
@@ -145,8 +161,7 @@ class ClassifierRun:
         useful = [reading.ratio for reading in readings if reading.can_guide]
         provenance = {"steps": self.trainer.step, "readings": [asdict(reading) for reading in readings]}
         config = changed(self.config, {"provenance": provenance, "can_guide": [min(useful), max(useful)] if useful else None})
-        sets = ({n.removeprefix(kind): t for n, t in tensors.items() if n.startswith(kind)} for kind in ("raw.", "averaged."))
-        save_classifier(self.folder / FILE_NAME, config, *sets)
+        save_classifier(self.folder / FILE_NAME, config, **sets_of(tensors))
         write_text(self.folder / "levels.json", json.dumps([asdict(reading) for reading in readings], indent=2) + "\n")
 
     def readings(self) -> list[Reading]:

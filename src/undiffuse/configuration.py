@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import torch
@@ -78,6 +79,7 @@ def _shifted(schedule: Schedule, shift: float) -> Schedule:
 
 UNGUIDED: dict[str, Any] = {
     "guidance": 1.0, "guidance_scales": None, "guidance_form": "plain", "guidance_rescale": 0.0, "guidance_interval": None,
+    "guidance_momentum": 0.0, "guidance_longest": None,
 }  # fmt: skip
 
 
@@ -90,6 +92,7 @@ class SamplingConfig(Config):
     restart: (low, high, times), the stretch of sigma/alpha to walk again.   noise: "brownian" is the same for any grid.
     guidance: 1 plain conditional, 0 unconditional.   guidance_scales: of conditions by name, `guidance` of the others.
     guidance_form: plain, projected (APG) or plus (CFG++, guidance in [0, 1]);   guidance_rescale: of the plain form;
+    guidance_momentum, guidance_longest: of the projected form, the papers' beta (below 0) and r;
     guidance_interval: of sigma/alpha; see sampling/guidance.py.
     clip: of x̂: "range" of the data, "dynamic", "none".
     keep_eps: walk with the noise of the unclipped x̂ (diffusers' convention) instead of re-deriving it (OpenAI's).
@@ -110,6 +113,8 @@ class SamplingConfig(Config):
     guidance_scales: dict[str, float] | None = None
     guidance_form: Literal["plain", "projected", "plus"] = "plain"
     guidance_rescale: float = Field(0.0, ge=0, le=1)
+    guidance_momentum: float = Field(0.0, gt=-1, lt=1)
+    guidance_longest: float | None = Field(None, gt=0)
     guidance_interval: tuple[float, float] | None = None
     clip: Literal["range", "dynamic", "none"] = "range"
     keep_eps: bool = False
@@ -124,12 +129,16 @@ class SamplingConfig(Config):
     def _one_guidance(self) -> SamplingConfig:
         if self.guidance_rescale and self.guidance_form != "plain":
             raise ValueError(f"guidance_rescale belongs to the plain form of guidance, not to {self.guidance_form!r}: leave one out.")
+        if (self.guidance_momentum or self.guidance_longest is not None) and self.guidance_form != "projected":
+            raise ValueError(f"momentum and a longest difference belong to the projected form, not to {self.guidance_form!r}: leave them out.")
         if self.guidance_scales and (self.guidance_form != "plain" or self.guidance_rescale):
             raise ValueError("scales for each condition belong to the plain form of guidance, without rescaling: leave one out.")
         if self.guidance_form == "plus" and not 0 <= self.guidance <= 1:
             raise ValueError(f"the guidance of the form 'plus' (CFG++) lies between 0 and 1, but is {self.guidance:g}: try 0.6.")
-        if self.guidance == 1 and not self.guidance_scales and self.guidance_form != "plus" and (self.guidance_rescale or self.guidance_interval):
-            raise ValueError("guidance 1 guides nothing, so there is nothing to rescale or to keep in an interval: give another guidance.")
+        if self.guidance == 1 and not self.guidance_scales and self.guidance_form != "plus" and (
+            self.guidance_rescale or self.guidance_interval or self.guidance_momentum or self.guidance_longest
+        ):
+            raise ValueError("guidance 1 guides nothing, so there is nothing to rescale, shorten or keep in an interval: give another guidance.")
         if self.guidance_interval is not None and not 0 <= self.guidance_interval[0] < self.guidance_interval[1]:
             raise ValueError("a guidance interval goes from a lower to a higher sigma/alpha, none below 0: swap or change them.")
         if self.guidance_interval is not None and math.isinf(self.guidance_interval[1]):
@@ -288,3 +297,25 @@ def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
     before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
     paths = sorted(before.keys() | after.keys())
     return {path: (before.get(path), after.get(path)) for path in paths if before.get(path) != after.get(path)}
+
+
+def refuse_other(
+    path: Path, now: BaseModel, mend: str, free: tuple[str, ...] = (), overridable: tuple[str, ...] = (), override: bool = False
+) -> None:
+    """Raises ValueError where a configuration written at `path` is not the one of now, with a list of what differs.
+
+    mend: what to do then.   free: beginnings of settings that may differ.   overridable: of those that may where `override` says so.
+    """
+    if not path.exists():
+        return
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): {mend}.") from None
+    before = parsed(type(now), content, f"{path} has settings this version cannot use")
+    other = {p: v for p, v in differences(before, now).items() if not p.startswith(free)}
+    fixed = [p for p in other if not p.startswith(overridable)]
+    if other and (fixed or not override):
+        listed = "; ".join(f"{p}: {old!r} there, {new!r} now" for p, (old, new) in list(other.items())[:6])
+        also = "" if fixed or not overridable else ", or go on with the new ones by --override"
+        raise ValueError(f"{path.parent} was made with another configuration ({listed}): {mend}{also}.")

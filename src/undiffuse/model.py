@@ -25,8 +25,7 @@ from undiffuse.process.posteriors import Denoise, Fixed, Posterior
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.guidance import clipped
 from undiffuse.sampling.trajectory import Moment, initial, trajectory
-from undiffuse.steering import Asked, Steering, check, denoise, encoded
-from undiffuse.steering import solver as make_solver
+from undiffuse.steering import Asked, Steering, check, denoise, encoded, walking
 
 FILE_NAME = "model.safetensors"
 CHUNK = 256
@@ -112,11 +111,13 @@ class Model:
     def _walk(self, asked: Asked, how: SamplingConfig, steering: Steering, levels: Level, seed: int, index: Tensor) -> Iterator[Moment]:
         index = index.to(self.device)
         x = initial(levels, self.config.codec.shape, seed, index)
-        walked, solver = denoise(self, asked, how, steering), make_solver(self, asked, how, steering)
+        walked, solver = walking(self, asked, how, steering)
         return trajectory(x, walked, levels, solver, seed=seed, index=index, noise=how.noise)
 
     def denoise(self, conditions: Mapping[str, object], n: int, how: SamplingConfig) -> Denoise:
-        """The Denoise that sampling n examples walks with: conditioned, guided, clipped."""
+        """The Denoise that sampling n examples walks with: conditioned, guided, clipped. Raises ValueError for momentum, which it cannot have."""
+        if how.guidance_momentum:
+            raise ValueError("momentum of guidance is a memory of sampling's steps, which this has none of: leave guidance_momentum out.")
         check(self, how, Steering())
         return denoise(self, encoded(self, conditions, n, Steering()), how, Steering())
 
@@ -167,18 +168,15 @@ def _with_variance(denoise: Denoise, fraction: float) -> Denoise:
     return lambda x_t, level: Posterior(denoise(x_t, level).mean, Fixed(fraction))
 
 
-def save_model(path: Path, config: ModelConfig, raw: dict[str, Tensor], averaged: dict[str, Tensor]) -> None:
+def save_model(path: Path, config: ModelConfig, raw: Mapping[str, Tensor], averaged: Mapping[str, Tensor]) -> None:
     """Writes a model file atomically and reads it back. Raises OSError for a full disk or a file that reads back wrong."""
-    sets = {"raw": raw, "averaged": averaged}
-    tensors = {f"{kind}.{name}": tensor for kind, set_ in sets.items() for name, tensor in set_.items()}
-    artefact.write(path, "model", config.model_dump_json(), tensors)
+    artefact.write(path, "model", config.model_dump_json(), artefact.named(raw=raw, averaged=averaged))
 
 
 def store_sampling(path: Path, sampling: SamplingConfig) -> None:
     """Makes `sampling` the default of the model file at `path`, which is written anew; its weights stay as they are."""
     config, tensors = read_file(path)
-    kinds = ({name.removeprefix(kind): t for name, t in tensors.items() if name.startswith(kind)} for kind in ("raw.", "averaged."))
-    save_model(path, config.model_copy(update={"sampling": sampling}), *kinds)
+    save_model(path, config.model_copy(update={"sampling": sampling}), **artefact.sets_of(tensors))
 
 
 def load(
@@ -198,7 +196,7 @@ def load(
     if weights is not None:
         config = changed(config, {"weights": weights})
     denoiser, schedule = config.build()
-    artefact.fill(denoiser, tensors, ("raw", "averaged"), config.weights, path)
+    artefact.fill(denoiser, tensors, config.weights, path)
     for _, module in denoiser.conditions.items():
         if isinstance(module, TextCondition):
             module.source, module.download = encoder, download

@@ -5,7 +5,6 @@ The same settings in the same folder resume; other settings are refused with a l
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from undiffuse.conditioning.declared import Condition
-from undiffuse.configuration import RunConfig, changed, differences, parsed
+from undiffuse.configuration import RunConfig, changed, refuse_other
 from undiffuse.data.codec import fitted_codec
 from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.data.tables import FILE_COLUMNS, fingerprints
@@ -64,21 +63,9 @@ def prepare(
 
 def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
     path = folder / "config.json"
-    if not path.exists():
-        if folder.exists() and any(path.name != CACHE for path in folder.iterdir()):
-            raise ValueError(f"{folder} is not empty and holds no run: choose another --name.")
-        return
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): choose another --name.") from None
-    before = parsed(RunConfig, content, f"{path} has settings this version cannot use")
-    other = {p: v for p, v in differences(before, config).items() if not p.startswith(FREE_TO_CHANGE)}
-    fixed = [p for p in other if not p.startswith(("design.training", "data", "fingerprint"))]
-    if other and (fixed or not override):
-        listed = "; ".join(f"{p}: {old!r} there, {new!r} now" for p, (old, new) in list(other.items())[:6])
-        mend = "choose another --name" + ("" if fixed else ", or go on with the new ones by --override")
-        raise ValueError(f"{folder} holds a run of another configuration ({listed}): {mend}.")
+    if not path.exists() and folder.exists() and any(path.name != CACHE for path in folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no run: choose another --name.")
+    refuse_other(path, config, "choose another --name", FREE_TO_CHANGE, ("design.training", "data", "fingerprint"), override)
 
 
 def train(

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from undiffuse import __version__
+from undiffuse.artefact import sets_of
 from undiffuse.columns import encode_columns, fit_conditions, said_in
 from undiffuse.conditioning.augmentation import AugmentationConfig
 from undiffuse.conditioning.conditions import Values
@@ -211,10 +212,7 @@ class Run:
         }  # fmt: skip
         config = changed(self.model_config, {"weights": best, "provenance": provenance})
         self.model.config = config
-        raw, averaged = (
-            {name.removeprefix(kind): tensor for name, tensor in tensors.items() if name.startswith(kind)} for kind in ("raw.", "averaged.")
-        )
-        save_model(self.folder / FILE_NAME, config, raw, averaged)
+        save_model(self.folder / FILE_NAME, config, **sets_of(tensors))
 
     def scores(self) -> dict[str, dict[str, Any]]:
         """Held-out errors of the averaged and the raw weights: per level, and relative to the reference."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -31,6 +32,7 @@ from undiffuse.sampling.guidance import (
     rescaled,
     separately,
 )  # fmt: skip
+from undiffuse.sampling.momentum import Running, WithMomentum
 from undiffuse.sampling.solvers.ancestral import Ancestral
 from undiffuse.sampling.solvers.base import Solver
 
@@ -113,24 +115,25 @@ def _refuse_other(model: Steered, other: Steered, what: str) -> None:
         )
 
 
-def denoise(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering) -> Denoise:
-    """The Denoise that sampling walks with."""
-    guided = _limited(model, _guided(model, asked, how, steering), how)
+def denoise(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering, running: Running | None = None) -> Denoise:
+    """The Denoise that sampling walks with.   running: of guidance with momentum, see `walking`."""
+    guided = _limited(model, _guided(model, asked, how, steering, running), how)
     by_gradient = [guide for guide in steering.guides if guide.form == "score"]
     return _limited(model, by_score(guided, by_gradient, asked.index), how) if by_gradient else guided
 
 
-def solver(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering) -> Solver:
-    """The Solver that sampling walks with."""
-    chosen = how.build_solver(model.schedule)
+def walking(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering) -> tuple[Denoise, Solver]:
+    """The Denoise and the Solver that sampling walks with."""
+    solver = how.build_solver(model.schedule)
     by_mean = tuple(guide for guide in steering.guides if guide.form == "mean")
-    if not by_mean:
-        return chosen
-    assert isinstance(chosen, Ancestral)  # `check` saw to it
-    return MeanGuided(chosen, by_mean, asked.index)
+    if by_mean:
+        assert isinstance(solver, Ancestral)  # `check` saw to it
+        solver = MeanGuided(solver, by_mean, asked.index)
+    running = Running(how.guidance_momentum) if how.guidance_momentum else None
+    return denoise(model, asked, how, steering, running), solver if running is None else WithMomentum(solver, running)
 
 
-def _guided(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering) -> Denoise:
+def _guided(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering, running: Running | None) -> Denoise:
     denoiser, values = model.denoiser, asked.values
     scales = how.guidance_scales or {}
     if scales and len({how.guidance, *scales.values()}) == 1:
@@ -142,7 +145,7 @@ def _guided(model: Steered, asked: Asked, how: SamplingConfig, steering: Steerin
     elif how.guidance == 0 and how.guidance_interval is None and steering.weaker is None:
         return denoiser.given(asked.negative or denoiser.conditions.without(values))
     else:
-        guided = _extrapolated(_pair(model, asked, steering), how)
+        guided = _extrapolated(_pair(model, asked, steering), how, running)
     return in_interval(guided, denoiser.given(values), *how.guidance_interval) if how.guidance_interval else guided
 
 
@@ -152,9 +155,9 @@ def _pair(model: Steered, asked: Asked, steering: Steering) -> Pair:
     return model.denoiser.side_by_side([asked.values, asked.negative or model.denoiser.conditions.without(asked.values)])
 
 
-def _extrapolated(pair: Pair, how: SamplingConfig) -> Denoise:
+def _extrapolated(pair: Pair, how: SamplingConfig, running: Running | None) -> Denoise:
     if how.guidance_form == "projected":
-        return projected(pair, how.guidance)
+        return projected(pair, how.guidance, longest=how.guidance_longest or math.inf, running=running)
     if how.guidance_form == "plus":
         return plus(pair, how.guidance)
     return rescaled(pair, how.guidance, how.guidance_rescale) if how.guidance_rescale else classifier_free(pair, how.guidance)

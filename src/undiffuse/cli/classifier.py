@@ -9,10 +9,11 @@ import typer
 from typer import Argument, Option
 
 from undiffuse.cli import shared
-from undiffuse.cli.train import INTERRUPTED, declared, stopping
+from undiffuse.cli.following import followed
+from undiffuse.cli.train import declared
 
 if TYPE_CHECKING:
-    from undiffuse.classifying import ClassifierRun, Reading
+    from undiffuse.classifying import Reading
 
 STEPS = 2000
 
@@ -54,7 +55,7 @@ def classifier(
     work = ClassifierRun(folder, model, data, rows, name, target, training, shared.device(device) or default_device())
     parameters = work.trainer.flat.parameter.numel()
     typer.echo(f"classifier {folder}: reads {target.kind} {name} off {len(rows[0]):,} noisy examples, {parameters:,} parameters")
-    _follow(work)
+    followed(work.updates(), work)
     readings = work.readings()
     for line in _table(readings, target.kind):
         typer.echo(line)
@@ -65,23 +66,6 @@ def classifier(
     typer.echo(f"wrote {folder}/: {written}")
     value = {"class": "--class NAME", "number": f"--number {name}=VALUE", "tags": f"--tags {name}=NAME"}[target.kind]
     typer.echo(f"next: undiffuse sample {run} --classifier {folder} --classifier-scale 2 {value}")
-
-
-def _follow(work: ClassifierRun) -> None:
-    with stopping() as stop, shared.progress_bar("loss {task.fields[loss]}", "{task.fields[left]} left") as bar:
-        task, loss, drawn = bar.add_task("training", total=1.0, loss="…", left="…"), float("nan"), -1.0
-        for update in work.updates():
-            loss = update.loss if loss != loss else 0.98 * loss + 0.02 * update.loss
-            if update.seconds - drawn > 0.2 or update.done >= 1:
-                left = shared.clock(update.seconds * (1 - update.done) / max(update.done, 1e-9))
-                bar.update(task, completed=update.done, loss=f"{loss:.3f}", left=left)
-                drawn = update.seconds
-            if stop:
-                work.save()
-                break
-    if stop:
-        typer.echo(f"stopped and saved at step {work.trainer.step} in {work.folder}; the same command goes on from there.")
-        raise typer.Exit(INTERRUPTED + stop[0])
 
 
 def _table(readings: list[Reading], kind: str) -> list[str]:

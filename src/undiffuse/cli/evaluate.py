@@ -32,6 +32,7 @@ def evaluate(
     from undiffuse.model import load
     from undiffuse.pictures.adherence import Row
     from undiffuse.pictures.adherence import adherence as draw
+    from undiffuse.steering import Steering, check
 
     known = known_data(run, "give a run folder made by 'undiffuse train'")
     model = load(run, shared.device(device), encoder=encoder)
@@ -39,7 +40,7 @@ def evaluate(
     if len(strengths) > 1:
         raise ValueError(f"--guidance {guidance} lists several strengths: evaluate one at a time.")
     settings: dict[str, Any] = ({"guidance": strengths[0]} if strengths else {}) | ({"guidance_scales": each} if each else {})
-    model.how(**settings)
+    check(model, model.how(**settings), Steering())
     with shared.progress_bar("{task.fields[left]}") as bar:
         tasks: dict[str, Any] = {}
 

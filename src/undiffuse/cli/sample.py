@@ -43,6 +43,8 @@ def sample(
     guidance: Annotated[str | None, Option(help="Strength of guidance, 1 is plain conditional; or of each condition: class=3,age=1.")] = None,
     guidance_form: Annotated[str | None, Option(help="plain, projected (APG) or plus (CFG++, with a guidance of 0 to 1).")] = None,
     guidance_rescale: Annotated[float | None, Option(help="Against too much contrast: 0 none to 1, of the plain form.")] = None,
+    guidance_momentum: Annotated[float | None, Option(help="Of the projected form: the share of earlier steps, such as -0.5.")] = None,
+    guidance_longest: Annotated[float | None, Option(help="Of the projected form: the longest difference that guides.")] = None,
     guidance_interval: Annotated[str | None, Option(help="Guide only between these sigma/alpha: low,high.")] = None,
     negative: Annotated[list[str] | None, Option(help="Guide away from this instead of from nothing said: NAME=VALUE.")] = None,
     weaker: Annotated[Path | None, Option(help="Guide away from a weaker model: an earlier or smaller run.")] = None,
@@ -95,6 +97,7 @@ def sample(
         solver=solver, order=order, grid=grid, steps=steps, eta=eta, variance=variance, clip=clip,
         keep_eps=keep_eps, churn=churn, corrections=corrections, noise=noise, restart=shared.stretch(restart) if restart else None,
         guidance_form=guidance_form, guidance_rescale=guidance_rescale, guidance_scales=each or None,
+        guidance_momentum=guidance_momentum, guidance_longest=guidance_longest,
         guidance_interval=shared.interval(guidance_interval) if guidance_interval else None,
     )  # fmt: skip
     away = {"negative": asking.negative(model, negative) if negative else None, "weaker": load(weaker, model.device) if weaker else None}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,12 +12,12 @@ import typer
 from typer import Argument, Option
 
 from undiffuse.cli import shared
+from undiffuse.cli.following import followed
 
 if TYPE_CHECKING:
     from undiffuse.conditioning.declared import Condition
     from undiffuse.run import Run
 
-INTERRUPTED = 128
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -186,51 +184,10 @@ def follow(run: Run) -> None:
     for note in run.notes:
         typer.echo(f"note: {note}")
     typer.echo(run.description())
-    resumed = False
-    with stopping() as stop, shared.progress_bar("{task.fields[rate]}", "loss {task.fields[loss]}", "{task.fields[left]} left") as bar:
-        task = bar.add_task("training", total=1.0, rate="", loss="…", left="…")
-        loss, drawn, began = float("nan"), -1.0, None
-        for update in run.updates():
-            if began is None:
-                began = (update.step - 1, update.seconds)
-                resumed = update.step > 1
-            loss = update.loss if loss != loss else 0.98 * loss + 0.02 * update.loss
-            if update.seconds - drawn > 0.2 or update.done >= 1:
-                steps, spent = update.step - began[0], max(update.seconds - began[1], 1e-3)
-                bar.update(
-                    task, completed=update.done, loss=f"{loss:.4f}", rate=f"{steps * run.trainer.config.batch_size / spent:,.0f} examples/s",
-                    left=shared.clock(update.seconds * (1 - update.done) / max(update.done, 1e-9)),
-                )  # fmt: skip
-                drawn = update.seconds
-            if stop:
-                run.save()
-                break
-    if stop:
-        typer.echo(f"stopped and saved at step {run.trainer.step} in {run.folder}; the same command goes on from there.")
-        raise typer.Exit(INTERRUPTED + stop[0])
-    if began is None:
+    first = followed(run.updates(), run)
+    if first is None:
         typer.echo("this run is already trained for as long as asked: give more --steps or --budget to go on.")
-    trainer = run.trainer
+    trainer, resumed = run.trainer, first is None or first > 1
     typer.echo(f"{'resumed; ' if resumed else ''}trained {trainer.step} steps in {shared.clock(trainer.seconds)}; {run.verdict()}")
     typer.echo(f"wrote {run.folder}/: the model, metrics.jsonl, samples/{', heard.png' if run.config.conditions else ''}")
     typer.echo(f"next: undiffuse sample {run.folder}")
-
-
-@contextmanager
-def stopping() -> Iterator[list[int]]:
-    """A list that receives SIGINT or SIGTERM instead of the process; a second signal acts as usual."""
-    received: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def receive(number: int, frame: object) -> None:
-        received.append(number)
-        for number_, handler in before.items():
-            signal.signal(number_, handler)
-
-    for number in before:
-        signal.signal(number, receive)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

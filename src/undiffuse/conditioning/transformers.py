@@ -55,7 +55,7 @@ class Encoder:
     """
 
     def __init__(self, source: str, download: bool = False) -> None:
-        self.source, self.folder = source, _folder(source, download)
+        self.folder = _folder(source, download)
         library = optional("transformers")
         library.utils.logging.disable_progress_bar()
         if not any(path for pattern in VOCABULARIES for path in self.folder.glob(pattern)):

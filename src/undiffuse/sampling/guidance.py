@@ -12,7 +12,8 @@ Against that:
     interval    guide only where sigma/alpha lies in [low, high], and plainly elsewhere, at half the cost
                                                                                   (Kynkäänniemi et al. 2024)
     rescaled    shrink each example of x̂ to the standard deviation of x̂_c, by a share of the way   (Lin et al. 2024, eq. 15-16)
-    projected   take from x̂_c - x̂_u the part along x̂_c, which is contrast, and bound its length        (Sadat et al. 2025, APG)
+    projected   take from x̂_c - x̂_u the part along x̂_c, which is contrast, bound its length, and give it a momentum
+                                                                      (Sadat et al. 2025, APG; momentum.py)
     nested      each condition with a scale of its own, x̂_0 + sum_k s_k (x̂_k - x̂_{k-1}), where x̂_k is told the first k of them:
                 p(x) p(c_1|x)^s_1 p(c_2|x, c_1)^s_2 …                               (Liu et al. 2022; Brooks et al. 2023, eq. 3)
     plus        CFG++: s in [0, 1], and the noise walked with is the unconditional one       (Chung et al. 2025, Algorithm 2)
@@ -40,6 +41,7 @@ from torch import Tensor
 
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise, Posterior
+from undiffuse.sampling.momentum import Running
 
 Pair = Callable[[Tensor, Level], Sequence[Posterior]]
 """(x_t, level) -> the conditional and the unconditional posterior."""
@@ -85,15 +87,17 @@ def rescaled(pair: Pair, scale: float, share: float) -> Denoise:
     return denoise
 
 
-def projected(pair: Pair, scale: float, *, along: float = 0.0, longest: float = math.inf) -> Denoise:
+def projected(pair: Pair, scale: float, *, along: float = 0.0, longest: float = math.inf, running: Running | None = None) -> Denoise:
     """x̂_c + (scale - 1) Δ with Δ = x̂_c - x̂_u shortened to the length `longest` and its part along x̂_c multiplied by `along`.
 
-    Lengths are Euclidean, over all numbers of an example.   along = 1 and longest = inf: plain guidance.
+    Lengths are Euclidean, over all numbers of an example.   running: what Δ is added to first, of the steps before.
+    along = 1 and longest = inf: plain guidance.
     """
 
     def denoise(x_t: Tensor, level: Level) -> Posterior:
         with_, without = pair(x_t, level)
         difference, towards = with_.mean - without.mean, with_.mean
+        difference = difference if running is None else running.added(difference)
         tiny = torch.finfo(difference.dtype).tiny
         difference = difference * (longest / _norm(difference).clamp(min=tiny)).clamp(max=1)
         parallel = (difference * towards).flatten(1).sum(1).reshape(-1, *[1] * (towards.ndim - 1)) / (_norm(towards) ** 2).clamp(min=tiny) * towards

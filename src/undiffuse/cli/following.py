@@ -1,0 +1,76 @@
+"""Following a training: its progress bar, and what an interrupt does."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import typer
+
+from undiffuse.cli import shared
+
+if TYPE_CHECKING:
+    from undiffuse.training.loop import Trainer, Update
+
+INTERRUPTED = 128
+SMOOTHING = 0.98  # of the loss that is shown
+
+
+class Work(Protocol):
+    """What is trained in a folder."""
+
+    folder: Path
+    trainer: Trainer
+
+    def save(self) -> None: ...
+
+
+def followed(updates: Iterator[Update], work: Work, phase: str = "training") -> int | None:
+    """Trains to the end; returns the first step that was taken, None where nothing was left to do.
+
+    An interrupt saves, says how to go on, and exits.
+    """
+    first, spent_before, loss, drawn = None, 0.0, float("nan"), -1.0
+    with stopping() as stop, shared.progress_bar("{task.fields[rate]}", "loss {task.fields[loss]}", "{task.fields[left]} left") as bar:
+        task = bar.add_task(phase, total=1.0, rate="", loss="…", left="…")
+        for update in updates:
+            if first is None:
+                first, spent_before = update.step, update.seconds
+            loss = update.loss if loss != loss else SMOOTHING * loss + (1 - SMOOTHING) * update.loss
+            if update.seconds - drawn > 0.2 or update.done >= 1:
+                steps, spent = update.step - first + 1, max(update.seconds - spent_before, 1e-3)
+                bar.update(
+                    task, completed=update.done, loss=f"{loss:.4f}", rate=f"{steps * work.trainer.config.batch_size / spent:,.0f} examples/s",
+                    left=shared.clock(update.seconds * (1 - update.done) / max(update.done, 1e-9)),
+                )  # fmt: skip
+                drawn = update.seconds
+            if stop:
+                work.save()
+                break
+    if stop:
+        typer.echo(f"stopped and saved at step {work.trainer.step} in {work.folder}; the same command goes on from there.")
+        raise typer.Exit(INTERRUPTED + stop[0])
+    return first
+
+
+@contextmanager
+def stopping() -> Iterator[list[int]]:
+    """A list that receives SIGINT or SIGTERM instead of the process; a second signal acts as usual."""
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def receive(number: int, frame: object) -> None:
+        received.append(number)
+        for number_, handler in before.items():
+            signal.signal(number_, handler)
+
+    for number in before:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

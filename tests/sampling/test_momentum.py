@@ -1,0 +1,64 @@
+"""Momentum of guidance: a geometric series where Δ is constant, and a memory that is all in the solver's state."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.process.instances import SCHEDULES
+from tests.sampling.test_guidance import BOTH, RIGHT, d, examples, fixed_pair
+from undiffuse.sampling.grids import make_grid, restarted
+from undiffuse.sampling.guidance import projected, separately
+from undiffuse.sampling.momentum import Running, WithMomentum
+from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
+from undiffuse.sampling.solvers.exponential import Heun
+from undiffuse.sampling.solvers.forms import NOISE, RATIO
+from undiffuse.sampling.solvers.registry import Settings, make_solver
+from undiffuse.sampling.trajectory import trajectory
+
+LEVELS = make_grid(SCHEDULES["vp"], "uniform", 8)
+SOLVERS = [DDIM(), Ancestral(0.0), Heun(NOISE, RATIO), *(make_solver(name, Settings(), SCHEDULES["vp"]) for name in ("adams", "dpm++"))]
+
+
+def walked(solver, x, levels=LEVELS, beta=-0.5, **where):
+    running = Running(beta)
+    denoise = projected(separately(RIGHT, BOTH), 3.0, along=1.0, running=running)
+    return list(trajectory(x, denoise, levels, WithMomentum(solver, running), seed=0, index=torch.arange(len(x)), **where))
+
+
+@pytest.mark.parametrize("beta", [-0.75, -0.5, 0.4])
+def test_a_constant_difference_adds_up_to_a_geometric_series(beta):
+    running, s = Running(beta), 3.0
+    denoise = projected(fixed_pair, s, along=1.0, running=running)
+    moments = trajectory(examples(0), denoise, LEVELS, WithMomentum(DDIM(), running), seed=0, index=torch.arange(5))
+    for k, moment in enumerate(moments):
+        pushed = (1 - beta ** (k + 1)) / (1 - beta)
+        torch.testing.assert_close(moment.clean, examples(1) + (s - 1) * pushed * (examples(1) - examples(2)))
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
+def test_taken_up_in_the_middle_it_is_the_same_trajectory(solver):
+    x = torch.linspace(-3, 3, 7, dtype=d)[:, None]
+    whole = walked(solver, x)
+    for row in range(1, 8):
+        again = walked(solver, whole[row].x_t, start=row, state=whole[row - 1].state)
+        assert torch.equal(again[-1].x, whole[-1].x)
+    without = walked(solver, x, beta=0.0)
+    assert not torch.allclose(without[-1].x, whole[-1].x)
+
+
+def test_the_memory_ends_where_a_grid_goes_back_up():
+    x = torch.linspace(-3, 3, 7, dtype=d)[:, None]
+    levels = restarted(LEVELS, 0.3, 5.0, 1)
+    moments = walked(DDIM(), x, levels)
+    raised = next(row for row in range(len(moments)) if moments[row].state is None)
+    after = moments[raised + 1]
+    plain = RIGHT(after.x_t, after.level).mean
+    difference = plain - BOTH(after.x_t, after.level).mean
+    torch.testing.assert_close(after.clean, plain + 2 * difference)
+
+
+def test_the_wrapper_costs_what_the_solver_costs():
+    for solver in SOLVERS:
+        wrapped = WithMomentum(solver, Running(-0.5))
+        assert (wrapped.evaluations, wrapped.stochastic) == (solver.evaluations, solver.stochastic)
