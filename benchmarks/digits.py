@@ -80,7 +80,7 @@ def yardstick(model: Model) -> float:
 def one_run(seed: int, budget: float, settings: dict) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         chosen = {"training.budget": budget, "training.seed": seed} | settings
-        run = prepare(DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings=chosen, watch=Watch(1e9, 1e9))
+        run = prepare(DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings=chosen, watch=Watch(1e9, 1e9)).run()
         seconds = [0.0]
         for update in run.updates():
             seconds.append(update.seconds)

@@ -46,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     where, rows = machine(), []
     with tempfile.TemporaryDirectory() as folder:
-        model = prepare(DataConfig(source="digits"), Path(folder) / "r").model
+        model = prepare(DataConfig(source="digits"), Path(folder) / "r").run().model
     model.denoiser.eval()
     for n in BATCHES:
         took = alternated([stepper(model, n, how) for how in WAYS.values()], options.rounds)

@@ -143,7 +143,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     where = machine()
     with tempfile.TemporaryDirectory() as folder:
-        run = prepare(DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings={"training.budget": 1e6})
+        run = prepare(DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings={"training.budget": 1e6}).run()
         trained = training(run, rounds)
         rate = matmul_rate()
         trained["share_of_matmul"] = trained["flops"] / (trained["bare_ms"] / 1e3) / rate

@@ -23,7 +23,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from benchmarks.common import machine, table, write
-from undiffuse.configuration import SamplingConfig, changed
+from undiffuse.configuration import changed
 from undiffuse.model import load
 from undiffuse.process.betas import BETAS
 from undiffuse.process.chains import Chain
@@ -33,6 +33,7 @@ from undiffuse.process.noise import standard_normal
 from undiffuse.process.posteriors import Denoise
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.grids import make_grid
+from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.sampling.solvers.registry import Settings, make_solver
 from undiffuse.sampling.trajectory import final, trajectory
 

@@ -17,6 +17,7 @@ from undiffuse.conditioning.numbers import NumberConfig
 from undiffuse.conditioning.tags import TagsConfig
 from undiffuse.conditioning.vectors import VectorConfig
 from undiffuse.configuration import ScheduleConfig
+from undiffuse.data.codec import Codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.model import load, save_model
 from undiffuse.networks.encoder import Encoder
@@ -148,7 +149,7 @@ def trained(folder, target, name, data=None, steps=60, seed=0):
     training = TrainingConfig(steps=steps, batch_size=64, learning_rate=3e-3, warmup=5, seed=seed)
     rows = data.split_rows(0.4, 0)
     model = tiny_config(conditions={}, network=TINY)
-    return ClassifierRun(folder, model, data, rows, name, target, training, torch.device("cpu"))
+    return ClassifierRun(folder, model, Codec(model.codec), data, rows, name, target, training, torch.device("cpu"))
 
 
 def test_accuracy_goes_from_chance_in_noise_to_certain_when_clean(tmp_path):

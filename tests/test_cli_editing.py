@@ -11,9 +11,9 @@ from PIL import Image
 
 from tests.small import TINY_SETTINGS, images, tiny_model
 from undiffuse import editing
-from undiffuse.configuration import SamplingConfig
 from undiffuse.data.examples import read_examples
 from undiffuse.model import save_model
+from undiffuse.sampling.settings import SamplingConfig
 
 TINY = [f"--set={path}={json.dumps(value)}" for path, value in TINY_SETTINGS.items()]
 

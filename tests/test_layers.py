@@ -28,22 +28,28 @@ ALLOWED = {
     "sampling": {"process", "extras"},
     "evaluation": set(),
     "training": {"process", "conditioning", "denoiser", "likelihood", "files"},
-    "configuration": {"process", "networks", "conditioning", "denoiser", "data", "sampling", "training"},
+    "latents": {"networks"},
+    "first_stage": {
+        "artefact", "classifier", "conditioning", "configuration", "data", "evaluation", "files", "latents", "networks", "pictures", "process",
+        "training",
+    },
+    "configuration": {"latents", "process", "networks", "conditioning", "denoiser", "data", "sampling", "training"},
     "steering": {"conditioning", "configuration", "data", "denoiser", "process", "sampling"},
-    "model": {"artefact", "conditioning", "configuration", "data", "denoiser", "measures", "process", "sampling", "steering"},
-    "classifier": {"artefact", "conditioning", "configuration", "data", "networks", "process", "sampling"},
+    "model": {"artefact", "conditioning", "configuration", "data", "denoiser", "latents", "measures", "process", "sampling", "steering"},
+    "classifier": {"artefact", "conditioning", "configuration", "data", "latents", "networks", "process", "sampling"},
     "classifying": {"artefact", "classifier", "columns", "conditioning", "configuration", "data", "files", "networks", "process", "training"},
     "adherence": {"classifying", "columns", "conditioning", "data", "model", "process", "training"},
     "editing": {"configuration", "model", "process", "sampling"},
     "sweeping": {"configuration", "evaluation", "model", "process", "sampling"},
-    "presets": {"configuration", "data", "networks", "training"},
+    "presets": {"configuration", "data", "latents", "networks", "sampling", "training"},
     "pictures": {"data", "process", "sampling"},
     "run": {
-        "artefact", "columns", "conditioning", "configuration", "data", "denoiser", "files", "likelihood", "model", "pictures", "process", "training",
+        "artefact", "columns", "conditioning", "configuration", "data", "denoiser", "files", "latents", "likelihood", "model", "pictures", "process",
+        "training",
     },
-    "prepare": {"conditioning", "configuration", "data", "model", "presets", "process", "run"},
+    "prepare": {"conditioning", "configuration", "data", "first_stage", "model", "presets", "process", "run"},
 }
-OUTSIDE = {"process": {"torch"}, "networks": {"torch", "pydantic"}, "sampling": {"torch"}, "conditioning": {"torch", "pydantic"}}
+OUTSIDE = {"process": {"torch"}, "networks": {"torch", "pydantic"}, "sampling": {"torch", "pydantic"}, "conditioning": {"torch", "pydantic"}}
 STANDARD_ONLY = {
     "__future__", "abc", "collections", "contextlib", "dataclasses", "difflib", "functools", "hashlib", "itertools", "math", "os", "pathlib", "re",
     "typing", "warnings", "zlib",

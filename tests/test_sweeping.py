@@ -11,10 +11,11 @@ import torch
 from tests.small import TINY_SETTINGS, tiny_model
 from undiffuse import sweeping
 from undiffuse.cli.main import app
-from undiffuse.configuration import SamplingConfig, changed
+from undiffuse.configuration import changed
 from undiffuse.data.sources import DataConfig
 from undiffuse.model import load, read_file, store_sampling
 from undiffuse.prepare import prepare
+from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.sweeping import Sweep, Tried, settings_for, sweep
 
 
@@ -22,7 +23,7 @@ from undiffuse.sweeping import Sweep, Tried, settings_for, sweep
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "r"
     settings = TINY_SETTINGS | {"training.steps": 4, "training.budget": None, "training.batch_size": 8}
-    made = prepare(DataConfig(source="digits"), folder, settings=settings)
+    made = prepare(DataConfig(source="digits"), folder, settings=settings).run()
     for _ in made.updates():
         pass
     return folder

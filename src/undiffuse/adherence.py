@@ -81,12 +81,13 @@ def adherence(
 
     sampled = watch("sampling")
     values = model.sample(n, told, seed=seed, progress=lambda done, total: sampled(done / total), **sampling)
-    x = model.codec.encode(values)
+    codec = model.codec.plain
+    x = codec.encode(values)
     found = []
     for name, condition in readable.items():
         target, source = _target(data, name, condition, model)
         training = TrainingConfig(steps=steps, batch_size=min(64, len(learned)), learning_rate=1e-3, weight_decay=0.05, warmup=20, seed=seed)
-        work = ClassifierRun(Path(), model.config, source, (learned, tested), name, target, training, model.device, clean=True)
+        work = ClassifierRun(Path(), model.config, codec, source, (learned, tested), name, target, training, model.device, clean=True)
         trained = watch(f"learning to read {name}")
         for update in work.trainer.updates(work.loader):
             trained(update.done)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,23 +66,23 @@ def read(path: Path, kind: str) -> tuple[Any, dict[str, Tensor]]:
     return content, tensors
 
 
-def sets_of(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The raw and the averaged weights among tensors named set.parameter, of a trainer or a file, by set and by parameter."""
-    return {kind: {n.removeprefix(f"{kind}."): t for n, t in tensors.items() if n.startswith(f"{kind}.")} for kind in SETS}
+def sets_of(tensors: Mapping[str, Tensor], sets: Sequence[str] = SETS) -> dict[str, dict[str, Tensor]]:
+    """Tensors named set.parameter, of a trainer or a file, by set and by parameter."""
+    return {kind: {n.removeprefix(f"{kind}."): t for n, t in tensors.items() if n.startswith(f"{kind}.")} for kind in sets}
 
 
-def named(raw: Mapping[str, Tensor], averaged: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def named(**sets: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `sets_of`."""
-    return {f"{kind}.{name}": tensor for kind, set_ in zip(SETS, (raw, averaged), strict=True) for name, tensor in set_.items()}
+    return {f"{kind}.{name}": tensor for kind, set_ in sets.items() for name, tensor in set_.items()}
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], chosen: str, path: Path) -> None:
-    """Copies one of the two sets of weights into a module.
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], chosen: str, path: Path, sets: Sequence[str] = SETS) -> None:
+    """Copies one of several sets of weights, named set.parameter, into a module.
 
     Raises ValueError unless every name and shape of every set is that of the module.
     """
     expected = dict(module.named_parameters())
-    for kind, found in sets_of(tensors).items():
+    for kind, found in sets_of(tensors, sets).items():
         for name in sorted(expected.keys() ^ found.keys()):
             what = "lacks" if name in expected else "has an unknown"
             raise ValueError(f"{path} {what} tensor {kind}.{name}: it does not belong to what its header describes.")

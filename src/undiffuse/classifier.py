@@ -29,6 +29,7 @@ from undiffuse.conditioning.tags import TagsCondition, TagsConfig
 from undiffuse.conditioning.vectors import VectorCondition, VectorConfig
 from undiffuse.configuration import Config, ModelConfig, ScheduleConfig, parsed
 from undiffuse.data.codec import CodecConfig
+from undiffuse.latents import LatentConfig
 from undiffuse.networks.encoder import Encoder
 from undiffuse.networks.unet_config import UNetConfig
 from undiffuse.process.levels import Level, meet
@@ -46,10 +47,12 @@ class ClassifierConfig(Config):
     """What a classifier file says of itself.
 
     target: what it reads off, with its vocabulary or statistics; name: what that is called.   can_guide: the range of
-    sigma/alpha where it does better than chance on held-out examples.   provenance: for people, never read by the code.
+    sigma/alpha where it does better than chance on held-out examples.   latent: of a model whose x is an autoencoder's latents.
+    provenance: for people, never read by the code.
     """
 
     codec: CodecConfig
+    latent: LatentConfig | None = None
     network: UNetConfig
     schedule: ScheduleConfig
     name: str
@@ -57,6 +60,11 @@ class ClassifierConfig(Config):
     weights: Literal["averaged", "raw"] = "averaged"
     can_guide: tuple[float, float] | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, *size) of x."""
+        return self.codec.shape if self.latent is None else self.latent.latent_shape
 
     def build(self) -> Classifier:
         """With fresh weights."""
@@ -69,7 +77,7 @@ class Classifier(nn.Module):
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.config = config
-        self.network = Encoder(config.network, config.codec.shape, outputs(config.target))
+        self.network = Encoder(config.network, config.shape, outputs(config.target))
         # reads what users say as a condition of this kind does; its embedding is not used, so it is kept out of the parameters
         self._reader = (READERS[config.target.kind](config.target, 1),)
 
@@ -77,6 +85,13 @@ class Classifier(nn.Module):
         clock = level.label.to(device=x_t.device, dtype=torch.float32).expand(len(x_t))
         scale = meet(1 / torch.hypot(level.alpha, level.sigma), x_t)
         return self.network(scale * x_t, clock).to(torch.promote_types(x_t.dtype, torch.float32))
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """What the network makes of clean examples on the way to its answer, (B, channels, *size) each."""
+        schedule = self.config.schedule.build()
+        level = schedule(schedule.t_min)
+        scale = meet(level.alpha / torch.hypot(level.alpha, level.sigma), x)
+        return self.network.features(scale * x, level.label.to(device=x.device, dtype=torch.float32).expand(len(x)))
 
     def read(self, values: list[Any]) -> Tensor:
         """What is asked for, encoded, (n, …). Raises ValueError for what cannot be understood."""
@@ -114,6 +129,8 @@ class Classifier(nn.Module):
         """Raises ValueError for a model whose x_t this classifier was not trained on."""
         if model.codec.shape != self.config.codec.shape:
             raise ValueError(f"the classifier reads examples of shape {self.config.codec.shape}, but the model makes {model.codec.shape}.")
+        if model.latent != self.config.latent:
+            raise ValueError("the classifier and the model do not see the same latents: train one with 'undiffuse classifier RUN'.")
         if model.codec != self.config.codec:
             raise ValueError("the classifier was trained on data of another range or type than the model's: train one on the model's run.")
         if model.schedule != self.config.schedule:

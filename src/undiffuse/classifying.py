@@ -103,12 +103,12 @@ class ClassifierRunConfig(Config):
 class ClassifierRun:
     """A classifier of one target being trained. `updates` does the work.
 
-    model: the configuration it is for.   rows: of the data, to train on and held out.   target: as declared, called `name`.
+    model: the configuration it is for, codec: the model's.   rows: of the data, to train on and held out.   target: as declared, called `name`.
     clean: for a classifier that never sees noise.
     """
 
     def __init__(
-        self, folder: Path, model: ModelConfig, data: Dataset, rows: tuple[np.ndarray, np.ndarray], name: str, target: Condition,
+        self, folder: Path, model: ModelConfig, codec: Codec, data: Dataset, rows: tuple[np.ndarray, np.ndarray], name: str, target: Condition,
         training: TrainingConfig, device: torch.device, *, clean: bool = False,
     ) -> None:  # fmt: skip
         if target.kind not in READABLE:
@@ -116,13 +116,14 @@ class ClassifierRun:
         self.folder, self.name, self.device = folder, name, device
         config = fit_conditions(data, {name: target}, 0.0)[name]
         self.config = ClassifierConfig(
-            codec=model.codec, network=classifying_network(model.network), schedule=model.schedule, name=name, target=config,  # type: ignore[arg-type]
+            codec=model.codec, latent=None if codec.space is None else model.latent, network=classifying_network(model.network),
+            schedule=model.schedule, name=name, target=config,  # type: ignore[arg-type]
         )  # fmt: skip
         self.run_config = ClassifierRunConfig(classifier=self.config, declared=target, fingerprint=data.fingerprint(), training=training)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             self.classifier = self.config.build().to(device)
-        self.schedule, self.codec, self.reader = model.schedule.build(), Codec(model.codec), Conditions({name: config}, 1)
+        self.schedule, self.codec, self.reader = model.schedule.build(), codec, Conditions({name: config}, 1)
         values = encode_columns(data, {name: target}, self.reader)[name]
         seen, held_out = rows
         self.trainer = Trainer(

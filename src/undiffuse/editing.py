@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undiffuse.configuration import UNGUIDED, SamplingConfig, changed
+from undiffuse.configuration import changed
 from undiffuse.model import Model
 from undiffuse.process.chains import Chain
 from undiffuse.process.corruption import jump
@@ -34,6 +34,7 @@ from undiffuse.sampling.inversion import inverted, lifted, slerp
 from undiffuse.sampling.noise_estimates import by_likelihood, by_wavelet
 from undiffuse.sampling.noises import INITIAL_STREAM
 from undiffuse.sampling.recording import recorded
+from undiffuse.sampling.settings import UNGUIDED, SamplingConfig
 from undiffuse.sampling.trajectory import Moment, trajectory
 
 Method = Literal["heun", "ddim", "recorded", "stochastic"]
@@ -156,6 +157,8 @@ def restore(
 
     Raises ValueError for a level outside the model's schedule, or both given.
     """
+    if model.codec.space is not None:
+        raise ValueError("this model knows noise of an autoencoder's latents and none of the data: denoise with one trained without --latent.")
     x = model.codec.encode(values, limited=False).to(model.device)
     how = _settings(model, None, {"solver": "ddpm", **sampling})
     if noise is not None and level is not None:
@@ -266,6 +269,7 @@ def _end(moments: Iterator[Moment], way: Literal["up", "down"], watch: Watch | N
 
 def _psnr(model: Model, x: Tensor, y: Tensor) -> Tensor:
     """Peak signal to noise, example by example, in dB: 10 log10(range² / mean squared error), on the CPU."""
-    low, high = model.codec.limits(x.device)
+    low, high = model.codec.plain.limits(x.device)
+    x, y = model.codec.in_plain(x), model.codec.in_plain(y)
     error = (((x - y) / (high - low)) ** 2).flatten(1).mean(1)
     return -10 * error.log10().cpu()

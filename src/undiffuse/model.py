@@ -1,6 +1,7 @@
 """Model: a trained denoiser with everything needed to use it, and the one file it lives in.
 
-The file (artefact.py) holds tensors `raw.*` and `averaged.*`, and in its header the whole ModelConfig.
+The file (artefact.py) holds tensors `raw.*` and `averaged.*`, those of an autoencoder `latent.*` where x is its latents, and
+in its header the whole ModelConfig.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from torch import Tensor
 
 from undiffuse import artefact
 from undiffuse.conditioning.texts import TextCondition
-from undiffuse.configuration import ModelConfig, SamplingConfig, changed, parsed
+from undiffuse.configuration import ModelConfig, changed, parsed
 from undiffuse.data.codec import Codec
 from undiffuse.denoiser import Denoiser
+from undiffuse.latents import Latents
 from undiffuse.measures import Likelihood, Method, likelihood
 from undiffuse.process.chains import Chain
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise, Fixed, Posterior
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.guidance import clipped
+from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.sampling.trajectory import Moment, initial, trajectory
 from undiffuse.steering import Asked, Steering, check, denoise, encoded, walking
 
@@ -37,11 +40,11 @@ def default_device() -> torch.device:
 
 
 class Model:
-    """A denoiser on its schedule, with its codec. Made by `load` or by training."""
+    """A denoiser on its schedule, with its codec, and the latents it works on if any. Made by `load` or by training."""
 
-    def __init__(self, config: ModelConfig, denoiser: Denoiser, schedule: Schedule) -> None:
+    def __init__(self, config: ModelConfig, denoiser: Denoiser, schedule: Schedule, latents: Latents | None = None) -> None:
         self.config, self.denoiser, self.schedule = config, denoiser.eval(), schedule
-        self.codec = Codec(config.codec)
+        self.codec = Codec(config.codec, latents)
 
     @property
     def device(self) -> torch.device:
@@ -110,7 +113,7 @@ class Model:
 
     def _walk(self, asked: Asked, how: SamplingConfig, steering: Steering, levels: Level, seed: int, index: Tensor) -> Iterator[Moment]:
         index = index.to(self.device)
-        x = initial(levels, self.config.codec.shape, seed, index)
+        x = initial(levels, self.codec.shape, seed, index)
         walked, solver = walking(self, asked, how, steering)
         return trajectory(x, walked, levels, solver, seed=seed, index=index, noise=how.noise)
 
@@ -135,6 +138,8 @@ class Model:
         x̂ of quantised data is clipped to its range in the two bounds, as in the published codes; never in the flow.
         The other arguments, and the errors, are those of `measures.likelihood`.
         """
+        if self.codec.space is not None:
+            raise ValueError("the likelihood of an autoencoder's latents says nothing of the data's: for that, train a model without --latent.")
         chosen: Method = method or ("chain" if isinstance(self.schedule, Chain) else "continuous")
         if variance is not None and (chosen != "chain" or not 0 <= variance <= 1):
             raise ValueError(f"variance {variance:g} cannot be used: it is of the method chain's transitions, from 0 (small) to 1 (large).")
@@ -157,8 +162,9 @@ class Model:
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.denoiser.parameters())
         told = ", ".join(f"{name} ({config.kind})" for name, config in self.config.conditions.items() if config.kind != "augmentation")
+        by = "" if self.codec.space is None else f" by latents of {self.codec.shape}"
         return (
-            f"Model({self.config.codec.shape}, {f'told {told}' if told else 'unconditional'}, {self.config.prediction} on "
+            f"Model({self.config.codec.shape}{by}, {f'told {told}' if told else 'unconditional'}, {self.config.prediction} on "
             f"{self.config.schedule.name}, {parameters:,} parameters, {self.config.weights} weights)"
         )
 
@@ -168,15 +174,16 @@ def _with_variance(denoise: Denoise, fraction: float) -> Denoise:
     return lambda x_t, level: Posterior(denoise(x_t, level).mean, Fixed(fraction))
 
 
-def save_model(path: Path, config: ModelConfig, raw: Mapping[str, Tensor], averaged: Mapping[str, Tensor]) -> None:
+def save_model(path: Path, config: ModelConfig, raw: Mapping[str, Tensor], averaged: Mapping[str, Tensor], latents: Latents | None = None) -> None:
     """Writes a model file atomically and reads it back. Raises OSError for a full disk or a file that reads back wrong."""
-    artefact.write(path, "model", config.model_dump_json(), artefact.named(raw=raw, averaged=averaged))
+    own = {} if latents is None else {"latent": dict(latents.named_parameters())}
+    artefact.write(path, "model", config.model_dump_json(), artefact.named(raw=raw, averaged=averaged, **own))
 
 
 def store_sampling(path: Path, sampling: SamplingConfig) -> None:
     """Makes `sampling` the default of the model file at `path`, which is written anew; its weights stay as they are."""
     config, tensors = read_file(path)
-    save_model(path, config.model_copy(update={"sampling": sampling}), **artefact.sets_of(tensors))
+    artefact.write(path, "model", config.model_copy(update={"sampling": sampling}).model_dump_json(), tensors)
 
 
 def load(
@@ -197,10 +204,15 @@ def load(
         config = changed(config, {"weights": weights})
     denoiser, schedule = config.build()
     artefact.fill(denoiser, tensors, config.weights, path)
+    latents = None
+    if config.latent is not None:
+        latents = Latents.build(config.latent)
+        artefact.fill(latents, tensors, "latent", path, ("latent",))
     for _, module in denoiser.conditions.items():
         if isinstance(module, TextCondition):
             module.source, module.download = encoder, download
-    return Model(config, denoiser.to(device or default_device()), schedule)
+    device = device or default_device()
+    return Model(config, denoiser.to(device), schedule, None if latents is None else latents.to(device))
 
 
 def read_file(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:

@@ -1,50 +1,82 @@
 """Preparing a run: settings, data and a folder, checked against each other and against what the folder holds already.
 
-The same settings in the same folder resume; other settings are refused with a list of what differs.
+The same settings in the same folder resume; other settings are refused with a list of what differs.  A run of latents has
+its autoencoder trained first, in the run's folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from undiffuse.conditioning.declared import Condition
-from undiffuse.configuration import RunConfig, changed, refuse_other
-from undiffuse.data.codec import fitted_codec
+from undiffuse.configuration import Design, LatentDesign, RunConfig, changed, refuse_other
+from undiffuse.data.codec import CodecConfig, fitted_codec
+from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.data.tables import FILE_COLUMNS, fingerprints
+from undiffuse.first_stage import AutoencoderRun, AutoencoderRunConfig, load_latents, taken_from
 from undiffuse.model import Model, default_device, load
-from undiffuse.presets import design_for
+from undiffuse.presets import design_for, latents
 from undiffuse.process.chains import Chain
 from undiffuse.run import CACHE, Run, Watch
 
 EVERY_SO_OFTEN = Watch()
-FREE_TO_CHANGE = ("design.training.steps", "design.training.budget", "design.sampling", "data.source")
+FREE_TO_CHANGE = (
+    "design.training.steps", "design.training.budget", "design.sampling", "data.source", "design.latent.training.steps",
+    "design.latent.training.budget", "design.latent.source", "design.latent.extractor",
+)  # fmt: skip
+AUTOENCODER = "autoencoder"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run about to be made: `autoencoder()` where it is one of latents, then `run()`."""
+
+    folder: Path
+    config: RunConfig
+    data: Dataset
+    codec: CodecConfig
+    device: torch.device
+    watch: Watch
+    download: bool
+
+    def autoencoder(self) -> AutoencoderRun | None:
+        """The training of the autoencoder, None where there is none to train any more."""
+        latent, split = self.config.design.latent, (self.config.data.held_out, self.config.design.training.seed)
+        if latent is None:
+            return None
+        config = AutoencoderRunConfig(design=latent, codec=self.codec, fingerprint=self.config.fingerprint, held_out=split[0], seed=split[1])
+        work = AutoencoderRun(self.folder / AUTOENCODER, config, self.data, self.data.split_rows(*split), self.device)
+        return None if work.done else work
+
+    def run(self) -> Run:
+        """Raises ValueError where the autoencoder is still to be trained."""
+        space = None if self.config.design.latent is None else load_latents(self.folder / AUTOENCODER, self.device)
+        return Run(self.folder, self.config, self.data, self.device, self.watch, self.download, space)
 
 
 def prepare(
     data: DataConfig, folder: Path, *, settings: Mapping[str, Any] | None = None, preset: str | None = None,
     conditions: Mapping[str, Condition] | None = None, override: bool = False, device: torch.device | None = None,
-    watch: Watch = EVERY_SO_OFTEN, download: bool = False,
-) -> Run:  # fmt: skip
-    """A run in `folder`: new, or taken up where it was.
+    watch: Watch = EVERY_SO_OFTEN, download: bool = False, factor: int | None = None, autoencoder: Path | None = None,
+) -> Plan:  # fmt: skip
+    """A run in `folder`: new, or to be taken up where it was.
 
     settings: fields of Design by dotted path, replacing the preset's.   conditions: by name; the data's classes, where it has
     any, when None, and {} for an unconditional model.   download: whether a text encoder may be fetched.
+    factor: how many positions along each axis one latent stands for; None for a model of the data itself.
+    autoencoder: a folder to take the autoencoder of the latents from.
     Raises ValueError where the folder holds a run of another configuration, unless `override` says to go on with the new
     training settings or data.
     """
     dataset, device = open_data(data), device or default_device()
-    design = changed(design_for(data.source, fitted_codec(dataset), preset, device.type == "cpu"), settings or {})
-    schedule = design.schedule.build()
-    if isinstance(schedule, Chain) and design.sampling.steps > len(schedule) and "sampling.steps" not in (settings or {}):
-        design = changed(design, {"sampling.steps": len(schedule)})
-    if design.training.steps is None and design.training.budget is None:
-        raise ValueError("training needs an end: give a number of steps or a time budget.")
+    codec = fitted_codec(dataset)
+    design = _design(data.source, codec, settings or {}, preset, device.type == "cpu", factor, autoencoder)
     unused = [name for name in dataset.columns if name not in FILE_COLUMNS] if conditions is None and not dataset.classes else []
     if unused:
         note = f"of the columns {', '.join(unused)} the model is told nothing: declare conditions, such as --class {unused[0]}, to tell it"
@@ -58,31 +90,67 @@ def prepare(
         fingerprints=fingerprints(dataset, [condition.column or name for name, condition in conditions.items()]),
     )  # fmt: skip
     _refuse_other_run(folder, config, override)
-    return Run(folder, config, dataset, device, watch, download)
+    return Plan(folder, config, dataset, codec, device, watch, download)
+
+
+def _design(
+    source: str, codec: CodecConfig, settings: Mapping[str, Any], preset: str | None, cpu: bool, factor: int | None, autoencoder: Path | None
+) -> Design:
+    """The preset's design with the settings."""
+    latent = None
+    if factor is not None or autoencoder is not None:
+        latent = latents(codec.shape, cpu, factor or 4) if autoencoder is None else _taken(autoencoder, codec)
+    elif any(path.startswith("latent.") for path in settings):
+        raise ValueError("settings of latents belong to a model that has them: add --latent.")
+    design = changed(design_for(source, codec, preset, cpu, latent), settings)
+    schedule = design.schedule.build()
+    if isinstance(schedule, Chain) and design.sampling.steps > len(schedule) and "sampling.steps" not in settings:
+        design = changed(design, {"sampling.steps": len(schedule)})
+    if design.training.steps is None and design.training.budget is None:
+        raise ValueError("training needs an end: give a number of steps or a time budget.")
+    return design
+
+
+def _taken(folder: Path, codec: CodecConfig) -> LatentDesign:
+    """Latents of a trained autoencoder."""
+    autoencoder = taken_from(folder, codec.shape[0])
+    if autoencoder.config.dims != len(codec.shape) - 1:
+        raise ValueError(f"the autoencoder in {folder} is for {autoencoder.config.dims} axes, and the data has {len(codec.shape) - 1}.")
+    return LatentDesign(autoencoder=autoencoder.config, source=str(folder))
 
 
 def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
     path = folder / "config.json"
-    if not path.exists() and folder.exists() and any(path.name != CACHE for path in folder.iterdir()):
+    if not path.exists() and folder.exists() and any(path.name not in (CACHE, AUTOENCODER) for path in folder.iterdir()):
         raise ValueError(f"{folder} is not empty and holds no run: choose another --name.")
     refuse_other(path, config, "choose another --name", FREE_TO_CHANGE, ("design.training", "data", "fingerprint"), override)
 
 
 def train(
     data: str, *, name: str | None = None, runs: str | Path = "runs", settings: Mapping[str, Any] | None = None,
-    preset: str | None = None, conditions: Mapping[str, Condition] | None = None, table: str | None = None, **training: Any,
+    preset: str | None = None, conditions: Mapping[str, Condition] | None = None, table: str | None = None,
+    latent: int | str | Path | None = None, **training: Any,
 ) -> Model:  # fmt: skip
     """Trains on `data` in runs/<name> and returns the model; the same call again resumes.
 
     training: fields of TrainingConfig, such as steps=2000, budget=90.0 or learning_rate=3e-4.
     settings: any other field of Design by dotted path, such as {"prediction": "noise"}.
     conditions: such as {"age": Condition(kind="number")}; the data's classes when left out.   table: see DataConfig.
+    latent: to diffuse in an autoencoder's latents: 2, 4 or 8 positions along each axis in one, or a folder to take it from.
     """
     chosen = {f"training.{key}": value for key, value in training.items()} | dict(settings or {})
     if "steps" in training and "budget" not in training:
         chosen["training.budget"] = None
     source = DataConfig(source=data, table=table)
-    run = prepare(source, Path(runs) / (name or default_name(data)), settings=chosen, preset=preset, conditions=conditions)
+    factor, autoencoder = (latent, None) if isinstance(latent, int) else (None, None if latent is None else Path(latent))
+    plan = prepare(
+        source, Path(runs) / (name or default_name(data)), settings=chosen, preset=preset, conditions=conditions, factor=factor,
+        autoencoder=autoencoder,
+    )  # fmt: skip
+    first = plan.autoencoder()
+    for _ in first.updates() if first else ():
+        pass
+    run = plan.run()
     for _ in run.updates():
         pass
     return load(run.folder)

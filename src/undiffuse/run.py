@@ -36,6 +36,7 @@ from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
 from undiffuse.files import write_text
+from undiffuse.latents import Latents
 from undiffuse.likelihood.bound import Bins, Decoder, Density
 from undiffuse.model import FILE_NAME, Model, save_model
 from undiffuse.pictures.levels import effects
@@ -69,17 +70,19 @@ class Run:
     """A run folder being trained. `updates` does the work; everything it writes is described at the top of this file."""
 
     def __init__(
-        self, folder: Path, config: RunConfig, data: Dataset, device: torch.device, watch: Watch = Watch(), download: bool = False
-    ) -> None:
+        self, folder: Path, config: RunConfig, data: Dataset, device: torch.device, watch: Watch = Watch(), download: bool = False,
+        latents: Latents | None = None,
+    ) -> None:  # fmt: skip
         self.folder, self.config, self.watch, self.device = folder, config, watch, device
         design = config.design
-        self.notes = data.notes
-        codec = Codec(fitted_codec(data))
+        self.notes, self.latents = data.notes, latents
+        codec = Codec(fitted_codec(data), latents)
         conditions = fit_conditions(data, config.conditions, design.drop, download)
         if design.augment.probability:
             conditions["augmentation"] = AugmentationConfig(numbers=len(data.shape) - 1)
         self.model_config = ModelConfig(
-            codec=codec.config, network=design.network, schedule=design.schedule, prediction=design.prediction,
+            codec=codec.config, latent=None if latents is None else latents.config,
+            network=design.network, schedule=design.schedule, prediction=design.prediction,
             variance=design.variance, sigma_data=design.sigma_data, conditions=conditions, sampling=design.sampling,
         )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
@@ -90,7 +93,7 @@ class Run:
             values["augmentation"] = denoiser.conditions["augmentation"].encode([None] * len(data))
         rows = data.split_rows(config.data.held_out, design.training.seed)
         self.training_data, self.held_out = (data[part] for part in rows)
-        self.model = Model(self.model_config, denoiser.to(device), schedule)
+        self.model = Model(self.model_config, denoiser.to(device), schedule, latents)
         training = design.training
         sampler = make_level_sampler(
             training.level_density, schedule, training.stratified, training.level_mean, training.level_deviation
@@ -101,11 +104,11 @@ class Run:
         # data may be sorted by class, so the few that are looked at are drawn from all
         seen, judged = (np.random.Generator(np.random.Philox(0)).permutation(part) for part in (rows[0], rows[1] if len(rows[1]) else rows[0]))
         self._refuse_deaf({name: value[seen[:MOST_PROBED]].to(device) for name, value in values.items()})
-        few = judged[: bank_size(data.shape)]
+        few = judged[: bank_size(codec.shape)]
         known = {name: value[few].to(device) for name, value in values.items()}
         self.bank = Bank.of(codec.encode(data.values[few]).to(device), known, schedule)
         self._said = {name: said_in(data, name, condition, judged[:MOST_PREVIEWS]) for name, condition in config.conditions.items()}
-        few = seen[: max(1, MOST_REFERENCE_NUMBERS // math.prod(data.shape))]
+        few = seen[: max(1, MOST_REFERENCE_NUMBERS // math.prod(codec.shape))]
         self.references: References = references(self.bank, codec.encode(data.values[few]))
         self._scored: tuple[int, dict[str, dict[str, Any]]] = (-1, {})
         self._heard: tuple[int, dict[str, list[float]]] = (-1, {})
@@ -118,7 +121,7 @@ class Run:
         if training.objective == "simple":
             return simple
         assert isinstance(schedule, Chain)  # checked by Design
-        decoder: Decoder = Bins(codec.config.bins) if codec.config.bins else Density()
+        decoder: Decoder = Bins(codec.config.bins) if codec.config.bins and codec.space is None else Density()
         bound = VariationalBound(schedule, Bridge.table(schedule.levels), decoder)
         return Hybrid(simple, bound) if training.objective == "hybrid" else bound
 
@@ -126,7 +129,7 @@ class Run:
         """Raises ValueError for a condition that the network does not hear, before anything is trained."""
         if values:
             n, schedule = len(next(iter(values.values()))), self.model.schedule
-            x = torch.zeros(n, *self.model_config.codec.shape, device=self.device)
+            x = torch.zeros(n, *self.model_config.shape, device=self.device)
             level = schedule(schedule.nearest(schedule.time(torch.tensor(0.5, dtype=torch.float64))))
             refuse_deaf(self.model.denoiser, lambda told: self.model.denoiser(x, level, told).mean, values)
 
@@ -143,9 +146,10 @@ class Run:
         parameters = self.trainer.flat.parameter.numel()
         design, shape = self.config.design, "×".join(str(n) for n in self.training_data.shape)
         told = ", ".join(f"{c.kind} {name}" if c.kind != name else name for name, c in self.config.conditions.items())
+        by = "" if self.latents is None else f", by latents of {'×'.join(str(n) for n in self.latents.shape)}"
         return (
             f"run {self.folder}: {len(self.training_data):,} examples of {shape} ({f'told {told}' if told else 'unconditional'}), "
-            f"{len(self.held_out):,} held out\n"
+            f"{len(self.held_out):,} held out{by}\n"
             f"U-Net of {parameters:,} parameters, {design.prediction} prediction on {design.schedule.name}, "
             f"batches of {design.training.batch_size}, on {self.device}"
         )
@@ -212,7 +216,7 @@ class Run:
         }  # fmt: skip
         config = changed(self.model_config, {"weights": best, "provenance": provenance})
         self.model.config = config
-        save_model(self.folder / FILE_NAME, config, **sets_of(tensors))
+        save_model(self.folder / FILE_NAME, config, **sets_of(tensors), latents=self.latents)
 
     def scores(self) -> dict[str, dict[str, Any]]:
         """Held-out errors of the averaged and the raw weights: per level, and relative to the reference."""

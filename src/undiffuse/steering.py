@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.conditioning.conditions import Values
-from undiffuse.configuration import ModelConfig, SamplingConfig
+from undiffuse.configuration import ModelConfig
 from undiffuse.data.codec import Codec
 from undiffuse.denoiser import Denoiser
 from undiffuse.process.posteriors import Denoise
@@ -33,6 +33,7 @@ from undiffuse.sampling.guidance import (
     separately,
 )  # fmt: skip
 from undiffuse.sampling.momentum import Running, WithMomentum
+from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.sampling.solvers.ancestral import Ancestral
 from undiffuse.sampling.solvers.base import Solver
 

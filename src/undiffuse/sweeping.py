@@ -18,12 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undiffuse.configuration import SamplingConfig, changed
+from undiffuse.configuration import changed
 from undiffuse.evaluation.distances import frechet_distance
 from undiffuse.model import Model
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise, Posterior
 from undiffuse.sampling.aligned import aligned_logsnrs
+from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.sampling.trajectory import Moment, initial, trajectory
 
 PLAIN: dict[str, Any] = {"order": None, "eta": None, "variance": None, "corrections": None, "churn": 0.0, "restart": None, "logsnrs": None}
@@ -103,7 +104,7 @@ def sweep(
         levels = how.build_levels(model.schedule)
         began = time.perf_counter()
         for moment in trajectory(
-            initial(levels, model.config.codec.shape, seed, index), denoise, levels, how.build_solver(model.schedule), seed=seed, index=index,
+            initial(levels, model.codec.shape, seed, index), denoise, levels, how.build_solver(model.schedule), seed=seed, index=index,
             noise=how.noise,
         ):  # fmt: skip
             if watch:
@@ -114,12 +115,12 @@ def sweep(
 
     steps = min(REFERENCE_STEPS, len(getattr(model.schedule, "levels", range(REFERENCE_STEPS + 1))) - 1)
     reference_config = changed(model.config.sampling, REFERENCE | guidance | {"steps": steps})
-    few = max(2, min(n, FITTED_NUMBERS // (steps * math.prod(model.config.codec.shape))))
+    few = max(2, min(n, FITTED_NUMBERS // (steps * math.prod(model.codec.shape))))
     kept: list[Moment] = []
     reference, calls, _ = walked(reference_config, lambda m: kept.append(_first(m, few)))
     mesh = reference_config.build_levels(model.schedule)
-    directions = min(DIRECTIONS, max(2, n // 4), math.prod(model.config.codec.shape))
-    basis = _directions(math.prod(model.config.codec.shape), directions)
+    directions = min(DIRECTIONS, max(2, n // 4), math.prod(model.codec.shape))
+    basis = _directions(math.prod(model.codec.shape), directions)
     real = None if data is None else data.flatten(1).double() @ basis
     tried = []
     for done, each in enumerate(settings, start=1):

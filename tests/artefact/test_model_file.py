@@ -14,9 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.small import tiny_model
-from undiffuse.configuration import SamplingConfig
 from undiffuse.model import load, read_file, save_model
 from undiffuse.networks.unet_config import UNetConfig
+from undiffuse.sampling.settings import SamplingConfig
 
 
 def saved(path, model=None):

@@ -108,7 +108,7 @@ def test_another_configuration_is_refused_and_nothing_is_written_over(tmp_path):
 
 def tiny_run(folder, watch, **settings):
     chosen = TINY_SETTINGS | {"training.steps": 12, "training.budget": None, "training.batch_size": 8} | settings
-    return prepare(DataConfig(source="digits"), folder, settings=chosen, watch=watch)
+    return prepare(DataConfig(source="digits"), folder, settings=chosen, watch=watch).run()
 
 
 def test_watching_changes_nothing(tmp_path):
@@ -143,7 +143,7 @@ def test_changed_data_is_noticed(tmp_path):
     np.save(tmp_path / "data.npy", values)
 
     def once(**more):
-        run = prepare(DataConfig(source=str(tmp_path / "data.npy")), tmp_path / "r", settings=TINY_SETTINGS | {"training.steps": 2}, **more)
+        run = prepare(DataConfig(source=str(tmp_path / "data.npy")), tmp_path / "r", settings=TINY_SETTINGS | {"training.steps": 2}, **more).run()
         for _ in run.updates():
             pass
 

@@ -127,10 +127,10 @@ def test_a_run_whose_network_is_deaf_is_refused_before_anything_is_written(tmp_p
     hear = UNet.forward
     monkeypatch.setattr(UNet, "forward", lambda self, x, clock, *told: hear(self, x, clock))
     with pytest.raises(ValueError, match="does not hear class"):
-        prepare(DataConfig(source=str(tmp_path / "x.npz")), tmp_path / "r", settings=settings)
+        prepare(DataConfig(source=str(tmp_path / "x.npz")), tmp_path / "r", settings=settings).run()
     assert not (tmp_path / "r").exists()
     monkeypatch.undo()
-    prepare(DataConfig(source=str(tmp_path / "x.npz")), tmp_path / "r", settings=settings)
+    prepare(DataConfig(source=str(tmp_path / "x.npz")), tmp_path / "r", settings=settings).run()
 
 
 def test_a_run_that_loses_tokens_on_the_way_is_refused(tmp_path, monkeypatch):
@@ -140,5 +140,6 @@ def test_a_run_that_loses_tokens_on_the_way_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(UNet, "forward", lambda self, x, clock, layers, tokens, absent: hear(self, x, clock, layers, 0 * tokens, absent))
     conditions = {"kind": Condition(kind="class"), "caption": Condition(kind="text")}
     with pytest.raises(ValueError, match="does not hear caption: "):
-        prepare(DataConfig(source=str(tmp_path / "x.npz")), tmp_path / "r", settings=TINY_SETTINGS | {"training.steps": 2}, conditions=conditions)
+        settings = TINY_SETTINGS | {"training.steps": 2}
+        prepare(DataConfig(source=str(tmp_path / "x.npz")), tmp_path / "r", settings=settings, conditions=conditions).run()
     assert not (tmp_path / "r").exists()

@@ -32,7 +32,7 @@ def captioned(tmp_path):
 
 def run_in(folder, source, **declared):
     condition = Condition(kind="text", **declared)
-    return prepare(DataConfig(source=str(source)), folder, settings=SETTINGS, conditions={"caption": condition}, watch=Watch(1e9, 1e9))
+    return prepare(DataConfig(source=str(source)), folder, settings=SETTINGS, conditions={"caption": condition}, watch=Watch(1e9, 1e9)).run()
 
 
 @pytest.mark.parametrize("pooling", [None, "tokens"])

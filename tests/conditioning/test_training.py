@@ -39,7 +39,7 @@ def toys(tmp_path):
 
 
 def trained(source, folder, declared=DECLARED, watch=SELDOM, **settings):
-    run = prepare(DataConfig(source=str(source)), folder, settings=SETTINGS | settings, conditions=declared, watch=watch)
+    run = prepare(DataConfig(source=str(source)), folder, settings=SETTINGS | settings, conditions=declared, watch=watch).run()
     verdicts = [update.verdict for update in run.updates()]
     assert verdicts == ["fine"] * len(verdicts)
     return run
@@ -69,7 +69,7 @@ def test_four_conditions_train_save_load_and_sample(tmp_path, toys):
 
 def test_what_is_told_in_training_is_what_the_columns_say(tmp_path, toys):
     """Every batch: the numbers beside an example are its own, whatever was held out and in whatever order it comes."""
-    run = prepare(DataConfig(source=str(toys)), tmp_path / "r", settings=SETTINGS, conditions=DECLARED)
+    run = prepare(DataConfig(source=str(toys)), tmp_path / "r", settings=SETTINGS, conditions=DECLARED).run()
     content = np.load(toys)
     row_of = {x.tobytes(): row for row, x in enumerate(content["x"])}
     config, seen = run.model_config.conditions, set()

@@ -22,7 +22,7 @@ TRAINING = {**TINY_SETTINGS, "training.steps": 2, "training.budget": None, "trai
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A run on the digits."""
-    run = prepare(DataConfig(source="digits"), tmp_path_factory.mktemp("runs") / "d", settings=TRAINING)
+    run = prepare(DataConfig(source="digits"), tmp_path_factory.mktemp("runs") / "d", settings=TRAINING).run()
     for _ in run.updates():
         pass
     return run.folder

@@ -45,14 +45,14 @@ def classifier(
     if not found:
         found = {name: c for name, c in known.declared.items() if c.kind == "class"} or declared({"class": ["class"]})
     name, target = next(iter(found.items()))
-    model, data = load(run).config, with_files(known.data, found)
+    model, data = load(run), with_files(known.data, found)
     training = TrainingConfig(
         steps=steps or (None if budget else STEPS), budget=shared.seconds(budget) if budget else None, batch_size=batch, learning_rate=lr,
         seed=seed, weight_decay=0.05,
     )  # fmt: skip
     rows = known.training, known.held_out
     folder = run / f"classifier-{name}"
-    work = ClassifierRun(folder, model, data, rows, name, target, training, shared.device(device) or default_device())
+    work = ClassifierRun(folder, model.config, model.codec, data, rows, name, target, training, shared.device(device) or default_device())
     parameters = work.trainer.flat.parameter.numel()
     typer.echo(f"classifier {folder}: reads {target.kind} {name} off {len(rows[0]):,} noisy examples, {parameters:,} parameters")
     followed(work.updates(), work)

@@ -30,7 +30,7 @@ def demo(
 
     long = shared.seconds(budget)
     settings = {"training.budget": long, "training.steps": None}
-    run = prepare(DataConfig(source="digits", held_out=297.0), folder, settings=settings, watch=Watch(long, long / 3))
+    run = prepare(DataConfig(source="digits", held_out=297.0), folder, settings=settings, watch=Watch(long, long / 3)).run()
     follow(run)
     path = folder / "poster.png"
     draw_poster(run, path)

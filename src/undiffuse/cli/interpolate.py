@@ -43,12 +43,13 @@ def interpolate(
             steps=steps,
         )  # fmt: skip
     folder, codec = edits.folder_for(run, out), model.codec
-    blend = torch.cat([torch.lerp(result.x[:1], result.x[1:], share) for share in result.shares])
+    plain = codec.in_plain(result.x)
+    blend = torch.cat([torch.lerp(plain[:1], plain[1:], share) for share in result.shares])
     labels = [f"{share:.0%}" for share in result.shares]
     labels[0], labels[-1] = inputs.names
     rows = [
         ("through the noise", pictures.pictures_of(result.values, codec)),
-        ("plain blend of values", pictures.pictures_of(codec.decode(blend), codec)),
+        ("plain blend of values", pictures.pictures_of(codec.plain.decode(blend), codec)),
     ]
     ends = [edits.decibels(value) for value in result.psnr.tolist()]
     title = f"From one to the other; the ends come back to {' and '.join(ends)}"

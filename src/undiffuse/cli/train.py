@@ -16,6 +16,7 @@ from undiffuse.cli.following import followed
 
 if TYPE_CHECKING:
     from undiffuse.conditioning.declared import Condition
+    from undiffuse.first_stage import AutoencoderRun
     from undiffuse.run import Run
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -74,6 +75,11 @@ def train(
     held_out: Annotated[float | None, Option(help="Share (below 1) or number of examples kept for validation.")] = None,
     seed: Annotated[int | None, Option(help="Of everything random.")] = None,
     precision: Annotated[str | None, Option(help="auto, fp32 or bf16.")] = None,
+    latent: Annotated[bool, Option("--latent", help="Train an autoencoder first and diffuse in its latents.")] = False,
+    latent_factor: Annotated[int | None, Option(help="Positions along each axis that become one: 2, 4 or 8; 4 when left out.")] = None,
+    autoencoder: Annotated[Path | None, Option(help="Diffuse in the latents of this one: a run's, or a folder of diffusers.")] = None,
+    latent_steps: Annotated[int | None, Option(help="Train the autoencoder for so many updates.")] = None,
+    latent_budget: Annotated[str | None, Option(help="Train the autoencoder for so long; a third of --budget when left out.")] = None,
     device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
     setting: Annotated[list[str] | None, Option("--set", help="Any other setting, such as training.clip=0.5; may be repeated.")] = None,
     override: Annotated[bool, Option("--override", help="Go on in a run folder with other training settings.")] = False,
@@ -97,6 +103,8 @@ def train(
             "network.attention": attention and shared.integers(attention),
         },
     )  # fmt: skip
+    factor = (latent_factor or 4) if latent or latent_factor else None
+    settings = _latent_settings(settings, factor, autoencoder, latent_steps, latent_budget)
     from undiffuse.configuration import parsed
 
     described = {
@@ -109,12 +117,32 @@ def train(
     conditions = declared(columns, shared.pairs(inject or [], "--inject"), own, encoder, pooling)
     if unconditional and conditions:
         raise ValueError("--unconditional contradicts the conditions that are declared: leave one out.")
-    run = prepare(
+    plan = prepare(
         source, runs / (name or default_name(data)), settings=settings, preset=preset,
         conditions=conditions if conditions or unconditional else None, override=override, device=shared.device(device), download=download,
-        watch=Watch(shared.seconds(checkpoint_every), shared.seconds(preview_every)),
+        watch=Watch(shared.seconds(checkpoint_every), shared.seconds(preview_every)), factor=factor, autoencoder=autoencoder,
     )  # fmt: skip
-    follow(run)
+    for note in plan.data.notes:
+        typer.echo(f"note: {note}")
+    if (first := plan.autoencoder()) is not None:
+        follow_autoencoder(first)
+    follow(plan.run())
+
+
+def _latent_settings(
+    settings: dict[str, Any], factor: int | None, autoencoder: Path | None, steps: int | None, budget: str | None
+) -> dict[str, Any]:
+    """The settings with those of the autoencoder's training; a third of a budget for all goes to it."""
+    if factor is not None and autoencoder is not None:
+        raise ValueError("--autoencoder says what the latents are, so --latent and --latent-factor have no place: leave one out.")
+    if (steps or budget) and factor is None:
+        raise ValueError("--latent-steps and --latent-budget train the autoencoder of --latent: add that, or leave them out.")
+    whole = settings.get("training.budget")
+    if steps or budget:
+        return settings | {"latent.training.steps": steps, "latent.training.budget": budget and shared.seconds(budget)}
+    if factor is None or whole is None:
+        return settings
+    return settings | {"latent.training.steps": None, "latent.training.budget": whole / 3, "training.budget": whole * 2 / 3}
 
 
 def declared(
@@ -181,8 +209,6 @@ def _settings(steps: int | None, budget: str | None, setting: list[str] | None, 
 
 def follow(run: Run) -> None:
     """Trains with a progress bar; says where everything is, first and last."""
-    for note in run.notes:
-        typer.echo(f"note: {note}")
     typer.echo(run.description())
     first = followed(run.updates(), run)
     if first is None:
@@ -191,3 +217,16 @@ def follow(run: Run) -> None:
     typer.echo(f"{'resumed; ' if resumed else ''}trained {trainer.step} steps in {shared.clock(trainer.seconds)}; {run.verdict()}")
     typer.echo(f"wrote {run.folder}/: the model, metrics.jsonl, samples/{', heard.png' if run.config.conditions else ''}")
     typer.echo(f"next: undiffuse sample {run.folder}")
+
+
+def follow_autoencoder(work: AutoencoderRun) -> None:
+    """Trains the autoencoder of a run of latents; says what it leaves to reach."""
+    typer.echo(work.description())
+    followed(work.updates(), work, "autoencoder")
+    found = work.ceiling()
+    typer.echo(f"reconstructions of {found.n} held-out examples: {found.psnr:.1f} dB; no sample can be nearer to an example than that")
+    if found.frechet is not None:
+        over = f"over {found.components} principal components"
+        typer.echo(f"their Fréchet distance to the examples, {over}, is {found.frechet:.3g}: the floor of later ones")
+    deviations = found.deviations
+    typer.echo(f"latents have standard deviations of {min(deviations):.3f} to {max(deviations):.3f}, channel by channel")

@@ -4,11 +4,13 @@ Integers of a known range go to [-1, 1]; floats go channel by channel to mean 0 
 spread of images on [-1, 1], and are limited to the range seen in training:
 
     x = (value - offset)/scale,        value = offset + scale · x, rounded for integers.
+
+A model that diffuses in an autoencoder's space has one more step between its x and these.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -74,16 +76,45 @@ def fitted_codec(data: Dataset) -> CodecConfig:
     )  # fmt: skip
 
 
-class Codec:
-    """encode: stored values (B, C, *size) → float32 x.   decode: x → stored values.   limits: of x, for clipping."""
+class Space(Protocol):
+    """Where x lies instead, such as an autoencoder's latents: there and back.   shape: of one x."""
 
-    def __init__(self, config: CodecConfig) -> None:
-        self.config = config
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def encode(self, x: Tensor) -> Tensor: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+    def limits(self) -> tuple[Tensor, Tensor]: ...
+
+
+class Codec:
+    """encode: stored values (B, C, *size) → float32 x.   decode: x → stored values.   limits: of x, for clipping.
+
+    space: where x lies, None for that of the values.   shape: of one x.
+    """
+
+    def __init__(self, config: CodecConfig, space: Space | None = None) -> None:
+        self.config, self.space = config, space
         column = (-1, *[1] * (len(config.shape) - 1))
         self.offset = torch.tensor(config.offset, dtype=torch.float32).reshape(column)
         self.scale = torch.tensor(config.scale, dtype=torch.float32).reshape(column)
         self.low = torch.tensor(config.low, dtype=torch.float32).reshape(column)
         self.high = torch.tensor(config.high, dtype=torch.float32).reshape(column)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.config.shape if self.space is None else self.space.shape
+
+    @property
+    def plain(self) -> Codec:
+        """The codec of the same values without a space of its own."""
+        return self if self.space is None else Codec(self.config)
+
+    def in_plain(self, x: Tensor) -> Tensor:
+        """x as the plain codec has it."""
+        return x if self.space is None else self.space.decode(x).to(x.device)
 
     def encode(self, values: np.ndarray | Tensor, limited: bool = True) -> Tensor:
         """limited: False for noisy values, which may lie outside the range the model was made for.
@@ -100,15 +131,19 @@ class Codec:
                 f"the values lie in [{raw.min():g}, {raw.max():g}], but the model was made for "
                 f"[{min(self.config.low):g}, {max(self.config.high):g}]: give the data as it was in training."
             )
-        return (raw - self.offset.to(device)) / self.scale.to(device)
+        x = (raw - self.offset.to(device)) / self.scale.to(device)
+        return x if self.space is None else self.space.encode(x)
 
     def decode(self, x: Tensor) -> Tensor:
         """Float tensor in the data's own range; integers are rounded and clipped, floats clipped."""
-        values = x.float().cpu() * self.scale + self.offset
+        values = self.in_plain(x).float().cpu() * self.scale + self.offset
         if self.config.kind == "integer":
             values = values.round()
         return values.clamp(self.low, self.high)
 
     def limits(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The range of x that decodes into the data's range, (C, 1, …) each."""
+        """The range of x that decodes into the data's range, or that the training set had where x has a space of its own; (C, 1, …) each."""
+        if self.space is not None:
+            low, high = self.space.limits()
+            return low.to(device), high.to(device)
         return ((self.low - self.offset) / self.scale).to(device), ((self.high - self.offset) / self.scale).to(device)

@@ -7,6 +7,7 @@ the end of an epoch, and the global order does not depend on who reads which par
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -44,7 +45,7 @@ class Loader:
         self, data: Dataset, codec: Codec, batch_size: int, seed: int, device: torch.device, values: Mapping[str, Tensor] | None = None
     ) -> None:
         self.data, self.codec, self.batch_size, self.seed, self.device = data, codec, batch_size, seed, device
-        small = data.values.size * 4 <= self.KEPT_ENCODED
+        small = len(data) * math.prod(codec.shape) * 4 <= self.KEPT_ENCODED
         self.encoded = codec.encode(data.values).to(device) if small else None
         self.values = {name: self._placed(value) for name, value in (values or {}).items()}
 

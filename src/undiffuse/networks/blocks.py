@@ -49,9 +49,9 @@ def conv(dims: int, channels_in: int, channels_out: int, size: int = 3, stride: 
     return CONV[dims](channels_in, channels_out, size, stride=stride, padding=size // 2)
 
 
-def group_norm(channels: int, groups: int) -> nn.GroupNorm:
+def group_norm(channels: int, groups: int, eps: float = 1e-5) -> nn.GroupNorm:
     """GroupNorm with the largest number of groups up to `groups` that divides `channels`."""
-    return nn.GroupNorm(max(g for g in range(1, min(groups, channels) + 1) if channels % g == 0), channels)
+    return nn.GroupNorm(max(g for g in range(1, min(groups, channels) + 1) if channels % g == 0), channels, eps)
 
 
 def zeroed(module: nn.Module) -> nn.Module:

@@ -54,8 +54,19 @@ class Encoder(nn.Module):
         self.pooling = AttentionPooling(channels, size, outputs, heads if channels % heads == 0 else 1)
 
     def forward(self, x: Tensor, clock: Tensor) -> Tensor:
-        x = self.stages.padded(x)
-        embedding = nn.functional.silu(self.clock_mlp(sinusoidal_embedding(clock, self.config.width, self.config.clock_embedding)))
-        for stage in self.encoder:
-            x = stage(x, embedding)
+        embedding = self._embedding(clock)
+        x = self._maps(x, embedding)[-1]
         return self.pooling(nn.functional.silu(self.norm(self.middle(x, embedding))))
+
+    def features(self, x: Tensor, clock: Tensor) -> list[Tensor]:
+        """What every stage of the way down answers, (B, channels, *size) each."""
+        return self._maps(x, self._embedding(clock))
+
+    def _embedding(self, clock: Tensor) -> Tensor:
+        return nn.functional.silu(self.clock_mlp(sinusoidal_embedding(clock, self.config.width, self.config.clock_embedding)))
+
+    def _maps(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
+        maps = [self.stages.padded(x)]
+        for stage in self.encoder:
+            maps.append(stage(maps[-1], embedding))
+        return maps[1:]

@@ -60,6 +60,7 @@ def at_level(x_t: Tensor, level: Level, codec: Codec) -> list[np.ndarray]:
 
 def difference(x: Tensor, y: Tensor, codec: Codec) -> tuple[list[np.ndarray], str]:
     """y - x, examples in the model's range, on grey, enlarged by a round number: pictures and their label."""
+    x, y, codec = codec.in_plain(x), codec.in_plain(y), codec.plain
     low, high = codec.limits(x.device)
     share = (y - x) / (high - low)
     largest = float(share.abs().max())

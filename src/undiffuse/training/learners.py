@@ -28,6 +28,11 @@ class Learner(ABC):
 
     module: nn.Module
 
+    @property
+    def draws(self) -> bool:
+        """Whether the network draws from torch's global generator, which is then seeded for every step."""
+        return any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.module.modules())
+
     @abstractmethod
     def prepared(self, values: Values, generator: torch.Generator) -> Values:
         """What is known of the examples of a batch, as this step is told it."""

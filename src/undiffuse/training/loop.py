@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from undiffuse.conditioning.conditions import Values
 from undiffuse.process.schedules import Schedule
@@ -67,7 +67,7 @@ class Trainer:
         self.average = Average(self.flat, config.average_decay)
         self.health = Health()
         self.step, self.seconds, self.rate_scale = 0, 0.0, 1.0
-        self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in learner.module.modules())
+        self._draws = learner.draws
         dtype = _compute_dtype(config.precision, self.device)
         self._computing = partial(torch.autocast, self.device.type, dtype, enabled=dtype != torch.float32)
         self._snapshot = self.tensors()
@@ -104,7 +104,7 @@ class Trainer:
         """Leaves the clipped gradient of one global batch; returns (mean loss, norm before clipping)."""
         seed = step_seed(self.config.seed, self.step)
         generator = torch.Generator().manual_seed(seed)
-        if self._dropout:
+        if self._draws:
             torch.manual_seed(seed)
         t, importance = self.sampler.sample(len(x), generator)
         values = self.learner.prepared(values, generator)

@@ -1,0 +1,284 @@
+"""Training the autoencoder whose latents a model diffuses in (Rombach et al. 2022, section 3.1; Esser et al. 2021, section 3.2).
+
+    runs/<name>/autoencoder/
+      autoencoder.safetensors   the better of its weights, and the statistics of its latents
+      config.json               what it is and how it is trained
+      state/                    checkpoints for exact resume
+      reconstructions.png       held-out examples, what came back, and the difference
+
+The loss of an example x and its reconstruction y, per number of x:
+
+    |x - y|  +  kl · KL( q(z|x) | N(0, I) )  +  perceptual · |features(x) - features(y)|²  -  adversarial · D(y)           (1)
+
+Features are those of a classifier that was trained here, each position's brought to length 1 (Zhang et al. 2018, eq. 1 with
+w = 1).  The discriminator D learns by the hinge loss at the same time, in the same step of the same optimizer: in (1) its
+weights are held, and in its own loss y is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from undiffuse import artefact
+from undiffuse.classifier import load_classifier
+from undiffuse.conditioning.conditions import Values
+from undiffuse.configuration import Config, LatentDesign, changed, parsed, refuse_other
+from undiffuse.data.codec import Codec, CodecConfig
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.loader import Loader
+from undiffuse.evaluation.distances import frechet_distance
+from undiffuse.files import write_text
+from undiffuse.latents import LatentConfig, Latents, build_autoencoder, decoded, encoded, measured, padded, read_diffusers
+from undiffuse.networks.discriminator import Discriminator
+from undiffuse.networks.kl_autoencoder import KLAutoencoder, drawn, kl_to_standard_normal
+from undiffuse.networks.tiny_autoencoder import TinyAutoencoder
+from undiffuse.pictures.edits import difference, pictures_of, rows_of
+from undiffuse.process.levels import Level
+from undiffuse.process.schedules import Cosine
+from undiffuse.training import checkpoints
+from undiffuse.training.learners import Computing, Learner
+from undiffuse.training.level_samplers import make_level_sampler
+from undiffuse.training.loop import Trainer, Update
+
+FILE_NAME = "autoencoder.safetensors"
+MOST_HELD_OUT, SHOWN, COMPONENTS = 1000, 10, 64
+FREE_TO_CHANGE = ("design.training.steps", "design.training.budget", "design.source", "design.extractor")
+Features = Callable[[Tensor], list[Tensor]]
+
+
+class _Both(nn.Module):
+    """An autoencoder, and its discriminator if any."""
+
+    def __init__(self, autoencoder: KLAutoencoder | TinyAutoencoder, discriminator: Discriminator | None) -> None:
+        super().__init__()
+        self.autoencoder, self.discriminator = autoencoder, discriminator
+
+
+class AutoencoderLearner(Learner):
+    """Eq. 1. Noise, levels and conditions do not come into it."""
+
+    def __init__(self, design: LatentDesign, both: _Both, features: Features | None) -> None:
+        self.design, self.module, self.features = design, both, features
+        self.autoencoder, self.discriminator = both.autoencoder, both.discriminator
+
+    @property
+    def draws(self) -> bool:
+        return True
+
+    def prepared(self, values: Values, generator: torch.Generator) -> Values:
+        return values
+
+    def losses(self, x: Tensor, eps: Tensor, level: Level, values: Values, computing: Computing) -> Tensor:
+        with computing():
+            mean, log_variance = self.autoencoder.encode(padded(x, self.autoencoder.config.factor))
+            z = mean if log_variance is None else drawn(mean, log_variance)
+            y = decoded(self.autoencoder, z, tuple(x.shape[2:]))
+        numbers = x[0].numel()
+        apart = (y - x).abs() if self.design.difference == "absolute" else (y - x) ** 2
+        loss = apart.flatten(1).mean(1)
+        if log_variance is not None:
+            loss = loss + self.design.kl / numbers * kl_to_standard_normal(mean.float(), log_variance.float())
+        if self.features is not None:
+            loss = loss + self.design.perceptual * perceptual_distance(self.features, x, y)
+        if self.discriminator is not None:
+            held = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+            fooled = functional_call(self.discriminator, held, (y,)).flatten(1).mean(1)
+            told_apart = torch.relu(1 - self.discriminator(x)).flatten(1).mean(1) + torch.relu(1 + self.discriminator(y.detach())).flatten(1).mean(1)
+            loss = loss - self.design.adversarial * fooled + told_apart / 2
+        return loss
+
+
+def perceptual_distance(features: Features, x: Tensor, y: Tensor) -> Tensor:
+    """How far apart the features of x and y are, each position's of length 1; the mean over positions and layers, (B,)."""
+    each = [
+        (nn.functional.normalize(a, dim=1) - nn.functional.normalize(b, dim=1)).square().sum(1).flatten(1).mean(1)
+        for a, b in zip(features(x), features(y), strict=True)
+    ]
+    return torch.stack(each).mean(0)
+
+
+class AutoencoderRunConfig(Config):
+    """config.json.   fingerprint: of the data.   held_out, seed: of its split."""
+
+    design: LatentDesign
+    codec: CodecConfig
+    fingerprint: str
+    held_out: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What the autoencoder leaves for a model to reach, on n held-out examples.
+
+    psnr: of reconstructions, in dB.   frechet: distance between examples and reconstructions, over the principal components
+    of the examples.   deviations: of the latents, channel by channel, 1 where the training set's statistics hold.
+    """
+
+    psnr: float
+    frechet: float | None
+    components: int
+    deviations: tuple[float, ...]
+    n: int
+
+
+class AutoencoderRun:
+    """An autoencoder being trained, or taken from where it was. `updates` does the work.
+
+    rows: of the data, to train on and held out.
+    """
+
+    def __init__(
+        self, folder: Path, config: AutoencoderRunConfig, data: Dataset, rows: tuple[np.ndarray, np.ndarray], device: torch.device
+    ) -> None:
+        self.folder, self.config, self.device = folder, config, device
+        design, self.codec = config.design, Codec(config.codec)
+        channels, training = config.codec.shape[0], design.training
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            autoencoder = build_autoencoder(design.autoencoder, channels) if design.source is None else taken_from(Path(design.source), channels)
+            discriminator = Discriminator(len(config.codec.shape) - 1, channels) if design.adversarial else None
+        self.both = _Both(autoencoder, discriminator).to(device)
+        features = None
+        if design.extractor is not None:
+            extractor = load_classifier(design.extractor, device)
+            if extractor.config.codec != config.codec or extractor.config.latent is not None:
+                raise ValueError(f"the extractor {design.extractor} reads other data than this: train one with 'undiffuse classifier' on this.")
+            features = extractor.features
+        schedule = Cosine()  # the loop draws levels, which an autoencoder does not look at
+        learner = AutoencoderLearner(design, self.both, features)
+        self.trainer = Trainer(learner, schedule, make_level_sampler("uniform", schedule, True), training)
+        self.training, held_out = data[rows[0]], data[rows[1] if len(rows[1]) else rows[0]]
+        self.loader = Loader(self.training, self.codec, training.batch_size, training.seed, device)
+        judged = np.random.Generator(np.random.Philox(0)).permutation(len(held_out))[:MOST_HELD_OUT]
+        self.held_out = self.codec.encode(held_out.values[judged])
+
+    def description(self) -> str:
+        """What is about to be trained, in a line."""
+        design, parameters = self.config.design, sum(p.numel() for p in self.both.autoencoder.parameters())
+        shape = "×".join(str(n) for n in LatentConfig.shape_of(design.autoencoder, self.config.codec.shape))
+        what = "trained" if design.source is None else f"taken from {design.source}"
+        return f"autoencoder {self.folder}: latents of {shape}, {parameters:,} parameters, {what} on {self.device}"
+
+    @property
+    def done(self) -> bool:
+        """Whether the folder holds the trained autoencoder."""
+        return (self.folder / FILE_NAME).exists()
+
+    def updates(self, every: float = 60.0) -> Iterator[Update]:
+        """Trains to the end, resuming from the newest checkpoint; saves every so many seconds; then writes the autoencoder.
+
+        A consumer that stops early should call `save`.  Raises ValueError where the folder holds another autoencoder.
+        """
+        refuse_other(self.folder / "config.json", self.config, "choose another --name", FREE_TO_CHANGE)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
+        if self.config.design.source is None:
+            found = checkpoints.newest(self.folder / "state")
+            if found:
+                self.trainer.resume(*found)
+            saved = self.trainer.seconds
+            for update in self.trainer.updates(self.loader):
+                yield update
+                if update.seconds - saved >= every and update.done < 1:
+                    self.save()
+                    saved = update.seconds
+            self.save()
+        self._finish()
+
+    def save(self) -> None:
+        """Writes a checkpoint."""
+        checkpoints.save(self.folder / "state", self.trainer.snapshot(), self.trainer.numbers())
+
+    def ceiling(self) -> Ceiling:
+        """What the written autoencoder leaves to reach."""
+        latents = load_latents(self.folder, self.device)
+        z = latents.encode(self.held_out)
+        back = latents.decode(z).cpu()
+        x, y = self.held_out.flatten(1).double(), back.flatten(1).double()
+        k = min(COMPONENTS, x.shape[1], len(x) // 4)
+        frechet = None
+        if k:
+            _, _, directions = torch.pca_lowrank(x, k, niter=4)
+            frechet = frechet_distance(x @ directions, y @ directions)
+        axes = (0, *range(2, z.ndim))
+        assert latents.config.psnr is not None  # `_finish` measured it
+        return Ceiling(latents.config.psnr, frechet, k, tuple(z.double().std(axes).tolist()), len(x))
+
+    @torch.no_grad()
+    def _finish(self) -> None:
+        """Chooses between raw and averaged weights, measures latents, writes the file and the picture."""
+        autoencoder = self.both.autoencoder.eval()
+        raw, loss = {name: p.detach().clone() for name, p in autoencoder.named_parameters()}, self._error()
+        with self.trainer.average.swapped():
+            if (averaged := self._error()) <= loss:
+                raw, loss = {name: p.detach().clone() for name, p in autoencoder.named_parameters()}, averaged
+        for name, p in autoencoder.named_parameters():
+            p.copy_(raw[name])
+        config = measured(autoencoder, lambda rows: self.codec.encode(self.training.values[rows]), len(self.training))
+        low, high = self.codec.limits(torch.device("cpu"))
+        ratio = float((((high - low) ** 2).mean() / loss).log10()) * 10
+        config = changed(config, {"psnr": round(ratio, 3)})
+        latents = Latents(config, autoencoder)
+        write_latents(self.folder / FILE_NAME, latents)
+        if len(self.config.codec.shape) == 3:
+            self._draw(latents)
+
+    def _error(self) -> float:
+        """Mean squared error of reconstructions of held-out examples, over numbers, in units of x."""
+        total = 0.0
+        for part in self.held_out.split(64):
+            x = part.to(self.device)
+            y = decoded(self.both.autoencoder, encoded(self.both.autoencoder, x), tuple(x.shape[2:]))
+            total += (y - x).double().square().sum().item()
+        return total / self.held_out.numel()
+
+    def _draw(self, latents: Latents) -> None:
+        x = self.held_out[:SHOWN]
+        y = latents.decode(latents.encode(x)).cpu()
+        apart, label = difference(x, y, self.codec)
+        given, back = (pictures_of(self.codec.decode(each), self.codec) for each in (x, y))
+        rows = [("held out", given), ("through latents", back), (label, apart)]
+        shape = "×".join(str(n) for n in latents.shape)
+        rows_of(rows, f"What latents of {shape} keep: {latents.config.psnr:.1f} dB", [""] * len(x)).save(self.folder / "reconstructions.png")
+
+
+def write_latents(path: Path, latents: Latents) -> None:
+    """Writes an autoencoder with the statistics of its latents atomically, and reads it back."""
+    artefact.write(path, "autoencoder", latents.config.model_dump_json(), artefact.named(latent=dict(latents.named_parameters())))
+
+
+def load_latents(path: str | Path, device: torch.device | str = "cpu") -> Latents:
+    """The autoencoder in a file, or in a folder that training made. Raises ValueError."""
+    path = Path(path)
+    path = path / FILE_NAME if path.is_dir() else path
+    if not path.exists():
+        raise ValueError(f"there is no autoencoder at {path}: train one with 'undiffuse train DATA --latent'.")
+    content, tensors = artefact.read(path, "autoencoder")
+    latents = Latents.build(parsed(LatentConfig, content, f"{path} has a header this version cannot use"))
+    artefact.fill(latents, tensors, "latent", path, ("latent",))
+    return latents.to(device)
+
+
+def taken_from(folder: Path, channels: int) -> KLAutoencoder | TinyAutoencoder:
+    """A trained autoencoder of ours (a run of latents, its autoencoder/ or the file there) or of diffusers.
+
+    Raises ValueError for another number of channels, or where there is none.
+    """
+    folder = folder.expanduser()
+    for place in (folder, folder / FILE_NAME, folder / "autoencoder" / FILE_NAME):
+        if place.is_file():
+            latents = load_latents(place)
+            if (found := latents.config.shape[0]) != channels:
+                raise ValueError(f"the autoencoder in {place} takes {found} channels, and the data has {channels}: train one with --latent.")
+            return latents.autoencoder.requires_grad_(True)
+    if (folder / "config.json").exists():
+        return read_diffusers(folder, channels)
+    raise ValueError(f"there is no autoencoder in {folder}: give a folder that 'undiffuse train --latent' or diffusers wrote.")

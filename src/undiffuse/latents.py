@@ -1,0 +1,225 @@
+"""Latents: x of a model that diffuses in an autoencoder's space instead of in the data's (Rombach et al. 2022).
+
+    stored values ── codec ──> x in [-1, 1] ── padded, encoder ──> z ── (z - mean)/deviation, channel by channel ──> latent
+
+The mean of the encoder's belief is taken, not a draw, so that encoding is a function.  Mean and deviation are measured on
+the training set and stored, so latents have standard deviation 1 whatever autoencoder made them.  Sizes need not fit: x
+is padded by repeating its last values, and what is decoded is cropped.
+
+What the autoencoder loses no diffusion can bring back, so the error of its reconstructions is kept beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from undiffuse.networks.kl_autoencoder import KLAutoencoder, KLAutoencoderConfig
+from undiffuse.networks.tiny_autoencoder import TinyAutoencoder, TinyAutoencoderConfig
+
+FirstStageConfig = Annotated[KLAutoencoderConfig | TinyAutoencoderConfig, Field(discriminator="kind")]
+CHUNK = 64  # examples at once
+CHUNK_NUMBERS = 2**22
+LEGACY = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+class LatentConfig(BaseModel):
+    """shape: (C, *size) of x.   mean, deviation: of z, one per channel, measured on the training set; low, high: the range of
+    latents there.   psnr: of held-out reconstructions, in dB: no sample can be nearer to an example than that."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    autoencoder: FirstStageConfig
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    deviation: tuple[Annotated[float, Field(gt=0)], ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    psnr: float | None = None
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of one latent."""
+        return self.shape_of(self.autoencoder, self.shape)
+
+    @staticmethod
+    def shape_of(autoencoder: KLAutoencoderConfig | TinyAutoencoderConfig, shape: Sequence[int]) -> tuple[int, ...]:
+        """Of one latent of x (C, *size)."""
+        return (autoencoder.latent_channels, *(-(-n // autoencoder.factor) for n in shape[1:]))
+
+
+def build_autoencoder(config: KLAutoencoderConfig | TinyAutoencoderConfig, channels: int) -> KLAutoencoder | TinyAutoencoder:
+    """With fresh weights, for x of so many channels."""
+    return TinyAutoencoder(config, channels) if isinstance(config, TinyAutoencoderConfig) else KLAutoencoder(config, channels)
+
+
+class Latents(nn.Module):
+    """x (B, C, *size) ↔ latents (B, latent_channels, *size/factor). Never trained: no gradient is recorded unless through `decode`."""
+
+    def __init__(self, config: LatentConfig, autoencoder: KLAutoencoder | TinyAutoencoder) -> None:
+        super().__init__()
+        self.config, self.autoencoder = config, autoencoder
+        self.eval().requires_grad_(False)
+
+    @staticmethod
+    def build(config: LatentConfig) -> Latents:
+        """With fresh weights."""
+        return Latents(config, build_autoencoder(config.autoencoder, config.shape[0]))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.config.latent_shape
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def limits(self) -> tuple[Tensor, Tensor]:
+        """The range of latents of the training set, (C, 1, …) each."""
+        return self._column(self.config.low), self._column(self.config.high)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """On the device of the autoencoder, some examples at a time."""
+        parts = x.split(self._at_once(x))
+        return torch.cat([(encoded(self.autoencoder, part.to(self.device)) - self._of("mean")) / self._of("deviation") for part in parts])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """On the device of the autoencoder."""
+        size = self.config.shape[1:]
+        parts = latents.split(self._at_once(latents))
+        return torch.cat([decoded(self.autoencoder, part.to(self.device).float() * self._of("deviation") + self._of("mean"), size) for part in parts])
+
+    def _of(self, name: str) -> Tensor:
+        return self._column(getattr(self.config, name)).to(self.device)
+
+    def _column(self, numbers: Iterable[float]) -> Tensor:
+        return torch.tensor(list(numbers), dtype=torch.float32).reshape(-1, *[1] * (len(self.config.shape) - 1))
+
+    def _at_once(self, x: Tensor) -> int:
+        return max(1, min(CHUNK, CHUNK_NUMBERS // math.prod(self.config.shape)))
+
+
+def encoded(autoencoder: KLAutoencoder | TinyAutoencoder, x: Tensor) -> Tensor:
+    """The mean of z for x of any size."""
+    return autoencoder.encode(padded(x, autoencoder.config.factor))[0].float()
+
+
+def decoded(autoencoder: KLAutoencoder | TinyAutoencoder, z: Tensor, size: tuple[int, ...]) -> Tensor:
+    """x of a size, from z."""
+    x = autoencoder.decode(z).float()
+    for axis, n in enumerate(size, start=2):
+        x = x.narrow(axis, 0, n)
+    return x
+
+
+def padded(x: Tensor, factor: int) -> Tensor:
+    """x with its last values repeated at the end of each axis, up to a multiple of the factor."""
+    short = [-n % factor for n in x.shape[2:]]
+    return nn.functional.pad(x, [amount for n in reversed(short) for amount in (0, n)], mode="replicate") if any(short) else x
+
+
+def measured(autoencoder: KLAutoencoder | TinyAutoencoder, x: Callable[[slice], Tensor], n: int) -> LatentConfig:
+    """The configuration with the statistics of z over n examples.   x: gives those of a slice.
+
+    Raises ValueError for an autoencoder that says the same of every example.
+    """
+    device = next(autoencoder.parameters()).device
+    parts, shape = [], tuple(x(slice(0, 1)).shape[1:])
+    with torch.no_grad():
+        for start in range(0, n, CHUNK):
+            parts.append(encoded(autoencoder, x(slice(start, min(start + CHUNK, n))).to(device)).cpu())
+    z = torch.cat(parts).double()
+    axes = (0, *range(2, z.ndim))
+    mean, deviation = z.mean(axes), z.std(axes)
+    if (deviation == 0).any() or not z.isfinite().all():
+        raise ValueError(f"channel {int(deviation.argmin())} of the latents says the same of every example: train the autoencoder for longer.")
+    column = (-1, *[1] * (z.ndim - 2))
+    latents = (z - mean.reshape(column)) / deviation.reshape(column)
+    low, high = (tuple(t.tolist()) for t in (latents.amin(axes), latents.amax(axes)))
+    return LatentConfig(
+        autoencoder=autoencoder.config, shape=shape, mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()), low=low, high=high,
+    )  # fmt: skip
+
+
+# Autoencoders that others trained ---------------------------------------------------------------------------------------
+
+
+def read_diffusers(folder: Path, channels: int) -> KLAutoencoder | TinyAutoencoder:
+    """The AutoencoderKL or AutoencoderTiny in a folder that diffusers wrote, for x of so many channels.
+
+    Raises ValueError for another class, other channels, a variant that is not known here, or weights that are no safetensors.
+    """
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} holds no autoencoder that can be read ({error}).") from None
+    kind = content.get("_class_name")
+    if kind not in READERS:
+        raise ValueError(f"{folder} holds a {kind or 'model of no name'}, where an AutoencoderKL or an AutoencoderTiny is needed.")
+    if {content.get("in_channels", 3), content.get("out_channels", 3)} != {channels}:
+        raise ValueError(
+            f"the autoencoder in {folder} takes {content.get('in_channels', 3)} channels, and the data has {channels}: "
+            "convert images with --channels, or train an autoencoder of your own with --latent."
+        )
+    autoencoder = build_autoencoder(READERS[kind](content, folder), channels)
+    if not (folder / WEIGHTS).exists():
+        raise ValueError(f"{folder} holds no {WEIGHTS}: other formats may be pickles, which are never loaded.")
+    try:
+        found = {_renamed(name): tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{folder / WEIGHTS} is damaged ({error}): fetch it again.") from None
+    expected = dict(autoencoder.named_parameters())
+    for name in sorted(expected.keys() ^ found.keys()):
+        raise ValueError(f"{folder / WEIGHTS} {'lacks' if name in expected else 'has an unknown'} tensor {name}: it is of a variant not known here.")
+    with torch.no_grad():
+        for name, parameter in expected.items():
+            parameter.copy_(found[name].reshape(parameter.shape))  # projections of attention were 1×1 convolutions once
+    return autoencoder
+
+
+def _renamed(name: str) -> str:
+    parts = name.split(".")
+    return ".".join(LEGACY.get(part, part) for part in parts) if "attentions" in parts else name
+
+
+def _kl(content: dict[str, Any], folder: Path) -> KLAutoencoderConfig:
+    _refuse_variants(content, folder, {"act_fn": "silu"})
+    for name, only in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
+        if set(content.get(name, [only])) != {only}:
+            raise ValueError(f"the autoencoder in {folder} is of a variant not known here: its {name} are {content[name]}.")
+    return KLAutoencoderConfig(
+        channels=tuple(content["block_out_channels"]), depth=content.get("layers_per_block", 1), latent_channels=content.get("latent_channels", 4),
+        groups=content.get("norm_num_groups", 32), middle_attention=content.get("mid_block_add_attention", True),
+        bottleneck=content.get("use_quant_conv", True),
+    )  # fmt: skip
+
+
+def _tiny(content: dict[str, Any], folder: Path) -> TinyAutoencoderConfig:
+    _refuse_variants(content, folder, {"act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor": 2})
+    widths = {*content.get("encoder_block_out_channels", [64]), *content.get("decoder_block_out_channels", [64])}
+    if len(widths) > 1:
+        raise ValueError(f"the autoencoder in {folder} is of a variant not known here: its levels have different channels.")
+    return TinyAutoencoderConfig(
+        channels=widths.pop(), encoder_blocks=tuple(content.get("num_encoder_blocks", (1, 3, 3, 3))),
+        decoder_blocks=tuple(content.get("num_decoder_blocks", (3, 3, 3, 1))), latent_channels=content.get("latent_channels", 4),
+    )  # fmt: skip
+
+
+def _refuse_variants(content: dict[str, Any], folder: Path, known: dict[str, Any]) -> None:
+    for name, value in known.items():
+        if content.get(name, value) != value:
+            raise ValueError(f"the autoencoder in {folder} is of a variant not known here: its {name} is {content[name]!r}.")
+
+
+READERS: dict[str, Callable[[dict[str, Any], Path], KLAutoencoderConfig | TinyAutoencoderConfig]] = {"AutoencoderKL": _kl, "AutoencoderTiny": _tiny}

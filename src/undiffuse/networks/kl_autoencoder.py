@@ -1,0 +1,227 @@
+"""The autoencoder of latent diffusion: to fewer, smoother numbers and back (Rombach et al. 2022, section 3.1 and appendix G).
+
+    x ── conv ── blocks ── down ── … ── middle ── norm, SiLU, conv ── 1×1 ──>  mean, log-variance of z
+    z ── 1×1 ── conv ── middle ── blocks ── up ── … ── norm, SiLU, conv ──>  x
+
+No skip connections: what does not fit into z is lost.  Blocks are those of the U-Net without an embedding; the middle
+attends over all positions with one head.  The names of the modules are those of diffusers' AutoencoderKL, so weights
+trained there load as they are.
+
+With a patch the input is first folded, patch × patch neighbours into channels, and unfolded at the end: the layers of the
+highest resolution cost most and do least.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad, scaled_dot_product_attention, silu
+
+from undiffuse.networks.blocks import CONV, conv, group_norm
+
+EPS = 1e-6  # of the norms, as in the published code
+LOGVAR_RANGE = (-30.0, 20.0)
+Positive = Annotated[int, Field(gt=0)]
+
+
+class KLAutoencoderConfig(BaseModel):
+    """channels: one per level, each level at half the resolution.   depth: blocks per level; one more on the way up.
+
+    latent_channels: of z.   patch: neighbours folded into channels first.   bottleneck: 1×1 convolutions around z.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    kind: Literal["kl"] = "kl"
+    dims: Literal[1, 2, 3] = 2
+    channels: tuple[Positive, ...] = (32, 64, 128)
+    depth: Positive = 1
+    latent_channels: Positive = 4
+    groups: Positive = 32
+    middle_attention: bool = True
+    bottleneck: bool = True
+    patch: Positive = 1
+
+    @property
+    def factor(self) -> int:
+        """How many positions of x along each axis become one of z."""
+        return self.patch * 2 ** (len(self.channels) - 1)
+
+
+class Block(nn.Module):
+    """GroupNorm, SiLU, conv, twice, added to x."""
+
+    def __init__(self, config: KLAutoencoderConfig, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = group_norm(channels_in, config.groups, EPS), conv(config.dims, channels_in, channels_out)
+        self.norm2, self.conv2 = group_norm(channels_out, config.groups, EPS), conv(config.dims, channels_out, channels_out)
+        self.conv_shortcut = conv(config.dims, channels_in, channels_out, size=1) if channels_in != channels_out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(silu(self.norm1(x)))
+        return self.conv_shortcut(x) + self.conv2(silu(self.norm2(h)))
+
+
+class Attention(nn.Module):
+    """Attention over all positions with one head, added to x."""
+
+    def __init__(self, config: KLAutoencoderConfig, channels: int) -> None:
+        super().__init__()
+        self.group_norm = group_norm(channels, config.groups, EPS)
+        self.to_q, self.to_k, self.to_v = (nn.Linear(channels, channels) for _ in range(3))
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions = self.group_norm(x).flatten(2).transpose(1, 2)
+        h = scaled_dot_product_attention(self.to_q(positions), self.to_k(positions), self.to_v(positions))
+        return x + self.to_out[0](h).transpose(1, 2).reshape(x.shape)
+
+
+class Middle(nn.Module):
+    def __init__(self, config: KLAutoencoderConfig, channels: int) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList([Block(config, channels, channels) for _ in range(2)])
+        self.attentions = nn.ModuleList([Attention(config, channels)] if config.middle_attention else [])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.resnets[0](x)
+        for attention in self.attentions:
+            x = attention(x)
+        return self.resnets[1](x)
+
+
+class Down(nn.Module):
+    """Half the resolution by a strided convolution that sees one position more at the end of each axis."""
+
+    def __init__(self, dims: int, channels: int) -> None:
+        super().__init__()
+        self.conv = CONV[dims](channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(pad(x, (0, 1) * (x.ndim - 2)))
+
+
+class Up(nn.Module):
+    """Twice the resolution: nearest neighbour, then a convolution."""
+
+    def __init__(self, dims: int, channels: int) -> None:
+        super().__init__()
+        self.conv = conv(dims, channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class DownLevel(nn.Module):
+    def __init__(self, config: KLAutoencoderConfig, channels_in: int, channels_out: int, last: bool) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList([Block(config, channels_in if k == 0 else channels_out, channels_out) for k in range(config.depth)])
+        self.downsamplers = nn.ModuleList([] if last else [Down(config.dims, channels_out)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (*self.resnets, *self.downsamplers):
+            x = layer(x)
+        return x
+
+
+class UpLevel(nn.Module):
+    def __init__(self, config: KLAutoencoderConfig, channels_in: int, channels_out: int, last: bool) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList([Block(config, channels_in if k == 0 else channels_out, channels_out) for k in range(config.depth + 1)])
+        self.upsamplers = nn.ModuleList([] if last else [Up(config.dims, channels_out)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (*self.resnets, *self.upsamplers):
+            x = layer(x)
+        return x
+
+
+class KLEncoder(nn.Module):
+    def __init__(self, config: KLAutoencoderConfig, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        of = config.channels
+        self.conv_in = conv(config.dims, channels_in, of[0])
+        self.down_blocks = nn.ModuleList([DownLevel(config, of[max(k - 1, 0)], of[k], k == len(of) - 1) for k in range(len(of))])
+        self.mid_block = Middle(config, of[-1])
+        self.conv_norm_out = group_norm(of[-1], config.groups, EPS)
+        self.conv_out = conv(config.dims, of[-1], channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for level in self.down_blocks:
+            x = level(x)
+        return self.conv_out(silu(self.conv_norm_out(self.mid_block(x))))
+
+
+class KLDecoder(nn.Module):
+    def __init__(self, config: KLAutoencoderConfig, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        of = config.channels[::-1]
+        self.conv_in = conv(config.dims, channels_in, of[0])
+        self.mid_block = Middle(config, of[0])
+        self.up_blocks = nn.ModuleList([UpLevel(config, of[max(k - 1, 0)], of[k], k == len(of) - 1) for k in range(len(of))])
+        self.conv_norm_out = group_norm(of[-1], config.groups, EPS)
+        self.conv_out = conv(config.dims, of[-1], channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mid_block(self.conv_in(x))
+        for level in self.up_blocks:
+            x = level(x)
+        return self.conv_out(silu(self.conv_norm_out(x)))
+
+
+class KLAutoencoder(nn.Module):
+    """encode: x (B, channels, *size) → mean and log-variance of z, (B, latent_channels, *size/factor) each.   decode: z → x.
+
+    Every axis of x is a multiple of the factor.
+    """
+
+    def __init__(self, config: KLAutoencoderConfig, channels: int) -> None:
+        super().__init__()
+        self.config = config
+        folded, latent = channels * config.patch**config.dims, config.latent_channels
+        self.encoder, self.decoder = KLEncoder(config, folded, 2 * latent), KLDecoder(config, latent, folded)
+        self.quant_conv = conv(config.dims, 2 * latent, 2 * latent, size=1) if config.bottleneck else nn.Identity()
+        self.post_quant_conv = conv(config.dims, latent, latent, size=1) if config.bottleneck else nn.Identity()
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.quant_conv(self.encoder(folded(x, self.config.patch))).chunk(2, 1)
+        return mean, log_variance.clamp(*LOGVAR_RANGE)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return unfolded(self.decoder(self.post_quant_conv(z)), self.config.patch)
+
+
+def folded(x: Tensor, patch: int) -> Tensor:
+    """(B, C, *size) → (B, C·patch^dims, *size/patch): neighbours become channels."""
+    if patch == 1:
+        return x
+    for axis in range(2, 2 * x.ndim - 2, 2):  # each axis n becomes n/patch, patch
+        x = x.unflatten(axis, (-1, patch))
+    outer, inner = range(2, x.ndim, 2), range(3, x.ndim, 2)
+    return x.permute(0, 1, *inner, *outer).flatten(1, 1 + len(inner))
+
+
+def unfolded(x: Tensor, patch: int) -> Tensor:
+    """The inverse of `folded`."""
+    if patch == 1:
+        return x
+    dims = x.ndim - 2
+    x = x.unflatten(1, (-1, *[patch] * dims))  # (B, C, patch…, n/patch…)
+    x = x.permute(0, 1, *(axis for k in range(dims) for axis in (2 + dims + k, 2 + k)))
+    for axis in range(2, 2 + dims):
+        x = x.flatten(axis, axis + 1)
+    return x
+
+
+def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL( N(mean, variance) | N(0, I) ) in nats of each example, (B,)."""
+    return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).flatten(1).sum(1)
+
+
+def drawn(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """A draw of z, of torch's global generator."""
+    return mean + (log_variance / 2).exp() * torch.randn_like(mean)

@@ -1,0 +1,95 @@
+"""What sampling can be told: data, frozen and validated.  Settings that contradict each other are refused."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from undiffuse.process.levels import Level
+from undiffuse.process.schedules import Schedule
+from undiffuse.sampling.grids import at_logsnrs, churned, make_grid, restarted
+from undiffuse.sampling.solvers.base import Solver
+from undiffuse.sampling.solvers.registry import Settings, make_solver
+from undiffuse.sampling.trajectory import NoiseKind
+
+UNGUIDED: dict[str, Any] = {
+    "guidance": 1.0, "guidance_scales": None, "guidance_form": "plain", "guidance_rescale": 0.0, "guidance_interval": None,
+    "guidance_momentum": 0.0, "guidance_longest": None,
+}  # fmt: skip
+
+
+class SamplingConfig(BaseModel):
+    """How a model samples when nothing else is said: by default 16 steps, and evaluations of the network, of the corrected
+    Adams method in the angle; docs/solvers.md has the measurements behind this choice.
+
+    grid, steps: see sampling/grids.py; grid "aligned" has `logsnrs`, its levels.   order, eta, variance, corrections: of
+    the solver, None for its own; see sampling/solvers/registry.py.   churn: EDM's, total over the grid.
+    restart: (low, high, times), the stretch of sigma/alpha to walk again.   noise: "brownian" is the same for any grid.
+    guidance: 1 plain conditional, 0 unconditional.   guidance_scales: of conditions by name, `guidance` of the others.
+    guidance_form: plain, projected (APG) or plus (CFG++, guidance in [0, 1]);   guidance_rescale: of the plain form;
+    guidance_momentum, guidance_longest: of the projected form, the papers' beta (below 0) and r;
+    guidance_interval: of sigma/alpha; see sampling/guidance.py.
+    clip: of x̂: "range" of the data, "dynamic", "none".
+    keep_eps: walk with the noise of the unclipped x̂ (diffusers' convention) instead of re-deriving it (OpenAI's).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    solver: str = "adams"
+    grid: str = "angle_beta"
+    steps: int = Field(16, ge=1)
+    logsnrs: tuple[float, ...] | None = None
+    order: int | None = None
+    eta: float | None = Field(None, ge=0, le=1)
+    variance: float | None = Field(None, ge=0, le=1)
+    corrections: int | None = Field(None, ge=1)
+    churn: float = Field(0.0, ge=0)
+    restart: tuple[float, float, Annotated[int, Field(ge=1)]] | None = None
+    noise: NoiseKind = "independent"
+    guidance: float = 1.0
+    guidance_scales: dict[str, float] | None = None
+    guidance_form: Literal["plain", "projected", "plus"] = "plain"
+    guidance_rescale: float = Field(0.0, ge=0, le=1)
+    guidance_momentum: float = Field(0.0, gt=-1, lt=1)
+    guidance_longest: float | None = Field(None, gt=0)
+    guidance_interval: tuple[float, float] | None = None
+    clip: Literal["range", "dynamic", "none"] = "range"
+    keep_eps: bool = False
+
+    @model_validator(mode="after")
+    def _grid_of_levels(self) -> SamplingConfig:
+        if (self.grid == "aligned") != (self.logsnrs is not None):
+            raise ValueError("the grid 'aligned' and a list of log-SNRs go together: give both or neither.")
+        return self
+
+    @model_validator(mode="after")
+    def _one_guidance(self) -> SamplingConfig:
+        if self.guidance_rescale and self.guidance_form != "plain":
+            raise ValueError(f"guidance_rescale belongs to the plain form of guidance, not to {self.guidance_form!r}: leave one out.")
+        if (self.guidance_momentum or self.guidance_longest is not None) and self.guidance_form != "projected":
+            raise ValueError(f"momentum and a longest difference belong to the projected form, not to {self.guidance_form!r}: leave them out.")
+        if self.guidance_scales and (self.guidance_form != "plain" or self.guidance_rescale):
+            raise ValueError("scales for each condition belong to the plain form of guidance, without rescaling: leave one out.")
+        if self.guidance_form == "plus" and not 0 <= self.guidance <= 1:
+            raise ValueError(f"the guidance of the form 'plus' (CFG++) lies between 0 and 1, but is {self.guidance:g}: try 0.6.")
+        if self.guidance == 1 and not self.guidance_scales and self.guidance_form != "plus" and (
+            self.guidance_rescale or self.guidance_interval or self.guidance_momentum or self.guidance_longest
+        ):
+            raise ValueError("guidance 1 guides nothing, so there is nothing to rescale, shorten or keep in an interval: give another guidance.")
+        if self.guidance_interval is not None and not 0 <= self.guidance_interval[0] < self.guidance_interval[1]:
+            raise ValueError("a guidance interval goes from a lower to a higher sigma/alpha, none below 0: swap or change them.")
+        if self.guidance_interval is not None and math.isinf(self.guidance_interval[1]):
+            raise ValueError("a guidance interval ends at a number, for it is written into files: 1000000 is above any level.")
+        return self
+
+    def build_solver(self, schedule: Schedule) -> Solver:
+        return make_solver(self.solver, Settings(self.order, self.eta, self.variance, self.corrections), schedule)
+
+    def build_levels(self, schedule: Schedule) -> Level:
+        """The table of levels to visit."""
+        levels = make_grid(schedule, self.grid, self.steps) if self.logsnrs is None else at_logsnrs(schedule, self.logsnrs)
+        if self.restart:
+            levels = restarted(levels, *self.restart)
+        return churned(schedule, levels, self.churn) if self.churn else levels
