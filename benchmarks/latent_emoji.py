@@ -1,0 +1,150 @@
+"""Does a model of latents reach a given quality sooner than one of pixels? 64×64 emoji.
+
+    python -m benchmarks.latent_emoji emoji/captions.csv runs --features FOLDER
+
+trains runs/latent (an autoencoder by 4 first, whose time counts) and runs/pixel, both told the style and each with what
+`undiffuse train` chooses, keeps a copy of each at several marks, draws 400 samples of each copy, and compares them with all
+real pictures.  The same command goes on where it was stopped.
+
+Quality: Fréchet distance over the first 64 principal components (of the real pictures) of the features of a network trained on
+ImageNet (FOLDER: as for benchmarks.emoji_text).  Beside it stand the floor that the autoencoder sets, its reconstructions of all
+real pictures, and one half of the real pictures against the other.  Time is the processor's, one thread, so that other work on
+the machine does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.common import machine, table, write
+from benchmarks.emoji_text import Judge, by_features
+from undiffuse.conditioning.declared import Condition
+from undiffuse.data.sources import DataConfig
+from undiffuse.evaluation.distances import frechet_distance
+from undiffuse.held_out import known_data
+from undiffuse.model import load
+from undiffuse.pictures.sheets import captioned
+from undiffuse.prepare import prepare
+from undiffuse.run import Watch
+
+SAMPLES, COMPONENTS, MARKS = 400, 64, (0.25, 0.5, 0.75, 1.0)
+KINDS = ("latent", "pixel")
+
+
+def trained(kind: str, source: Path, runs: Path, steps: dict[str, int]) -> list[dict[str, float]]:
+    """Trains, or goes on, and keeps a copy at each mark: its processor seconds and the examples seen."""
+    log = runs / f"{kind}.json"
+    found: dict[str, Any] = json.loads(log.read_text()) if log.exists() else {"first": 0.0, "marks": []}
+    settings = {"training.steps": steps[kind], "training.budget": None}
+    if kind == "latent":
+        settings["latent.training.steps"] = steps["autoencoder"]
+    plan = prepare(
+        DataConfig(source=str(source), size=(64, 64), channels="rgb"), runs / kind, settings=settings, watch=Watch(1e9, 1e9),
+        conditions={"style": Condition(kind="class")}, factor=4 if kind == "latent" else None,
+    )  # fmt: skip
+    began = time.process_time()
+    autoencoder = plan.autoencoder()
+    if autoencoder is not None:
+        for _ in autoencoder.updates(1e9):
+            pass
+        found["first"] = time.process_time() - began
+        log.write_text(json.dumps(found))
+    run = plan.run()
+    marks = found["marks"]
+    spent, last = (marks[-1]["seconds"] if marks else found["first"]), time.process_time()
+    for update in run.updates():
+        if len(marks) < len(MARKS) and update.step >= round(MARKS[len(marks)] * steps[kind]):
+            spent += time.process_time() - last
+            run.save()
+            marks.append({"seconds": spent, "examples": update.step * run.trainer.config.batch_size})
+            shutil.copy(runs / kind / "model.safetensors", runs / f"{kind}-{len(marks)}.safetensors")
+            log.write_text(json.dumps(found))
+            last = time.process_time()
+    return marks
+
+
+def features(judge: Judge, pictures: Tensor, basis: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Of pictures (N, 3, H, W), 0 … 255; on a basis (mean, directions) where one is given."""
+    found = judge(pictures)
+    return found if basis is None else (found - basis[0]) @ basis[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument("--autoencoder-steps", type=int, default=4000)
+    parser.add_argument("--latent-steps", type=int, default=3000)
+    parser.add_argument("--pixel-steps", type=int, default=500)
+    options = parser.parse_args()
+    options.runs.mkdir(parents=True, exist_ok=True)
+    steps = {"autoencoder": options.autoencoder_steps, "latent": options.latent_steps, "pixel": options.pixel_steps}
+    where = machine()
+    curves = {kind: trained(kind, options.table, options.runs, steps) for kind in KINDS}
+    data, judge = known_data(options.runs / "latent").data, by_features(options.features)
+    real = torch.from_numpy(data.values).float()
+    seen = judge(real)
+    mean = seen.mean(0)
+    basis = (mean, torch.linalg.svd(seen - mean, full_matrices=False).Vh[:COMPONENTS].T)
+    seen = features(judge, real, basis)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(seen)))
+    halves = frechet_distance(seen[order[::2]], seen[order[1::2]])
+    model = load(options.runs / "latent")
+    back = torch.cat([model.codec.decode(model.codec.encode(part)) for part in real.split(256)])
+    floor = frechet_distance(features(judge, back, basis), seen)
+    styles, rows, shown = list(model.classes), list[dict[str, Any]](), list[Tensor]()
+    asked = [styles[k % len(styles)] for k in range(SAMPLES)]
+    for kind, marks in curves.items():
+        for k, mark in enumerate(marks, start=1):
+            made = load(options.runs / f"{kind}-{k}.safetensors").sample(SAMPLES, {"style": asked}, seed=0)
+            rows.append({"model": kind, **mark, "frechet": frechet_distance(features(judge, made, basis), seen)})
+        shown.append(made[:20])
+    cells = [[r["model"], f"{r['seconds'] / 60:.1f}", f"{r['examples']:,.0f}", f"{r['frechet']:.4f}"] for r in rows]
+    print(table(["model", "processor minutes", "examples", "Fréchet distance"], cells))
+    print(f"floor of the autoencoder ({model.config.latent.psnr:.1f} dB): {floor:.4f}; real halves: {halves:.4f}; {where['device']}")
+    best = {kind: min(r["frechet"] for r in rows if r["model"] == kind) for kind in KINDS}
+    first = next((r["seconds"] for r in rows if r["model"] == "latent" and r["frechet"] <= best["pixel"]), None)
+    whole = curves["pixel"][-1]["seconds"]
+    print("the latent model " + (f"passes the pixel model's best after {first / 60:.1f} of its {whole / 60:.1f} minutes" if first else "stays behind"))
+    draw(options.runs / "latent_emoji.png", shown)
+    curve(options.runs / "latent_curves.png", rows, floor)
+    write("latent_emoji", {
+        "machine": where, "steps": steps, "samples": SAMPLES, "components": COMPONENTS, "psnr": model.config.latent.psnr, "floor": floor,
+        "real_halves": halves, "rows": rows,
+    })  # fmt: skip
+
+
+def draw(path: Path, shown: list[Tensor]) -> None:
+    """Samples of the two at the end, the same seeds."""
+    pictures = [picture.permute(1, 2, 0).byte().numpy() for made in shown for picture in made]
+    captioned(pictures, [""] * len(pictures), "64×64 emoji after training: two rows by latents, two by pixels", columns=10).save(path)
+
+
+def curve(path: Path, rows: list[dict[str, Any]], floor: float) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    for kind, colour in zip(KINDS, ("#2a6f97", "#d1495b"), strict=True):
+        of = [r for r in rows if r["model"] == kind]
+        axes.plot([r["seconds"] / 60 for r in of], [r["frechet"] for r in of], "o-", color=colour, label=f"by {kind}s" if kind == "pixel" else "by latents, autoencoder's time included")
+    axes.axhline(floor, color="grey", ls="--", lw=1)
+    axes.text(axes.get_xlim()[1], floor, "floor of the autoencoder ", ha="right", va="bottom", color="grey", fontsize=9)
+    axes.set(xlabel="processor minutes of training", ylabel="Fréchet distance of features", yscale="log", title="64×64 emoji: quality against time")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()
