@@ -21,7 +21,7 @@ ALLOWED = {
     "files": set(),
     "extras": set(),
     "data": set(),
-    "denoiser": {"process", "conditioning"},
+    "denoiser": {"process", "conditioning", "networks"},
     "likelihood": {"process", "extras"},
     "measures": {"data", "likelihood", "process"},
     "held_out": {"columns", "conditioning", "configuration", "data"},
@@ -39,7 +39,7 @@ ALLOWED = {
     "presets": {"configuration", "data", "networks", "training"},
     "pictures": {"data", "process", "sampling"},
     "run": {
-        "columns", "conditioning", "configuration", "data", "denoiser", "files", "likelihood", "model", "pictures", "process", "training",
+        "columns", "conditioning", "configuration", "data", "denoiser", "files", "likelihood", "model", "networks", "pictures", "process", "training",
     },
     "prepare": {"conditioning", "configuration", "data", "model", "presets", "process", "run"},
 }

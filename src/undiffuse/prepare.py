@@ -29,18 +29,19 @@ FREE_TO_CHANGE = ("design.training.steps", "design.training.budget", "design.sam
 
 def prepare(
     data: DataConfig, folder: Path, *, settings: Mapping[str, Any] | None = None, preset: str | None = None,
-    conditions: Mapping[str, Condition] | None = None, override: bool = False, device: torch.device | None = None,
-    watch: Watch = EVERY_SO_OFTEN, download: bool = False,
+    network: str | None = None, conditions: Mapping[str, Condition] | None = None, override: bool = False,
+    device: torch.device | None = None, watch: Watch = EVERY_SO_OFTEN, download: bool = False,
 ) -> Run:  # fmt: skip
     """A run in `folder`: new, or taken up where it was.
 
-    settings: fields of Design by dotted path, replacing the preset's.   conditions: by name; the data's classes, where it has
-    any, when None, and {} for an unconditional model.   download: whether a text encoder may be fetched.
+    settings: fields of Design by dotted path, replacing the preset's.   network: unet, transformer, mlp or autoencoder, of a size
+    for the data, instead of the preset's.   conditions: by name; the data's classes, where it has any, when None, and {} for an
+    unconditional model.   download: whether a text encoder may be fetched.
     Raises ValueError where the folder holds a run of another configuration, unless `override` says to go on with the new
     training settings or data.
     """
     dataset, device = open_data(data), device or default_device()
-    design = changed(design_for(data.source, fitted_codec(dataset), preset, device.type == "cpu"), settings or {})
+    design = changed(design_for(data.source, fitted_codec(dataset), preset, device.type == "cpu", network), settings or {})
     schedule = design.schedule.build()
     if isinstance(schedule, Chain) and design.sampling.steps > len(schedule) and "sampling.steps" not in (settings or {}):
         design = changed(design, {"sampling.steps": len(schedule)})
@@ -83,19 +84,20 @@ def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
 
 def train(
     data: str, *, name: str | None = None, runs: str | Path = "runs", settings: Mapping[str, Any] | None = None,
-    preset: str | None = None, conditions: Mapping[str, Condition] | None = None, table: str | None = None, **training: Any,
+    preset: str | None = None, network: str | None = None, conditions: Mapping[str, Condition] | None = None, table: str | None = None,
+    **training: Any,
 ) -> Model:  # fmt: skip
     """Trains on `data` in runs/<name> and returns the model; the same call again resumes.
 
     training: fields of TrainingConfig, such as steps=2000, budget=90.0 or learning_rate=3e-4.
-    settings: any other field of Design by dotted path, such as {"prediction": "noise"}.
+    settings: any other field of Design by dotted path, such as {"prediction": "noise"}.   network: see `prepare`.
     conditions: such as {"age": Condition(kind="number")}; the data's classes when left out.   table: see DataConfig.
     """
     chosen = {f"training.{key}": value for key, value in training.items()} | dict(settings or {})
     if "steps" in training and "budget" not in training:
         chosen["training.budget"] = None
     source = DataConfig(source=data, table=table)
-    run = prepare(source, Path(runs) / (name or default_name(data)), settings=chosen, preset=preset, conditions=conditions)
+    run = prepare(source, Path(runs) / (name or default_name(data)), settings=chosen, preset=preset, network=network, conditions=conditions)
     for _ in run.updates():
         pass
     return load(run.folder)

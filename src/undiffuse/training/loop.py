@@ -1,7 +1,7 @@
 """The one training loop: a generator of updates.
 
 Update `step` is a function of the weights and of (seed, step): the batch, the noise levels, the noise, dropped
-conditions and dropout all come from a generator seeded with the two.  So a run that is stopped, killed and taken up
+conditions and what networks draw (dropout, latents) all come from a generator seeded with the two.  So a run that is stopped, killed and taken up
 again ends in the same weights, to the bit, as one that was not, and whoever watches the loop cannot change it.
 """
 
@@ -67,7 +67,7 @@ class Trainer:
         self.average = Average(self.flat, config.average_decay)
         self.health = Health()
         self.step, self.seconds, self.rate_scale = 0, 0.0, 1.0
-        self._dropout = any(isinstance(module, nn.Dropout) and module.p > 0 for module in learner.module.modules())
+        self._draws = any(_draws(module) for module in learner.module.modules())
         dtype = _compute_dtype(config.precision, self.device)
         self._computing = partial(torch.autocast, self.device.type, dtype, enabled=dtype != torch.float32)
         self._snapshot = self.tensors()
@@ -104,7 +104,7 @@ class Trainer:
         """Leaves the clipped gradient of one global batch; returns (mean loss, norm before clipping)."""
         seed = step_seed(self.config.seed, self.step)
         generator = torch.Generator().manual_seed(seed)
-        if self._dropout:
+        if self._draws:
             torch.manual_seed(seed)
         t, importance = self.sampler.sample(len(x), generator)
         values = self.learner.prepared(values, generator)
@@ -176,6 +176,11 @@ class Trainer:
         """The tensors now, also kept as what to return to when training goes wrong."""
         self._snapshot = self.tensors()
         return self._snapshot
+
+
+def _draws(module: nn.Module) -> bool:
+    """Whether it draws from torch's global generator while it is trained."""
+    return module.p > 0 if isinstance(module, nn.Dropout) else bool(getattr(module, "draws", False))
 
 
 def _compute_dtype(precision: str, device: torch.device) -> torch.dtype:
