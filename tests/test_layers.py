@@ -21,7 +21,7 @@ ALLOWED = {
     "files": set(),
     "extras": set(),
     "data": set(),
-    "denoiser": {"process", "conditioning"},
+    "denoiser": {"process", "conditioning", "networks"},
     "likelihood": {"process", "extras"},
     "measures": {"data", "likelihood", "process"},
     "held_out": {"columns", "conditioning", "configuration", "data"},
@@ -44,8 +44,8 @@ ALLOWED = {
     "presets": {"configuration", "data", "latents", "networks", "sampling", "training"},
     "pictures": {"data", "process", "sampling"},
     "run": {
-        "artefact", "columns", "conditioning", "configuration", "data", "denoiser", "files", "latents", "likelihood", "model", "pictures", "process",
-        "training",
+        "artefact", "columns", "conditioning", "configuration", "data", "denoiser", "files", "latents", "likelihood", "model", "networks", "pictures",
+        "process", "training",
     },
     "prepare": {"conditioning", "configuration", "data", "first_stage", "model", "presets", "process", "run"},
 }

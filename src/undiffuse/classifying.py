@@ -36,7 +36,8 @@ from undiffuse.data.codec import Codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
 from undiffuse.files import write_text
-from undiffuse.networks.unet_config import UNetConfig
+from undiffuse.networks.building import NetworkConfig, suggested_unet
+from undiffuse.networks.unet_config import StagesConfig, UNetConfig
 from undiffuse.process.corruption import jump
 from undiffuse.process.levels import Level
 from undiffuse.training import checkpoints
@@ -116,8 +117,8 @@ class ClassifierRun:
         self.folder, self.name, self.device = folder, name, device
         config = fit_conditions(data, {name: target}, 0.0)[name]
         self.config = ClassifierConfig(
-            codec=model.codec, latent=None if codec.space is None else model.latent, network=classifying_network(model.network),
-            schedule=model.schedule, name=name, target=config,  # type: ignore[arg-type]
+            codec=model.codec, latent=None if codec.space is None else model.latent, schedule=model.schedule,
+            network=classifying_network(model.network, codec.shape), name=name, target=config,  # type: ignore[arg-type]
         )  # fmt: skip
         self.run_config = ClassifierRunConfig(classifier=self.config, declared=target, fingerprint=data.fingerprint(), training=training)
         with torch.random.fork_rng(devices=[]):
@@ -201,7 +202,8 @@ def reading(target: Any, answer: Tensor, encoded: Tensor, ratio: float = 0.0) ->
     return Reading(ratio, right.mean().item(), (right.std() / math.sqrt(len(right))).item(), chance)
 
 
-def classifying_network(network: UNetConfig) -> UNetConfig:
-    """An encoder that suits the data a U-Net suits: the same levels, attention in the middle, no wider than needed."""
-    return network.model_copy(update={"middle_attention": True, "attention": (), "embedding_width": None})
-
+def classifying_network(network: NetworkConfig, shape: tuple[int, ...]) -> UNetConfig:
+    """An encoder for the data of a model: the levels of its network where it has any, attention in the middle, no wider than needed."""
+    content = network.model_dump() if isinstance(network, StagesConfig) else suggested_unet(shape, cpu=True).model_dump()
+    content = {name: content[name] for name in UNetConfig.model_fields} | {"kind": "unet"}
+    return UNetConfig(**content | {"middle_attention": True, "attention": (), "embedding_width": None})

@@ -20,8 +20,8 @@ from undiffuse.data.codec import CodecConfig
 from undiffuse.data.sources import DataConfig
 from undiffuse.denoiser import Denoiser, Variance
 from undiffuse.latents import FirstStageConfig, LatentConfig
+from undiffuse.networks.building import NetworkConfig, build_network
 from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig
-from undiffuse.networks.unet import UNet
 from undiffuse.networks.unet_config import UNetConfig
 from undiffuse.process.betas import BETAS, zero_terminal_snr
 from undiffuse.process.chains import Chain
@@ -111,7 +111,7 @@ class Design(Config):
     """
 
     latent: LatentDesign | None = None
-    network: UNetConfig = UNetConfig()
+    network: NetworkConfig = UNetConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     prediction: Literal["noise", "clean", "mean", "velocity", "flow", "karras"] = "velocity"
     variance: Variance = "fixed_small"
@@ -152,7 +152,7 @@ class ModelConfig(Config):
 
     codec: CodecConfig
     latent: LatentConfig | None = None
-    network: UNetConfig
+    network: NetworkConfig
     schedule: ScheduleConfig
     prediction: Literal["noise", "clean", "mean", "velocity", "flow", "karras"]
     variance: Variance
@@ -168,15 +168,15 @@ class ModelConfig(Config):
         return self.codec.shape if self.latent is None else self.latent.latent_shape
 
     def build(self) -> tuple[Denoiser, Schedule]:
-        """The network with fresh weights, as a denoiser on its schedule."""
+        """The network with fresh weights, as a denoiser on its schedule. Raises ValueError for a network that does not suit the data."""
         schedule = self.schedule.build()
-        channels = self.shape[0]
-        network = UNet(
+        channels, *size = self.shape
+        network = build_network(
             self.network, channels + channels_beside(self.conditions), 2 * channels if self.variance.startswith("learned") else channels,
-            tokens=attended(self.conditions),
+            size, tokens=attended(self.conditions),
         )  # fmt: skip
         prediction = make_prediction(self.prediction, schedule, self.sigma_data)
-        if self.network.dims == 2:  # images are convolved faster with their channels innermost
+        if len(size) == 2:  # images are convolved faster with their channels innermost
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         conditions = Conditions(self.conditions, network.embedding_width)
         return Denoiser(network, prediction, conditions, self.variance), schedule

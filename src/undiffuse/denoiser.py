@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from undiffuse.conditioning.conditions import Conditions, Told, Values
+from undiffuse.networks.base import Network
 from undiffuse.process.levels import Level, meet
 from undiffuse.process.posteriors import Denoise, Fixed, Learned, LearnedRange, Posterior, Spread
 from undiffuse.process.predictions import Prediction
@@ -27,14 +28,13 @@ LEARNED: dict[str, Callable[[Tensor], Spread]] = {"learned_range": LearnedRange,
 class Denoiser(nn.Module):
     """(x_t, level, values) → Posterior.
 
-    network:    (x, clock (B,), layers (B, width) or None) → output; with tokens (B, n, width) and absent (B, n) after these
-                where conditions are attended to.  Twice the channels of x_t when the variance is learned, the second half
-                then being the variance head.
+    network:    see networks/base.py; told tokens where conditions are attended to.  It answers with twice the channels of x_t
+                when the variance is learned, the second half then being the variance head.
     prediction: what the (first half of the) output means.
     conditions: embeds `values`; with none given, an unconditional model.
     """
 
-    def __init__(self, network: nn.Module, prediction: Prediction, conditions: Conditions, variance: Variance) -> None:
+    def __init__(self, network: Network, prediction: Prediction, conditions: Conditions, variance: Variance) -> None:
         super().__init__()
         self.network, self.prediction, self.conditions, self.variance = network, prediction, conditions, variance
 

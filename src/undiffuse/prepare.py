@@ -62,13 +62,15 @@ class Plan:
 
 def prepare(
     data: DataConfig, folder: Path, *, settings: Mapping[str, Any] | None = None, preset: str | None = None,
-    conditions: Mapping[str, Condition] | None = None, override: bool = False, device: torch.device | None = None,
-    watch: Watch = EVERY_SO_OFTEN, download: bool = False, factor: int | None = None, autoencoder: Path | None = None,
+    network: str | None = None, conditions: Mapping[str, Condition] | None = None, override: bool = False,
+    device: torch.device | None = None, watch: Watch = EVERY_SO_OFTEN, download: bool = False, factor: int | None = None,
+    autoencoder: Path | None = None,
 ) -> Plan:  # fmt: skip
     """A run in `folder`: new, or to be taken up where it was.
 
-    settings: fields of Design by dotted path, replacing the preset's.   conditions: by name; the data's classes, where it has
-    any, when None, and {} for an unconditional model.   download: whether a text encoder may be fetched.
+    settings: fields of Design by dotted path, replacing the preset's.   network: unet, transformer, mlp or autoencoder, of a size
+    for the data, instead of the preset's.   conditions: by name; the data's classes, where it has any, when None, and {} for an
+    unconditional model.   download: whether a text encoder may be fetched.
     factor: how many positions along each axis one latent stands for; None for a model of the data itself.
     autoencoder: a folder to take the autoencoder of the latents from.
     Raises ValueError where the folder holds a run of another configuration, unless `override` says to go on with the new
@@ -76,7 +78,7 @@ def prepare(
     """
     dataset, device = open_data(data), device or default_device()
     codec = fitted_codec(dataset)
-    design = _design(data.source, codec, settings or {}, preset, device.type == "cpu", factor, autoencoder)
+    design = _design(data.source, codec, settings or {}, preset, device.type == "cpu", network, factor, autoencoder)
     unused = [name for name in dataset.columns if name not in FILE_COLUMNS] if conditions is None and not dataset.classes else []
     if unused:
         note = f"of the columns {', '.join(unused)} the model is told nothing: declare conditions, such as --class {unused[0]}, to tell it"
@@ -94,15 +96,16 @@ def prepare(
 
 
 def _design(
-    source: str, codec: CodecConfig, settings: Mapping[str, Any], preset: str | None, cpu: bool, factor: int | None, autoencoder: Path | None
-) -> Design:
+    source: str, codec: CodecConfig, settings: Mapping[str, Any], preset: str | None, cpu: bool, network: str | None, factor: int | None,
+    autoencoder: Path | None,
+) -> Design:  # fmt: skip
     """The preset's design with the settings."""
     latent = None
     if factor is not None or autoencoder is not None:
         latent = latents(codec.shape, cpu, factor or 4) if autoencoder is None else _taken(autoencoder, codec)
     elif any(path.startswith("latent.") for path in settings):
         raise ValueError("settings of latents belong to a model that has them: add --latent.")
-    design = changed(design_for(source, codec, preset, cpu, latent), settings)
+    design = changed(design_for(source, codec.shape, preset, cpu, network, latent), settings)
     schedule = design.schedule.build()
     if isinstance(schedule, Chain) and design.sampling.steps > len(schedule) and "sampling.steps" not in settings:
         design = changed(design, {"sampling.steps": len(schedule)})
@@ -128,13 +131,13 @@ def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
 
 def train(
     data: str, *, name: str | None = None, runs: str | Path = "runs", settings: Mapping[str, Any] | None = None,
-    preset: str | None = None, conditions: Mapping[str, Condition] | None = None, table: str | None = None,
+    preset: str | None = None, network: str | None = None, conditions: Mapping[str, Condition] | None = None, table: str | None = None,
     latent: int | str | Path | None = None, **training: Any,
 ) -> Model:  # fmt: skip
     """Trains on `data` in runs/<name> and returns the model; the same call again resumes.
 
     training: fields of TrainingConfig, such as steps=2000, budget=90.0 or learning_rate=3e-4.
-    settings: any other field of Design by dotted path, such as {"prediction": "noise"}.
+    settings: any other field of Design by dotted path, such as {"prediction": "noise"}.   network: see `prepare`.
     conditions: such as {"age": Condition(kind="number")}; the data's classes when left out.   table: see DataConfig.
     latent: to diffuse in an autoencoder's latents: 2, 4 or 8 positions along each axis in one, or a folder to take it from.
     """
@@ -144,8 +147,8 @@ def train(
     source = DataConfig(source=data, table=table)
     factor, autoencoder = (latent, None) if isinstance(latent, int) else (None, None if latent is None else Path(latent))
     plan = prepare(
-        source, Path(runs) / (name or default_name(data)), settings=chosen, preset=preset, conditions=conditions, factor=factor,
-        autoencoder=autoencoder,
+        source, Path(runs) / (name or default_name(data)), settings=chosen, preset=preset, network=network, conditions=conditions,
+        factor=factor, autoencoder=autoencoder,
     )  # fmt: skip
     first = plan.autoencoder()
     for _ in first.updates() if first else ():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, cast
 
 from undiffuse.configuration import AugmentConfig, Design, LatentDesign, ScheduleConfig
-from undiffuse.data.codec import CodecConfig
 from undiffuse.latents import LatentConfig
+from undiffuse.networks.building import NetworkConfig, suggested
 from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig
+from undiffuse.networks.transformer import TransformerConfig
 from undiffuse.networks.unet_config import UNetConfig
 from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.training.settings import TrainingConfig
@@ -30,21 +32,12 @@ def digits() -> Design:
     )  # fmt: skip
 
 
-def small_images(shape: Sequence[int], cpu: bool) -> Design:
-    """A U-Net for any data set of small examples (C, *size), as large as is bearable on a GPU, or on a laptop's CPU."""
-    dims = cast(Literal[1, 2, 3], len(shape) - 1)
-    side = min(shape[1:])
-    levels = max(1, min(3 if cpu else 4, side.bit_length() - 2))
-    multipliers = (1, 2, 3, 4)[:levels]
-    attention = tuple(2**level for level in range(1, levels) if side / 2**level <= 16)
-    network = UNetConfig(
-        dims=dims, width=24 if cpu else 64, multipliers=multipliers, depth=1 if cpu else 2, groups=4 if cpu else 32,
-        attention=() if cpu else attention, head_channels=32, middle_attention=not cpu, residual_resample=not cpu,
-    )  # fmt: skip
+def small_data(shape: Sequence[int], cpu: bool, network: str | None = None) -> Design:
+    """For any data set of small examples (C, *size): a network as large as is bearable on a GPU, or on a laptop's CPU."""
     training = TrainingConfig(
         steps=20_000, batch_size=64, learning_rate=1e-3 if cpu else 5e-4, average_decay=0.999, level_density="logit_normal"
     )
-    return Design(network=network, training=training)
+    return Design(network=suggested(network, shape, cpu), training=training)
 
 
 def ddpm_cifar10() -> Design:
@@ -62,18 +55,31 @@ def ddpm_cifar10() -> Design:
     )  # fmt: skip
 
 
-def _adm(network: UNetConfig, schedule: str, batch_size: int, learning_rate: float) -> Design:
+def _adm(network: NetworkConfig, schedule: str, batch_size: int, learning_rate: float, T: int = 1000, steps: int = 1_000_000) -> Design:
+    """Noise and a range of variances by the hybrid objective, as the papers from improved DDPM to DiT train."""
     return Design(
         network=network,
-        schedule=ScheduleConfig(name=schedule),
+        schedule=ScheduleConfig(name=schedule, T=T),
         prediction="noise",
         variance="learned_range",
         training=TrainingConfig(
-            steps=1_000_000, learning_rate=learning_rate, adam_betas=(0.9, 0.999), warmup=0, cooldown=0.0, batch_size=batch_size,
+            steps=steps, learning_rate=learning_rate, adam_betas=(0.9, 0.999), warmup=0, cooldown=0.0, batch_size=batch_size,
             average_decay=0.9999, objective="hybrid", stratified=False,
         ),
         sampling=SamplingConfig(solver="ddpm", grid="250"),
     )  # fmt: skip
+
+
+def iddpm_cifar10() -> Design:
+    """Improved DDPM's CIFAR-10 model (Nichol & Dhariwal 2021, appendix A): 4000 cosine steps, learned variance."""
+    network = UNetConfig(width=128, depth=3, multipliers=(1, 2, 2, 2), attention=(2, 4), heads=4, dropout=0.3)
+    return _adm(network, "cosine", 128, 1e-4, T=4000, steps=500_000)
+
+
+def iddpm_imagenet64() -> Design:
+    """Improved DDPM's ImageNet-64 model of 120 M parameters (Nichol & Dhariwal 2021, appendix A)."""
+    network = UNetConfig(width=128, depth=3, multipliers=(1, 2, 3, 4), attention=(4, 8), heads=4)
+    return _adm(network, "cosine", 128, 1e-4, T=4000, steps=1_500_000)
 
 
 def adm_imagenet64() -> Design:
@@ -98,12 +104,24 @@ def adm_imagenet256() -> Design:
     return _adm(network, "linear", 256, 1e-4)
 
 
+def dit(depth: int, width: int, heads: int) -> Design:
+    """A DiT of patches of 2, for latents of 32×32×4 in the paper (Peebles & Xie 2023, Table 1 and section 4)."""
+    network = TransformerConfig(depth=depth, width=width, heads=heads, positions="sines", qk_norm=False)
+    return _adm(network, "linear", 256, 1e-4, steps=400_000)
+
+
 PRESETS: dict[str, Callable[[], Design]] = {
     "digits": digits,
     "ddpm_cifar10": ddpm_cifar10,
+    "iddpm_cifar10": iddpm_cifar10,
+    "iddpm_imagenet64": iddpm_imagenet64,
     "adm_imagenet64": adm_imagenet64,
     "adm_imagenet128": adm_imagenet128,
     "adm_imagenet256": adm_imagenet256,
+    "dit_s": partial(dit, 12, 384, 6),  # 33 M parameters
+    "dit_b": partial(dit, 12, 768, 12),  # 130 M
+    "dit_l": partial(dit, 24, 1024, 16),  # 458 M
+    "dit_xl": partial(dit, 28, 1152, 16),  # 675 M
 }
 
 
@@ -127,17 +145,21 @@ def latents(shape: Sequence[int], cpu: bool, factor: int = 4) -> LatentDesign:
     return LatentDesign(autoencoder=autoencoder, training=training)
 
 
-def design_for(source: str, codec: CodecConfig, preset: str | None = None, cpu: bool = True, latent: LatentDesign | None = None) -> Design:
-    """The preset called `preset`; without one, digits for the embedded digits and `small_images` for all else.
+def design_for(
+    source: str, shape: Sequence[int], preset: str | None = None, cpu: bool = True, network: str | None = None, latent: LatentDesign | None = None
+) -> Design:
+    """The preset called `preset`; without one, digits for the embedded digits and `small_data` for all else.
 
-    cpu: whether it will be trained on a CPU, which asks for a smaller network.   latent: what latents it is to diffuse in.
+    shape: (C, *size) of the data.   cpu: whether it will be trained on a CPU, which asks for a smaller network.   network: the
+    kind of network to use instead of the preset's, of a size for the data.   latent: what latents it is to diffuse in.
     """
-    if latent is not None:
-        shape = LatentConfig.shape_of(latent.autoencoder, codec.shape)
-        design = small_images(shape, cpu) if preset is None else design_for(source, codec, preset, cpu)
-        return design.model_copy(update={"latent": latent, "sigma_data": 1.0})
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}: choose one of {', '.join(PRESETS)}.")
-    if preset is not None:
-        return PRESETS[preset]()
-    return digits() if source == "digits" else small_images(codec.shape, cpu)
+    shape = shape if latent is None else LatentConfig.shape_of(latent.autoencoder, shape)
+    if preset is None and (source != "digits" or latent is not None):
+        design = small_data(shape, cpu, network)
+    else:
+        design = PRESETS[preset or source]()
+        if network not in (None, design.network.kind):
+            design = design.model_copy(update={"network": suggested(network, shape, cpu)})
+    return design if latent is None else design.model_copy(update={"latent": latent, "sigma_data": 1.0})

@@ -39,6 +39,7 @@ from undiffuse.files import write_text
 from undiffuse.latents import Latents
 from undiffuse.likelihood.bound import Bins, Decoder, Density
 from undiffuse.model import FILE_NAME, Model, save_model
+from undiffuse.networks.building import NAMES
 from undiffuse.pictures.levels import effects
 from undiffuse.pictures.views import label_of, samples_grid
 from undiffuse.process.bridges import Bridge
@@ -150,7 +151,7 @@ class Run:
         return (
             f"run {self.folder}: {len(self.training_data):,} examples of {shape} ({f'told {told}' if told else 'unconditional'}), "
             f"{len(self.held_out):,} held out{by}\n"
-            f"U-Net of {parameters:,} parameters, {design.prediction} prediction on {design.schedule.name}, "
+            f"{NAMES[design.network.kind]} of {parameters:,} parameters, {design.prediction} prediction on {design.schedule.name}, "
             f"batches of {design.training.batch_size}, on {self.device}"
         )
 

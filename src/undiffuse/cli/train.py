@@ -36,7 +36,8 @@ def train(
     runs: Annotated[Path, Option(help="Where run folders are.")] = Path("runs"),
     steps: Annotated[int | None, Option(help="Train for so many updates.")] = None,
     budget: Annotated[str | None, Option(help="Train for so long: 90s, 15m, 2h.")] = None,
-    preset: Annotated[str | None, Option(help="digits, ddpm_cifar10, adm_imagenet64, adm_imagenet128 or adm_imagenet256.")] = None,
+    preset: Annotated[str | None, Option(help="digits, or a paper's: ddpm_cifar10, iddpm_cifar10, iddpm_imagenet64, adm_imagenet64, …128, …256, dit_s, …b, …l, …xl.")] = None,
+    network: Annotated[str | None, Option(help="unet, transformer, mlp or autoencoder, instead of what the preset or the data suggest.")] = None,
     schedule: Annotated[str | None, Option(help="Noise schedule, see 'undiffuse schedule'.")] = None,
     T: Annotated[int | None, Option("--T", help="Steps of a discrete schedule.")] = None,
     prediction: Annotated[str | None, Option(help="noise, clean, mean, velocity, flow or karras.")] = None,
@@ -45,11 +46,11 @@ def train(
     weight: Annotated[str | None, Option(help="Of the simple loss: unit, snr, min_snr, p2, sigmoid or edm.")] = None,
     batch: Annotated[int | None, Option(help="Examples per update.")] = None,
     lr: Annotated[float | None, Option(help="Learning rate.")] = None,
-    width: Annotated[int | None, Option(help="Channels of the U-Net at full resolution.")] = None,
-    depth: Annotated[int | None, Option(help="Residual blocks per level.")] = None,
-    multipliers: Annotated[str | None, Option(help="Of the width, one per level: 1,2,2.")] = None,
-    attention: Annotated[str | None, Option(help="Downsampling factors with attention: 2,4.")] = None,
-    dropout: Annotated[float | None, Option(help="In residual blocks.")] = None,
+    width: Annotated[int | None, Option(help="Channels at full resolution, or numbers in a vector of a transformer or an mlp.")] = None,
+    depth: Annotated[int | None, Option(help="Residual blocks per level, or blocks of a transformer or an mlp.")] = None,
+    multipliers: Annotated[str | None, Option(help="Of the width, one per level: 1,2,2; of a unet or an autoencoder.")] = None,
+    attention: Annotated[str | None, Option(help="Downsampling factors with attention: 2,4; of a unet or an autoencoder.")] = None,
+    dropout: Annotated[float | None, Option(help="In every block.")] = None,
     classes: Declared("--class", "A column of names") = None,  # type: ignore[valid-type]
     tags: Declared("--tags", "A column of any number of names each") = None,  # type: ignore[valid-type]
     numbers: Declared("--number", "A column of numbers") = None,  # type: ignore[valid-type]
@@ -118,7 +119,7 @@ def train(
     if unconditional and conditions:
         raise ValueError("--unconditional contradicts the conditions that are declared: leave one out.")
     plan = prepare(
-        source, runs / (name or default_name(data)), settings=settings, preset=preset,
+        source, runs / (name or default_name(data)), settings=settings, preset=preset, network=network,
         conditions=conditions if conditions or unconditional else None, override=override, device=shared.device(device), download=download,
         watch=Watch(shared.seconds(checkpoint_every), shared.seconds(preview_every)), factor=factor, autoencoder=autoencoder,
     )  # fmt: skip

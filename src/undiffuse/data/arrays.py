@@ -13,28 +13,29 @@ from undiffuse.data.dataset import Dataset
 
 VALUES, LABELS = ("images", "x", "data", "values", "arr_0"), ("labels", "y", "label", "targets", "arr_1")
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-LAYOUTS = "N, C, D, H, W and L, each once, such as NHWC, NCHW, NHW, NCL"
+LAYOUTS = "N, C, D, H, W and L, each once, such as NHWC, NCHW, NHW, NCL, NC"
+WIDEST_TABLE = 16  # columns; wider rows are signals where nothing else is said
 MODES = {("uint8", 1): "L", ("uint8", 2): "LA", ("uint8", 3): "RGB", ("uint8", 4): "RGBA", ("uint16", 1): "I;16"}
 
 
 def arranged(values: np.ndarray, layout: str | None) -> tuple[np.ndarray, str]:
     """The values as (N, C, *size), and the layout that was read.
 
-    Without a layout: 2 axes are N, L; 3 are grey images; from 4 on the shorter of the second and the last axis is the
-    channels.  Raises ValueError for a layout that does not fit.
+    Without a layout: 2 axes are N, C where C is small, a table with a column for each channel, and N, L else, signals; 3 are
+    grey images; from 4 on the shorter of the second and the last axis is the channels.  The columns of a table have one place
+    each, (N, C, 1), so that each has a scale of its own.  Raises ValueError for a layout that does not fit.
     """
     if layout is None:
         if values.ndim not in (2, 3, 4, 5):
             raise ValueError(f"an array of shape {values.shape} is no set of examples: it should have 2 to 5 axes, examples first.")
-        size = {2: "L", 3: "HW", 4: "HW", 5: "DHW"}[values.ndim]
+        size = {2: "C" if values.shape[1] <= WIDEST_TABLE else "L", 3: "HW", 4: "HW", 5: "DHW"}[values.ndim]
         channels_first = values.ndim > 3 and values.shape[1] < values.shape[-1]
         layout = "N" + size if values.ndim < 4 else ("NC" + size if channels_first else "N" + size + "C")
     if sorted(set(layout)) != sorted(layout) or not set(layout) <= set("NCDHWL") or "N" not in layout or len(layout) != values.ndim:
         raise ValueError(f"the layout {layout!r} does not fit an array of shape {values.shape}: name its axes with {LAYOUTS}.")
-    if "C" not in layout:
-        values, axes = values[..., None], layout + "C"
-    else:
-        axes = layout
+    axes = layout
+    for axis, missing in (("C", "C" not in layout), ("L", not set(layout) & set("DHWL"))):
+        values, axes = (values[..., None], axes + axis) if missing else (values, axes)
     order = [axes.index(axis) for axis in "NCDHWL" if axis in axes]
     return np.ascontiguousarray(values.transpose(order)), layout
 

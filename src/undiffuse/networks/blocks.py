@@ -1,4 +1,4 @@
-"""The blocks U-Nets are made of, in one, two or three dimensions.
+"""The blocks networks are made of, in one, two or three dimensions.
 
 ResidualBlock   GroupNorm, SiLU, conv, twice, with the embedding of time and conditions entering before the second:
                 added (DDPM, Ho et al. 2020, appendix B) or as a scale and a shift of the normalised features, ADM's
@@ -12,6 +12,7 @@ The last layer of every block starts at zero, so each block starts as the identi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -59,6 +60,33 @@ def zeroed(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
+
+
+def padded(x: Tensor, multiples: Sequence[int]) -> Tensor:
+    """x (B, C, *size) padded with zeros at the end of each axis to a multiple."""
+    short = [-n % multiple for n, multiple in zip(x.shape[2:], multiples, strict=True)]
+    if not any(short):
+        return x
+    return nn.functional.pad(x, [amount for n in reversed(short) for amount in (0, n)])
+
+
+def cropped(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The beginning of each axis: what undoes `padded`."""
+    for axis, n in enumerate(size, start=2):
+        x = x.narrow(axis, 0, n)
+    return x
+
+
+def split_evenly(width: int, heads: int) -> None:
+    """Raises ValueError unless attention over `width` numbers can have so many heads."""
+    if width % heads:
+        raise ValueError(f"attention over {width} channels cannot be split into {heads} equal heads.")
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, absent: Tensor | None = None) -> Tensor:
+    """Attention of queries (B, heads, n, d) to keys and values (B, heads, m, d) → (B, n, heads · d).   absent: (B, m)."""
+    mask = None if absent is None else ~absent[:, None, None]
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 def resampled(x: Tensor, dims: int, way: Resample | None) -> Tensor:
@@ -143,8 +171,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, *, heads: int, groups: int, order: Literal["new", "legacy"]) -> None:
         super().__init__()
-        if channels % heads:
-            raise ValueError(f"attention over {channels} channels cannot be split into {heads} equal heads.")
+        split_evenly(channels, heads)
         self.heads, self.order = heads, order
         self.norm = group_norm(channels, groups)
         self.qkv = nn.Linear(channels, 3 * channels)
@@ -159,8 +186,7 @@ class Attention(nn.Module):
         if self.order == "legacy":
             qkv = qkv.transpose(2, 3)
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, heads, positions, C/heads)
-        h = scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return x + self.out(h).transpose(1, 2).reshape(B, C, *size)
+        return x + self.out(attended(q, k, v)).transpose(1, 2).reshape(B, C, *size)
 
 
 class CrossAttention(nn.Module):
@@ -168,8 +194,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, channels: int, token_width: int, *, heads: int, groups: int) -> None:
         super().__init__()
-        if channels % heads:
-            raise ValueError(f"attention over {channels} channels cannot be split into {heads} equal heads.")
+        split_evenly(channels, heads)
         self.heads = heads
         self.norm = group_norm(channels, groups)
         self.token_norm = nn.LayerNorm(token_width)
@@ -183,5 +208,4 @@ class CrossAttention(nn.Module):
         B, C, *size = x.shape
         q = self.q(self.norm(x).flatten(2).transpose(1, 2)).unflatten(2, (self.heads, -1)).transpose(1, 2)
         k, v = (part.transpose(1, 2) for part in self.kv(self.token_norm(tokens)).unflatten(2, (2, self.heads, -1)).unbind(2))
-        h = scaled_dot_product_attention(q, k, v, attn_mask=~absent[:, None, None]).transpose(1, 2).flatten(2)
-        return x + self.out(h).transpose(1, 2).reshape(B, C, *size)
+        return x + self.out(attended(q, k, v, absent)).transpose(1, 2).reshape(B, C, *size)

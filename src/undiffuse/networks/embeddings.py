@@ -13,7 +13,7 @@ import math
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Convention = Literal["adm", "ddpm"]
 
@@ -26,3 +26,8 @@ def sinusoidal_embedding(clock: Tensor, width: int, convention: Convention = "ad
     angle = clock.float()[:, None] * torch.exp(-math.log(10000) * exponent)
     parts = [angle.cos(), angle.sin()] if convention == "adm" else [angle.sin(), angle.cos()]
     return torch.nn.functional.pad(torch.cat(parts, 1), (0, width - 2 * half))
+
+
+def clock_mlp(frequencies: int, width: int) -> nn.Sequential:
+    """From the sinusoidal embedding of the clock to one of `width`, which may learn to tell levels apart."""
+    return nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))

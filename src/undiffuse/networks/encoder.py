@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from undiffuse.networks.blocks import group_norm
-from undiffuse.networks.embeddings import sinusoidal_embedding
+from undiffuse.networks.embeddings import clock_mlp, sinusoidal_embedding
 from undiffuse.networks.stages import Stages
 from undiffuse.networks.unet_config import UNetConfig
 
@@ -44,7 +44,7 @@ class Encoder(nn.Module):
     def __init__(self, config: UNetConfig, shape: tuple[int, ...], outputs: int) -> None:
         super().__init__()
         self.config, self.stages = config, Stages(config)
-        self.clock_mlp = self.stages.clock_mlp()
+        self.clock_mlp = clock_mlp(config.width, self.stages.embedding_width)
         self.encoder, _ = self.stages.encoder(shape[0])
         self.middle = self.stages.middle()
         channels, multiple = self.stages.widths[-1], self.stages.multiple

@@ -1,4 +1,4 @@
-"""Stages: what a U-Net and its encoder half are put together from, level by level."""
+"""Stages: what U-Nets, either half of one, and autoencoders are put together from, level by level."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from undiffuse.networks.blocks import Attention, CrossAttention, Downsample, ResidualBlock, Upsample, conv
-from undiffuse.networks.unet_config import UNetConfig
+from undiffuse.networks.blocks import Attention, CrossAttention, Downsample, ResidualBlock, Upsample, conv, padded
+from undiffuse.networks.unet_config import StagesConfig
 
 
 class Stage(nn.Sequential):
@@ -22,16 +22,11 @@ class Stage(nn.Sequential):
 class Stages:
     """Makes stages.   embedding_width: of time and conditions.   tokens: whether positions attend to tokens as well."""
 
-    def __init__(self, config: UNetConfig, tokens: bool = False) -> None:
+    def __init__(self, config: StagesConfig, tokens: bool = False) -> None:
         self.config, self.tokens = config, tokens
         self.widths = [max(1, round(config.width * m)) for m in config.multipliers]
         self.embedding_width = config.embedding_width or 4 * config.width
         self.multiple = 2 ** (len(self.widths) - 1)
-
-    def clock_mlp(self) -> nn.Sequential:
-        return nn.Sequential(
-            nn.Linear(self.config.width, self.embedding_width), nn.SiLU(), nn.Linear(self.embedding_width, self.embedding_width)
-        )
 
     def encoder(self, channels_in: int) -> tuple[nn.ModuleList, list[int]]:
         """The way down, and the channels of what every stage of it puts out."""
@@ -55,12 +50,12 @@ class Stages:
             attention.append(self._attend_to_tokens(channels))
         return Stage(self._residual(channels, channels), *attention, self._residual(channels, channels))
 
-    def decoder(self, kept: list[int]) -> nn.ModuleList:
-        """The way up.   kept: the channels of what comes from the way down, the last stage's last."""
-        channels, factor, stages, left = self.widths[-1], self.multiple, nn.ModuleList(), list(kept)
+    def decoder(self, kept: list[int] | None = None) -> nn.ModuleList:
+        """The way up.   kept: the channels of what each stage is given from the way down, the last one's first; None for nothing."""
+        channels, factor, stages, left = self.widths[-1], self.multiple, nn.ModuleList(), list(kept or [])
         for level, (width, depth) in reversed(list(enumerate(zip(self.widths, self.config.depths, strict=True)))):
             for block in range(depth + 1):
-                stage = [self._residual(channels + left.pop(), width), *self._attention(width, factor)]
+                stage = [self._residual(channels + (left.pop() if kept else 0), width), *self._attention(width, factor)]
                 channels = width
                 if level and block == depth:
                     stage.append(self._resampler(channels, "up"))
@@ -69,11 +64,8 @@ class Stages:
         return stages
 
     def padded(self, x: Tensor) -> Tensor:
-        """x padded with zeros at the end of each axis to a size that halves evenly."""
-        short = [-n % self.multiple for n in x.shape[2:]]
-        if not any(short):
-            return x
-        return nn.functional.pad(x, [amount for n in reversed(short) for amount in (0, n)])
+        """x padded to a size that halves evenly."""
+        return padded(x, (self.multiple,) * self.config.dims)
 
     def _residual(self, channels_in: int, channels_out: int, resample: Literal["up", "down"] | None = None) -> nn.Module:
         c = self.config

@@ -18,27 +18,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from undiffuse.networks.blocks import conv, group_norm, zeroed
-from undiffuse.networks.embeddings import sinusoidal_embedding
+from undiffuse.networks.base import Network
+from undiffuse.networks.blocks import conv, cropped, group_norm, zeroed
 from undiffuse.networks.stages import Stages
 from undiffuse.networks.unet_config import UNetConfig
 
 
-class UNet(nn.Module):
-    """F(x, clock, conditioning): (B, channels_in, *size), (B,), (B, embedding_width) → (B, channels_out, *size).
-
-    tokens: whether it is told tokens (B, n, embedding_width) as well, and which of them are absent (B, n).
-    """
+class UNet(Network):
+    """F(x, clock, conditioning, tokens, absent), see base.py.   tokens: whether it is told any."""
 
     def __init__(self, config: UNetConfig, channels_in: int, channels_out: int, tokens: bool = False) -> None:
-        super().__init__()
-        self.config, self.stages = config, Stages(config, tokens)
-        self.embedding_width, self.multiple = self.stages.embedding_width, self.stages.multiple
-        self.clock_mlp = self.stages.clock_mlp()
-        self.encoder, kept = self.stages.encoder(channels_in)
-        self.middle = self.stages.middle()
-        self.decoder = self.stages.decoder(kept)
-        channels = self.stages.widths[0]
+        stages = Stages(config, tokens)
+        super().__init__(config.width, stages.embedding_width, config.clock_embedding)
+        self.config, self.stages = config, stages
+        self.encoder, kept = stages.encoder(channels_in)
+        self.middle = stages.middle()
+        self.decoder = stages.decoder(kept)
+        channels = stages.widths[0]
         self.norm = group_norm(channels, config.groups)
         self.last = zeroed(conv(config.dims, channels, channels_out))
 
@@ -47,10 +43,7 @@ class UNet(nn.Module):
     ) -> Tensor:
         size = x.shape[2:]
         x = self.stages.padded(x)
-        embedding = self.clock_mlp(sinusoidal_embedding(clock, self.config.width, self.config.clock_embedding))
-        if conditioning is not None:
-            embedding = embedding + conditioning
-        embedding = nn.functional.silu(embedding)
+        embedding = self.embedding(clock, conditioning)
         kept = []
         for stage in self.encoder:
             x = stage(x, embedding, tokens, absent)
@@ -58,7 +51,4 @@ class UNet(nn.Module):
         x = self.middle(x, embedding, tokens, absent)
         for stage in self.decoder:
             x = stage(torch.cat([x, kept.pop()], 1), embedding, tokens, absent)
-        x = self.last(nn.functional.silu(self.norm(x)))
-        for axis, n in enumerate(size, start=2):
-            x = x.narrow(axis, 0, n)
-        return x
+        return cropped(self.last(nn.functional.silu(self.norm(x))), size)

@@ -1,7 +1,8 @@
-"""What a U-Net, or the encoder half of one, is made of: data."""
+"""What a U-Net, either half of one, and an autoencoder are made of: data."""
 
 from __future__ import annotations
 
+from abc import ABC
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -11,8 +12,8 @@ from undiffuse.networks.embeddings import Convention
 Positive = Annotated[int, Field(gt=0)]
 
 
-class UNetConfig(BaseModel):
-    """What a U-Net is made of; its channels in and out come from the data.
+class StagesConfig(BaseModel, ABC):
+    """What stages (stages.py) are made of; the channels in and out come from the data.
 
     dims: 1 for signals, 2 for images, 3 for volumes.
     width: base number of channels; multipliers: of width, one per level, each level at half the resolution; rounded.
@@ -28,7 +29,6 @@ class UNetConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    kind: Literal["unet"] = "unet"
     dims: Literal[1, 2, 3] = 2
     width: Positive = 128
     multipliers: tuple[Annotated[float, Field(gt=0)], ...] = (1, 2, 2, 2)
@@ -47,9 +47,9 @@ class UNetConfig(BaseModel):
     clock_embedding: Convention = "adm"
 
     @model_validator(mode="after")
-    def _one_depth_per_level(self) -> UNetConfig:
+    def _one_depth_per_level(self) -> StagesConfig:
         if not self.multipliers:
-            raise ValueError("a U-Net needs at least one multiplier, one for each level.")
+            raise ValueError("a network of stages needs at least one multiplier, one for each level.")
         if isinstance(self.depth, tuple) and len(self.depth) != len(self.multipliers):
             raise ValueError(f"{len(self.depth)} depths were given for {len(self.multipliers)} levels: give one each.")
         return self
@@ -57,3 +57,9 @@ class UNetConfig(BaseModel):
     @property
     def depths(self) -> tuple[int, ...]:
         return self.depth if isinstance(self.depth, tuple) else (self.depth,) * len(self.multipliers)
+
+
+class UNetConfig(StagesConfig):
+    """A U-Net: stages down and up, with skip connections."""
+
+    kind: Literal["unet"] = "unet"

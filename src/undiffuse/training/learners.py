@@ -1,7 +1,8 @@
 """What the training loop trains: a network, and its loss on noised examples.
 
-A denoiser minimises an objective; a classifier (classifier.py) the cross-entropy of what is to be read off a noisy example.
-Both see the same forward process, and the loop does not know which it is.
+A denoiser minimises an objective, and what its network charges for each pass, such as an autoencoder's divergence; a classifier
+(classifier.py) the cross-entropy of what is to be read off a noisy example.  Both see the same forward process, and the
+loop does not know which it is.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Learner(ABC):
     @property
     def draws(self) -> bool:
         """Whether the network draws from torch's global generator, which is then seeded for every step."""
-        return any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.module.modules())
+        modules = list(self.module.modules())
+        return any(isinstance(m, nn.Dropout) and m.p > 0 for m in modules) or any(getattr(m, "draws", False) for m in modules)
 
     @abstractmethod
     def prepared(self, values: Values, generator: torch.Generator) -> Values:
@@ -53,8 +55,13 @@ class DenoiserLearner(Learner):
         return self.denoiser.conditions.dropped(values, generator)
 
     def losses(self, x: Tensor, eps: Tensor, level: Level, values: Values, computing: Computing) -> Tensor:
+        costs: list[Tensor] = []
+
         def denoise(x_t: Tensor, level: Level) -> Posterior:
             with computing():
-                return self.denoiser(x_t, level, values)
+                posterior = self.denoiser(x_t, level, values)
+            cost = self.denoiser.network.taken_cost()
+            costs.extend([] if cost is None else [cost / x[0].numel()])  # per dimension, as objectives are
+            return posterior
 
-        return self.objective(denoise, x, eps, level)
+        return sum(costs, self.objective(denoise, x, eps, level))

@@ -1,7 +1,7 @@
 """The one training loop: a generator of updates.
 
 Update `step` is a function of the weights and of (seed, step): the batch, the noise levels, the noise, dropped
-conditions and dropout all come from a generator seeded with the two.  So a run that is stopped, killed and taken up
+conditions and what networks draw (dropout, latents) all come from a generator seeded with the two.  So a run that is stopped, killed and taken up
 again ends in the same weights, to the bit, as one that was not, and whoever watches the loop cannot change it.
 """
 

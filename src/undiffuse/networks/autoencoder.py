@@ -1,0 +1,103 @@
+"""The variational autoencoder as the network of the reverse process: everything passes a narrow, noisy middle.
+
+    x ── conv ── blocks ── down ── … ── middle ── (mean, log-variance) ── z ── middle ── … ── up ── blocks ── norm, SiLU, conv ── F
+
+The stages are the U-Net's, and every block hears the clock and the conditions as there, but nothing is carried across:
+what the decoder knows of x is z.  In training z is drawn from N(mean, variance) (Kingma & Welling 2014, eq. 10), and
+
+    KL( N(mean, variance) | N(0, I) ) = ½ Σ ( mean² + variance - 1 - log variance )
+
+is what a pass costs beside its error, weighted by `kl`.  The loss is a mean over dimensions, so the cost is divided by
+their number too; with `kl` = 2 s² the sum is, up to a factor, the bound of a decoder whose output has the standard deviation s.
+In evaluation z is the mean, so that what is believed is a function of x_t.
+
+Without skip connections fine detail, and the noise itself, cannot pass: docs/networks.md measures what that costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from undiffuse.networks.base import Network
+from undiffuse.networks.blocks import conv, cropped, group_norm, zeroed
+from undiffuse.networks.stages import Stages
+from undiffuse.networks.unet_config import Positive, StagesConfig
+
+LOG_VARIANCE = (-30.0, 20.0)
+
+
+class AutoencoderConfig(StagesConfig):
+    """latent_channels: of z, at the lowest resolution.   kl: weight of the divergence from N(0, I)."""
+
+    kind: Literal["autoencoder"] = "autoencoder"
+    latent_channels: Positive = 16
+    kl: float = Field(1e-3, ge=0)
+
+
+class Bottleneck(nn.Module):
+    """features (B, channels, *size) → z (B, latent_channels, *size), and its divergence from N(0, I) in nats (B,)."""
+
+    draws = True  # in training, from torch's global generator
+
+    def __init__(self, config: AutoencoderConfig, channels: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, config.groups)
+        self.into = conv(config.dims, channels, 2 * config.latent_channels, size=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.into(nn.functional.silu(self.norm(x))).float().chunk(2, 1)
+        log_variance = log_variance.clamp(*LOG_VARIANCE)
+        variance = log_variance.exp()
+        divergence = (mean.square() + variance - 1 - log_variance).flatten(1).sum(1) / 2
+        z = mean + variance.sqrt() * torch.randn_like(mean) if self.training else mean
+        return z.to(x.dtype), divergence
+
+
+class Autoencoder(Network):
+    """F(x, clock, conditioning, tokens, absent), see base.py.   size: of the examples.   tokens: whether it is told any.
+
+    Raises ValueError for more levels than the size can be halved.
+    """
+
+    def __init__(self, config: AutoencoderConfig, channels_in: int, channels_out: int, size: Sequence[int], tokens: bool = False) -> None:
+        stages = Stages(config, tokens)
+        if stages.multiple > min(size):
+            raise ValueError(
+                f"an autoencoder of {len(stages.widths)} levels halves its input {len(stages.widths) - 1} times, which examples of "
+                f"{'×'.join(str(n) for n in size)} do not allow: give network.multipliers fewer numbers."
+            )
+        super().__init__(config.width, stages.embedding_width, config.clock_embedding)
+        self.config, self.stages, channels = config, stages, stages.widths[-1]
+        self.encoder, _ = stages.encoder(channels_in)
+        self.middle = stages.middle()
+        self.bottleneck = Bottleneck(config, channels)
+        self.out_of = conv(config.dims, config.latent_channels, channels, size=1)
+        self.decoder_middle = stages.middle()
+        self.decoder = stages.decoder()
+        self.norm = group_norm(stages.widths[0], config.groups)
+        self.last = zeroed(conv(config.dims, stages.widths[0], channels_out))
+        self._cost: Tensor | None = None
+
+    def forward(
+        self, x: Tensor, clock: Tensor, conditioning: Tensor | None = None, tokens: Tensor | None = None, absent: Tensor | None = None
+    ) -> Tensor:
+        size = x.shape[2:]
+        x = self.stages.padded(x)
+        embedding = self.embedding(clock, conditioning)
+        for stage in [*self.encoder, self.middle]:
+            x = stage(x, embedding, tokens, absent)
+        z, divergence = self.bottleneck(x)
+        self._cost = self.config.kl * divergence if self.training else None
+        x = self.out_of(z)
+        for stage in [self.decoder_middle, *self.decoder]:
+            x = stage(x, embedding, tokens, absent)
+        return cropped(self.last(nn.functional.silu(self.norm(x))), size)
+
+    def taken_cost(self) -> Tensor | None:
+        cost, self._cost = self._cost, None
+        return cost

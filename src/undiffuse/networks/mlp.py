@@ -1,0 +1,89 @@
+"""A residual network of plain layers, for points and tables: examples of a few numbers that lie on no grid.
+
+    x ── all numbers in one row ── linear ──[ adaptive norm, linear, SiLU, linear ] × depth ── adaptive norm, linear ── F
+
+Every block hears the embedding of clock and conditions as a scale, a shift and a gate that start at zero (adaLN-zero,
+sequences.py).  Where the network is told tokens, the row attends to them.
+
+It knows nothing of neighbours: each number has weights of its own, so it is for one size, and images that fit a
+convolution or a patch are better left to these.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from undiffuse.networks.base import Network
+from undiffuse.networks.blocks import zeroed
+from undiffuse.networks.sequences import AttentionToTokens, Modulation, modulated
+from undiffuse.networks.unet_config import Positive
+
+FREQUENCIES = 256
+MOST_NUMBERS = 4096
+
+
+class MLPConfig(BaseModel):
+    """width: of the layers.   depth: blocks of two layers.   heads: of attention to tokens.   dropout: between the two.
+
+    embedding_width: of time and conditions, `width` when not given.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    kind: Literal["mlp"] = "mlp"
+    width: Positive = 256
+    depth: Positive = 4
+    heads: Positive = 1
+    dropout: float = Field(0.0, ge=0, lt=1)
+    embedding_width: Positive | None = None
+
+
+class MLP(Network):
+    """F(x, clock, conditioning, tokens, absent), see base.py.   size: of the examples.   tokens: whether it is told any.
+
+    Raises ValueError for examples of more than 4096 numbers.
+    """
+
+    def __init__(self, config: MLPConfig, channels_in: int, channels_out: int, size: Sequence[int], tokens: bool = False) -> None:
+        super().__init__(FREQUENCIES, config.embedding_width or config.width)
+        numbers = channels_in * math.prod(size)
+        if numbers > MOST_NUMBERS:
+            raise ValueError(
+                f"an mlp would see {numbers:,} numbers at once and know nothing of neighbours: take the network unet or transformer "
+                f"for examples of more than {MOST_NUMBERS:,} numbers."
+            )
+        self.config, self.channels_out = config, channels_out
+        self.first = nn.Linear(numbers, config.width)
+        self.blocks = nn.ModuleList([Block(config, self.embedding_width, tokens) for _ in range(config.depth)])
+        self.modulation = Modulation(self.embedding_width, config.width, 2)
+        self.last = zeroed(nn.Linear(config.width, channels_out * math.prod(size)))
+
+    def forward(
+        self, x: Tensor, clock: Tensor, conditioning: Tensor | None = None, tokens: Tensor | None = None, absent: Tensor | None = None
+    ) -> Tensor:
+        embedding, h = self.embedding(clock, conditioning), self.first(x.flatten(1))[:, None]
+        for block in self.blocks:
+            h = block(h, embedding, tokens, absent)
+        return self.last(modulated(h, *self.modulation(embedding))).reshape(len(x), self.channels_out, *x.shape[2:])
+
+
+class Block(nn.Module):
+    """x (B, 1, width) → the same."""
+
+    def __init__(self, config: MLPConfig, embedding_width: int, tokens: bool) -> None:
+        super().__init__()
+        width = config.width
+        self.modulation = Modulation(embedding_width, width, 3)
+        self.to_tokens = AttentionToTokens(width, embedding_width, config.heads) if tokens else None
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Dropout(config.dropout), nn.Linear(width, width))
+
+    def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor | None, absent: Tensor | None) -> Tensor:
+        shift, scale, gate = self.modulation(embedding)
+        if self.to_tokens is not None:
+            x = self.to_tokens(x, tokens, absent)
+        return x + gate * self.layers(modulated(x, shift, scale))
