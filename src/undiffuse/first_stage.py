@@ -167,17 +167,12 @@ class AutoencoderRun:
         what = "trained" if design.source is None else f"taken from {design.source}"
         return f"autoencoder {self.folder}: latents of {shape}, {parameters:,} parameters, {what} on {self.device}"
 
-    @property
-    def done(self) -> bool:
-        """Whether the folder holds the trained autoencoder."""
-        return (self.folder / FILE_NAME).exists()
-
     def updates(self, every: float = 60.0) -> Iterator[Update]:
         """Trains to the end, resuming from the newest checkpoint; saves every so many seconds; then writes the autoencoder.
 
         A consumer that stops early should call `save`.  Raises ValueError where the folder holds another autoencoder.
         """
-        refuse_other(self.folder / "config.json", self.config, "choose another --name", FREE_TO_CHANGE)
+        already(self.folder, self.config)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
         if self.config.design.source is None:
@@ -248,6 +243,12 @@ class AutoencoderRun:
         rows = [("held out", given), ("through latents", back), (label, apart)]
         shape = "×".join(str(n) for n in latents.shape)
         rows_of(rows, f"What latents of {shape} keep: {latents.config.psnr:.1f} dB", [""] * len(x)).save(self.folder / "reconstructions.png")
+
+
+def already(folder: Path, config: AutoencoderRunConfig) -> bool:
+    """Whether a folder holds the trained autoencoder of this configuration. Raises ValueError where it holds another."""
+    refuse_other(folder / "config.json", config, "choose another --name", FREE_TO_CHANGE)
+    return (folder / FILE_NAME).exists()
 
 
 def write_latents(path: Path, latents: Latents) -> None:

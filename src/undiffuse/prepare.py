@@ -19,7 +19,7 @@ from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.data.tables import FILE_COLUMNS, fingerprints
-from undiffuse.first_stage import AutoencoderRun, AutoencoderRunConfig, load_latents, taken_from
+from undiffuse.first_stage import AutoencoderRun, AutoencoderRunConfig, already, load_latents, taken_from
 from undiffuse.model import Model, default_device, load
 from undiffuse.presets import design_for, latents
 from undiffuse.process.chains import Chain
@@ -51,8 +51,8 @@ class Plan:
         if latent is None:
             return None
         config = AutoencoderRunConfig(design=latent, codec=self.codec, fingerprint=self.config.fingerprint, held_out=split[0], seed=split[1])
-        work = AutoencoderRun(self.folder / AUTOENCODER, config, self.data, self.data.split_rows(*split), self.device)
-        return None if work.done else work
+        folder = self.folder / AUTOENCODER
+        return None if already(folder, config) else AutoencoderRun(folder, config, self.data, self.data.split_rows(*split), self.device)
 
     def run(self) -> Run:
         """Raises ValueError where the autoencoder is still to be trained."""

@@ -16,7 +16,7 @@ from undiffuse.configuration import LatentDesign
 from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig
-from undiffuse.first_stage import AutoencoderLearner, AutoencoderRun, AutoencoderRunConfig, _Both, load_latents, perceptual_distance
+from undiffuse.first_stage import AutoencoderLearner, AutoencoderRun, AutoencoderRunConfig, _Both, already, load_latents, perceptual_distance
 from undiffuse.latents import Latents, build_autoencoder, measured
 from undiffuse.model import load, store_sampling
 from undiffuse.networks.discriminator import Discriminator
@@ -127,7 +127,8 @@ def test_training_brings_reconstructions_nearer_and_says_how_near(tmp_path):
     assert found.psnr == pytest.approx(expected.item(), abs=0.01)
     assert all(abs(value - 1) < 0.3 for value in found.deviations)  # 24 held-out examples
     assert (tmp_path / "long" / "reconstructions.png").exists()
-    assert long.done
+    assert already(tmp_path / "long", long.config)
+    assert not already(tmp_path / "nowhere", long.config)
 
 
 def test_stopping_and_resuming_changes_no_bit(tmp_path):
