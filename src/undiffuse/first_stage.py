@@ -186,7 +186,7 @@ class AutoencoderRun:
                     self.save()
                     saved = update.seconds
             self.save()
-        self._finish()
+        self.finish()
 
     def save(self) -> None:
         """Writes a checkpoint."""
@@ -204,11 +204,11 @@ class AutoencoderRun:
             _, _, directions = torch.pca_lowrank(x, k, niter=4)
             frechet = frechet_distance(x @ directions, y @ directions)
         axes = (0, *range(2, z.ndim))
-        assert latents.config.psnr is not None  # `_finish` measured it
+        assert latents.config.psnr is not None  # `finish` measured it
         return Ceiling(latents.config.psnr, frechet, k, tuple(z.double().std(axes).tolist()), len(x))
 
     @torch.no_grad()
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """Chooses between raw and averaged weights, measures latents, writes the file and the picture."""
         autoencoder = self.both.autoencoder.eval()
         raw, loss = {name: p.detach().clone() for name, p in autoencoder.named_parameters()}, self._error()

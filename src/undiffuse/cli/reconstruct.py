@@ -52,7 +52,7 @@ def reconstruct(
 
     apart, apart_label = pictures.difference(result.x, result.back, codec)
     rows = [
-        ("given", pictures.pictures_of(codec.decode(result.x), codec)),
+        ("given" if codec.space is None else "given, through latents", pictures.pictures_of(codec.decode(result.x), codec)),
         (f"x_t at {level_label(result.top)}", pictures.at_level(result.noised, result.top, codec)),
         ("reconstruction", pictures.pictures_of(result.values, codec)),
         (apart_label, apart),
