@@ -37,7 +37,8 @@ from undiffuse.evaluation.distances import frechet_distance
 from undiffuse.files import write_text
 from undiffuse.latents import LatentConfig, Latents, build_autoencoder, decoded, encoded, measured, padded, read_diffusers
 from undiffuse.networks.discriminator import Discriminator
-from undiffuse.networks.kl_autoencoder import KLAutoencoder, drawn, kl_to_standard_normal
+from undiffuse.networks.gaussian import divergence, drawn
+from undiffuse.networks.kl_autoencoder import KLAutoencoder
 from undiffuse.networks.tiny_autoencoder import TinyAutoencoder
 from undiffuse.pictures.edits import difference, pictures_of, rows_of
 from undiffuse.process.levels import Level
@@ -84,7 +85,7 @@ class AutoencoderLearner(Learner):
         apart = (y - x).abs() if self.design.difference == "absolute" else (y - x) ** 2
         loss = apart.flatten(1).mean(1)
         if log_variance is not None:
-            loss = loss + self.design.kl / numbers * kl_to_standard_normal(mean.float(), log_variance.float())
+            loss = loss + self.design.kl / numbers * divergence(mean, log_variance)
         if self.features is not None:
             loss = loss + self.design.perceptual * perceptual_distance(self.features, x, y)
         if self.discriminator is not None:

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from tests.small import randomised
 from undiffuse.latents import WEIGHTS, build_autoencoder, decoded, encoded, padded, read_diffusers
 from undiffuse.networks.discriminator import Discriminator
-from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig, drawn, folded, kl_to_standard_normal, unfolded
+from undiffuse.networks.gaussian import divergence, drawn
+from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig, folded, unfolded
 from undiffuse.networks.tiny_autoencoder import TinyAutoencoderConfig
 
 SMALL = {
@@ -118,7 +119,7 @@ def test_the_bottlenecks_divergence_is_torchs():
     mean, log_variance = uniform(3, 2, 4), uniform(3, 2, 4)
     of = torch.distributions.Normal(mean, (log_variance / 2).exp())
     expected = torch.distributions.kl_divergence(of, torch.distributions.Normal(0.0, 1.0)).flatten(1).sum(1)
-    torch.testing.assert_close(kl_to_standard_normal(mean, log_variance), expected)
+    torch.testing.assert_close(divergence(mean, log_variance), expected)
 
 
 def test_draws_have_the_mean_and_the_variance():

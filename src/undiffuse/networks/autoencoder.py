@@ -3,11 +3,8 @@
     x ── conv ── blocks ── down ── … ── middle ── (mean, log-variance) ── z ── middle ── … ── up ── blocks ── norm, SiLU, conv ── F
 
 The stages are the U-Net's, and every block hears the clock and the conditions as there, but nothing is carried across:
-what the decoder knows of x is z.  In training z is drawn from N(mean, variance) (Kingma & Welling 2014, eq. 10), and
-
-    KL( N(mean, variance) | N(0, I) ) = ½ Σ ( mean² + variance - 1 - log variance )
-
-is what a pass costs beside its error, weighted by `kl`.  The loss is a mean over dimensions, so the cost is divided by
+what the decoder knows of x is z.  In training z is drawn from N(mean, variance), and its divergence from N(0, I)
+(gaussian.py) is what a pass costs beside its error, weighted by `kl`.  The loss is a mean over dimensions, so the cost is divided by
 their number too; with `kl` = 2 s² the sum is, up to a factor, the bound of a decoder whose output has the standard deviation s.
 In evaluation z is the mean, so that what is believed is a function of x_t.
 
@@ -19,16 +16,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from undiffuse.networks.base import Network
 from undiffuse.networks.blocks import conv, cropped, group_norm, zeroed
+from undiffuse.networks.gaussian import divergence, drawn, split
 from undiffuse.networks.stages import Stages
 from undiffuse.networks.unet_config import Positive, StagesConfig
-
-LOG_VARIANCE = (-30.0, 20.0)
 
 
 class AutoencoderConfig(StagesConfig):
@@ -50,12 +45,9 @@ class Bottleneck(nn.Module):
         self.into = conv(config.dims, channels, 2 * config.latent_channels, size=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_variance = self.into(nn.functional.silu(self.norm(x))).float().chunk(2, 1)
-        log_variance = log_variance.clamp(*LOG_VARIANCE)
-        variance = log_variance.exp()
-        divergence = (mean.square() + variance - 1 - log_variance).flatten(1).sum(1) / 2
-        z = mean + variance.sqrt() * torch.randn_like(mean) if self.training else mean
-        return z.to(x.dtype), divergence
+        mean, log_variance = split(self.into(nn.functional.silu(self.norm(x))))
+        z = drawn(mean, log_variance) if self.training else mean
+        return z.to(x.dtype), divergence(mean, log_variance)
 
 
 class Autoencoder(Network):
@@ -91,8 +83,8 @@ class Autoencoder(Network):
         embedding = self.embedding(clock, conditioning)
         for stage in [*self.encoder, self.middle]:
             x = stage(x, embedding, tokens, absent)
-        z, divergence = self.bottleneck(x)
-        self._cost = self.config.kl * divergence if self.training else None
+        z, apart = self.bottleneck(x)
+        self._cost = self.config.kl * apart if self.training else None
         x = self.out_of(z)
         for stage in [self.decoder_middle, *self.decoder]:
             x = stage(x, embedding, tokens, absent)

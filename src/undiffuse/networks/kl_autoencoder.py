@@ -15,15 +15,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad, scaled_dot_product_attention, silu
 
 from undiffuse.networks.blocks import CONV, conv, group_norm
+from undiffuse.networks.gaussian import split
 
 EPS = 1e-6  # of the norms, as in the published code
-LOGVAR_RANGE = (-30.0, 20.0)
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -188,8 +187,7 @@ class KLAutoencoder(nn.Module):
         self.post_quant_conv = conv(config.dims, latent, latent, size=1) if config.bottleneck else nn.Identity()
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_variance = self.quant_conv(self.encoder(folded(x, self.config.patch))).chunk(2, 1)
-        return mean, log_variance.clamp(*LOGVAR_RANGE)
+        return split(self.quant_conv(self.encoder(folded(x, self.config.patch))))
 
     def decode(self, z: Tensor) -> Tensor:
         return unfolded(self.decoder(self.post_quant_conv(z)), self.config.patch)
@@ -215,13 +213,3 @@ def unfolded(x: Tensor, patch: int) -> Tensor:
     for axis in range(2, 2 + dims):
         x = x.flatten(axis, axis + 1)
     return x
-
-
-def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL( N(mean, variance) | N(0, I) ) in nats of each example, (B,)."""
-    return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).flatten(1).sum(1)
-
-
-def drawn(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """A draw of z, of torch's global generator."""
-    return mean + (log_variance / 2).exp() * torch.randn_like(mean)
