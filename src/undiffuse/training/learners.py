@@ -1,7 +1,8 @@
 """What the training loop trains: a network, and its loss on noised examples.
 
 A denoiser minimises an objective, and what its network charges for each pass, such as an autoencoder's divergence; a classifier
-(classifier.py) the cross-entropy of what is to be read off a noisy example.  Both see the same forward process, and the loop does not know which it is.
+(classifier.py) the cross-entropy of what is to be read off a noisy example.  Both see the same forward process, and the
+loop does not know which it is.
 """
 
 from __future__ import annotations
