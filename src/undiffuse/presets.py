@@ -34,10 +34,12 @@ def digits() -> Design:
 
 def small_data(shape: Sequence[int], cpu: bool, network: str | None = None) -> Design:
     """For any data set of small examples (C, *size): a network as large as is bearable on a GPU, or on a laptop's CPU."""
+    chosen = suggested(network, shape, cpu)
     training = TrainingConfig(
-        steps=20_000, batch_size=64, learning_rate=1e-3 if cpu else 5e-4, average_decay=0.999, level_density="logit_normal"
-    )
-    return Design(network=suggested(network, shape, cpu), training=training)
+        steps=20_000, batch_size=256 if chosen.kind == "mlp" else 64, learning_rate=1e-3 if cpu else 5e-4, average_decay=0.999,
+        level_density="logit_normal",
+    )  # fmt: skip
+    return Design(network=chosen, training=training)
 
 
 def ddpm_cifar10() -> Design:

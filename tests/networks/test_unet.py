@@ -9,29 +9,40 @@ import torch
 from torch import nn
 
 from tests.small import randomised
-from undiffuse import presets
 from undiffuse.conditioning.classes import ClassCondition, ClassConfig
 from undiffuse.networks.blocks import Attention, Conv2d, group_norm
+from undiffuse.networks.building import build_network
 from undiffuse.networks.embeddings import sinusoidal_embedding
 from undiffuse.networks.unet import UNet
 from undiffuse.networks.unet_config import UNetConfig
+from undiffuse.presets import PRESETS
 
 
-def parameters(preset, channels_out, classes):
-    design = preset()
+def parameters(preset, channels, classes):
+    """Of a network that also answers with variances where the preset learns them, and of its embedding of classes."""
+    design = PRESETS[preset]()
     with torch.device("meta"):
-        network = UNet(design.network, 3, channels_out)
-        names = tuple(map(str, range(classes)))
-        condition = ClassCondition(ClassConfig(names=names, drop=0.0), network.embedding_width) if classes else nn.Identity()
+        network = build_network(design.network, channels, 2 * channels if design.variance == "learned_range" else channels, (64, 64), False)
+        config = ClassConfig(names=tuple(map(str, range(classes or 1))), drop=0.1 if preset.startswith("dit") else 0.0)
+        condition = ClassCondition(config, network.embedding_width) if classes else nn.Identity()
     return sum(p.numel() for module in (network, condition) for p in module.parameters())
 
 
-@pytest.mark.parametrize(("preset", "channels_out", "classes", "published"), [
-    (presets.adm_imagenet64, 6, 1000, 295_904_454), (presets.adm_imagenet128, 6, 1000, 421_529_606),
-    (presets.adm_imagenet256, 6, 1000, 553_838_086), (presets.ddpm_cifar10, 3, 0, 35_746_307),
+@pytest.mark.parametrize(("preset", "classes", "published"), [
+    ("adm_imagenet64", 1000, 295_904_454), ("adm_imagenet128", 1000, 421_529_606), ("adm_imagenet256", 1000, 553_838_086),
+    ("ddpm_cifar10", 0, 35_746_307),
 ])  # fmt: skip
-def test_published_parameter_counts(preset, channels_out, classes, published):
-    assert parameters(preset, channels_out, classes) == published
+def test_published_parameter_counts(preset, classes, published):
+    assert parameters(preset, 3, classes) == published
+
+
+@pytest.mark.parametrize(("preset", "channels", "classes", "millions"), [
+    ("iddpm_imagenet64", 3, 0, 120), ("dit_s", 4, 1000, 33), ("dit_b", 4, 1000, 130), ("dit_l", 4, 1000, 458), ("dit_xl", 4, 1000, 675),
+])  # fmt: skip
+def test_parameter_counts_published_in_millions(preset, channels, classes, millions):
+    """To the digits given: improved DDPM's "120M" has two of them, the table of the DiT paper whole millions."""
+    digits = 5 if preset.startswith("iddpm") else 0.5
+    assert abs(parameters(preset, channels, classes) / 1e6 - millions) < digits
 
 
 VARIANTS = {

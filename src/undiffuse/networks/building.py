@@ -51,7 +51,7 @@ def suggested(kind: str | None, shape: Sequence[int], cpu: bool) -> NetworkConfi
         return MLPConfig(width=256, depth=4) if cpu else MLPConfig(width=1024, depth=6)
     if kind == "transformer":
         patch = _patch(shape[1:], cpu)
-        return TransformerConfig(patch=patch, width=128, depth=6, heads=4) if cpu else TransformerConfig(patch=patch)
+        return TransformerConfig(patch=patch, width=96, depth=6, heads=3) if cpu else TransformerConfig(patch=patch)
     raise ValueError(f"there is no network {kind!r}: choose one of {', '.join(get_args(Kind))}.")
 
 
@@ -67,8 +67,8 @@ def suggested_unet(shape: Sequence[int], cpu: bool) -> UNetConfig:
 
 
 def _patch(size: Sequence[int], cpu: bool) -> tuple[int, ...]:
-    """The smallest patch that leaves a bearable number of them: cubes, and no longer than any axis."""
-    patch = 1
+    """The smallest patch, from 2 on, that leaves a bearable number of them: as long along each axis, but where that is shorter."""
+    patch = 2
     while math.prod(-(-n // min(patch, n)) for n in size) > MOST_PATCHES[cpu]:
         patch += 1
     return tuple(min(patch, n) for n in size)

@@ -26,8 +26,8 @@ def to_bytes(values: np.ndarray, codec: CodecConfig) -> np.ndarray:
 def to_rgb(values: Tensor, codec: CodecConfig) -> np.ndarray:
     """Values (N, C, *size) → pictures uint8 (N, H, W, 3).
 
-    Signals are drawn as curves, volumes shown by their middle slice, alpha laid over white, and any other number of
-    channels shown side by side in grey.
+    Signals are drawn as curves, rows of tables as a bar for each column, volumes shown by their middle slice, alpha laid over
+    white, and any other number of channels shown side by side in grey.
     """
     pixels = to_bytes(values.numpy(), codec)
     if pixels.ndim == 3:
@@ -48,6 +48,13 @@ def _curve(signal: np.ndarray) -> np.ndarray:
     height, width = SIGNAL_SIZE
     image = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(image)
+    if signal.shape[-1] == 1:
+        each = (width - 4) / len(signal)
+        for column, value in enumerate(signal[:, 0]):
+            left = 2 + column * each
+            box = (left + 0.1 * each, 2 + (height - 5) * (1 - value / 255), left + 0.9 * each, height - 3)
+            draw.rectangle(box, fill=LINES[column % len(LINES)])
+        return np.asarray(image)
     x = np.linspace(2, width - 3, signal.shape[-1])
     for channel, line in enumerate(signal):
         y = (height - 5) * (1 - line / 255.0) + 2

@@ -13,6 +13,7 @@ from torch import Tensor
 from undiffuse.data.codec import Codec
 from undiffuse.pictures.images import to_rgb
 from undiffuse.pictures.sheets import animate, captioned, sheet
+from undiffuse.pictures.tables import is_table, scatter
 from undiffuse.process.corruption import trajectory as forward_trajectory
 from undiffuse.process.levels import Level
 from undiffuse.process.noise import standard_normal
@@ -32,8 +33,10 @@ def samples_grid(
 ) -> Image.Image:
     """Samples (N, C, *size) in the data's range; one row per label where each label repeats equally often.
 
-    captions: write every label under its sample instead.
+    captions: write every label under its sample instead.   Rows of tables are dots, a colour for each label.
     """
+    if is_table(codec.config):
+        return scatter(values, codec.config, labels, title)
     pictures = to_rgb(values, codec.config)
     distinct = list(dict.fromkeys(labels))
     if captions and any(labels):
@@ -49,6 +52,8 @@ def samples_grid(
 
 def compared_grid(values: Tensor, codec: Codec, rows: Sequence[str], title: str) -> Image.Image:
     """Samples (rows · columns, C, *size), row after row: what changes when only what the model is told does."""
+    if is_table(codec.config):
+        return scatter(values, codec.config, [label for label in rows for _ in range(len(values) // len(rows))], title)
     pictures = to_rgb(values, codec.config)
     columns = len(pictures) // len(rows)
     return sheet(
