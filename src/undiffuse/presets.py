@@ -131,7 +131,7 @@ def latents(shape: Sequence[int], cpu: bool, factor: int = 4) -> LatentDesign:
     """An autoencoder for examples (C, *size) that makes `factor` positions along each axis one.
 
     On a CPU neighbours are folded into channels first, and all layers work at one low resolution: over 60 s of one core on 64×64
-    emoji that left 22.7 dB, two levels from half the resolution on 14.8 (docs/latents.md).
+    emoji that left 23.6 dB, three levels from full resolution 15.0 (docs/latents.md).
     Raises ValueError for a factor other than 2, 4 or 8, or sizes too small for it.
     """
     if factor not in (2, 4, 8):
