@@ -81,15 +81,13 @@ def _place(old: Tensor, new: Tensor, where: Places) -> Tensor:
 def _check(old: Denoiser, new: Denoiser, shape: tuple[int, ...], level: Level) -> None:
     """Raises ValueError for a new denoiser that answers something else, told nothing new."""
     x = torch.randn(CHECKED, *shape, generator=torch.Generator().manual_seed(0))
-    before = old.eval()(x, level, {name: _unsaid(module) for name, module in old.conditions.items()}).mean
-    values = {}
-    for name, module in new.conditions.items():  # what must always be said is the first of what can be, to both
-        must = name in old.conditions.names and not old.conditions[name].config.droppable
-        values[name] = _unsaid(old.conditions[name] if must else module)
-    after = new.eval()(x, level, values).mean
+    always = [name for name, module in old.conditions.items() if not module.config.droppable]
+    before = old.eval()(x, level, {name: _unsaid(module, name in always) for name, module in old.conditions.items()}).mean
+    after = new.eval()(x, level, {name: _unsaid(module, name in always or not module.config.droppable) for name, module in new.conditions.items()}).mean
     if (after - before).abs().max() > TOLERANCE * before.abs().max():
         raise ValueError("what is new to this network changes what it knew, so its weights are no start: use --inject NAME=layers for what is new.")
 
 
-def _unsaid(module: ConditionModule) -> Tensor:
-    return module.encode([None] * CHECKED) if module.config.droppable else torch.zeros_like(module.null(CHECKED, torch.device("cpu")))
+def _unsaid(module: ConditionModule, always: bool) -> Tensor:
+    """Nothing said; of what must always be said, the first of what can be."""
+    return torch.zeros_like(module.null(CHECKED, torch.device("cpu"))) if always else module.encode([None] * CHECKED)
