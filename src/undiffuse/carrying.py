@@ -18,17 +18,18 @@ from undiffuse.conditioning.base import ConditionModule, Places
 from undiffuse.denoiser import Denoiser
 from undiffuse.networks.counterparts import counterparts
 from undiffuse.process.levels import Level
+from undiffuse.process.schedules import Schedule
 
 TOLERANCE = 1e-3  # of the largest x̂; float rounding is far below
 CHECKED = 2  # examples
 
 
 @torch.no_grad()
-def carry(old: Denoiser, new: Denoiser, shape: tuple[int, ...], level: Level) -> dict[str, Tensor]:
+def carry(old: Denoiser, new: Denoiser, shape: tuple[int, ...], clock: Schedule) -> dict[str, Tensor]:
     """Copies weights; returns for each parameter which of its entries are new.
 
-    shape: (C, *size) of x, level: any of the old one's schedule, to check the two against each other.   The conditions of the old
-    denoiser come first in the new one.   Raises ValueError where the weights do not fit.
+    shape: (C, *size) of x, clock: the schedule that the clock of both is of, to check the two against each other.   The conditions
+    of the old denoiser come first in the new one.   Raises ValueError where the weights do not fit.
     """
     places = {
         f"conditions.{new.conditions.path(name)}.{parameter}": where
@@ -55,7 +56,7 @@ def carry(old: Denoiser, new: Denoiser, shape: tuple[int, ...], level: Level) ->
                 f"the weights {of_old} {tuple(value.shape)} of the model to start from do not fit data or conditions that need "
                 f"{tuple(parameter.shape)}: keep the size that it was trained on, or train a new model."
             )
-    _check(old, new, shape, level)
+    _check(old, new, shape, clock(clock.nearest(clock.time(torch.tensor(0.5, dtype=torch.float64)))))
     return fresh
 
 

@@ -148,6 +148,10 @@ class ModelConfig(Config):
         conditions = Conditions(self.conditions, network.embedding_width)
         return Denoiser(network, self.build_prediction(), conditions, self.variance), schedule
 
+    def build_clock(self) -> Schedule:
+        """The schedule that the network's clock is of."""
+        return (self.clock or self.schedule).build()
+
     def build_prediction(self) -> Prediction:
         return make_prediction(self.prediction, self.schedule.build(), self.sigma_data, self.clock.build() if self.clock else None)
 

@@ -242,7 +242,7 @@ def _adapted(model: Model, folder: Path) -> Model:
         if header.start.sha256 != weights_digest(model):
             raise ValueError(f"the adapters in {folder} tune the weights of {header.start.name}, which are not these: give the model they are of.")
         denoiser, schedule = header.model.build()
-        carry(model.denoiser, denoiser, header.model.shape, model.schedule(model.schedule.t_max))
+        carry(model.denoiser, denoiser, header.model.shape, model.config.build_clock())
         parameters = dict(denoiser.named_parameters())
         with torch.no_grad():
             for name, tensor in tensors.items():

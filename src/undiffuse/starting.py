@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from undiffuse.carrying import carry
@@ -29,6 +28,7 @@ from undiffuse.denoiser import Denoiser
 from undiffuse.latents import Latents
 from undiffuse.model import load, weights_digest
 from undiffuse.networks.adapters import AdapterConfig, adapt, adaptable
+from undiffuse.scheduling import ScheduleConfig
 from undiffuse.training.settings import TrainingConfig
 
 MEANING = ("network", "prediction", "variance", "sigma_data")
@@ -66,8 +66,11 @@ class Start:
                 objective="hybrid" if learned else "simple", level_density="uniform" if learned else "logit_normal",
             ),
         )  # fmt: skip
-        schedule = changed(of.schedule, {path.removeprefix("schedule."): v for path, v in settings.items() if path.startswith("schedule.")})
-        design = changed(rescheduled(before, schedule), {path: v for path, v in settings.items() if not path.startswith("schedule.")})
+        noise = {path: value for path, value in settings.items() if path.partition(".")[0] == "schedule"}
+        another = noise.get("schedule.name", of.schedule.name) != of.schedule.name  # which keeps nothing of the old one, such as its T
+        schedule = changed(of.model_copy(update={"schedule": ScheduleConfig()}) if another else of, noise).schedule
+        schedule.build()
+        design = changed(rescheduled(before, schedule), {path: value for path, value in settings.items() if path not in noise})
         other = {path: values for path, values in differences(before, design).items() if path.startswith(MEANING) and path != "network.dropout"}
         if other and not (other.keys() == {"variance"} and not learned and not design.variance.startswith("learned")):
             listed = "; ".join(f"{path}: {old!r} there, {new!r} now" for path, (old, new) in list(other.items())[:6])
@@ -141,9 +144,7 @@ class Start:
 
         With adapters only these are trained, and the parameters that hold anything new.
         """
-        schedule = self.model.schedule
-        middle = schedule(schedule.nearest(schedule.time(torch.tensor(0.5, dtype=torch.float64))))
-        fresh = carry(self.model.denoiser, denoiser, shape, middle)
+        fresh = carry(self.model.denoiser, denoiser, shape, self.of.build_clock())
         if adapters is not None:
             for name, parameter in denoiser.named_parameters():
                 parameter.requires_grad_(bool(fresh[name].any()))

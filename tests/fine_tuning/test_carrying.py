@@ -41,7 +41,7 @@ def carried(old, conditions, network=UNET, **changes):
     """(the new denoiser, which of its entries are new, a level)"""
     new, schedule = built(conditions, network, seed=1, **changes)
     level = schedule(torch.tensor(50.0, dtype=torch.float64))
-    return new, carry(old, new, SHAPE, level), level
+    return new, carry(old, new, SHAPE, schedule), level
 
 
 def x_t(n=6):
@@ -149,7 +149,7 @@ def test_weights_of_another_size_are_refused_with_a_sentence():
     old, _ = trained(OLD, NETWORKS["mlp"])
     new, schedule = built(OLD, NETWORKS["mlp"], shape=(1, 6, 6))
     with pytest.raises(ValueError, match="keep the size"):
-        carry(old, new, (1, 6, 6), schedule(torch.tensor(50.0, dtype=torch.float64)))
+        carry(old, new, (1, 6, 6), schedule)
 
 
 @pytest.mark.parametrize(("before", "after", "words"), [
