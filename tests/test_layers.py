@@ -19,7 +19,9 @@ ALLOWED = {
     "artefact": {"files"},
     "carrying": {"conditioning", "denoiser", "networks", "process"},
     "adapters": {"artefact", "configuration", "denoiser", "files", "networks"},
-    "starting": {"carrying", "columns", "conditioning", "configuration", "data", "denoiser", "latents", "model", "networks", "scheduling", "training"},
+    "starting": {
+        "carrying", "columns", "conditioning", "configuration", "data", "denoiser", "latents", "model", "networks", "scheduling", "training",
+    },
     "scheduling": {"process"},
     "columns": {"conditioning", "data", "files"},
     "files": set(),

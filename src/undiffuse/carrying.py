@@ -84,7 +84,8 @@ def _check(old: Denoiser, new: Denoiser, shape: tuple[int, ...], level: Level) -
     x = torch.randn(CHECKED, *shape, generator=torch.Generator().manual_seed(0))
     always = [name for name, module in old.conditions.items() if not module.config.droppable]
     before = old.eval()(x, level, {name: _unsaid(module, name in always) for name, module in old.conditions.items()}).mean
-    after = new.eval()(x, level, {name: _unsaid(module, name in always or not module.config.droppable) for name, module in new.conditions.items()}).mean
+    always += [name for name, module in new.conditions.items() if not module.config.droppable]
+    after = new.eval()(x, level, {name: _unsaid(module, name in always) for name, module in new.conditions.items()}).mean
     if (after - before).abs().max() > TOLERANCE * before.abs().max():
         raise ValueError("what is new to this network changes what it knew, so its weights are no start: use --inject NAME=layers for what is new.")
 

@@ -14,7 +14,8 @@ from tests.small import TINY_SETTINGS, randomised, tiny_model
 from undiffuse.networks.adapters import AdapterConfig, adapt, adaptable, adapters_of, merged
 
 LAYERS = {
-    "linear": (nn.Linear(5, 7), (3, 5)), "1-D": (nn.Conv1d(3, 4, 3, padding=1), (2, 3, 9)), "2-D": (nn.Conv2d(3, 4, 3, stride=2, padding=1), (2, 3, 8, 8)),
+    "linear": (nn.Linear(5, 7), (3, 5)), "1-D": (nn.Conv1d(3, 4, 3, padding=1), (2, 3, 9)),
+    "2-D": (nn.Conv2d(3, 4, 3, stride=2, padding=1), (2, 3, 8, 8)),
     "3-D": (nn.Conv3d(2, 4, 3, padding=1), (2, 2, 4, 4, 4)),
 }  # fmt: skip
 
@@ -115,7 +116,8 @@ def _as_of_peft(model, folder, **changes):
         tensors[f"base_model.model.{path}.lora_B.weight"] = torch.randn(out, 2, *[1] * len(kernel), generator=generator)
     folder.mkdir()
     save_file(changes.pop("tensors", tensors), folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": paths} | changes))
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": paths} | changes
+    (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
 
 

@@ -10,6 +10,7 @@ from tests.small import TINY, randomised, tiny_config
 from undiffuse.carrying import carry
 from undiffuse.conditioning.classes import ClassConfig
 from undiffuse.conditioning.probe import refuse_deaf
+from undiffuse.conditioning.texts import WordsEncoder
 from undiffuse.networks.autoencoder import AutoencoderConfig
 from undiffuse.networks.mlp import MLPConfig
 from undiffuse.networks.transformer import TransformerConfig
@@ -97,7 +98,8 @@ def test_what_the_data_does_not_say_any_more_is_left_unsaid(kind, way):
 
 
 GROWN = {
-    "class": {"names": ("cat", "emu", "horse", "ant")}, "tags": {"names": ("red", "wild")}, "number": {"mean": 1.0, "deviation": 9.0, "low": -5.0, "high": 50.0},
+    "class": {"names": ("cat", "emu", "horse", "ant")}, "tags": {"names": ("red", "wild")},
+    "number": {"mean": 1.0, "deviation": 9.0, "low": -5.0, "high": 50.0},
     "vector": {"mean": (0.0, 0.0), "deviation": (1.0, 1.0)}, "image": {"shape": (2, 8, 8), "low": 0.0, "high": 200.0},
 }  # fmt: skip
 
@@ -107,7 +109,8 @@ GROWN = {
 @pytest.mark.parametrize("kind", DROPPABLE)
 def test_a_condition_that_goes_on_means_what_it_meant(kind, way, drop):
     known = DROPPABLE[kind].config(inject=way, drop=drop)
-    grown = known.model_copy(update=GROWN[kind]) if kind in GROWN else known.model_copy(update={"encoder": known.encoder.model_copy(update={"most": 9})})
+    more = GROWN[kind] if kind in GROWN else {"encoder": known.encoder.model_copy(update={"most": 9})}
+    grown = known.model_copy(update=more)
     after = known.continued(grown)
     old, _ = trained({"it": known})
     new, _, level = carried(old, {"it": after})
@@ -141,7 +144,6 @@ def test_the_weights_of_every_part_are_copied_whatever_moved():
     values = {p.flatten()[0].item() for p in old.parameters()}
     found = {p.flatten()[0].item() for name, p in new.named_parameters() if not fresh[name].any()}
     assert values == found
-    assert {name.rsplit(".", 2)[0].rsplit(".", 1)[0] for name, mask in fresh.items() if mask.any() and name.startswith("network")}
     assert sum(not mask.any() for mask in fresh.values()) == len(list(old.parameters()))
 
 
@@ -152,12 +154,14 @@ def test_weights_of_another_size_are_refused_with_a_sentence():
         carry(old, new, (1, 6, 6), schedule)
 
 
+BUCKETS = {"encoder": WordsEncoder(buckets=5, most=4)}
+
+
 @pytest.mark.parametrize(("before", "after", "words"), [
     (DROPPABLE["class"].config(), DROPPABLE["class"].config(inject="attention"), "told it by 'layers'"),
     (DROPPABLE["vector"].config(), DROPPABLE["vector"].make(mean=(0.0,), deviation=(1.0,)), "have 1 numbers, and the model takes 2"),
     (DROPPABLE["image"].config(), DROPPABLE["image"].make(shape=(1, 8, 8), low=0.0, high=1.0), "1 channels, and the model takes 2"),
-    (DROPPABLE["text"].config(), DROPPABLE["text"].config().model_copy(update={"encoder": DROPPABLE["text"].config().encoder.model_copy(update={"buckets": 5})}),
-     "another encoder"),
+    (DROPPABLE["text"].config(), DROPPABLE["text"].config().model_copy(update=BUCKETS), "another encoder"),
 ])  # fmt: skip
 def test_conditions_that_cannot_go_on_are_refused(before, after, words):
     with pytest.raises(ValueError, match=words):
