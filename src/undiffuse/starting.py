@@ -32,7 +32,7 @@ from undiffuse.scheduling import ScheduleConfig
 from undiffuse.training.settings import TrainingConfig
 
 MEANING = ("network", "prediction", "variance", "sigma_data")
-DEVIATIONS = (0.05, 5.0)  # of float data in the model's unit, where its own has 0.5
+SMALLEST, LARGEST = 0.05, 5.0  # deviation, and mean, of float data in the model's unit, where its own have 0.5 and 0
 LEARNING_RATE = {"weights": 3e-4, "adapters": 3e-3}
 STEPS = 1000
 
@@ -88,10 +88,10 @@ class Start:
         if fitted.kind == "integer" or of.kind == "integer":
             return fitted
         codec = fitted.model_copy(update={"offset": of.offset, "scale": of.scale})
-        for channel, (own, known) in enumerate(zip(fitted.scale, of.scale, strict=True)):
-            if not DEVIATIONS[0] <= own / known / 2 <= DEVIATIONS[1]:
+        for channel, (mean, own, zero, known) in enumerate(zip(fitted.offset, fitted.scale, of.offset, of.scale, strict=True)):
+            if not SMALLEST <= own / known / 2 <= LARGEST or abs(mean - zero) / known > LARGEST:
                 raise ValueError(
-                    f"channel {channel} of the data varies by {own / 2:g}, and in the model's training it varied by {known / 2:g}: "
+                    f"channel {channel} of the data is {mean:g} ± {own / 2:g}, and in the model's training it was {zero:g} ± {known / 2:g}: "
                     "bring the data to the same unit."
                 )
         return codec

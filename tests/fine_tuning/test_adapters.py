@@ -123,7 +123,7 @@ def _as_of_peft(model, folder, **changes):
 
 @pytest.mark.parametrize(("changes", "words"), [
     ({"use_dora": True}, "use_dora"), ({"peft_type": "IA3"}, "no low-rank"), ({"r": None}, "cannot be read"), ({"bias": "all"}, "no low-rank"),
-    ({"tensors": {"base_model.model.nowhere.lora_A.weight": torch.zeros(2, 3), "base_model.model.nowhere.lora_B.weight": torch.zeros(3, 2)}}, "nowhere"),
+    ({"tensors": {f"base_model.model.nowhere.lora_{part}.weight": torch.zeros(2, 2) for part in "AB"}}, "nowhere"),
     ({"tensors": {"base_model.model.clock_mlp.0.lora_A.weight": torch.zeros(2, 5)}}, "belong to another model"),
 ])  # fmt: skip
 def test_adapters_that_do_not_fit_are_refused(tmp_path, runs, changes, words):

@@ -133,7 +133,8 @@ def test_latents_stay_those_of_the_model(tmp_path):
     np.save(tmp_path / "x.npy", images(20, (12, 8)))
     run = trained(started(tmp_path / "r", tmp_path / "l", source=tmp_path / "x.npy"))
     before, after = undiffuse.load(tmp_path / "l"), undiffuse.load(tmp_path / "r")
-    assert run.model.codec.shape == after.config.shape == (before.config.shape[0], 6, 4)
+    channels, height, width = before.config.shape  # of examples of 8×8
+    assert run.model.codec.shape == after.config.shape == (channels, height * 12 // 8, width)
     assert after.config.latent.mean == before.config.latent.mean
     assert all(torch.equal(a, b) for a, b in zip(before.latents.parameters(), after.latents.parameters(), strict=True))
     assert after.sample(2).shape == (2, 1, 12, 8)
@@ -144,13 +145,15 @@ def test_floats_keep_their_unit(tmp_path):
     np.save(tmp_path / "a.npy", values)
     np.save(tmp_path / "b.npy", values * 1.5 - 20)
     np.save(tmp_path / "c.npy", values * 1000)
+    np.save(tmp_path / "d.npy", values + 1000)
     undiffuse.train(str(tmp_path / "a.npy"), runs=tmp_path, name="a", steps=3, batch_size=8, settings=TINY_SETTINGS)
     run = started(tmp_path / "b", tmp_path / "a", source=tmp_path / "b.npy")
     old = undiffuse.load(tmp_path / "a").codec
     torch.testing.assert_close(run.model.codec.encode(values), old.encode(values))
     assert run.model.config.codec.low[0] == pytest.approx((values * 1.5 - 20).min())
-    with pytest.raises(ValueError, match="same unit"):
-        started(tmp_path / "c", tmp_path / "a", source=tmp_path / "c.npy")
+    for other in "cd":
+        with pytest.raises(ValueError, match="same unit"):
+            started(tmp_path / "c", tmp_path / "a", source=tmp_path / f"{other}.npy")
 
 
 @pytest.mark.parametrize("adapters", [None, {"rank": 2}])
