@@ -59,7 +59,7 @@ class Plan:
     def run(self) -> Run:
         """Raises ValueError where the autoencoder is still to be trained."""
         if self.start:
-            space = self.start.latents(self.codec.shape)
+            space = self.start.latents(self.codec.shape, self.device)
         else:
             space = None if self.config.design.latent is None else load_latents(self.folder / AUTOENCODER, self.device)
         return Run(self.folder, self.config, self.data, self.device, self.watch, self.download, space, self.start)

@@ -2,7 +2,7 @@
 
     network, prediction     the model's: they are what its weights mean
     noise schedule          the model's or another; the network's clock is translated (process/predictions.py, eq. 2)
-    range of the data       of integers, black to white, whatever their type; of floats, the model's unit: a value keeps its meaning
+    range of the data       the model's unit, so a value keeps its meaning; of integers of another type or range, black to white
     conditions              known ones go on with their scales and vocabularies, which grow; new ones start silent; of those that
                             the data does not say, nothing is said any more
     weights                 copied, see carrying.py
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from undiffuse.carrying import carry
@@ -85,6 +86,9 @@ class Start:
                 f"the model to start from makes examples of {_described(of.shape)}, and the data has {_described(fitted.shape)}: "
                 "fine-tuning keeps both numbers; convert the data (--channels, for images), or train a new model."
             )
+        same = {"shape": fitted.shape, "mode": fitted.mode}
+        if fitted.dtype == of.dtype and of.kind == "integer" and of.low[0] <= data.values.min() and data.values.max() <= of.high[0]:
+            return of.model_copy(update=same)
         if fitted.kind == "integer" or of.kind == "integer":
             return fitted
         codec = fitted.model_copy(update={"offset": of.offset, "scale": of.scale})
@@ -96,9 +100,9 @@ class Start:
                 )
         return codec
 
-    def latents(self, shape: tuple[int, ...]) -> Latents | None:
+    def latents(self, shape: tuple[int, ...], device: torch.device) -> Latents | None:
         """The model's latents, where it has any, for examples (C, *size)."""
-        return self.model.latents.of_shape(shape) if self.model.latents else None
+        return self.model.latents.of_shape(shape).to(device) if self.model.latents else None
 
     def declared(self, conditions: Mapping[str, Condition]) -> dict[str, Condition]:
         """Conditions as declared, with what is not said of them as the model has it. Raises ValueError for another kind."""

@@ -140,6 +140,16 @@ def test_latents_stay_those_of_the_model(tmp_path):
     assert after.sample(2).shape == (2, 1, 12, 8)
 
 
+def test_integers_keep_their_unit_within_the_range_of_the_model_and_go_from_black_to_white_beyond(tmp_path, base):
+    np.save(tmp_path / "within.npy", images(20) // 16)  # the digits' values go from 0 to 16
+    np.save(tmp_path / "beyond.npy", images(20))
+    np.save(tmp_path / "other.npy", images(20).astype(np.uint16) * 257)
+    for name, high in (("within", 16.0), ("beyond", 255.0), ("other", 65535.0)):
+        codec = started(tmp_path / name, base, source=tmp_path / f"{name}.npy").model.codec
+        assert codec.config.high == (high,)
+        assert codec.limits(torch.device("cpu"))[1].item() == 1
+
+
 def test_floats_keep_their_unit(tmp_path):
     values = np.random.default_rng(0).normal(50, 10, (40, 1, 8, 8)).astype(np.float32)
     np.save(tmp_path / "a.npy", values)

@@ -45,8 +45,9 @@ class TextConfig(ConditionSettings):
         before, after = (c.encoder.model_dump(exclude={"most", "scale", "source"}) for c in (self, data))
         if before != after:
             raise ValueError("its texts were read by another encoder than the model's: name that one with --encoder, or give it another name.")
-        most = max(self.encoder.most, data.encoder.most)
-        return self._continued(data, encoder=self.encoder.model_copy(update={"most": most}))
+        now: dict[str, object] = {"most": max(self.encoder.most, data.encoder.most)}
+        now |= {"source": data.encoder.source} if isinstance(data.encoder, TransformerEncoder) else {}
+        return self._continued(data, encoder=self.encoder.model_copy(update=now))
 
 
 def words_of(text: str) -> list[str]:
