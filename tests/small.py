@@ -6,11 +6,12 @@ import numpy as np
 import torch
 
 from undiffuse.conditioning.classes import ClassConfig
-from undiffuse.configuration import ModelConfig, ScheduleConfig
+from undiffuse.configuration import ModelConfig
 from undiffuse.data.codec import CodecConfig
 from undiffuse.model import Model
 from undiffuse.networks.unet_config import UNetConfig
 from undiffuse.sampling.settings import SamplingConfig
+from undiffuse.scheduling import ScheduleConfig
 
 TINY = UNetConfig(width=8, multipliers=(1, 2), depth=1, groups=4)
 TINY_SETTINGS = {"network.width": 8, "network.multipliers": [1, 2], "network.depth": 1, "network.groups": 4, "network.embedding_width": None}

@@ -16,11 +16,11 @@ from undiffuse.conditioning.declared import Condition
 from undiffuse.conditioning.numbers import NumberConfig
 from undiffuse.conditioning.tags import TagsConfig
 from undiffuse.conditioning.vectors import VectorConfig
-from undiffuse.configuration import ScheduleConfig
 from undiffuse.data.codec import Codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.model import load, save_model
 from undiffuse.networks.encoder import Encoder
+from undiffuse.scheduling import ScheduleConfig
 from undiffuse.training.settings import TrainingConfig
 
 TARGETS = {

@@ -17,6 +17,12 @@ ALLOWED = {
     "networks": set(),
     "conditioning": {"extras"},
     "artefact": {"files"},
+    "carrying": {"conditioning", "denoiser", "networks", "process"},
+    "adapters": {"artefact", "configuration", "denoiser", "files", "networks"},
+    "starting": {
+        "carrying", "columns", "conditioning", "configuration", "data", "denoiser", "latents", "model", "networks", "scheduling", "training",
+    },
+    "scheduling": {"process"},
     "columns": {"conditioning", "data", "files"},
     "files": set(),
     "extras": set(),
@@ -33,26 +39,29 @@ ALLOWED = {
         "artefact", "classifier", "conditioning", "configuration", "data", "evaluation", "files", "latents", "networks", "pictures", "process",
         "training",
     },
-    "configuration": {"latents", "process", "networks", "conditioning", "denoiser", "data", "sampling", "training"},
+    "configuration": {"latents", "scheduling", "process", "networks", "conditioning", "denoiser", "data", "sampling", "training"},
     "steering": {"conditioning", "configuration", "data", "denoiser", "process", "sampling"},
-    "model": {"artefact", "conditioning", "configuration", "data", "denoiser", "latents", "measures", "process", "sampling", "steering"},
-    "classifier": {"artefact", "conditioning", "configuration", "data", "latents", "networks", "process", "sampling"},
+    "model": {
+        "adapters", "artefact", "carrying", "conditioning", "configuration", "data", "denoiser", "latents", "measures", "process", "sampling",
+        "scheduling", "steering",
+    },
+    "classifier": {"artefact", "conditioning", "configuration", "data", "latents", "networks", "process", "sampling", "scheduling"},
     "classifying": {"artefact", "classifier", "columns", "conditioning", "configuration", "data", "files", "networks", "process", "training"},
     "adherence": {"classifying", "columns", "conditioning", "data", "model", "process", "training"},
     "editing": {"configuration", "model", "process", "sampling"},
     "sweeping": {"configuration", "evaluation", "model", "process", "sampling"},
-    "presets": {"configuration", "data", "latents", "networks", "sampling", "training"},
+    "presets": {"configuration", "data", "latents", "networks", "sampling", "scheduling", "training"},
     "pictures": {"data", "process", "sampling"},
     "run": {
-        "artefact", "columns", "conditioning", "configuration", "data", "denoiser", "files", "latents", "likelihood", "model", "networks", "pictures",
-        "process", "training",
+        "adapters", "columns", "conditioning", "configuration", "data", "denoiser", "files", "latents", "likelihood", "model", "networks", "pictures",
+        "process", "starting", "training",
     },
-    "prepare": {"conditioning", "configuration", "data", "first_stage", "model", "presets", "process", "run"},
+    "prepare": {"conditioning", "configuration", "data", "first_stage", "model", "presets", "process", "run", "starting"},
 }
 OUTSIDE = {"process": {"torch"}, "networks": {"torch", "pydantic"}, "sampling": {"torch", "pydantic"}, "conditioning": {"torch", "pydantic"}}
 STANDARD_ONLY = {
     "__future__", "abc", "collections", "contextlib", "dataclasses", "difflib", "functools", "hashlib", "itertools", "math", "os", "pathlib", "re",
-    "typing", "warnings", "zlib",
+    "types", "typing", "warnings", "zlib",
 }  # fmt: skip
 
 

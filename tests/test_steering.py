@@ -8,8 +8,8 @@ import torch
 from tests.small import randomised, tiny_config, tiny_model
 from undiffuse.conditioning.classes import ClassConfig, TaskConfig
 from undiffuse.conditioning.numbers import NumberConfig
-from undiffuse.configuration import ScheduleConfig
 from undiffuse.sampling.gradients import Guide
+from undiffuse.scheduling import ScheduleConfig
 from undiffuse.steering import Steering, check, denoise, encoded
 
 TWO = {"class": ClassConfig(names=("cat", "dog", "7")), "age": NumberConfig(mean=10.0, deviation=2.0, low=5.0, high=15.0)}

@@ -31,7 +31,7 @@ def write(path: Path, kind: str, config: str, tensors: Mapping[str, Tensor]) -> 
     Raises OSError for a full disk or a file that reads back wrong.
     """
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    header = {"undiffuse": json.dumps({"format": FORMAT_VERSION, "kind": kind, "sha256": _digest(config, plain)}), "config": config}
+    header = {"undiffuse": json.dumps({"format": FORMAT_VERSION, "kind": kind, "sha256": digest_of(config, plain)}), "config": config}
 
     def write_and_check(temporary: Path) -> None:
         save_file(plain, temporary, header)
@@ -59,7 +59,7 @@ def read(path: Path, kind: str) -> tuple[Any, dict[str, Tensor]]:
         raise ValueError(f"{damaged}.") from None
     if version > FORMAT_VERSION:
         raise ValueError(f"{path} has format {version}, and this version of undiffuse reads up to {FORMAT_VERSION}: upgrade undiffuse.")
-    if digest != _digest(metadata["config"], tensors):
+    if digest != digest_of(metadata["config"], tensors):
         raise ValueError(f"{damaged} (its SHA-256 does not match).")
     if found != kind:
         raise ValueError(f"{path} is a {found}, where a {kind} is needed.")
@@ -97,7 +97,8 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], chosen: str, path: Pa
             parameter.copy_(tensors[f"{chosen}.{name}"])
 
 
-def _digest(config: str, tensors: Mapping[str, Tensor]) -> str:
+def digest_of(config: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a configuration and tensors on the CPU, with their names, dtypes and shapes."""
     digest = hashlib.sha256(config.encode())
     for name in sorted(tensors):
         digest.update(f"{name}{tensors[name].dtype}{tuple(tensors[name].shape)}".encode())

@@ -27,13 +27,14 @@ from undiffuse.conditioning.classes import ClassCondition, ClassConfig
 from undiffuse.conditioning.numbers import NumberCondition, NumberConfig
 from undiffuse.conditioning.tags import TagsCondition, TagsConfig
 from undiffuse.conditioning.vectors import VectorCondition, VectorConfig
-from undiffuse.configuration import Config, ModelConfig, ScheduleConfig, parsed
+from undiffuse.configuration import Config, ModelConfig, parsed
 from undiffuse.data.codec import CodecConfig
 from undiffuse.latents import LatentConfig
 from undiffuse.networks.encoder import Encoder
 from undiffuse.networks.unet_config import UNetConfig
 from undiffuse.process.levels import Level, meet
 from undiffuse.sampling.gradients import Guide
+from undiffuse.scheduling import ScheduleConfig
 
 FILE_NAME = "classifier.safetensors"
 LOGVAR_RANGE = (-8.0, 4.0)  # of standardised numbers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,19 @@ from undiffuse.files import write_atomically
 MISSING = ("", "nan", "NaN", "None", "null")
 
 
-def fit_conditions(data: Dataset, declared: Mapping[str, Condition], drop: float, download: bool = False) -> dict[str, ConditionConfig]:
+def fit_conditions(
+    data: Dataset, declared: Mapping[str, Condition], drop: float, download: bool = False, known: Collection[str] = ()
+) -> dict[str, ConditionConfig]:
     """The configurations of declared conditions.   drop: of those that say nothing of their own.
 
+    known: the names of those that a model knows already.
     Raises ValueError, naming the condition, for a column that is missing or of the wrong kind.
     """
     found = {}
     for name, condition in declared.items():
         try:
             column, mode = _read(data, name, condition)
-            found[name] = fitted(condition, column, drop, mode, download)
+            found[name] = fitted(condition, column, drop, mode, download, name in known)
         except ValueError as error:
             raise ValueError(f"{condition.kind} {name!r}: {error}") from None
     return found

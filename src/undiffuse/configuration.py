@@ -20,58 +20,20 @@ from undiffuse.data.codec import CodecConfig
 from undiffuse.data.sources import DataConfig
 from undiffuse.denoiser import Denoiser, Variance
 from undiffuse.latents import FirstStageConfig, LatentConfig
+from undiffuse.networks.adapters import AdapterConfig
 from undiffuse.networks.building import NetworkConfig, build_network
 from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig
 from undiffuse.networks.unet_config import UNetConfig
-from undiffuse.process.betas import BETAS, zero_terminal_snr
 from undiffuse.process.chains import Chain
-from undiffuse.process.predictions import make_prediction
-from undiffuse.process.schedules import CONTINUOUS, Schedule
+from undiffuse.process.predictions import Prediction, make_prediction
+from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.settings import SamplingConfig
+from undiffuse.scheduling import ScheduleConfig
 from undiffuse.training.settings import TrainingConfig
-
-DEFAULT_T = 1000
 
 
 class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class ScheduleConfig(Config):
-    """name: of BETAS (a chain of T steps), of CONTINUOUS, or "betas" with a list of them.
-
-    zero_terminal_snr: rescale a chain to end in pure noise.   shift: added to every log-SNR.
-    """
-
-    name: str = "cosine"
-    T: int | None = None
-    betas: tuple[float, ...] | None = None
-    zero_terminal_snr: bool = False
-    shift: float = 0.0
-
-    def build(self) -> Schedule:
-        """Raises ValueError for an unknown name, or settings that contradict each other."""
-        if (self.name == "betas") != (self.betas is not None):
-            raise ValueError("a list of betas and the schedule name 'betas' go together: give both or neither.")
-        if self.name in CONTINUOUS:
-            if self.T is not None or self.zero_terminal_snr:
-                raise ValueError(
-                    f"the schedule {self.name!r} is continuous: it has no number of steps T and no zero-terminal-SNR form; "
-                    "use a discrete one, such as cosine, for these."
-                )
-            return _shifted(CONTINUOUS[self.name](), self.shift)
-        if self.name not in BETAS and self.betas is None:
-            names = ", ".join([*BETAS, *CONTINUOUS, "betas"])
-            raise ValueError(f"there is no noise schedule {self.name!r}: choose one of {names}.")
-        if self.betas is not None:
-            betas = torch.tensor(self.betas, dtype=torch.float64)
-        else:
-            betas = BETAS[self.name](DEFAULT_T if self.T is None else self.T)
-        return _shifted(Chain(zero_terminal_snr(betas) if self.zero_terminal_snr else betas), self.shift)
-
-
-def _shifted(schedule: Schedule, shift: float) -> Schedule:
-    return schedule.shifted(shift) if shift else schedule
 
 
 class AugmentConfig(Config):
@@ -108,15 +70,19 @@ class Design(Config):
     augment: of the training examples; the model is told, so that samples show none of it.
     sigma_data: standard deviation of x in the model's range, for karras and edm.
     latent: where x is an autoencoder's latents.
+    clock: the schedule that the network was first trained on, where that is not `schedule`; see process/predictions.py, eq. (2).
+    adapters: train these instead of the weights that a fine-tuning starts from.
     """
 
     latent: LatentDesign | None = None
     network: NetworkConfig = UNetConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    clock: ScheduleConfig | None = None
     prediction: Literal["noise", "clean", "mean", "velocity", "flow", "karras"] = "velocity"
     variance: Variance = "fixed_small"
     sigma_data: float = Field(0.5, gt=0)
     drop: float = Field(0.1, ge=0, lt=1)
+    adapters: AdapterConfig | None = None
     augment: AugmentConfig = AugmentConfig()
     training: TrainingConfig = TrainingConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -124,7 +90,7 @@ class Design(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Design:
         schedule = self.schedule.build()
-        make_prediction(self.prediction, schedule)
+        make_prediction(self.prediction, schedule, clock=self.clock.build() if self.clock else None)
         learned = self.variance.startswith("learned")
         objective = self.training.objective
         if learned and objective == "simple":
@@ -146,6 +112,7 @@ class ModelConfig(Config):
     """What a model file says of itself.
 
     latent: of a model whose x is an autoencoder's latents.
+    clock: the schedule that its network was first trained on, where that is not `schedule`.
     provenance: where it came from: versions, data, steps, scores; for people, never read by the code.
     weights: the set that samples, "averaged" or "raw", whichever was better on held-out data.
     """
@@ -154,6 +121,7 @@ class ModelConfig(Config):
     latent: LatentConfig | None = None
     network: NetworkConfig
     schedule: ScheduleConfig
+    clock: ScheduleConfig | None = None
     prediction: Literal["noise", "clean", "mean", "velocity", "flow", "karras"]
     variance: Variance
     sigma_data: float
@@ -175,17 +143,55 @@ class ModelConfig(Config):
             self.network, channels + channels_beside(self.conditions), 2 * channels if self.variance.startswith("learned") else channels,
             size, tokens=attended(self.conditions),
         )  # fmt: skip
-        prediction = make_prediction(self.prediction, schedule, self.sigma_data)
         if len(size) == 2:  # images are convolved faster with their channels innermost
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         conditions = Conditions(self.conditions, network.embedding_width)
-        return Denoiser(network, prediction, conditions, self.variance), schedule
+        return Denoiser(network, self.build_prediction(), conditions, self.variance), schedule
+
+    def build_clock(self) -> Schedule:
+        """The schedule that the network's clock is of."""
+        return (self.clock or self.schedule).build()
+
+    def build_prediction(self) -> Prediction:
+        return make_prediction(self.prediction, self.schedule.build(), self.sigma_data, self.clock.build() if self.clock else None)
+
+
+OfModel = TypeVar("OfModel", Design, ModelConfig)
+
+
+def rescheduled(config: OfModel, schedule: ScheduleConfig) -> OfModel:
+    """A model on another schedule: its clock goes on as it was, and its way of sampling where that works there.
+
+    Raises ValueError for a learned variance, which is that of one chain's transitions.
+    """
+    clock = config.clock or config.schedule
+    if schedule == config.schedule:
+        return config
+    if config.variance == "learned":
+        raise ValueError("the variance 'learned' is that of one chain's transitions, so its schedule cannot change: leave the schedule as it is.")
+    built, sampling = schedule.build(), config.sampling
+    try:
+        sampling.build_levels(built)
+        sampling.build_solver(built)
+    except ValueError:  # such as a grid of one chain
+        sampling = SamplingConfig()
+        if isinstance(built, Chain) and sampling.steps > len(built):
+            sampling = SamplingConfig(steps=len(built))
+    return config.model_copy(update={"schedule": schedule, "clock": None if schedule == clock else clock, "sampling": sampling})
+
+
+class StartConfig(Config):
+    """What a fine-tuning starts from.   name: of its run or file.   sha256: of the weights."""
+
+    name: str
+    sha256: str
 
 
 class RunConfig(Config):
     """A whole run: config.json of the run folder.
 
     fingerprint: of the data.   fingerprints: of the .npy files that conditions are read from.   conditions: as declared, by name.
+    start: the model it starts from, where it is a fine-tuning.
     """
 
     data: DataConfig
@@ -193,6 +199,7 @@ class RunConfig(Config):
     fingerprints: dict[str, str] = Field(default_factory=dict)
     conditions: dict[str, Condition]
     design: Design
+    start: StartConfig | None = None
 
 
 C = TypeVar("C", bound=BaseModel)

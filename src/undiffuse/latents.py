@@ -76,6 +76,10 @@ class Latents(nn.Module):
         """With fresh weights."""
         return Latents(config, build_autoencoder(config.autoencoder, config.shape[0]))
 
+    def of_shape(self, shape: tuple[int, ...]) -> Latents:
+        """The same autoencoder for x of another size."""
+        return Latents(self.config.model_copy(update={"shape": shape}), self.autoencoder)
+
     @property
     def shape(self) -> tuple[int, ...]:
         return self.config.latent_shape

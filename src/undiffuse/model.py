@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from undiffuse import adapters as stored_adapters
 from undiffuse import artefact
+from undiffuse.carrying import carry
 from undiffuse.conditioning.texts import TextCondition
-from undiffuse.configuration import ModelConfig, changed, parsed
+from undiffuse.configuration import ModelConfig, changed, parsed, rescheduled
 from undiffuse.data.codec import Codec
 from undiffuse.denoiser import Denoiser
 from undiffuse.latents import Latents
@@ -28,6 +30,7 @@ from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.guidance import clipped
 from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.sampling.trajectory import Moment, initial, trajectory
+from undiffuse.scheduling import ScheduleConfig
 from undiffuse.steering import Asked, Steering, check, denoise, encoded, walking
 
 FILE_NAME = "model.safetensors"
@@ -44,7 +47,7 @@ class Model:
 
     def __init__(self, config: ModelConfig, denoiser: Denoiser, schedule: Schedule, latents: Latents | None = None) -> None:
         self.config, self.denoiser, self.schedule = config, denoiser.eval(), schedule
-        self.codec = Codec(config.codec, latents)
+        self.codec, self.latents = Codec(config.codec, latents), latents
 
     @property
     def device(self) -> torch.device:
@@ -53,7 +56,7 @@ class Model:
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes it can be asked for; empty for an unconditional model."""
-        return next((c.names for c in self.config.conditions.values() if c.kind == "class"), ())
+        return next((c.names for c in self.config.conditions.values() if c.kind == "class" and not c.retired), ())
 
     # Sampling ---------------------------------------------------------------------------------------------------------
 
@@ -124,6 +127,14 @@ class Model:
         check(self, how, Steering())
         return denoise(self, encoded(self, conditions, n, Steering()), how, Steering())
 
+    def on(self, schedule: ScheduleConfig) -> Model:
+        """The same weights on another noise schedule, without any training: see process/predictions.py, eq. (2).
+
+        Its way of sampling is kept where it works there.  Raises ValueError for a variance that belongs to the old one.
+        """
+        config, known = rescheduled(self.config, schedule), self.denoiser
+        return Model(config, Denoiser(known.network, config.build_prediction(), known.conditions, known.variance), schedule.build(), self.latents)
+
     # Measuring --------------------------------------------------------------------------------------------------------
 
     def likelihood(
@@ -161,7 +172,7 @@ class Model:
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.denoiser.parameters())
-        told = ", ".join(f"{name} ({config.kind})" for name, config in self.config.conditions.items() if config.kind != "augmentation")
+        told = ", ".join(f"{name} ({config.kind})" for name, config in self.config.conditions.items() if name in self.denoiser.conditions.askable)
         by = "" if self.codec.space is None else f" by latents of {self.codec.shape}"
         return (
             f"Model({self.config.codec.shape}{by}, {f'told {told}' if told else 'unconditional'}, {self.config.prediction} on "
@@ -186,19 +197,22 @@ def store_sampling(path: Path, sampling: SamplingConfig) -> None:
     artefact.write(path, "model", config.model_copy(update={"sampling": sampling}).model_dump_json(), tensors)
 
 
+def weights_digest(model: Model) -> str:
+    """SHA-256 of the weights that sample."""
+    return artefact.digest_of("", {name: p.detach().cpu() for name, p in model.denoiser.named_parameters()})
+
+
 def load(
-    path: str | Path, device: torch.device | str | None = None, weights: str | None = None, encoder: str | None = None, download: bool = False
-) -> Model:
+    path: str | Path, device: torch.device | str | None = None, weights: str | None = None, encoder: str | None = None, download: bool = False,
+    adapters: str | Path | None = None,
+) -> Model:  # fmt: skip
     """The model in a run folder or a model file.
 
     weights: "averaged" or "raw"; the better one by default.   encoder: where its text encoder lies now, if it has one.
-    download: whether that may be fetched.
+    download: whether that may be fetched.   adapters: a folder of low-rank adapters to tune it by, a run's adapters/ or peft's.
     Raises ValueError, one sentence saying what is wrong, for anything that is not an intact model file.
     """
-    path = Path(path)
-    path = path / FILE_NAME if path.is_dir() else path
-    if not path.exists():
-        raise ValueError(f"there is no model at {path}: give a run folder made by 'undiffuse train', or its {FILE_NAME}.")
+    path = file_of(path)
     config, tensors = read_file(path)
     if weights is not None:
         config = changed(config, {"weights": weights})
@@ -208,11 +222,44 @@ def load(
     if config.latent is not None:
         latents = Latents.build(config.latent)
         artefact.fill(latents, tensors, "latent", path, ("latent",))
-    for _, module in denoiser.conditions.items():
+    model = Model(config, denoiser, schedule, latents)
+    if adapters is not None:
+        model = _adapted(model, Path(adapters))
+    for _, module in model.denoiser.conditions.items():
         if isinstance(module, TextCondition):
             module.source, module.download = encoder, download
-    device = device or default_device()
-    return Model(config, denoiser.to(device), schedule, None if latents is None else latents.to(device))
+    for part in (model.denoiser, latents):
+        if part is not None:
+            part.to(device or default_device())
+    return model
+
+
+def _adapted(model: Model, folder: Path) -> Model:
+    """A model tuned by the adapters in a folder. Raises ValueError for those of another model."""
+    rest = stored_adapters.read_rest(folder)
+    if rest is not None:
+        header, tensors = rest
+        if header.start.sha256 != weights_digest(model):
+            raise ValueError(f"the adapters in {folder} tune the weights of {header.start.name}, which are not these: give the model they are of.")
+        denoiser, schedule = header.model.build()
+        carry(model.denoiser, denoiser, header.model.shape, model.config.build_clock())
+        parameters = dict(denoiser.named_parameters())
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                parameters[name].copy_(tensor)
+        latents = model.latents.of_shape(header.model.codec.shape) if model.latents else None
+        model = Model(header.model, denoiser, schedule, latents)
+    stored_adapters.add(model.denoiser.network, folder)
+    return model
+
+
+def file_of(path: str | Path) -> Path:
+    """The model file that a run folder holds, or the path itself. Raises ValueError where there is none."""
+    path = Path(path)
+    path = path / FILE_NAME if path.is_dir() else path
+    if not path.exists():
+        raise ValueError(f"there is no model at {path}: give a run folder made by 'undiffuse train', or its {FILE_NAME}.")
+    return path
 
 
 def read_file(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:

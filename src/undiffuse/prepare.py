@@ -24,6 +24,7 @@ from undiffuse.model import Model, default_device, load
 from undiffuse.presets import design_for, latents
 from undiffuse.process.chains import Chain
 from undiffuse.run import CACHE, Run, Watch
+from undiffuse.starting import Start
 
 EVERY_SO_OFTEN = Watch()
 FREE_TO_CHANGE = (
@@ -44,6 +45,7 @@ class Plan:
     device: torch.device
     watch: Watch
     download: bool
+    start: Start | None = None
 
     def autoencoder(self) -> AutoencoderRun | None:
         """The training of the autoencoder, None where there is none to train any more."""
@@ -56,15 +58,18 @@ class Plan:
 
     def run(self) -> Run:
         """Raises ValueError where the autoencoder is still to be trained."""
-        space = None if self.config.design.latent is None else load_latents(self.folder / AUTOENCODER, self.device)
-        return Run(self.folder, self.config, self.data, self.device, self.watch, self.download, space)
+        if self.start:
+            space = self.start.latents(self.codec.shape, self.device)
+        else:
+            space = None if self.config.design.latent is None else load_latents(self.folder / AUTOENCODER, self.device)
+        return Run(self.folder, self.config, self.data, self.device, self.watch, self.download, space, self.start)
 
 
 def prepare(
     data: DataConfig, folder: Path, *, settings: Mapping[str, Any] | None = None, preset: str | None = None,
     network: str | None = None, conditions: Mapping[str, Condition] | None = None, override: bool = False,
     device: torch.device | None = None, watch: Watch = EVERY_SO_OFTEN, download: bool = False, factor: int | None = None,
-    autoencoder: Path | None = None,
+    autoencoder: Path | None = None, start: str | Path | None = None,
 ) -> Plan:  # fmt: skip
     """A run in `folder`: new, or to be taken up where it was.
 
@@ -73,26 +78,36 @@ def prepare(
     unconditional model.   download: whether a text encoder may be fetched.
     factor: how many positions along each axis one latent stands for; None for a model of the data itself.
     autoencoder: a folder to take the autoencoder of the latents from.
+    start: a run folder or model file whose weights to start from, and then nothing of the network is told, see starting.py.
     Raises ValueError where the folder holds a run of another configuration, unless `override` says to go on with the new
     training settings or data.
     """
     dataset, device = open_data(data), device or default_device()
-    codec = fitted_codec(dataset)
-    design = _design(data.source, codec, settings or {}, preset, device.type == "cpu", network, factor, autoencoder)
+    base = Start(start) if start else None
+    codec = base.codec(dataset) if base else fitted_codec(dataset)
+    if base and not (preset is network is factor is autoencoder is None):
+        raise ValueError("a fine-tuning keeps the network, and the latents, of the model it starts from: leave --preset, --network and --latent out.")
+    if base:
+        design = _ending(base.design(settings or {}), settings or {})
+    else:
+        design = _design(data.source, codec, settings or {}, preset, device.type == "cpu", network, factor, autoencoder)
     unused = [name for name in dataset.columns if name not in FILE_COLUMNS] if conditions is None and not dataset.classes else []
     if unused:
         note = f"of the columns {', '.join(unused)} the model is told nothing: declare conditions, such as --class {unused[0]}, to tell it"
         dataset = replace(dataset, notes=(*dataset.notes, note))
     if conditions is None:
-        conditions = {"class": Condition(kind="class")} if len(dataset.classes) > 1 else {}
+        known = base is not None and "class" in base.of.conditions
+        conditions = {"class": Condition(kind="class")} if len(dataset.classes) > (0 if known else 1) else {}
+    if base:
+        conditions = base.declared(conditions)
     if design.augment.probability and any(c.kind == "image" for c in conditions.values()):
         raise ValueError("pictures that are conditions would not be shifted along with the examples: set augment.probability to 0.")
     config = RunConfig(
-        data=data, fingerprint=dataset.fingerprint(), design=design, conditions=dict(conditions),
+        data=data, fingerprint=dataset.fingerprint(), design=design, conditions=dict(conditions), start=base.config if base else None,
         fingerprints=fingerprints(dataset, [condition.column or name for name, condition in conditions.items()]),
     )  # fmt: skip
     _refuse_other_run(folder, config, override)
-    return Plan(folder, config, dataset, codec, device, watch, download)
+    return Plan(folder, config, dataset, codec, device, watch, download, base)
 
 
 def _design(
@@ -106,6 +121,13 @@ def _design(
     elif any(path.startswith("latent.") for path in settings):
         raise ValueError("settings of latents belong to a model that has them: add --latent.")
     design = changed(design_for(source, codec.shape, preset, cpu, network, latent), settings)
+    if design.adapters:
+        raise ValueError("adapters tune weights that were trained before: say whose, by --from RUN, or leave --adapters out.")
+    return _ending(design, settings)
+
+
+def _ending(design: Design, settings: Mapping[str, Any]) -> Design:
+    """The design with no more steps of sampling than its schedule has. Raises ValueError for a training without an end."""
     schedule = design.schedule.build()
     if isinstance(schedule, Chain) and design.sampling.steps > len(schedule) and "sampling.steps" not in settings:
         design = changed(design, {"sampling.steps": len(schedule)})
@@ -132,23 +154,26 @@ def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
 def train(
     data: str, *, name: str | None = None, runs: str | Path = "runs", settings: Mapping[str, Any] | None = None,
     preset: str | None = None, network: str | None = None, conditions: Mapping[str, Condition] | None = None, table: str | None = None,
-    latent: int | str | Path | None = None, **training: Any,
+    latent: int | str | Path | None = None, start: str | Path | None = None, adapters: int | None = None, **training: Any,
 ) -> Model:  # fmt: skip
     """Trains on `data` in runs/<name> and returns the model; the same call again resumes.
 
     training: fields of TrainingConfig, such as steps=2000, budget=90.0 or learning_rate=3e-4.
     settings: any other field of Design by dotted path, such as {"prediction": "noise"}.   network: see `prepare`.
     conditions: such as {"age": Condition(kind="number")}; the data's classes when left out.   table: see DataConfig.
+    start: a run folder or model file whose weights to start from.   adapters: the rank of low-rank adapters to train instead of these.
     latent: to diffuse in an autoencoder's latents: 2, 4 or 8 positions along each axis in one, or a folder to take it from.
     """
     chosen = {f"training.{key}": value for key, value in training.items()} | dict(settings or {})
+    if adapters is not None:
+        chosen = {"adapters": {"rank": adapters}} | chosen
     if "steps" in training and "budget" not in training:
         chosen["training.budget"] = None
     source = DataConfig(source=data, table=table)
     factor, autoencoder = (latent, None) if isinstance(latent, int) else (None, None if latent is None else Path(latent))
     plan = prepare(
-        source, Path(runs) / (name or default_name(data)), settings=chosen, preset=preset, network=network, conditions=conditions,
-        factor=factor, autoencoder=autoencoder,
+        source, Path(runs) / (name or default_name(data, start)), settings=chosen, preset=preset, network=network, conditions=conditions,
+        factor=factor, autoencoder=autoencoder, start=start,
     )  # fmt: skip
     first = plan.autoencoder()
     for _ in first.updates() if first else ():
@@ -159,6 +184,7 @@ def train(
     return load(run.folder)
 
 
-def default_name(source: str) -> str:
-    """The run's name when none is given: the data's."""
-    return Path(source).name.split(".")[0]
+def default_name(source: str, start: str | Path | None = None) -> str:
+    """The run's name when none is given: the data's, and whose weights it started from."""
+    name = Path(source).name.split(".")[0]
+    return f"{name}-from-{Path(start).resolve().name.removesuffix('.safetensors')}" if start else name

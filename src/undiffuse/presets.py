@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, cast
 
-from undiffuse.configuration import AugmentConfig, Design, LatentDesign, ScheduleConfig
+from undiffuse.configuration import AugmentConfig, Design, LatentDesign
 from undiffuse.latents import LatentConfig
 from undiffuse.networks.building import NetworkConfig, suggested
 from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig
 from undiffuse.networks.transformer import TransformerConfig
 from undiffuse.networks.unet_config import UNetConfig
 from undiffuse.sampling.settings import SamplingConfig
+from undiffuse.scheduling import ScheduleConfig
 from undiffuse.training.settings import TrainingConfig
 
 

@@ -7,6 +7,7 @@
       metrics.jsonl       one JSON object a line
       samples/            a grid of the same seeds every so often
       cache/              what a transformer said of the texts
+      adapters/           of a fine-tuning by low-rank adapters, as peft writes them
       heard.png           how much each condition changes what the model believes, by noise level
 """
 
@@ -16,6 +17,7 @@ import json
 import math
 import platform
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,8 @@ import torch
 from torch import Tensor
 
 from undiffuse import __version__
-from undiffuse.artefact import sets_of
+from undiffuse.adapters import AdaptersConfig
+from undiffuse.adapters import save as save_adapters
 from undiffuse.columns import encode_columns, fit_conditions, said_in
 from undiffuse.conditioning.augmentation import AugmentationConfig
 from undiffuse.conditioning.conditions import Values
@@ -39,11 +42,13 @@ from undiffuse.files import write_text
 from undiffuse.latents import Latents
 from undiffuse.likelihood.bound import Bins, Decoder, Density
 from undiffuse.model import FILE_NAME, Model, save_model
+from undiffuse.networks.adapters import merged
 from undiffuse.networks.building import NAMES
 from undiffuse.pictures.levels import effects
 from undiffuse.pictures.views import label_of, samples_grid
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
+from undiffuse.starting import Start
 from undiffuse.training import checkpoints
 from undiffuse.training.learners import DenoiserLearner
 from undiffuse.training.level_samplers import make_level_sampler
@@ -72,26 +77,28 @@ class Run:
 
     def __init__(
         self, folder: Path, config: RunConfig, data: Dataset, device: torch.device, watch: Watch = Watch(), download: bool = False,
-        latents: Latents | None = None,
+        latents: Latents | None = None, start: Start | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.config, self.watch, self.device = folder, config, watch, device
         design = config.design
         self.notes, self.latents = data.notes, latents
-        codec = Codec(fitted_codec(data), latents)
-        conditions = fit_conditions(data, config.conditions, design.drop, download)
+        codec = Codec(start.codec(data) if start else fitted_codec(data), latents)
+        fit = start.conditions if start else fit_conditions
+        conditions = fit(data, config.conditions, design.drop, download)
         if design.augment.probability:
             conditions["augmentation"] = AugmentationConfig(numbers=len(data.shape) - 1)
         self.model_config = ModelConfig(
             codec=codec.config, latent=None if latents is None else latents.config,
-            network=design.network, schedule=design.schedule, prediction=design.prediction,
+            network=design.network, schedule=design.schedule, clock=design.clock, prediction=design.prediction,
             variance=design.variance, sigma_data=design.sigma_data, conditions=conditions, sampling=design.sampling,
         )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(design.training.seed)
             denoiser, schedule = self.model_config.build()
+            self._fresh = start.into(denoiser, self.model_config.shape, design.adapters) if start else {}
         values = encode_columns(data, config.conditions, denoiser.conditions, folder / CACHE)
-        if design.augment.probability:
-            values["augmentation"] = denoiser.conditions["augmentation"].encode([None] * len(data))
+        unsaid = [name for name in denoiser.conditions.names if name not in values]
+        values |= {name: denoiser.conditions[name].encode([None] * len(data)) for name in unsaid}
         rows = data.split_rows(config.data.held_out, design.training.seed)
         self.training_data, self.held_out = (data[part] for part in rows)
         self.model = Model(self.model_config, denoiser.to(device), schedule, latents)
@@ -132,7 +139,7 @@ class Run:
             n, schedule = len(next(iter(values.values()))), self.model.schedule
             x = torch.zeros(n, *self.model_config.shape, device=self.device)
             level = schedule(schedule.nearest(schedule.time(torch.tensor(0.5, dtype=torch.float64))))
-            refuse_deaf(self.model.denoiser, lambda told: self.model.denoiser(x, level, told).mean, values)
+            refuse_deaf(self.model.denoiser, lambda told: self.model.denoiser(x, level, told).mean, values, self._fresh)
 
     def _batch(self, step: int) -> tuple[Tensor, Values]:
         x, values = self.loader(step)
@@ -144,13 +151,14 @@ class Run:
 
     def description(self) -> str:
         """What is about to be trained, in two lines."""
-        parameters = self.trainer.flat.parameter.numel()
+        trained, parameters = self.trainer.flat.parameter.numel(), sum(p.numel() for p in self.model.denoiser.parameters())
         design, shape = self.config.design, "×".join(str(n) for n in self.training_data.shape)
         told = ", ".join(f"{c.kind} {name}" if c.kind != name else name for name, c in self.config.conditions.items())
         by = "" if self.latents is None else f", by latents of {'×'.join(str(n) for n in self.latents.shape)}"
         return (
             f"run {self.folder}: {len(self.training_data):,} examples of {shape} ({f'told {told}' if told else 'unconditional'}), "
             f"{len(self.held_out):,} held out{by}\n"
+            f"{f'starting from {self.config.start.name}, {trained:,} parameters trained; ' if self.config.start else ''}"
             f"{NAMES[design.network.kind]} of {parameters:,} parameters, {design.prediction} prediction on {design.schedule.name}, "
             f"batches of {design.training.batch_size}, on {self.device}"
         )
@@ -203,8 +211,7 @@ class Run:
     def save(self) -> None:
         """Writes a checkpoint and the model file."""
         trainer = self.trainer
-        tensors = trainer.snapshot()
-        checkpoints.save(self.folder / "state", tensors, trainer.numbers())
+        checkpoints.save(self.folder / "state", trainer.snapshot(), trainer.numbers())
         scores = self.scores()
         best = min(scores, key=lambda name: scores[name]["relative"])
         provenance = {
@@ -215,9 +222,17 @@ class Run:
             "held_out": {name: score["relative"] for name, score in scores.items()},
             "heard": {name: round(max(changes), 4) for name, changes in self.heard().items()},
         }  # fmt: skip
+        if self.config.start:
+            provenance["started_from"] = self.config.start.model_dump(mode="json")
         config = changed(self.model_config, {"weights": best, "provenance": provenance})
-        self.model.config = config
-        save_model(self.folder / FILE_NAME, config, **sets_of(tensors), latents=self.latents)
+        self.model.config, denoiser = config, self.model.denoiser
+        raw = merged(denoiser)
+        with trainer.average.swapped():
+            averaged = merged(denoiser)
+        save_model(self.folder / FILE_NAME, config, raw, averaged, latents=self.latents)
+        if self.config.start and self.config.design.adapters:
+            with trainer.average.swapped() if best == "averaged" else nullcontext():
+                save_adapters(self.folder / "adapters", denoiser, AdaptersConfig(model=config, start=self.config.start))
 
     def scores(self) -> dict[str, dict[str, Any]]:
         """Held-out errors of the averaged and the raw weights: per level, and relative to the reference."""

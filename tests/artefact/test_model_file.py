@@ -114,7 +114,7 @@ def test_other_peoples_safetensors(tmp_path):
 
 def forged(path, **changes):
     """A file whose hash is right although its content is not ours: what the later checks are for."""
-    from undiffuse.artefact import _digest
+    from undiffuse.artefact import digest_of
 
     def change(metadata, tensors):
         content = json.loads(metadata["config"])
@@ -123,7 +123,7 @@ def forged(path, **changes):
             del tensors[name]
         tensors.update(changes.get("tensors", {}))
         metadata["config"] = json.dumps(content)
-        head = {"format": changes.get("format", 1), "sha256": _digest(metadata["config"], tensors)}
+        head = {"format": changes.get("format", 1), "sha256": digest_of(metadata["config"], tensors)}
         metadata["undiffuse"] = json.dumps(head)
 
     rewritten(path, change)

@@ -21,6 +21,7 @@ from undiffuse.cli.evaluate import evaluate
 from undiffuse.cli.interpolate import interpolate
 from undiffuse.cli.likelihood import likelihood
 from undiffuse.cli.reconstruct import reconstruct
+from undiffuse.cli.reschedule import reschedule
 from undiffuse.cli.sample import sample
 from undiffuse.cli.schedule import schedule
 from undiffuse.cli.solvers import solvers
@@ -36,7 +37,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, sample, evaluate, classifier, denoise, reconstruct, interpolate, likelihood, sweep, schedule, solvers, demo, doctor):
+for command in (
+    train, sample, evaluate, classifier, denoise, reconstruct, interpolate, likelihood, sweep, schedule, reschedule, solvers, demo, doctor,
+):  # fmt: skip
     app.command()(command)
 
 

@@ -69,6 +69,7 @@ def sample(
     seed: Annotated[int, Option(help="Image k of a seed is always the same.")] = 0,
     first: Annotated[int, Option(help="Start at this image of the seed.")] = 0,
     weights: Annotated[str | None, Option(help="averaged or raw; the better ones when left out.")] = None,
+    adapters: Annotated[Path | None, Option(help="Tune the model by adapters: a run's adapters/, or a folder that peft wrote.")] = None,
     trajectory: Annotated[bool, Option("--trajectory", help="Also draw forward and reverse strips and an animation.")] = False,
     encoder: asking.Encoder = None,
     download: asking.Download = False,
@@ -82,7 +83,7 @@ def sample(
     from undiffuse.classifier import load_classifier
     from undiffuse.model import load
 
-    model = load(run, shared.device(device), weights, encoder, download)
+    model = load(run, shared.device(device), weights, encoder, download, adapters)
     guide = load_classifier(classifier, model.device) if classifier else None
     if guide is None and (classifier_scale != 1 or classifier_form != "score" or classifier_interval):
         raise ValueError("--classifier-scale, --classifier-form and --classifier-interval need a classifier: name it with --classifier.")
@@ -168,7 +169,7 @@ def _told(model: Model, options: dict[str, list[str] | None], unconditional: boo
     told = asking.read(model, options, {guide.config.name: guide.config.target} if guide else None)
     if told.values or unconditional:
         return told
-    classes = [(name, c.names) for name, c in model.config.conditions.items() if c.kind == "class"]
+    classes = [(name, c.names) for name, c in model.config.conditions.items() if c.kind == "class" and not c.retired]
     if not classes and guide is not None and guide.config.target.kind == "class":
         classes = [(guide.config.name, guide.config.target.names)]
     return asking.Asking({classes[0][0]: list(classes[0][1])}, {classes[0][0]: list(classes[0][1])}) if classes else told

@@ -38,7 +38,6 @@ def schedule(
     import numpy as np
     import torch
 
-    from undiffuse.configuration import ScheduleConfig
     from undiffuse.data.codec import Codec, fitted_codec
     from undiffuse.data.dataset import Dataset
     from undiffuse.data.images import Unreadable, read_image
@@ -48,6 +47,7 @@ def schedule(
     from undiffuse.process.betas import BETAS
     from undiffuse.process.corruption import jump
     from undiffuse.process.noise import standard_normal
+    from undiffuse.scheduling import ScheduleConfig
 
     names = names or COMPARED
     built = {

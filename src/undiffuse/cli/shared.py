@@ -54,6 +54,17 @@ def interval(text: str) -> list[float]:
     return [float(match[1]), float(match[2])]
 
 
+def rates(text: str) -> tuple[float, float]:
+    """"0.0001,0.02" → the first and last beta."""
+    try:
+        start, end = (float(part) for part in text.split(","))
+        if start > 0 and end > 0:
+            return start, end
+    except ValueError:
+        pass
+    raise ValueError(f"{text!r} is no range of betas: write the first and the last, of 1000 steps, like 0.0001,0.02.")
+
+
 def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
     """["age=30"] → {"age": "30"}."""
     found = {}

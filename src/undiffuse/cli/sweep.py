@@ -78,7 +78,7 @@ def _asked(run: Path, model: Model, n: int) -> dict[str, object]:
     from undiffuse.held_out import known_data, told_of
 
     conditions = model.denoiser.conditions
-    classes = {name: c.names for name, c in model.config.conditions.items() if c.kind == "class"}
+    classes = {name: c.names for name, c in model.config.conditions.items() if c.kind == "class" and not c.retired}
     if list(classes) == conditions.askable or not conditions.askable:
         return {name: [names[k % len(names)] for k in range(n)] for name, names in classes.items()}
     known = known_data(run, "keep the run's folder with its model")

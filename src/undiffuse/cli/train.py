@@ -41,6 +41,7 @@ def train(
     ] = None,
     network: Annotated[str | None, Option(help="unet, transformer, mlp or autoencoder, instead of what the preset or the data suggest.")] = None,
     schedule: Annotated[str | None, Option(help="Noise schedule, see 'undiffuse schedule'.")] = None,
+    betas: Annotated[str | None, Option(help="First and last beta of a schedule of 1000 steps: 0.0001,0.02.")] = None,
     T: Annotated[int | None, Option("--T", help="Steps of a discrete schedule.")] = None,
     prediction: Annotated[str | None, Option(help="noise, clean, mean, velocity, flow or karras.")] = None,
     variance: Annotated[str | None, Option(help="fixed_small, fixed_large, learned_range or learned.")] = None,
@@ -71,6 +72,10 @@ def train(
         list[str] | None, Option(help="How often conditions are left unsaid in training: 0.1, or NAME=0.2 for one; 0 for never. May be repeated.")
     ] = None,
     unconditional: Annotated[bool, Option("--unconditional", help="Ignore the classes.")] = False,
+    start: Annotated[Path | None, Option("--from", help="Fine-tune: start from the weights of a run folder or model file.")] = None,
+    adapters: Annotated[
+        int | None, Option(help="Fine-tune by low-rank adapters of this rank, such as 8, and leave the weights as they are: for small data.")
+    ] = None,
     size: Annotated[str | None, Option(help="Resize images: 64, or height×width as 48x80.")] = None,
     fit: Annotated[str, Option(help="How to resize: crop, pad or stretch.")] = "crop",
     channels: Annotated[str | None, Option(help="Convert images: grey, rgb or rgba.")] = None,
@@ -94,10 +99,12 @@ def train(
     from undiffuse.prepare import default_name, prepare
     from undiffuse.run import Watch
 
+    rates = shared.rates(betas) if betas else (None, None)
     settings = _settings(
         steps=steps, budget=budget, setting=setting,
         paths={
-            "schedule.name": schedule, "schedule.T": T, "prediction": prediction, "variance": variance,
+            "schedule.name": schedule, "schedule.T": T, "schedule.beta_start": rates[0], "schedule.beta_end": rates[1],
+            "adapters": None if adapters is None else {"rank": adapters}, "prediction": prediction, "variance": variance,
             "drop": _share([text for text in drop or [] if "=" not in text]),
             "training.objective": objective, "training.weight": weight, "training.batch_size": batch,
             "training.learning_rate": lr, "training.seed": seed, "training.precision": precision,
@@ -121,9 +128,10 @@ def train(
     if unconditional and conditions:
         raise ValueError("--unconditional contradicts the conditions that are declared: leave one out.")
     plan = prepare(
-        source, runs / (name or default_name(data)), settings=settings, preset=preset, network=network,
+        source, runs / (name or default_name(data, start)), settings=settings, preset=preset, network=network,
         conditions=conditions if conditions or unconditional else None, override=override, device=shared.device(device), download=download,
         watch=Watch(shared.seconds(checkpoint_every), shared.seconds(preview_every)), factor=factor, autoencoder=autoencoder,
+        start=start,
     )  # fmt: skip
     for note in plan.data.notes:
         typer.echo(f"note: {note}")
@@ -218,7 +226,8 @@ def follow(run: Run) -> None:
         typer.echo("this run is already trained for as long as asked: give more --steps or --budget to go on.")
     trainer, resumed = run.trainer, first is None or first > 1
     typer.echo(f"{'resumed; ' if resumed else ''}trained {trainer.step} steps in {shared.clock(trainer.seconds)}; {run.verdict()}")
-    typer.echo(f"wrote {run.folder}/: the model, metrics.jsonl, samples/{', heard.png' if run.config.conditions else ''}")
+    also = f"{', heard.png' if run.config.conditions else ''}{', adapters/' if run.config.design.adapters else ''}"
+    typer.echo(f"wrote {run.folder}/: the model, metrics.jsonl, samples/{also}")
     typer.echo(f"next: undiffuse sample {run.folder}")
 
 

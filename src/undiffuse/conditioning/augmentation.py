@@ -25,6 +25,9 @@ class AugmentationConfig(ConditionSettings):
     inject: Literal["layers"] = "layers"
     missing: Literal[True] = True  # every example of a data set says nothing of its own
 
+    def continued(self, data: AugmentationConfig) -> AugmentationConfig:
+        return self._continued(data)
+
 
 class AugmentationCondition(ConditionModule):
     """Descriptions (B, numbers) → embeddings (B, width), the zero vector for none."""

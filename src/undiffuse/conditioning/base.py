@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,11 +31,25 @@ class Note(UserWarning):
     """Something that may be meant, but should be seen."""
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where the entries of an older parameter lie in one that grew along `axis`.
+
+    of: for each place along it the old one, None for a new one.   starts: the old places whose mean the new ones start as, zero
+    where there are none.
+    """
+
+    axis: int
+    of: tuple[int | None, ...]
+    starts: tuple[int, ...] = ()
+
+
 class ConditionSettings(BaseModel, ABC):
     """What all kinds of condition have.
 
     drop: probability of the null token in training.   inject: the way into the network.
     missing: whether some examples of the data said nothing, so that the null token is known even without dropping.
+    retired: of what the model was told in an earlier training and is never told any more.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -42,11 +57,30 @@ class ConditionSettings(BaseModel, ABC):
     drop: float = Field(0.1, ge=0, lt=1)
     inject: Inject = "layers"
     missing: bool = False
+    retired: bool = False
 
     @property
     def droppable(self) -> bool:
         """Whether the network knows what to do when nothing is said."""
         return self.drop > 0 or self.missing
+
+    def retire(self) -> Self:
+        """This condition in a model that goes on without being told it."""
+        return self.model_copy(update={"retired": True, "missing": True, "drop": 0.0})
+
+    @abstractmethod
+    def continued(self, data: Self) -> Self:
+        """This condition when training goes on with data of which `data` was fitted: its scales and everything it knows stay.
+
+        Raises ValueError where the two cannot be one condition.
+        """
+
+    def _continued(self, data: Self, **grown: object) -> Self:
+        """What all kinds do of `continued`."""
+        if data.inject != self.inject:
+            raise ValueError(f"the model was told it by {self.inject!r}, and its weights are for that: leave --inject out, or give it another name.")
+        same = {"drop": data.drop, "missing": data.missing or self.droppable, "retired": False}
+        return self.model_copy(update={**same, **grown})
 
     @property
     def beside(self) -> int:
@@ -82,6 +116,17 @@ class ConditionModule(nn.Module, ABC):
         """(B, tokens), True where a token of `forward` is not there; None where all are."""
         return None
 
+    def places(self, old: Self) -> dict[str, Places]:
+        """Of the parameters that grow with what the condition knows, by name: where those of an older one lie."""
+        return {}
+
+    def silence(self) -> None:
+        """Makes it start as nothing: its last layer at zero, except where the network itself starts deaf to it."""
+        if self.config.inject == "layers":
+            last = [module for module in self.modules() if next(module.children(), None) is None][-1]
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
+
     def is_one(self, value: object) -> bool:
         """Whether this is one value, and no sequence of values for several examples."""
         several = isinstance(value, list | tuple) and any(v is None for v in value)
@@ -110,6 +155,11 @@ class ConditionModule(nn.Module, ABC):
     def dropped(self, encoded: Tensor, drop: Tensor) -> Tensor:
         """Encoded values with the null token where `drop` (B,) is true."""
         return torch.where(drop.reshape(-1, *[1] * (encoded.ndim - 1)), self.nothing().to(encoded), encoded)
+
+
+def joined(names: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
+    """A vocabulary with the names of another that it lacks at the end."""
+    return (*names, *(name for name in more if name not in names))
 
 
 def width_for(config: ConditionSettings, width: int) -> int:

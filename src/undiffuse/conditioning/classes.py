@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from undiffuse.conditioning.base import ConditionModule, ConditionSettings, as_token, width_for
+from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Places, as_token, joined, width_for
 
 
 class ClassConfig(ConditionSettings):
@@ -23,6 +23,9 @@ class ClassConfig(ConditionSettings):
     kind: Literal["class"] = "class"
     names: tuple[str, ...] = Field(min_length=1)
 
+    def continued(self, data: ClassConfig) -> ClassConfig:
+        return self._continued(data, names=joined(self.names, data.names))
+
 
 class TaskConfig(ConditionSettings):
     """names: of the tasks."""
@@ -30,6 +33,9 @@ class TaskConfig(ConditionSettings):
     kind: Literal["task"] = "task"
     names: tuple[str, ...] = Field(min_length=1)
     drop: Literal[0] = 0
+
+    def continued(self, data: TaskConfig) -> TaskConfig:
+        return self._continued(data, names=joined(self.names, data.names))
 
 
 class ClassCondition(ConditionModule):
@@ -50,6 +56,13 @@ class ClassCondition(ConditionModule):
     def read(self, values: Sequence[object]) -> Tensor:
         """Names, or numbers that read as names → int64 (n,)."""
         return torch.tensor([self._index(str(value)) for value in values], dtype=torch.int64)
+
+    def places(self, old: ClassCondition) -> dict[str, Places]:
+        """A new name starts as the null token, or where there was none as the mean of the old ones."""
+        names, null = old.config.names, (len(old.config.names),) if old.config.droppable else ()
+        rows = [names.index(name) if name in names else None for name in self.config.names]
+        rows += [null[0] if null else None] if self.config.droppable else []
+        return {"table.weight": Places(0, tuple(rows), null or tuple(range(len(names))))}
 
     def _index(self, name: str) -> int:
         if name in self.config.names:

@@ -82,12 +82,20 @@ class Conditions(nn.Module):
     @property
     def askable(self) -> list[str]:
         """The names of the conditions that a user can ask for."""
-        return [name for name, module in self.items() if module.asked_by_name]
+        return [name for name, module in self.items() if module.asked_by_name and not module.config.retired]
 
     @property
     def droppable(self) -> list[str]:
         """The names of those that may be left unsaid."""
         return [name for name in self.askable if self[name].config.droppable]
+
+    def path(self, name: str) -> str:
+        """Where the parameters of a condition are."""
+        return f"each.{_key(name)}"
+
+    def nothing(self, n: int) -> Values:
+        """Nothing said of n examples, on the CPU. Raises ValueError for a condition that must be said."""
+        return {name: module.encode([None] * n) for name, module in self.items()}
 
     def items(self) -> list[tuple[str, ConditionModule]]:
         return [(name, self[name]) for name in self.names]

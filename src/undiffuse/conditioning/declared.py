@@ -62,13 +62,15 @@ class Condition(BaseModel):
 
 
 def fitted(
-    declared: Condition, column: Sequence[object] | Tensor, drop: float = 0.1, mode: str | None = None, download: bool = False
+    declared: Condition, column: Sequence[object] | Tensor, drop: float = 0.1, mode: str | None = None, download: bool = False,
+    continued: bool = False,
 ) -> ConditionConfig:
     """The configuration of a declared condition for a data set.
 
     drop: where the condition has none of its own.
     column: names, texts or numbers, None where one is missing; vectors (N, d), NaN where they are; pictures (N, C, *size).
     mode: of pictures, Pillow's name.   download: whether a text encoder may be fetched.
+    continued: whether the model knows the condition already, so that one value alone may be said.
     Raises ValueError for a column that the kind does not fit.
     """
     common: dict[str, Any] = {"drop": drop if declared.drop is None else declared.drop}
@@ -80,19 +82,19 @@ def fitted(
     if not said:
         raise ValueError("nothing is said in any row: leave it out.")
     if declared.kind == "class":
-        return ClassConfig(names=_several(vocabulary(said)), **common)
+        return ClassConfig(names=_several(vocabulary(said), continued), **common)
     if declared.kind == "task":
         if common["missing"]:
             raise ValueError(f"{len(column) - len(said)} rows name no task, and every example needs one: fill them in.")
-        return TaskConfig(names=_several(vocabulary(said)), **common | {"drop": 0})
+        return TaskConfig(names=_several(vocabulary(said), continued), **common | {"drop": 0})
     if declared.kind == "tags":
-        return TagsConfig(names=_several(vocabulary([name for value in said for name in names_in(value)])), **common)
+        return TagsConfig(names=_several(vocabulary([name for value in said for name in names_in(value)]), continued), **common)
     if declared.kind == "number":
         numbers = torch.tensor([as_number(value) for value in said], dtype=torch.float64)
         low, high = numbers.min().item(), numbers.max().item()
-        if low == high:
+        if low == high and not continued:
             raise ValueError(f"it is {low:g} in every row: there is nothing to learn from it.")
-        return NumberConfig(mean=numbers.mean().item(), deviation=numbers.std().item(), low=low, high=high, **common)
+        return NumberConfig(mean=numbers.mean().item(), deviation=numbers.std().item() if low < high else 1.0, low=low, high=high, **common)
     assert declared.kind == "text"
     texts = [str(value) for value in said]
     if declared.encoder in (None, WORDS):
@@ -104,8 +106,8 @@ def fitted(
     return TextConfig(encoder=encoder, **common)
 
 
-def _several(names: tuple[str, ...]) -> tuple[str, ...]:
-    if len(names) < 2:
+def _several(names: tuple[str, ...], continued: bool) -> tuple[str, ...]:
+    if len(names) < (1 if continued else 2):
         raise ValueError(f"there is only one value, {names[0]!r}, so it tells nothing: leave it out." if names else "no row names any: leave it out.")
     return names
 

@@ -30,6 +30,9 @@ class NumberConfig(ConditionSettings):
     low: float
     high: float
 
+    def continued(self, data: NumberConfig) -> NumberConfig:
+        return self._continued(data, low=min(self.low, data.low), high=max(self.high, data.high))
+
 
 class NumberCondition(ConditionModule):
     """Standardised numbers (B, 2) → embeddings (B, width)."""

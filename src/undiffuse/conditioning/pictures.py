@@ -32,6 +32,12 @@ class ImageConfig(ConditionSettings):
     high: float
     inject: Inject = "concat"
 
+    def continued(self, data: ImageConfig) -> ImageConfig:
+        """The scale stays the one that the network knows."""
+        if data.shape[0] != self.shape[0]:
+            raise ValueError(f"its pictures have {data.shape[0]} channels, and the model takes {self.shape[0]}: convert them, or name it otherwise.")
+        return self._continued(data, shape=data.shape, mode=data.mode)
+
     @property
     def beside(self) -> int:
         return self.shape[0] + 1 if self.inject == "concat" else 0

@@ -2,19 +2,22 @@
 
 A condition that never reaches the output is the commonest silent failure of conditional models.  So each is shuffled
 among the examples of a batch, everything else the same, and the change of x̂ is measured.  Before training, when last
-layers start at zero and hide everything, parameters that are all zero are lent small random values for the probe.
+layers start at zero and hide everything, parameters that are all zero are lent small random values for the probe; so are
+entries that a fine-tuning added, which start as nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from undiffuse.conditioning.conditions import Values
 
+NONE: Mapping[str, Tensor] = MappingProxyType({})
 LENT = 0.1  # deviation of the values lent to zero parameters
 
 
@@ -35,27 +38,33 @@ def effect(answer: Callable[[Values], Tensor], values: Values, name: str) -> flo
 
 
 @contextmanager
-def zeros_lent(module: nn.Module) -> Iterator[None]:
-    """The module with small random values in the parameters that are all zero, inside a `with`; zero again afterwards."""
+def zeros_lent(module: nn.Module, fresh: Mapping[str, Tensor] = NONE) -> Iterator[None]:
+    """The module with small random values in the parameters that are all zero, inside a `with`; as it was afterwards.
+
+    fresh: for parameters by name, which of their entries are lent values too.
+    """
     generator = torch.Generator().manual_seed(0)
-    zeros = [p for p in module.parameters() if not p.any()]
+    before: list[tuple[Tensor, Tensor]] = []
     try:
         with torch.no_grad():
-            for p in zeros:
-                p.copy_(LENT * torch.randn(p.shape, generator=generator))
+            for name, p in module.named_parameters():
+                lent = fresh[name].to(p.device) if name in fresh and p.any() else torch.tensor(not p.any(), device=p.device)
+                if lent.any():
+                    before.append((p, p.clone()))
+                    p.copy_(torch.where(lent, (LENT * torch.randn(p.shape, generator=generator)).to(p), p))
         yield
     finally:
         with torch.no_grad():
-            for p in zeros:
-                p.zero_()
+            for parameter, value in before:
+                parameter.copy_(value)
 
 
-def refuse_deaf(module: nn.Module, answer: Callable[[Values], Tensor], values: Values) -> None:
-    """Raises ValueError for a condition that does not reach the answer of a module at all."""
+def refuse_deaf(module: nn.Module, answer: Callable[[Values], Tensor], values: Values, fresh: Mapping[str, Tensor] = NONE) -> None:
+    """Raises ValueError for a condition that does not reach the answer of a module at all.   fresh: see `zeros_lent`."""
     was_training = module.training
     module.eval()
     try:
-        with torch.no_grad(), zeros_lent(module):
+        with torch.no_grad(), zeros_lent(module, fresh):
             deaf = [name for name in values if effect(answer, values, name) == 0]
     finally:
         module.train(was_training)

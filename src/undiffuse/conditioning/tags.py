@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from undiffuse.conditioning.base import ConditionModule, ConditionSettings, as_token, two_layers, width_for
+from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Places, as_token, joined, two_layers, width_for
 from undiffuse.conditioning.classes import unknown
 
 SEPARATORS = re.compile(r"[;|,]")
@@ -26,6 +26,9 @@ class TagsConfig(ConditionSettings):
 
     kind: Literal["tags"] = "tags"
     names: tuple[str, ...] = Field(min_length=1)
+
+    def continued(self, data: TagsConfig) -> TagsConfig:
+        return self._continued(data, names=joined(self.names, data.names))
 
 
 class TagsCondition(ConditionModule):
@@ -39,6 +42,11 @@ class TagsCondition(ConditionModule):
 
     def forward(self, encoded: Tensor) -> Tensor:
         return as_token(self.mlp(encoded), self.config)
+
+    def places(self, old: TagsCondition) -> dict[str, Places]:
+        """A new name adds nothing at first."""
+        names = old.config.names
+        return {"mlp.0.weight": Places(1, (*(names.index(name) if name in names else None for name in self.config.names), len(names)))}
 
     def is_one(self, value: object) -> bool:
         """A text, a tuple or a set is the tags of one example; a list is those of several."""

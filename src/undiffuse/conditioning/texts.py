@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from undiffuse.conditioning.base import ConditionModule, ConditionSettings, two_layers, width_for
+from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Places, two_layers, width_for
 from undiffuse.conditioning.transformers import Encoder, TransformerEncoder, open_encoder
 
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -40,6 +40,14 @@ class WordsEncoder(BaseModel):
 class TextConfig(ConditionSettings):
     kind: Literal["text"] = "text"
     encoder: Annotated[WordsEncoder | TransformerEncoder, Field(discriminator="kind")]
+
+    def continued(self, data: TextConfig) -> TextConfig:
+        before, after = (c.encoder.model_dump(exclude={"most", "scale", "source"}) for c in (self, data))
+        if before != after:
+            raise ValueError("its texts were read by another encoder than the model's: name that one with --encoder, or give it another name.")
+        now: dict[str, object] = {"most": max(self.encoder.most, data.encoder.most)}
+        now |= {"source": data.encoder.source} if isinstance(data.encoder, TransformerEncoder) else {}
+        return self._continued(data, encoder=self.encoder.model_copy(update=now))
 
 
 def words_of(text: str) -> list[str]:
@@ -108,6 +116,13 @@ class TextCondition(ConditionModule):
         if isinstance(encoder, WordsEncoder):
             return torch.zeros(encoder.most, PARTS, dtype=torch.int64)
         return torch.zeros(encoder.most, encoder.width + 1) if self.tokens else torch.zeros(encoder.width + 1)
+
+    def places(self, old: TextCondition) -> dict[str, Places]:
+        """Places in the text beyond the longest so far add nothing at first."""
+        if not isinstance(self.config.encoder, WordsEncoder):
+            return {}
+        most = old.config.encoder.most
+        return {"words.place": Places(0, tuple(k if k < most else None for k in range(self.config.encoder.most)))}
 
     @cached_property
     def encoder(self) -> Encoder:

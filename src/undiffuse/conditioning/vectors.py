@@ -23,6 +23,11 @@ class VectorConfig(ConditionSettings):
     mean: tuple[float, ...] = Field(min_length=1)
     deviation: tuple[float, ...]
 
+    def continued(self, data: VectorConfig) -> VectorConfig:
+        if len(data.mean) != len(self.mean):
+            raise ValueError(f"its vectors have {len(data.mean)} numbers, and the model takes {len(self.mean)}: give the same embedding.")
+        return self._continued(data)
+
 
 class VectorCondition(ConditionModule):
     """Standardised vectors (B, d + 1) → embeddings (B, width)."""

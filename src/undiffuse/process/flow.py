@@ -30,7 +30,7 @@ def norm_of(level: Level) -> Tensor:
 
 
 def level_at(schedule: Schedule, phi: Tensor) -> Level:
-    """The level of a schedule at the angle phi, shape (), the nearest one where phi lies outside its range."""
+    """The levels of a schedule at angles phi of any shape, the nearest ones where phi lies outside its range."""
     ends = angle_of(schedule([schedule.t_min, schedule.t_max]))
     inside = phi.detach().cpu().double().clamp(ends[0], ends[1])
     return schedule(schedule.at(-2 * torch.tan(inside).log()).clamp(schedule.t_min, schedule.t_max))

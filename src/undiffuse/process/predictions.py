@@ -22,6 +22,14 @@ chain's own bridges, found by the label.  A target needs no table of its own: su
     F* = (1 - c_skip alpha)/c_out · x  -  c_skip sigma/c_out · eps,
 
 and the error of F is the error of x̂ over c_out.
+
+The belief x̂ depends on x_t only through its signal-to-noise ratio and its direction.  So a network trained on one schedule
+denoises at any level of another: ask it at its own level of the same SNR, with x_t brought to the scale it has there,
+
+    x̂ = c_skip° · s x_t + c_out° · F( c_in° · s x_t, label° ),      s = hypot(alpha°, sigma°)/hypot(alpha, sigma),       (2)
+
+where ° marks the level that is asked.  Levels outside the range it was trained on are asked at the nearest end.  (2) is again
+an affine map, `Translated`.
 """
 
 from __future__ import annotations
@@ -34,6 +42,7 @@ from torch import Tensor
 
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
+from undiffuse.process.flow import angle_of, level_at, norm_of
 from undiffuse.process.levels import Level, meet
 from undiffuse.process.schedules import Schedule
 
@@ -52,6 +61,10 @@ class Prediction(ABC):
 
     @abstractmethod
     def affine(self, level: Level) -> Affine: ...
+
+    def asked(self, level: Level) -> Level:
+        """The level that the network is asked at, whose label its clock is told."""
+        return level
 
     def target(self, x: Tensor, eps: Tensor, level: Level) -> Tensor:
         """What the network should output for x_t = alpha x + sigma eps."""
@@ -115,14 +128,38 @@ class Mean(Prediction):
         return Affine(-bridge.on_xt / bridge.on_x, 1 / bridge.on_x, torch.ones_like(bridge.on_x))
 
 
+@dataclass(frozen=True)
+class Translated(Prediction):
+    """The prediction of a network that was trained on another schedule, its `clock`; eq. (2).
+
+    The mean of a chain's transition exists at the chain's own levels alone, so there the nearest one is asked.
+    """
+
+    inner: Prediction
+    clock: Schedule
+
+    def asked(self, level: Level) -> Level:
+        found = level_at(self.clock, angle_of(level))
+        if isinstance(self.inner, Mean) and isinstance(self.clock, Chain):
+            return self.clock.levels[self.clock.row(found)]
+        return found
+
+    def affine(self, level: Level) -> Affine:
+        asked = self.asked(level)
+        row, scale = self.inner.affine(asked), norm_of(asked) / norm_of(level)
+        return Affine(scale * row.c_skip, row.c_out, scale * row.c_in)
+
+
 PREDICTIONS = ("noise", "clean", "mean", "velocity", "flow", "karras")
 
 
-def make_prediction(name: str, schedule: Schedule, sigma_data: float = 0.5) -> Prediction:
-    """The prediction called `name` for networks trained on `schedule`.
+def make_prediction(name: str, schedule: Schedule, sigma_data: float = 0.5, clock: Schedule | None = None) -> Prediction:
+    """The prediction called `name` for networks used on `schedule`, and trained on `clock` where that is another.
 
     Raises ValueError where the two contradict each other: noise at alpha = 0, the mean off a chain, an unknown name.
     """
+    if clock is not None:
+        return Translated(make_prediction(name, clock, sigma_data), clock)
     if name == "noise" and schedule(schedule.t_max).alpha == 0:
         raise ValueError(
             "predicting the noise is undefined on a schedule with zero terminal SNR, where x_t is nothing but noise: "

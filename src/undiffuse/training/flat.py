@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 
 class Flat:
-    """The parameters of `module`, moved into `parameter` (n,), and their gradients into `gradient` (n,).
+    """The parameters of `module` that are not frozen, moved into `parameter` (n,), and their gradients into `gradient` (n,).
 
     Clear gradients by `gradient.zero_()`, never by setting them to None, which would cut them loose.
     Raises ValueError for parameters of several dtypes or devices.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.named = dict(module.named_parameters())
+        self.named = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if len({(p.dtype, p.device) for p in self.named.values()}) != 1:
             raise ValueError("the parameters of a network must share one dtype and one device to be trained together.")
         any_parameter = next(iter(self.named.values()))

@@ -1,0 +1,75 @@
+"""A noise schedule as data: its name, and what is set of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from undiffuse.process.betas import BETAS, REFERENCE_STEPS, linear_betas, scaled_linear_betas, sigmoid_betas, zero_terminal_snr
+from undiffuse.process.chains import Chain
+from undiffuse.process.schedules import CONTINUOUS, VP, Schedule, SubVP
+
+DEFAULT_T = 1000
+RANGED: dict[str, Callable[..., Tensor]] = {"linear": linear_betas, "scaled_linear": scaled_linear_betas, "sigmoid": sigmoid_betas}
+DIFFUSIONS: dict[str, Callable[..., Schedule]] = {"vp": VP, "sub_vp": SubVP}
+
+
+class ScheduleConfig(BaseModel):
+    """name: of BETAS (a chain of T steps), of CONTINUOUS, or "betas" with a list of them.
+
+    beta_start, beta_end: the range of the rate beta, in the unit of the papers, a step out of 1000; of linear, scaled_linear,
+    sigmoid, vp and sub_vp, and the paper's where None.
+    zero_terminal_snr: rescale a chain to end in pure noise.   shift: added to every log-SNR.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str = "cosine"
+    T: int | None = None
+    betas: tuple[float, ...] | None = None
+    beta_start: float | None = Field(None, gt=0)
+    beta_end: float | None = Field(None, gt=0)
+    zero_terminal_snr: bool = False
+    shift: float = 0.0
+
+    def build(self) -> Schedule:
+        """Raises ValueError for an unknown name, or settings that contradict each other."""
+        if (self.name == "betas") != (self.betas is not None):
+            raise ValueError("a list of betas and the schedule name 'betas' go together: give both or neither.")
+        if self.name in CONTINUOUS:
+            if self.T is not None or self.zero_terminal_snr:
+                raise ValueError(
+                    f"the schedule {self.name!r} is continuous: it has no number of steps T and no zero-terminal-SNR form; "
+                    "use a discrete one, such as cosine, for these."
+                )
+            return _shifted(self._continuous(), self.shift)
+        if self.name not in BETAS and self.betas is None:
+            names = ", ".join([*BETAS, *CONTINUOUS, "betas"])
+            raise ValueError(f"there is no noise schedule {self.name!r}: choose one of {names}.")
+        betas = self._chain(DEFAULT_T if self.T is None else self.T) if self.betas is None else torch.tensor(self.betas, dtype=torch.float64)
+        return _shifted(Chain(zero_terminal_snr(betas) if self.zero_terminal_snr else betas), self.shift)
+
+    def _chain(self, T: int) -> Tensor:
+        found = self._range("beta_start", "beta_end")
+        return RANGED[self.name](T, **found) if found else BETAS[self.name](T)
+
+    def _continuous(self) -> Schedule:
+        found = self._range("beta_min", "beta_max")
+        return DIFFUSIONS[self.name](**{name: REFERENCE_STEPS * beta for name, beta in found.items()}) if found else CONTINUOUS[self.name]()
+
+    def _range(self, start: str, end: str) -> dict[str, float]:
+        """What is set of the range of beta, under the two names it has there."""
+        found = {name: beta for name, beta in ((start, self.beta_start), (end, self.beta_end)) if beta is not None}
+        ranged = [*RANGED, *DIFFUSIONS]
+        if found and self.name not in ranged:
+            raise ValueError(
+                f"the schedule {self.name!r} is not made from a range of betas: choose one of {', '.join(ranged)}, or set schedule.shift."
+            )
+        return found
+
+
+def _shifted(schedule: Schedule, shift: float) -> Schedule:
+    return schedule.shifted(shift) if shift else schedule

@@ -1,0 +1,160 @@
+"""Fine-tuning: what a run takes over from a trained model, and what it may change.
+
+    network, prediction     the model's: they are what its weights mean
+    noise schedule          the model's or another; the network's clock is translated (process/predictions.py, eq. 2)
+    range of the data       the model's unit, so a value keeps its meaning; of integers of another type or range, black to white
+    conditions              known ones go on with their scales and vocabularies, which grow; new ones start silent; of those that
+                            the data does not say, nothing is said any more
+    weights                 copied, see carrying.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.carrying import carry
+from undiffuse.columns import fit_conditions
+from undiffuse.conditioning.augmentation import AugmentationConfig
+from undiffuse.conditioning.conditions import ConditionConfig, attended
+from undiffuse.conditioning.declared import Condition
+from undiffuse.configuration import Design, ModelConfig, StartConfig, changed, differences, rescheduled
+from undiffuse.data.codec import CodecConfig, fitted_codec
+from undiffuse.data.dataset import Dataset
+from undiffuse.denoiser import Denoiser
+from undiffuse.latents import Latents
+from undiffuse.model import load, weights_digest
+from undiffuse.networks.adapters import AdapterConfig, adapt, adaptable
+from undiffuse.scheduling import ScheduleConfig
+from undiffuse.training.settings import TrainingConfig
+
+MEANING = ("network", "prediction", "variance", "sigma_data")
+SMALLEST, LARGEST = 0.05, 5.0  # deviation, and mean, of float data in the model's unit, where its own have 0.5 and 0
+LEARNING_RATE = {"weights": 3e-4, "adapters": 3e-3}
+STEPS = 1000
+
+
+class Start:
+    """The model in a run folder or a model file, as the start of another run. Raises ValueError for a path that holds none."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.model = load(path, "cpu")
+        path = Path(path).resolve()
+        self.config = StartConfig(
+            name=path.name if path.is_dir() else f"{path.parent.name}/{path.name}",
+            sha256=weights_digest(self.model),
+        )
+
+    @property
+    def of(self) -> ModelConfig:
+        return self.model.config
+
+    def design(self, settings: Mapping[str, Any]) -> Design:
+        """The design of a fine-tuning.   settings: by dotted path, replacing the model's and the defaults.
+
+        Raises ValueError for settings that would make the weights mean something else, with a list.
+        """
+        of, learned = self.of, self.of.variance.startswith("learned")
+        before = Design(
+            network=of.network, schedule=of.schedule, clock=of.clock, prediction=of.prediction, variance=of.variance,
+            sigma_data=of.sigma_data, sampling=of.sampling,
+            training=TrainingConfig(
+                steps=STEPS, batch_size=64, learning_rate=LEARNING_RATE["adapters" if settings.get("adapters") else "weights"],
+                objective="hybrid" if learned else "simple", level_density="uniform" if learned else "logit_normal",
+            ),
+        )  # fmt: skip
+        noise = {path: value for path, value in settings.items() if path.partition(".")[0] == "schedule"}
+        another = noise.get("schedule.name", of.schedule.name) != of.schedule.name  # which keeps nothing of the old one, such as its T
+        schedule = changed(of.model_copy(update={"schedule": ScheduleConfig()}) if another else of, noise).schedule
+        schedule.build()
+        design = changed(rescheduled(before, schedule), {path: value for path, value in settings.items() if path not in noise})
+        other = {path: values for path, values in differences(before, design).items() if path.startswith(MEANING) and path != "network.dropout"}
+        if other and not (other.keys() == {"variance"} and not learned and not design.variance.startswith("learned")):
+            listed = "; ".join(f"{path}: {old!r} there, {new!r} now" for path, (old, new) in list(other.items())[:6])
+            raise ValueError(f"the weights to start from were trained with other settings of the network ({listed}): leave these out.")
+        return design
+
+    def codec(self, data: Dataset) -> CodecConfig:
+        """The codec for new data. Raises ValueError for examples that the network cannot take, or of another unit."""
+        fitted, of = fitted_codec(data), self.of.codec
+        if len(fitted.shape) != len(of.shape) or fitted.shape[0] != of.shape[0]:
+            raise ValueError(
+                f"the model to start from makes examples of {_described(of.shape)}, and the data has {_described(fitted.shape)}: "
+                "fine-tuning keeps both numbers; convert the data (--channels, for images), or train a new model."
+            )
+        same = {"shape": fitted.shape, "mode": fitted.mode}
+        if fitted.dtype == of.dtype and of.kind == "integer" and of.low[0] <= data.values.min() and data.values.max() <= of.high[0]:
+            return of.model_copy(update=same)
+        if fitted.kind == "integer" or of.kind == "integer":
+            return fitted
+        codec = fitted.model_copy(update={"offset": of.offset, "scale": of.scale})
+        for channel, (mean, own, zero, known) in enumerate(zip(fitted.offset, fitted.scale, of.offset, of.scale, strict=True)):
+            if not SMALLEST <= own / known / 2 <= LARGEST or abs(mean - zero) / known > LARGEST:
+                raise ValueError(
+                    f"channel {channel} of the data is {mean:g} ± {own / 2:g}, and in the model's training it was {zero:g} ± {known / 2:g}: "
+                    "bring the data to the same unit."
+                )
+        return codec
+
+    def latents(self, shape: tuple[int, ...], device: torch.device) -> Latents | None:
+        """The model's latents, where it has any, for examples (C, *size)."""
+        return self.model.latents.of_shape(shape).to(device) if self.model.latents else None
+
+    def declared(self, conditions: Mapping[str, Condition]) -> dict[str, Condition]:
+        """Conditions as declared, with what is not said of them as the model has it. Raises ValueError for another kind."""
+        found = {}
+        for name, condition in conditions.items():
+            known = self.of.conditions.get(name)
+            if known is not None and known.kind != condition.kind:
+                raise ValueError(
+                    f"the model was told {name!r} as a {known.kind}, not as a {condition.kind}: declare it so, or give the new one another "
+                    f"name, as in --{condition.kind} new={condition.column or name}."
+                )
+            if known is not None:
+                condition = condition.model_copy(update={
+                    "inject": condition.inject or known.inject, "drop": known.drop if condition.drop is None else condition.drop,
+                })  # fmt: skip
+            elif attended(self.of.conditions):
+                if condition.inject == "attention":
+                    raise ValueError(f"{name!r} would take attention from what the model attends to already: tell it by --inject {name}=layers.")
+                condition = condition.model_copy(update={"inject": condition.inject or ("layers" if condition.kind == "text" else None)})
+            found[name] = condition
+        return found
+
+    def conditions(self, data: Dataset, declared: Mapping[str, Condition], drop: float, download: bool) -> dict[str, ConditionConfig]:
+        """The conditions of the new model: the old ones first, in their order. Raises ValueError where they cannot go on."""
+        fitted = fit_conditions(data, declared, drop, download, self.of.conditions)
+        found: dict[str, ConditionConfig] = {}
+        for name, known in self.of.conditions.items():
+            if name in fitted:
+                try:
+                    found[name] = known.continued(fitted[name])  # type: ignore[arg-type]  # of one kind, see declared
+                except ValueError as error:
+                    raise ValueError(f"{known.kind} {name!r}: {error}") from None
+            elif not isinstance(known, AugmentationConfig):  # nothing shifted is the zero vector, so without it nothing changes
+                if not known.droppable:
+                    raise ValueError(
+                        f"the model must always be told {name!r}, a {known.kind}, and nothing says it: add it, as in --{known.kind} {name}=COLUMN."
+                    )
+                found[name] = known.retire()
+        return found | {name: config for name, config in fitted.items() if name not in found}
+
+    def into(self, denoiser: Denoiser, shape: tuple[int, ...], adapters: AdapterConfig | None) -> dict[str, Tensor]:
+        """Fills a denoiser with the model's weights, and gives it adapters; returns which entries of its parameters are new.
+
+        With adapters only these are trained, and the parameters that hold anything new.
+        """
+        fresh = carry(self.model.denoiser, denoiser, shape, self.of.build_clock())
+        if adapters is not None:
+            for name, parameter in denoiser.named_parameters():
+                parameter.requires_grad_(bool(fresh[name].any()))
+            adapt(denoiser.network, adapters, [path for path in adaptable(denoiser.network) if not fresh[f"network.{path}.weight"].any()])
+        return fresh
+
+
+def _described(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} channel{'s' * (shape[0] > 1)} and {len(shape) - 1} axes"
