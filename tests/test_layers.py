@@ -34,12 +34,13 @@ ALLOWED = {
     "sampling": {"process", "extras"},
     "evaluation": set(),
     "training": {"process", "conditioning", "denoiser", "likelihood", "files"},
+    "corruptions": {"process"},
     "latents": {"networks"},
     "first_stage": {
         "artefact", "classifier", "conditioning", "configuration", "data", "evaluation", "files", "latents", "networks", "pictures", "process",
         "training",
     },
-    "configuration": {"latents", "scheduling", "process", "networks", "conditioning", "denoiser", "data", "sampling", "training"},
+    "configuration": {"corruptions", "latents", "scheduling", "process", "networks", "conditioning", "denoiser", "data", "sampling", "training"},
     "steering": {"conditioning", "configuration", "data", "denoiser", "process", "sampling"},
     "model": {
         "adapters", "artefact", "carrying", "conditioning", "configuration", "data", "denoiser", "latents", "measures", "process", "sampling",
@@ -49,14 +50,15 @@ ALLOWED = {
     "classifying": {"artefact", "classifier", "columns", "conditioning", "configuration", "data", "files", "networks", "process", "training"},
     "adherence": {"classifying", "columns", "conditioning", "data", "model", "process", "training"},
     "editing": {"configuration", "model", "process", "sampling"},
+    "tasks": {"corruptions", "model", "process"},
     "sweeping": {"configuration", "evaluation", "model", "process", "sampling"},
     "presets": {"configuration", "data", "latents", "networks", "sampling", "scheduling", "training"},
     "pictures": {"data", "process", "sampling"},
     "run": {
-        "adapters", "columns", "conditioning", "configuration", "data", "denoiser", "files", "latents", "likelihood", "model", "networks", "pictures",
-        "process", "starting", "training",
+        "adapters", "columns", "conditioning", "configuration", "corruptions", "data", "denoiser", "files", "latents", "likelihood", "model", "networks",
+        "pictures", "process", "starting", "training",
     },
-    "prepare": {"conditioning", "configuration", "data", "first_stage", "model", "presets", "process", "run", "starting"},
+    "prepare": {"conditioning", "configuration", "corruptions", "data", "first_stage", "model", "presets", "process", "run", "starting"},
 }
 OUTSIDE = {"process": {"torch"}, "networks": {"torch", "pydantic"}, "sampling": {"torch", "pydantic"}, "conditioning": {"torch", "pydantic"}}
 STANDARD_ONLY = {

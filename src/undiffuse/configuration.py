@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from undiffuse.conditioning.conditions import ConditionConfig, Conditions, attended, channels_beside
 from undiffuse.conditioning.declared import Condition
+from undiffuse.corruptions import CorruptionConfig
 from undiffuse.data.codec import CodecConfig
 from undiffuse.data.sources import DataConfig
 from undiffuse.denoiser import Denoiser, Variance
@@ -67,6 +68,7 @@ class Design(Config):
 
     drop: probability that a condition is dropped in training, so that guidance has an unconditional model; of conditions
     that have none of their own.
+    tasks: what is shown of each example to be made, by the name of the task; see corruptions.py.
     augment: of the training examples; the model is told, so that samples show none of it.
     sigma_data: standard deviation of x in the model's range, for karras and edm.
     latent: where x is an autoencoder's latents.
@@ -82,6 +84,7 @@ class Design(Config):
     variance: Variance = "fixed_small"
     sigma_data: float = Field(0.5, gt=0)
     drop: float = Field(0.1, ge=0, lt=1)
+    tasks: dict[str, CorruptionConfig] = Field(default_factory=dict)
     adapters: AdapterConfig | None = None
     augment: AugmentConfig = AugmentConfig()
     training: TrainingConfig = TrainingConfig()
@@ -126,6 +129,7 @@ class ModelConfig(Config):
     variance: Variance
     sigma_data: float
     conditions: dict[str, ConditionConfig]
+    tasks: dict[str, CorruptionConfig] = Field(default_factory=dict)
     sampling: SamplingConfig
     weights: Literal["averaged", "raw"] = "averaged"
     provenance: dict[str, Any] = Field(default_factory=dict)

@@ -15,6 +15,7 @@ import torch
 
 from undiffuse.conditioning.declared import Condition
 from undiffuse.configuration import Design, LatentDesign, RunConfig, changed, refuse_other
+from undiffuse.corruptions import Corruption, described
 from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, open_data
@@ -69,7 +70,7 @@ def prepare(
     data: DataConfig, folder: Path, *, settings: Mapping[str, Any] | None = None, preset: str | None = None,
     network: str | None = None, conditions: Mapping[str, Condition] | None = None, override: bool = False,
     device: torch.device | None = None, watch: Watch = EVERY_SO_OFTEN, download: bool = False, factor: int | None = None,
-    autoencoder: Path | None = None, start: str | Path | None = None,
+    autoencoder: Path | None = None, start: str | Path | None = None, tasks: Mapping[str, Corruption] | None = None,
 ) -> Plan:  # fmt: skip
     """A run in `folder`: new, or to be taken up where it was.
 
@@ -78,19 +79,21 @@ def prepare(
     unconditional model.   download: whether a text encoder may be fetched.
     factor: how many positions along each axis one latent stands for; None for a model of the data itself.
     autoencoder: a folder to take the autoencoder of the latents from.
+    tasks: what the model is shown of the example it is to make, by the name of the task, see corruptions.py.
     start: a run folder or model file whose weights to start from, and then nothing of the network is told, see starting.py.
     Raises ValueError where the folder holds a run of another configuration, unless `override` says to go on with the new
     training settings or data.
     """
     dataset, device = open_data(data), device or default_device()
+    settings = dict(settings or {}) | ({"tasks": {name: task.model_dump(mode="json") for name, task in tasks.items()}} if tasks else {})
     base = Start(start) if start else None
     codec = base.codec(dataset) if base else fitted_codec(dataset)
     if base and not (preset is network is factor is autoencoder is None):
         raise ValueError("a fine-tuning keeps the network, and the latents, of the model it starts from: leave --preset, --network and --latent out.")
     if base:
-        design = _ending(base.design(settings or {}), settings or {})
+        design = _ending(base.design(settings), settings)
     else:
-        design = _design(data.source, codec, settings or {}, preset, device.type == "cpu", network, factor, autoencoder)
+        design = _design(data.source, codec, settings, preset, device.type == "cpu", network, factor, autoencoder)
     unused = [name for name in dataset.columns if name not in FILE_COLUMNS] if conditions is None and not dataset.classes else []
     if unused:
         note = f"of the columns {', '.join(unused)} the model is told nothing: declare conditions, such as --class {unused[0]}, to tell it"
@@ -100,6 +103,11 @@ def prepare(
         conditions = {"class": Condition(kind="class")} if len(dataset.classes) > (0 if known else 1) else {}
     if base:
         conditions = base.declared(conditions)
+    taken = [name for name in ("seen", "task") if design.tasks and name in conditions]
+    if taken:
+        raise ValueError(f"tasks by training tell the model {taken[0]!r} themselves: give the condition another name, as in --class other={taken[0]}.")
+    if design.tasks and design.latent is not None:
+        raise ValueError("tasks by training show parts of examples, which latents are not made of: leave --latent or --tasks out.")
     if design.augment.probability and any(c.kind == "image" for c in conditions.values()):
         raise ValueError("pictures that are conditions would not be shifted along with the examples: set augment.probability to 0.")
     config = RunConfig(
@@ -154,7 +162,8 @@ def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
 def train(
     data: str, *, name: str | None = None, runs: str | Path = "runs", settings: Mapping[str, Any] | None = None,
     preset: str | None = None, network: str | None = None, conditions: Mapping[str, Condition] | None = None, table: str | None = None,
-    latent: int | str | Path | None = None, start: str | Path | None = None, adapters: int | None = None, **training: Any,
+    latent: int | str | Path | None = None, start: str | Path | None = None, adapters: int | None = None, tasks: str | None = None,
+    **training: Any,
 ) -> Model:  # fmt: skip
     """Trains on `data` in runs/<name> and returns the model; the same call again resumes.
 
@@ -162,6 +171,7 @@ def train(
     settings: any other field of Design by dotted path, such as {"prediction": "noise"}.   network: see `prepare`.
     conditions: such as {"age": Condition(kind="number")}; the data's classes when left out.   table: see DataConfig.
     start: a run folder or model file whose weights to start from.   adapters: the rank of low-rank adapters to train instead of these.
+    tasks: to make examples of what is left of them, such as "inpaint,upscale:4,denoise".
     latent: to diffuse in an autoencoder's latents: 2, 4 or 8 positions along each axis in one, or a folder to take it from.
     """
     chosen = {f"training.{key}": value for key, value in training.items()} | dict(settings or {})
@@ -173,7 +183,7 @@ def train(
     factor, autoencoder = (latent, None) if isinstance(latent, int) else (None, None if latent is None else Path(latent))
     plan = prepare(
         source, Path(runs) / (name or default_name(data, start)), settings=chosen, preset=preset, network=network, conditions=conditions,
-        factor=factor, autoencoder=autoencoder, start=start,
+        factor=factor, autoencoder=autoencoder, start=start, tasks=described(tasks) if tasks else None,
     )  # fmt: skip
     first = plan.autoencoder()
     for _ in first.updates() if first else ():

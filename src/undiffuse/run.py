@@ -31,9 +31,12 @@ from undiffuse.adapters import AdaptersConfig
 from undiffuse.adapters import save as save_adapters
 from undiffuse.columns import encode_columns, fit_conditions, said_in
 from undiffuse.conditioning.augmentation import AugmentationConfig
+from undiffuse.conditioning.classes import TaskConfig
 from undiffuse.conditioning.conditions import Values
 from undiffuse.conditioning.probe import refuse_deaf
+from undiffuse.conditioning.seen import SeenConfig
 from undiffuse.configuration import ModelConfig, RunConfig, changed
+from undiffuse.corruptions import Tasks
 from undiffuse.data.augmentation import shifted
 from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
@@ -44,6 +47,7 @@ from undiffuse.likelihood.bound import Bins, Decoder, Density
 from undiffuse.model import FILE_NAME, Model, save_model
 from undiffuse.networks.adapters import merged
 from undiffuse.networks.building import NAMES
+from undiffuse.pictures.edits import pictures_of, rows_of
 from undiffuse.pictures.levels import effects
 from undiffuse.pictures.views import label_of, samples_grid
 from undiffuse.process.bridges import Bridge
@@ -57,6 +61,7 @@ from undiffuse.training.objectives import Hybrid, Objective, Simple, Variational
 from undiffuse.training.validation import Bank, References, bank_size, evaluated, references, relative
 
 MOST_PREVIEWS, FEWEST_PREVIEWS, PREVIEW_NUMBERS = 50, 10, 2**17  # fewer where examples are large and drawing is slow
+MOST_OF_TASKS = 12
 READABLE = ("class", "task", "number", "tags", "text")
 MOST_PROBED = 64  # examples, for the probe of conditions
 MOST_REFERENCE_NUMBERS = 2**25  # of the training set, for the reference curves
@@ -87,17 +92,23 @@ class Run:
         conditions = fit(data, config.conditions, design.drop, download)
         if design.augment.probability:
             conditions["augmentation"] = AugmentationConfig(numbers=len(data.shape) - 1)
+        self.tasks = Tasks(design.tasks) if design.tasks else None
+        if self.tasks:
+            self.tasks.check(data.shape)
+            conditions["seen"] = SeenConfig(shape=(data.shape[0] + 2, *data.shape[1:]))
+            conditions |= {"task": TaskConfig(names=self.tasks.names)} if len(self.tasks.names) > 1 else {}
         self.model_config = ModelConfig(
             codec=codec.config, latent=None if latents is None else latents.config,
             network=design.network, schedule=design.schedule, clock=design.clock, prediction=design.prediction,
-            variance=design.variance, sigma_data=design.sigma_data, conditions=conditions, sampling=design.sampling,
+            variance=design.variance, sigma_data=design.sigma_data, conditions=conditions, tasks=design.tasks,
+            sampling=design.sampling,
         )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(design.training.seed)
             denoiser, schedule = self.model_config.build()
             self._fresh = start.into(denoiser, self.model_config.shape, design.adapters) if start else {}
         values = encode_columns(data, config.conditions, denoiser.conditions, folder / CACHE)
-        unsaid = [name for name in denoiser.conditions.names if name not in values]
+        unsaid = [name for name in denoiser.conditions.names if name not in values and not (self.tasks and name in ("seen", "task"))]
         values |= {name: denoiser.conditions[name].encode([None] * len(data)) for name in unsaid}
         rows = data.split_rows(config.data.held_out, design.training.seed)
         self.training_data, self.held_out = (data[part] for part in rows)
@@ -111,10 +122,13 @@ class Run:
         self.loader = Loader(self.training_data, codec, design.training.batch_size, design.training.seed, device, told)
         # data may be sorted by class, so the few that are looked at are drawn from all
         seen, judged = (np.random.Generator(np.random.Philox(0)).permutation(part) for part in (rows[0], rows[1] if len(rows[1]) else rows[0]))
-        self._refuse_deaf({name: value[seen[:MOST_PROBED]].to(device) for name, value in values.items()})
+        few = seen[:MOST_PROBED]
+        probed = {name: value[few].to(device) for name, value in values.items()}
+        self._refuse_deaf(probed | self._told(codec.encode(data.values[few]).to(device), 0))
         few = judged[: bank_size(codec.shape)]
-        known = {name: value[few].to(device) for name, value in values.items()}
-        self.bank = Bank.of(codec.encode(data.values[few]).to(device), known, schedule)
+        x = codec.encode(data.values[few]).to(device)
+        known = {name: value[few].to(device) for name, value in values.items()} | self._told(x, 0)
+        self.bank = Bank.of(x, known, schedule)
         self._said = {name: said_in(data, name, condition, judged[:MOST_PREVIEWS]) for name, condition in config.conditions.items()}
         few = seen[: max(1, MOST_REFERENCE_NUMBERS // math.prod(codec.shape))]
         self.references: References = references(self.bank, codec.encode(data.values[few]))
@@ -147,7 +161,11 @@ class Run:
         if augment.probability:
             generator = torch.Generator().manual_seed(step_seed(self.config.design.training.seed + 1, step))
             x, values["augmentation"] = shifted(x, augment.probability, augment.shift, generator)
-        return x, values
+        return x, values | self._told(x, step_seed(self.config.design.training.seed + 2, step))
+
+    def _told(self, x: Tensor, seed: int) -> Values:
+        """What tasks by training show of examples."""
+        return self.tasks.told(x, torch.Generator().manual_seed(seed)) if self.tasks else {}
 
     def description(self) -> str:
         """What is about to be trained, in two lines."""
@@ -266,6 +284,8 @@ class Run:
         n = max(FEWEST_PREVIEWS, min(MOST_PREVIEWS, PREVIEW_NUMBERS // math.prod(self.training_data.shape)))
         asked, labels = self._asked(n)
         n = len(labels) or n
+        if self.tasks:
+            return self._preview_of_tasks(n, asked)
 
         def sample() -> Tensor:
             return self.model.sample(n, asked)
@@ -275,6 +295,23 @@ class Run:
         path = self.folder / "samples" / f"step-{self.trainer.step:08d}.png"
         path.parent.mkdir(exist_ok=True)
         samples_grid(values, self.model.codec, labels, f"step {self.trainer.step}", captions=len(set(labels)) > len(labels) / 2).save(path)
+        return path
+
+    def _preview_of_tasks(self, n: int, asked: dict[str, Any]) -> Path:
+        """Held-out examples in rows: what is shown of each, what is made of that, and the example itself."""
+        n = min(n, len(self.bank.x), MOST_OF_TASKS)
+        shown = {name: self.bank.values[name][:n] for name in ("seen", "task") if name in self.bank.values}
+        names = list(self.model_config.tasks)
+        tasks = [names[k] for k in shown["task"].tolist()] if "task" in shown else [""] * n
+        told = {name: value[:n] for name, value in asked.items()} | {"seen": shown["seen"].cpu()} | ({"task": tasks} if "task" in shown else {})
+        with self.trainer.average.swapped():
+            made = evaluated(self.model.denoiser, lambda: self.model.sample(n, told))
+        path = self.folder / "samples" / f"step-{self.trainer.step:08d}.png"
+        path.parent.mkdir(exist_ok=True)
+        decode, channels = self.model.codec.decode, self.model_config.codec.shape[0]
+        parts = {"shown": decode(shown["seen"][:, :channels]), "made": made, "held out": decode(self.bank.x[:n])}
+        rows = [(name, pictures_of(values, self.model.codec)) for name, values in parts.items()]
+        rows_of(rows, f"Tasks, step {self.trainer.step}", tasks).save(path)
         return path
 
     def _asked(self, n: int) -> tuple[dict[str, Any], list[str]]:

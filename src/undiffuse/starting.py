@@ -61,7 +61,7 @@ class Start:
         of, learned = self.of, self.of.variance.startswith("learned")
         before = Design(
             network=of.network, schedule=of.schedule, clock=of.clock, prediction=of.prediction, variance=of.variance,
-            sigma_data=of.sigma_data, sampling=of.sampling,
+            sigma_data=of.sigma_data, sampling=of.sampling, tasks=of.tasks,
             training=TrainingConfig(
                 steps=STEPS, batch_size=64, learning_rate=LEARNING_RATE["adapters" if settings.get("adapters") else "weights"],
                 objective="hybrid" if learned else "simple", level_density="uniform" if learned else "logit_normal",
@@ -135,6 +135,8 @@ class Start:
                     found[name] = known.continued(fitted[name])  # type: ignore[arg-type]  # of one kind, see declared
                 except ValueError as error:
                     raise ValueError(f"{known.kind} {name!r}: {error}") from None
+            elif self.of.tasks and name in ("seen", "task"):
+                continue  # made from the examples themselves, see corruptions.py
             elif not isinstance(known, AugmentationConfig):  # nothing shifted is the zero vector, so without it nothing changes
                 if not known.droppable:
                     raise ValueError(

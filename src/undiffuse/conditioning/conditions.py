@@ -22,17 +22,18 @@ from undiffuse.conditioning.base import ConditionModule
 from undiffuse.conditioning.classes import ClassCondition, ClassConfig, TaskConfig
 from undiffuse.conditioning.numbers import NumberCondition, NumberConfig
 from undiffuse.conditioning.pictures import ImageCondition, ImageConfig
+from undiffuse.conditioning.seen import SeenCondition, SeenConfig
 from undiffuse.conditioning.tags import TagsCondition, TagsConfig
 from undiffuse.conditioning.texts import TextCondition, TextConfig
 from undiffuse.conditioning.vectors import VectorCondition, VectorConfig
 
 KINDS: dict[str, Callable[[Any, int], ConditionModule]] = {
     "class": ClassCondition, "task": ClassCondition, "tags": TagsCondition, "number": NumberCondition, "vector": VectorCondition,
-    "text": TextCondition, "image": ImageCondition, "augmentation": AugmentationCondition,
+    "text": TextCondition, "image": ImageCondition, "augmentation": AugmentationCondition, "seen": SeenCondition,
 }  # fmt: skip
 
 ConditionConfig = Annotated[
-    ClassConfig | TaskConfig | TagsConfig | NumberConfig | VectorConfig | TextConfig | ImageConfig | AugmentationConfig,
+    ClassConfig | TaskConfig | TagsConfig | NumberConfig | VectorConfig | TextConfig | ImageConfig | AugmentationConfig | SeenConfig,
     Field(discriminator="kind"),
 ]
 

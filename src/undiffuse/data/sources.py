@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +17,7 @@ from undiffuse.data.dataset import Dataset
 class DataConfig(BaseModel):
     """source: digits, or a path.   size, fit, channels: for images.   layout: for arrays.
 
+    shrink: blocks of so many numbers along each axis are averaged to one.
     table: a file with more columns of the examples, by file name, or by order where they are no files.
 
     held_out: a share of the examples (below 1) or a number of them (from 1 on) that training never sees.
@@ -28,6 +30,7 @@ class DataConfig(BaseModel):
     fit: Literal["crop", "pad", "stretch"] = "crop"
     channels: Literal["grey", "rgb", "rgba"] | None = None
     layout: str | None = None
+    shrink: int | None = Field(None, ge=2)
     table: str | None = None
     held_out: float = Field(0.1, ge=0)
 
@@ -38,6 +41,17 @@ def digits() -> Dataset:
         content = np.load(file, allow_pickle=False)
         values, labels = content["images"], content["labels"].astype(np.int64)
     return Dataset("digits", values, labels, tuple("0123456789"), low=0.0, high=16.0)
+
+
+def shrunk(data: Dataset, factor: int) -> Dataset:
+    """Examples whose numbers are the averages of blocks, rounded where they are integers. Raises ValueError where blocks do not fit."""
+    size = data.shape[1:]
+    if any(n % factor for n in size):
+        raise ValueError(f"blocks of {factor} do not fit examples of {'×'.join(str(n) for n in size)}: shrink by a number that divides every side.")
+    blocks = data.values.reshape(*data.values.shape[:2], *(part for n in size for part in (n // factor, factor)))
+    means = blocks.mean(tuple(range(3, blocks.ndim, 2)), dtype=np.float64)
+    values = (means.round() if np.issubdtype(data.values.dtype, np.integer) else means).astype(data.values.dtype)
+    return replace(data, values=values)
 
 
 def open_data(config: DataConfig) -> Dataset:
@@ -61,6 +75,7 @@ def open_data(config: DataConfig) -> Dataset:
         raise ValueError(f"{path} is no kind of data known here: give a folder of images, or a .csv, .npy, .npz or idx.gz file.")
     if (config.size or config.channels) and not path.is_dir() and path.suffix not in tables.SUFFIXES:
         raise ValueError("--size and --channels are for images; change an array before giving it.")
+    data = data if config.shrink is None else shrunk(data, config.shrink)
     if config.table is None:
         return data
     files = data.columns["file"].tolist() if "file" in data.columns and path.is_dir() else None

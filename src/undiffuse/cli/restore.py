@@ -1,0 +1,77 @@
+"""undiffuse restore RUN IMAGE…"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from undiffuse.cli import edits, shared
+
+
+def restore(
+    run: Annotated[Path, Argument(metavar="RUN", help="A run that was trained with --tasks.")],
+    images: Annotated[list[str], Argument(metavar="IMAGE…", help=edits.INPUTS)],
+    task: Annotated[str | None, Option(help="One of the run's tasks; all in turn with --simulate when left out.")] = None,
+    simulate: Annotated[bool, Option("--simulate", help="The images are whole: take from them what the task hides, and see what comes back.")] = False,
+    mask: Annotated[Path | None, Option(help="Of inpainting: an image or .npy, white or 1 where to fill in.")] = None,
+    noise: Annotated[float | None, Option(help="How noisy the images are, in the model's range (black to white is 2).")] = None,
+    n: Annotated[int, Option("-n", help="How many answers for each.")] = 3,
+    class_: edits.ClassName = None,
+    steps: Annotated[int | None, Option(help="Steps of sampling.")] = None,
+    seed: Annotated[int, Option(help="Of what is drawn.")] = 0,
+    weights: edits.Weights = None,
+    out: edits.Out = None,
+    device: edits.Device = None,
+) -> None:
+    """Fill in, upscale, colour, deblur or denoise images with a model that was trained for it."""
+    shared.check_out(out)
+    import torch
+
+    from undiffuse import tasks
+    from undiffuse.model import load
+    from undiffuse.pictures import edits as pictures
+
+    model = load(run, shared.device(device), weights)
+    asked = [task] if task or not simulate else list(model.config.tasks)
+    corruptions = [tasks.corruption_of(model, name) for name in asked or [None]]
+    if simulate and (mask or noise is not None):
+        raise ValueError("--simulate draws what is hidden as training does: leave --mask and --noise out.")
+    if simulate:
+        inputs = edits.read(run, model, images)
+        seen = tasks.together([tasks.simulated(model, inputs.values, name, seed=seed) for name, _ in corruptions])
+        truth = torch.cat([model.codec.decode(model.codec.encode(inputs.values))] * len(corruptions))
+        labels = [name for name, _ in corruptions for _ in inputs.names]
+        names = [f"{name}-{stem}".replace(":", "-") for name, _ in corruptions for stem in inputs.names]
+    else:
+        name, corruption = corruptions[0]
+        values, names = edits.read_sized(run, model, images, corruption.operator(model.config.codec.shape, 1, torch.Generator()))
+        hidden = edits.read_mask(mask, model) if mask else None
+        seen, truth, labels = tasks.given(model, values, name, hidden=hidden, noise=noise), None, [name] * len(names)
+    conditions = edits.asked(model, class_)
+    with shared.progress_bar("{task.completed} of {task.total} steps") as bar:
+        walking = bar.add_task("sampling", total=1)
+        made = tasks.made_of(
+            model, seen, n, conditions=conditions, seed=seed, progress=lambda done, total: bar.update(walking, completed=done, total=total),
+            **shared.given(steps=steps),
+        )  # fmt: skip
+    folder, codec = edits.folder_for(run, out), model.codec
+    rows = [("seen", pictures.pictures_of(seen.values, codec))]
+    rows += [("made of it" if k == 0 else "", pictures.pictures_of(made.values[:, k], codec)) for k in range(n)]
+    numbers = {"tasks": labels, "n": n, "class": class_, "seed": seed}
+    if truth is not None:
+        rows.append(("held back", pictures.pictures_of(truth, codec)))
+        low, high = model.config.codec.low, model.config.codec.high
+        span = max(h - lo for h, lo in zip(high, low, strict=True))
+        errors = ((made.values[:, 0] - truth) / span).flatten(1).square().mean(1)
+        psnr = -10 * errors.log10()
+        numbers["psnr_db"] = dict(zip(names, edits.finite(psnr), strict=True))
+        for name, label, value in zip(names, labels, psnr.tolist(), strict=True):
+            typer.echo(f"{name}: {label}, the first answer comes back to {edits.decibels(value)}")
+    pictures.rows_of(rows, "What may have been there", labels).save(folder / "picture.png")
+    results = {"seen": (names, seen.values)} | {f"made-{k + 1}": (names, made.values[:, k]) for k in range(n)}
+    written = ["picture.png", *edits.write(folder, model, results, numbers)]
+    typer.echo(f"wrote {folder}/: {', '.join(written)}")
+    typer.echo(f"next: undiffuse restore {run} {' '.join(images)} --seed {seed + 1}{' --simulate' if simulate else f' --task {labels[0]}'}  for others")

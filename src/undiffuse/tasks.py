@@ -1,0 +1,177 @@
+"""Tasks that a model was trained for: what is seen of an example, and the examples that may have been there.
+
+A model of tasks (corruptions.py) is shown what is left of an example and draws what it may have been: one evaluation of the
+network a step, no gradient.  What is left comes from someone (`given`), or is made of a whole example to see how well it
+comes back (`simulated`).  A second stage is the same thing with a first model's samples as what is given (`upscaled`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undiffuse.corruptions import Corruption, shown
+from undiffuse.model import Model
+from undiffuse.process.noise import standard_normal
+from undiffuse.process.operators import Mask, Operator
+
+AUGMENTATION_STREAM = 11
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is left of examples.   shown: to the network, (inputs, C + 2, *size).   tasks: of each.   values: its picture, in the data's
+    own range, (inputs, C, *size).   known: of inpainting, which numbers are kept, (inputs, C, *size), and their values."""
+
+    shown: Tensor
+    tasks: tuple[str, ...]
+    values: Tensor
+    known: Tensor | None = None
+    kept: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """values: (inputs, n, C, *size), in the data's own range.   seen: what they were made of."""
+
+    values: Tensor
+    seen: Seen
+
+
+def corruption_of(model: Model, task: str | None) -> tuple[str, Corruption]:
+    """The task and its corruption; the model's only one where None. Raises ValueError for one it was not trained for."""
+    tasks = model.config.tasks
+    if not tasks:
+        raise ValueError(
+            "this model was not trained for tasks: 'undiffuse inpaint', 'upscale', 'colorize', 'deblur' and 'denoise' take any model, and "
+            "'undiffuse train DATA --tasks inpaint,denoise' trains one for them."
+        )
+    if task is None and len(tasks) == 1:
+        task = next(iter(tasks))
+    if task not in tasks:
+        raise ValueError(f"{'there are several tasks, so say which' if task is None else f'this model was not trained for the task {task!r}'}: "
+                         f"it can do {', '.join(tasks)}.")  # fmt: skip
+    return task, tasks[task]
+
+
+def simulated(model: Model, values: np.ndarray | Tensor, task: str | None = None, *, seed: int = 0) -> Seen:
+    """What the task leaves of whole examples (inputs, C, *size), in the data's own range, drawn as in training."""
+    name, corruption = corruption_of(model, task)
+    x = model.codec.encode(values)
+    each = [corruption.seen(x[k : k + 1], torch.Generator().manual_seed(seed + k)) for k in range(len(x))]
+    both = torch.cat(each)
+    known = both[:, -2:-1].bool().expand_as(x) if corruption.kind == "inpaint" else None  # type: ignore[attr-defined]
+    kept = model.codec.decode(x) if known is not None else None
+    return Seen(both, (name,) * len(x), _picture(model, both), known, kept)
+
+
+def given(
+    model: Model, values: np.ndarray | Tensor, task: str | None = None, *, hidden: np.ndarray | Tensor | None = None, noise: float | None = None,
+    seed: int | None = None,
+) -> Seen:  # fmt: skip
+    """What someone has of examples, in the data's own range: of the size that the task leaves, (inputs, C, *size / factor) of upscaling.
+
+    hidden: of inpainting, True where to fill in, (*size), (1, *size) or (inputs, 1, *size).   noise: how noisy the values are, as
+    a standard deviation in the model's range; the least that the task was trained for when left out.
+    seed: to add that noise first, where the values have none: noise conditioning augmentation.
+    Raises ValueError for values, a mask or noise that the task does not take.
+    """
+    name, corruption = corruption_of(model, task)
+    low, high = corruption.noise
+    s = low if noise is None else noise
+    if not low <= s <= high:
+        raise ValueError(f"the task {name!r} was trained for noise of {low:g} to {high:g}, not of {s:g}.")
+    shape, given_ = model.config.codec.shape, torch.as_tensor(values).float()
+    operator: Operator
+    if corruption.kind == "inpaint":  # type: ignore[attr-defined]
+        operator = Mask(~_hidden(hidden, shape, len(given_)))
+    elif hidden is not None:
+        raise ValueError(f"a mask belongs to inpainting, not to the task {name!r}: leave it out.")
+    else:
+        operator = corruption.operator(shape, len(given_), torch.Generator())
+    wanted = operator.shape_of(shape)
+    if tuple(given_.shape[1:]) != tuple(wanted):
+        raise ValueError(f"the task {name!r} takes examples of shape {tuple(wanted)}, but these have {tuple(given_.shape[1:])}.")
+    y = operator(model.codec.encode(operator.picture(given_), limited=False))
+    if seed is not None and s:
+        y = y + s * standard_normal(tuple(y.shape[1:]), seed, torch.arange(len(y)), stream=AUGMENTATION_STREAM)
+    both = shown(operator, y, torch.full((len(y),), float(s)))
+    known = operator.known.expand(len(y), *shape) if isinstance(operator, Mask) and corruption.kind == "inpaint" else None  # type: ignore[attr-defined]
+    return Seen(both, (name,) * len(y), _picture(model, both), known, given_ if known is not None else None)
+
+
+def together(parts: Sequence[Seen]) -> Seen:
+    """Examples of several tasks in one; what is known of some is pasted into these alone."""
+    shape = parts[0].values.shape[1:]
+    known = [part.known if part.known is not None else torch.zeros(len(part.values), *shape, dtype=torch.bool) for part in parts]
+    kept = [part.kept if part.kept is not None else part.values for part in parts]
+    values, both = (torch.cat([getattr(part, name) for part in parts]) for name in ("values", "shown"))
+    return Seen(both, tuple(task for part in parts for task in part.tasks), values, torch.cat(known), torch.cat(kept))
+
+
+def made_of(
+    model: Model, seen: Seen, n: int = 1, *, conditions: Mapping[str, object] | None = None, seed: int = 0,
+    progress: Callable[[int, int], None] | None = None, **sampling: Any,
+) -> Made:  # fmt: skip
+    """n examples for each of what is seen; numbers that inpainting keeps come back as they were given.
+
+    conditions, sampling, progress: as for Model.sample, one value for all or one for each of what is seen.
+    """
+    if n < 1:
+        raise ValueError(f"asked for {n} examples of each: ask for at least 1.")
+    inputs = len(seen.shown)
+    told: dict[str, object] = {name: _each(value, inputs, n) for name, value in (conditions or {}).items()}
+    told["seen"] = seen.shown.repeat_interleave(n, 0).cpu()
+    if len(model.config.tasks) > 1:
+        told["task"] = [task for task in seen.tasks for _ in range(n)]
+    values = model.sample(inputs * n, told, seed=seed, progress=progress, **sampling)
+    values = values.reshape(inputs, n, *values.shape[1:])
+    if seen.known is not None and seen.kept is not None:
+        values = torch.where(seen.known[:, None], seen.kept[:, None], values)
+    return Made(values, seen)
+
+
+def upscaled(
+    model: Model, small: Tensor, *, noise: float = 0.0, conditions: Mapping[str, object] | None = None, seed: int = 0,
+    progress: Callable[[int, int], None] | None = None, **sampling: Any,
+) -> Tensor:  # fmt: skip
+    """Samples (n, C, *size / factor) of a first stage, made larger by a second; noise is added to them and told first.
+
+    Raises ValueError for a model that upscales nothing, or samples of another shape.
+    """
+    names = [name for name, task in model.config.tasks.items() if task.kind == "upscale"]
+    if not names:
+        raise ValueError("the second stage was not trained to upscale: train one with 'undiffuse train DATA --upscaler 4'.")
+    seen = given(model, small, names[0], noise=noise, seed=seed)
+    return made_of(model, seen, conditions=conditions, seed=seed, progress=progress, **sampling).values[:, 0]
+
+
+def _picture(model: Model, both: Tensor) -> Tensor:
+    return model.codec.decode(both[:, :-2])
+
+
+def _hidden(hidden: np.ndarray | Tensor | None, shape: Sequence[int], inputs: int) -> Tensor:
+    """(inputs or 1, 1, *size), True where to fill in. Raises ValueError."""
+    if hidden is None:
+        raise ValueError("inpainting needs to know what is hidden: give a mask.")
+    mask = torch.as_tensor(hidden) != 0
+    size = tuple(shape[1:])
+    if tuple(mask.shape) not in (size, (1, *size), (inputs, 1, *size)):
+        raise ValueError(f"the mask has the shape {tuple(mask.shape)}, the examples are {'×'.join(str(n) for n in size)}: give one of their size.")
+    mask = mask.reshape(-1, 1, *size)
+    for part in mask.flatten(1):
+        if part.all() or not part.any():
+            raise ValueError(f"the mask hides {'everything' if part.all() else 'nothing'}: there should be something to go by, and something to fill in.")
+    return mask
+
+
+def _each(value: object, inputs: int, n: int) -> object:
+    """One value for each of inputs, repeated for the n examples of each; one for all as it is."""
+    if isinstance(value, list | tuple) and len(value) == inputs:
+        return [one for one in value for _ in range(n)]
+    return value
