@@ -1,6 +1,7 @@
 """What does another noise schedule cost a trained model?  Error of x̂ at equal signal-to-noise ratio, before and after.
 
     python -m benchmarks.schedule_change [--steps 700] [--seeds 3]
+    python -m benchmarks.schedule_change --run RUN                    # of a model that is trained already
 
 For each seed, two models of the digits are trained with the preset's network: velocity on 1000 cosine steps, and noise on 1000
 linear ones.  Each is then put on other schedules, without training.  Held-out examples (297) get the same noise at 25 levels of
@@ -24,7 +25,8 @@ import torch
 from benchmarks.common import machine, table, write
 from undiffuse.data.sources import DataConfig
 from undiffuse.denoiser import Denoiser
-from undiffuse.model import Model
+from undiffuse.held_out import held_out_data
+from undiffuse.model import Model, load
 from undiffuse.prepare import prepare
 from undiffuse.process.corruption import jump
 from undiffuse.process.levels import Level
@@ -69,25 +71,38 @@ def errors(model: Model, x: torch.Tensor, target: ScheduleConfig) -> dict[str, l
     return found
 
 
+def trained(name: str, settings: dict, seeds: int, steps: int) -> dict[str, list[dict[str, list[float]]]]:
+    """The errors of one of MODELS, by target and by seed."""
+    found: dict[str, list[dict[str, list[float]]]] = {target: [] for target in TARGETS}
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            chosen = {"training.steps": steps, "training.budget": None, "training.seed": seed} | settings
+            run = prepare(DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings=chosen, watch=Watch(1e9, 1e9)).run()
+            for _ in run.updates():
+                pass
+            x = run.model.codec.encode(run.held_out.values)
+            with run.trainer.average.swapped():
+                for target, schedule in TARGETS.items():
+                    found[target].append(errors(run.model, x, schedule))
+            print(name, "seed", seed, run.verdict(), flush=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--run", type=Path)
     options = parser.parse_args()
     where, results, rows = machine(), [], []
-    for name, settings in MODELS.items():
-        found: dict[str, list[dict[str, list[float]]]] = {target: [] for target in TARGETS}
-        for seed in range(options.seeds):
-            with tempfile.TemporaryDirectory() as folder:
-                chosen = {"training.steps": options.steps, "training.budget": None, "training.seed": seed} | settings
-                run = prepare(DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings=chosen, watch=Watch(1e9, 1e9)).run()
-                for _ in run.updates():
-                    pass
-                x = run.model.codec.encode(run.held_out.values)
-                with run.trainer.average.swapped():
-                    for target, schedule in TARGETS.items():
-                        found[target].append(errors(run.model, x, schedule))
-                print(name, "seed", seed, run.verdict(), flush=True)
+    if options.run is not None:
+        model = load(options.run)
+        x = model.codec.encode(held_out_data(options.run).values)[:297]
+        name = f"{model.config.prediction} on {model.config.schedule.name}"
+        measured = {name: {target: [errors(model, x, schedule)] for target, schedule in TARGETS.items()}}
+    else:
+        measured = {name: trained(name, settings, options.seeds, options.steps) for name, settings in MODELS.items()}
+    for name, found in measured.items():
         for target, of_seeds in found.items():
             cells = []
             for way in ("translated", "naive"):
@@ -96,7 +111,8 @@ def main() -> None:
             rows.append([name, target, len(of_seeds[0]["logsnr"]), *cells])
             results.append({"model": name, "target": target, "of_seeds": of_seeds})
     print(table(["model", "new schedule", "levels", "translated: mean", "worst", "naive: mean", "worst"], rows))
-    write("schedule_change", {"machine": where, "steps": options.steps, "seeds": options.seeds, "results": results})
+    trained_here = {"steps": options.steps, "seeds": options.seeds} if options.run is None else {}
+    write(f"schedule_change{'_of_run' if options.run else ''}", {"machine": where, **trained_here, "results": results})
 
 
 if __name__ == "__main__":
