@@ -1,11 +1,12 @@
 """Steering: all that can pull samples besides the settings a model keeps, and the Denoise and Solver they make together.
 
-    x̂ ── classifier-free guidance, against nothing said, a negative condition, or a weaker model ── clipping ── gradients, clipping ──> x̂
+    x̂ ── classifier-free guidance, against nothing said, a negative condition, or a weaker model ── what was seen of x ── clipping
+       ── gradients, clipping ──> x̂
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,7 +69,7 @@ class Asked:
     weaker: Values | None
     index: Tensor
 
-    def rows(self, part: slice) -> Asked:
+    def rows(self, part: slice | Tensor) -> Asked:
         def of(values: Values | None) -> Values | None:
             return None if values is None else {name: value[part] for name, value in values.items()}
 
@@ -113,9 +114,14 @@ def _refuse_other(model: Steered, other: Steered, what: str) -> None:
         )
 
 
-def denoise(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering) -> Denoise:
-    """The Denoise that sampling walks with."""
-    guided = _limited(model, _guided(model, asked, how, steering), how)
+def denoise(
+    model: Steered, asked: Asked, how: SamplingConfig, steering: Steering, seen: Callable[[Denoise], Denoise] = lambda denoise: denoise
+) -> Denoise:
+    """The Denoise that sampling walks with.   seen: what conditions it on something seen of x, see sampling/inverse.py.
+
+    That comes before clipping, since a clipped x̂ has no derivative where it was clipped.
+    """
+    guided = _limited(model, seen(_guided(model, asked, how, steering)), how)
     by_gradient = [guide for guide in steering.guides if guide.form == "score"]
     return _limited(model, by_score(guided, by_gradient, asked.index), how) if by_gradient else guided
 
