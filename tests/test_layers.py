@@ -35,6 +35,7 @@ ALLOWED = {
     "classifying": {"classifier", "columns", "conditioning", "configuration", "data", "files", "networks", "process", "training"},
     "adherence": {"classifying", "columns", "conditioning", "data", "model", "process", "training"},
     "editing": {"configuration", "model", "process", "sampling"},
+    "solving": {"configuration", "editing", "model", "process", "sampling", "steering"},
     "sweeping": {"configuration", "evaluation", "model", "process", "sampling"},
     "presets": {"configuration", "data", "networks", "training"},
     "pictures": {"data", "process", "sampling"},

@@ -43,7 +43,7 @@ class Approach:
 
     method: Method = "exact"
     iterations: int = ITERATIONS
-    zeta: float = 1.0
+    zeta: float = 2.0
     length: int = 10
     times: int = 5
 
@@ -57,7 +57,7 @@ class Approach:
     def settings(self) -> dict[str, Any]:
         """What the method wants of SamplingConfig where nothing else is said."""
         if self.method in ("dps", "repaint"):
-            return {"solver": "ddpm", "steps": 100 if self.method == "dps" else 50}
+            return {"solver": "ddpm", "steps": 50 if self.method == "dps" else 30}
         return {}
 
 
@@ -243,7 +243,7 @@ def _solver(solver: Solver, seen: Seen, approach: Approach) -> Solver:
 
 
 def _tensor(values: np.ndarray | Tensor) -> Tensor:
-    return torch.as_tensor(values).float().cpu()
+    return torch.as_tensor(values.astype(np.float32) if isinstance(values, np.ndarray) else values).float().cpu()
 
 
 def _encoded(model: Model, values: Tensor, limited: bool = True) -> Tensor:
@@ -266,6 +266,9 @@ def _hidden(model: Model, hidden: np.ndarray | Tensor, values: Tensor) -> Tensor
     """Broadcastable to the values. Raises ValueError for another size."""
     shape, mask = model.config.codec.shape, torch.as_tensor(hidden).cpu() != 0
     one = mask[None] if mask.shape == shape[1:] else mask
-    if one.shape[-len(shape) :] not in (shape, (1, *shape[1:])) or one.ndim > len(shape) + 1 or (one.ndim > len(shape) and len(one) != len(values)):
-        raise ValueError(f"the mask has the shape {tuple(mask.shape)}, the examples {tuple(values.shape)}: give one of the size {shape[1:]}, or for each.")
+    several = one.ndim == len(shape) + 1
+    if one.shape[several:] not in (shape, (1, *shape[1:])) or (several and len(one) != len(values)):
+        raise ValueError(
+            f"the mask has the shape {tuple(mask.shape)}, the examples {tuple(values.shape)}: give one of the size {shape[1:]}, or one for each."
+        )
     return one

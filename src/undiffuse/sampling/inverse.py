@@ -13,17 +13,18 @@ The same is x̂ + sigma²/alpha · grad log p(y | x_t).  For Gaussian data (2) i
 differ in what they put for the two V:
 
     method    V before Aᵀ   V inside w                                    evaluations a step
-    exact     (1)           (1), solved by conjugate gradients            1 forward, iterations + 1 backward (Rozet et al. 2024, MMPS)
+    exact     (1)           (1), by a few conjugate gradients             1 forward, iterations + 1 backward (Rozet et al. 2024, MMPS)
     pigdm     (1)           r² I                                          1 forward, 1 backward (Song et al. 2023, ΠGDM, eq. 7)
     replace   r² I          r² I, so that A x̂_y = y without noise         1 forward (Song et al. 2021; Wang et al. 2023, DDNM)
     dps       (1)           any number: a step of its own length, below   1 forward, 1 backward (Chung et al. 2023)
 
-where r² = prior sigma²/(alpha² prior + sigma²) is what is not known of numbers of variance `prior`.  Conjugate gradients
-start from pigdm's w.  (ΠGDM's released code weighs w by r² once more, at each step; this does not.)
+where r² = prior sigma²/(alpha² prior + sigma²) is what is not known of numbers of variance `prior`.  (ΠGDM's released code
+weighs w by r² once more, at each step; this does not.)
 
-A network's x̂ is not exact and its dx̂/dx_t only nearly symmetric.  Where V is very small, as at the border of digits, (2) would
-take the network's errors for news about x.  So a share of r², its `doubt`, is added to noise²: 0 is right for exact denoisers.
-Where dx̂/dx_t shows no curvature, conjugate gradients stop.
+A network's x̂ is not exact, and far from the data its dx̂/dx_t is not even symmetric.  Conjugate gradients therefore start
+from w = 0: after few iterations w lies where V is large, which is where the network can be believed; starting from pigdm's
+w, the rest of it brings in the errors of directions that V should have silenced.  For the same reason a share of r², the
+`doubt`, is added to noise².  Exact denoisers need neither, and are the same with both, doubt 0 and enough iterations.
 
 DPS is a change of an ancestral step instead, x_s + 2 zeta (dx̂/dx_t)ᵀ Aᵀ (y - A x̂)/|y - A x̂|, its Algorithm 1.  RePaint is
 one too (Lugmayr et al. 2022): after each step the known numbers are those of q(x_s | x_0), noised anew to the level that
@@ -86,7 +87,9 @@ def replaced(denoise: Denoise, seen: Seen, prior: float = 1.0) -> Denoise:
 
 
 def informed(denoise: Denoise, seen: Seen, iterations: int = ITERATIONS, prior: float = 1.0, doubt: float = DOUBT) -> Denoise:
-    """Method exact; pigdm with 0 iterations.   iterations: of conjugate gradients, as many as numbers are seen at most."""
+    """Method exact; pigdm with 0 iterations.   iterations: of conjugate gradients; as many as numbers are seen solve (2).
+
+    doubt: see above."""
 
     def conditioned(x_t: Tensor, level: Level) -> Posterior:
         if not level.alpha:
@@ -99,8 +102,10 @@ def informed(denoise: Denoise, seen: Seen, iterations: int = ITERATIONS, prior: 
             return on_jacobian * transposed(seen.operator.adjoint(v))
 
         residual = seen.residual(posterior.mean)
-        w = seen.operator.solve(residual, unknown, noise2)
-        w = _conjugate_gradients(lambda v: seen.operator(covariance(v)) + noise2 * v, residual, w, iterations)
+        if iterations:
+            w = _conjugate_gradients(lambda v: seen.operator(covariance(v)) + noise2 * v, residual, iterations)
+        else:
+            w = seen.operator.solve(residual, unknown, noise2)
         return posterior.moved(covariance(w), level)
 
     return conditioned
@@ -123,12 +128,9 @@ def _with_jacobian(denoise: Denoise, x_t: Tensor, level: Level) -> tuple[Posteri
     return posterior.detached(), transposed
 
 
-def _conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, w: Tensor, iterations: int) -> Tensor:
-    """matrix^-1 b from the guess w, each example by itself (Hestenes & Stiefel 1952)."""
-    if not iterations:
-        return w
-    rest = b - matrix(w)
-    direction, length = rest, _dot(rest, rest)
+def _conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
+    """matrix^-1 b from the guess 0, each example by itself (Hestenes & Stiefel 1952), which stops where there is no curvature."""
+    w, rest, direction, length = torch.zeros_like(b), b, b, _dot(b, b)
     for _ in range(iterations):
         curved = matrix(direction)
         curvature = _dot(direction, curved)
