@@ -144,7 +144,7 @@ def colorize(
     units = tuple(w * scale for w, scale in zip(weights, model.config.codec.scale, strict=True))
     operator = Grey(tuple(unit / sum(units) for unit in units))
     y = operator(_encoded(model, grey.picture(seen), limited=False))
-    found = _solved(model, Seen(operator, y, _noise(model, noise)), n, approach, conditions, steering, seed, watch, sampling)
+    found = _solved(model, Seen(operator, y, _noise(model, noise, sum(units))), n, approach, conditions, steering, seed, watch, sampling)
     return Solution(found.values, grey.picture(seen).contiguous(), found.misfit)
 
 
@@ -252,14 +252,15 @@ def _encoded(model: Model, values: Tensor, limited: bool = True) -> Tensor:
     return model.codec.encode(values, limited).to(model.device)
 
 
-def _noise(model: Model, noise: float | None) -> float:
-    """A standard deviation in the data's own units, in the model's."""
-    scale = sum(model.config.codec.scale) / len(model.config.codec.scale)
-    if noise is None:
-        return ROUNDING / scale if model.config.codec.kind == "integer" else 0.0
-    if not 0 <= noise < math.inf:
+def _noise(model: Model, noise: float | None, unit: float | None = None) -> float:
+    """A standard deviation in the data's own units, in the model's.   unit: how many of these are one of the model's."""
+    if noise is not None and not 0 <= noise < math.inf:
         raise ValueError(f"noise of {noise:g} is none: give its standard deviation in the units of the data, 0 or more.")
-    return noise / scale
+    if noise is not None and unit is None and len(set(model.config.codec.scale)) > 1:
+        raise ValueError("the channels of this data have units of their own, so no one noise fits them: leave it out.")
+    if noise is None:
+        noise = ROUNDING if model.config.codec.kind == "integer" else 0.0
+    return noise / (unit or model.config.codec.scale[0])
 
 
 def _hidden(model: Model, hidden: np.ndarray | Tensor, values: Tensor) -> Tensor:

@@ -50,9 +50,9 @@ def inpaint(
 
     def shown(result: Solution) -> list[tuple[str, Any]]:
         codec = job.model.codec
-        white, seen = pictures.masked(result.seen, where, codec)
+        covered, seen = pictures.masked(result.seen, where, codec)
         given = [] if mask == "missing" else [("given", pictures.pictures_of(torch.from_numpy(inputs.values), codec))]
-        return [*given, ("mask", white), ("what the model saw", seen)]
+        return [*given, ("mask", covered), ("what the model saw", seen)]
 
     answers.solved(
         job, len(inputs.values), partial(solving.inpaint, job.model, inputs.values, where), "Filled in", shown, inputs.names,

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from undiffuse.data.codec import Codec
-from undiffuse.pictures.images import SIGNAL_SIZE, to_rgb
+from undiffuse.pictures.images import INK, SIGNAL_SIZE, to_rgb
 from undiffuse.pictures.sheets import animate, sheet
 from undiffuse.pictures.views import level_label
 from undiffuse.process.flow import angle_of, norm_of
@@ -22,7 +22,7 @@ from undiffuse.sampling.trajectory import Moment
 
 CELL, MOST_COLUMNS, FRAMES, SECONDS = 96, 12, 48, 5.0
 TIMES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-STRIPES = ((203, 213, 225), (226, 232, 240))  # where nothing is known
+STRIPES = ((84, 120, 190), (110, 144, 208))  # where nothing is known
 ARROWS = {"up": "↑", "down": "↓"}
 Way = Literal["up", "down"]
 
@@ -73,14 +73,14 @@ def difference(x: Tensor, y: Tensor, codec: Codec) -> tuple[list[np.ndarray], st
 
 
 def masked(values: Tensor, hidden: Tensor, codec: Codec) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """(masks, white where something is hidden; the examples with stripes there), for values and hidden (n, C, *size)."""
+    """(masks, dark where all is known; the examples with stripes where something is hidden), for values and hidden (n, C, *size)."""
     pictures, where = to_rgb(values, codec.config), _where(hidden, codec)
     height, width = where.shape[1:]
     stripes = (np.add.outer(np.arange(height), np.arange(width)) * 2 // max(2, height // 8) % 2).astype(bool)
     striped = np.where(stripes[..., None], *np.array(STRIPES, np.uint8))
     seen = np.where(where[..., None], striped, pictures)
-    white = np.repeat((where * np.uint8(255))[..., None], 3, -1)
-    return [_larger(picture) for picture in white], [_larger(picture) for picture in seen]
+    masks = np.where(where[..., None], *np.array((STRIPES[0], INK), np.uint8))
+    return [_larger(picture) for picture in masks], [_larger(picture) for picture in seen]
 
 
 def _where(hidden: Tensor, codec: Codec) -> np.ndarray:
