@@ -51,6 +51,7 @@ ALLOWED = {
     "adherence": {"classifying", "columns", "conditioning", "data", "model", "process", "training"},
     "editing": {"configuration", "model", "process", "sampling"},
     "tasks": {"corruptions", "model", "process"},
+    "solving": {"configuration", "editing", "model", "process", "sampling", "steering"},
     "sweeping": {"configuration", "evaluation", "model", "process", "sampling"},
     "presets": {"configuration", "data", "latents", "networks", "sampling", "scheduling", "training"},
     "pictures": {"data", "process", "sampling"},

@@ -138,6 +138,13 @@ KINDS: dict[str, type[Corruption]] = {"inpaint": Inpaint, "upscale": Upscale, "c
 NUMBERS = {"upscale": "factor", "deblur": "radius"}
 
 
+def second_stage(factor: int) -> Upscale:
+    """Upscaling of examples that may be noisy, up to a quarter of the range. Raises ValueError for a factor below 2."""
+    if factor < 2:
+        raise ValueError(f"a factor of {factor} makes nothing larger: give 2 or more.")
+    return Upscale(factor=factor, noise=(0.0, 0.5))
+
+
 def described(text: str) -> dict[str, Corruption]:
     """"inpaint,upscale:4,deblur:1.5" → corruptions by the names they are written with. Raises ValueError."""
     found = {}

@@ -4,6 +4,7 @@ Each is a walk up to some level and a walk back down, put together from sampling
 
     reconstruct   up by inversion of the flow (ddim, heun), by recording the noise (recorded), or by a random jump
                   (stochastic; Meng et al. 2022, SDEdit, Algorithm 1), and down again
+    vary          the same with random jumps, several times for each example
     interpolate   two examples up by inversion, along the sphere between them, and down
     restore       the example lies on the way already: its noise says where.  Down from there, and x̂ in one step
 
@@ -116,6 +117,23 @@ def reconstruct(
         top = _end(inverted(x, denoise, levels, solver), "up", watch, lifted(x, levels))
     result = _end(trajectory(top, denoise, levels, solver, seed=seed, index=index, noise=noise), "down", watch, top) + rest
     return Reconstruction(model.codec.decode(result), x, top, result, levels[0], _psnr(model, x, result))
+
+
+def vary(
+    model: Model, values: np.ndarray | Tensor, strength: float = 0.5, n: int = 1, *, conditions: Mapping[str, object] | None = None, seed: int = 0,
+    watch: Watch | None = None, **sampling: Any,
+) -> Reconstruction:  # fmt: skip
+    """n variations of each example: noised at random as far up as `strength` says, and back.
+
+    The variations of one example follow each other.   Raises ValueError for n < 1, and as `reconstruct`.
+    """
+    if n < 1:
+        raise ValueError(f"asked for {n} variations: ask for at least 1.")
+    raw, count = torch.as_tensor(values), len(values)
+    each = [_of_one(conditions, k, count) for k in range(count) for _ in range(n)]
+    told = {name: [one[name] for one in each] for name in conditions or {}}
+    repeated = raw.repeat_interleave(n, 0)
+    return reconstruct(model, repeated, method="stochastic", strength=strength, conditions=told, seed=seed, watch=watch, **sampling)
 
 
 def interpolate(

@@ -105,7 +105,7 @@ def prepare(
         conditions = base.declared(conditions)
     taken = [name for name in ("seen", "task") if design.tasks and name in conditions]
     if taken:
-        raise ValueError(f"tasks by training tell the model {taken[0]!r} themselves: give the condition another name, as in --class other={taken[0]}.")
+        raise ValueError(f"tasks by training tell the model {taken[0]!r} themselves: give it another name, as in --class other={taken[0]}.")
     if design.tasks and design.latent is not None:
         raise ValueError("tasks by training show parts of examples, which latents are not made of: leave --latent or --tasks out.")
     if design.augment.probability and any(c.kind == "image" for c in conditions.values()):

@@ -1,12 +1,13 @@
 """Steering: all that can pull samples besides the settings a model keeps, and the Denoise and Solver they make together.
 
-    x̂ ── classifier-free guidance, against nothing said, a negative condition, or a weaker model ── clipping ── gradients, clipping ──> x̂
+    x̂ ── classifier-free guidance, against nothing said, a negative condition, or a weaker model ── what was seen of x ── clipping
+       ── gradients, clipping ──> x̂
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,7 +72,7 @@ class Asked:
     weaker: Values | None
     index: Tensor
 
-    def rows(self, part: slice) -> Asked:
+    def rows(self, part: slice | Tensor) -> Asked:
         def of(values: Values | None) -> Values | None:
             return None if values is None else {name: value[part] for name, value in values.items()}
 
@@ -116,9 +117,16 @@ def _refuse_other(model: Steered, other: Steered, what: str) -> None:
         )
 
 
-def denoise(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering, running: Running | None = None) -> Denoise:
-    """The Denoise that sampling walks with.   running: of guidance with momentum, see `walking`."""
-    guided = _limited(model, _guided(model, asked, how, steering, running), how)
+def denoise(
+    model: Steered, asked: Asked, how: SamplingConfig, steering: Steering, seen: Callable[[Denoise], Denoise] = lambda denoise: denoise,
+    running: Running | None = None,
+) -> Denoise:  # fmt: skip
+    """The Denoise that sampling walks with.   seen: what conditions it on something seen of x, see sampling/inverse.py.
+
+    That comes before clipping, since a clipped x̂ has no derivative where it was clipped.   running: of guidance with momentum, see
+    `walking`.
+    """
+    guided = _limited(model, seen(_guided(model, asked, how, steering, running)), how)
     by_gradient = [guide for guide in steering.guides if guide.form == "score"]
     return _limited(model, by_score(guided, by_gradient, asked.index), how) if by_gradient else guided
 
@@ -131,7 +139,7 @@ def walking(model: Steered, asked: Asked, how: SamplingConfig, steering: Steerin
         assert isinstance(solver, Ancestral)  # `check` saw to it
         solver = MeanGuided(solver, by_mean, asked.index)
     running = Running(how.guidance_momentum) if how.guidance_momentum else None
-    return denoise(model, asked, how, steering, running), solver if running is None else WithMomentum(solver, running)
+    return denoise(model, asked, how, steering, running=running), solver if running is None else WithMomentum(solver, running)
 
 
 def _guided(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering, running: Running | None) -> Denoise:

@@ -108,10 +108,13 @@ def given(
 def together(parts: Sequence[Seen]) -> Seen:
     """Examples of several tasks in one; what is known of some is pasted into these alone."""
     shape = parts[0].values.shape[1:]
-    known = [part.known if part.known is not None else torch.zeros(len(part.values), *shape, dtype=torch.bool) for part in parts]
-    kept = [part.kept if part.kept is not None else part.values for part in parts]
     values, both = (torch.cat([getattr(part, name) for part in parts]) for name in ("values", "shown"))
-    return Seen(both, tuple(task for part in parts for task in part.tasks), values, torch.cat(known), torch.cat(kept))
+    tasks = tuple(task for part in parts for task in part.tasks)
+    if all(part.known is None for part in parts):
+        return Seen(both, tasks, values)
+    known = [torch.zeros(len(part.values), *shape, dtype=torch.bool) if part.known is None else part.known for part in parts]
+    kept = [part.values if part.kept is None else part.kept for part in parts]
+    return Seen(both, tasks, values, torch.cat(known), torch.cat(kept))
 
 
 def made_of(
@@ -166,7 +169,8 @@ def _hidden(hidden: np.ndarray | Tensor | None, shape: Sequence[int], inputs: in
     mask = mask.reshape(-1, 1, *size)
     for part in mask.flatten(1):
         if part.all() or not part.any():
-            raise ValueError(f"the mask hides {'everything' if part.all() else 'nothing'}: there should be something to go by, and something to fill in.")
+            what = "everything" if part.all() else "nothing"
+            raise ValueError(f"the mask hides {what}: there should be something to go by, and something to fill in.")
     return mask
 
 

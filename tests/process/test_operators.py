@@ -109,7 +109,8 @@ def test_a_blur_is_scipys_where_both_are_exact():
 
 
 @pytest.mark.parametrize(("A", "shape", "words"), [
-    (Mask(torch.ones(1, 4, 4, dtype=torch.bool)), (1, 4, 5), "of their size"), (Downsample(3), (1, 8, 8), "does not divide the size 8×8; these do: 2, 4, 8"),
+    (Mask(torch.ones(1, 4, 4, dtype=torch.bool)), (1, 4, 5), "of their size"),
+    (Downsample(3), (1, 8, 8), "does not divide the size 8×8; these do: 2, 4, 8"),
     (Downsample(2), (1, 7, 8), "none does"), (Downsample(1), (1, 8), "2 or more"), (Grey(REC_601), (1, 8, 8), "grey already"),
     (Grey(REC_601), (2, 8, 8), "2 channels"), (Blur(0.0), (1, 8), "above 0"), (Blur(float("nan")), (1, 8), "above 0"),
 ])  # fmt: skip

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from undiffuse.data.codec import CodecConfig
     from undiffuse.editing import Watch
     from undiffuse.model import Model
     from undiffuse.pictures.edits import Walk
@@ -39,15 +40,21 @@ class Inputs:
     names: list[str]
 
 
-def read(run: Path, model: Model, inputs: Sequence[str]) -> Inputs:
-    """The examples that are named; says what is done to any that do not fit as they are."""
+def read(run: Path, model: Model, inputs: Sequence[str], codec: CodecConfig | None = None, missing: bool = False) -> Inputs:
+    """The examples that are named; says what is done to any that do not fit as they are.
+
+    codec: of another shape than the model's, for files.   missing: whether values may be NaN.
+    """
     import numpy as np
 
     from undiffuse.data.examples import read_examples
 
     parts, names = [], list[str]()
     for name in inputs:
-        values, notes = _of_data(run, name) if name.startswith("data:") else read_examples(Path(name), model.config.codec, _fit(run))
+        if name.startswith("data:"):
+            values, notes = _of_data(run, name)
+        else:
+            values, notes = read_examples(Path(name), codec or model.config.codec, _fit(run), missing)
         for note in notes:
             typer.echo(f"note: {note}")
         stem = name.replace(":", "-") if name.startswith("data:") else Path(name).stem
@@ -88,9 +95,12 @@ def share_at_ends(model: Model, inputs: Inputs) -> float:
 
 def asked(model: Model, class_: str | None) -> dict[str, object]:
     """The conditions of a --class; a model with classes is told none when it is left out."""
-    if class_ is None:
-        return {}
-    found = asking.read(model, {"class": [class_]}).values
+    return told(model, {"class": None if class_ is None else [class_]})
+
+
+def told(model: Model, options: Mapping[str, list[str] | None]) -> dict[str, object]:
+    """The conditions of options by kind: one value for all examples, several for one each."""
+    found = asking.read(model, options).values
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
 

@@ -14,19 +14,25 @@ import typer
 
 from undiffuse import __version__
 from undiffuse.cli.classifier import classifier
+from undiffuse.cli.colorize import colorize
+from undiffuse.cli.deblur import deblur
 from undiffuse.cli.demo import demo
 from undiffuse.cli.denoise import denoise
 from undiffuse.cli.doctor import doctor
 from undiffuse.cli.evaluate import evaluate
+from undiffuse.cli.inpaint import inpaint
 from undiffuse.cli.interpolate import interpolate
 from undiffuse.cli.likelihood import likelihood
 from undiffuse.cli.reconstruct import reconstruct
 from undiffuse.cli.reschedule import reschedule
+from undiffuse.cli.restore import restore
 from undiffuse.cli.sample import sample
 from undiffuse.cli.schedule import schedule
 from undiffuse.cli.solvers import solvers
 from undiffuse.cli.sweep import sweep
 from undiffuse.cli.train import train
+from undiffuse.cli.upscale import upscale
+from undiffuse.cli.vary import vary
 
 WRONG_USE, FAILURE = 2, 1
 
@@ -38,7 +44,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    train, sample, evaluate, classifier, denoise, reconstruct, interpolate, likelihood, sweep, schedule, reschedule, solvers, demo, doctor,
+    train, sample, evaluate, classifier, denoise, reconstruct, interpolate, inpaint, vary, upscale, colorize, deblur, restore, likelihood, sweep,
+    schedule, reschedule, solvers, demo, doctor,
 ):  # fmt: skip
     app.command()(command)
 

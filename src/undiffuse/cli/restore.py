@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
 
-from undiffuse.cli import edits, shared
+from undiffuse.cli import edits, masks, shared
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from undiffuse.model import Model
+    from undiffuse.tasks import Seen
 
 
 def restore(
     run: Annotated[Path, Argument(metavar="RUN", help="A run that was trained with --tasks.")],
     images: Annotated[list[str], Argument(metavar="IMAGE…", help=edits.INPUTS)],
     task: Annotated[str | None, Option(help="One of the run's tasks; all in turn with --simulate when left out.")] = None,
-    simulate: Annotated[bool, Option("--simulate", help="The images are whole: take from them what the task hides, and see what comes back.")] = False,
-    mask: Annotated[Path | None, Option(help="Of inpainting: an image or .npy, white or 1 where to fill in.")] = None,
+    simulate: Annotated[bool, Option("--simulate", help="The images are whole: hide what the task hides, and see what comes back.")] = False,
+    mask: Annotated[
+        str | None, Option(help="Of inpainting: left, center, random:0.5, box:y,x,h,w, missing, or a file, white where to fill in.")
+    ] = None,
     noise: Annotated[float | None, Option(help="How noisy the images are, in the model's range (black to white is 2).")] = None,
     n: Annotated[int, Option("-n", help="How many answers for each.")] = 3,
     class_: edits.ClassName = None,
@@ -28,6 +36,7 @@ def restore(
 ) -> None:
     """Fill in, upscale, colour, deblur or denoise images with a model that was trained for it."""
     shared.check_out(out)
+    import numpy as np
     import torch
 
     from undiffuse import tasks
@@ -47,9 +56,14 @@ def restore(
         names = [f"{name}-{stem}".replace(":", "-") for name, _ in corruptions for stem in inputs.names]
     else:
         name, corruption = corruptions[0]
-        values, names = edits.read_sized(run, model, images, corruption.operator(model.config.codec.shape, 1, torch.Generator()))
-        hidden = edits.read_mask(mask, model) if mask else None
-        seen, truth, labels = tasks.given(model, values, name, hidden=hidden, noise=noise), None, [name] * len(names)
+        codec, size = model.config.codec, corruption.operator(model.config.codec.shape, 1, torch.Generator()).shape_of(model.config.codec.shape)
+        per_channel = {of: getattr(codec, of)[: size[0]] for of in ("offset", "scale", "low", "high")}
+        mode = codec.mode if size[0] == codec.shape[0] else None
+        inputs = edits.read(run, model, images, codec.model_copy(update={"shape": size, "mode": mode, **per_channel}), mask == "missing")
+        hidden = masks.hidden(mask, inputs.values, seed) if mask else None
+        given = inputs.values if hidden is None else np.where(hidden, codec.offset[0], inputs.values)
+        names, truth, labels = inputs.names, None, [name] * len(inputs.names)
+        seen = tasks.given(model, given, name, hidden=hidden, noise=noise)
     conditions = edits.asked(model, class_)
     with shared.progress_bar("{task.completed} of {task.total} steps") as bar:
         walking = bar.add_task("sampling", total=1)
@@ -57,12 +71,12 @@ def restore(
             model, seen, n, conditions=conditions, seed=seed, progress=lambda done, total: bar.update(walking, completed=done, total=total),
             **shared.given(steps=steps),
         )  # fmt: skip
-    folder, codec = edits.folder_for(run, out), model.codec
-    rows = [("seen", pictures.pictures_of(seen.values, codec))]
-    rows += [("made of it" if k == 0 else "", pictures.pictures_of(made.values[:, k], codec)) for k in range(n)]
-    numbers = {"tasks": labels, "n": n, "class": class_, "seed": seed}
+    folder = edits.folder_for(run, out)
+    rows = [("seen", _seen(seen, model))]
+    rows += [(f"answer {k + 1}", pictures.pictures_of(made.values[:, k], model.codec)) for k in range(n)]
+    numbers: dict[str, Any] = {"tasks": labels, "n": n, "class": class_, "seed": seed}
     if truth is not None:
-        rows.append(("held back", pictures.pictures_of(truth, codec)))
+        rows.append(("held back", pictures.pictures_of(truth, model.codec)))
         low, high = model.config.codec.low, model.config.codec.high
         span = max(h - lo for h, lo in zip(high, low, strict=True))
         errors = ((made.values[:, 0] - truth) / span).flatten(1).square().mean(1)
@@ -74,4 +88,14 @@ def restore(
     results = {"seen": (names, seen.values)} | {f"made-{k + 1}": (names, made.values[:, k]) for k in range(n)}
     written = ["picture.png", *edits.write(folder, model, results, numbers)]
     typer.echo(f"wrote {folder}/: {', '.join(written)}")
-    typer.echo(f"next: undiffuse restore {run} {' '.join(images)} --seed {seed + 1}{' --simulate' if simulate else f' --task {labels[0]}'}  for others")
+    how = "--simulate" if simulate else f"--task {labels[0]}"
+    typer.echo(f"next: undiffuse restore {run} {' '.join(images)} {how} --seed {seed + 1}  for other answers")
+
+
+def _seen(seen: Seen, model: Model) -> list[np.ndarray]:
+    """Pictures of what is seen, with stripes where inpainting hides something."""
+    from undiffuse.pictures import edits as pictures
+
+    if seen.known is None:
+        return pictures.pictures_of(seen.values, model.codec)
+    return pictures.masked(seen.values, ~seen.known, model.codec)[1]

@@ -71,6 +71,8 @@ def sample(
     weights: Annotated[str | None, Option(help="averaged or raw; the better ones when left out.")] = None,
     adapters: Annotated[Path | None, Option(help="Tune the model by adapters: a run's adapters/, or a folder that peft wrote.")] = None,
     trajectory: Annotated[bool, Option("--trajectory", help="Also draw forward and reverse strips and an animation.")] = False,
+    upscaler: Annotated[Path | None, Option(help="Make the samples larger by a second stage, see 'train --upscaler'.")] = None,
+    augmentation: Annotated[float, Option(help="Noise added to what the second stage is shown, in its range, and told to it.")] = 0.1,
     encoder: asking.Encoder = None,
     download: asking.Download = False,
     out: Annotated[Path | None, Option(help="Folder to write to; a new one in the run's sampled/ when left out.")] = None,
@@ -107,8 +109,13 @@ def sample(
         raise ValueError(f"--classifier-interval {classifier_interval} holds no level: write the lower sigma/alpha first.")
     by = (guide, {"scale": classifier_scale, "form": classifier_form, "interval": within}) if guide else None
     job = Job(model, told, [*strengths] or [None], settings, away, by, seed, first)
+    if model.config.tasks:
+        raise ValueError(f"this model makes examples of what is left of them ({', '.join(model.config.tasks)}): use 'undiffuse restore {run}'.")
+    second = load(upscaler, model.device) if upscaler else None
     folder, values, labels, index = _make(job, n, compare, run, out)
     written = _write(job, folder, values, labels, index, compare)
+    if second is not None:
+        written += _enlarge(job, second, folder, values, labels, index, augmentation)
     if trajectory:
         _draw_trajectory(job, labels, [of_seed for of_seed, _ in index], folder)
         written += ", forward.png, reverse.png, reverse.gif"
@@ -240,6 +247,35 @@ def _write(job: Job, folder: Path, values: Tensor, labels: list[str], index: lis
     else:
         samples_grid(values, codec, labels, title, captions=len(set(labels)) > len(labels) / 2).save(folder / "grid.png")
     return "grid.png, images/, samples.npy, samples.csv"
+
+
+def _enlarge(
+    job: Job, second: Model, folder: Path, values: Tensor, labels: list[str], index: list[tuple[int, list[str]]], augmentation: float
+) -> str:
+    """The samples made larger by a second stage, told the same; returns what was written."""
+    import numpy as np
+
+    from undiffuse.pictures.images import save_image
+    from undiffuse.pictures.views import samples_grid
+    from undiffuse.tasks import upscaled
+
+    choices = {choice[2]: choice[0] for choice in job.choices()}
+    told = {name: [choices[label].get(name) for label in labels] for name in job.told.values if name in second.config.conditions}
+    with shared.progress_bar("{task.completed} of {task.total} steps") as bar:
+        task = bar.add_task("enlarging", total=1)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        large = upscaled(second, values, noise=augmentation, conditions=told, seed=job.seed, progress=progress)
+    codec = second.codec
+    np.save(folder / "enlarged.npy", large.numpy().astype(codec.config.dtype))
+    (folder / "enlarged").mkdir()
+    for k in range(len(large)):
+        save_image(large[k], codec.config, folder / f"enlarged/{k:05d}.png")
+    title = f"{len(large)} samples of two stages, seed {job.seed}, augmentation {augmentation:g}"
+    samples_grid(large, codec, labels, title, captions=len(set(labels)) > len(labels) / 2).save(folder / "enlarged.png")
+    return ", enlarged.png, enlarged/, enlarged.npy"
 
 
 def _draw_trajectory(job: Job, labels: list[str], index: list[int], folder: Path) -> None:

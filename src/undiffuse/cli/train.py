@@ -16,6 +16,7 @@ from undiffuse.cli.following import followed
 
 if TYPE_CHECKING:
     from undiffuse.conditioning.declared import Condition
+    from undiffuse.corruptions import Corruption
     from undiffuse.first_stage import AutoencoderRun
     from undiffuse.run import Run
 
@@ -83,6 +84,13 @@ def train(
     held_out: Annotated[float | None, Option(help="Share (below 1) or number of examples kept for validation.")] = None,
     seed: Annotated[int | None, Option(help="Of everything random.")] = None,
     precision: Annotated[str | None, Option(help="auto, fp32 or bf16.")] = None,
+    jobs: Annotated[
+        str | None, Option("--tasks", help="Make examples of what is left of them: inpaint,upscale:4,colorize,deblur:1.5,denoise; then 'restore'.")
+    ] = None,
+    upscaler: Annotated[
+        int | None, Option(help="A second stage: make examples of ones so many times smaller, and noisy; then 'sample --upscaler'.")
+    ] = None,
+    shrink: Annotated[int | None, Option(help="Average blocks of so many values along each axis first: data for a first stage.")] = None,
     latent: Annotated[bool, Option("--latent", help="Train an autoencoder first and diffuse in its latents.")] = False,
     latent_factor: Annotated[int | None, Option(help="Positions along each axis that become one: 2, 4 or 8; 4 when left out.")] = None,
     autoencoder: Annotated[Path | None, Option(help="Diffuse in the latents of this one: a run's, or a folder of diffusers.")] = None,
@@ -119,7 +127,7 @@ def train(
 
     described = {
         "source": data, "size": size and list(shared.size(size)), "fit": fit, "channels": channels, "layout": layout,
-        "table": table, **shared.given(held_out=held_out),
+        "table": table, **shared.given(held_out=held_out, shrink=shrink),
     }  # fmt: skip
     source = parsed(DataConfig, described, "these settings of the data do not work")
     columns = {"class": classes, "tags": tags, "number": numbers, "text": texts, "vector": vectors, "image": images, "task": tasks}
@@ -131,13 +139,24 @@ def train(
         source, runs / (name or default_name(data, start)), settings=settings, preset=preset, network=network,
         conditions=conditions if conditions or unconditional else None, override=override, device=shared.device(device), download=download,
         watch=Watch(shared.seconds(checkpoint_every), shared.seconds(preview_every)), factor=factor, autoencoder=autoencoder,
-        start=start,
+        start=start, tasks=_tasks(jobs, upscaler),
     )  # fmt: skip
     for note in plan.data.notes:
         typer.echo(f"note: {note}")
     if (first := plan.autoencoder()) is not None:
         follow_autoencoder(first)
     follow(plan.run())
+
+
+def _tasks(text: str | None, upscaler: int | None) -> dict[str, Corruption] | None:
+    """The tasks of --tasks, or the one of --upscaler."""
+    from undiffuse import corruptions
+
+    if text and upscaler:
+        raise ValueError("--upscaler is a task of its own, upscaling noisy examples: leave --tasks out, or train two models.")
+    if upscaler is not None:
+        return {f"upscale:{upscaler}": corruptions.second_stage(upscaler)}
+    return corruptions.described(text) if text else None
 
 
 def _latent_settings(

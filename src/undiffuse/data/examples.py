@@ -22,16 +22,16 @@ PIXEL_MODES = {channels: mode for (dtype, channels), mode in MODES.items() if dt
 DEEP = 257  # 65535/255
 
 
-def read_examples(path: Path, codec: CodecConfig, fit: str = "crop") -> tuple[np.ndarray, list[str]]:
+def read_examples(path: Path, codec: CodecConfig, fit: str = "crop", missing: bool = False) -> tuple[np.ndarray, list[str]]:
     """The examples in a file, float32 (n, C, *size) in the range of the model's data, and notes on what was done to them.
 
-    fit: how to resize: crop, pad or stretch.
+    fit: how to resize: crop, pad or stretch.   missing: whether values of an array may be NaN.
     Raises ValueError for a file that is missing, of another kind, unreadable or of a shape that does not fit.
     """
     if not path.exists():
         raise ValueError(f"there is no file {path}: give an image, or an .npy array of shape {codec.shape}.")
     if path.suffix == ".npy":
-        return _array(path, codec), []
+        return _array(path, codec, missing), []
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path} is neither an image nor an .npy array: give one of these.")
     if len(codec.shape) != 3 or codec.shape[0] not in PIXEL_MODES:
@@ -39,7 +39,7 @@ def read_examples(path: Path, codec: CodecConfig, fit: str = "crop") -> tuple[np
     return _image(path, codec, fit)
 
 
-def _array(path: Path, codec: CodecConfig) -> np.ndarray:
+def _array(path: Path, codec: CodecConfig, missing: bool) -> np.ndarray:
     """An array of one example or several, channels first or last, or left out where there is but one."""
     content, shape = load(path), codec.shape
     if not isinstance(content, np.ndarray):
@@ -51,7 +51,7 @@ def _array(path: Path, codec: CodecConfig) -> np.ndarray:
         if content.shape[-len(form) :] == form and content.ndim in (len(form), len(form) + 1):
             values = content.reshape(-1, *form)
             values = np.moveaxis(values, -1, 1) if form == last and form != shape else values.reshape(-1, *shape)
-            if len(values) == 0 or not np.isfinite(values).all():
+            if len(values) == 0 or np.isinf(values).any() or (np.isnan(values).any() and not missing):
                 raise ValueError(f"{path} holds {'no examples' if len(values) == 0 else 'values that are NaN or infinite'}: mend the file.")
             return np.ascontiguousarray(values, dtype=np.float32)
     raise ValueError(f"{path} has the shape {content.shape}, but the model takes {shape}, or several as (n, {', '.join(map(str, shape))}).")

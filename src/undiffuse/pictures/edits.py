@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from undiffuse.data.codec import Codec
-from undiffuse.pictures.images import to_rgb
+from undiffuse.pictures.images import INK, SIGNAL_SIZE, to_rgb
 from undiffuse.pictures.sheets import animate, sheet
 from undiffuse.pictures.views import level_label
 from undiffuse.process.flow import angle_of, norm_of
@@ -22,6 +22,7 @@ from undiffuse.sampling.trajectory import Moment
 
 CELL, MOST_COLUMNS, FRAMES, SECONDS = 96, 12, 48, 5.0
 TIMES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+STRIPES = ((84, 120, 190), (110, 144, 208))  # where nothing is known
 ARROWS = {"up": "↑", "down": "↓"}
 Way = Literal["up", "down"]
 
@@ -70,6 +71,30 @@ def difference(x: Tensor, y: Tensor, codec: Codec) -> tuple[list[np.ndarray], st
     column = torch.tensor(codec.config.scale).reshape(-1, *[1] * (x.ndim - 2))
     offset = torch.tensor(codec.config.offset).reshape(column.shape)
     return [_larger(picture) for picture in to_rgb(grey.float().cpu() * column + offset, codec.config)], label
+
+
+def masked(values: Tensor, hidden: Tensor, codec: Codec) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """(masks, dark where all is known; the examples with stripes where something is hidden), for values and hidden (n, C, *size)."""
+    pictures, where = to_rgb(values, codec.config), _where(hidden, codec)
+    height, width = where.shape[1:]
+    stripes = (np.add.outer(np.arange(height), np.arange(width)) * 2 // max(2, height // 8) % 2).astype(bool)
+    striped = np.where(stripes[..., None], *np.array(STRIPES, np.uint8))
+    seen = np.where(where[..., None], striped, pictures)
+    masks = np.where(where[..., None], *np.array((STRIPES[0], INK), np.uint8))
+    return [_larger(picture) for picture in masks], [_larger(picture) for picture in seen]
+
+
+def _where(hidden: Tensor, codec: Codec) -> np.ndarray:
+    """Of each pixel of what `to_rgb` draws, whether any of the numbers behind it is hidden: bool (n, H, W)."""
+    if hidden.ndim == 3:
+        height, width = SIGNAL_SIZE
+        place = np.linspace(0, hidden.shape[-1] - 1, width).round().astype(int)
+        return np.repeat(hidden.any(1).numpy()[:, None, place], height, 1)
+    slices = hidden[:, :, hidden.shape[2] // 2] if hidden.ndim == 5 else hidden
+    if codec.config.shape[0] <= 4:  # drawn on top of each other
+        return slices.any(1).numpy()
+    side_by_side = slices.expand(-1, codec.config.shape[0], -1, -1).permute(0, 2, 1, 3)
+    return side_by_side.flatten(2).numpy()
 
 
 def _larger(picture: np.ndarray) -> np.ndarray:

@@ -107,6 +107,15 @@ class Posterior:
     def with_mean(self, mean: Tensor) -> Posterior:
         return replace(self, mean=mean)
 
+    def moved(self, shift: Tensor, level: Level) -> Posterior:
+        """With x̂ + shift, and a kept noise estimate moved along, so that the two reproduce x_t as they did before."""
+        kept = None if self.kept_eps is None else self.kept_eps - meet(level.alpha / level.sigma, shift) * shift
+        return replace(self, mean=self.mean + shift, kept_eps=kept)
+
+    def detached(self) -> Posterior:
+        """Cut off from what it was computed from, its spread excepted."""
+        return replace(self, mean=self.mean.detach(), kept_eps=None if self.kept_eps is None else self.kept_eps.detach())
+
 
 Denoise = Callable[[Tensor, Level], Posterior]
 """(x_t, level) -> Posterior: what solvers, guidance, objectives and likelihood take. Networks and formulas alike."""

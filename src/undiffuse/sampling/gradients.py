@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -87,8 +87,7 @@ def by_score(denoise: Denoise, guides: Sequence[Guide], index: Tensor) -> Denois
         for guide in pulling:
             if guide.of == "x_t":
                 pull = pull + guide.gradient(x_t, level, index)
-        kept = None if posterior.kept_eps is None else posterior.kept_eps - meet(level.sigma, x_t) * pull
-        return replace(posterior, mean=posterior.mean + meet(level.sigma**2 / level.alpha, x_t) * pull, kept_eps=kept)
+        return posterior.moved(meet(level.sigma**2 / level.alpha, x_t) * pull, level)
 
     return guided
 
@@ -100,7 +99,7 @@ def _through(denoise: Denoise, guides: Sequence[Guide], x_t: Tensor, level: Leve
         posterior = denoise(x, level)
         total = sum((guide.scale * guide.function(posterior.mean, level, index).sum() for guide in guides), torch.zeros((), device=x.device))
         (pull,) = torch.autograd.grad(total, x)
-    return posterior.with_mean(posterior.mean.detach()), pull
+    return posterior.detached(), pull
 
 
 @dataclass(frozen=True)

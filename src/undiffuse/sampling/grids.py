@@ -226,6 +226,22 @@ def restarted(levels: Level, low: float, high: float, times: int) -> Level:
     return Level.of_rows([*rows[: last + 1], *rows[first : last + 1] * times, *rows[last + 1 :]])
 
 
+def resampled(levels: Level, length: int, times: int) -> Level:
+    """Every stretch of `length` steps walked `times` times, jumping back up in between (Lugmayr et al. 2022, appendix B).
+
+    The jumps start at the last noisy level and at every `length` levels above it, but not where there is no room to jump.
+    """
+    if length < 1 or times < 1:
+        raise ValueError(f"jumps of {length} steps and stretches walked {times} times are none: give 1 or more of each.")
+    rows, last = levels.rows(), len(levels) - 2
+    walked = list[Level]()
+    for row in range(last + 1):
+        walked.append(rows[row])
+        if (last - row) % length == 0 and row >= length:
+            walked += rows[row - length : row + 1] * (times - 1)
+    return Level.of_rows([*walked, rows[-1]])
+
+
 GRIDS: dict[str, Callable[[Schedule, int], Level]] = {
     "every": every,
     "uniform": uniform,

@@ -1,0 +1,94 @@
+"""What inpaint, upscale, colorize and deblur share: their options, and how their answers are shown and written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Option
+
+from undiffuse.cli import asking, edits, shared
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from undiffuse.model import Model
+    from undiffuse.solving import Approach, Solution
+
+N = Annotated[int, Option("-n", help="Answers for each image: there are many that fit.")]
+MethodName = Annotated[str, Option("--method", help="exact, pigdm, dps, replace, and for masks repaint; docs/tasks.md compares them.")]
+Iterations = Annotated[int | None, Option(help="Of conjugate gradients, of exact: more is truer and slower.")]
+Zeta = Annotated[float | None, Option(help="Length of the steps of dps.")]
+Times = Annotated[int | None, Option(help="How often repaint walks each stretch.")]
+Solver = Annotated[str | None, Option(help="Listed by 'undiffuse solvers'; the model's or the method's own when left out.")]
+Steps = Annotated[int | None, Option(help="Of the grid; the model's or the method's own when left out.")]
+Guidance = Annotated[float | None, Option(help="Strength of guidance, 1 is plain conditional.")]
+Seed = Annotated[int, Option(help="Of the noise, and of a random mask.")]
+Noise = Annotated[float | None, Option(help="Of the image given, a standard deviation in its own units; that of rounding when left out.")]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked for, whatever the task.   sampling: settings that were given."""
+
+    run: Path
+    model: Model
+    approach: Approach
+    conditions: dict[str, object]
+    sampling: dict[str, Any]
+    n: int
+    seed: int
+    trajectory: bool
+    out: Path | None
+
+
+def job(
+    run: Path, n: int, method: str, iterations: int | None, zeta: float | None, times: int | None, options: Mapping[str, asking.Several],
+    sampling: dict[str, Any], seed: int, weights: str | None, trajectory: bool, out: Path | None, device: str | None,
+) -> Job:  # fmt: skip
+    """Raises ValueError for settings that make no sense, before anything is read."""
+    shared.check_out(out)
+    from undiffuse.model import load
+    from undiffuse.solving import Approach
+
+    approach = Approach(method, **shared.given(iterations=iterations, zeta=zeta, times=times))  # type: ignore[arg-type]
+    model = load(run, shared.device(device), weights)
+    return Job(run, model, approach, edits.told(model, options), sampling, n, seed, trajectory, out)
+
+
+def solved(
+    job: Job, inputs: int, solve: Callable[..., Solution], title: str, shown: Callable[[Solution], Sequence[tuple[str, Sequence[np.ndarray]]]],
+    names: Sequence[str], task: Mapping[str, Any], following: str,
+) -> None:  # fmt: skip
+    """Solves, draws, writes and tells.   solve: of the settings that all tasks take.   shown: the rows before the answers.
+    task: what else is to be written down.   following: the command to type next."""
+    from undiffuse import solving
+    from undiffuse.pictures import edits as pictures
+
+    codec = job.model.codec
+    how = solving.settings(job.model, job.approach, **job.sampling)
+    steps = len(solving.grid(job.model, job.approach, how)) - 1
+    walk = pictures.Walk() if job.trajectory else None
+    with edits.watching(walk, steps * -(-inputs * job.n // solving.CHUNK)) as watch:
+        result = solve(n=job.n, approach=job.approach, conditions=job.conditions, seed=job.seed, watch=watch, **job.sampling)
+    folder = edits.folder_for(job.run, job.out)
+    answers = [(f"answer {k + 1}" if job.n > 1 else "answer", pictures.pictures_of(result.values[:, k], codec)) for k in range(job.n)]
+    pictures.rows_of([*shown(result), *answers], f"{title}: {job.approach.method}, {how.solver}, {steps} steps", names).save(folder / "picture.png")
+    each = [f"{name}-{k}" for name in names for k in range(job.n)]
+    numbers = {
+        **task, "method": job.approach.method, "conditions": {name: str(value) for name, value in job.conditions.items()}, "n": job.n,
+        "seed": job.seed, "steps": steps, "solver": how.solver, "misfit": dict(zip(names, result.misfit.tolist(), strict=True)),
+        "misfit_means": "root mean square of y - A x, in the model's range",
+    }  # fmt: skip
+    results = {"answers": (each, result.values.flatten(0, 1)), "seen": (names, result.seen)}
+    written = ["picture.png", *edits.write(folder, job.model, results, numbers)]
+    if walk is not None:
+        first = pictures.Walk(walk.of_example(0))
+        pictures.strip(first, codec, f"{title}: {names[0]}").save(folder / "trajectory.png")
+        pictures.animation(first, codec, folder / "trajectory.gif", each)
+        written += ["trajectory.png", "trajectory.gif"]
+    typer.echo(f"wrote {folder}/: {', '.join(written)}")
+    typer.echo(f"next: {following}")

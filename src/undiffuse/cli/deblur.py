@@ -1,0 +1,65 @@
+"""undiffuse deblur RUN IMAGE…"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from undiffuse.cli import answers, asking, edits, shared
+
+if TYPE_CHECKING:
+    from undiffuse.solving import Solution
+
+
+def deblur(
+    run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
+    images: Annotated[list[str], Argument(metavar="IMAGE…", help=edits.INPUTS)],
+    radius: Annotated[float, Option(help="Of the Gaussian that blurred them: its standard deviation in pixels of the model's size.")] = 1.5,
+    simulate: Annotated[bool, Option("--simulate", help="Take sharp images, and blur them first.")] = False,
+    noise: answers.Noise = None,
+    n: answers.N = 4,
+    method: answers.MethodName = "exact",
+    iterations: answers.Iterations = None,
+    zeta: answers.Zeta = None,
+    classes: asking.Classes = None,
+    numbers: asking.Numbers = None,
+    tags: asking.Tags = None,
+    texts: asking.Texts = None,
+    guidance: answers.Guidance = None,
+    solver: answers.Solver = None,
+    steps: answers.Steps = None,
+    seed: answers.Seed = 0,
+    weights: edits.Weights = None,
+    trajectory: edits.Trajectory = False,
+    out: edits.Out = None,
+    device: edits.Device = None,
+) -> None:
+    """Make blurred images sharp: images that, blurred, are the ones given."""
+    options = {"class": classes, "number": numbers, "tags": tags, "text": texts}
+    settings = shared.given(guidance=guidance, solver=solver, steps=steps)
+    job = answers.job(run, n, method, iterations, zeta, None, options, settings, seed, weights, trajectory, out, device)
+    import torch
+
+    from undiffuse import solving
+    from undiffuse.pictures import edits as pictures
+    from undiffuse.process.operators import Blur
+
+    codec, operator = job.model.codec, Blur(radius)
+    operator.shape_of(codec.config.shape)
+    inputs = edits.read(run, job.model, images)
+    values = torch.from_numpy(inputs.values)
+    before: list[tuple[str, Any]] = [("original", pictures.pictures_of(values, codec))] if simulate else []
+    y = codec.decode(codec.encode(operator(values), limited=False)) if simulate else values  # rounded, as a file would be
+
+    def shown(result: Solution) -> list[tuple[str, Any]]:
+        return [*before, ("what the model saw", pictures.pictures_of(result.seen, codec))]
+
+    flags = f"--radius {radius:g}{' --simulate' if simulate else ''}"
+    answers.solved(
+        job, len(y), partial(solving.deblur, job.model, y, radius, noise=noise), f"A blur of radius {radius:g} undone", shown, inputs.names,
+        {"task": "deblur", "radius": radius, "simulated": simulate, "noise": noise},
+        f"undiffuse deblur {run} {' '.join(images)} {flags} --seed {seed + 1}  for other answers",
+    )  # fmt: skip

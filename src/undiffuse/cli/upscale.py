@@ -1,0 +1,87 @@
+"""undiffuse upscale RUN IMAGE…"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Argument, Option
+
+from undiffuse.cli import answers, asking, edits, shared
+
+if TYPE_CHECKING:
+    from undiffuse.solving import Solution
+
+
+def upscale(
+    run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
+    images: Annotated[list[str], Argument(metavar="IMAGE…", help=f"Of the model's size divided by the factor. {edits.INPUTS}")],
+    factor: Annotated[int, Option(help="How many times larger, along each axis.")] = 2,
+    simulate: Annotated[bool, Option("--simulate", help="Take images of the model's full size, and make them small first.")] = False,
+    noise: answers.Noise = None,
+    n: answers.N = 4,
+    method: answers.MethodName = "exact",
+    iterations: answers.Iterations = None,
+    zeta: answers.Zeta = None,
+    classes: asking.Classes = None,
+    numbers: asking.Numbers = None,
+    tags: asking.Tags = None,
+    texts: asking.Texts = None,
+    guidance: answers.Guidance = None,
+    solver: answers.Solver = None,
+    steps: answers.Steps = None,
+    seed: answers.Seed = 0,
+    weights: edits.Weights = None,
+    trajectory: edits.Trajectory = False,
+    out: edits.Out = None,
+    device: edits.Device = None,
+) -> None:
+    """Make small images larger: new ones of the model's size whose averages they are."""
+    options = {"class": classes, "number": numbers, "tags": tags, "text": texts}
+    settings = shared.given(guidance=guidance, solver=solver, steps=steps)
+    job = answers.job(run, n, method, iterations, zeta, None, options, settings, seed, weights, trajectory, out, device)
+    import torch
+
+    from undiffuse import solving
+    from undiffuse.pictures import edits as pictures
+    from undiffuse.process.operators import Downsample
+
+    codec, operator = job.model.codec, Downsample(factor)
+    small = codec.config.model_copy(update={"shape": operator.shape_of(codec.config.shape)})
+    if not simulate:
+        _refuse_others(images, small.shape[1:])
+    inputs = edits.read(run, job.model, images, None if simulate else small)
+    values = torch.from_numpy(inputs.values)
+    before: list[tuple[str, Any]] = [("original", pictures.pictures_of(values, codec))] if simulate else []
+    y = operator(values) if simulate else values
+
+    def shown(result: Solution) -> list[tuple[str, Any]]:
+        return [*before, ("what the model saw", pictures.pictures_of(result.seen, codec))]
+
+    flags = f"--factor {factor}{' --simulate' if simulate else ''}"
+    answers.solved(
+        job, len(y), partial(solving.upscale, job.model, y, factor, noise=noise), f"{factor} times larger", shown, inputs.names,
+        {"task": "upscale", "factor": factor, "simulated": simulate, "noise": noise},
+        f"undiffuse upscale {run} {' '.join(images)} {flags} --seed {seed + 1}  for other answers",
+    )  # fmt: skip
+
+
+def _refuse_others(names: Sequence[str], size: tuple[int, ...]) -> None:
+    """Images that would have to be resized before they could be made larger."""
+    from PIL import Image
+
+    wanted = "×".join(map(str, size[::-1]))
+    for name in names:
+        if name.startswith("data:"):
+            raise ValueError(f"{name} is of the model's full size: add --simulate, to make it small first.")
+        path = Path(name)
+        if path.exists() and path.suffix != ".npy":
+            try:
+                with Image.open(path) as image:
+                    width, height = image.size
+            except OSError:
+                continue  # whoever reads it says what is wrong
+            if (height, width) != size:
+                raise ValueError(f"{name} is {width}×{height}, and this takes {wanted}: resize it, or add --simulate to one of the model's size.")

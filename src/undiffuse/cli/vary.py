@@ -1,0 +1,70 @@
+"""undiffuse vary RUN IMAGE…"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from undiffuse.cli import answers, asking, edits, shared
+
+
+def vary(
+    run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
+    images: Annotated[list[str], Argument(metavar="IMAGE…", help=edits.INPUTS)],
+    strength: Annotated[float, Option(help="How far up to noise, 0 (nothing changes) to 1 (nothing is left).")] = 0.5,
+    n: Annotated[int, Option("-n", help="Variations of each image.")] = 4,
+    classes: asking.Classes = None,
+    numbers: asking.Numbers = None,
+    tags: asking.Tags = None,
+    texts: asking.Texts = None,
+    guidance: answers.Guidance = None,
+    solver: answers.Solver = None,
+    steps: Annotated[int | None, Option(help="Of the whole grid, 100 when left out, of which the strength's share is walked.")] = None,
+    seed: Annotated[int, Option(help="Of the noise.")] = 0,
+    weights: edits.Weights = None,
+    trajectory: edits.Trajectory = False,
+    out: edits.Out = None,
+    device: edits.Device = None,
+) -> None:
+    """Variations of images: noised part of the way, and back another way."""
+    shared.check_out(out)
+    from undiffuse import editing
+    from undiffuse.model import load
+    from undiffuse.pictures import edits as pictures
+    from undiffuse.pictures.views import level_label
+
+    model = load(run, shared.device(device), weights)
+    inputs = edits.read(run, model, images)
+    conditions = edits.told(model, {"class": classes, "number": numbers, "tags": tags, "text": texts})
+    walk, steps = pictures.Walk() if trajectory else None, steps or editing.default_steps(model)
+    with edits.watching(walk, round(steps * strength)) as watch:
+        result = editing.vary(
+            model, inputs.values, strength, n, conditions=conditions, seed=seed, watch=watch, steps=steps,
+            **shared.given(guidance=guidance, solver=solver),
+        )  # fmt: skip
+    folder, codec = edits.folder_for(run, out), model.codec
+    first = [k * n for k in range(len(inputs.names))]
+    rows = [
+        ("given", pictures.pictures_of(codec.decode(result.x[first]), codec)),
+        (f"x_t at {level_label(result.top)}", pictures.at_level(result.noised[first], result.top, codec)),
+        *((f"variation {k + 1}", pictures.pictures_of(result.values[k::n], codec)) for k in range(n)),
+    ]
+    title = f"Variations at strength {strength:g}"
+    pictures.rows_of(rows, title, inputs.names).save(folder / "picture.png")
+    each = [f"{name}-{k}" for name in inputs.names for k in range(n)]
+    numbers_ = {
+        "strength": strength, "n": n, "steps": steps, "conditions": {name: str(value) for name, value in conditions.items()}, "seed": seed,
+        "sigma_over_alpha": result.top.ratio.item() if result.top.alpha > 0 else None,
+        "psnr_db": dict(zip(each, edits.finite(result.psnr), strict=True)), "null_psnr_means": "identical",
+    }  # fmt: skip
+    written = ["picture.png", *edits.write(folder, model, {"variations": (each, result.values)}, numbers_)]
+    if walk is not None and walk.moments:
+        pictures.strip(walk, codec, f"{title}: {each[0]}").save(folder / "trajectory.png")
+        pictures.animation(walk, codec, folder / "trajectory.gif", each)
+        written += ["trajectory.png", "trajectory.gif"]
+    typer.echo(f"wrote {folder}/: {', '.join(written)}")
+    other = min(1.0, strength + 0.25) if strength < 1 else 0.5
+    typer.echo(f"next: undiffuse vary {run} {' '.join(images)} --strength {other:g}  keeps {'less' if other > strength else 'more'} of the image")

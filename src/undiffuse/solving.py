@@ -1,0 +1,278 @@
+"""Inverse problems with a trained model: fill in, upscale, colour, deblur.  No retraining.
+
+Each task is what is seen of an example, y = A x + noise (process/operators.py); the methods that draw x given y are
+sampling/inverse.py's.  Here they meet a model: its codec, its conditions and guidance, its grid and solver.
+
+Integers are only known to half a step, which is noise of the standard deviation 1/sqrt(12) of a step.  What a mask leaves
+is known exactly, and is returned as it was given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undiffuse.configuration import changed
+from undiffuse.editing import Watch
+from undiffuse.model import Model
+from undiffuse.process.levels import Level
+from undiffuse.process.operators import REC_601, Blur, Downsample, Grey, Mask
+from undiffuse.process.posteriors import Denoise
+from undiffuse.sampling.grids import resampled
+from undiffuse.sampling.inverse import DPS, ITERATIONS, RePaint, Seen, informed, replaced
+from undiffuse.sampling.settings import SamplingConfig
+from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
+from undiffuse.sampling.solvers.base import Solver
+from undiffuse.sampling.trajectory import initial, trajectory
+from undiffuse.steering import Steering, check, denoise, encoded
+
+Method = Literal["exact", "pigdm", "replace", "dps", "repaint"]
+CHUNK = 64  # examples that go through the network together: a backward pass needs the memory of training
+ROUNDING = 1 / math.sqrt(12)
+
+
+@dataclass(frozen=True)
+class Approach:
+    """How to solve.   method: see sampling/inverse.py.   iterations: of exact.   zeta: length of the steps of dps.
+    length, times: of repaint's jumps: every stretch of so many steps is walked so many times."""
+
+    method: Method = "exact"
+    iterations: int = ITERATIONS
+    zeta: float = 2.0
+    length: int = 10
+    times: int = 5
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise ValueError(f"there is no method {self.method!r}: choose one of {', '.join(get_args(Method))}.")
+        if self.iterations < 1 or not 0 < self.zeta < math.inf:
+            raise ValueError(f"exact takes 1 or more iterations and dps a zeta above 0, not {self.iterations} and {self.zeta:g}.")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the method wants of SamplingConfig where nothing else is said."""
+        if self.method in ("dps", "repaint"):
+            return {"solver": "ddpm", "steps": 50 if self.method == "dps" else 30}
+        return {}
+
+
+@dataclass(frozen=True)
+class Solution:
+    """values: (inputs, n, C, *size), in the data's own range.   seen: y as examples, (inputs, C, *size), in the same.
+    misfit: the root mean square of y - A x before rounding, in the model's range, (inputs, n)."""
+
+    values: Tensor
+    seen: Tensor
+    misfit: Tensor
+
+
+def inpaint(
+    model: Model, values: np.ndarray | Tensor, hidden: np.ndarray | Tensor | None = None, n: int = 1, *, approach: Approach | None = None,
+    conditions: Mapping[str, object] | None = None, steering: Steering | None = None, seed: int = 0, watch: Watch | None = None,
+    **sampling: Any,
+) -> Solution:  # fmt: skip
+    """Fills in what is hidden, n times for each example; everything else comes back as it was given.
+
+    values: (inputs, C, *size) in the data's own range; what stands at hidden places does not matter.   hidden: True where to
+    fill in, of the shape (*size), (1 or C, *size) or (inputs, 1 or C, *size); where values are NaN when left out.
+    conditions: as for Model.sample, one value for all or one for each example.   sampling: any field of SamplingConfig.
+
+    Raises ValueError for a mask of another size, one that hides everything or nothing, or values that are not finite elsewhere.
+    """
+    given = _tensor(values)
+    where = given.isnan() if hidden is None else _hidden(model, hidden, given)
+    if given.shape[1:] != model.config.codec.shape:
+        raise ValueError(f"the model takes examples of shape {model.config.codec.shape}, but these have {tuple(given.shape[1:])}.")
+    where = where.expand_as(given)
+    share = where.flatten(1).double().mean(1)
+    for k, part in enumerate(share.tolist()):
+        if part in (0, 1):
+            mend = "there is nothing to fill in" if part == 0 else "nothing is left to go by, so sample instead"
+            raise ValueError(f"the mask hides {'nothing' if part == 0 else 'everything'} of example {k}: {mend}.")
+    offset = torch.tensor(model.config.codec.offset).reshape(-1, *[1] * (given.ndim - 2))
+    x = _encoded(model, torch.where(where, offset, given))
+    operator = Mask(~where.to(model.device))
+    found = _solved(model, Seen(operator, operator(x)), n, approach, conditions, steering, seed, watch, sampling)
+    pasted = torch.where(where[:, None], found.values, given[:, None])
+    return Solution(pasted, torch.where(where, offset, given), found.misfit)
+
+
+def upscale(
+    model: Model, values: np.ndarray | Tensor, factor: int = 2, n: int = 1, *, noise: float | None = None, approach: Approach | None = None,
+    conditions: Mapping[str, object] | None = None, steering: Steering | None = None, seed: int = 0, watch: Watch | None = None,
+    **sampling: Any,
+) -> Solution:  # fmt: skip
+    """Examples of the model's size whose blocks of factor numbers along each axis have the averages `values`.
+
+    values: (inputs, C, *size / factor) in the data's own range.   noise: of theirs, in the same; that of rounding when left out.
+    Raises ValueError for a factor that does not divide the model's size, or values of another shape.   See `inpaint`.
+    """
+    operator, small = Downsample(factor), _tensor(values)
+    wanted = operator.shape_of(model.config.codec.shape)
+    if small.shape[1:] != wanted:
+        raise ValueError(f"with the factor {factor} this model takes examples of shape {wanted}, but these have {tuple(small.shape[1:])}.")
+    y = operator(_encoded(model, operator.picture(small)))
+    return _solved(model, Seen(operator, y, _noise(model, noise)), n, approach, conditions, steering, seed, watch, sampling)
+
+
+def colorize(
+    model: Model, values: np.ndarray | Tensor, n: int = 1, *, weights: tuple[float, ...] | None = None, noise: float | None = None,
+    approach: Approach | None = None, conditions: Mapping[str, object] | None = None, steering: Steering | None = None, seed: int = 0,
+    watch: Watch | None = None, **sampling: Any,
+) -> Solution:  # fmt: skip
+    """Colours for grey examples.
+
+    values: grey, (inputs, 1, *size), or in colour, from which grey is made.   weights: of the channels, summing to 1; how bright
+    red, green and blue look when left out, and of other numbers of channels the mean.
+    Raises ValueError for a model of one channel, or weights that do not fit.   See `inpaint` and `upscale`.
+    """
+    shape, given = model.config.codec.shape, _tensor(values)
+    weights = weights or (REC_601 if shape[0] == 3 else (1 / shape[0],) * shape[0])
+    grey = Grey(weights)
+    one = grey.shape_of(shape)
+    if not math.isclose(sum(weights), 1, abs_tol=1e-6):
+        raise ValueError(f"the weights of the channels sum up to {sum(weights):g}: they should sum up to 1, so that white stays white.")
+    if given.shape[1:] not in (shape, one):
+        raise ValueError(f"colouring takes grey examples of shape {one} (or of {shape}), but these have {tuple(given.shape[1:])}.")
+    seen = given if given.shape[1:] == one else grey(given)
+    # In the model's range each channel has a unit of its own: sum w v = sum (w scale) x + sum w offset.
+    units = tuple(w * scale for w, scale in zip(weights, model.config.codec.scale, strict=True))
+    operator = Grey(tuple(unit / sum(units) for unit in units))
+    y = operator(_encoded(model, grey.picture(seen), limited=False))
+    found = _solved(model, Seen(operator, y, _noise(model, noise, sum(units))), n, approach, conditions, steering, seed, watch, sampling)
+    return Solution(found.values, grey.picture(seen).contiguous(), found.misfit)
+
+
+def deblur(
+    model: Model, values: np.ndarray | Tensor, radius: float = 1.0, n: int = 1, *, noise: float | None = None,
+    approach: Approach | None = None, conditions: Mapping[str, object] | None = None, steering: Steering | None = None, seed: int = 0,
+    watch: Watch | None = None, **sampling: Any,
+) -> Solution:  # fmt: skip
+    """Sharp examples that, blurred by a Gaussian of the standard deviation `radius`, in steps of the grid, are `values`.
+
+    values: (inputs, C, *size) in the data's own range.   Raises ValueError for a radius that is none.   See `upscale`.
+    """
+    operator = Blur(radius)
+    operator.shape_of(model.config.codec.shape)
+    y = _encoded(model, _tensor(values))
+    return _solved(model, Seen(operator, y, _noise(model, noise)), n, approach, conditions, steering, seed, watch, sampling)
+
+
+def settings(model: Model, approach: Approach, **sampling: Any) -> SamplingConfig:
+    """What is walked with: the model's own settings, then the method's, then those given.
+
+    Raises ValueError for a solver that the method cannot take.
+    """
+    how = changed(model.config.sampling, _fitting(model.config.sampling, {**approach.settings, **sampling}))
+    solver = how.build_solver(model.schedule)
+    if approach.method == "repaint" and not isinstance(solver, Ancestral):
+        raise ValueError(f"repaint takes ancestral steps, and {how.solver!r} takes none: leave the solver out.")
+    if approach.method == "dps" and not isinstance(solver, Ancestral | DDIM):
+        raise ValueError(f"dps moves the steps of ddpm or ddim, not those of {how.solver!r}: choose one of these, or the method exact.")
+    return how
+
+
+def _fitting(own: SamplingConfig, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the settings that belong to another solver, or to another number of steps, than what is wanted."""
+    base: dict[str, Any] = {}
+    if wanted.get("solver", own.solver) != own.solver:
+        base |= {"order": None, "eta": None, "variance": None, "corrections": None}
+    if own.logsnrs is not None and ("grid" in wanted or "steps" in wanted):
+        base |= {"logsnrs": None, "grid": SamplingConfig().grid}
+    return base | dict(wanted)
+
+
+def grid(model: Model, approach: Approach, how: SamplingConfig) -> Level:
+    """The table of levels that is walked."""
+    levels = how.build_levels(model.schedule)
+    return resampled(levels, min(approach.length, len(levels) - 2), approach.times) if approach.method == "repaint" else levels
+
+
+def _solved(
+    model: Model, seen: Seen, n: int, approach: Approach | None, conditions: Mapping[str, object] | None, steering: Steering | None, seed: int,
+    watch: Watch | None, sampling: Mapping[str, Any],
+) -> Solution:  # fmt: skip
+    """n examples for each row of what is seen."""
+    if n < 1:
+        raise ValueError(f"asked for {n} answers: ask for at least 1.")
+    approach, steering, inputs = approach or Approach(), steering or Steering(), len(seen.y)
+    how = settings(model, approach, **sampling)
+    check(model, how, steering)
+    levels, solver = grid(model, approach, how), how.build_solver(model.schedule)
+    asked = encoded(model, conditions or {}, inputs, steering)
+    parts, misfits = [], []
+    every = torch.arange(inputs, device=model.device).repeat_interleave(n)
+    for start in range(0, len(every), CHUNK):
+        rows = every[start : start + CHUNK]
+        index = torch.arange(start, start + len(rows), device=model.device)
+        some = seen.rows(rows)
+        x = initial(levels, model.config.codec.shape, seed, index)
+        belief = denoise(model, asked.rows(rows), how, steering, lambda plain, some=some: _conditioned(plain, some, approach, model))  # type: ignore[misc]
+        for moment in trajectory(x, belief, levels, _solver(solver, some, approach), seed=seed, index=index, noise=how.noise):
+            x = moment.x
+            if watch:
+                watch("down", moment)
+        parts.append(model.codec.decode(x))
+        misfits.append(some.residual(x).flatten(1).square().mean(1).sqrt().cpu())
+    shaped = torch.cat(parts).reshape(inputs, n, *model.config.codec.shape)
+    return Solution(shaped, model.codec.decode(seen.operator.picture(seen.y)), torch.cat(misfits).reshape(inputs, n))
+
+
+def _conditioned(plain: Denoise, seen: Seen, approach: Approach, model: Model) -> Denoise:
+    prior = model.config.sigma_data**2
+    if approach.method == "replace":
+        return replaced(plain, seen, prior)
+    if approach.method in ("exact", "pigdm"):
+        return informed(plain, seen, approach.iterations if approach.method == "exact" else 0, prior)
+    return plain
+
+
+def _solver(solver: Solver, seen: Seen, approach: Approach) -> Solver:
+    if approach.method == "repaint":
+        assert isinstance(solver, Ancestral)  # `settings` saw to it
+        return RePaint(solver, seen)
+    if approach.method == "dps":
+        assert isinstance(solver, Ancestral | DDIM)
+        return DPS(solver, seen, approach.zeta)
+    return solver
+
+
+def _tensor(values: np.ndarray | Tensor) -> Tensor:
+    return torch.as_tensor(values.astype(np.float32) if isinstance(values, np.ndarray) else values).float().cpu()
+
+
+def _encoded(model: Model, values: Tensor, limited: bool = True) -> Tensor:
+    if model.codec.space is not None:
+        raise ValueError("this model knows an autoencoder's latents, and what is seen is seen of the data: take one trained without --latent.")
+    if not values.isfinite().all():
+        raise ValueError(f"{int((~values.isfinite()).sum())} of the values are NaN or infinite: mend them, or hide them from inpaint.")
+    return model.codec.encode(values, limited).to(model.device)
+
+
+def _noise(model: Model, noise: float | None, unit: float | None = None) -> float:
+    """A standard deviation in the data's own units, in the model's.   unit: how many of these are one of the model's."""
+    if noise is not None and not 0 <= noise < math.inf:
+        raise ValueError(f"noise of {noise:g} is none: give its standard deviation in the units of the data, 0 or more.")
+    if noise is not None and unit is None and len(set(model.config.codec.scale)) > 1:
+        raise ValueError("the channels of this data have units of their own, so no one noise fits them: leave it out.")
+    if noise is None:
+        noise = ROUNDING if model.config.codec.kind == "integer" else 0.0
+    return noise / (unit or model.config.codec.scale[0])
+
+
+def _hidden(model: Model, hidden: np.ndarray | Tensor, values: Tensor) -> Tensor:
+    """Broadcastable to the values. Raises ValueError for another size."""
+    shape, mask = model.config.codec.shape, torch.as_tensor(hidden).cpu() != 0
+    one = mask[None] if mask.shape == shape[1:] else mask
+    several = one.ndim == len(shape) + 1
+    if one.shape[several:] not in (shape, (1, *shape[1:])) or (several and len(one) != len(values)):
+        raise ValueError(
+            f"the mask has the shape {tuple(mask.shape)}, the examples {tuple(values.shape)}: give one of the size {shape[1:]}, or one for each."
+        )
+    return one
