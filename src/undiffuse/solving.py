@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.configuration import changed
-from undiffuse.editing import Watch
+from undiffuse.editing import Watch, default_steps
 from undiffuse.model import Model
 from undiffuse.process.levels import Level
 from undiffuse.process.operators import REC_601, Blur, Downsample, Grey, Mask
@@ -34,32 +34,28 @@ from undiffuse.steering import Steering, check, denoise, encoded
 
 Method = Literal["exact", "pigdm", "replace", "dps", "repaint"]
 CHUNK = 64  # examples that go through the network together: a backward pass needs the memory of training
+STEPS: dict[str, int] = {"dps": 50, "repaint": 30}  # of the methods that change ancestral steps
+ZETA = 0.07
 ROUNDING = 1 / math.sqrt(12)
 
 
 @dataclass(frozen=True)
 class Approach:
-    """How to solve.   method: see sampling/inverse.py.   iterations: of exact.   zeta: length of the steps of dps.
+    """How to solve.   method: see sampling/inverse.py; docs/tasks.md has them measured.   iterations: of exact.   zeta: length of the
+    steps of dps, where left out ZETA times the root of how many numbers an example has, since so grows the noise of a step.
     length, times: of repaint's jumps: every stretch of so many steps is walked so many times."""
 
-    method: Method = "exact"
+    method: Method = "dps"
     iterations: int = ITERATIONS
-    zeta: float = 2.0
+    zeta: float | None = None
     length: int = 10
     times: int = 5
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise ValueError(f"there is no method {self.method!r}: choose one of {', '.join(get_args(Method))}.")
-        if self.iterations < 1 or not 0 < self.zeta < math.inf:
-            raise ValueError(f"exact takes 1 or more iterations and dps a zeta above 0, not {self.iterations} and {self.zeta:g}.")
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What the method wants of SamplingConfig where nothing else is said."""
-        if self.method in ("dps", "repaint"):
-            return {"solver": "ddpm", "steps": 50 if self.method == "dps" else 30}
-        return {}
+        if self.iterations < 1 or (self.zeta is not None and not 0 < self.zeta < math.inf):
+            raise ValueError(f"exact takes 1 or more iterations and dps a zeta above 0, not {self.iterations} and {self.zeta}.")
 
 
 @dataclass(frozen=True)
@@ -169,7 +165,8 @@ def settings(model: Model, approach: Approach, **sampling: Any) -> SamplingConfi
 
     Raises ValueError for a solver that the method cannot take.
     """
-    how = changed(model.config.sampling, _fitting(model.config.sampling, {**approach.settings, **sampling}))
+    own: dict[str, Any] = {"solver": "ddpm", "steps": default_steps(model, STEPS[approach.method])} if approach.method in STEPS else {}
+    how = changed(model.config.sampling, _fitting(model.config.sampling, {**own, **sampling}))
     solver = how.build_solver(model.schedule)
     if approach.method == "repaint" and not isinstance(solver, Ancestral):
         raise ValueError(f"repaint takes ancestral steps, and {how.solver!r} takes none: leave the solver out.")
@@ -214,7 +211,7 @@ def _solved(
         some = seen.rows(rows)
         x = initial(levels, model.config.codec.shape, seed, index)
         belief = denoise(model, asked.rows(rows), how, steering, lambda plain, some=some: _conditioned(plain, some, approach, model))  # type: ignore[misc]
-        for moment in trajectory(x, belief, levels, _solver(solver, some, approach), seed=seed, index=index, noise=how.noise):
+        for moment in trajectory(x, belief, levels, _solver(solver, some, approach, x[0].numel()), seed=seed, index=index, noise=how.noise):
             x = moment.x
             if watch:
                 watch("down", moment)
@@ -233,13 +230,14 @@ def _conditioned(plain: Denoise, seen: Seen, approach: Approach, model: Model) -
     return plain
 
 
-def _solver(solver: Solver, seen: Seen, approach: Approach) -> Solver:
+def _solver(solver: Solver, seen: Seen, approach: Approach, numbers: int) -> Solver:
+    """numbers: of an example."""
     if approach.method == "repaint":
         assert isinstance(solver, Ancestral)  # `settings` saw to it
         return RePaint(solver, seen)
     if approach.method == "dps":
         assert isinstance(solver, Ancestral | DDIM)
-        return DPS(solver, seen, approach.zeta)
+        return DPS(solver, seen, ZETA * math.sqrt(numbers) if approach.zeta is None else approach.zeta)
     return solver
 
 

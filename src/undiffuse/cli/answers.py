@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from undiffuse.solving import Approach, Solution
 
 N = Annotated[int, Option("-n", help="Answers for each image: there are many that fit.")]
-MethodName = Annotated[str, Option("--method", help="exact, pigdm, dps, replace, and for masks repaint; docs/tasks.md compares them.")]
+MethodName = Annotated[str, Option("--method", help="dps, pigdm, exact, replace, and for masks repaint; docs/tasks.md compares them.")]
 Iterations = Annotated[int | None, Option(help="Of conjugate gradients, of exact: more is truer and slower.")]
-Zeta = Annotated[float | None, Option(help="Length of the steps of dps.")]
+Zeta = Annotated[float | None, Option(help="Length of the steps of dps: longer obeys the image more and the model less; by the size when left out.")]
 Times = Annotated[int | None, Option(help="How often repaint walks each stretch.")]
 Solver = Annotated[str | None, Option(help="Listed by 'undiffuse solvers'; the model's or the method's own when left out.")]
 Steps = Annotated[int | None, Option(help="Of the grid; the model's or the method's own when left out.")]

@@ -19,7 +19,7 @@ def colorize(
     images: Annotated[list[str], Argument(metavar="IMAGE…", help=f"Grey, or in colour, which is taken away first. {edits.INPUTS}")],
     noise: answers.Noise = None,
     n: answers.N = 4,
-    method: answers.MethodName = "exact",
+    method: answers.MethodName = "dps",
     iterations: answers.Iterations = None,
     zeta: answers.Zeta = None,
     classes: asking.Classes = None,

@@ -21,7 +21,7 @@ def deblur(
     simulate: Annotated[bool, Option("--simulate", help="Take sharp images, and blur them first.")] = False,
     noise: answers.Noise = None,
     n: answers.N = 4,
-    method: answers.MethodName = "exact",
+    method: answers.MethodName = "dps",
     iterations: answers.Iterations = None,
     zeta: answers.Zeta = None,
     classes: asking.Classes = None,

@@ -19,7 +19,7 @@ def inpaint(
     images: Annotated[list[str], Argument(metavar="IMAGE…", help=edits.INPUTS)],
     mask: Annotated[str, Option(help=f"What to fill in: {masks.NAMES}; images are white there.")] = "center",
     n: answers.N = 4,
-    method: answers.MethodName = "exact",
+    method: answers.MethodName = "dps",
     iterations: answers.Iterations = None,
     zeta: answers.Zeta = None,
     times: answers.Times = None,

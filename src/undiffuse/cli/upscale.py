@@ -22,7 +22,7 @@ def upscale(
     simulate: Annotated[bool, Option("--simulate", help="Take images of the model's full size, and make them small first.")] = False,
     noise: answers.Noise = None,
     n: answers.N = 4,
-    method: answers.MethodName = "exact",
+    method: answers.MethodName = "dps",
     iterations: answers.Iterations = None,
     zeta: answers.Zeta = None,
     classes: asking.Classes = None,
