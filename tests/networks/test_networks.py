@@ -151,7 +151,8 @@ def test_what_is_suggested_suits_the_data(kind, shape, cpu):
         return  # refused above
     with torch.device("meta"):
         network = build_network(config, shape[0], shape[0], shape[1:], True)
-        assert network(torch.zeros(1, *shape), torch.zeros(1), None, torch.zeros(1, 2, network.embedding_width), torch.zeros(1, 2) > 0).shape[1:] == shape
+        tokens, absent = torch.zeros(1, 2, network.embedding_width), torch.zeros(1, 2, dtype=torch.bool)
+        assert network(torch.zeros(1, *shape), torch.zeros(1), None, tokens, absent).shape[1:] == shape
 
 
 def test_points_and_tables_are_for_an_mlp_and_all_else_for_a_unet():
