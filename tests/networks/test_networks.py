@@ -10,11 +10,13 @@ import torch
 
 from tests.networks.instances import NETWORKS, built
 from tests.small import randomised, tiny_config, tiny_model
+from undiffuse.classifying import classifying_network
 from undiffuse.conditioning.classes import ClassConfig
 from undiffuse.configuration import Design, ModelConfig, changed, parsed
 from undiffuse.model import load, save_model
 from undiffuse.networks.autoencoder import AutoencoderConfig
 from undiffuse.networks.building import build_network, suggested
+from undiffuse.networks.encoder import Encoder
 from undiffuse.networks.mlp import MLPConfig
 from undiffuse.networks.transformer import TransformerConfig
 from undiffuse.networks.unet_config import UNetConfig
@@ -153,6 +155,16 @@ def test_what_is_suggested_suits_the_data(kind, shape, cpu):
         network = build_network(config, shape[0], shape[0], shape[1:], True)
         tokens, absent = torch.zeros(1, 2, network.embedding_width), torch.zeros(1, 2, dtype=torch.bool)
         assert network(torch.zeros(1, *shape), torch.zeros(1), None, tokens, absent).shape[1:] == shape
+
+
+@names
+@pytest.mark.parametrize("shape", [(1, 8, 8), (5, 1), (2, 33), (1, 4, 5, 6)])
+def test_every_model_can_have_a_classifier(name, shape):
+    """An encoder made of the levels of its network where it has any, and of those that suit the data where not."""
+    config = NETWORKS[name]
+    config = config.model_copy(update={"dims": len(shape) - 1}) if hasattr(config, "dims") else config
+    encoder = Encoder(classifying_network(config, shape), shape, 3)
+    assert encoder(torch.randn(2, *shape), CLOCK).shape == (2, 3)
 
 
 def test_points_and_tables_are_for_an_mlp_and_all_else_for_a_unet():
