@@ -78,6 +78,20 @@ def test_an_example_is_answered_alone_as_in_a_batch(name):
 
 
 @names
+@pytest.mark.filterwarnings("error")
+def test_half_precision_is_near(name):
+    """bf16 has 8 bits: a rounding is 0.2 %, and a network is a dozen of them deep."""
+    network = randomised(built(name, tokens=True)).eval()
+    x, tokens = torch.randn(2, 1, 8, 8), torch.randn(2, 3, network.embedding_width)
+    arguments = (x, CLOCK, None, tokens, torch.zeros(2, 3, dtype=torch.bool))
+    whole = network(*arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network(*arguments)
+    assert half.dtype == torch.bfloat16
+    assert (half - whole).norm() < 0.03 * whole.norm()
+
+
+@names
 def test_the_conditions_enter_every_layer(name):
     """With all others deaf, each way of the embedding into the network alone still changes the output."""
     network = randomised(built(name)).eval()
