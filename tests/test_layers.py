@@ -56,8 +56,8 @@ ALLOWED = {
     "presets": {"configuration", "data", "latents", "networks", "sampling", "scheduling", "training"},
     "pictures": {"data", "process", "sampling"},
     "run": {
-        "adapters", "columns", "conditioning", "configuration", "corruptions", "data", "denoiser", "files", "latents", "likelihood", "model", "networks",
-        "pictures", "process", "starting", "training",
+        "adapters", "columns", "conditioning", "configuration", "corruptions", "data", "denoiser", "files", "latents", "likelihood", "model",
+        "networks", "pictures", "process", "starting", "training",
     },
     "prepare": {"conditioning", "configuration", "corruptions", "data", "first_stage", "model", "presets", "process", "run", "starting"},
 }

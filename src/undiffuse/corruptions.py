@@ -19,13 +19,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from undiffuse.process.operators import Blur, Downsample, Grey, Mask, Operator
+from undiffuse.process.operators import REC_601, Blur, Downsample, Grey, Mask, Operator
 
 NOISE = (0.0, 0.0)
 Bounds = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
@@ -37,6 +37,13 @@ class Corruption(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     noise: Bounds = NOISE
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        for name, value in self:
+            if isinstance(value, tuple) and value[0] > value[1]:
+                raise ValueError(f"the bounds of {name} are {value[0]:g} and {value[1]:g}: give the lower one first.")
+        return self
 
     @abstractmethod
     def operator(self, shape: Sequence[int], n: int, generator: torch.Generator) -> Operator:
@@ -103,12 +110,12 @@ class Upscale(Corruption):
 
 
 class Colorize(Corruption):
-    """Channels are averaged."""
+    """Grey: how bright red, green and blue look; the mean of other numbers of channels."""
 
     kind: Literal["colorize"] = "colorize"
 
     def operator(self, shape: Sequence[int], n: int, generator: torch.Generator) -> Grey:
-        operator = Grey((1 / shape[0],) * shape[0])
+        operator = Grey(REC_601 if shape[0] == 3 else (1 / shape[0],) * shape[0])
         operator.shape_of(shape)
         return operator
 

@@ -274,7 +274,7 @@ class Run:
             denoiser = self.model.denoiser
             with self.trainer.average.swapped():
                 denoiser.eval()
-                changes = self.bank.effects(denoiser.given, self.config.conditions)
+                changes = self.bank.effects(denoiser.given, denoiser.conditions.askable)
             denoiser.train()
             self._heard = (self.trainer.step, changes)
         return self._heard[1]
@@ -282,10 +282,10 @@ class Run:
     def preview(self) -> Path:
         """A grid of samples of the averaged weights, always of the same seeds."""
         n = max(FEWEST_PREVIEWS, min(MOST_PREVIEWS, PREVIEW_NUMBERS // math.prod(self.training_data.shape)))
+        if self.tasks:
+            return self._preview_of_tasks(n)
         asked, labels = self._asked(n)
         n = len(labels) or n
-        if self.tasks:
-            return self._preview_of_tasks(n, asked)
 
         def sample() -> Tensor:
             return self.model.sample(n, asked)
@@ -297,13 +297,13 @@ class Run:
         samples_grid(values, self.model.codec, labels, f"step {self.trainer.step}", captions=len(set(labels)) > len(labels) / 2).save(path)
         return path
 
-    def _preview_of_tasks(self, n: int, asked: dict[str, Any]) -> Path:
+    def _preview_of_tasks(self, n: int) -> Path:
         """Held-out examples in rows: what is shown of each, what is made of that, and the example itself."""
         n = min(n, len(self.bank.x), MOST_OF_TASKS)
         shown = {name: self.bank.values[name][:n] for name in ("seen", "task") if name in self.bank.values}
         names = list(self.model_config.tasks)
         tasks = [names[k] for k in shown["task"].tolist()] if "task" in shown else [""] * n
-        told = {name: value[:n] for name, value in asked.items()} | {"seen": shown["seen"].cpu()} | ({"task": tasks} if "task" in shown else {})
+        told = {name: value[:n] for name, value in self._said.items()} | {"seen": shown["seen"].cpu()} | ({"task": tasks} if "task" in shown else {})
         with self.trainer.average.swapped():
             made = evaluated(self.model.denoiser, lambda: self.model.sample(n, told))
         path = self.folder / "samples" / f"step-{self.trainer.step:08d}.png"

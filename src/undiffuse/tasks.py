@@ -18,9 +18,9 @@ from torch import Tensor
 from undiffuse.corruptions import Corruption, shown
 from undiffuse.model import Model
 from undiffuse.process.noise import standard_normal
-from undiffuse.process.operators import Mask, Operator
+from undiffuse.process.operators import Grey, Mask, Operator
 
-AUGMENTATION_STREAM = 11
+AUGMENTATION_STREAM, AUGMENTATION = 11, 0.1
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ def simulated(model: Model, values: np.ndarray | Tensor, task: str | None = None
 
 def given(
     model: Model, values: np.ndarray | Tensor, task: str | None = None, *, hidden: np.ndarray | Tensor | None = None, noise: float | None = None,
-    seed: int | None = None,
+    added: Tensor | None = None,
 ) -> Seen:  # fmt: skip
     """What someone has of examples, in the data's own range: of the size that the task leaves, (inputs, C, *size / factor) of upscaling.
 
     hidden: of inpainting, True where to fill in, (*size), (1, *size) or (inputs, 1, *size).   noise: how noisy the values are, as
     a standard deviation in the model's range; the least that the task was trained for when left out.
-    seed: to add that noise first, where the values have none: noise conditioning augmentation.
+    added: standard normal, to add as that noise first where the values have none: noise conditioning augmentation.
     Raises ValueError for values, a mask or noise that the task does not take.
     """
     name, corruption = corruption_of(model, task)
@@ -97,9 +97,14 @@ def given(
     wanted = operator.shape_of(shape)
     if tuple(given_.shape[1:]) != tuple(wanted):
         raise ValueError(f"the task {name!r} takes examples of shape {tuple(wanted)}, but these have {tuple(given_.shape[1:])}.")
+    if isinstance(operator, Grey) and len(set(model.config.codec.scale)) > 1:
+        raise ValueError("the channels of this data have units of their own, so one grey stands for none of them: colour with 'undiffuse colorize'.")
+    if isinstance(operator, Mask):
+        given_ = torch.where(operator.known, given_, torch.tensor(model.config.codec.offset).reshape(-1, *[1] * (len(shape) - 1)))
+    if not given_.isfinite().all():
+        raise ValueError(f"{int((~given_.isfinite()).sum())} of the values are NaN or infinite: mend them, or hide them from inpainting.")
     y = operator(model.codec.encode(operator.picture(given_), limited=False))
-    if seed is not None and s:
-        y = y + s * standard_normal(tuple(y.shape[1:]), seed, torch.arange(len(y)), stream=AUGMENTATION_STREAM)
+    y = y if added is None else y + s * added
     both = shown(operator, y, torch.full((len(y),), float(s)))
     known = operator.known.expand(len(y), *shape) if isinstance(operator, Mask) and corruption.kind == "inpaint" else None  # type: ignore[attr-defined]
     return Seen(both, (name,) * len(y), _picture(model, both), known, given_ if known is not None else None)
@@ -139,19 +144,44 @@ def made_of(
     return Made(values, seen)
 
 
+def check_stages(first: Model, second: Model, noise: float | None = None) -> tuple[str, float]:
+    """The task of a second stage and the noise it is shown a first one's samples with, `AUGMENTATION` where it may be when None.
+
+    Raises ValueError for a second stage that upscales nothing, or examples of another shape or range.
+    """
+    name, task = _upscaling(second)
+    wanted = task.operator(second.config.codec.shape, 1, torch.Generator()).shape_of(second.config.codec.shape)
+    if first.config.codec.shape != wanted:
+        raise ValueError(f"the second stage makes examples of {wanted} larger, and the first one's are {first.config.codec.shape}.")
+    if (first.config.codec.low, first.config.codec.high) != (second.config.codec.low, second.config.codec.high):
+        raise ValueError("the two stages were trained on values of different ranges: train both on the same data.")
+    low, high = task.noise
+    noise = min(max(AUGMENTATION, low), high) if noise is None else noise
+    if not low <= noise <= high:
+        raise ValueError(f"the second stage was trained for noise of {low:g} to {high:g}, not of {noise:g}: choose --augmentation between them.")
+    return name, noise
+
+
 def upscaled(
     model: Model, small: Tensor, *, noise: float = 0.0, conditions: Mapping[str, object] | None = None, seed: int = 0,
-    progress: Callable[[int, int], None] | None = None, **sampling: Any,
+    index: Sequence[int] | None = None, progress: Callable[[int, int], None] | None = None, **sampling: Any,
 ) -> Tensor:  # fmt: skip
     """Samples (n, C, *size / factor) of a first stage, made larger by a second; noise is added to them and told first.
 
-    Raises ValueError for a model that upscales nothing, or samples of another shape.
+    index: of each sample's noise in the seed, 0 … n - 1 when left out.   Raises ValueError for samples of another shape.
     """
-    names = [name for name, task in model.config.tasks.items() if task.kind == "upscale"]
-    if not names:
+    name, _ = _upscaling(model)
+    which = torch.arange(len(small)) if index is None else torch.as_tensor(index, dtype=torch.int64)
+    seen = given(model, small, name, noise=noise, added=standard_normal(tuple(small.shape[1:]), seed, which, stream=AUGMENTATION_STREAM))
+    told = dict(conditions or {}) | {"seen": seen.shown} | ({"task": [name] * len(small)} if len(model.config.tasks) > 1 else {})
+    return model.sample(len(small), told, seed=seed, index=which.tolist(), progress=progress, **sampling)
+
+
+def _upscaling(model: Model) -> tuple[str, Corruption]:
+    found = [(name, task) for name, task in model.config.tasks.items() if task.kind == "upscale"]
+    if not found:
         raise ValueError("the second stage was not trained to upscale: train one with 'undiffuse train DATA --upscaler 4'.")
-    seen = given(model, small, names[0], noise=noise, seed=seed)
-    return made_of(model, seen, conditions=conditions, seed=seed, progress=progress, **sampling).values[:, 0]
+    return found[0]
 
 
 def _picture(model: Model, both: Tensor) -> Tensor:

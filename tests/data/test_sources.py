@@ -149,7 +149,8 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
 
 
 @pytest.mark.parametrize(("shape", "layout", "result", "read"), [
-    ((9, 20), None, (9, 1, 20), "NL"), ((9, 8, 7), None, (9, 1, 8, 7), "NHW"), ((9, 8, 7, 3), None, (9, 3, 8, 7), "NHWC"),
+    ((9, 20), None, (9, 1, 20), "NL"), ((9, 5), None, (9, 5, 1), "NC"), ((9, 5), "NL", (9, 1, 5), "NL"), ((9, 20), "NC", (9, 20, 1), "NC"),
+    ((9, 8, 7), None, (9, 1, 8, 7), "NHW"), ((9, 8, 7, 3), None, (9, 3, 8, 7), "NHWC"),
     ((9, 3, 8, 7), None, (9, 3, 8, 7), "NCHW"), ((9, 4, 5, 6, 2), None, (9, 2, 4, 5, 6), "NDHWC"), ((9, 2, 20), "NCL", (9, 2, 20), "NCL"),
     ((8, 7, 3, 9), "HWCN", (9, 3, 8, 7), "HWCN"), ((9, 7, 8, 33), "NCHW", (9, 7, 8, 33), "NCHW"),
 ])  # fmt: skip
@@ -158,7 +159,9 @@ def test_layouts(shape, layout, result, read):
     assert (values.shape, how) == (result, read)
 
 
-@pytest.mark.parametrize(("shape", "layout"), [((9,), None), ((9, 8, 7), "NHWC"), ((9, 8, 7), "NHH"), ((9, 8), "HW"), ((2, 2, 2, 2, 2, 2), None)])
+@pytest.mark.parametrize(("shape", "layout"), [
+    ((9,), None), ((9, 8, 7), "NHWC"), ((9, 8, 7), "NHH"), ((9, 8), "HW"), ((9, 8), "CN1"), ((2, 2, 2, 2, 2, 2), None),
+])  # fmt: skip
 def test_layouts_that_do_not_fit(shape, layout):
     with pytest.raises(ValueError, match=r"axes|layout"):
         arranged(np.zeros(shape), layout)

@@ -10,11 +10,13 @@ import torch
 
 from tests.networks.instances import NETWORKS, built
 from tests.small import randomised, tiny_config, tiny_model
+from undiffuse.classifying import classifying_network
 from undiffuse.conditioning.classes import ClassConfig
 from undiffuse.configuration import Design, ModelConfig, changed, parsed
 from undiffuse.model import load, save_model
 from undiffuse.networks.autoencoder import AutoencoderConfig
 from undiffuse.networks.building import build_network, suggested
+from undiffuse.networks.encoder import Encoder
 from undiffuse.networks.mlp import MLPConfig
 from undiffuse.networks.transformer import TransformerConfig
 from undiffuse.networks.unet_config import UNetConfig
@@ -73,6 +75,20 @@ def test_an_example_is_answered_alone_as_in_a_batch(name):
     x, told = torch.randn(2, 1, 8, 8), torch.randn(2, network.embedding_width)
     together = network(x, CLOCK, told)
     torch.testing.assert_close(network(x[1:], CLOCK[1:], told[1:]), together[1:], rtol=1e-4, atol=1e-5)
+
+
+@names
+@pytest.mark.filterwarnings("error")
+def test_half_precision_is_near(name):
+    """bf16 has 8 bits: a rounding is 0.2 %, and a network is a dozen of them deep."""
+    network = randomised(built(name, tokens=True)).eval()
+    x, tokens = torch.randn(2, 1, 8, 8), torch.randn(2, 3, network.embedding_width)
+    arguments = (x, CLOCK, None, tokens, torch.zeros(2, 3, dtype=torch.bool))
+    whole = network(*arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network(*arguments)
+    assert half.dtype == torch.bfloat16
+    assert (half - whole).norm() < 0.03 * whole.norm()
 
 
 @names
@@ -151,7 +167,18 @@ def test_what_is_suggested_suits_the_data(kind, shape, cpu):
         return  # refused above
     with torch.device("meta"):
         network = build_network(config, shape[0], shape[0], shape[1:], True)
-        assert network(torch.zeros(1, *shape), torch.zeros(1), None, torch.zeros(1, 2, network.embedding_width), torch.zeros(1, 2) > 0).shape[1:] == shape
+        tokens, absent = torch.zeros(1, 2, network.embedding_width), torch.zeros(1, 2, dtype=torch.bool)
+        assert network(torch.zeros(1, *shape), torch.zeros(1), None, tokens, absent).shape[1:] == shape
+
+
+@names
+@pytest.mark.parametrize("shape", [(1, 8, 8), (5, 1), (2, 33), (1, 4, 5, 6)])
+def test_every_model_can_have_a_classifier(name, shape):
+    """An encoder made of the levels of its network where it has any, and of those that suit the data where not."""
+    config = NETWORKS[name]
+    config = config.model_copy(update={"dims": len(shape) - 1}) if hasattr(config, "dims") else config
+    encoder = Encoder(classifying_network(config, shape), shape, 3)
+    assert encoder(torch.randn(2, *shape), CLOCK).shape == (2, 3)
 
 
 def test_points_and_tables_are_for_an_mlp_and_all_else_for_a_unet():

@@ -54,10 +54,13 @@ def test_upscaling_shows_block_averages_copied(factor):
     assert (seen[:, 2] == 1).all()
 
 
-def test_colouring_shows_the_mean_of_the_channels():
+def test_colouring_shows_grey():
     x = examples(3, 5, 5)
     seen = Colorize().seen(x, generator())
-    torch.testing.assert_close(seen[:, :3], x.mean(1, keepdim=True).expand(-1, 3, -1, -1))
+    bright = 0.299 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2]  # ITU-R BT.601
+    torch.testing.assert_close(seen[:, :3], bright[:, None].expand(-1, 3, -1, -1))
+    y = examples(2, 5)
+    torch.testing.assert_close(Colorize().seen(y, generator())[:, :2], y.mean(1, keepdim=True).expand(-1, 2, -1))
 
 
 def test_deblurring_shows_a_gaussian_mean():
@@ -104,7 +107,8 @@ def test_tasks_are_read_from_what_people_write():
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("sharpen", "no task 'sharpen'"), ("denoise:3", "no task"), ("upscale:x", "write upscale:4"), ("upscale:1", "write upscale:4"), ("deblur:-1", "write deblur"),
+    ("sharpen", "no task 'sharpen'"), ("denoise:3", "no task"), ("upscale:x", "write upscale:4"), ("upscale:1", "write upscale:4"),
+    ("deblur:-1", "write deblur"),
 ])  # fmt: skip
 def test_what_is_no_task_is_refused(text, words):
     with pytest.raises(ValueError, match=words):
@@ -112,7 +116,8 @@ def test_what_is_no_task_is_refused(text, words):
 
 
 @pytest.mark.parametrize(("text", "shape", "words"), [
-    ("colorize", (1, 8, 8), "'colorize' does not suit this data.*grey already"), ("upscale:3", (1, 8, 8), "'upscale:3' does not suit.*does not divide"),
+    ("colorize", (1, 8, 8), "'colorize' does not suit this data.*grey already"),
+    ("upscale:3", (1, 8, 8), "'upscale:3' does not suit.*does not divide"),
 ])  # fmt: skip
 def test_what_does_not_suit_the_data_is_refused(text, shape, words):
     with pytest.raises(ValueError, match=words):

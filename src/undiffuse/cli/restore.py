@@ -93,9 +93,8 @@ def restore(
 
 
 def _seen(seen: Seen, model: Model) -> list[np.ndarray]:
-    """Pictures of what is seen, with stripes where inpainting hides something."""
+    """Pictures of what is seen, with stripes where something is hidden."""
     from undiffuse.pictures import edits as pictures
 
-    if seen.known is None:
-        return pictures.pictures_of(seen.values, model.codec)
-    return pictures.masked(seen.values, ~seen.known, model.codec)[1]
+    hidden = (seen.shown[:, -2:-1] == 0).expand_as(seen.values)
+    return pictures.masked(seen.values, hidden, model.codec)[1]

@@ -72,7 +72,9 @@ def sample(
     adapters: Annotated[Path | None, Option(help="Tune the model by adapters: a run's adapters/, or a folder that peft wrote.")] = None,
     trajectory: Annotated[bool, Option("--trajectory", help="Also draw forward and reverse strips and an animation.")] = False,
     upscaler: Annotated[Path | None, Option(help="Make the samples larger by a second stage, see 'train --upscaler'.")] = None,
-    augmentation: Annotated[float, Option(help="Noise added to what the second stage is shown, in its range, and told to it.")] = 0.1,
+    augmentation: Annotated[
+        float | None, Option(help="Noise added to what the second stage is shown, in its range, and told to it; 0.1 where that may be.")
+    ] = None,
     encoder: asking.Encoder = None,
     download: asking.Download = False,
     out: Annotated[Path | None, Option(help="Folder to write to; a new one in the run's sampled/ when left out.")] = None,
@@ -84,6 +86,7 @@ def sample(
     shared.check_out(out)
     from undiffuse.classifier import load_classifier
     from undiffuse.model import load
+    from undiffuse.tasks import check_stages
 
     model = load(run, shared.device(device), weights, encoder, download, adapters)
     guide = load_classifier(classifier, model.device) if classifier else None
@@ -112,10 +115,13 @@ def sample(
     if model.config.tasks:
         raise ValueError(f"this model makes examples of what is left of them ({', '.join(model.config.tasks)}): use 'undiffuse restore {run}'.")
     second = load(upscaler, model.device) if upscaler else None
+    if second is None and augmentation is not None:
+        raise ValueError("--augmentation is noise for a second stage: name one with --upscaler.")
+    strength = check_stages(model, second, augmentation)[1] if second else 0.0
     folder, values, labels, index = _make(job, n, compare, run, out)
     written = _write(job, folder, values, labels, index, compare)
     if second is not None:
-        written += _enlarge(job, second, folder, values, labels, index, augmentation)
+        written += _enlarge(job, second, folder, values, labels, index, strength)
     if trajectory:
         _draw_trajectory(job, labels, [of_seed for of_seed, _ in index], folder)
         written += ", forward.png, reverse.png, reverse.gif"
@@ -267,7 +273,8 @@ def _enlarge(
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        large = upscaled(second, values, noise=augmentation, conditions=told, seed=job.seed, progress=progress)
+        which = [of_seed for of_seed, _ in index]
+        large = upscaled(second, values, noise=augmentation, conditions=told, seed=job.seed, index=which, progress=progress)
     codec = second.codec
     np.save(folder / "enlarged.npy", large.numpy().astype(codec.config.dtype))
     (folder / "enlarged").mkdir()

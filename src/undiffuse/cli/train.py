@@ -245,9 +245,13 @@ def follow(run: Run) -> None:
         typer.echo("this run is already trained for as long as asked: give more --steps or --budget to go on.")
     trainer, resumed = run.trainer, first is None or first > 1
     typer.echo(f"{'resumed; ' if resumed else ''}trained {trainer.step} steps in {shared.clock(trainer.seconds)}; {run.verdict()}")
-    also = f"{', heard.png' if run.config.conditions else ''}{', adapters/' if run.config.design.adapters else ''}"
+    also = f"{', heard.png' if run.model.denoiser.conditions.askable else ''}{', adapters/' if run.config.design.adapters else ''}"
     typer.echo(f"wrote {run.folder}/: the model, metrics.jsonl, samples/{also}")
-    typer.echo(f"next: undiffuse sample {run.folder}")
+    stages = [task for task in run.config.design.tasks.values() if task.kind == "upscale" and task.noise[1]]
+    if stages:
+        typer.echo(f"next: undiffuse sample BASE --upscaler {run.folder}  for a BASE of examples {stages[0].factor} times smaller")
+    else:
+        typer.echo(f"next: undiffuse restore {run.folder} data:0 --simulate" if run.tasks else f"next: undiffuse sample {run.folder}")
 
 
 def follow_autoencoder(work: AutoencoderRun) -> None:

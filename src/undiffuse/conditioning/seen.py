@@ -42,6 +42,11 @@ class SeenCondition(ConditionModule):
         super().__init__(config)
         self.axes = len(config.shape)
 
+    def encode(self, values: Sequence[object]) -> Tensor:
+        if any(value is None for value in values):
+            raise ValueError("this model makes examples of what is left of them: use 'undiffuse restore RUN IMAGE', or tasks.made_of in Python.")
+        return self.read(values)
+
     def forward(self, encoded: Tensor) -> Tensor:
         return encoded
 

@@ -154,10 +154,11 @@ class Block(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor, rotation: Tensor | None, tokens: Tensor | None, absent: Tensor | None) -> Tensor:
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(embedding)
         q, k, v = self.qkv(modulated(x, shift, scale)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        q, k = self.q_norm(q), self.k_norm(k)
+        exact = torch.promote_types(q.dtype, torch.float32)  # of roots and angles
+        q, k = self.q_norm(q.to(exact)), self.k_norm(k.to(exact))
         if rotation is not None:
-            q, k = rotated(q, rotation).to(v.dtype), rotated(k, rotation).to(v.dtype)
-        x = x + gate * self.out(attended(q, k, v))
+            q, k = rotated(q, rotation), rotated(k, rotation)
+        x = x + gate * self.out(attended(q.to(v.dtype), k.to(v.dtype), v))
         if self.to_tokens is not None:
             x = self.to_tokens(x, tokens, absent)
         return x + mlp_gate * self.mlp(modulated(x, mlp_shift, mlp_scale))
