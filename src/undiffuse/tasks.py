@@ -192,7 +192,7 @@ def _hidden(hidden: np.ndarray | Tensor | None, shape: Sequence[int], inputs: in
     """(inputs or 1, 1, *size), True where to fill in. Raises ValueError."""
     if hidden is None:
         raise ValueError("inpainting needs to know what is hidden: give a mask.")
-    mask = torch.as_tensor(hidden) != 0
+    mask = torch.as_tensor(np.array(hidden)) != 0
     size = tuple(shape[1:])
     if tuple(mask.shape) not in (size, (1, *size), (inputs, 1, *size)):
         raise ValueError(f"the mask has the shape {tuple(mask.shape)}, the examples are {'×'.join(str(n) for n in size)}: give one of their size.")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,18 +13,6 @@ SMALL = {
     "latent.autoencoder.channels": [8], "latent.autoencoder.groups": 4, "latent.autoencoder.latent_channels": 3, "latent.training.batch_size": 16,
 } | TINY_SETTINGS  # fmt: skip
 SET = [f"--set={path}={json.dumps(value)}" for path, value in SMALL.items()]
-
-
-@pytest.fixture
-def run(tmp_path):
-    def finished(*arguments):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-m", "undiffuse", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
-        )
-        return done.returncode, done.stdout + done.stderr
-
-    return finished
 
 
 def test_one_command_trains_both_and_the_rest_needs_no_flag(run, tmp_path):
