@@ -15,6 +15,7 @@ from undiffuse.cli import masks
 from undiffuse.data.codec import CodecConfig
 from undiffuse.model import save_model
 from undiffuse.process.operators import REC_601, Blur, Downsample, Grey
+from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.solving import Approach
 
 METHODS = ["exact", "pigdm", "replace", "dps", "repaint"]
@@ -46,6 +47,13 @@ def test_what_is_known_comes_back_as_it_was(method):
     assert torch.equal(result.values[..., :4, :], given[..., :4, :])
     assert not torch.equal(result.values[:, 0, :, 4:], result.values[:, 1, :, 4:])
     assert result.values.isfinite().all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_any_number_of_steps_whatever_the_models_own_settings_are(method, steps):
+    model = tiny_model(sampling=SamplingConfig(steps=5, churn=3.0, order=2))
+    assert solving.inpaint(model, images(1)[:, None], HALF, approach=Approach(method), steps=steps).values.isfinite().all()
 
 
 @pytest.mark.parametrize("shape", [(2, 16), (1, 4, 8, 8)])

@@ -166,6 +166,8 @@ def settings(model: Model, approach: Approach, **sampling: Any) -> SamplingConfi
     Raises ValueError for a solver that the method cannot take.
     """
     own: dict[str, Any] = {"solver": "ddpm", "steps": default_steps(model, STEPS[approach.method])} if approach.method in STEPS else {}
+    if approach.method == "repaint":  # has ups and downs of its own
+        own |= {"churn": 0.0, "restart": None, "noise": "independent"}
     how = changed(model.config.sampling, _fitting(model.config.sampling, {**own, **sampling}))
     solver = how.build_solver(model.schedule)
     if approach.method == "repaint" and not isinstance(solver, Ancestral):
@@ -188,7 +190,7 @@ def _fitting(own: SamplingConfig, wanted: Mapping[str, Any]) -> dict[str, Any]:
 def grid(model: Model, approach: Approach, how: SamplingConfig) -> Level:
     """The table of levels that is walked."""
     levels = how.build_levels(model.schedule)
-    return resampled(levels, min(approach.length, len(levels) - 2), approach.times) if approach.method == "repaint" else levels
+    return resampled(levels, max(1, min(approach.length, len(levels) - 2)), approach.times) if approach.method == "repaint" else levels
 
 
 def _solved(

@@ -24,7 +24,7 @@ weighs w by r² once more, at each step; this does not.)
 A network's x̂ is not exact, and far from the data its dx̂/dx_t is not even symmetric.  Conjugate gradients therefore start
 from w = 0: after few iterations w lies where V is large, which is where the network can be believed; starting from pigdm's
 w, the rest of it brings in the errors of directions that V should have silenced.  For the same reason a share of r², the
-`doubt`, is added to noise².  Exact denoisers need neither, and are the same with both, doubt 0 and enough iterations.
+`doubt`, is added to noise².  Exact denoisers need neither: without doubt, as many iterations as numbers are seen solve (2).
 
 DPS is a change of an ancestral step instead, x_s + 2 zeta (dx̂/dx_t)ᵀ Aᵀ (y - A x̂)/|y - A x̂|, its Algorithm 1.  RePaint is
 one too (Lugmayr et al. 2022): after each step the known numbers are those of q(x_s | x_0), noised anew to the level that
