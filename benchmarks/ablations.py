@@ -1,7 +1,7 @@
 """Which options help, on handwritten digits: the papers' ablations at the smallest scale, three seeds each.
 
     python -m benchmarks.ablations [--minutes 8] [--seeds 3]       # goes on where it stopped; writes after every run
-    python -m benchmarks.ablations --show                          # the table of what there is
+    python -m benchmarks.ablations --show                          # the table of what there is, and docs/networks.png
 
 Every run trains for the same number of updates on 1,500 digits and is judged as in benchmarks/digits.py by 600 samples with
 the model's default sampler (Fréchet distance on pixels, accuracy of the class asked for), and by its error on 297 held-out
@@ -23,7 +23,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 import torch
+from matplotlib import pyplot as plt
 
 from benchmarks.common import RESULTS, machine, table
 from benchmarks.digits import pixels
@@ -35,6 +37,7 @@ from undiffuse.networks.building import NetworkConfig, build_network
 from undiffuse.networks.mlp import MLPConfig
 from undiffuse.networks.transformer import TransformerConfig
 from undiffuse.networks.unet_config import UNetConfig
+from undiffuse.pictures.plots import COLOURS, STYLE, save
 from undiffuse.prepare import prepare
 from undiffuse.run import Watch
 
@@ -103,7 +106,7 @@ def variants() -> Variants:
         },
         "network, at equal parameters": {
             "U-Net": base, "transformer": (matched(TransformerConfig(depth=4, heads=1), 4), {}),
-            "MLP": (matched(MLPConfig(depth=3)), {}), "autoencoder": (autoencoder(), {}),
+            "MLP": (matched(MLPConfig(depth=3)), {}), "autoencoder, velocity": (autoencoder(), {}),
             "autoencoder, karras": (autoencoder(), {"prediction": "karras"}), "autoencoder, clean": (autoencoder(), {"prediction": "clean"}),
             "autoencoder, noise": (autoencoder(), {"prediction": "noise"}),
             "autoencoder, no divergence": (autoencoder().model_copy(update={"kl": 0.0}), {}),
@@ -175,6 +178,25 @@ def show(runs: Mapping[str, dict[str, Any]], seeds: int) -> None:
         print(table([group, "parameters", *MEASURES.values()][: None if bits else -1], [row if bits else row[:-1] for row in rows]) + "\n")
 
 
+def draw(runs: Mapping[str, dict[str, Any]], seeds: int, path: Path) -> None:
+    """The error of each network by noise level, over that of the U-Net; the range over seeds as a band."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(8.2, 4.6), layout="constrained")
+        options = variants()["network, at equal parameters"]
+        found = {name: [runs[k]["errors"] for seed in range(seeds) if (k := key(*variant, seed)) in runs] for name, variant in options.items()}
+        ratios = next(iter(runs.values()))["ratios"]
+        base = np.array(found["U-Net"])
+        for colour, (name, errors) in zip(COLOURS, found.items(), strict=False):
+            if len(errors) == seeds and len(errors[0]) == len(ratios):
+                over = np.array(errors) / base
+                axes.plot(ratios, over.mean(0), "o-", color=colour, label=name, linewidth=2, markersize=4)
+                axes.fill_between(ratios, over.min(0), over.max(0), color=colour, alpha=0.15, linewidth=0)
+        axes.set(xscale="log", yscale="log", xlabel="noise level σ/α", ylabel="E |x̂ − x₀|², over the U-Net's")
+        axes.set_title(f"What a network without a way past its middle loses, and where ({seeds} seeds)")
+        axes.legend(fontsize=9)
+        save(figure, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=1e9, help="start no run after so long")
@@ -192,6 +214,8 @@ def main() -> None:
             path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
             print(f"seed {seed}, {name}: {runs[k]['all_seconds']:.0f} s", flush=True)
     show(runs, options.seeds)
+    if options.show:
+        draw(runs, options.seeds, Path(__file__).parents[1] / "docs" / "networks.png")
 
 
 if __name__ == "__main__":

@@ -167,4 +167,6 @@ def design_for(
         design = PRESETS[preset or source]()
         if network not in (None, design.network.kind):
             design = design.model_copy(update={"network": suggested(network, shape, cpu)})
+    if network == "autoencoder":  # noise cannot pass it: let it predict what is left once each number is denoised on its own
+        design = design.model_copy(update={"prediction": "karras"})
     return design if latent is None else design.model_copy(update={"latent": latent, "sigma_data": 1.0})

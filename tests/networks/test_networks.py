@@ -20,6 +20,7 @@ from undiffuse.networks.encoder import Encoder
 from undiffuse.networks.mlp import MLPConfig
 from undiffuse.networks.transformer import TransformerConfig
 from undiffuse.networks.unet_config import UNetConfig
+from undiffuse.presets import design_for
 
 CLOCK = torch.tensor([3.0, 700.0])
 names = pytest.mark.parametrize("name", NETWORKS)
@@ -179,6 +180,13 @@ def test_every_model_can_have_a_classifier(name, shape):
     config = config.model_copy(update={"dims": len(shape) - 1}) if hasattr(config, "dims") else config
     encoder = Encoder(classifying_network(config, shape), shape, 3)
     assert encoder(torch.randn(2, *shape), CLOCK).shape == (2, 3)
+
+
+def test_an_autoencoder_predicts_what_is_left_beyond_each_number_on_its_own():
+    """Of noise as of velocity, part is the noise itself, which cannot pass; whatever is said explicitly is kept."""
+    for source, preset in (("photos", None), ("digits", None), ("photos", "ddpm_cifar10")):
+        assert design_for(source, (1, 8, 8), preset, network="autoencoder").prediction == "karras"
+        assert design_for(source, (1, 8, 8), preset, network="transformer").prediction == design_for(source, (1, 8, 8), preset).prediction
 
 
 def test_points_and_tables_are_for_an_mlp_and_all_else_for_a_unet():

@@ -80,7 +80,7 @@ def train(
     size: Annotated[str | None, Option(help="Resize images: 64, or height×width as 48x80.")] = None,
     fit: Annotated[str, Option(help="How to resize: crop, pad or stretch.")] = "crop",
     channels: Annotated[str | None, Option(help="Convert images: grey, rgb or rgba.")] = None,
-    layout: Annotated[str | None, Option(help="Axes of an array: NHWC, NCHW, NHW, NCL, …")] = None,
+    layout: Annotated[str | None, Option(help="Axes of an array: NHWC, NCHW, NHW, NCL, NC for a table, …")] = None,
     held_out: Annotated[float | None, Option(help="Share (below 1) or number of examples kept for validation.")] = None,
     seed: Annotated[int | None, Option(help="Of everything random.")] = None,
     precision: Annotated[str | None, Option(help="auto, fp32 or bf16.")] = None,

@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -86,4 +87,4 @@ class Block(nn.Module):
         shift, scale, gate = self.modulation(embedding)
         if self.to_tokens is not None:
             x = self.to_tokens(x, tokens, absent)
-        return x + gate * self.layers(modulated(x, shift, scale))
+        return torch.addcmul(x, gate, self.layers(modulated(x, shift, scale)))

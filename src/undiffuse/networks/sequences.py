@@ -7,6 +7,7 @@ also gated, and that scale, shift and gate start at 0, so that each block starts
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from undiffuse.networks.blocks import attended, split_evenly, zeroed
@@ -29,7 +30,7 @@ class Modulation(nn.Module):
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """LN(x) (1 + scale) + shift."""
-    return nn.functional.layer_norm(x, x.shape[-1:], eps=EPS) * (1 + scale) + shift
+    return torch.addcmul(shift, nn.functional.layer_norm(x, x.shape[-1:], eps=EPS), 1 + scale)
 
 
 class AttentionToTokens(nn.Module):

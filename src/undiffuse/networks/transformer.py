@@ -158,10 +158,10 @@ class Block(nn.Module):
         q, k = self.q_norm(q.to(exact)), self.k_norm(k.to(exact))
         if rotation is not None:
             q, k = rotated(q, rotation), rotated(k, rotation)
-        x = x + gate * self.out(attended(q.to(v.dtype), k.to(v.dtype), v))
+        x = torch.addcmul(x, gate, self.out(attended(q.to(v.dtype), k.to(v.dtype), v)))
         if self.to_tokens is not None:
             x = self.to_tokens(x, tokens, absent)
-        return x + mlp_gate * self.mlp(modulated(x, mlp_shift, mlp_scale))
+        return torch.addcmul(x, mlp_gate, self.mlp(modulated(x, mlp_shift, mlp_scale)))
 
 
 def rotated(x: Tensor, rotation: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def rotated(x: Tensor, rotation: Tensor) -> Tensor:
     cos, sin = rotation
     odd = x[..., 2 * cos.shape[-1] :]  # of an odd width one number stays as it is
     a, b = x[..., : 2 * cos.shape[-1]].chunk(2, -1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos, odd], -1)
+    return torch.cat([torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(a * sin, b, cos), odd], -1)
 
 
 def _to_patches(x: Tensor, patch: Sequence[int]) -> Tensor:
