@@ -3,7 +3,7 @@
     python -m benchmarks.inpainting MNIST RUN bottom            # MNIST: a folder with the four idx.gz files; RUN: trained on it
     python -m benchmarks.inpainting MNIST RUN center --told     # told the class, too
 
-Test digits, which no model was trained on.  Each method fills in the same n digits with each seed:
+Test digits, which no model was trained on; the first 64 of them were looked at when methods' defaults were chosen.  Each method fills in the same n digits with each seed:
 
     read as     share whose filled-in digit a convolutional network, trained here on the 60,000 training digits, reads as the
                 digit it was; beside it the same for the original and for the digit with nothing (black) filled in.  A perfect
