@@ -136,12 +136,16 @@ class ClassifierRun:
         x = self.codec.encode(data.values[judged]).to(device) if len(judged) else None
         self.bank = None if x is None else Bank.of(x, {name: values[judged].to(device)}, self.schedule)
 
+    def check(self) -> None:
+        """Raises ValueError where the folder holds a classifier that is trained otherwise, with a list of what differs."""
+        refuse_other(self.folder / "config.json", self.run_config, OTHERWISE, FREE_TO_CHANGE)
+
     def updates(self, every: float = 60.0) -> Iterator[Update]:
         """Trains to the end, resuming from the newest checkpoint; saves every so many seconds.
 
-        A consumer that stops early should call `save`.  Raises ValueError where the folder holds a classifier of another kind.
+        A consumer that stops early should call `save`.  Raises ValueError, see `check`.
         """
-        refuse_other(self.folder / "config.json", self.run_config, OTHERWISE, FREE_TO_CHANGE)
+        self.check()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "config.json", self.run_config.model_dump_json(indent=2) + "\n")
         found = checkpoints.newest(self.folder / "state")

@@ -53,6 +53,7 @@ def classifier(
     rows = known.training, known.held_out
     folder = run / f"classifier-{name}"
     work = ClassifierRun(folder, model.config, model.codec, data, rows, name, target, training, shared.device(device) or default_device())
+    work.check()  # complains before a bar is drawn
     parameters = work.trainer.flat.parameter.numel()
     typer.echo(f"classifier {folder}: reads {target.kind} {name} off {len(rows[0]):,} noisy examples, {parameters:,} parameters")
     followed(work.updates(), work)
