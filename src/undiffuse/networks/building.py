@@ -48,7 +48,7 @@ def suggested(kind: str | None, shape: Sequence[int], cpu: bool) -> NetworkConfi
     if kind == "autoencoder":
         return AutoencoderConfig(**suggested_unet(shape, cpu).model_dump(exclude={"kind"}))
     if kind == "mlp":
-        return MLPConfig(width=256, depth=4) if cpu else MLPConfig(width=1024, depth=6)
+        return MLPConfig(width=128, depth=3) if cpu else MLPConfig(width=1024, depth=6)
     if kind == "transformer":
         patch = _patch(shape[1:], cpu)
         return TransformerConfig(patch=patch, width=96, depth=6, heads=3) if cpu else TransformerConfig(patch=patch)
