@@ -1,6 +1,6 @@
 """Data of every shape, learned by every network: points, tables, signals and volumes whose laws are known.
 
-    python -m benchmarks.shapes [--budget 60]
+    python -m benchmarks.shapes [--budget 60] [--only volumes]
 
     points    two half circles with noise of 0.05          distance of samples to the circles, which is 0.05 sqrt(2/pi) on average
     table     five correlated columns of scales 1e-3 to 1e4    means, deviations and correlations against those they were drawn with
@@ -15,16 +15,17 @@ For each network: the held-out error relative to the best linear denoiser, and t
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import machine, table, write
+from benchmarks.common import RESULTS, machine, table, write
 from undiffuse.data.sources import DataConfig
 from undiffuse.model import Model, load
 from undiffuse.prepare import prepare
@@ -120,13 +121,20 @@ class Shape:
     make: Callable[[int, int], np.ndarray]
     laws: Callable[[np.ndarray], dict[str, float]]
     layout: str
-    networks: tuple[str, ...]
+    networks: Mapping[str, dict[str, Any]]  # by kind, with the settings that suit so short a training
 
 
+STAGES = {"network.width": 8, "network.multipliers": [1, 2]}
+PATCHES = {"network.patch": 4, "network.width": 48, "network.depth": 3}
+SHORT = {"training.batch_size": 16, "training.learning_rate": 4e-3, "training.average_decay": 0.98}
 SHAPES = {
-    "points": Shape(points, of_points, "NC", ("mlp", "unet")), "table": Shape(rows, of_rows, "NC", ("mlp", "unet")),
-    "signals": Shape(signals, of_signals, "NL", ("unet", "transformer", "mlp", "autoencoder")),
-    "volumes": Shape(volumes, of_volumes, "NDHW", ("unet", "transformer", "mlp", "autoencoder")),
+    "points": Shape(points, of_points, "NC", {"mlp": {}, "unet": {}}), "table": Shape(rows, of_rows, "NC", {"mlp": {}, "unet": {}}),
+    "signals": Shape(signals, of_signals, "NL", {
+        "unet": {}, "transformer": {"training.learning_rate": 3e-3} | PATCHES, "mlp": {}, "autoencoder": {},
+    }),
+    "volumes": Shape(volumes, of_volumes, "NDHW", {
+        "unet": SHORT | STAGES, "transformer": SHORT | PATCHES, "mlp": SHORT, "autoencoder": SHORT | STAGES,
+    }),
 }  # fmt: skip
 
 
@@ -144,14 +152,18 @@ def trained(shape: Shape, network: str, folder: Path, n: int = 4000, settings: d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", type=float, default=60.0, help="seconds of training for each")
+    parser.add_argument("--only", choices=SHAPES, help="one shape; the results of the others are kept")
     options = parser.parse_args()
-    where, found = machine(), {}
+    before = json.loads((RESULTS / "shapes.json").read_text(encoding="utf-8"))["found"] if options.only else {}
+    where, found = machine(), before
     for name, shape in SHAPES.items():
+        if options.only not in (None, name):
+            continue
         laws = {"fresh examples": shape.laws(shape.make(SAMPLES, 1))}
         lines = [["fresh examples", "", "", *(f"{v:.3g}" for v in laws["fresh examples"].values())]]
-        for network in shape.networks:
+        for network, settings in shape.networks.items():
             with tempfile.TemporaryDirectory() as folder:
-                run, model = trained(shape, network, Path(folder), settings={"training.steps": None, "training.budget": options.budget})
+                run, model = trained(shape, network, Path(folder), settings=settings | {"training.steps": None, "training.budget": options.budget})
                 error = min(score["relative"] for score in run.scores().values())
                 laws[network] = shape.laws(model.sample(SAMPLES).numpy())
                 count = sum(p.numel() for p in model.denoiser.parameters())
