@@ -51,7 +51,7 @@ def suggested(kind: str | None, shape: Sequence[int], cpu: bool) -> NetworkConfi
         return MLPConfig(width=128, depth=3) if cpu else MLPConfig(width=1024, depth=6)
     if kind == "transformer":
         patch = _patch(shape[1:], cpu)
-        return TransformerConfig(patch=patch, width=96, depth=6, heads=3) if cpu else TransformerConfig(patch=patch)
+        return TransformerConfig(patch=patch, width=64, depth=4, heads=2) if cpu else TransformerConfig(patch=patch)
     raise ValueError(f"there is no network {kind!r}: choose one of {', '.join(get_args(Kind))}.")
 
 
