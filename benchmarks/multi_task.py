@@ -7,7 +7,7 @@ model for each alone (N updates, so the four together cost what the one does), a
 inverse problems (`undiffuse.solving`) and denoises by its own process.  Judged on 150 held-out digits, corrupted the same way for all:
 
     sample      PSNR of one answer
-    mean        PSNR of the mean of 4 answers, near the best that can be known
+    mean        PSNR of the mean of 4 answers (of x̂ where the model denoises by its own process), near the best that can be known
     class       how often the 3 nearest real digits say the original's class of one answer
 
 and, of two stages, the Fréchet distance of samples to all digits: a first stage of 4×4 and a second of 8×8 (2 N updates each) against
@@ -53,15 +53,15 @@ def trained(folder: Path, updates: int, seed: int, chosen: dict[str, Corruption]
     return load(folder)
 
 
-def judged(truth: Tensor, answers: Tensor, labels: Tensor, real: Tensor, classes: Tensor) -> dict[str, tuple[float, float]]:
-    """answers (inputs, n, …) → mean and standard error of each score over inputs."""
+def judged(truth: Tensor, sample: Tensor, best: Tensor, labels: Tensor, real: Tensor, classes: Tensor) -> dict[str, tuple[float, float]]:
+    """One answer for each input, and the estimate of least error → mean and standard error of each score over inputs."""
 
     def psnr(values: Tensor) -> Tensor:
         return -10 * ((values - truth) / 16).flatten(1).double().square().mean(1).clamp(min=1e-6).log10()
 
     found = {
-        "sample": psnr(answers[:, 0]), "mean": psnr(answers.mean(1)),
-        "class": (neighbour_classes(answers[:, 0].flatten(1), real.flatten(1), classes) == labels).double(),
+        "sample": psnr(sample), "mean": psnr(best),
+        "class": (neighbour_classes(sample.flatten(1), real.flatten(1), classes) == labels).double(),
     }  # fmt: skip
     return {name: (each.mean().item(), each.std().item() / math.sqrt(len(each))) for name, each in found.items()}
 
@@ -79,13 +79,17 @@ def zero_shot(model: Model, name: str, task: Corruption, seen: tasks.Seen) -> Te
     raise ValueError(name)
 
 
-def denoised(model: Model, seen: tasks.Seen) -> Tensor:
-    """By the model itself, down from where the noise is: answers, the first a draw, the mean of all the estimate x̂."""
+def denoised(model: Model, seen: tasks.Seen) -> tuple[Tensor, Tensor]:
+    """By the model itself, down from where the noise is: one answer of each, and x̂."""
     codec, levels = model.codec, seen.shown[:, -1].flatten(1)[:, 0].tolist()
     noisy = seen.shown[:, :-2] * codec.scale + codec.offset
     found = [editing.restore(model, noisy[k : k + 1], level=level, seed=k, steps=20) for k, level in enumerate(levels)]
-    sample, mean = torch.cat([each.sample for each in found]), torch.cat([each.mean for each in found])
-    return torch.stack([sample, *[(ANSWERS * mean - sample) / (ANSWERS - 1)] * (ANSWERS - 1)], 1)
+    return torch.cat([each.sample for each in found]), torch.cat([each.mean for each in found])
+
+
+def first_and_mean(answers: Tensor) -> tuple[Tensor, Tensor]:
+    """Of answers (inputs, n, …)."""
+    return answers[:, 0], answers.mean(1)
 
 
 def main() -> None:
@@ -119,11 +123,12 @@ def main() -> None:
             single = trained(at / name.replace(":", ""), N, seed, {name: task})
             seen = tasks.simulated(multi, truth, name, seed=1000)
             answers = {
-                "one for all tasks": tasks.made_of(multi, seen, ANSWERS).values, "one for this task": tasks.made_of(single, seen, ANSWERS).values,
-                "trained for none": denoised(plain, seen) if name == "denoise" else zero_shot(plain, name, task, seen),
+                "one for all tasks": first_and_mean(tasks.made_of(multi, seen, ANSWERS).values),
+                "one for this task": first_and_mean(tasks.made_of(single, seen, ANSWERS).values),
+                "trained for none": denoised(plain, seen) if name == "denoise" else first_and_mean(zero_shot(plain, name, task, seen)),
             }  # fmt: skip
             for model, values in answers.items():
-                add(seed=seed, task=name, model=model, **judged(truth, values, labels, real, classes))
+                add(seed=seed, task=name, model=model, **judged(truth, *values, labels, real, classes))
         small = trained(at / "small", 2 * N, seed, shrink=2)
         stages = {
             "second stage, with augmentation": (trained(at / "second", 2 * N, seed, {"upscale:2": second_stage(2)}), AUGMENTATION),
