@@ -1,17 +1,21 @@
-"""One model for several tasks against a model for each, and against a model that was trained for none of them. Handwritten digits.
+"""One model for several tasks against a model for each, and against a model that was trained for none of them.
 
-    python -m benchmarks.multi_task runs
+    python -m benchmarks.multi_task digits runs --seeds 3 --tasks inpaint,upscale:2,deblur:1,denoise --cascade 2 --learning-rate 2e-3
+    python -m benchmarks.multi_task MNIST/train-images-idx3-ubyte.gz runs-mnist --tasks inpaint,upscale:4,deblur:1.5,denoise --cascade 4
+    python -m benchmarks.multi_task emoji/captions.csv runs-emoji --size 32 --tasks inpaint,upscale:4,colorize,deblur:1.5,denoise
 
-Trains, each with what `undiffuse train digits` chooses but for a number of updates, of 64 digits: one model of all four tasks (4 N updates), one
-model for each alone (N updates, so the four together cost what the one does), and one of no task (4 N), which solves them as
-inverse problems (`undiffuse.solving`) and denoises by its own process.  Judged on 150 held-out digits, corrupted the same way for all:
+Trains, each with what `undiffuse train DATA` chooses but for a number of updates, of 64 examples: one model of all K tasks
+(K N updates), one model for each alone (N updates, so the K together cost what the one does), and one of no task (K N), which
+solves them as inverse problems (`undiffuse.solving`) and denoises by its own process.  Judged on 150 held-out examples, corrupted the same
+way for all:
 
     sample      PSNR of one answer
     mean        PSNR of the mean of 4 answers (of x̂ where the model denoises by its own process), near the best that can be known
-    class       how often the 3 nearest real digits say the original's class of one answer
+    class       of data with classes: how often the 3 nearest training examples say the original's class of one answer
 
-and, of two stages, the Fréchet distance of samples to all digits: a first stage of 4×4 and a second of 8×8 (2 N updates each) against
-one of 8×8 (4 N), the second with and without noise conditioning augmentation.  Three seeds; the same command goes on where it was stopped.
+and, of two stages, the Fréchet distance of 600 samples to all examples, over the first 64 principal components of their values: a first stage
+of `--cascade` times smaller examples (K N updates), and a second one that gets what is left of the multiplications that one stage of the full
+size takes for K N updates; the second with and without noise conditioning augmentation.  The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -19,64 +23,77 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import machine, table, write
 from undiffuse import editing, solving, tasks
-from undiffuse.corruptions import Corruption, Tasks, described, second_stage
-from undiffuse.data.sources import DataConfig, digits
+from undiffuse.corruptions import Corruption, Deblur, Denoise, Inpaint, Upscale, described, second_stage
+from undiffuse.data.codec import fitted_codec
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.evaluation.distances import frechet_distance, neighbour_classes
 from undiffuse.model import Model, load
+from undiffuse.networks.building import build_network
 from undiffuse.prepare import prepare
+from undiffuse.presets import design_for
 from undiffuse.run import Watch
 
-TASKS = "inpaint,upscale:2,deblur:1,denoise"
-HELD_OUT, JUDGED, ANSWERS, SEEDS, AUGMENTATION = 297, 150, 4, (0, 1, 2), 0.1
-HIDDEN = (0.3, 0.7)
+HELD_OUT, JUDGED, ANSWERS, SAMPLES, COMPONENTS, AUGMENTATION = 297, 150, 4, 600, 64, 0.1
+MULTI, SINGLE, NONE = "one for all tasks", "one for this task", "trained for none"
 
 
-def corruptions() -> dict[str, Corruption]:
-    found = described(TASKS)
-    return found | {"inpaint": found["inpaint"].model_copy(update={"hidden": HIDDEN}), "denoise": found["denoise"].model_copy(update={"noise": (0.3, 0.9)})}
+def corruptions(text: str) -> dict[str, Corruption]:
+    """Of the tasks, hiding and noise neither little nor nearly all."""
+    bounds: dict[type[Corruption], dict[str, tuple[float, float]]] = {Inpaint: {"hidden": (0.3, 0.7)}, Denoise: {"noise": (0.3, 0.9)}}
+    return {name: task.model_copy(update=bounds.get(type(task), {})) for name, task in described(text).items()}
 
 
-def trained(folder: Path, updates: int, seed: int, chosen: dict[str, Corruption] | None = None, shrink: int | None = None) -> Model:
-    settings = {"training.steps": updates, "training.budget": None, "training.seed": seed, "training.batch_size": 64, "training.learning_rate": 2e-3}
-    plan = prepare(DataConfig(source="digits", held_out=float(HELD_OUT), shrink=shrink), folder, settings=settings, watch=Watch(1e9, 1e9), tasks=chosen)
-    for _ in plan.run().updates():
-        pass
-    return load(folder)
+@dataclass(frozen=True)
+class Bench:
+    """What all models of a seed have in common."""
+
+    data: DataConfig
+    folder: Path
+    seed: int
+    learning_rate: float | None
+
+    def trained(self, name: str, updates: int, chosen: dict[str, Corruption] | None = None, shrink: int | None = None) -> Model:
+        settings = {"training.steps": updates, "training.budget": None, "training.seed": self.seed, "training.batch_size": 64}
+        settings |= {"training.learning_rate": self.learning_rate} if self.learning_rate else {}
+        data, folder = self.data.model_copy(update={"shrink": shrink}), self.folder / name.replace(":", "")
+        for _ in prepare(data, folder, settings=settings, watch=Watch(1e9, 60.0), tasks=chosen).run().updates():
+            pass
+        return load(folder)
 
 
-def judged(truth: Tensor, sample: Tensor, best: Tensor, labels: Tensor, real: Tensor, classes: Tensor) -> dict[str, tuple[float, float]]:
-    """One answer for each input, and the estimate of least error → mean and standard error of each score over inputs."""
-
-    def psnr(values: Tensor) -> Tensor:
-        return -10 * ((values - truth) / 16).flatten(1).double().square().mean(1).clamp(min=1e-6).log10()
-
-    found = {
-        "sample": psnr(sample), "mean": psnr(best),
-        "class": (neighbour_classes(sample.flatten(1), real.flatten(1), classes) == labels).double(),
-    }  # fmt: skip
-    return {name: (each.mean().item(), each.std().item() / math.sqrt(len(each))) for name, each in found.items()}
+def multiplications(source: str, shape: Sequence[int], told: int = 0) -> int:
+    """Of the network that is chosen for such examples, told so many channels beside them: for one example, forward."""
+    network = build_network(design_for(source, shape).network, shape[0] + told, shape[0], shape[1:], False)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, shape[0] + told, *shape[1:]), torch.zeros(1))
+    return counter.get_total_flops()
 
 
-def zero_shot(model: Model, name: str, task: Corruption, seen: tasks.Seen) -> Tensor:
-    """Answers of a model that was trained for no task."""
+def zero_shot(model: Model, task: Corruption, seen: tasks.Seen) -> Tensor:
+    """Answers (inputs, n, …) of a model that was trained for no task."""
     values, n = seen.values, ANSWERS
-    if name == "inpaint":
+    if isinstance(task, Inpaint):
         assert seen.known is not None
         return solving.inpaint(model, values, ~seen.known, n).values
-    if name.startswith("upscale"):
-        return solving.upscale(model, values[:, :, ::2, ::2], 2, n).values
-    if name.startswith("deblur"):
-        return solving.deblur(model, values, 1.0, n).values
-    raise ValueError(name)
+    if isinstance(task, Upscale):
+        small = (..., *[slice(None, None, task.factor)] * (values.ndim - 2))
+        return solving.upscale(model, values[small], task.factor, n).values
+    if isinstance(task, Deblur):
+        return solving.deblur(model, values, task.radius, n).values
+    return solving.colorize(model, values[:, :1], n).values
 
 
 def denoised(model: Model, seen: tasks.Seen) -> tuple[Tensor, Tensor]:
@@ -92,79 +109,132 @@ def first_and_mean(answers: Tensor) -> tuple[Tensor, Tensor]:
     return answers[:, 0], answers.mean(1)
 
 
+class Judge:
+    """Scores of answers against the held-out examples of a split."""
+
+    def __init__(self, data: Dataset, span: float, seed: int) -> None:
+        training, held = data.split_rows(float(HELD_OUT), seed)
+        self.span, self.truth, self.training = span, torch.from_numpy(data.values[held[:JUDGED]]).float(), data[training]
+        self.labels = None if data.labels is None else torch.from_numpy(data.labels[held[:JUDGED]])
+
+    def scores(self, sample: Tensor, best: Tensor) -> dict[str, Tensor]:
+        """Of one answer for each input, and the estimate of least error: float64 (inputs,) each."""
+        found = {"sample": self._psnr(sample), "mean": self._psnr(best)}
+        if self.labels is not None:
+            found["class"] = (self.classes(sample) == self.labels).double()
+        return found
+
+    def classes(self, values: Tensor) -> Tensor:
+        points, labels = torch.from_numpy(self.training.values).flatten(1).float(), torch.from_numpy(self.training.labels)
+        return neighbour_classes(values.flatten(1), points, labels)
+
+    def _psnr(self, values: Tensor) -> Tensor:
+        return -10 * ((values - self.truth) / self.span).flatten(1).double().square().mean(1).clamp(min=1e-6).log10()
+
+
+def over(values: Tensor) -> tuple[float, float]:
+    """Mean and standard error."""
+    return values.mean().item(), values.std().item() / math.sqrt(len(values))
+
+
+def judged_tasks(bench: Bench, judge: Judge, chosen: dict[str, Corruption], updates: int) -> list[dict[str, Any]]:
+    multi, plain, rows = bench.trained("multi", len(chosen) * updates, chosen), bench.trained("plain", len(chosen) * updates), []
+    for name, task in chosen.items():
+        single = bench.trained(name, updates, {name: task})
+        seen = tasks.simulated(multi, judge.truth, name, seed=1000)
+        answers = {
+            SINGLE: first_and_mean(tasks.made_of(single, seen, ANSWERS).values), MULTI: first_and_mean(tasks.made_of(multi, seen, ANSWERS).values),
+            NONE: denoised(plain, seen) if isinstance(task, Denoise) else first_and_mean(zero_shot(plain, task, seen)),
+        }  # fmt: skip
+        scores = {model: judge.scores(*values) for model, values in answers.items()}
+        for model, found in scores.items():
+            ahead = over(found["mean"] - scores[SINGLE]["mean"])
+            rows.append({"task": name, "model": model, "ahead": ahead} | {score: over(values) for score, values in found.items()})
+            print(bench.seed, rows[-1], flush=True)
+    return rows
+
+
+def judged_stages(bench: Bench, judge: Judge, data: Dataset, factor: int, updates: int) -> list[dict[str, Any]]:
+    shape, source = data.shape, bench.data.source
+    smaller = (shape[0], *(n // factor for n in shape[1:]))
+    one, first, second = (multiplications(source, *of) for of in ((shape,), (smaller,), (shape, shape[0] + 2)))
+    left = round(updates * (one - first) / second)
+    small, plain = bench.trained("small", updates, shrink=factor), bench.trained("plain", updates)
+    stages = {
+        "second stage, with augmentation": (bench.trained("second", left, {f"upscale:{factor}": second_stage(factor)}), AUGMENTATION),
+        "second stage, without": (bench.trained("second-plain", left, described(f"upscale:{factor}")), 0.0),
+    }  # fmt: skip
+    asked = {"class": [data.classes[k % len(data.classes)] for k in range(SAMPLES)]} if data.classes else {}
+    few = small.sample(SAMPLES, asked, seed=1)
+    made = {name: tasks.upscaled(model, few, noise=noise, conditions=asked, seed=1) for name, (model, noise) in stages.items()}
+    made["one stage"] = plain.sample(SAMPLES, asked, seed=1)
+    real = torch.from_numpy(data.values).flatten(1).double() / judge.span
+    directions = torch.linalg.eigh(torch.cov(real.T)).eigenvectors[:, -COMPONENTS:]
+    rows = []
+    for name, values in made.items():
+        distance = frechet_distance(values.flatten(1).double() / judge.span @ directions, real @ directions)
+        right = (judge.classes(values) == torch.arange(SAMPLES) % len(data.classes)).double().mean().item() if data.classes else None
+        rows.append({"model": name, "updates": updates if name == "one stage" else [updates, left], "frechet": distance, "accuracy": right})
+        print(bench.seed, rows[-1], flush=True)
+    return rows
+
+
+def report(name: str, found: list[dict[str, Any]]) -> None:
+    """Means; standard errors over seeds, over examples of a single one."""
+
+    def cell(values: list[tuple[float, float]], form: str) -> str:
+        mean, error = over(torch.tensor([v[0] for v in values])) if len(values) > 1 else values[0]
+        return f"{mean:{form}} ± {error:{form}}"
+
+    rows, cells = [row for seed in found for row in seed["tasks"]], []
+    scores = [score for score in ("sample", "mean", "class") if score in rows[0]]
+    for task in dict.fromkeys(row["task"] for row in rows):
+        for model in (MULTI, SINGLE, NONE):
+            of = [row for row in rows if row["task"] == task and row["model"] == model]
+            ahead = "" if model == SINGLE else cell([row["ahead"] for row in of], "+.2f")
+            cells.append([task, model, *(cell([row[score] for row in of], ".1%" if score == "class" else ".2f") for score in scores), ahead])
+    head = {"sample": "sample, dB", "mean": "mean of 4, dB", "class": "class kept"}
+    print(table(["task", "model", *(head[score] for score in scores), "ahead of one for this task, dB"], cells))
+    stages = [row for seed in found for row in seed["stages"]]
+    if stages:
+        cells = []
+        for model in dict.fromkeys(row["model"] for row in stages):
+            of = [row for row in stages if row["model"] == model]
+            error = f" ± {over(torch.tensor([r['frechet'] for r in of]))[1]:.3f}" if len(of) > 1 else ""
+            right = "" if of[0]["accuracy"] is None else f"{np.mean([r['accuracy'] for r in of]):.1%}"
+            cells.append([model, str(of[0]["updates"]), f"{np.mean([r['frechet'] for r in of]):.3f}{error}", right])
+        print(table(["samples of", "updates", "Fréchet distance", "class asked for"], cells))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
     parser.add_argument("runs", type=Path)
+    parser.add_argument("--tasks", required=True)
     parser.add_argument("--updates", type=int, default=300, help="N")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--size", type=int)
+    parser.add_argument("--cascade", type=int)
+    parser.add_argument("--learning-rate", type=float)
     options = parser.parse_args()
-    where, N = machine(), options.updates
-    data = digits()
-    real, classes = torch.from_numpy(data.values).float(), torch.from_numpy(data.labels)
-    log, rows = options.runs / "multi_task.json", list[dict[str, Any]]()
+    size = (options.size, options.size) if options.size else None
+    config = DataConfig(source=options.data, size=size, channels="rgb" if size else None, held_out=float(HELD_OUT))
+    where, data, chosen = machine(), open_data(config), corruptions(options.tasks)
+    codec = fitted_codec(data)
+    assert len({*codec.low, *codec.high}) == 2, "measured on values that have one range, as those of images"
     options.runs.mkdir(parents=True, exist_ok=True)
-    rows = json.loads(log.read_text()) if log.exists() else []
-
-    def add(**row: Any) -> None:
-        rows.append(row)
-        log.write_text(json.dumps(rows))
-        print(row, flush=True)
-
-    for seed in SEEDS:
-        at = options.runs / f"seed{seed}"
-        if any(row["seed"] == seed and row["model"] == "done" for row in rows):
-            continue
-        rows = [row for row in rows if row["seed"] != seed]
-        held = data.split_rows(float(HELD_OUT), seed)[1][:JUDGED]
-        truth, labels = real[held], classes[held]
-        chosen = corruptions()
-        multi = trained(at / "multi", 4 * N, seed, chosen)
-        plain = trained(at / "plain", 4 * N, seed)
-        for name, task in chosen.items():
-            single = trained(at / name.replace(":", ""), N, seed, {name: task})
-            seen = tasks.simulated(multi, truth, name, seed=1000)
-            answers = {
-                "one for all tasks": first_and_mean(tasks.made_of(multi, seen, ANSWERS).values),
-                "one for this task": first_and_mean(tasks.made_of(single, seen, ANSWERS).values),
-                "trained for none": denoised(plain, seen) if name == "denoise" else first_and_mean(zero_shot(plain, name, task, seen)),
-            }  # fmt: skip
-            for model, values in answers.items():
-                add(seed=seed, task=name, model=model, **judged(truth, *values, labels, real, classes))
-        small = trained(at / "small", 2 * N, seed, shrink=2)
-        stages = {
-            "second stage, with augmentation": (trained(at / "second", 2 * N, seed, {"upscale:2": second_stage(2)}), AUGMENTATION),
-            "second stage, without": (trained(at / "second-plain", 2 * N, seed, described("upscale:2")), 0.0),
-        }  # fmt: skip
-        asked = [data.classes[k % 10] for k in range(600)]
-        first = small.sample(600, {"class": asked}, seed=1)
-        made = {name: tasks.upscaled(model, first, noise=noise, conditions={"class": asked}, seed=1) for name, (model, noise) in stages.items()}
-        made["one stage"] = plain.sample(600, {"class": asked}, seed=1)
-        for name, values in made.items():
-            distance = frechet_distance(values.flatten(1) / 16, real.flatten(1) / 16)
-            right = (neighbour_classes(values.flatten(1), real.flatten(1), classes) == torch.tensor([k % 10 for k in range(600)])).double().mean().item()
-            add(seed=seed, task="cascade", model=name, frechet=distance, accuracy=right)
-        add(seed=seed, task="", model="done")
-    report(rows, where, N)
-
-
-def report(rows: list[dict[str, Any]], where: dict[str, Any], updates: int) -> None:
-    """Means over seeds, with standard errors over seeds."""
-
-    def over(values: list[float], form: str) -> str:
-        return f"{np.mean(values):{form}} ± {np.std(values, ddof=1) / math.sqrt(len(values)):{form}}"
-
-    cells = []
-    for task in Tasks(corruptions()).names:
-        for model in dict.fromkeys(row["model"] for row in rows if row["task"] == task):
-            of = [row for row in rows if row["task"] == task and row["model"] == model]
-            scores = [over([row[score][0] for row in of], form) for score, form in (("sample", ".2f"), ("mean", ".2f"), ("class", ".1%"))]
-            cells.append([task, model, *scores])
-    print(table(["task", "model", "sample, dB", "mean of 4, dB", "class kept"], cells))
-    cascade = [row for row in rows if row["task"] == "cascade"]
-    print(table(["samples of", "Fréchet distance", "class asked for"], [
-        [model, over([r["frechet"] for r in cascade if r["model"] == model], ".3f"), over([r["accuracy"] for r in cascade if r["model"] == model], ".1%")]
-        for model in dict.fromkeys(row["model"] for row in cascade)
-    ]))  # fmt: skip
-    write("multi_task", {"machine": where, "updates": updates, "held_out": HELD_OUT, "rows": rows})
+    log = options.runs / "multi_task.json"
+    found = json.loads(log.read_text()) if log.exists() else []
+    for seed in range(len(found), options.seeds):
+        bench, judge = Bench(config, options.runs / f"seed{seed}", seed, options.learning_rate), Judge(data, codec.high[0] - codec.low[0], seed)
+        rows = judged_tasks(bench, judge, chosen, options.updates)
+        stages = judged_stages(bench, judge, data, options.cascade, len(chosen) * options.updates) if options.cascade else []
+        found.append({"tasks": rows, "stages": stages})
+        log.write_text(json.dumps(found))
+    report(data.name, found)
+    write(f"multi_task_{Path(options.data).name.split('.')[0].split('-')[0]}", {
+        "machine": where, "data": list(data.shape), "updates": options.updates, "held_out": HELD_OUT, "judged": JUDGED, "seeds": found,
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from undiffuse.process.operators import Blur, Downsample, Mask
 from undiffuse.process.posteriors import Posterior
 from undiffuse.process.schedules import CONTINUOUS
 from undiffuse.sampling.grids import make_grid, resampled
-from undiffuse.sampling.inverse import DPS, RePaint, Seen, informed, replaced
+from undiffuse.sampling.inverse import DPS, Measurement, RePaint, informed, replaced
 from undiffuse.sampling.solvers.ancestral import Ancestral
 from undiffuse.sampling.solvers.base import Solver
 from undiffuse.sampling.solvers.registry import Settings, make_solver
@@ -47,7 +47,7 @@ def clean(x_t: Tensor, level: Level) -> Posterior:
     return Posterior(DATA(x_t.flatten(1), level).mean.reshape(-1, 1, N))
 
 
-def truth(seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
+def truth(seen: Measurement) -> tuple[Tensor, Tensor, Tensor]:
     """The posterior's mean (N,), covariance, and an orthonormal basis (N, k) of the directions in which it is not a point."""
     A = seen.operator(torch.eye(N, dtype=torch.float64)[:, None]).flatten(1).T
     gain = S @ A.T @ torch.linalg.pinv(A @ S @ A.T + seen.noise**2 * torch.eye(len(A), dtype=torch.float64), rtol=1e-10)
@@ -56,7 +56,7 @@ def truth(seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
     return gain @ seen.y[0].flatten(), covariance, vectors[:, values > 1e-5]
 
 
-def methods(seen: Seen) -> dict[str, tuple[Any, Solver, Level]]:
+def methods(seen: Measurement) -> dict[str, tuple[Any, Solver, Level]]:
     steps, fine = make_grid(SCHEDULE, "angle_beta", 16), make_grid(SCHEDULE, "angle_beta", 50)
     flow, ancestral = make_solver("adams", Settings(), SCHEDULE), Ancestral(0.0)
     exact = {
@@ -80,7 +80,7 @@ def main() -> None:
     for task, (operator, noise) in TASKS.items():
         y = operator(example)
         y = y + noise * torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(1))
-        seen = Seen(operator, y.expand(DRAWS, *y.shape[1:]), noise)
+        seen = Measurement(operator, y.expand(DRAWS, *y.shape[1:]), noise)
         mean, covariance, basis = truth(seen)
         deviation = (basis * (covariance @ basis)).sum(0).sqrt()
         for name, (denoise, solver, levels) in methods(seen).items():

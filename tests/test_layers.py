@@ -57,8 +57,9 @@ ALLOWED = {
     "pictures": {"data", "process", "sampling"},
     "run": {
         "adapters", "columns", "conditioning", "configuration", "corruptions", "data", "denoiser", "files", "latents", "likelihood", "model",
-        "networks", "pictures", "process", "starting", "training",
+        "networks", "pictures", "previews", "process", "starting", "training",
     },
+    "previews": {"conditioning", "model", "pictures", "training"},
     "prepare": {"conditioning", "configuration", "corruptions", "data", "first_stage", "model", "presets", "process", "run", "starting"},
 }
 OUTSIDE = {"process": {"torch"}, "networks": {"torch", "pydantic"}, "sampling": {"torch", "pydantic"}, "conditioning": {"torch", "pydantic"}}

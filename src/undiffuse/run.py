@@ -47,9 +47,8 @@ from undiffuse.likelihood.bound import Bins, Decoder, Density
 from undiffuse.model import FILE_NAME, Model, save_model
 from undiffuse.networks.adapters import merged
 from undiffuse.networks.building import NAMES
-from undiffuse.pictures.edits import pictures_of, rows_of
 from undiffuse.pictures.levels import effects
-from undiffuse.pictures.views import label_of, samples_grid
+from undiffuse.previews import MOST, Previews
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
 from undiffuse.starting import Start
@@ -60,9 +59,6 @@ from undiffuse.training.loop import Trainer, Update, step_seed
 from undiffuse.training.objectives import Hybrid, Objective, Simple, VariationalBound, make_weight
 from undiffuse.training.validation import Bank, References, bank_size, evaluated, references, relative
 
-MOST_PREVIEWS, FEWEST_PREVIEWS, PREVIEW_NUMBERS = 50, 10, 2**17  # fewer where examples are large and drawing is slow
-MOST_OF_TASKS = 12
-READABLE = ("class", "task", "number", "tags", "text")
 MOST_PROBED = 64  # examples, for the probe of conditions
 MOST_REFERENCE_NUMBERS = 2**25  # of the training set, for the reference curves
 METRICS_SECONDS = 1.0
@@ -129,7 +125,8 @@ class Run:
         x = codec.encode(data.values[few]).to(device)
         known = {name: value[few].to(device) for name, value in values.items()} | self._told(x, 0)
         self.bank = Bank.of(x, known, schedule)
-        self._said = {name: said_in(data, name, condition, judged[:MOST_PREVIEWS]) for name, condition in config.conditions.items()}
+        said = {name: said_in(data, name, condition, judged[:MOST]) for name, condition in config.conditions.items()}
+        self.previews = Previews(self.model, self.bank, config.conditions, said)
         few = seen[: max(1, MOST_REFERENCE_NUMBERS // math.prod(codec.shape))]
         self.references: References = references(self.bank, codec.encode(data.values[few]))
         self._scored: tuple[int, dict[str, dict[str, Any]]] = (-1, {})
@@ -280,50 +277,13 @@ class Run:
         return self._heard[1]
 
     def preview(self) -> Path:
-        """A grid of samples of the averaged weights, always of the same seeds."""
-        n = max(FEWEST_PREVIEWS, min(MOST_PREVIEWS, PREVIEW_NUMBERS // math.prod(self.training_data.shape)))
-        if self.tasks:
-            return self._preview_of_tasks(n)
-        asked, labels = self._asked(n)
-        n = len(labels) or n
-
-        def sample() -> Tensor:
-            return self.model.sample(n, asked)
-
+        """Draws what the averaged weights make, see previews.py."""
         with self.trainer.average.swapped():
-            values = evaluated(self.model.denoiser, sample)
+            picture = evaluated(self.model.denoiser, lambda: self.previews.drawn(f"step {self.trainer.step}"))
         path = self.folder / "samples" / f"step-{self.trainer.step:08d}.png"
         path.parent.mkdir(exist_ok=True)
-        samples_grid(values, self.model.codec, labels, f"step {self.trainer.step}", captions=len(set(labels)) > len(labels) / 2).save(path)
+        picture.save(path)
         return path
-
-    def _preview_of_tasks(self, n: int) -> Path:
-        """Held-out examples in rows: what is shown of each, what is made of that, and the example itself."""
-        n = min(n, len(self.bank.x), MOST_OF_TASKS)
-        shown = {name: self.bank.values[name][:n] for name in ("seen", "task") if name in self.bank.values}
-        names = list(self.model_config.tasks)
-        tasks = [names[k] for k in shown["task"].tolist()] if "task" in shown else [""] * n
-        told = {name: value[:n] for name, value in self._said.items()} | {"seen": shown["seen"].cpu()} | ({"task": tasks} if "task" in shown else {})
-        with self.trainer.average.swapped():
-            made = evaluated(self.model.denoiser, lambda: self.model.sample(n, told))
-        path = self.folder / "samples" / f"step-{self.trainer.step:08d}.png"
-        path.parent.mkdir(exist_ok=True)
-        decode, channels = self.model.codec.decode, self.model_config.codec.shape[0]
-        parts = {"shown": decode(shown["seen"][:, :channels]), "made": made, "held out": decode(self.bank.x[:n])}
-        rows = [(name, pictures_of(values, self.model.codec)) for name, values in parts.items()]
-        rows_of(rows, f"Tasks, step {self.trainer.step}", tasks).save(path)
-        return path
-
-    def _asked(self, n: int) -> tuple[dict[str, Any], list[str]]:
-        """What previews ask for, and the label of each: all classes, and of anything else what held-out examples say."""
-        declared = self.config.conditions
-        if [condition.kind for condition in declared.values()] == ["class"]:
-            names = self.model.classes[:10]
-            labels = [name for name in names for _ in range(max(1, n // len(names)))]
-            return {next(iter(declared)): labels}, labels
-        asked = {name: values[:n] for name, values in self._said.items()}
-        readable = [asked[name] for name, condition in declared.items() if condition.kind in READABLE]
-        return asked, [label_of(values) for values in zip(*readable, strict=True)] if readable else [""] * len(next(iter(asked.values()), []))
 
     def _drop_metrics_after(self, step: int) -> None:
         """Forgets what was logged after the checkpoint that training resumes from."""

@@ -22,10 +22,10 @@ from undiffuse.configuration import changed
 from undiffuse.editing import Watch, default_steps
 from undiffuse.model import Model
 from undiffuse.process.levels import Level
-from undiffuse.process.operators import REC_601, Blur, Downsample, Grey, Mask
+from undiffuse.process.operators import REC_601, Blur, Downsample, Grey, Mask, hidden_places
 from undiffuse.process.posteriors import Denoise
 from undiffuse.sampling.grids import resampled
-from undiffuse.sampling.inverse import DPS, ITERATIONS, RePaint, Seen, informed, replaced
+from undiffuse.sampling.inverse import DPS, ITERATIONS, Measurement, RePaint, informed, replaced
 from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
 from undiffuse.sampling.solvers.base import Solver
@@ -81,20 +81,14 @@ def inpaint(
 
     Raises ValueError for a mask of another size, one that hides everything or nothing, or values that are not finite elsewhere.
     """
-    given = _tensor(values)
-    where = given.isnan() if hidden is None else _hidden(model, hidden, given)
-    if given.shape[1:] != model.config.codec.shape:
-        raise ValueError(f"the model takes examples of shape {model.config.codec.shape}, but these have {tuple(given.shape[1:])}.")
-    where = where.expand_as(given)
-    share = where.flatten(1).double().mean(1)
-    for k, part in enumerate(share.tolist()):
-        if part in (0, 1):
-            mend = "there is nothing to fill in" if part == 0 else "nothing is left to go by, so sample instead"
-            raise ValueError(f"the mask hides {'nothing' if part == 0 else 'everything'} of example {k}: {mend}.")
+    given, shape = _tensor(values), model.config.codec.shape
+    if given.shape[1:] != shape:
+        raise ValueError(f"the model takes examples of shape {shape}, but these have {tuple(given.shape[1:])}.")
+    where = hidden_places(given.isnan() if hidden is None else hidden, shape, len(given)).expand_as(given)
     offset = torch.tensor(model.config.codec.offset).reshape(-1, *[1] * (given.ndim - 2))
     x = _encoded(model, torch.where(where, offset, given))
     operator = Mask(~where.to(model.device))
-    found = _solved(model, Seen(operator, operator(x)), n, approach, conditions, steering, seed, watch, sampling)
+    found = _solved(model, Measurement(operator, operator(x)), n, approach, conditions, steering, seed, watch, sampling)
     pasted = torch.where(where[:, None], found.values, given[:, None])
     return Solution(pasted, torch.where(where, offset, given), found.misfit)
 
@@ -114,7 +108,7 @@ def upscale(
     if small.shape[1:] != wanted:
         raise ValueError(f"with the factor {factor} this model takes examples of shape {wanted}, but these have {tuple(small.shape[1:])}.")
     y = operator(_encoded(model, operator.picture(small)))
-    return _solved(model, Seen(operator, y, _noise(model, noise)), n, approach, conditions, steering, seed, watch, sampling)
+    return _solved(model, Measurement(operator, y, _noise(model, noise)), n, approach, conditions, steering, seed, watch, sampling)
 
 
 def colorize(
@@ -141,7 +135,7 @@ def colorize(
     units = tuple(w * scale for w, scale in zip(weights, model.config.codec.scale, strict=True))
     operator = Grey(tuple(unit / sum(units) for unit in units))
     y = operator(_encoded(model, grey.picture(seen), limited=False))
-    found = _solved(model, Seen(operator, y, _noise(model, noise, sum(units))), n, approach, conditions, steering, seed, watch, sampling)
+    found = _solved(model, Measurement(operator, y, _noise(model, noise, sum(units))), n, approach, conditions, steering, seed, watch, sampling)
     return Solution(found.values, grey.picture(seen).contiguous(), found.misfit)
 
 
@@ -157,7 +151,7 @@ def deblur(
     operator = Blur(radius)
     operator.shape_of(model.config.codec.shape)
     y = _encoded(model, _tensor(values))
-    return _solved(model, Seen(operator, y, _noise(model, noise)), n, approach, conditions, steering, seed, watch, sampling)
+    return _solved(model, Measurement(operator, y, _noise(model, noise)), n, approach, conditions, steering, seed, watch, sampling)
 
 
 def settings(model: Model, approach: Approach, **sampling: Any) -> SamplingConfig:
@@ -194,7 +188,7 @@ def grid(model: Model, approach: Approach, how: SamplingConfig) -> Level:
 
 
 def _solved(
-    model: Model, seen: Seen, n: int, approach: Approach | None, conditions: Mapping[str, object] | None, steering: Steering | None, seed: int,
+    model: Model, seen: Measurement, n: int, approach: Approach | None, conditions: Mapping[str, object] | None, steering: Steering | None, seed: int,
     watch: Watch | None, sampling: Mapping[str, Any],
 ) -> Solution:  # fmt: skip
     """n examples for each row of what is seen."""
@@ -223,7 +217,7 @@ def _solved(
     return Solution(shaped, model.codec.decode(seen.operator.picture(seen.y)), torch.cat(misfits).reshape(inputs, n))
 
 
-def _conditioned(plain: Denoise, seen: Seen, approach: Approach, model: Model) -> Denoise:
+def _conditioned(plain: Denoise, seen: Measurement, approach: Approach, model: Model) -> Denoise:
     prior = model.config.sigma_data**2
     if approach.method == "replace":
         return replaced(plain, seen, prior)
@@ -232,7 +226,7 @@ def _conditioned(plain: Denoise, seen: Seen, approach: Approach, model: Model) -
     return plain
 
 
-def _solver(solver: Solver, seen: Seen, approach: Approach, numbers: int) -> Solver:
+def _solver(solver: Solver, seen: Measurement, approach: Approach, numbers: int) -> Solver:
     """numbers: of an example."""
     if approach.method == "repaint":
         assert isinstance(solver, Ancestral)  # `settings` saw to it
@@ -264,15 +258,3 @@ def _noise(model: Model, noise: float | None, unit: float | None = None) -> floa
     if noise is None:
         noise = ROUNDING if model.config.codec.kind == "integer" else 0.0
     return noise / (unit or model.config.codec.scale[0])
-
-
-def _hidden(model: Model, hidden: np.ndarray | Tensor, values: Tensor) -> Tensor:
-    """Broadcastable to the values. Raises ValueError for another size."""
-    shape, mask = model.config.codec.shape, torch.as_tensor(hidden).cpu() != 0
-    one = mask[None] if mask.shape == shape[1:] else mask
-    several = one.ndim == len(shape) + 1
-    if one.shape[several:] not in (shape, (1, *shape[1:])) or (several and len(one) != len(values)):
-        raise ValueError(
-            f"the mask has the shape {tuple(mask.shape)}, the examples {tuple(values.shape)}: give one of the size {shape[1:]}, or one for each."
-        )
-    return one

@@ -18,7 +18,7 @@ from torch import Tensor
 from undiffuse.corruptions import Corruption, shown
 from undiffuse.model import Model
 from undiffuse.process.noise import standard_normal
-from undiffuse.process.operators import Grey, Mask, Operator
+from undiffuse.process.operators import Grey, Mask, Operator, hidden_places
 
 AUGMENTATION_STREAM, AUGMENTATION = 11, 0.1
 
@@ -89,7 +89,9 @@ def given(
     shape, given_ = model.config.codec.shape, torch.as_tensor(values).float()
     operator: Operator
     if corruption.kind == "inpaint":  # type: ignore[attr-defined]
-        operator = Mask(~_hidden(hidden, shape, len(given_)))
+        if hidden is None:
+            raise ValueError("inpainting needs to know what is hidden: give a mask.")
+        operator = Mask(~hidden_places(hidden, shape, len(given_), channels=False))
     elif hidden is not None:
         raise ValueError(f"a mask belongs to inpainting, not to the task {name!r}: leave it out.")
     else:
@@ -186,22 +188,6 @@ def _upscaling(model: Model) -> tuple[str, Corruption]:
 
 def _picture(model: Model, both: Tensor) -> Tensor:
     return model.codec.decode(both[:, :-2])
-
-
-def _hidden(hidden: np.ndarray | Tensor | None, shape: Sequence[int], inputs: int) -> Tensor:
-    """(inputs or 1, 1, *size), True where to fill in. Raises ValueError."""
-    if hidden is None:
-        raise ValueError("inpainting needs to know what is hidden: give a mask.")
-    mask = torch.as_tensor(np.array(hidden)) != 0
-    size = tuple(shape[1:])
-    if tuple(mask.shape) not in (size, (1, *size), (inputs, 1, *size)):
-        raise ValueError(f"the mask has the shape {tuple(mask.shape)}, the examples are {'×'.join(str(n) for n in size)}: give one of their size.")
-    mask = mask.reshape(-1, 1, *size)
-    for part in mask.flatten(1):
-        if part.all() or not part.any():
-            what = "everything" if part.all() else "nothing"
-            raise ValueError(f"the mask hides {what}: there should be something to go by, and something to fill in.")
-    return mask
 
 
 def _each(value: object, inputs: int, n: int) -> object:

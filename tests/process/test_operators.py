@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from undiffuse.process.operators import REC_601, Blur, Downsample, Grey, Mask
+from undiffuse.process.operators import REC_601, Blur, Downsample, Grey, Mask, hidden_places
 
 d = torch.float64
 
@@ -117,3 +117,23 @@ def test_a_blur_is_scipys_where_both_are_exact():
 def test_what_does_not_fit_is_a_sentence(A, shape, words):
     with pytest.raises(ValueError, match=words):
         A.shape_of(shape)
+
+
+def test_one_mask_for_all_is_the_same_as_one_for_each():
+    one = torch.zeros(4, 6, dtype=torch.bool)
+    one[1:3] = True
+    whole = one.expand(5, 1, 4, 6)
+    for given in (one, one[None], one[None, None], whole, one.float(), one.numpy(), one.expand(3, 4, 6)):
+        found = hidden_places(given, (3, 4, 6), 5)
+        assert torch.equal(found.expand(5, 3, 4, 6), whole.expand(5, 3, 4, 6))
+
+
+@pytest.mark.parametrize(("given", "channels", "words"), [
+    (torch.ones(4, 5), True, "give one of their size"), (torch.ones(2, 4, 6), True, "give one of their size"),
+    (torch.ones(4, 1, 4, 6), True, "one for each"), (torch.eye(4, 6).expand(3, 4, 6), False, "give one of their size"),
+    (torch.zeros(4, 6), True, "hides nothing of example 0"),
+    (torch.stack([torch.eye(4, 6)] * 4 + [torch.ones(4, 6)])[:, None], True, "hides everything of example 4"),
+])  # fmt: skip
+def test_masks_that_fit_nothing_are_refused(given, channels, words):
+    with pytest.raises(ValueError, match=words):
+        hidden_places(given, (3, 4, 6), 5, channels)

@@ -18,7 +18,7 @@ from undiffuse.process.posteriors import Posterior
 from undiffuse.process.schedules import CONTINUOUS
 from undiffuse.sampling.grids import make_grid, resampled
 from undiffuse.sampling.guidance import plus
-from undiffuse.sampling.inverse import DOUBT, DPS, RePaint, Seen, informed, replaced
+from undiffuse.sampling.inverse import DOUBT, DPS, Measurement, RePaint, informed, replaced
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
 from undiffuse.sampling.solvers.exponential import Heun
 from undiffuse.sampling.trajectory import final, trajectory
@@ -61,7 +61,7 @@ def given_y(A, y, noise, mean=MEAN, covariance=S):
 def seen_of(A, n, noise=0.0, seed=5):
     """What is seen of n draws, or of one example n times."""
     x = PRIOR.sample(1, torch.Generator().manual_seed(seed)).reshape(1, *SHAPE)
-    return Seen(A, A(x + noise).expand(n, *A.shape_of(SHAPE)), noise)
+    return Measurement(A, A(x + noise).expand(n, *A.shape_of(SHAPE)), noise)
 
 
 def points(n=6, seed=1):
@@ -128,7 +128,7 @@ def test_examples_do_not_see_each_other():
     level, x_t = SCHEDULE(0.3), points(3)
     y = torch.cat([MASK(points(2, 3)), MASK(x_t[:1]) * 50])
     known = torch.stack([MASK.known, ~MASK.known, MASK.known])
-    seen = Seen(Mask(known), torch.where(known, y, 0), 0.1)
+    seen = Measurement(Mask(known), torch.where(known, y, 0), 0.1)
     together = informed(shaped(PRIOR), seen, 2)(x_t, level).mean
     for k in range(3):
         alone = informed(shaped(PRIOR), seen.rows(slice(k, k + 1)), 2)(x_t[k : k + 1], level).mean

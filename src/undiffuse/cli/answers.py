@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from typer import Option
@@ -45,18 +47,53 @@ class Job:
     out: Path | None
 
 
-def job(
-    run: Path, n: int, method: str, iterations: int | None, zeta: float | None, times: int | None, options: Mapping[str, asking.Several],
-    sampling: dict[str, Any], seed: int, weights: str | None, trajectory: bool, out: Path | None, device: str | None,
-) -> Job:  # fmt: skip
-    """Raises ValueError for settings that make no sense, before anything is read."""
-    shared.check_out(out)
-    from undiffuse.model import load
-    from undiffuse.solving import Approach
+@dataclass(frozen=True)
+class Options:
+    """The options that all of these commands have, as they were typed."""
 
-    approach = Approach(method, **shared.given(iterations=iterations, zeta=zeta, times=times))  # type: ignore[arg-type]
-    model = load(run, shared.device(device), weights)
-    return Job(run, model, approach, edits.told(model, options), sampling, n, seed, trajectory, out)
+    n: N = 4
+    method: MethodName = "dps"
+    iterations: Iterations = None
+    zeta: Zeta = None
+    classes: asking.Classes = None
+    numbers: asking.Numbers = None
+    tags: asking.Tags = None
+    texts: asking.Texts = None
+    guidance: Guidance = None
+    solver: Solver = None
+    steps: Steps = None
+    seed: Seed = 0
+    weights: edits.Weights = None
+    trajectory: edits.Trajectory = False
+    out: edits.Out = None
+    device: edits.Device = None
+
+    def job(self, run: Path, times: int | None = None) -> Job:
+        """Raises ValueError for settings that make no sense, before anything is read."""
+        shared.check_out(self.out)
+        from undiffuse.model import load
+        from undiffuse.solving import Approach
+
+        approach = Approach(self.method, **shared.given(iterations=self.iterations, zeta=self.zeta, times=times))  # type: ignore[arg-type]
+        model = load(run, shared.device(self.device), self.weights)
+        told = edits.told(model, {"class": self.classes, "number": self.numbers, "tags": self.tags, "text": self.texts})
+        settings = shared.given(guidance=self.guidance, solver=self.solver, steps=self.steps)
+        return Job(run, model, approach, told, settings, self.n, self.seed, self.trajectory, self.out)
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with every one of Options, which it takes last and together, as an option of its own."""
+    kinds = get_type_hints(Options, include_extras=True)
+    own = list(signature(command, eval_str=True).parameters.values())[:-1]
+    common = [Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=kinds[field.name]) for field in fields(Options)]
+
+    @wraps(command)
+    def separate(**typed: Any) -> None:
+        together = Options(**{parameter.name: typed.pop(parameter.name) for parameter in common})
+        command(**typed, options=together)
+
+    separate.__signature__ = Signature([*(parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own), *common])  # type: ignore[attr-defined]
+    return separate
 
 
 def solved(

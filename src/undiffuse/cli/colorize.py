@@ -8,37 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument
 
-from undiffuse.cli import answers, asking, edits, shared
+from undiffuse.cli import answers, edits
 
 if TYPE_CHECKING:
     from undiffuse.solving import Solution
 
 
+@answers.with_options
 def colorize(
     run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file; of a model of colour images.")],
     images: Annotated[list[str], Argument(metavar="IMAGE…", help=f"Grey, or in colour, which is taken away first. {edits.INPUTS}")],
     noise: answers.Noise = None,
-    n: answers.N = 4,
-    method: answers.MethodName = "dps",
-    iterations: answers.Iterations = None,
-    zeta: answers.Zeta = None,
-    classes: asking.Classes = None,
-    numbers: asking.Numbers = None,
-    tags: asking.Tags = None,
-    texts: asking.Texts = None,
-    guidance: answers.Guidance = None,
-    solver: answers.Solver = None,
-    steps: answers.Steps = None,
-    seed: answers.Seed = 0,
-    weights: edits.Weights = None,
-    trajectory: edits.Trajectory = False,
-    out: edits.Out = None,
-    device: edits.Device = None,
+    *,
+    options: answers.Options,
 ) -> None:
     """Give grey images colours that they may have had."""
-    options = {"class": classes, "number": numbers, "tags": tags, "text": texts}
-    settings = shared.given(guidance=guidance, solver=solver, steps=steps)
-    job = answers.job(run, n, method, iterations, zeta, None, options, settings, seed, weights, trajectory, out, device)
+    job = options.job(run)
     import torch
 
     from undiffuse import solving
@@ -53,5 +38,5 @@ def colorize(
 
     answers.solved(
         job, len(inputs.values), partial(solving.colorize, job.model, inputs.values, noise=noise), "Coloured", shown, inputs.names,
-        {"task": "colorize", "noise": noise}, f"undiffuse colorize {run} {' '.join(images)} --seed {seed + 1}  for other answers",
+        {"task": "colorize", "noise": noise}, f"undiffuse colorize {run} {' '.join(images)} --seed {job.seed + 1}  for other answers",
     )  # fmt: skip

@@ -8,39 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from undiffuse.cli import answers, asking, edits, shared
+from undiffuse.cli import answers, edits
 
 if TYPE_CHECKING:
     from undiffuse.solving import Solution
 
 
+@answers.with_options
 def deblur(
     run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
     images: Annotated[list[str], Argument(metavar="IMAGE…", help=edits.INPUTS)],
     radius: Annotated[float, Option(help="Of the Gaussian that blurred them: its standard deviation in pixels of the model's size.")] = 1.5,
     simulate: Annotated[bool, Option("--simulate", help="Take sharp images, and blur them first.")] = False,
     noise: answers.Noise = None,
-    n: answers.N = 4,
-    method: answers.MethodName = "dps",
-    iterations: answers.Iterations = None,
-    zeta: answers.Zeta = None,
-    classes: asking.Classes = None,
-    numbers: asking.Numbers = None,
-    tags: asking.Tags = None,
-    texts: asking.Texts = None,
-    guidance: answers.Guidance = None,
-    solver: answers.Solver = None,
-    steps: answers.Steps = None,
-    seed: answers.Seed = 0,
-    weights: edits.Weights = None,
-    trajectory: edits.Trajectory = False,
-    out: edits.Out = None,
-    device: edits.Device = None,
+    *,
+    options: answers.Options,
 ) -> None:
     """Make blurred images sharp: images that, blurred, are the ones given."""
-    options = {"class": classes, "number": numbers, "tags": tags, "text": texts}
-    settings = shared.given(guidance=guidance, solver=solver, steps=steps)
-    job = answers.job(run, n, method, iterations, zeta, None, options, settings, seed, weights, trajectory, out, device)
+    job = options.job(run)
     import torch
 
     from undiffuse import solving
@@ -61,5 +46,5 @@ def deblur(
     answers.solved(
         job, len(y), partial(solving.deblur, job.model, y, radius, noise=noise), f"A blur of radius {radius:g} undone", shown, inputs.names,
         {"task": "deblur", "radius": radius, "simulated": simulate, "noise": noise},
-        f"undiffuse deblur {run} {' '.join(images)} {flags} --seed {seed + 1}  for other answers",
+        f"undiffuse deblur {run} {' '.join(images)} {flags} --seed {job.seed + 1}  for other answers",
     )  # fmt: skip

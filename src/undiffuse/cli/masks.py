@@ -45,7 +45,7 @@ def hidden(text: str, values: np.ndarray, seed: int) -> np.ndarray:
         mask[_box(rest, size)] = True
     else:
         mask = _file(Path(text), text, values.shape[1:])
-    return np.broadcast_to(mask, (len(values), *(mask.shape if mask.ndim > len(size) else (1, *mask.shape))))
+    return np.broadcast_to(mask, (len(values), *(mask.shape if mask.ndim > len(size) else (1, *mask.shape)))).copy()
 
 
 def _random(text: str, n: int, size: Sequence[int], seed: int) -> np.ndarray:

@@ -9,39 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from undiffuse.cli import answers, asking, edits, shared
+from undiffuse.cli import answers, edits
 
 if TYPE_CHECKING:
     from undiffuse.solving import Solution
 
 
+@answers.with_options
 def upscale(
     run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
     images: Annotated[list[str], Argument(metavar="IMAGE…", help=f"Of the model's size divided by the factor. {edits.INPUTS}")],
     factor: Annotated[int, Option(help="How many times larger, along each axis.")] = 2,
     simulate: Annotated[bool, Option("--simulate", help="Take images of the model's full size, and make them small first.")] = False,
     noise: answers.Noise = None,
-    n: answers.N = 4,
-    method: answers.MethodName = "dps",
-    iterations: answers.Iterations = None,
-    zeta: answers.Zeta = None,
-    classes: asking.Classes = None,
-    numbers: asking.Numbers = None,
-    tags: asking.Tags = None,
-    texts: asking.Texts = None,
-    guidance: answers.Guidance = None,
-    solver: answers.Solver = None,
-    steps: answers.Steps = None,
-    seed: answers.Seed = 0,
-    weights: edits.Weights = None,
-    trajectory: edits.Trajectory = False,
-    out: edits.Out = None,
-    device: edits.Device = None,
+    *,
+    options: answers.Options,
 ) -> None:
     """Make small images larger: new ones of the model's size whose averages they are."""
-    options = {"class": classes, "number": numbers, "tags": tags, "text": texts}
-    settings = shared.given(guidance=guidance, solver=solver, steps=steps)
-    job = answers.job(run, n, method, iterations, zeta, None, options, settings, seed, weights, trajectory, out, device)
+    job = options.job(run)
     import torch
 
     from undiffuse import solving
@@ -64,7 +49,7 @@ def upscale(
     answers.solved(
         job, len(y), partial(solving.upscale, job.model, y, factor, noise=noise), f"{factor} times larger", shown, inputs.names,
         {"task": "upscale", "factor": factor, "simulated": simulate, "noise": noise},
-        f"undiffuse upscale {run} {' '.join(images)} {flags} --seed {seed + 1}  for other answers",
+        f"undiffuse upscale {run} {' '.join(images)} {flags} --seed {job.seed + 1}  for other answers",
     )  # fmt: skip
 
 

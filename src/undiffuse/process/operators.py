@@ -181,3 +181,23 @@ class Blur(Operator):
 
     def picture(self, y: Tensor) -> Tensor:
         return y
+
+
+def hidden_places(mask: object, shape: Sequence[int], inputs: int, channels: bool = True) -> Tensor:
+    """Where to fill in: bool (inputs, 1 or C, *size), from an array or tensor, not 0 where examples (C, *size) are hidden.
+
+    mask: of the shape (*size), (1 or C, *size) or (inputs, 1 or C, *size).   channels: whether it may differ between channels.
+    Raises ValueError for another shape, and for a mask that hides everything or nothing of an example.
+    """
+    given = (mask if isinstance(mask, Tensor) else torch.tensor(mask)).cpu() != 0
+    size, wide = tuple(shape[1:]), {1, shape[0]} if channels else {1}
+    whole = given[None] if given.shape == size else given
+    whole = whole[None] if whole.ndim == len(shape) else whole
+    if whole.ndim != len(shape) + 1 or whole.shape[2:] != size or whole.shape[1] not in wide or len(whole) not in (1, inputs):
+        wanted = "×".join(map(str, size))
+        raise ValueError(f"the mask has the shape {tuple(given.shape)}, and the examples are {wanted}: give one of their size, or one for each.")
+    for k, part in enumerate(whole):
+        if part.all() or not part.any():
+            what, mend = ("nothing", "there is nothing to fill in") if not part.any() else ("everything", "nothing is left to go by")
+            raise ValueError(f"the mask hides {what} of example {k}: {mend}.")
+    return whole.expand(inputs, *whole.shape[1:])

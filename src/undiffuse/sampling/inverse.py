@@ -56,7 +56,7 @@ ITERATIONS = 3
 
 
 @dataclass(frozen=True)
-class Seen:
+class Measurement:
     """y = A x + noise · n.   y: (B, …), of the same examples in the same order as x.   noise: a standard deviation."""
 
     operator: Operator
@@ -67,15 +67,15 @@ class Seen:
         """y - A x."""
         return self.y.to(x) - self.operator(x)
 
-    def rows(self, rows: slice | Tensor) -> Seen:
+    def rows(self, rows: slice | Tensor) -> Measurement:
         """Of some examples."""
         operator = self.operator
         if isinstance(operator, Mask) and operator.known.ndim == self.y.ndim:
             operator = Mask(operator.known[rows])
-        return Seen(operator, self.y[rows], self.noise)
+        return Measurement(operator, self.y[rows], self.noise)
 
 
-def replaced(denoise: Denoise, seen: Seen, prior: float = 1.0) -> Denoise:
+def replaced(denoise: Denoise, seen: Measurement, prior: float = 1.0) -> Denoise:
     """Method replace: what is seen of x̂ is replaced by y, or drawn towards it where y is noisy."""
 
     def conditioned(x_t: Tensor, level: Level) -> Posterior:
@@ -86,7 +86,7 @@ def replaced(denoise: Denoise, seen: Seen, prior: float = 1.0) -> Denoise:
     return conditioned
 
 
-def informed(denoise: Denoise, seen: Seen, iterations: int = ITERATIONS, prior: float = 1.0, doubt: float = DOUBT) -> Denoise:
+def informed(denoise: Denoise, seen: Measurement, iterations: int = ITERATIONS, prior: float = 1.0, doubt: float = DOUBT) -> Denoise:
     """Method exact; pigdm with 0 iterations.   iterations: of conjugate gradients; as many as numbers are seen solve (2).
 
     doubt: see above."""
@@ -152,7 +152,7 @@ class DPS(Solver):
     """Diffusion posterior sampling.   zeta: length of its steps, once a step of the solver."""
 
     inner: Ancestral | DDIM
-    seen: Seen
+    seen: Measurement
     zeta: float = 1.0
     stochastic: bool = True
 
@@ -176,7 +176,7 @@ class RePaint(Solver):
     """Ancestral steps, after which the known numbers are noised anew.   seen: through a mask, without noise."""
 
     inner: Ancestral
-    seen: Seen
+    seen: Measurement
     stochastic: bool = True
 
     def __post_init__(self) -> None:

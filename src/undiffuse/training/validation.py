@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ from undiffuse.process.levels import Level
 from undiffuse.process.noise import standard_normal
 from undiffuse.process.posteriors import Denoise
 from undiffuse.process.schedules import Schedule
+
+Measured = TypeVar("Measured")
 
 LEVELS = 12
 LOGSNR_RANGE = (-8.0, 8.0)
@@ -123,7 +126,7 @@ def relative(errors: Tensor, reference: References) -> float:
     return math.exp((errors / reference.scale()).log().mean().item())
 
 
-def evaluated(denoiser: torch.nn.Module, measure: Callable[[], Tensor]) -> Tensor:
+def evaluated(denoiser: torch.nn.Module, measure: Callable[[], Measured]) -> Measured:
     """`measure()` with the module in evaluation mode, and back."""
     was_training = denoiser.training
     denoiser.eval()
