@@ -194,7 +194,7 @@ class StartConfig(Config):
 class RunConfig(Config):
     """A whole run: config.json of the run folder.
 
-    fingerprint: of the data.   fingerprints: of the .npy files that conditions are read from.   conditions: as declared, by name.
+    fingerprint: of the data.   fingerprints: of the .npy files and pictures that conditions are read from.   conditions: as declared, by name.
     start: the model it starts from, where it is a fine-tuning.
     """
 

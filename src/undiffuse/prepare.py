@@ -112,7 +112,7 @@ def prepare(
         raise ValueError("pictures that are conditions would not be shifted along with the examples: set augment.probability to 0.")
     config = RunConfig(
         data=data, fingerprint=dataset.fingerprint(), design=design, conditions=dict(conditions), start=base.config if base else None,
-        fingerprints=fingerprints(dataset, [condition.column or name for name, condition in conditions.items()]),
+        fingerprints=fingerprints(dataset, {c.column or name: c.kind == "image" for name, c in conditions.items()}),
     )  # fmt: skip
     _refuse_other_run(folder, config, override)
     return Plan(folder, config, dataset, codec, device, watch, download, base)

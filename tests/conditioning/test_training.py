@@ -146,6 +146,10 @@ def test_words_and_masks_of_a_table_of_images(tmp_path):
         model.sample(1, {"caption": "a dog"})
     with pytest.raises(ValueError, match=r"set augment\.probability to 0"):
         trained(tmp_path / "t.csv", tmp_path / "s", declared, **{"augment.probability": 0.1})
+    trained(tmp_path / "t.csv", tmp_path / "r", declared)  # goes on
+    Image.fromarray(255 - np.asarray(Image.open(tmp_path / "m3.png"))).save(tmp_path / "m3.png")
+    with pytest.raises(ValueError, match=r"fingerprints\.mask"):
+        trained(tmp_path / "t.csv", tmp_path / "r", declared)
 
 
 def test_declarations_are_kept_with_the_run(tmp_path, toys):

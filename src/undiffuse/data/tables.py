@@ -7,9 +7,10 @@ a row lacks is an empty text or NaN.  Columns are looked up by name, or are .npy
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,10 +130,22 @@ def column(data: Dataset, source: str) -> np.ndarray:
     raise ValueError(f"the data has no column {source!r}: {has}; an .npy file with a row for each example works too.")
 
 
-def fingerprints(data: Dataset, sources: Iterable[str]) -> dict[str, str]:
-    """A hash of each .npy file among the sources of columns, which the data's own fingerprint is not of."""
-    files = [source for source in sources if source.endswith(".npy") and source not in data.columns]
-    return {file: Dataset(file, column(data, file)).fingerprint() for file in files}
+def fingerprints(data: Dataset, sources: Mapping[str, bool]) -> dict[str, str]:
+    """A hash of what conditions are read from and the data's own fingerprint is not of: .npy files, and pictures in files.
+
+    sources: names of columns or .npy files, and whether what stands there are pictures.
+    """
+    found = {}
+    for source, are_pictures in sources.items():
+        named = data.columns.get(source)
+        if named is None and source.endswith(".npy"):
+            found[source] = Dataset(source, column(data, source)).fingerprint()
+        elif named is not None and are_pictures and named.dtype.kind == "U":
+            digest, root = hashlib.sha256(), data.root or Path()
+            for path in (root / name for name in named):
+                digest.update(hashlib.sha256(path.read_bytes() if path.is_file() else b"").digest())
+            found[source] = digest.hexdigest()[:16]
+    return found
 
 
 def pictures(data: Dataset, values: np.ndarray, channels: str | None = None) -> tuple[np.ndarray, str | None]:
