@@ -1,10 +1,10 @@
-"""Does a model of latents reach a given quality sooner than one of pixels? 64×64 emoji.
+"""Does a model of latents, or one of two stages, reach a given quality sooner than one of pixels? 64×64 emoji.
 
     python -m benchmarks.latent_emoji emoji/captions.csv runs --features FOLDER
 
-trains runs/latent (an autoencoder by 4 first, whose time counts) and runs/pixel, both told the style and each with what
-`undiffuse train` chooses, keeps a copy of each at several marks, draws 400 samples of each copy, and compares them with all
-real pictures.  The same command goes on where it was stopped.
+trains runs/latent (an autoencoder by 4 first, whose time counts), runs/pixel and runs/cascade (a first stage of 16×16 first, whose
+time counts), all told the style and each with what `undiffuse train` chooses, keeps a copy of each at several marks, draws 400
+samples of each copy, and compares them with all real pictures.  The same command goes on where it was stopped.
 
 Quality: Fréchet distance over the first 64 principal components (of the real pictures) of the features of a network trained on
 ImageNet (FOLDER: as for benchmarks.emoji_text).  Beside it stand the floor that the autoencoder sets, its reconstructions of all
@@ -27,7 +27,9 @@ from torch import Tensor
 
 from benchmarks.common import machine, table, write
 from benchmarks.emoji_text import Judge, by_features
+from undiffuse import tasks
 from undiffuse.conditioning.declared import Condition
+from undiffuse.corruptions import second_stage
 from undiffuse.data.sources import DataConfig
 from undiffuse.evaluation.distances import frechet_distance
 from undiffuse.held_out import known_data
@@ -37,7 +39,9 @@ from undiffuse.prepare import prepare
 from undiffuse.run import Watch
 
 SAMPLES, COMPONENTS, MARKS = 400, 64, (0.25, 0.5, 0.75, 1.0)
-KINDS = ("latent", "pixel")
+KINDS = {"latent": "by latents, autoencoder's time included", "pixel": "by pixels", "cascade": "by two stages, the first one's time included"}
+COLOURS = {"latent": "#2a6f97", "pixel": "#d1495b", "cascade": "#6a994e"}
+FACTOR, FIRST, STYLE = 4, "cascade-first", {"style": Condition(kind="class")}
 
 
 def trained(kind: str, source: Path, runs: Path, steps: dict[str, int]) -> list[dict[str, float]]:
@@ -47,14 +51,18 @@ def trained(kind: str, source: Path, runs: Path, steps: dict[str, int]) -> list[
     settings = {"training.steps": steps[kind], "training.budget": None}
     if kind == "latent":
         settings["latent.training.steps"] = steps["autoencoder"]
+    data = DataConfig(source=str(source), size=(64, 64), channels="rgb")
     plan = prepare(
-        DataConfig(source=str(source), size=(64, 64), channels="rgb"), runs / kind, settings=settings, watch=Watch(1e9, 1e9),
-        conditions={"style": Condition(kind="class")}, factor=4 if kind == "latent" else None,
+        data, runs / kind, settings=settings, watch=Watch(1e9, 1e9), conditions=STYLE, factor=FACTOR if kind == "latent" else None,
+        tasks={f"upscale:{FACTOR}": second_stage(FACTOR)} if kind == "cascade" else None,
     )  # fmt: skip
     began = time.process_time()
-    autoencoder = plan.autoencoder()
-    if autoencoder is not None:
-        for _ in autoencoder.updates(1e9):
+    before: Any = plan.autoencoder()
+    if kind == "cascade" and not found["first"]:
+        small = {"training.steps": steps["first"], "training.budget": None}
+        before = prepare(data.model_copy(update={"shrink": FACTOR}), runs / FIRST, settings=small, watch=Watch(1e9, 1e9), conditions=STYLE).run()
+    if before is not None:
+        for _ in before.updates():
             pass
         found["first"] = time.process_time() - began
         log.write_text(json.dumps(found))
@@ -72,6 +80,15 @@ def trained(kind: str, source: Path, runs: Path, steps: dict[str, int]) -> list[
     return marks
 
 
+def sampled(kind: str, mark: int, runs: Path, n: int) -> Tensor:
+    """n pictures of the copy at a mark, 1 the first, of all styles in turn."""
+    model = load(runs / f"{kind}-{mark}.safetensors")
+    asked = {"style": [model.classes[k % len(model.classes)] for k in range(n)]}
+    if kind == "cascade":
+        return tasks.upscaled(model, load(runs / FIRST).sample(n, asked, seed=0), noise=tasks.AUGMENTATION, conditions=asked, seed=0)
+    return model.sample(n, asked, seed=0)
+
+
 def features(judge: Judge, pictures: Tensor, basis: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Of pictures (N, 3, H, W), 0 … 255; on a basis (mean, directions) where one is given."""
     found = judge(pictures)
@@ -86,9 +103,11 @@ def main() -> None:
     parser.add_argument("--autoencoder-steps", type=int, default=4000)
     parser.add_argument("--latent-steps", type=int, default=3000)
     parser.add_argument("--pixel-steps", type=int, default=500)
+    parser.add_argument("--first-steps", type=int, default=1500)
+    parser.add_argument("--cascade-steps", type=int, default=400)
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
-    steps = {"autoencoder": options.autoencoder_steps, "latent": options.latent_steps, "pixel": options.pixel_steps}
+    steps = {"autoencoder": options.autoencoder_steps, "latent": options.latent_steps, "pixel": options.pixel_steps} | {"first": options.first_steps, "cascade": options.cascade_steps}
     where = machine()
     curves = {kind: trained(kind, options.table, options.runs, steps) for kind in KINDS}
     data, judge = known_data(options.runs / "latent").data, by_features(options.features)
@@ -102,21 +121,22 @@ def main() -> None:
     model = load(options.runs / "latent")
     back = torch.cat([model.codec.decode(model.codec.encode(part)) for part in real.split(256)])
     floor = frechet_distance(features(judge, back, basis), seen)
-    styles, rows, shown = list(model.classes), list[dict[str, Any]](), list[Tensor]()
-    asked = [styles[k % len(styles)] for k in range(SAMPLES)]
+    rows = list[dict[str, Any]]()
     for kind, marks in curves.items():
         for k, mark in enumerate(marks, start=1):
-            made = load(options.runs / f"{kind}-{k}.safetensors").sample(SAMPLES, {"style": asked}, seed=0)
-            rows.append({"model": kind, **mark, "frechet": frechet_distance(features(judge, made, basis), seen)})
-        shown.append(made[:20])
+            if "frechet" not in mark:
+                mark["frechet"] = frechet_distance(features(judge, sampled(kind, k, options.runs, SAMPLES), basis), seen)
+                log = options.runs / f"{kind}.json"
+                log.write_text(json.dumps(json.loads(log.read_text()) | {"marks": marks}))
+            rows.append({"model": kind, **mark})
     cells = [[r["model"], f"{r['seconds'] / 60:.1f}", f"{r['examples']:,.0f}", f"{r['frechet']:.4f}"] for r in rows]
     print(table(["model", "processor minutes", "examples", "Fréchet distance"], cells))
     print(f"floor of the autoencoder ({model.config.latent.psnr:.1f} dB): {floor:.4f}; real halves: {halves:.4f}; {where['device']}")
-    best = {kind: min(r["frechet"] for r in rows if r["model"] == kind) for kind in KINDS}
-    first = next((r["seconds"] for r in rows if r["model"] == "latent" and r["frechet"] <= best["pixel"]), None)
-    whole = curves["pixel"][-1]["seconds"]
-    print("the latent model " + (f"passes the pixel model's best after {first / 60:.1f} of its {whole / 60:.1f} minutes" if first else "stays behind"))
-    draw(options.runs / "latent_emoji.png", shown)
+    best, whole = min(r["frechet"] for r in rows if r["model"] == "pixel"), curves["pixel"][-1]["seconds"]
+    for kind in (kind for kind in KINDS if kind != "pixel"):
+        first = next((r["seconds"] for r in rows if r["model"] == kind and r["frechet"] <= best), None)
+        print(f"{KINDS[kind]}: " + (f"passes the pixels' best after {first / 60:.1f} of their {whole / 60:.1f} minutes" if first else "stays behind it"))
+    draw(options.runs / "latent_emoji.png", [sampled(kind, len(MARKS), options.runs, 20) for kind in KINDS])
     curve(options.runs / "latent_curves.png", rows, floor)
     write("latent_emoji", {
         "machine": where, "steps": steps, "samples": SAMPLES, "components": COMPONENTS, "psnr": model.config.latent.psnr, "floor": floor,
@@ -125,9 +145,9 @@ def main() -> None:
 
 
 def draw(path: Path, shown: list[Tensor]) -> None:
-    """Samples of the two at the end, the same seeds."""
+    """Samples of each at the end, the same seeds."""
     pictures = [picture.permute(1, 2, 0).byte().numpy() for made in shown for picture in made]
-    captioned(pictures, [""] * len(pictures), "64×64 emoji after training: two rows by latents, two by pixels", columns=10).save(path)
+    captioned(pictures, [""] * len(pictures), "64×64 emoji after training: two rows each by latents, by pixels, by two stages", columns=10).save(path)
 
 
 def curve(path: Path, rows: list[dict[str, Any]], floor: float) -> None:
@@ -135,9 +155,9 @@ def curve(path: Path, rows: list[dict[str, Any]], floor: float) -> None:
 
     figure = Figure(figsize=(7, 4.2), dpi=130, layout="constrained")
     axes = figure.subplots()
-    for kind, colour in zip(KINDS, ("#2a6f97", "#d1495b"), strict=True):
+    for kind, label in KINDS.items():
         of = [r for r in rows if r["model"] == kind]
-        axes.plot([r["seconds"] / 60 for r in of], [r["frechet"] for r in of], "o-", color=colour, label=f"by {kind}s" if kind == "pixel" else "by latents, autoencoder's time included")
+        axes.plot([r["seconds"] / 60 for r in of], [r["frechet"] for r in of], "o-", color=COLOURS[kind], label=label)
     axes.axhline(floor, color="grey", ls="--", lw=1)
     axes.text(axes.get_xlim()[1], floor, "floor of the autoencoder ", ha="right", va="bottom", color="grey", fontsize=9)
     axes.set(xlabel="processor minutes of training", ylabel="Fréchet distance of features", yscale="log", title="64×64 emoji: quality against time")
