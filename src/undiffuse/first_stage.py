@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -141,31 +142,40 @@ class AutoencoderRun:
     ) -> None:
         self.folder, self.config, self.device = folder, config, device
         design, self.codec = config.design, Codec(config.codec)
-        channels, training = config.codec.shape[0], design.training
+        channels = config.codec.shape[0]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training.seed)
+            torch.manual_seed(design.training.seed)
             autoencoder = build_autoencoder(design.autoencoder, channels) if design.source is None else taken_from(Path(design.source), channels)
             discriminator = Discriminator(len(config.codec.shape) - 1, channels) if design.adversarial else None
         self.both = _Both(autoencoder, discriminator).to(device)
-        features = None
+        self.features: Features | None = None
         if design.extractor is not None:
             extractor = load_classifier(design.extractor, device)
             if extractor.config.codec != config.codec or extractor.config.latent is not None:
                 raise ValueError(f"the extractor {design.extractor} reads other data than this: train one with 'undiffuse classifier' on this.")
-            features = extractor.features
-        schedule = Cosine()  # the loop draws levels, which an autoencoder does not look at
-        learner = AutoencoderLearner(design, self.both, features)
-        self.trainer = Trainer(learner, schedule, make_level_sampler("uniform", schedule, True), training)
+            self.features = extractor.features
         self.training, held_out = data[rows[0]], data[rows[1] if len(rows[1]) else rows[0]]
-        self.loader = Loader(self.training, self.codec, training.batch_size, training.seed, device)
+        self.loader = Loader(self.training, self.codec, design.training.batch_size, design.training.seed, device)
         judged = np.random.Generator(np.random.Philox(0)).permutation(len(held_out))[:MOST_HELD_OUT]
         self.held_out = self.codec.encode(held_out.values[judged])
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """Made when it is asked for, since it is several times as large as an autoencoder that is taken as it is."""
+        schedule = Cosine()  # the loop draws levels, which an autoencoder does not look at
+        learner = AutoencoderLearner(self.config.design, self.both, self.features)
+        return Trainer(learner, schedule, make_level_sampler("uniform", schedule, True), self.config.design.training)
+
+    @property
+    def taken(self) -> bool:
+        """Whether the autoencoder was trained elsewhere, so that only its latents are to be measured."""
+        return self.config.design.source is not None
 
     def description(self) -> str:
         """What is about to be trained, in a line."""
         design, parameters = self.config.design, sum(p.numel() for p in self.both.autoencoder.parameters())
         shape = "×".join(str(n) for n in LatentConfig.shape_of(design.autoencoder, self.config.codec.shape))
-        what = "trained" if design.source is None else f"taken from {design.source}"
+        what = f"taken from {design.source}" if self.taken else "trained"
         return f"autoencoder {self.folder}: latents of {shape}, {parameters:,} parameters, {what} on {self.device}"
 
     def updates(self, every: float = 60.0) -> Iterator[Update]:
@@ -176,7 +186,7 @@ class AutoencoderRun:
         already(self.folder, self.config)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
-        if self.config.design.source is None:
+        if not self.taken:
             found = checkpoints.newest(self.folder / "state")
             if found:
                 self.trainer.resume(*found)
@@ -212,12 +222,14 @@ class AutoencoderRun:
     def finish(self) -> None:
         """Chooses between raw and averaged weights, measures latents, writes the file and the picture."""
         autoencoder = self.both.autoencoder.eval()
-        raw, loss = {name: p.detach().clone() for name, p in autoencoder.named_parameters()}, self._error()
-        with self.trainer.average.swapped():
-            if (averaged := self._error()) <= loss:
-                raw, loss = {name: p.detach().clone() for name, p in autoencoder.named_parameters()}, averaged
-        for name, p in autoencoder.named_parameters():
-            p.copy_(raw[name])
+        loss = self._error()
+        if not self.taken:
+            with self.trainer.average.swapped():
+                averaged = self._error()
+                better = {name: p.detach().clone() for name, p in autoencoder.named_parameters()} if averaged <= loss else {}
+            for name, value in better.items():
+                autoencoder.get_parameter(name).copy_(value)
+            loss = min(loss, averaged)
         config = measured(autoencoder, lambda rows: self.codec.encode(self.training.values[rows]), len(self.training))
         low, high = self.codec.limits(torch.device("cpu"))
         ratio = float((((high - low) ** 2).mean() / loss).log10()) * 10

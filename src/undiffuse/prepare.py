@@ -84,9 +84,10 @@ def prepare(
     Raises ValueError where the folder holds a run of another configuration, unless `override` says to go on with the new
     training settings or data.
     """
-    dataset, device = open_data(data), device or default_device()
+    device = device or default_device()
     settings = dict(settings or {}) | ({"tasks": {name: task.model_dump(mode="json") for name, task in tasks.items()}} if tasks else {})
     base = Start(start) if start else None
+    data, dataset = base.open(data) if base else (data, open_data(data))
     codec = base.codec(dataset) if base else fitted_codec(dataset)
     if base and not (preset is network is factor is autoencoder is None):
         raise ValueError("a fine-tuning keeps the network, and the latents, of the model it starts from: leave --preset, --network and --latent out.")

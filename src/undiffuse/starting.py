@@ -11,8 +11,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from undiffuse.conditioning.declared import Condition
 from undiffuse.configuration import Design, ModelConfig, StartConfig, changed, differences, rescheduled
 from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.sources import DataConfig, of_images, open_data
 from undiffuse.denoiser import Denoiser
 from undiffuse.latents import Latents
 from undiffuse.model import load, weights_digest
@@ -77,6 +79,16 @@ class Start:
             listed = "; ".join(f"{path}: {old!r} there, {new!r} now" for path, (old, new) in list(other.items())[:6])
             raise ValueError(f"the weights to start from were trained with other settings of the network ({listed}): leave these out.")
         return design
+
+    def open(self, data: DataConfig) -> tuple[DataConfig, Dataset]:
+        """The data to go on with, images of the model's size where none is asked for. Raises ValueError as `open_data` does."""
+        if data.size is not None or data.shrink is not None or self.of.codec.mode is None or not of_images(data):
+            return data, open_data(data)
+        size = cast(tuple[int, int], self.of.codec.shape[1:])
+        sized = data.model_copy(update={"size": size})
+        opened = open_data(sized)
+        note = f"images are brought to {size[0]}×{size[1]}, the size of the model to start from; --size asks for another"
+        return sized, replace(opened, notes=(*opened.notes, note))
 
     def codec(self, data: Dataset) -> CodecConfig:
         """The codec for new data. Raises ValueError for examples that the network cannot take, or of another unit."""

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import undiffuse
 from tests.small import TINY_SETTINGS, images
@@ -114,6 +115,21 @@ def test_one_new_class_and_another_size(tmp_path, base):
     model = undiffuse.load(tmp_path / "r")
     assert model.classes == (*"0123456789", "ant")
     assert model.sample(2, {"class": "ant"}).shape == (2, 1, 10, 12)
+
+
+def test_images_are_brought_to_the_size_of_the_model_unless_another_is_asked_for(tmp_path):
+    for name, size in (("before", (8, 12)), ("after", (20, 16))):
+        (tmp_path / name).mkdir()
+        for k in range(12):
+            Image.fromarray(np.full((*size, 3), 20 * k, np.uint8)).save(tmp_path / name / f"{k}.png")
+    undiffuse.train(str(tmp_path / "before"), name="base", runs=tmp_path, steps=2, settings=TINY_SETTINGS)
+    run = prepare(DataConfig(source=str(tmp_path / "after")), tmp_path / "r", start=tmp_path / "base").run()
+    assert run.training_data.shape == (3, 8, 12)
+    assert "brought to 8×12" in run.notes[-1]
+    assert run.config.data.size == (8, 12)
+    asked = prepare(DataConfig(source=str(tmp_path / "after"), size=(20, 16)), tmp_path / "s", start=tmp_path / "base").run()
+    assert asked.training_data.shape == (3, 20, 16)
+    assert not asked.notes
 
 
 def test_data_that_says_no_class_any_more(tmp_path, base):

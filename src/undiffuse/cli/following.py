@@ -23,7 +23,8 @@ class Work(Protocol):
     """What is trained in a folder."""
 
     folder: Path
-    trainer: Trainer
+    @property
+    def trainer(self) -> Trainer: ...
 
     def save(self) -> None: ...
 

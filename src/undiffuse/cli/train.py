@@ -257,7 +257,11 @@ def follow(run: Run) -> None:
 def follow_autoencoder(work: AutoencoderRun) -> None:
     """Trains the autoencoder of a run of latents; says what it leaves to reach."""
     typer.echo(work.description())
-    followed(work.updates(), work, "autoencoder")
+    if work.taken:
+        for _ in work.updates():  # none: its latents are measured
+            pass
+    else:
+        followed(work.updates(), work, "autoencoder")
     found = work.ceiling()
     typer.echo(f"reconstructions of {found.n} held-out examples: {found.psnr:.1f} dB; no sample can be nearer to an example than that")
     if found.frechet is not None:

@@ -54,6 +54,12 @@ def shrunk(data: Dataset, factor: int) -> Dataset:
     return replace(data, values=values)
 
 
+def of_images(config: DataConfig) -> bool:
+    """Whether a configuration names a folder of images, or a table that names them."""
+    path = Path(config.source).expanduser()
+    return config.source != "digits" and (path.is_dir() or path.suffix in tables.SUFFIXES)
+
+
 def open_data(config: DataConfig) -> Dataset:
     """The data set a configuration names. Raises ValueError, one sentence with the mend, for anything unusable."""
     path = Path(config.source).expanduser()
@@ -73,7 +79,7 @@ def open_data(config: DataConfig) -> Dataset:
         data = arrays.idx(path, config.layout)
     else:
         raise ValueError(f"{path} is no kind of data known here: give a folder of images, or a .csv, .npy, .npz or idx.gz file.")
-    if (config.size or config.channels) and not path.is_dir() and path.suffix not in tables.SUFFIXES:
+    if (config.size or config.channels) and not of_images(config):
         raise ValueError("--size and --channels are for images; change an array before giving it.")
     data = data if config.shrink is None else shrunk(data, config.shrink)
     if config.table is None:
