@@ -3,7 +3,8 @@
     python -m benchmarks.inpainting MNIST RUN bottom            # MNIST: a folder with the four idx.gz files; RUN: trained on it
     python -m benchmarks.inpainting MNIST RUN center --told     # told the class, too
 
-Test digits, which no model was trained on; the first 64 of them were looked at when methods' defaults were chosen.  Each method fills in the same n digits with each seed:
+Test digits, which no model was trained on, but the first 64: these were looked at when methods' defaults were chosen.  Each method fills in
+the same n digits with each seed:
 
     read as     share whose filled-in digit a convolutional network, trained here on the 60,000 training digits, reads as the
                 digit it was; beside it the same for the original and for the digit with nothing (black) filled in.  A perfect
@@ -42,6 +43,7 @@ APPROACHES: dict[str, tuple[Approach, dict[str, Any]]] = {
     "exact": (Approach("exact"), {}),
     "dps": (Approach("dps"), {}),
 }
+LOOKED_AT = 64
 PARTS = {"bottom": (slice(14, 28), slice(0, 28)), "center": (slice(7, 21), slice(7, 21))}
 
 
@@ -84,7 +86,8 @@ def main() -> None:
     where, model = machine(), load(options.run)
     judge, tested = trained_judge(options.mnist, options.judge_steps)
     images, labels = read(options.mnist, "t10k")
-    given, truth = torch.from_numpy(images[: options.n, None].astype(np.float32)), labels[: options.n]
+    judged = slice(LOOKED_AT, LOOKED_AT + options.n)
+    given, truth = torch.from_numpy(images[judged, None].astype(np.float32)), labels[judged]
     blank = given.clone()
     blank[(..., *PARTS[options.part])] = 0
     ends = {name: float((classes(judge, values).numpy() == truth).mean()) for name, values in (("original", given), ("black", blank))}
@@ -98,7 +101,7 @@ def main() -> None:
     path = RESULTS / "inpainting.json"
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     content[options.part + (", told" if options.told else "")] = {
-        "machine": where, "n": options.n, "seeds": options.seeds, "judge_test_accuracy": tested, "read_as": ends,
+        "machine": where, "n": options.n, "left_out": LOOKED_AT, "seeds": options.seeds, "judge_test_accuracy": tested, "read_as": ends,
         "model": {name: model.config.provenance.get(name) for name in ("training", "held_out")}, "results": rows,
     }  # fmt: skip
     write("inpainting", content)

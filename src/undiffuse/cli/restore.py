@@ -88,7 +88,7 @@ def restore(
     results = {"seen": (names, seen.values)} | {f"made-{k + 1}": (names, made.values[:, k]) for k in range(n)}
     written = ["picture.png", *edits.write(folder, model, results, numbers)]
     typer.echo(f"wrote {folder}/: {', '.join(written)}")
-    how = "--simulate" if simulate else f"--task {labels[0]}"
+    how = "--simulate" if simulate else f"--task {labels[0]}{f' --mask {mask}' if mask else ''}"
     typer.echo(f"next: undiffuse restore {run} {' '.join(images)} {how} --seed {seed + 1}  for other answers")
 
 
