@@ -1,8 +1,8 @@
 """One model for several tasks against a model for each, and against a model that was trained for none of them.
 
-    python -m benchmarks.multi_task digits runs --seeds 3 --tasks inpaint,upscale:2,deblur:1,denoise --cascade 2 --learning-rate 2e-3
-    python -m benchmarks.multi_task MNIST/train-images-idx3-ubyte.gz runs-mnist --tasks inpaint,upscale:4,deblur:1.5,denoise --cascade 4
-    python -m benchmarks.multi_task emoji/captions.csv runs-emoji --size 32 --tasks inpaint,upscale:4,colorize,deblur:1.5,denoise
+    python -m benchmarks.multi_task digits runs/digits --seeds 3 --tasks inpaint,upscale:2,deblur:1,denoise --cascade 2 --learning-rate 2e-3
+    python -m benchmarks.multi_task MNIST/train-images-idx3-ubyte.gz runs/mnist --updates 400 --cascade 4 --tasks inpaint,upscale:4,deblur:1.5,denoise
+    python -m benchmarks.multi_task emoji/captions.csv runs/emoji --updates 400 --size 32 --tasks inpaint,upscale:4,colorize,deblur:1.5,denoise
 
 Trains, each with what `undiffuse train DATA` chooses but for a number of updates, of 64 examples: one model of all K tasks
 (K N updates), one model for each alone (N updates, so the K together cost what the one does), and one of no task (K N), which
@@ -232,7 +232,7 @@ def main() -> None:
         found.append({"tasks": rows, "stages": stages})
         log.write_text(json.dumps(found))
     report(data.name, found)
-    write(f"multi_task_{Path(options.data).name.split('.')[0].split('-')[0]}", {
+    write(f"multi_task_{options.runs.name}", {
         "machine": where, "data": list(data.shape), "updates": options.updates, "held_out": HELD_OUT, "judged": JUDGED, "seeds": found,
     })  # fmt: skip
 
