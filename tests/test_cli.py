@@ -194,3 +194,21 @@ def test_durations(text, value):
 @pytest.mark.parametrize(("text", "value"), [("64", (64, 64)), ("48x80", (48, 80))])
 def test_sizes(text, value):
     assert shared.size(text) == value
+
+
+@pytest.mark.parametrize("error", [ValueError("not ours"), TypeError("nor this"), RuntimeError("nor that")])
+def test_a_fault_of_the_program_is_not_told_as_the_users(error, monkeypatch, capsys):
+    """Only UsageError is a wrong use: what Python or torch raise keeps its traceback, and the exit code is 1."""
+    from undiffuse.cli import main as entry
+
+    def broken(**_):
+        raise error
+
+    monkeypatch.setattr(entry, "app", broken)
+    monkeypatch.setattr("sys.argv", ["undiffuse"])
+    with pytest.raises(SystemExit) as exit_:
+        entry.main()
+    told = capsys.readouterr().err
+    assert exit_.value.code == 1
+    assert "Traceback" in told
+    assert "fault of the program" in told

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from undiffuse import artefact
 from undiffuse.configuration import Config, ModelConfig, StartConfig, parsed
 from undiffuse.denoiser import Denoiser
+from undiffuse.errors import UsageError
 from undiffuse.files import write_atomically, write_text
 from undiffuse.networks.adapters import PLACE, adaptable, adapters_of
 
@@ -58,9 +59,9 @@ def save(folder: Path, denoiser: Denoiser, config: AdaptersConfig) -> None:
 
 
 def read_rest(folder: Path) -> tuple[AdaptersConfig, dict[str, Tensor]] | None:
-    """What a tuned model has beside adapters; None for adapters that another program made. Raises ValueError."""
+    """What a tuned model has beside adapters; None for adapters that another program made. Raises UsageError."""
     if not (folder / CONFIG).exists():
-        raise ValueError(f"there are no adapters at {folder}: give the folder adapters/ of a run trained with --adapters, or one that peft wrote.")
+        raise UsageError(f"there are no adapters at {folder}: give the folder adapters/ of a run trained with --adapters, or one that peft wrote.")
     if not (folder / REST).exists():
         return None
     content, tensors = artefact.read(folder / REST, "adapters")
@@ -68,7 +69,7 @@ def read_rest(folder: Path) -> tuple[AdaptersConfig, dict[str, Tensor]] | None:
 
 
 def add(network: nn.Module, folder: Path) -> None:
-    """Adds what the adapters in a folder change to the weights of a network. Raises ValueError for adapters of another."""
+    """Adds what the adapters in a folder change to the weights of a network. Raises UsageError for adapters of another."""
     config, tensors = _read(folder)
     layers, scale = adaptable(network), float(config["lora_alpha"]) / int(config["r"])
     paths = sorted({name.removeprefix(PREFIX).rsplit(".lora_", 1)[0] for name in tensors})
@@ -76,7 +77,7 @@ def add(network: nn.Module, folder: Path) -> None:
         A, B = (tensors.get(f"{PREFIX}{path}.lora_{part}.weight") for part in "AB")
         weight = getattr(layers.get(path), "weight", None)
         if A is None or B is None or weight is None or (len(B), *A.shape[1:]) != weight.shape:
-            raise ValueError(f"the adapters in {folder} change a layer {path!r} that this model does not have so: they belong to another model.")
+            raise UsageError(f"the adapters in {folder} change a layer {path!r} that this model does not have so: they belong to another model.")
         with torch.no_grad():
             weight += scale * (B.flatten(1) @ A.flatten(1)).reshape(weight.shape).to(weight)
 
@@ -87,11 +88,11 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(folder / WEIGHTS, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if config["peft_type"] != "LORA" or config.get("bias", "none") != "none":
-            raise ValueError("they are no low-rank adapters of weights alone")
+            raise UsageError("they are no low-rank adapters of weights alone")
         int(config["r"]), float(config["lora_alpha"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the adapters in {folder} cannot be read ({error}): fetch them again.") from None
+        raise UsageError(f"the adapters in {folder} cannot be read ({error}): fetch them again.") from None
     unknown = [name for name in UNKNOWN if config.get(name)]
     if unknown:
-        raise ValueError(f"the adapters in {folder} use {unknown[0]}, which is not known here: make them without.")
+        raise UsageError(f"the adapters in {folder} use {unknown[0]}, which is not known here: make them without.")
     return config, tensors

@@ -27,6 +27,7 @@ from undiffuse.columns import encode_columns, said_in
 from undiffuse.conditioning.declared import Condition
 from undiffuse.conditioning.texts import PARTS, TextCondition
 from undiffuse.data.dataset import Dataset
+from undiffuse.errors import UsageError
 from undiffuse.model import Model
 from undiffuse.process.levels import Level
 from undiffuse.training.settings import TrainingConfig
@@ -63,13 +64,13 @@ def adherence(
 
     data: the run's, held_out: its rows that the model never saw.   steps: of each predictor's training.   sampling: as for
     Model.sample.   progress: called with (what is done, the share of it).
-    Raises ValueError for a model without conditions that can be read, or too few held-out examples.
+    Raises UsageError for a model without conditions that can be read, or too few held-out examples.
     """
     readable = {name: condition for name, condition in declared.items() if condition.kind in READ}
     if not readable:
-        raise ValueError(f"none of this model's conditions can be read off an example: {', '.join(declared) or 'it is unconditional'}.")
+        raise UsageError(f"none of this model's conditions can be read off an example: {', '.join(declared) or 'it is unconditional'}.")
     if len(held_out) < 2 * FEWEST:
-        raise ValueError(f"{len(held_out)} held-out examples are too few to train a predictor on and to test it: hold out at least {2 * FEWEST}.")
+        raise UsageError(f"{len(held_out)} held-out examples are too few to train a predictor on and to test it: hold out at least {2 * FEWEST}.")
     order = np.random.Generator(np.random.Philox(seed)).permutation(held_out)
     learned, tested = np.sort(order[::2]), np.sort(order[1::2])
     asked_rows = tested[np.arange(n) % len(tested)]

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from undiffuse.errors import UsageError
 from undiffuse.files import write_atomically
 
 FORMAT_VERSION = 1
@@ -41,28 +42,28 @@ def write(path: Path, kind: str, config: str, tensors: Mapping[str, Tensor]) -> 
 
 
 def read(path: Path, kind: str) -> tuple[Any, dict[str, Tensor]]:
-    """(the configuration, plain data; all tensors) of a file of this kind. Raises ValueError, one sentence."""
+    """(the configuration, plain data; all tensors) of a file of this kind. Raises UsageError, one sentence."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not an intact {kind} file: {_looks_like(path, error)}.") from None
+        raise UsageError(f"{path} is not an intact {kind} file: {_looks_like(path, error)}.") from None
     if "undiffuse" not in metadata or "config" not in metadata:
-        raise ValueError(f"{path} holds tensors in the safetensors format, but it is not an undiffuse {kind}.")
+        raise UsageError(f"{path} holds tensors in the safetensors format, but it is not an undiffuse {kind}.")
     damaged = f"{path} was changed after it was written, or damaged: fetch it again"
     try:
         header = json.loads(metadata["undiffuse"])
         version, digest, found = int(header["format"]), str(header["sha256"]), str(header.get("kind", "model"))
         content = json.loads(metadata["config"])
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{damaged}.") from None
+        raise UsageError(f"{damaged}.") from None
     if version > FORMAT_VERSION:
-        raise ValueError(f"{path} has format {version}, and this version of undiffuse reads up to {FORMAT_VERSION}: upgrade undiffuse.")
+        raise UsageError(f"{path} has format {version}, and this version of undiffuse reads up to {FORMAT_VERSION}: upgrade undiffuse.")
     if digest != digest_of(metadata["config"], tensors):
-        raise ValueError(f"{damaged} (its SHA-256 does not match).")
+        raise UsageError(f"{damaged} (its SHA-256 does not match).")
     if found != kind:
-        raise ValueError(f"{path} is a {found}, where a {kind} is needed.")
+        raise UsageError(f"{path} is a {found}, where a {kind} is needed.")
     return content, tensors
 
 
@@ -79,16 +80,16 @@ def named(**sets: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], chosen: str, path: Path, sets: Sequence[str] = SETS) -> None:
     """Copies one of several sets of weights, named set.parameter, into a module.
 
-    Raises ValueError unless every name and shape of every set is that of the module.
+    Raises UsageError unless every name and shape of every set is that of the module.
     """
     expected = dict(module.named_parameters())
     for kind, found in sets_of(tensors, sets).items():
         for name in sorted(expected.keys() ^ found.keys()):
             what = "lacks" if name in expected else "has an unknown"
-            raise ValueError(f"{path} {what} tensor {kind}.{name}: it does not belong to what its header describes.")
+            raise UsageError(f"{path} {what} tensor {kind}.{name}: it does not belong to what its header describes.")
         for name, parameter in expected.items():
             if found[name].shape != parameter.shape or found[name].dtype != parameter.dtype:
-                raise ValueError(
+                raise UsageError(
                     f"{path}: tensor {kind}.{name} is {tuple(found[name].shape)} {found[name].dtype}, but what its "
                     f"header describes needs {tuple(parameter.shape)} {parameter.dtype}."
                 )

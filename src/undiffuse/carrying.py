@@ -16,6 +16,7 @@ from torch import Tensor
 
 from undiffuse.conditioning.base import ConditionModule, Places
 from undiffuse.denoiser import Denoiser
+from undiffuse.errors import UsageError
 from undiffuse.networks.counterparts import counterparts
 from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Schedule
@@ -29,7 +30,7 @@ def carry(old: Denoiser, new: Denoiser, shape: tuple[int, ...], clock: Schedule)
     """Copies weights; returns for each parameter which of its entries are new.
 
     shape: (C, *size) of x, clock: the schedule that the clock of both is of, to check the two against each other.   The conditions
-    of the old denoiser come first in the new one.   Raises ValueError where the weights do not fit.
+    of the old denoiser come first in the new one.   Raises UsageError where the weights do not fit.
     """
     places = {
         f"conditions.{new.conditions.path(name)}.{parameter}": where
@@ -52,7 +53,7 @@ def carry(old: Denoiser, new: Denoiser, shape: tuple[int, ...], clock: Schedule)
             parameter.copy_(value)
             fresh[of_new] = torch.zeros(parameter.shape, dtype=torch.bool)
         else:
-            raise ValueError(
+            raise UsageError(
                 f"the weights {of_old} {tuple(value.shape)} of the model to start from do not fit data or conditions that need "
                 f"{tuple(parameter.shape)}: keep the size that it was trained on, or train a new model."
             )
@@ -80,14 +81,14 @@ def _place(old: Tensor, new: Tensor, where: Places) -> Tensor:
 
 
 def _check(old: Denoiser, new: Denoiser, shape: tuple[int, ...], level: Level) -> None:
-    """Raises ValueError for a new denoiser that answers something else, told nothing new."""
+    """Raises UsageError for a new denoiser that answers something else, told nothing new."""
     x = torch.randn(CHECKED, *shape, generator=torch.Generator().manual_seed(0))
     always = [name for name, module in old.conditions.items() if not module.config.droppable]
     before = old.eval()(x, level, {name: _unsaid(module, name in always) for name, module in old.conditions.items()}).mean
     always += [name for name, module in new.conditions.items() if not module.config.droppable]
     after = new.eval()(x, level, {name: _unsaid(module, name in always) for name, module in new.conditions.items()}).mean
     if (after - before).abs().max() > TOLERANCE * before.abs().max():
-        raise ValueError("what is new to this network changes what it knew, so its weights are no start: use --inject NAME=layers for what is new.")
+        raise UsageError("what is new to this network changes what it knew, so its weights are no start: use --inject NAME=layers for what is new.")
 
 
 def _unsaid(module: ConditionModule, always: bool) -> Tensor:

@@ -29,6 +29,7 @@ from undiffuse.conditioning.tags import TagsCondition, TagsConfig
 from undiffuse.conditioning.vectors import VectorCondition, VectorConfig
 from undiffuse.configuration import Config, ModelConfig, parsed
 from undiffuse.data.codec import CodecConfig
+from undiffuse.errors import UsageError
 from undiffuse.latents import LatentConfig
 from undiffuse.networks.encoder import Encoder
 from undiffuse.networks.unet_config import UNetConfig
@@ -95,11 +96,11 @@ class Classifier(nn.Module):
         return self.network.features(scale * x, level.label.to(device=x.device, dtype=torch.float32).expand(len(x)))
 
     def read(self, values: list[Any]) -> Tensor:
-        """What is asked for, encoded, (n, …). Raises ValueError for what cannot be understood."""
+        """What is asked for, encoded, (n, …). Raises UsageError for what cannot be understood."""
         try:
             return self._reader[0].read(values)
         except ValueError as error:
-            raise ValueError(f"{self.config.name}: {error}") from None
+            raise UsageError(f"{self.config.name}: {error}") from None
 
     def log_likelihood(self, answer: Tensor, encoded: Tensor) -> Tensor:
         """log p(y | x_t) (B,) of encoded y (B, …), for an answer of `forward`."""
@@ -115,9 +116,9 @@ class Classifier(nn.Module):
         reader = self._reader[0]
         each = [asked] * n if reader.is_one(asked) else list(asked)  # type: ignore[call-overload]
         if len(each) != n:
-            raise ValueError(f"{len(each)} values of {self.config.name!r} were given for {n} examples: give one, or one each.")
+            raise UsageError(f"{len(each)} values of {self.config.name!r} were given for {n} examples: give one, or one each.")
         if any(value is None for value in each):
-            raise ValueError(f"{self.config.name}: a classifier guides towards something: say what, for every example.")
+            raise UsageError(f"{self.config.name}: a classifier guides towards something: say what, for every example.")
         wanted = self.read(each).to(next(self.parameters()).device)
 
         def function(x_t: Tensor, level: Level, index: Tensor) -> Tensor:
@@ -127,15 +128,15 @@ class Classifier(nn.Module):
         return Guide(function, scale, "x_t", form, interval or useful)
 
     def refuse_other(self, model: ModelConfig) -> None:
-        """Raises ValueError for a model whose x_t this classifier was not trained on."""
+        """Raises UsageError for a model whose x_t this classifier was not trained on."""
         if model.codec.shape != self.config.codec.shape:
-            raise ValueError(f"the classifier reads examples of shape {self.config.codec.shape}, but the model makes {model.codec.shape}.")
+            raise UsageError(f"the classifier reads examples of shape {self.config.codec.shape}, but the model makes {model.codec.shape}.")
         if model.latent != self.config.latent:
-            raise ValueError("the classifier and the model do not see the same latents: train one with 'undiffuse classifier RUN'.")
+            raise UsageError("the classifier and the model do not see the same latents: train one with 'undiffuse classifier RUN'.")
         if model.codec != self.config.codec:
-            raise ValueError("the classifier was trained on data of another range or type than the model's: train one on the model's run.")
+            raise UsageError("the classifier was trained on data of another range or type than the model's: train one on the model's run.")
         if model.schedule != self.config.schedule:
-            raise ValueError(
+            raise UsageError(
                 f"the classifier was trained on the noise schedule {self.config.schedule.name!r}, the model on {model.schedule.name!r}"
                 f"{'' if model.schedule.name != self.config.schedule.name else ' with other settings'}: train one with 'undiffuse classifier RUN'."
             )
@@ -171,11 +172,11 @@ def save_classifier(path: Path, config: ClassifierConfig, raw: Mapping[str, Tens
 
 
 def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Classifier:
-    """The classifier in a file, or in a folder that 'undiffuse classifier' made. Raises ValueError."""
+    """The classifier in a file, or in a folder that 'undiffuse classifier' made. Raises UsageError."""
     path = Path(path)
     path = path / FILE_NAME if path.is_dir() else path
     if not path.exists():
-        raise ValueError(f"there is no classifier at {path}: train one with 'undiffuse classifier RUN'.")
+        raise UsageError(f"there is no classifier at {path}: train one with 'undiffuse classifier RUN'.")
     content, tensors = artefact.read(path, "classifier")
     config = parsed(ClassifierConfig, content, f"{path} has a header this version cannot use")
     classifier = config.build()

@@ -35,6 +35,7 @@ from undiffuse.configuration import Config, ModelConfig, changed, refuse_other
 from undiffuse.data.codec import Codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
+from undiffuse.errors import UsageError
 from undiffuse.files import write_text
 from undiffuse.networks.building import NetworkConfig, suggested_unet
 from undiffuse.networks.unet_config import StagesConfig, UNetConfig
@@ -113,7 +114,7 @@ class ClassifierRun:
         training: TrainingConfig, device: torch.device, *, clean: bool = False,
     ) -> None:  # fmt: skip
         if target.kind not in READABLE:
-            raise ValueError(f"a classifier reads {', '.join(READABLE)}, and {name!r} is a {target.kind}: choose another.")
+            raise UsageError(f"a classifier reads {', '.join(READABLE)}, and {name!r} is a {target.kind}: choose another.")
         self.folder, self.name, self.device = folder, name, device
         config = fit_conditions(data, {name: target}, 0.0)[name]
         self.config = ClassifierConfig(
@@ -137,13 +138,13 @@ class ClassifierRun:
         self.bank = None if x is None else Bank.of(x, {name: values[judged].to(device)}, self.schedule)
 
     def check(self) -> None:
-        """Raises ValueError where the folder holds a classifier that is trained otherwise, with a list of what differs."""
+        """Raises UsageError where the folder holds a classifier that is trained otherwise, with a list of what differs."""
         refuse_other(self.folder / "config.json", self.run_config, OTHERWISE, FREE_TO_CHANGE)
 
     def updates(self, every: float = 60.0) -> Iterator[Update]:
         """Trains to the end, resuming from the newest checkpoint; saves every so many seconds.
 
-        A consumer that stops early should call `save`.  Raises ValueError, see `check`.
+        A consumer that stops early should call `save`.  Raises UsageError, see `check`.
         """
         self.check()
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from undiffuse.conditioning.declared import Condition, fitted
 from undiffuse.conditioning.texts import TextCondition
 from undiffuse.data import tables
 from undiffuse.data.dataset import Dataset
+from undiffuse.errors import UsageError
 from undiffuse.files import write_atomically
 
 MISSING = ("", "nan", "NaN", "None", "null")
@@ -31,7 +32,7 @@ def fit_conditions(
     """The configurations of declared conditions.   drop: of those that say nothing of their own.
 
     known: the names of those that a model knows already.
-    Raises ValueError, naming the condition, for a column that is missing or of the wrong kind.
+    Raises UsageError, naming the condition, for a column that is missing or of the wrong kind.
     """
     found = {}
     for name, condition in declared.items():
@@ -39,7 +40,7 @@ def fit_conditions(
             column, mode = _read(data, name, condition)
             found[name] = fitted(condition, column, drop, mode, download, name in known)
         except ValueError as error:
-            raise ValueError(f"{condition.kind} {name!r}: {error}") from None
+            raise UsageError(f"{condition.kind} {name!r}: {error}") from None
     return found
 
 
@@ -58,7 +59,7 @@ def encode_columns(data: Dataset, declared: Mapping[str, Condition], conditions:
             else:
                 values[name] = module.encode(each)
         except ValueError as error:
-            raise ValueError(f"{condition.kind} {name!r}: {error}") from None
+            raise UsageError(f"{condition.kind} {name!r}: {error}") from None
     return values
 
 
@@ -88,15 +89,15 @@ def _read(data: Dataset, name: str, condition: Condition) -> tuple[list[Any] | T
         return torch.from_numpy(values.astype(np.float32)), mode
     if condition.kind == "vector":
         if column.dtype.kind not in "fiub" or column.ndim != 2:
-            raise ValueError(f"a vector is a row of numbers for each example, but this column has the shape {column.shape} and type {column.dtype}.")
+            raise UsageError(f"a vector is a row of numbers for each example, but this column has the shape {column.shape} and type {column.dtype}.")
         return torch.from_numpy(column.astype(np.float64)), None
     if column.ndim == 2 and condition.kind == "tags":  # one column of 0 or 1 for each tag
         known = column[~np.isnan(column).any(1)] if column.dtype.kind == "f" else column
         if column.dtype.kind not in "fiub" or not np.isin(known, (0, 1)).all():
-            raise ValueError("a table of tags holds 1 where a tag applies and 0 where it does not, but this one holds other values.")
+            raise UsageError("a table of tags holds 1 where a tag applies and 0 where it does not, but this one holds other values.")
         return [None if (row != row).any() else [str(k) for k in np.flatnonzero(row)] for row in column], None
     if column.ndim != 1:
-        raise ValueError(f"it has the shape {column.shape}: a {condition.kind} is one value for each example, a vector is several.")
+        raise UsageError(f"it has the shape {column.shape}: a {condition.kind} is one value for each example, a vector is several.")
     if column.dtype.kind == "f":
         whole = condition.kind != "number" and all(v.is_integer() for v in column[~np.isnan(column)].tolist())
         return [None if np.isnan(v) else int(v) if whole else float(v) for v in column], None

@@ -20,6 +20,7 @@ from undiffuse.corruptions import CorruptionConfig
 from undiffuse.data.codec import CodecConfig
 from undiffuse.data.sources import DataConfig
 from undiffuse.denoiser import Denoiser, Variance
+from undiffuse.errors import UsageError
 from undiffuse.latents import FirstStageConfig, LatentConfig
 from undiffuse.networks.adapters import AdapterConfig
 from undiffuse.networks.building import NetworkConfig, build_network
@@ -97,17 +98,17 @@ class Design(Config):
         learned = self.variance.startswith("learned")
         objective = self.training.objective
         if learned and objective == "simple":
-            raise ValueError(
+            raise UsageError(
                 f"variance {self.variance!r} is not trained by the objective 'simple', which only sees the mean: "
                 "use the objective 'hybrid' (or 'bound')."
             )
         if objective != "simple" and not isinstance(schedule, Chain):
-            raise ValueError(
+            raise UsageError(
                 f"the objective {objective!r} is a bound over a discrete chain, but the schedule {self.schedule.name!r} is "
                 "continuous: use a discrete one, such as cosine."
             )
         if objective == "hybrid" and not learned:
-            raise ValueError("the objective 'hybrid' adds the bound only to train the variance: use it with 'learned_range' or 'learned'.")
+            raise UsageError("the objective 'hybrid' adds the bound only to train the variance: use it with 'learned_range' or 'learned'.")
         return self
 
 
@@ -140,7 +141,7 @@ class ModelConfig(Config):
         return self.codec.shape if self.latent is None else self.latent.latent_shape
 
     def build(self) -> tuple[Denoiser, Schedule]:
-        """The network with fresh weights, as a denoiser on its schedule. Raises ValueError for a network that does not suit the data."""
+        """The network with fresh weights, as a denoiser on its schedule. Raises UsageError for a network that does not suit the data."""
         schedule = self.schedule.build()
         channels, *size = self.shape
         network = build_network(
@@ -166,13 +167,13 @@ OfModel = TypeVar("OfModel", Design, ModelConfig)
 def rescheduled(config: OfModel, schedule: ScheduleConfig) -> OfModel:
     """A model on another schedule: its clock goes on as it was, and its way of sampling where that works there.
 
-    Raises ValueError for a learned variance, which is that of one chain's transitions.
+    Raises UsageError for a learned variance, which is that of one chain's transitions.
     """
     clock = config.clock or config.schedule
     if schedule == config.schedule:
         return config
     if config.variance == "learned":
-        raise ValueError("the variance 'learned' is that of one chain's transitions, so its schedule cannot change: leave the schedule as it is.")
+        raise UsageError("the variance 'learned' is that of one chain's transitions, so its schedule cannot change: leave the schedule as it is.")
     built, sampling = schedule.build(), config.sampling
     try:
         sampling.build_levels(built)
@@ -210,11 +211,11 @@ C = TypeVar("C", bound=BaseModel)
 
 
 def parsed(kind: type[C], content: Any, what: str) -> C:
-    """A configuration from plain data, JSON's lists for tuples. Raises ValueError: one sentence, the first problem."""
+    """A configuration from plain data, JSON's lists for tuples. Raises UsageError: one sentence, the first problem."""
     try:
         return kind.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        raise ValueError(f"{what}: {explained(error)}") from None
+        raise UsageError(f"{what}: {explained(error)}") from None
 
 
 def explained(error: ValidationError) -> str:
@@ -235,10 +236,10 @@ def changed(config: C, settings: Mapping[str, Any], what: str = "these settings 
         place = content
         for parent in parents:
             if not isinstance(place.get(parent), dict):
-                raise ValueError(f"there is no setting {path!r}: {parent!r} is none of {', '.join(place)}.")
+                raise UsageError(f"there is no setting {path!r}: {parent!r} is none of {', '.join(place)}.")
             place = place[parent]
         if last not in place:
-            raise ValueError(f"there is no setting {path!r}: choose one of {', '.join(place)}.")
+            raise UsageError(f"there is no setting {path!r}: choose one of {', '.join(place)}.")
         place[last] = value
     return parsed(type(config), content, what)
 
@@ -259,7 +260,7 @@ def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
 def refuse_other(
     path: Path, now: BaseModel, mend: str, free: tuple[str, ...] = (), overridable: tuple[str, ...] = (), override: bool = False
 ) -> None:
-    """Raises ValueError where a configuration written at `path` is not the one of now, with a list of what differs.
+    """Raises UsageError where a configuration written at `path` is not the one of now, with a list of what differs.
 
     mend: what to do then.   free: beginnings of settings that may differ.   overridable: of those that may where `override` says so.
     """
@@ -268,11 +269,11 @@ def refuse_other(
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): {mend}.") from None
+        raise UsageError(f"{path} is damaged ({error}): {mend}.") from None
     before = parsed(type(now), content, f"{path} has settings this version cannot use")
     other = {p: v for p, v in differences(before, now).items() if not p.startswith(free)}
     fixed = [p for p in other if not p.startswith(overridable)]
     if other and (fixed or not override):
         listed = "; ".join(f"{p}: {old!r} there, {new!r} now" for p, (old, new) in list(other.items())[:6])
         also = "" if fixed or not overridable else ", or go on with the new ones by --override"
-        raise ValueError(f"{path.parent} was made with another configuration ({listed}): {mend}{also}.")
+        raise UsageError(f"{path.parent} was made with another configuration ({listed}): {mend}{also}.")

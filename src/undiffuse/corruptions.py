@@ -25,6 +25,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from undiffuse.errors import UsageError
 from undiffuse.process.operators import REC_601, Blur, Downsample, Grey, Mask, Operator
 
 NOISE = (0.0, 0.0)
@@ -42,12 +43,12 @@ class Corruption(BaseModel, ABC):
     def _bounds_in_order(self) -> Self:
         for name, value in self:
             if isinstance(value, tuple) and value[0] > value[1]:
-                raise ValueError(f"the bounds of {name} are {value[0]:g} and {value[1]:g}: give the lower one first.")
+                raise UsageError(f"the bounds of {name} are {value[0]:g} and {value[1]:g}: give the lower one first.")
         return self
 
     @abstractmethod
     def operator(self, shape: Sequence[int], n: int, generator: torch.Generator) -> Operator:
-        """A for n examples (C, *size). Raises ValueError where it does not fit them."""
+        """A for n examples (C, *size). Raises UsageError where it does not fit them."""
 
     def seen(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """What is shown of x (B, C, *size): (B, C + 2, *size)."""
@@ -146,26 +147,26 @@ NUMBERS = {"upscale": "factor", "deblur": "radius"}
 
 
 def second_stage(factor: int) -> Upscale:
-    """Upscaling of examples that may be noisy, up to a quarter of the range. Raises ValueError for a factor below 2."""
+    """Upscaling of examples that may be noisy, up to a quarter of the range. Raises UsageError for a factor below 2."""
     if factor < 2:
-        raise ValueError(f"a factor of {factor} makes nothing larger: give 2 or more.")
+        raise UsageError(f"a factor of {factor} makes nothing larger: give 2 or more.")
     return Upscale(factor=factor, noise=(0.0, 0.5))
 
 
 def described(text: str) -> dict[str, Corruption]:
-    """"inpaint,upscale:4,deblur:1.5" → corruptions by the names they are written with. Raises ValueError."""
+    """"inpaint,upscale:4,deblur:1.5" → corruptions by the names they are written with. Raises UsageError."""
     found = {}
     for name in text.split(","):
         kind, colon, number = name.strip().partition(":")
         if kind not in KINDS or (colon and kind not in NUMBERS):
-            raise ValueError(f"there is no task {name.strip()!r}: choose of inpaint, upscale:FACTOR, colorize, deblur:RADIUS and denoise.")
+            raise UsageError(f"there is no task {name.strip()!r}: choose of inpaint, upscale:FACTOR, colorize, deblur:RADIUS and denoise.")
         settings: dict[str, float | int] = {}
         if colon:
             try:
                 settings = {NUMBERS[kind]: int(number) if kind == "upscale" else float(number)}
                 KINDS[kind](**settings)  # type: ignore[arg-type]
             except ValueError:
-                raise ValueError(f"{name.strip()!r} is no task: write {kind}:{'4' if kind == 'upscale' else '1.5'}.") from None
+                raise UsageError(f"{name.strip()!r} is no task: write {kind}:{'4' if kind == 'upscale' else '1.5'}.") from None
         found[name.strip()] = KINDS[kind](**settings)  # type: ignore[arg-type]
     return found
 
@@ -177,12 +178,12 @@ class Tasks:
         self.corruptions, self.names = dict(corruptions), tuple(corruptions)
 
     def check(self, shape: Sequence[int]) -> None:
-        """Raises ValueError for a corruption that does not fit examples (C, *size)."""
+        """Raises UsageError for a corruption that does not fit examples (C, *size)."""
         for name, corruption in self.corruptions.items():
             try:
                 corruption.operator(shape, 1, torch.Generator())
             except ValueError as error:
-                raise ValueError(f"the task {name!r} does not suit this data: {error}") from None
+                raise UsageError(f"the task {name!r} does not suit this data: {error}") from None
 
     def told(self, x: Tensor, generator: torch.Generator, which: Tensor | None = None) -> dict[str, Tensor]:
         """What the network is told of x (B, C, *size).   which: task of each example, int64 (B,) on the CPU; drawn when None."""

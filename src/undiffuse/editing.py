@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.configuration import changed
+from undiffuse.errors import UsageError
 from undiffuse.model import Model
 from undiffuse.process.chains import Chain
 from undiffuse.process.corruption import jump
@@ -93,12 +94,12 @@ def reconstruct(
     0 … 1; at 0 nothing happens.   conditions, sampling: as for Model.sample, but without guidance and on a grid of 100
     steps that reaches down to the model's cleanest level when nothing else is said.
 
-    Raises ValueError for an unknown method, a strength out of range, or settings that contradict each other.
+    Raises UsageError for an unknown method, a strength out of range, or settings that contradict each other.
     """
     if method not in get_args(Method):
-        raise ValueError(f"there is no method {method!r}: choose one of {', '.join(get_args(Method))}.")
+        raise UsageError(f"there is no method {method!r}: choose one of {', '.join(get_args(Method))}.")
     if not 0 <= strength <= 1:
-        raise ValueError(f"the strength {strength:g} lies outside 0 (nothing) to 1 (all the way to noise).")
+        raise UsageError(f"the strength {strength:g} lies outside 0 (nothing) to 1 (all the way to noise).")
     how = _settings(model, SOLVERS.get(method), sampling)
     levels = _up_to(how.build_levels(model.schedule), strength)
     x = model.codec.encode(values).to(model.device)
@@ -125,10 +126,10 @@ def vary(
 ) -> Reconstruction:  # fmt: skip
     """n variations of each example: noised at random as far up as `strength` says, and back.
 
-    The variations of one example follow each other.   Raises ValueError for n < 1, and as `reconstruct`.
+    The variations of one example follow each other.   Raises UsageError for n < 1, and as `reconstruct`.
     """
     if n < 1:
-        raise ValueError(f"asked for {n} variations: ask for at least 1.")
+        raise UsageError(f"asked for {n} variations: ask for at least 1.")
     raw, count = torch.as_tensor(values), len(values)
     each = [_of_one(conditions, k, count) for k in range(count) for _ in range(n)]
     told = {name: [one[name] for one in each] for name in conditions or {}}
@@ -143,12 +144,12 @@ def interpolate(
     """n examples from one to another, both ends included, by way of the noises they come from.
 
     first, second: (C, *size) in the data's own range.   method: of inversion, heun or ddim.   The rest as for `reconstruct`.
-    Raises ValueError for n < 2, or another method.
+    Raises UsageError for n < 2, or another method.
     """
     if n < 2:
-        raise ValueError(f"between two ends there are at least 2 examples, not {n}.")
+        raise UsageError(f"between two ends there are at least 2 examples, not {n}.")
     if method not in ("heun", "ddim"):
-        raise ValueError(f"interpolation needs the one noise an example comes from: the method is heun or ddim, not {method!r}.")
+        raise UsageError(f"interpolation needs the one noise an example comes from: the method is heun or ddim, not {method!r}.")
     how = _settings(model, SOLVERS[method], sampling)
     levels, solver = how.build_levels(model.schedule), how.build_solver(model.schedule)
     x = torch.cat([model.codec.encode(value[None]) for value in (first, second)]).to(model.device)
@@ -173,14 +174,14 @@ def restore(
     ends of their range it finds too little.   The walk is ancestral, so that what it ends in is drawn
     from the examples that could have been there; `steps`, evenly in the angle, down from where the noise is.
 
-    Raises ValueError for a level outside the model's schedule, or both given.
+    Raises UsageError for a level outside the model's schedule, or both given.
     """
     if model.codec.space is not None:
-        raise ValueError("this model knows noise of an autoencoder's latents and none of the data: denoise with one trained without --latent.")
+        raise UsageError("this model knows noise of an autoencoder's latents and none of the data: denoise with one trained without --latent.")
     x = model.codec.encode(values, limited=False).to(model.device)
     how = _settings(model, None, {"solver": "ddpm", **sampling})
     if noise is not None and level is not None:
-        raise ValueError("the noise is given twice, in the data's units and as sigma/alpha: give one of them.")
+        raise UsageError("the noise is given twice, in the data's units and as sigma/alpha: give one of them.")
     if noise is not None:
         level = noise / _unit(model)
     if level is not None:
@@ -190,7 +191,7 @@ def restore(
     top = float(model.schedule([model.schedule.t_max]).ratio)
     for value in ratio.tolist():
         if not 0 < value <= top:
-            raise ValueError(f"noise of sigma/alpha {value:g} lies outside what this model was trained on, above 0 and up to {top:g}.")
+            raise UsageError(f"noise of sigma/alpha {value:g} lies outside what this model was trained on, above 0 and up to {top:g}.")
     means, samples = [], []
     for k, one in enumerate(ratio.tolist()):
         levels = descent(model.schedule, one, how.steps)
@@ -211,7 +212,7 @@ def estimated(model: Model, x: Tensor, estimate: Estimate = "likelihood", condit
         low = float(model.schedule([model.schedule.t_min]).ratio)
         return by_wavelet(x).double().cpu().clamp(min=low)
     if estimate != "likelihood":
-        raise ValueError(f"there is no estimate {estimate!r}: choose one of {', '.join(get_args(Estimate))}.")
+        raise UsageError(f"there is no estimate {estimate!r}: choose one of {', '.join(get_args(Estimate))}.")
     unclipped = changed(_settings(model, None, {}), {"clip": "none"})
     levels = logsnr(model.schedule, default_steps(model, ESTIMATE_LEVELS))[:-1]
     return by_likelihood(x, _denoise(model, conditions, len(x), unclipped), levels)
@@ -238,7 +239,7 @@ def default_steps(model: Model, wanted: int = STEPS) -> int:
 def _unit(model: Model) -> float:
     scales = set(model.config.codec.scale)
     if len(scales) > 1:
-        raise ValueError("the channels of this data have units of their own, so no one noise fits them: give it as sigma/alpha.")
+        raise UsageError("the channels of this data have units of their own, so no one noise fits them: give it as sigma/alpha.")
     return scales.pop()
 
 
@@ -249,7 +250,7 @@ def _settings(model: Model, solver: str | None, sampling: Mapping[str, Any]) -> 
     base: dict[str, Any] = {"grid": grid, "steps": default_steps(model), "logsnrs": None, "churn": 0.0, "restart": None} | UNGUIDED
     if solver is not None:
         if "solver" in sampling:
-            raise ValueError("this method goes back the way it came, so its solver cannot be chosen: leave it out, or use 'stochastic'.")
+            raise UsageError("this method goes back the way it came, so its solver cannot be chosen: leave it out, or use 'stochastic'.")
         base |= {"solver": solver}
     if solver is not None or "solver" in sampling:
         base |= {"order": None, "eta": None, "variance": None, "corrections": None}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from undiffuse.errors import Failure
+
 EXTRAS = {"torchdiffeq": "likelihood", "transformers": "text", "huggingface_hub": "text"}
 
 
@@ -13,4 +15,4 @@ def optional(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise RuntimeError(f"this needs {module}, which is not installed: pip install 'undiffuse[{EXTRAS[module]}]'.") from None
+        raise Failure(f"this needs {module}, which is not installed: pip install 'undiffuse[{EXTRAS[module]}]'.") from None

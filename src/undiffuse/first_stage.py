@@ -34,6 +34,7 @@ from undiffuse.configuration import Config, LatentDesign, changed, parsed, refus
 from undiffuse.data.codec import Codec, CodecConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
+from undiffuse.errors import UsageError
 from undiffuse.evaluation.distances import frechet_distance
 from undiffuse.files import write_text
 from undiffuse.latents import LatentConfig, Latents, build_autoencoder, decoded, encoded, measured, padded, read_diffusers
@@ -152,7 +153,7 @@ class AutoencoderRun:
         if design.extractor is not None:
             extractor = load_classifier(design.extractor, device)
             if extractor.config.codec != config.codec or extractor.config.latent is not None:
-                raise ValueError(f"the extractor {design.extractor} reads other data than this: train one with 'undiffuse classifier' on this.")
+                raise UsageError(f"the extractor {design.extractor} reads other data than this: train one with 'undiffuse classifier' on this.")
             self.features = extractor.features
         self.training, held_out = data[rows[0]], data[rows[1] if len(rows[1]) else rows[0]]
         self.loader = Loader(self.training, self.codec, design.training.batch_size, design.training.seed, device)
@@ -181,7 +182,7 @@ class AutoencoderRun:
     def updates(self, every: float = 60.0) -> Iterator[Update]:
         """Trains to the end, resuming from the newest checkpoint; saves every so many seconds; then writes the autoencoder.
 
-        A consumer that stops early should call `save`.  Raises ValueError where the folder holds another autoencoder.
+        A consumer that stops early should call `save`.  Raises UsageError where the folder holds another autoencoder.
         """
         already(self.folder, self.config)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -259,7 +260,7 @@ class AutoencoderRun:
 
 
 def already(folder: Path, config: AutoencoderRunConfig) -> bool:
-    """Whether a folder holds the trained autoencoder of this configuration. Raises ValueError where it holds another."""
+    """Whether a folder holds the trained autoencoder of this configuration. Raises UsageError where it holds another."""
     refuse_other(folder / "config.json", config, "choose another --name", FREE_TO_CHANGE)
     return (folder / FILE_NAME).exists()
 
@@ -270,11 +271,11 @@ def write_latents(path: Path, latents: Latents) -> None:
 
 
 def load_latents(path: str | Path, device: torch.device | str = "cpu") -> Latents:
-    """The autoencoder in a file, or in a folder that training made. Raises ValueError."""
+    """The autoencoder in a file, or in a folder that training made. Raises UsageError."""
     path = Path(path)
     path = path / FILE_NAME if path.is_dir() else path
     if not path.exists():
-        raise ValueError(f"there is no autoencoder at {path}: train one with 'undiffuse train DATA --latent'.")
+        raise UsageError(f"there is no autoencoder at {path}: train one with 'undiffuse train DATA --latent'.")
     content, tensors = artefact.read(path, "autoencoder")
     latents = Latents.build(parsed(LatentConfig, content, f"{path} has a header this version cannot use"))
     artefact.fill(latents, tensors, "latent", path, ("latent",))
@@ -284,15 +285,15 @@ def load_latents(path: str | Path, device: torch.device | str = "cpu") -> Latent
 def taken_from(folder: Path, channels: int) -> KLAutoencoder | TinyAutoencoder:
     """A trained autoencoder of ours (a run of latents, its autoencoder/ or the file there) or of diffusers.
 
-    Raises ValueError for another number of channels, or where there is none.
+    Raises UsageError for another number of channels, or where there is none.
     """
     folder = folder.expanduser()
     for place in (folder, folder / FILE_NAME, folder / "autoencoder" / FILE_NAME):
         if place.is_file():
             latents = load_latents(place)
             if (found := latents.config.shape[0]) != channels:
-                raise ValueError(f"the autoencoder in {place} takes {found} channels, and the data has {channels}: train one with --latent.")
+                raise UsageError(f"the autoencoder in {place} takes {found} channels, and the data has {channels}: train one with --latent.")
             return latents.autoencoder.requires_grad_(True)
     if (folder / "config.json").exists():
         return read_diffusers(folder, channels)
-    raise ValueError(f"there is no autoencoder in {folder}: give a folder that 'undiffuse train --latent' or diffusers wrote.")
+    raise UsageError(f"there is no autoencoder in {folder}: give a folder that 'undiffuse train --latent' or diffusers wrote.")

@@ -14,6 +14,7 @@ from undiffuse.conditioning.declared import Condition
 from undiffuse.configuration import RunConfig, parsed
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, open_data
+from undiffuse.errors import UsageError
 
 NO_DATA = "give the data to use, as in 'undiffuse likelihood RUN DATA'"
 
@@ -26,7 +27,7 @@ def run_config(run: Path) -> RunConfig | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): {NO_DATA}.") from None
+        raise UsageError(f"{path} is damaged ({error}): {NO_DATA}.") from None
     return parsed(RunConfig, content, f"{path} has settings this version cannot use")
 
 
@@ -41,23 +42,23 @@ class Known:
 
 
 def known_data(run: Path, mend: str = NO_DATA) -> Known:
-    """Raises ValueError where the run does not say what it was trained on, or the data is gone or changed."""
+    """Raises UsageError where the run does not say what it was trained on, or the data is gone or changed."""
     config = run_config(run)
     if config is None:
-        raise ValueError(f"{run} does not say which data it was trained on: {mend}.")
+        raise UsageError(f"{run} does not say which data it was trained on: {mend}.")
     data = open_data(config.data)
     if data.fingerprint() != config.fingerprint:
-        raise ValueError(f"{config.data.source} has changed since the run, so its held-out examples cannot be told from the others: {mend}.")
+        raise UsageError(f"{config.data.source} has changed since the run, so its held-out examples cannot be told from the others: {mend}.")
     rows = data.split_rows(config.data.held_out, config.design.training.seed)
     return Known(with_files(data, config.conditions), *rows, config.conditions)
 
 
 def held_out_data(run: Path) -> Dataset:
-    """The held-out part of a run's data. Raises ValueError as `known_data` does, and where none was held out."""
+    """The held-out part of a run's data. Raises UsageError as `known_data` does, and where none was held out."""
     known = known_data(run)
     held_out = known.data[known.held_out]
     if not len(held_out):
-        raise ValueError(f"the run held no examples out: {NO_DATA}.")
+        raise UsageError(f"the run held no examples out: {NO_DATA}.")
     return held_out
 
 

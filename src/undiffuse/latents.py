@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from undiffuse.errors import UsageError
 from undiffuse.networks.kl_autoencoder import KLAutoencoder, KLAutoencoderConfig
 from undiffuse.networks.tiny_autoencoder import TinyAutoencoder, TinyAutoencoderConfig
 
@@ -136,7 +137,7 @@ def padded(x: Tensor, factor: int) -> Tensor:
 def measured(autoencoder: KLAutoencoder | TinyAutoencoder, x: Callable[[slice], Tensor], n: int) -> LatentConfig:
     """The configuration with the statistics of z over n examples.   x: gives those of a slice.
 
-    Raises ValueError for an autoencoder that says the same of every example.
+    Raises UsageError for an autoencoder that says the same of every example.
     """
     device = next(autoencoder.parameters()).device
     parts, shape = [], tuple(x(slice(0, 1)).shape[1:])
@@ -147,7 +148,7 @@ def measured(autoencoder: KLAutoencoder | TinyAutoencoder, x: Callable[[slice], 
     axes = (0, *range(2, z.ndim))
     mean, deviation = z.mean(axes), z.std(axes)
     if (deviation == 0).any() or not z.isfinite().all():
-        raise ValueError(f"channel {int(deviation.argmin())} of the latents says the same of every example: train the autoencoder for longer.")
+        raise UsageError(f"channel {int(deviation.argmin())} of the latents says the same of every example: train the autoencoder for longer.")
     column = (-1, *[1] * (z.ndim - 2))
     latents = (z - mean.reshape(column)) / deviation.reshape(column)
     low, high = (tuple(t.tolist()) for t in (latents.amin(axes), latents.amax(axes)))
@@ -162,30 +163,30 @@ def measured(autoencoder: KLAutoencoder | TinyAutoencoder, x: Callable[[slice], 
 def read_diffusers(folder: Path, channels: int) -> KLAutoencoder | TinyAutoencoder:
     """The AutoencoderKL or AutoencoderTiny in a folder that diffusers wrote, for x of so many channels.
 
-    Raises ValueError for another class, other channels, a variant that is not known here, or weights that are no safetensors.
+    Raises UsageError for another class, other channels, a variant that is not known here, or weights that are no safetensors.
     """
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} holds no autoencoder that can be read ({error}).") from None
+        raise UsageError(f"{folder} holds no autoencoder that can be read ({error}).") from None
     kind = content.get("_class_name")
     if kind not in READERS:
-        raise ValueError(f"{folder} holds a {kind or 'model of no name'}, where an AutoencoderKL or an AutoencoderTiny is needed.")
+        raise UsageError(f"{folder} holds a {kind or 'model of no name'}, where an AutoencoderKL or an AutoencoderTiny is needed.")
     if {content.get("in_channels", 3), content.get("out_channels", 3)} != {channels}:
-        raise ValueError(
+        raise UsageError(
             f"the autoencoder in {folder} takes {content.get('in_channels', 3)} channels, and the data has {channels}: "
             "convert images with --channels, or train an autoencoder of your own with --latent."
         )
     autoencoder = build_autoencoder(READERS[kind](content, folder), channels)
     if not (folder / WEIGHTS).exists():
-        raise ValueError(f"{folder} holds no {WEIGHTS}: other formats may be pickles, which are never loaded.")
+        raise UsageError(f"{folder} holds no {WEIGHTS}: other formats may be pickles, which are never loaded.")
     try:
         found = {_renamed(name): tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{folder / WEIGHTS} is damaged ({error}): fetch it again.") from None
+        raise UsageError(f"{folder / WEIGHTS} is damaged ({error}): fetch it again.") from None
     expected = dict(autoencoder.named_parameters())
     for name in sorted(expected.keys() ^ found.keys()):
-        raise ValueError(f"{folder / WEIGHTS} {'lacks' if name in expected else 'has an unknown'} tensor {name}: it is of a variant not known here.")
+        raise UsageError(f"{folder / WEIGHTS} {'lacks' if name in expected else 'has an unknown'} tensor {name}: it is of a variant not known here.")
     with torch.no_grad():
         for name, parameter in expected.items():
             parameter.copy_(found[name].reshape(parameter.shape))  # projections of attention were 1×1 convolutions once
@@ -201,7 +202,7 @@ def _kl(content: dict[str, Any], folder: Path) -> KLAutoencoderConfig:
     _refuse_variants(content, folder, {"act_fn": "silu"})
     for name, only in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         if set(content.get(name, [only])) != {only}:
-            raise ValueError(f"the autoencoder in {folder} is of a variant not known here: its {name} are {content[name]}.")
+            raise UsageError(f"the autoencoder in {folder} is of a variant not known here: its {name} are {content[name]}.")
     return KLAutoencoderConfig(
         channels=tuple(content["block_out_channels"]), depth=content.get("layers_per_block", 1), latent_channels=content.get("latent_channels", 4),
         groups=content.get("norm_num_groups", 32), middle_attention=content.get("mid_block_add_attention", True),
@@ -213,7 +214,7 @@ def _tiny(content: dict[str, Any], folder: Path) -> TinyAutoencoderConfig:
     _refuse_variants(content, folder, {"act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor": 2})
     widths = {*content.get("encoder_block_out_channels", [64]), *content.get("decoder_block_out_channels", [64])}
     if len(widths) > 1:
-        raise ValueError(f"the autoencoder in {folder} is of a variant not known here: its levels have different channels.")
+        raise UsageError(f"the autoencoder in {folder} is of a variant not known here: its levels have different channels.")
     return TinyAutoencoderConfig(
         channels=widths.pop(), encoder_blocks=tuple(content.get("num_encoder_blocks", (1, 3, 3, 3))),
         decoder_blocks=tuple(content.get("num_decoder_blocks", (3, 3, 3, 1))), latent_channels=content.get("latent_channels", 4),
@@ -223,7 +224,7 @@ def _tiny(content: dict[str, Any], folder: Path) -> TinyAutoencoderConfig:
 def _refuse_variants(content: dict[str, Any], folder: Path, known: dict[str, Any]) -> None:
     for name, value in known.items():
         if content.get(name, value) != value:
-            raise ValueError(f"the autoencoder in {folder} is of a variant not known here: its {name} is {content[name]!r}.")
+            raise UsageError(f"the autoencoder in {folder} is of a variant not known here: its {name} is {content[name]!r}.")
 
 
 READERS: dict[str, Callable[[dict[str, Any], Path], KLAutoencoderConfig | TinyAutoencoderConfig]] = {"AutoencoderKL": _kl, "AutoencoderTiny": _tiny}

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.data.codec import Codec
+from undiffuse.errors import UsageError
 from undiffuse.likelihood.bound import LOG_2, Bins, Bound, Decoder, Density, chain_bound, normal_cdf
 from undiffuse.likelihood.continuous import continuous_bound, edges, levels_at
 from undiffuse.likelihood.flow import dequantised, flow_likelihood
@@ -47,12 +48,12 @@ METHODS = ("chain", "flow", "continuous")
 def in_unit(unit: str | None, quantised: bool) -> tuple[Unit, float]:
     """(unit, what to divide nats by); bits for quantised data and nats for floats when None.
 
-    Raises ValueError for bits of a density, and for another unit.
+    Raises UsageError for bits of a density, and for another unit.
     """
     if unit not in (None, "bits", "nats"):
-        raise ValueError(f"there is no unit {unit!r}: choose bits or nats.")
+        raise UsageError(f"there is no unit {unit!r}: choose bits or nats.")
     if unit == "bits" and not quantised:
-        raise ValueError("float data has a density and no probability, so it has no bits/dim: leave the unit out, or ask for nats.")
+        raise UsageError("float data has a density and no probability, so it has no bits/dim: leave the unit out, or ask for nats.")
     return ("bits", LOG_2) if unit == "bits" or (unit is None and quantised) else ("nats", 1.0)
 
 
@@ -123,7 +124,7 @@ def likelihood(
     steps: of a chain, evenly respaced (all of them by default), or the strata of the integral in continuous time (64).
     exact_divergence: one derivative per dimension instead of a probe, for flows.   progress: called with (done, total).
 
-    Raises ValueError for values of another shape or range, that are not finite, or not whole where the model's are;
+    Raises UsageError for values of another shape or range, that are not finite, or not whole where the model's are;
     and for settings that the method does not have.
     """
     _refuse(method, schedule, codec, draws, decoder, steps, exact_divergence)
@@ -165,37 +166,37 @@ def _refuse(
 ) -> None:
     """Settings that contradict each other, each in a sentence."""
     if method not in METHODS:
-        raise ValueError(f"there is no likelihood by {method!r}: choose chain, flow or continuous.")
+        raise UsageError(f"there is no likelihood by {method!r}: choose chain, flow or continuous.")
     if method == "chain" and not isinstance(schedule, Chain):
-        raise ValueError("this model's schedule is continuous and has no chain: use the method continuous, or flow.")
+        raise UsageError("this model's schedule is continuous and has no chain: use the method continuous, or flow.")
     if draws < 1:
-        raise ValueError(f"{draws} draws give no estimate: take at least 1.")
+        raise UsageError(f"{draws} draws give no estimate: take at least 1.")
     if decoder not in (None, "tanh", "exact"):
-        raise ValueError(f"there is no decoder {decoder!r}: choose tanh or exact.")
+        raise UsageError(f"there is no decoder {decoder!r}: choose tanh or exact.")
     if decoder and method == "flow":
-        raise ValueError("a flow has no decoder, it is the density of dequantised values: leave the decoder out.")
+        raise UsageError("a flow has no decoder, it is the density of dequantised values: leave the decoder out.")
     if decoder and codec.config.bins is None:
-        raise ValueError("float data has no bins, so its decoder has one form alone: leave the decoder out.")
+        raise UsageError("float data has no bins, so its decoder has one form alone: leave the decoder out.")
     if exact_divergence and method != "flow":
-        raise ValueError(f"the method {method} has no divergence: use the method flow, or leave it out.")
+        raise UsageError(f"the method {method} has no divergence: use the method flow, or leave it out.")
     if steps is not None and method == "flow":
-        raise ValueError("a flow takes the steps its tolerance asks for: leave the steps out.")
+        raise UsageError("a flow takes the steps its tolerance asks for: leave the steps out.")
     most = len(schedule) if method == "chain" and isinstance(schedule, Chain) else None
     if steps is not None and (steps < 1 or (most and steps > most)):
-        raise ValueError(f"{steps} steps cannot be taken: choose at least 1{f' and at most the {most} of the chain' if most else ''}.")
+        raise UsageError(f"{steps} steps cannot be taken: choose at least 1{f' and at most the {most} of the chain' if most else ''}.")
 
 
 def _checked(codec: Codec, values: np.ndarray | Tensor) -> Tensor:
     """The values as a tensor, all of them such that the codec's x stands for exactly them."""
     raw = torch.as_tensor(values.astype(np.float32) if isinstance(values, np.ndarray) else values).float()
     if not len(raw):
-        raise ValueError("there are no examples to find the likelihood of: give at least 1.")
+        raise UsageError("there are no examples to find the likelihood of: give at least 1.")
     codec.encode(raw)
     if not raw.isfinite().all():
-        raise ValueError(f"the data holds {int((~raw.isfinite()).sum())} values that are NaN or infinite: remove them.")
+        raise UsageError(f"the data holds {int((~raw.isfinite()).sum())} values that are NaN or infinite: remove them.")
     if codec.config.bins is not None and (raw != raw.round()).any():
         odd = raw[raw != raw.round()][0].item()
-        raise ValueError(f"the model's values are whole numbers, but these hold {odd:g}: give the data as it was stored, before any scaling.")
+        raise UsageError(f"the model's values are whole numbers, but these hold {odd:g}: give the data as it was stored, before any scaling.")
     return raw
 
 

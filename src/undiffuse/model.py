@@ -21,6 +21,7 @@ from undiffuse.conditioning.texts import TextCondition
 from undiffuse.configuration import ModelConfig, changed, parsed, rescheduled
 from undiffuse.data.codec import Codec
 from undiffuse.denoiser import Denoiser
+from undiffuse.errors import UsageError
 from undiffuse.latents import Latents
 from undiffuse.measures import Likelihood, Method, likelihood
 from undiffuse.process.chains import Chain
@@ -72,16 +73,16 @@ class Model:
         sampling: any field of SamplingConfig (solver, grid, steps, eta, guidance, clip, …) to use instead of the
         model's own.   progress: called with (done, total) steps.
 
-        Raises ValueError for n < 1, a condition the model does not know, or settings that contradict each other.
+        Raises UsageError for n < 1, a condition the model does not know, or settings that contradict each other.
         """
         if n < 1:
-            raise ValueError(f"asked for {n} samples: ask for at least 1.")
+            raise UsageError(f"asked for {n} samples: ask for at least 1.")
         how, steering = self.how(**sampling), steering or Steering()
         check(self, how, steering)
         asked = encoded(self, conditions or {}, n, steering)
         which = torch.arange(first, first + n) if index is None else torch.as_tensor(index, dtype=torch.int64)
         if len(which) != n:
-            raise ValueError(f"{len(which)} indices were given for {n} samples: there should be one each.")
+            raise UsageError(f"{len(which)} indices were given for {n} samples: there should be one each.")
         levels = how.build_levels(self.schedule)
         parts, total, done = [], (len(levels) - 1) * -(-n // CHUNK), 0
         for start in range(0, n, CHUNK):
@@ -107,7 +108,7 @@ class Model:
     def how(self, **sampling: Any) -> SamplingConfig:
         """The model's own way of sampling with some fields of SamplingConfig replaced.
 
-        Raises ValueError where they contradict each other or the model.
+        Raises UsageError where they contradict each other or the model.
         """
         how = changed(self.config.sampling, sampling)
         how.build_solver(self.schedule)
@@ -121,16 +122,16 @@ class Model:
         return trajectory(x, walked, levels, solver, seed=seed, index=index, noise=how.noise)
 
     def denoise(self, conditions: Mapping[str, object], n: int, how: SamplingConfig) -> Denoise:
-        """The Denoise that sampling n examples walks with: conditioned, guided, clipped. Raises ValueError for momentum, which it cannot have."""
+        """The Denoise that sampling n examples walks with: conditioned, guided, clipped. Raises UsageError for momentum, which it cannot have."""
         if how.guidance_momentum:
-            raise ValueError("momentum of guidance is a memory of sampling's steps, which this has none of: leave guidance_momentum out.")
+            raise UsageError("momentum of guidance is a memory of sampling's steps, which this has none of: leave guidance_momentum out.")
         check(self, how, Steering())
         return denoise(self, encoded(self, conditions, n, Steering()), how, Steering())
 
     def on(self, schedule: ScheduleConfig) -> Model:
         """The same weights on another noise schedule, without any training: see process/predictions.py, eq. (2).
 
-        Its way of sampling is kept where it works there.  Raises ValueError for a variance that belongs to the old one.
+        Its way of sampling is kept where it works there.  Raises UsageError for a variance that belongs to the old one.
         """
         config, known = rescheduled(self.config, schedule), self.denoiser
         return Model(config, Denoiser(known.network, config.build_prediction(), known.conditions, known.variance), schedule.build(), self.latents)
@@ -150,10 +151,10 @@ class Model:
         The other arguments, and the errors, are those of `measures.likelihood`.
         """
         if self.codec.space is not None:
-            raise ValueError("the likelihood of an autoencoder's latents says nothing of the data's: for that, train a model without --latent.")
+            raise UsageError("the likelihood of an autoencoder's latents says nothing of the data's: for that, train a model without --latent.")
         chosen: Method = method or ("chain" if isinstance(self.schedule, Chain) else "continuous")
         if variance is not None and (chosen != "chain" or not 0 <= variance <= 1):
-            raise ValueError(f"variance {variance:g} cannot be used: it is of the method chain's transitions, from 0 (small) to 1 (large).")
+            raise UsageError(f"variance {variance:g} cannot be used: it is of the method chain's transitions, from 0 (small) to 1 (large).")
         known = self.denoiser.conditions.encode(conditions or {}, len(values))
         low, high = self.codec.limits(self.device)
 
@@ -210,7 +211,7 @@ def load(
 
     weights: "averaged" or "raw"; the better one by default.   encoder: where its text encoder lies now, if it has one.
     download: whether that may be fetched.   adapters: a folder of low-rank adapters to tune it by, a run's adapters/ or peft's.
-    Raises ValueError, one sentence saying what is wrong, for anything that is not an intact model file.
+    Raises UsageError, one sentence saying what is wrong, for anything that is not an intact model file.
     """
     path = file_of(path)
     config, tensors = read_file(path)
@@ -235,12 +236,12 @@ def load(
 
 
 def _adapted(model: Model, folder: Path) -> Model:
-    """A model tuned by the adapters in a folder. Raises ValueError for those of another model."""
+    """A model tuned by the adapters in a folder. Raises UsageError for those of another model."""
     rest = stored_adapters.read_rest(folder)
     if rest is not None:
         header, tensors = rest
         if header.start.sha256 != weights_digest(model):
-            raise ValueError(f"the adapters in {folder} tune the weights of {header.start.name}, which are not these: give the model they are of.")
+            raise UsageError(f"the adapters in {folder} tune the weights of {header.start.name}, which are not these: give the model they are of.")
         denoiser, schedule = header.model.build()
         carry(model.denoiser, denoiser, header.model.shape, model.config.build_clock())
         parameters = dict(denoiser.named_parameters())
@@ -254,15 +255,15 @@ def _adapted(model: Model, folder: Path) -> Model:
 
 
 def file_of(path: str | Path) -> Path:
-    """The model file that a run folder holds, or the path itself. Raises ValueError where there is none."""
+    """The model file that a run folder holds, or the path itself. Raises UsageError where there is none."""
     path = Path(path)
     path = path / FILE_NAME if path.is_dir() else path
     if not path.exists():
-        raise ValueError(f"there is no model at {path}: give a run folder made by 'undiffuse train', or its {FILE_NAME}.")
+        raise UsageError(f"there is no model at {path}: give a run folder made by 'undiffuse train', or its {FILE_NAME}.")
     return path
 
 
 def read_file(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """The configuration and all tensors of a model file. Raises ValueError."""
+    """The configuration and all tensors of a model file. Raises UsageError."""
     content, tensors = artefact.read(path, "model")
     return parsed(ModelConfig, content, f"{path} has a header this version cannot use"), tensors

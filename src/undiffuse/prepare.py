@@ -20,6 +20,7 @@ from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.data.tables import FILE_COLUMNS, fingerprints
+from undiffuse.errors import UsageError
 from undiffuse.first_stage import AutoencoderRun, AutoencoderRunConfig, already, load_latents, taken_from
 from undiffuse.model import Model, default_device, load
 from undiffuse.presets import design_for, latents
@@ -58,7 +59,7 @@ class Plan:
         return None if already(folder, config) else AutoencoderRun(folder, config, self.data, self.data.split_rows(*split), self.device)
 
     def run(self) -> Run:
-        """Raises ValueError where the autoencoder is still to be trained."""
+        """Raises UsageError where the autoencoder is still to be trained."""
         if self.start:
             space = self.start.latents(self.codec.shape, self.device)
         else:
@@ -81,7 +82,7 @@ def prepare(
     autoencoder: a folder to take the autoencoder of the latents from.
     tasks: what the model is shown of the example it is to make, by the name of the task, see corruptions.py.
     start: a run folder or model file whose weights to start from, and then nothing of the network is told, see starting.py.
-    Raises ValueError where the folder holds a run of another configuration, unless `override` says to go on with the new
+    Raises UsageError where the folder holds a run of another configuration, unless `override` says to go on with the new
     training settings or data.
     """
     device = device or default_device()
@@ -90,7 +91,7 @@ def prepare(
     data, dataset = base.open(data) if base else (data, open_data(data))
     codec = base.codec(dataset) if base else fitted_codec(dataset)
     if base and not (preset is network is factor is autoencoder is None):
-        raise ValueError("a fine-tuning keeps the network, and the latents, of the model it starts from: leave --preset, --network and --latent out.")
+        raise UsageError("a fine-tuning keeps the network, and the latents, of the model it starts from: leave --preset, --network and --latent out.")
     if base:
         design = _ending(base.design(settings), settings)
     else:
@@ -106,11 +107,11 @@ def prepare(
         conditions = base.declared(conditions)
     taken = [name for name in ("seen", "task") if design.tasks and name in conditions]
     if taken:
-        raise ValueError(f"tasks by training tell the model {taken[0]!r} themselves: give it another name, as in --class other={taken[0]}.")
+        raise UsageError(f"tasks by training tell the model {taken[0]!r} themselves: give it another name, as in --class other={taken[0]}.")
     if design.tasks and design.latent is not None:
-        raise ValueError("tasks by training show parts of examples, which latents are not made of: leave --latent or --tasks out.")
+        raise UsageError("tasks by training show parts of examples, which latents are not made of: leave --latent or --tasks out.")
     if design.augment.probability and any(c.kind == "image" for c in conditions.values()):
-        raise ValueError("pictures that are conditions would not be shifted along with the examples: set augment.probability to 0.")
+        raise UsageError("pictures that are conditions would not be shifted along with the examples: set augment.probability to 0.")
     config = RunConfig(
         data=data, fingerprint=dataset.fingerprint(), design=design, conditions=dict(conditions), start=base.config if base else None,
         fingerprints=fingerprints(dataset, {c.column or name: c.kind == "image" for name, c in conditions.items()}),
@@ -128,20 +129,20 @@ def _design(
     if factor is not None or autoencoder is not None:
         latent = latents(codec.shape, cpu, factor or 4) if autoencoder is None else _taken(autoencoder, codec)
     elif any(path.startswith("latent.") for path in settings):
-        raise ValueError("settings of latents belong to a model that has them: add --latent.")
+        raise UsageError("settings of latents belong to a model that has them: add --latent.")
     design = changed(design_for(source, codec.shape, preset, cpu, network, latent), settings)
     if design.adapters:
-        raise ValueError("adapters tune weights that were trained before: say whose, by --from RUN, or leave --adapters out.")
+        raise UsageError("adapters tune weights that were trained before: say whose, by --from RUN, or leave --adapters out.")
     return _ending(design, settings)
 
 
 def _ending(design: Design, settings: Mapping[str, Any]) -> Design:
-    """The design with no more steps of sampling than its schedule has. Raises ValueError for a training without an end."""
+    """The design with no more steps of sampling than its schedule has. Raises UsageError for a training without an end."""
     schedule = design.schedule.build()
     if isinstance(schedule, Chain) and design.sampling.steps > len(schedule) and "sampling.steps" not in settings:
         design = changed(design, {"sampling.steps": len(schedule)})
     if design.training.steps is None and design.training.budget is None:
-        raise ValueError("training needs an end: give a number of steps or a time budget.")
+        raise UsageError("training needs an end: give a number of steps or a time budget.")
     return design
 
 
@@ -149,14 +150,14 @@ def _taken(folder: Path, codec: CodecConfig) -> LatentDesign:
     """Latents of a trained autoencoder."""
     autoencoder = taken_from(folder, codec.shape[0])
     if autoencoder.config.dims != len(codec.shape) - 1:
-        raise ValueError(f"the autoencoder in {folder} is for {autoencoder.config.dims} axes, and the data has {len(codec.shape) - 1}.")
+        raise UsageError(f"the autoencoder in {folder} is for {autoencoder.config.dims} axes, and the data has {len(codec.shape) - 1}.")
     return LatentDesign(autoencoder=autoencoder.config, source=str(folder))
 
 
 def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
     path = folder / "config.json"
     if not path.exists() and folder.exists() and any(path.name not in (CACHE, AUTOENCODER) for path in folder.iterdir()):
-        raise ValueError(f"{folder} is not empty and holds no run: choose another --name.")
+        raise UsageError(f"{folder} is not empty and holds no run: choose another --name.")
     refuse_other(path, config, "choose another --name", FREE_TO_CHANGE, ("design.training", "data", "fingerprint"), override)
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Literal, cast
 
 from undiffuse.configuration import AugmentConfig, Design, LatentDesign
+from undiffuse.errors import UsageError
 from undiffuse.latents import LatentConfig
 from undiffuse.networks.building import NetworkConfig, suggested
 from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig
@@ -133,13 +134,13 @@ def latents(shape: Sequence[int], cpu: bool, factor: int = 4) -> LatentDesign:
 
     On a CPU neighbours are folded into channels first, and all layers work at one low resolution: over 60 s of one core on 64×64
     emoji that left 23.6 dB, three levels from full resolution 15.0 (docs/latents.md).
-    Raises ValueError for a factor other than 2, 4 or 8, or sizes too small for it.
+    Raises UsageError for a factor other than 2, 4 or 8, or sizes too small for it.
     """
     if factor not in (2, 4, 8):
-        raise ValueError(f"latents by {factor} are not made here: choose 2, 4 or 8.")
+        raise UsageError(f"latents by {factor} are not made here: choose 2, 4 or 8.")
     if min(shape[1:]) < 4 * factor:
         size = "×".join(str(n) for n in shape[1:])
-        raise ValueError(f"latents by {factor} of examples of {size} leave nothing to diffuse in: train without --latent, or by a smaller factor.")
+        raise UsageError(f"latents by {factor} of examples of {size} leave nothing to diffuse in: train without --latent, or by a smaller factor.")
     patch = min(factor, 4) if cpu else 1
     levels = (factor // patch).bit_length()
     autoencoder = KLAutoencoderConfig(
@@ -159,7 +160,7 @@ def design_for(
     kind of network to use instead of the preset's, of a size for the data.   latent: what latents it is to diffuse in.
     """
     if preset is not None and preset not in PRESETS:
-        raise ValueError(f"there is no preset {preset!r}: choose one of {', '.join(PRESETS)}.")
+        raise UsageError(f"there is no preset {preset!r}: choose one of {', '.join(PRESETS)}.")
     shape = shape if latent is None else LatentConfig.shape_of(latent.autoencoder, shape)
     if preset is None and (source != "digits" or latent is not None):
         design = small_data(shape, cpu, network)

@@ -145,7 +145,7 @@ class Run:
         return Hybrid(simple, bound) if training.objective == "hybrid" else bound
 
     def _refuse_deaf(self, values: Values) -> None:
-        """Raises ValueError for a condition that the network does not hear, before anything is trained."""
+        """Raises UsageError for a condition that the network does not hear, before anything is trained."""
         if values:
             n, schedule = len(next(iter(values.values()))), self.model.schedule
             x = torch.zeros(n, *self.model_config.shape, device=self.device)

@@ -8,6 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from undiffuse.errors import UsageError
 from undiffuse.process.betas import BETAS, REFERENCE_STEPS, linear_betas, scaled_linear_betas, sigmoid_betas, zero_terminal_snr
 from undiffuse.process.chains import Chain
 from undiffuse.process.schedules import CONTINUOUS, VP, Schedule, SubVP
@@ -36,19 +37,19 @@ class ScheduleConfig(BaseModel):
     shift: float = 0.0
 
     def build(self) -> Schedule:
-        """Raises ValueError for an unknown name, or settings that contradict each other."""
+        """Raises UsageError for an unknown name, or settings that contradict each other."""
         if (self.name == "betas") != (self.betas is not None):
-            raise ValueError("a list of betas and the schedule name 'betas' go together: give both or neither.")
+            raise UsageError("a list of betas and the schedule name 'betas' go together: give both or neither.")
         if self.name in CONTINUOUS:
             if self.T is not None or self.zero_terminal_snr:
-                raise ValueError(
+                raise UsageError(
                     f"the schedule {self.name!r} is continuous: it has no number of steps T and no zero-terminal-SNR form; "
                     "use a discrete one, such as cosine, for these."
                 )
             return _shifted(self._continuous(), self.shift)
         if self.name not in BETAS and self.betas is None:
             names = ", ".join([*BETAS, *CONTINUOUS, "betas"])
-            raise ValueError(f"there is no noise schedule {self.name!r}: choose one of {names}.")
+            raise UsageError(f"there is no noise schedule {self.name!r}: choose one of {names}.")
         betas = self._chain(DEFAULT_T if self.T is None else self.T) if self.betas is None else torch.tensor(self.betas, dtype=torch.float64)
         return _shifted(Chain(zero_terminal_snr(betas) if self.zero_terminal_snr else betas), self.shift)
 
@@ -65,7 +66,7 @@ class ScheduleConfig(BaseModel):
         found = {name: beta for name, beta in ((start, self.beta_start), (end, self.beta_end)) if beta is not None}
         ranged = [*RANGED, *DIFFUSIONS]
         if found and self.name not in ranged:
-            raise ValueError(
+            raise UsageError(
                 f"the schedule {self.name!r} is not made from a range of betas: choose one of {', '.join(ranged)}, or set schedule.shift."
             )
         return found

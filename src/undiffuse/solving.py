@@ -20,6 +20,7 @@ from torch import Tensor
 
 from undiffuse.configuration import changed
 from undiffuse.editing import Watch, default_steps
+from undiffuse.errors import UsageError
 from undiffuse.model import Model
 from undiffuse.process.levels import Level
 from undiffuse.process.operators import REC_601, Blur, Downsample, Grey, Mask, hidden_places
@@ -53,9 +54,9 @@ class Approach:
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
-            raise ValueError(f"there is no method {self.method!r}: choose one of {', '.join(get_args(Method))}.")
+            raise UsageError(f"there is no method {self.method!r}: choose one of {', '.join(get_args(Method))}.")
         if self.iterations < 1 or (self.zeta is not None and not 0 < self.zeta < math.inf):
-            raise ValueError(f"exact takes 1 or more iterations and dps a zeta above 0, not {self.iterations} and {self.zeta}.")
+            raise UsageError(f"exact takes 1 or more iterations and dps a zeta above 0, not {self.iterations} and {self.zeta}.")
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,11 @@ def inpaint(
     fill in, of the shape (*size), (1 or C, *size) or (inputs, 1 or C, *size); where values are NaN when left out.
     conditions: as for Model.sample, one value for all or one for each example.   sampling: any field of SamplingConfig.
 
-    Raises ValueError for a mask of another size, one that hides everything or nothing, or values that are not finite elsewhere.
+    Raises UsageError for a mask of another size, one that hides everything or nothing, or values that are not finite elsewhere.
     """
     given, shape = _tensor(values), model.config.codec.shape
     if given.shape[1:] != shape:
-        raise ValueError(f"the model takes examples of shape {shape}, but these have {tuple(given.shape[1:])}.")
+        raise UsageError(f"the model takes examples of shape {shape}, but these have {tuple(given.shape[1:])}.")
     where = hidden_places(given.isnan() if hidden is None else hidden, shape, len(given)).expand_as(given)
     offset = torch.tensor(model.config.codec.offset).reshape(-1, *[1] * (given.ndim - 2))
     x = _encoded(model, torch.where(where, offset, given))
@@ -101,12 +102,12 @@ def upscale(
     """Examples of the model's size whose blocks of factor numbers along each axis have the averages `values`.
 
     values: (inputs, C, *size / factor) in the data's own range.   noise: of theirs, in the same; that of rounding when left out.
-    Raises ValueError for a factor that does not divide the model's size, or values of another shape.   See `inpaint`.
+    Raises UsageError for a factor that does not divide the model's size, or values of another shape.   See `inpaint`.
     """
     operator, small = Downsample(factor), _tensor(values)
     wanted = operator.shape_of(model.config.codec.shape)
     if small.shape[1:] != wanted:
-        raise ValueError(f"with the factor {factor} this model takes examples of shape {wanted}, but these have {tuple(small.shape[1:])}.")
+        raise UsageError(f"with the factor {factor} this model takes examples of shape {wanted}, but these have {tuple(small.shape[1:])}.")
     y = operator(_encoded(model, operator.picture(small)))
     return _solved(model, Measurement(operator, y, _noise(model, noise)), n, approach, conditions, steering, seed, watch, sampling)
 
@@ -120,16 +121,16 @@ def colorize(
 
     values: grey, (inputs, 1, *size), or in colour, from which grey is made.   weights: of the channels, summing to 1; how bright
     red, green and blue look when left out, and of other numbers of channels the mean.
-    Raises ValueError for a model of one channel, or weights that do not fit.   See `inpaint` and `upscale`.
+    Raises UsageError for a model of one channel, or weights that do not fit.   See `inpaint` and `upscale`.
     """
     shape, given = model.config.codec.shape, _tensor(values)
     weights = weights or (REC_601 if shape[0] == 3 else (1 / shape[0],) * shape[0])
     grey = Grey(weights)
     one = grey.shape_of(shape)
     if not math.isclose(sum(weights), 1, abs_tol=1e-6):
-        raise ValueError(f"the weights of the channels sum up to {sum(weights):g}: they should sum up to 1, so that white stays white.")
+        raise UsageError(f"the weights of the channels sum up to {sum(weights):g}: they should sum up to 1, so that white stays white.")
     if given.shape[1:] not in (shape, one):
-        raise ValueError(f"colouring takes grey examples of shape {one} (or of {shape}), but these have {tuple(given.shape[1:])}.")
+        raise UsageError(f"colouring takes grey examples of shape {one} (or of {shape}), but these have {tuple(given.shape[1:])}.")
     seen = given if given.shape[1:] == one else grey(given)
     # In the model's range each channel has a unit of its own: sum w v = sum (w scale) x + sum w offset.
     units = tuple(w * scale for w, scale in zip(weights, model.config.codec.scale, strict=True))
@@ -146,7 +147,7 @@ def deblur(
 ) -> Solution:  # fmt: skip
     """Sharp examples that, blurred by a Gaussian of the standard deviation `radius`, in steps of the grid, are `values`.
 
-    values: (inputs, C, *size) in the data's own range.   Raises ValueError for a radius that is none.   See `upscale`.
+    values: (inputs, C, *size) in the data's own range.   Raises UsageError for a radius that is none.   See `upscale`.
     """
     operator = Blur(radius)
     operator.shape_of(model.config.codec.shape)
@@ -157,7 +158,7 @@ def deblur(
 def settings(model: Model, approach: Approach, **sampling: Any) -> SamplingConfig:
     """What is walked with: the model's own settings, then the method's, then those given.
 
-    Raises ValueError for a solver that the method cannot take.
+    Raises UsageError for a solver that the method cannot take.
     """
     own: dict[str, Any] = {"solver": "ddpm", "steps": default_steps(model, STEPS[approach.method])} if approach.method in STEPS else {}
     if approach.method == "repaint":  # has ups and downs of its own
@@ -165,9 +166,9 @@ def settings(model: Model, approach: Approach, **sampling: Any) -> SamplingConfi
     how = changed(model.config.sampling, _fitting(model.config.sampling, {**own, **sampling}))
     solver = how.build_solver(model.schedule)
     if approach.method == "repaint" and not isinstance(solver, Ancestral):
-        raise ValueError(f"repaint takes ancestral steps, and {how.solver!r} takes none: leave the solver out.")
+        raise UsageError(f"repaint takes ancestral steps, and {how.solver!r} takes none: leave the solver out.")
     if approach.method == "dps" and not isinstance(solver, Ancestral | DDIM):
-        raise ValueError(f"dps moves the steps of ddpm or ddim, not those of {how.solver!r}: choose one of these, or the method exact.")
+        raise UsageError(f"dps moves the steps of ddpm or ddim, not those of {how.solver!r}: choose one of these, or the method exact.")
     return how
 
 
@@ -193,7 +194,7 @@ def _solved(
 ) -> Solution:  # fmt: skip
     """n examples for each row of what is seen."""
     if n < 1:
-        raise ValueError(f"asked for {n} answers: ask for at least 1.")
+        raise UsageError(f"asked for {n} answers: ask for at least 1.")
     approach, steering, inputs = approach or Approach(), steering or Steering(), len(seen.y)
     how = settings(model, approach, **sampling)
     check(model, how, steering)
@@ -243,18 +244,18 @@ def _tensor(values: np.ndarray | Tensor) -> Tensor:
 
 def _encoded(model: Model, values: Tensor, limited: bool = True) -> Tensor:
     if model.codec.space is not None:
-        raise ValueError("this model knows an autoencoder's latents, and what is seen is seen of the data: take one trained without --latent.")
+        raise UsageError("this model knows an autoencoder's latents, and what is seen is seen of the data: take one trained without --latent.")
     if not values.isfinite().all():
-        raise ValueError(f"{int((~values.isfinite()).sum())} of the values are NaN or infinite: mend them, or hide them from inpaint.")
+        raise UsageError(f"{int((~values.isfinite()).sum())} of the values are NaN or infinite: mend them, or hide them from inpaint.")
     return model.codec.encode(values, limited).to(model.device)
 
 
 def _noise(model: Model, noise: float | None, unit: float | None = None) -> float:
     """A standard deviation in the data's own units, in the model's.   unit: how many of these are one of the model's."""
     if noise is not None and not 0 <= noise < math.inf:
-        raise ValueError(f"noise of {noise:g} is none: give its standard deviation in the units of the data, 0 or more.")
+        raise UsageError(f"noise of {noise:g} is none: give its standard deviation in the units of the data, 0 or more.")
     if noise is not None and unit is None and len(set(model.config.codec.scale)) > 1:
-        raise ValueError("the channels of this data have units of their own, so no one noise fits them: leave it out.")
+        raise UsageError("the channels of this data have units of their own, so no one noise fits them: leave it out.")
     if noise is None:
         noise = ROUNDING if model.config.codec.kind == "integer" else 0.0
     return noise / (unit or model.config.codec.scale[0])

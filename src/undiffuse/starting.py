@@ -28,6 +28,7 @@ from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, of_images, open_data
 from undiffuse.denoiser import Denoiser
+from undiffuse.errors import UsageError
 from undiffuse.latents import Latents
 from undiffuse.model import load, weights_digest
 from undiffuse.networks.adapters import AdapterConfig, adapt, adaptable
@@ -41,7 +42,7 @@ STEPS = 1000
 
 
 class Start:
-    """The model in a run folder or a model file, as the start of another run. Raises ValueError for a path that holds none."""
+    """The model in a run folder or a model file, as the start of another run. Raises UsageError for a path that holds none."""
 
     def __init__(self, path: str | Path) -> None:
         self.model = load(path, "cpu")
@@ -58,7 +59,7 @@ class Start:
     def design(self, settings: Mapping[str, Any]) -> Design:
         """The design of a fine-tuning.   settings: by dotted path, replacing the model's and the defaults.
 
-        Raises ValueError for settings that would make the weights mean something else, with a list.
+        Raises UsageError for settings that would make the weights mean something else, with a list.
         """
         of, learned = self.of, self.of.variance.startswith("learned")
         before = Design(
@@ -77,11 +78,11 @@ class Start:
         other = {path: values for path, values in differences(before, design).items() if path.startswith(MEANING) and path != "network.dropout"}
         if other and not (other.keys() == {"variance"} and not learned and not design.variance.startswith("learned")):
             listed = "; ".join(f"{path}: {old!r} there, {new!r} now" for path, (old, new) in list(other.items())[:6])
-            raise ValueError(f"the weights to start from were trained with other settings of the network ({listed}): leave these out.")
+            raise UsageError(f"the weights to start from were trained with other settings of the network ({listed}): leave these out.")
         return design
 
     def open(self, data: DataConfig) -> tuple[DataConfig, Dataset]:
-        """The data to go on with, images of the model's size where none is asked for. Raises ValueError as `open_data` does."""
+        """The data to go on with, images of the model's size where none is asked for. Raises UsageError as `open_data` does."""
         if data.size is not None or data.shrink is not None or self.of.codec.mode is None or not of_images(data):
             return data, open_data(data)
         size = cast(tuple[int, int], self.of.codec.shape[1:])
@@ -91,10 +92,10 @@ class Start:
         return sized, replace(opened, notes=(*opened.notes, note))
 
     def codec(self, data: Dataset) -> CodecConfig:
-        """The codec for new data. Raises ValueError for examples that the network cannot take, or of another unit."""
+        """The codec for new data. Raises UsageError for examples that the network cannot take, or of another unit."""
         fitted, of = fitted_codec(data), self.of.codec
         if len(fitted.shape) != len(of.shape) or fitted.shape[0] != of.shape[0]:
-            raise ValueError(
+            raise UsageError(
                 f"the model to start from makes examples of {_described(of.shape)}, and the data has {_described(fitted.shape)}: "
                 "fine-tuning keeps both numbers; convert the data (--channels, for images), or train a new model."
             )
@@ -106,7 +107,7 @@ class Start:
         codec = fitted.model_copy(update={"offset": of.offset, "scale": of.scale})
         for channel, (mean, own, zero, known) in enumerate(zip(fitted.offset, fitted.scale, of.offset, of.scale, strict=True)):
             if not SMALLEST <= own / known / 2 <= LARGEST or abs(mean - zero) / known > LARGEST:
-                raise ValueError(
+                raise UsageError(
                     f"channel {channel} of the data is {mean:g} ± {own / 2:g}, and in the model's training it was {zero:g} ± {known / 2:g}: "
                     "bring the data to the same unit."
                 )
@@ -117,12 +118,12 @@ class Start:
         return self.model.latents.of_shape(shape).to(device) if self.model.latents else None
 
     def declared(self, conditions: Mapping[str, Condition]) -> dict[str, Condition]:
-        """Conditions as declared, with what is not said of them as the model has it. Raises ValueError for another kind."""
+        """Conditions as declared, with what is not said of them as the model has it. Raises UsageError for another kind."""
         found = {}
         for name, condition in conditions.items():
             known = self.of.conditions.get(name)
             if known is not None and known.kind != condition.kind:
-                raise ValueError(
+                raise UsageError(
                     f"the model was told {name!r} as a {known.kind}, not as a {condition.kind}: declare it so, or give the new one another "
                     f"name, as in --{condition.kind} new={condition.column or name}."
                 )
@@ -132,13 +133,13 @@ class Start:
                 })  # fmt: skip
             elif attended(self.of.conditions):
                 if condition.inject == "attention":
-                    raise ValueError(f"{name!r} would take attention from what the model attends to already: tell it by --inject {name}=layers.")
+                    raise UsageError(f"{name!r} would take attention from what the model attends to already: tell it by --inject {name}=layers.")
                 condition = condition.model_copy(update={"inject": condition.inject or ("layers" if condition.kind == "text" else None)})
             found[name] = condition
         return found
 
     def conditions(self, data: Dataset, declared: Mapping[str, Condition], drop: float, download: bool) -> dict[str, ConditionConfig]:
-        """The conditions of the new model: the old ones first, in their order. Raises ValueError where they cannot go on."""
+        """The conditions of the new model: the old ones first, in their order. Raises UsageError where they cannot go on."""
         fitted = fit_conditions(data, declared, drop, download, self.of.conditions)
         found: dict[str, ConditionConfig] = {}
         for name, known in self.of.conditions.items():
@@ -146,12 +147,12 @@ class Start:
                 try:
                     found[name] = known.continued(fitted[name])  # type: ignore[arg-type]  # of one kind, see declared
                 except ValueError as error:
-                    raise ValueError(f"{known.kind} {name!r}: {error}") from None
+                    raise UsageError(f"{known.kind} {name!r}: {error}") from None
             elif self.of.tasks and name in ("seen", "task"):
                 continue  # made from the examples themselves, see corruptions.py
             elif not isinstance(known, AugmentationConfig):  # nothing shifted is the zero vector, so without it nothing changes
                 if not known.droppable:
-                    raise ValueError(
+                    raise UsageError(
                         f"the model must always be told {name!r}, a {known.kind}, and nothing says it: add it, as in --{known.kind} {name}=COLUMN."
                     )
                 found[name] = known.retire()

@@ -18,6 +18,7 @@ from undiffuse.conditioning.conditions import Values
 from undiffuse.configuration import ModelConfig
 from undiffuse.data.codec import Codec
 from undiffuse.denoiser import Denoiser
+from undiffuse.errors import UsageError
 from undiffuse.process.posteriors import Denoise
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.gradients import Guide, MeanGuided, by_score
@@ -80,38 +81,38 @@ class Asked:
 
 
 def check(model: Steered, how: SamplingConfig, steering: Steering) -> None:
-    """Raises ValueError for steering that contradicts itself, the settings or the model."""
+    """Raises UsageError for steering that contradicts itself, the settings or the model."""
     conditions = model.denoiser.conditions
     scales = how.guidance_scales or {}
     for name in scales:
         if name not in conditions.droppable:
             known = f"it can guide by {', '.join(conditions.droppable)}" if conditions.droppable else "it has none that may be left unsaid"
-            raise ValueError(f"this model cannot be guided by {name!r}: {known}.")
+            raise UsageError(f"this model cannot be guided by {name!r}: {known}.")
     guided = how.guidance != 1 or bool(scales) or how.guidance_form == "plus"
     if steering.negative and steering.weaker is not None:
-        raise ValueError("a negative condition and a weaker model are both what to be guided away from: give one of them.")
+        raise UsageError("a negative condition and a weaker model are both what to be guided away from: give one of them.")
     if (steering.negative or steering.weaker is not None) and not guided:
-        raise ValueError("guidance 1 keeps away from nothing: give a guidance above 1 with a negative condition or a weaker model.")
+        raise UsageError("guidance 1 keeps away from nothing: give a guidance above 1 with a negative condition or a weaker model.")
     if steering.negative and scales:
-        raise ValueError("scales for each condition start from nothing said, so a negative condition has no place: leave one out.")
+        raise UsageError("scales for each condition start from nothing said, so a negative condition has no place: leave one out.")
     if steering.weaker is not None:
         if scales:
-            raise ValueError("a weaker model is told the same as this one, so there is one scale for all: leave the scales out.")
+            raise UsageError("a weaker model is told the same as this one, so there is one scale for all: leave the scales out.")
         _refuse_other(model, steering.weaker, "the weaker model")
     elif guided and not conditions.askable:
-        raise ValueError("this model is unconditional, so there is nothing to guide: leave guidance at 1.")
+        raise UsageError("this model is unconditional, so there is nothing to guide: leave guidance at 1.")
     elif guided and not conditions.droppable:
-        raise ValueError("this model was trained without ever dropping its conditions (drop = 0), so it cannot be guided by them: use guidance 1.")
+        raise UsageError("this model was trained without ever dropping its conditions (drop = 0), so it cannot be guided by them: use guidance 1.")
     if any(guide.form == "mean" for guide in steering.guides) and not isinstance(how.build_solver(model.schedule), Ancestral):
-        raise ValueError(f"guidance in the form 'mean' moves the mean of ancestral steps, and {how.solver!r} takes none: use ddpm, or 'score'.")
+        raise UsageError(f"guidance in the form 'mean' moves the mean of ancestral steps, and {how.solver!r} takes none: use ddpm, or 'score'.")
 
 
 def _refuse_other(model: Steered, other: Steered, what: str) -> None:
-    """Raises ValueError for a model whose x_t is not this one's."""
+    """Raises UsageError for a model whose x_t is not this one's."""
     if other.config.codec != model.config.codec:
-        raise ValueError(f"{what} was trained on other data, or data scaled otherwise ({other.config.codec.shape}): it cannot guide this one.")
+        raise UsageError(f"{what} was trained on other data, or data scaled otherwise ({other.config.codec.shape}): it cannot guide this one.")
     if other.config.schedule != model.config.schedule:
-        raise ValueError(
+        raise UsageError(
             f"{what} was trained on the noise schedule {other.config.schedule.name!r}, this one on {model.config.schedule.name!r}: "
             "train both on the same."
         )
@@ -198,7 +199,7 @@ def _limited(model: Steered, denoise: Denoise, how: SamplingConfig) -> Denoise:
 
 
 def encoded(model: Steered, conditions: Mapping[str, object], n: int, steering: Steering) -> Asked:
-    """What is asked of n examples, on the model's device. Raises ValueError, see Conditions.encode."""
+    """What is asked of n examples, on the model's device. Raises UsageError, see Conditions.encode."""
     def placed(values: Values) -> Values:
         return {name: value.to(model.device) for name, value in values.items()}
 

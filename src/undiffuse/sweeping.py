@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.configuration import changed
+from undiffuse.errors import UsageError
 from undiffuse.evaluation.distances import frechet_distance
 from undiffuse.model import Model
 from undiffuse.process.levels import Level
@@ -90,10 +91,10 @@ def sweep(
 
     data: real examples in the model's range, (N, C, *size), for the distance to them.
     progress: called with (done, total) settings, the reference included.
-    Raises ValueError for n < 2, no settings, or one that contradicts itself or the model, before anything is run.
+    Raises UsageError for n < 2, no settings, or one that contradicts itself or the model, before anything is run.
     """
     if n < 2 or not settings:
-        raise ValueError("a sweep needs at least 2 examples and 1 setting: ask for more.")
+        raise UsageError("a sweep needs at least 2 examples and 1 setting: ask for more.")
     guidance = {"guidance": settings[0]["guidance"]} if "guidance" in settings[0] else {}
     for each in settings:  # contradictions are found before the work begins
         model.how(**(each | {"grid": "trailing"} if each["grid"] == "aligned" else each))

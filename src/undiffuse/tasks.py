@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.corruptions import Corruption, shown
+from undiffuse.errors import UsageError
 from undiffuse.model import Model
 from undiffuse.process.noise import standard_normal
 from undiffuse.process.operators import Grey, Mask, Operator, hidden_places
@@ -44,17 +45,17 @@ class Made:
 
 
 def corruption_of(model: Model, task: str | None) -> tuple[str, Corruption]:
-    """The task and its corruption; the model's only one where None. Raises ValueError for one it was not trained for."""
+    """The task and its corruption; the model's only one where None. Raises UsageError for one it was not trained for."""
     tasks = model.config.tasks
     if not tasks:
-        raise ValueError(
+        raise UsageError(
             "this model was not trained for tasks: 'undiffuse inpaint', 'upscale', 'colorize', 'deblur' and 'denoise' take any model, and "
             "'undiffuse train DATA --tasks inpaint,denoise' trains one for them."
         )
     if task is None and len(tasks) == 1:
         task = next(iter(tasks))
     if task not in tasks:
-        raise ValueError(f"{'there are several tasks, so say which' if task is None else f'this model was not trained for the task {task!r}'}: "
+        raise UsageError(f"{'there are several tasks, so say which' if task is None else f'this model was not trained for the task {task!r}'}: "
                          f"it can do {', '.join(tasks)}.")  # fmt: skip
     return task, tasks[task]
 
@@ -79,32 +80,32 @@ def given(
     hidden: of inpainting, True where to fill in, (*size), (1, *size) or (inputs, 1, *size).   noise: how noisy the values are, as
     a standard deviation in the model's range; the least that the task was trained for when left out.
     added: standard normal, to add as that noise first where the values have none: noise conditioning augmentation.
-    Raises ValueError for values, a mask or noise that the task does not take.
+    Raises UsageError for values, a mask or noise that the task does not take.
     """
     name, corruption = corruption_of(model, task)
     low, high = corruption.noise
     s = low if noise is None else noise
     if not low <= s <= high:
-        raise ValueError(f"the task {name!r} was trained for noise of {low:g} to {high:g}, not of {s:g}.")
+        raise UsageError(f"the task {name!r} was trained for noise of {low:g} to {high:g}, not of {s:g}.")
     shape, given_ = model.config.codec.shape, torch.as_tensor(values).float()
     operator: Operator
     if corruption.kind == "inpaint":  # type: ignore[attr-defined]
         if hidden is None:
-            raise ValueError("inpainting needs to know what is hidden: give a mask.")
+            raise UsageError("inpainting needs to know what is hidden: give a mask.")
         operator = Mask(~hidden_places(hidden, shape, len(given_), channels=False))
     elif hidden is not None:
-        raise ValueError(f"a mask belongs to inpainting, not to the task {name!r}: leave it out.")
+        raise UsageError(f"a mask belongs to inpainting, not to the task {name!r}: leave it out.")
     else:
         operator = corruption.operator(shape, len(given_), torch.Generator())
     wanted = operator.shape_of(shape)
     if tuple(given_.shape[1:]) != tuple(wanted):
-        raise ValueError(f"the task {name!r} takes examples of shape {tuple(wanted)}, but these have {tuple(given_.shape[1:])}.")
+        raise UsageError(f"the task {name!r} takes examples of shape {tuple(wanted)}, but these have {tuple(given_.shape[1:])}.")
     if isinstance(operator, Grey) and len(set(model.config.codec.scale)) > 1:
-        raise ValueError("the channels of this data have units of their own, so one grey stands for none of them: colour with 'undiffuse colorize'.")
+        raise UsageError("the channels of this data have units of their own, so one grey stands for none of them: colour with 'undiffuse colorize'.")
     if isinstance(operator, Mask):
         given_ = torch.where(operator.known, given_, torch.tensor(model.config.codec.offset).reshape(-1, *[1] * (len(shape) - 1)))
     if not given_.isfinite().all():
-        raise ValueError(f"{int((~given_.isfinite()).sum())} of the values are NaN or infinite: mend them, or hide them from inpainting.")
+        raise UsageError(f"{int((~given_.isfinite()).sum())} of the values are NaN or infinite: mend them, or hide them from inpainting.")
     y = operator(model.codec.encode(operator.picture(given_), limited=False))
     y = y if added is None else y + s * added
     both = shown(operator, y, torch.full((len(y),), float(s)))
@@ -133,7 +134,7 @@ def made_of(
     conditions, sampling, progress: as for Model.sample, one value for all or one for each of what is seen.
     """
     if n < 1:
-        raise ValueError(f"asked for {n} examples of each: ask for at least 1.")
+        raise UsageError(f"asked for {n} examples of each: ask for at least 1.")
     inputs = len(seen.shown)
     told: dict[str, object] = {name: _each(value, inputs, n) for name, value in (conditions or {}).items()}
     told["seen"] = seen.shown.repeat_interleave(n, 0).cpu()
@@ -149,18 +150,18 @@ def made_of(
 def check_stages(first: Model, second: Model, noise: float | None = None) -> tuple[str, float]:
     """The task of a second stage and the noise it is shown a first one's samples with, `AUGMENTATION` where it may be when None.
 
-    Raises ValueError for a second stage that upscales nothing, or examples of another shape or range.
+    Raises UsageError for a second stage that upscales nothing, or examples of another shape or range.
     """
     name, task = _upscaling(second)
     wanted = task.operator(second.config.codec.shape, 1, torch.Generator()).shape_of(second.config.codec.shape)
     if first.config.codec.shape != wanted:
-        raise ValueError(f"the second stage makes examples of {wanted} larger, and the first one's are {first.config.codec.shape}.")
+        raise UsageError(f"the second stage makes examples of {wanted} larger, and the first one's are {first.config.codec.shape}.")
     if (first.config.codec.low, first.config.codec.high) != (second.config.codec.low, second.config.codec.high):
-        raise ValueError("the two stages were trained on values of different ranges: train both on the same data.")
+        raise UsageError("the two stages were trained on values of different ranges: train both on the same data.")
     low, high = task.noise
     noise = min(max(AUGMENTATION, low), high) if noise is None else noise
     if not low <= noise <= high:
-        raise ValueError(f"the second stage was trained for noise of {low:g} to {high:g}, not of {noise:g}: choose --augmentation between them.")
+        raise UsageError(f"the second stage was trained for noise of {low:g} to {high:g}, not of {noise:g}: choose --augmentation between them.")
     return name, noise
 
 
@@ -170,7 +171,7 @@ def upscaled(
 ) -> Tensor:  # fmt: skip
     """Samples (n, C, *size / factor) of a first stage, made larger by a second; noise is added to them and told first.
 
-    index: of each sample's noise in the seed, 0 … n - 1 when left out.   Raises ValueError for samples of another shape.
+    index: of each sample's noise in the seed, 0 … n - 1 when left out.   Raises UsageError for samples of another shape.
     """
     name, _ = _upscaling(model)
     which = torch.arange(len(small)) if index is None else torch.as_tensor(index, dtype=torch.int64)
@@ -182,7 +183,7 @@ def upscaled(
 def _upscaling(model: Model) -> tuple[str, Corruption]:
     found = [(name, task) for name, task in model.config.tasks.items() if task.kind == "upscale"]
     if not found:
-        raise ValueError("the second stage was not trained to upscale: train one with 'undiffuse train DATA --upscaler 4'.")
+        raise UsageError("the second stage was not trained to upscale: train one with 'undiffuse train DATA --upscaler 4'.")
     return found[0]
 
 

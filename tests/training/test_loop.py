@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.small import tiny_config
+from undiffuse.errors import Failure
 from undiffuse.likelihood.bound import Bins
 from undiffuse.process.bridges import Bridge
-from undiffuse.training.health import Diverged
 from undiffuse.training.learners import DenoiserLearner
 from undiffuse.training.level_samplers import make_level_sampler
 from undiffuse.training.loop import Trainer, step_seed
@@ -125,7 +125,7 @@ def test_three_bad_batches_return_to_the_snapshot_at_half_the_rate():
 
 
 def test_lasting_nan_stops_with_a_diagnosis():
-    with pytest.raises(Diverged, match="--lr"):
+    with pytest.raises(Failure, match="--lr"):
         finished(trainer(steps=50), lambda step: batches(step, bad=range(50)))
 
 

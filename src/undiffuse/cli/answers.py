@@ -69,7 +69,7 @@ class Options:
     device: edits.Device = None
 
     def job(self, run: Path, times: int | None = None) -> Job:
-        """Raises ValueError for settings that make no sense, before anything is read."""
+        """Raises UsageError for settings that make no sense, before anything is read."""
         shared.check_out(self.out)
         from undiffuse.model import load
         from undiffuse.solving import Approach

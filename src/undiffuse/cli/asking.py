@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
+from undiffuse.errors import UsageError
+
 if TYPE_CHECKING:
     from undiffuse.model import Model
 
@@ -57,7 +59,7 @@ def read(model: Model, options: Mapping[str, Several], also: Mapping[str, Any] |
     """What the options of each kind ask for.
 
     also: what a classifier reads, by name, which the model need not be told.   fit: how to resize pictures.
-    Raises ValueError for a condition that is not there, or a value that cannot be understood.
+    Raises UsageError for a condition that is not there, or a value that cannot be understood.
     """
     known = {name: c.kind for name, c in model.config.conditions.items() if c.kind != "augmentation"}
     known |= {name: target.kind for name, target in (also or {}).items()}
@@ -78,14 +80,14 @@ def _named(kind: str, text: str, names: Sequence[str], known: Mapping[str, str])
     if equals and name in names:
         return name, value
     if not known:
-        raise ValueError(f"this model is unconditional, so it cannot be told any {kind}: leave --{kind} out.")
+        raise UsageError(f"this model is unconditional, so it cannot be told any {kind}: leave --{kind} out.")
     if not names:
         has = ", ".join(f"{n} (--{k})" for n, k in known.items())
-        raise ValueError(f"this model is told no {kind}: its conditions are {has}.")
+        raise UsageError(f"this model is told no {kind}: its conditions are {has}.")
     if len(names) > 1:
-        raise ValueError(f"this model is told several of that kind: say which is meant, as in --{kind} {names[0]}={text}, of {', '.join(names)}.")
+        raise UsageError(f"this model is told several of that kind: say which is meant, as in --{kind} {names[0]}={text}, of {', '.join(names)}.")
     if equals and kind in ("number", "vector"):
-        raise ValueError(f"this model cannot be told {name!r}: its --{kind} is {names[0]}.")
+        raise UsageError(f"this model cannot be told {name!r}: its --{kind} is {names[0]}.")
     return names[0], text
 
 
@@ -112,7 +114,7 @@ def _numbers(text: str) -> list[float]:
         return [as_number(part) for part in text.split(",")]
     low, high, count = (as_number(part) for part in text.split(":"))
     if count != int(count) or count < 2:
-        raise ValueError(f"{text!r} is no range: write low:high:count with a count of at least 2, like 20:60:5.")
+        raise UsageError(f"{text!r} is no range: write low:high:count with a count of at least 2, like 20:60:5.")
     return [low + (high - low) * k / (count - 1) for k in range(int(count))]
 
 
@@ -122,7 +124,7 @@ def _vectors(path: Path) -> tuple[list[Any], list[str]]:
     from undiffuse.data.arrays import load
 
     if path.suffix != ".npy" or not path.exists():
-        raise ValueError(f"{path} is no .npy file that is here: give one with a vector, or with one in each row.")
+        raise UsageError(f"{path} is no .npy file that is here: give one with a vector, or with one in each row.")
     content = load(path)
     assert isinstance(content, np.ndarray)
     rows = content[None] if content.ndim == 1 else content
@@ -150,12 +152,12 @@ def negative(model: Model, texts: Sequence[str]) -> dict[str, Any]:
         config = model.config.conditions.get(name)
         if not equals or config is None or config.kind == "augmentation":
             known = ", ".join(n for n, c in model.config.conditions.items() if c.kind != "augmentation") or "none"
-            raise ValueError(f"--negative takes NAME=VALUE with a condition of the model ({known}), not {text!r}.")
+            raise UsageError(f"--negative takes NAME=VALUE with a condition of the model ({known}), not {text!r}.")
         options.setdefault(config.kind, []).append(text)
     found = read(model, options).values
     several = [name for name, values in found.items() if len(values) > 1]
     if several:
-        raise ValueError(f"--negative gives {several[0]!r} several values, and one is kept away from at a time: give one.")
+        raise UsageError(f"--negative gives {several[0]!r} several values, and one is kept away from at a time: give one.")
     return {name: values[0] for name, values in found.items()}
 
 
@@ -173,5 +175,5 @@ def _scale(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{text!r} is no strength of guidance: write 2, or class=3,age=1 for a strength of each, or 1,2,4 with --compare.")
+        raise UsageError(f"{text!r} is no strength of guidance: write 2, or class=3,age=1 for a strength of each, or 1,2,4 with --compare.")
     return value

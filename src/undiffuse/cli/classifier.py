@@ -11,6 +11,7 @@ from typer import Argument, Option
 from undiffuse.cli import shared
 from undiffuse.cli.following import followed
 from undiffuse.cli.train import declared
+from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
     from undiffuse.classifying import Reading
@@ -39,7 +40,7 @@ def classifier(
 
     asked = {"class": class_, "number": number, "tags": tags}
     if sum(value is not None for value in asked.values()) > 1:
-        raise ValueError("a classifier reads one thing: give one of --class, --number and --tags.")
+        raise UsageError("a classifier reads one thing: give one of --class, --number and --tags.")
     found = declared({kind: [value] if value else None for kind, value in asked.items()})
     known = known_data(run, "give a run folder made by 'undiffuse train'")
     if not found:

@@ -14,6 +14,7 @@ import typer
 from typer import Option
 
 from undiffuse.cli import asking, shared
+from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,10 +79,10 @@ def _of_data(run: Path, name: str) -> tuple[np.ndarray, list[str]]:
 
     config, number = run_config(run), name.removeprefix("data:")
     if config is None:
-        raise ValueError(f"{run} does not say which data it was trained on, so {name} names nothing: give an image or an .npy file.")
+        raise UsageError(f"{run} does not say which data it was trained on, so {name} names nothing: give an image or an .npy file.")
     data = open_data(config.data)
     if not number.isdigit() or int(number) >= len(data):
-        raise ValueError(f"{name} names no example: write data:0 to data:{len(data) - 1}.")
+        raise UsageError(f"{name} names no example: write data:0 to data:{len(data) - 1}.")
     return data.values[int(number)][None].astype(np.float32), []
 
 

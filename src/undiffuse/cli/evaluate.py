@@ -11,6 +11,7 @@ import typer
 from typer import Argument, Option
 
 from undiffuse.cli import asking, shared
+from undiffuse.errors import UsageError
 
 
 def evaluate(
@@ -25,7 +26,7 @@ def evaluate(
 ) -> None:
     """Do samples show what was asked for? Judged by predictors that are trained on held-out examples."""
     if n < 2:
-        raise ValueError(f"-n {n} is too few to judge by: take at least 2.")
+        raise UsageError(f"-n {n} is too few to judge by: take at least 2.")
     shared.check_out(out)
     from undiffuse.adherence import adherence
     from undiffuse.held_out import known_data
@@ -38,7 +39,7 @@ def evaluate(
     model = load(run, shared.device(device), encoder=encoder)
     strengths, each = asking.scales(guidance) if guidance is not None else ([], {})
     if len(strengths) > 1:
-        raise ValueError(f"--guidance {guidance} lists several strengths: evaluate one at a time.")
+        raise UsageError(f"--guidance {guidance} lists several strengths: evaluate one at a time.")
     settings: dict[str, Any] = ({"guidance": strengths[0]} if strengths else {}) | ({"guidance_scales": each} if each else {})
     check(model, model.how(**settings), Steering())
     with shared.progress_bar("{task.fields[left]}") as bar:

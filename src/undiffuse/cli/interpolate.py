@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 from undiffuse.cli import edits, shared
+from undiffuse.errors import UsageError
 
 
 def interpolate(
@@ -35,7 +36,7 @@ def interpolate(
     model = load(run, shared.device(device), weights)
     inputs, conditions = edits.read(run, model, [a, b]), edits.asked(model, class_)
     if len(inputs.values) != 2:
-        raise ValueError(f"interpolation is between two examples, but {a} and {b} hold {len(inputs.values)}: give files of one each.")
+        raise UsageError(f"interpolation is between two examples, but {a} and {b} hold {len(inputs.values)}: give files of one each.")
     walk, steps = pictures.Walk() if trajectory else None, steps or editing.default_steps(model)
     with edits.watching(walk, 2 * steps) as watch:
         result = editing.interpolate(

@@ -12,6 +12,7 @@ import typer
 from typer import Argument, Option
 
 from undiffuse.cli import shared
+from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
     from undiffuse.measures import Likelihood, Method
@@ -35,7 +36,7 @@ def likelihood(
 ) -> None:
     """How probable examples are under a model, in bits per dimension, step by step."""
     if n < 1:
-        raise ValueError(f"-n {n} asks for nothing: ask for at least 1.")
+        raise UsageError(f"-n {n} asks for nothing: ask for at least 1.")
     shared.check_out(out)
     from undiffuse.held_out import drawn, held_out_data, named_data, told_of
     from undiffuse.measures import in_unit

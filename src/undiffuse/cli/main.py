@@ -1,11 +1,13 @@
 """The entry point: commands, and how their failures are told.
 
-Exit code 0 for success, 2 for a wrong use, 1 for a failure; one sentence, and a traceback only with --debug.
+Exit code 0 for success, 2 for a wrong use, 1 for a failure.  Both are one sentence, and a traceback only with --debug.
+What nobody foresaw is a fault of ours or of a library: it keeps its traceback, and the exit code is 1.
 """
 
 from __future__ import annotations
 
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -33,6 +35,7 @@ from undiffuse.cli.sweep import sweep
 from undiffuse.cli.train import train
 from undiffuse.cli.upscale import upscale
 from undiffuse.cli.vary import vary
+from undiffuse.errors import Failure, UsageError
 
 WRONG_USE, FAILURE = 2, 1
 
@@ -81,9 +84,18 @@ def main() -> None:
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
         app(prog_name="undiffuse")
-    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+    except Exception as error:
         if debug:
             raise
+        if not (isinstance(error, UsageError | Failure | OSError | MemoryError) or _out_of_memory(error)):
+            traceback.print_exc()
+            typer.secho("undiffuse: this is a fault of the program, not of yours; please report the lines above.", fg="red", err=True)
+            sys.exit(FAILURE)
         sentence = " ".join(str(error).split()) or type(error).__name__
         typer.secho(f"undiffuse: {sentence}", fg="red", err=True)
-        sys.exit(WRONG_USE if isinstance(error, ValueError) else FAILURE)
+        sys.exit(WRONG_USE if isinstance(error, UsageError) else FAILURE)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Torch has an own error for a device, and a plain RuntimeError for the host."""
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate" in str(error)

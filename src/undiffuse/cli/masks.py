@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from undiffuse.errors import UsageError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -25,7 +27,7 @@ NAMES = "left, right, top, bottom, center, random:0.5, box:y,x,h,w, missing, or 
 
 
 def hidden(text: str, values: np.ndarray, seed: int) -> np.ndarray:
-    """Where to fill in, bool (n, 1 or C, *size), for values (n, C, *size). Raises ValueError for what names no mask."""
+    """Where to fill in, bool (n, 1 or C, *size), for values (n, C, *size). Raises UsageError for what names no mask."""
     import numpy as np
 
     size = values.shape[2:]
@@ -57,7 +59,7 @@ def _random(text: str, n: int, size: Sequence[int], seed: int) -> np.ndarray:
     places = math.prod(size)
     count = round(share * places) if 0 < share < 1 else 0
     if not 0 < count < places:
-        raise ValueError(f"random:{text} hides no share of the {places} places: write one between 0 and 1, like random:0.5.")
+        raise UsageError(f"random:{text} hides no share of the {places} places: write one between 0 and 1, like random:0.5.")
     order = standard_normal((places,), seed, torch.arange(n), stream=MASK_STREAM).argsort(1).argsort(1)
     return (order < count).reshape(n, 1, *size).numpy()
 
@@ -69,7 +71,7 @@ def _box(text: str, size: Sequence[int]) -> tuple[slice, ...]:
     fits = len(numbers) == 2 * axes and all(length > 0 and start + length <= end for start, length, end in zip(starts, lengths, size, strict=True))
     if not fits:
         whole = "×".join(map(str, size))
-        raise ValueError(f"box:{text} is no box in {whole}: write where it starts along each axis, then its lengths, {2 * axes} whole numbers.")
+        raise UsageError(f"box:{text} is no box in {whole}: write where it starts along each axis, then its lengths, {2 * axes} whole numbers.")
     return tuple(slice(start, start + length) for start, length in zip(starts, lengths, strict=True))
 
 
@@ -80,7 +82,7 @@ def _file(path: Path, text: str, shape: Sequence[int]) -> np.ndarray:
     from undiffuse.data.images import SUFFIXES, Unreadable, read_image
 
     if not path.exists() or path.suffix.lower() not in {".npy", *SUFFIXES}:
-        raise ValueError(f"there is no mask {text!r}: write {NAMES}.")
+        raise UsageError(f"there is no mask {text!r}: write {NAMES}.")
     if path.suffix == ".npy":
         content = load(path)
         assert isinstance(content, np.ndarray)
@@ -89,7 +91,7 @@ def _file(path: Path, text: str, shape: Sequence[int]) -> np.ndarray:
         try:
             mask = np.asarray(read_image(path, "L")) > 127
         except Unreadable as problem:
-            raise ValueError(f"{path} cannot be read: {problem}.") from None
+            raise UsageError(f"{path} cannot be read: {problem}.") from None
     if mask.shape not in (tuple(shape[1:]), (1, *shape[1:]), tuple(shape)):
-        raise ValueError(f"the mask {path} has the shape {mask.shape}, but the model's examples have the size {tuple(shape[1:])}: make it fit.")
+        raise UsageError(f"the mask {path} has the shape {mask.shape}, but the model's examples have the size {tuple(shape[1:])}: make it fit.")
     return mask

@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 from undiffuse.cli import shared
+from undiffuse.errors import UsageError
 
 
 def reschedule(
@@ -33,7 +34,7 @@ def reschedule(
     path = file_of(run)
     out = out or path.parent / f"on-{name}.safetensors"
     if out.exists():
-        raise ValueError(f"{out} exists, and nothing is written over: name another --out.")
+        raise UsageError(f"{out} exists, and nothing is written over: name another --out.")
     config, tensors = read_file(path)
     artefact.write(out, "model", rescheduled(config, schedule).model_dump_json(), tensors)
     typer.echo(f"wrote {out}: the model of {path} on {name}, its clock still that of {(config.clock or config.schedule).name}")

@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 from undiffuse.cli import edits, masks, shared
+from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +48,7 @@ def restore(
     asked = [task] if task or not simulate else list(model.config.tasks)
     corruptions = [tasks.corruption_of(model, name) for name in asked or [None]]
     if simulate and (mask or noise is not None):
-        raise ValueError("--simulate draws what is hidden as training does: leave --mask and --noise out.")
+        raise UsageError("--simulate draws what is hidden as training does: leave --mask and --noise out.")
     if simulate:
         inputs = edits.read(run, model, images)
         seen = tasks.together([tasks.simulated(model, inputs.values, name, seed=seed) for name, _ in corruptions])

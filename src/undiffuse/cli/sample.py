@@ -12,6 +12,7 @@ import typer
 from typer import Argument, Option
 
 from undiffuse.cli import asking, shared
+from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +83,7 @@ def sample(
 ) -> None:
     """Make new examples with a trained model."""
     if n is not None and n < 1:
-        raise ValueError(f"-n {n} asks for nothing: ask for at least 1.")
+        raise UsageError(f"-n {n} asks for nothing: ask for at least 1.")
     shared.check_out(out)
     from undiffuse.classifier import load_classifier
     from undiffuse.model import load
@@ -91,14 +92,14 @@ def sample(
     model = load(run, shared.device(device), weights, encoder, download, adapters)
     guide = load_classifier(classifier, model.device) if classifier else None
     if guide is None and (classifier_scale != 1 or classifier_form != "score" or classifier_interval):
-        raise ValueError("--classifier-scale, --classifier-form and --classifier-interval need a classifier: name it with --classifier.")
+        raise UsageError("--classifier-scale, --classifier-form and --classifier-interval need a classifier: name it with --classifier.")
     if classifier_form not in ("score", "mean"):
-        raise ValueError(f"there is no form {classifier_form!r} of guidance by a classifier: choose score or mean.")
+        raise UsageError(f"there is no form {classifier_form!r} of guidance by a classifier: choose score or mean.")
     options = {"class": classes, "number": numbers, "tags": tags, "text": texts, "vector": vectors, "image": images, "task": tasks}
     told = _told(model, options, unconditional, guide)
     strengths, each = asking.scales(guidance) if guidance is not None else ([], {})
     if len(strengths) > 1 and not compare:
-        raise ValueError(f"--guidance {guidance} lists several strengths, and one is used at a time: give one, or add --compare.")
+        raise UsageError(f"--guidance {guidance} lists several strengths, and one is used at a time: give one, or add --compare.")
     settings = shared.given(
         solver=solver, order=order, grid=grid, steps=steps, eta=eta, variance=variance, clip=clip,
         keep_eps=keep_eps, churn=churn, corrections=corrections, noise=noise, restart=shared.stretch(restart) if restart else None,
@@ -109,14 +110,14 @@ def sample(
     away = {"negative": asking.negative(model, negative) if negative else None, "weaker": load(weaker, model.device) if weaker else None}
     within = tuple(shared.interval(classifier_interval)) if classifier_interval else None
     if within and not within[0] < within[1]:
-        raise ValueError(f"--classifier-interval {classifier_interval} holds no level: write the lower sigma/alpha first.")
+        raise UsageError(f"--classifier-interval {classifier_interval} holds no level: write the lower sigma/alpha first.")
     by = (guide, {"scale": classifier_scale, "form": classifier_form, "interval": within}) if guide else None
     job = Job(model, told, [*strengths] or [None], settings, away, by, seed, first)
     if model.config.tasks:
-        raise ValueError(f"this model makes examples of what is left of them ({', '.join(model.config.tasks)}): use 'undiffuse restore {run}'.")
+        raise UsageError(f"this model makes examples of what is left of them ({', '.join(model.config.tasks)}): use 'undiffuse restore {run}'.")
     second = load(upscaler, model.device) if upscaler else None
     if second is None and augmentation is not None:
-        raise ValueError("--augmentation is noise for a second stage: name one with --upscaler.")
+        raise UsageError("--augmentation is noise for a second stage: name one with --upscaler.")
     strength = check_stages(model, second, augmentation)[1] if second else 0.0
     folder, values, labels, index = _make(job, n, compare, run, out)
     written = _write(job, folder, values, labels, index, compare)
@@ -166,7 +167,7 @@ class Job:
             target = classifier.config.name
             if target not in columns:
                 kind = classifier.config.target.kind
-                raise ValueError(f"the classifier guides towards a value of {target!r}: say which, as in --{kind} {target}=…")
+                raise UsageError(f"the classifier guides towards a value of {target!r}: say which, as in --{kind} {target}=…")
             guides = (classifier.guide(columns[target], len(each), **how),)
             if target not in self.model.config.conditions:
                 del columns[target]
@@ -176,7 +177,7 @@ class Job:
 def _told(model: Model, options: dict[str, list[str] | None], unconditional: bool, guide: Classifier | None) -> asking.Asking:
     """What is asked for; every class in turn where nothing is."""
     if unconditional and any(options.values()):
-        raise ValueError("--unconditional contradicts what is asked for: give one.")
+        raise UsageError("--unconditional contradicts what is asked for: give one.")
     if guide is not None:
         guide.refuse_other(model.config)
     told = asking.read(model, options, {guide.config.name: guide.config.target} if guide else None)

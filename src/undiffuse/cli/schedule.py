@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
+from undiffuse.errors import UsageError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -60,7 +62,7 @@ def schedule(
         try:
             array = np.asarray(read_image(image))
         except Unreadable as problem:
-            raise ValueError(f"{image} cannot be read: {problem}.") from None
+            raise UsageError(f"{image} cannot be read: {problem}.") from None
         data = Dataset("image", (array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0))[None])
     codec = Codec(fitted_codec(data))
     x = codec.encode(data.values)

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from undiffuse.errors import UsageError
+
 if TYPE_CHECKING:
     import torch
     from rich.progress import Progress
@@ -19,7 +21,7 @@ def seconds(text: str) -> float:
     """"90s", "15m", "2h", "1.5d" or a plain number of seconds → seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     if not match or float(match[1]) <= 0:
-        raise ValueError(f"{text!r} is no duration: write 90s, 15m, 2h or 1d.")
+        raise UsageError(f"{text!r} is no duration: write 90s, 15m, 2h or 1d.")
     return float(match[1]) * UNITS[match[2] or "s"]
 
 
@@ -27,14 +29,14 @@ def size(text: str) -> tuple[int, int]:
     """"64" or "48x80" (height × width) → (height, width)."""
     match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text.strip())
     if not match:
-        raise ValueError(f"{text!r} is no size: write 64, or height×width as 48x80.")
+        raise UsageError(f"{text!r} is no size: write 64, or height×width as 48x80.")
     return int(match[1]), int(match[2] or match[1])
 
 
 def integers(text: str) -> list[int]:
     """"1,2,2" → [1, 2, 2]."""
     if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise ValueError(f"{text!r} is no list of numbers: write them like 1,2,2.")
+        raise UsageError(f"{text!r} is no list of numbers: write them like 1,2,2.")
     return [int(part) for part in text.split(",")]
 
 
@@ -42,7 +44,7 @@ def stretch(text: str) -> list[float | int]:
     """"0.06,0.3,2" → a stretch of noise levels and how often it is walked again."""
     match = re.fullmatch(r"(\d*\.?\d+),(\d*\.?\d+),(\d+)", text.strip())
     if not match:
-        raise ValueError(f"{text!r} is no stretch to restart: write the lowest and highest sigma/alpha and how often, like 0.06,0.3,2.")
+        raise UsageError(f"{text!r} is no stretch to restart: write the lowest and highest sigma/alpha and how often, like 0.06,0.3,2.")
     return [float(match[1]), float(match[2]), int(match[3])]
 
 
@@ -50,7 +52,7 @@ def interval(text: str) -> list[float]:
     """"0.3,5" → two numbers, the second of which may be inf."""
     match = re.fullmatch(r"(\d*\.?\d+),(\d*\.?\d+|inf)", text.strip())
     if not match:
-        raise ValueError(f"{text!r} is no interval: write the lowest and highest sigma/alpha, like 0.3,5.")
+        raise UsageError(f"{text!r} is no interval: write the lowest and highest sigma/alpha, like 0.3,5.")
     return [float(match[1]), float(match[2])]
 
 
@@ -62,7 +64,7 @@ def rates(text: str) -> tuple[float, float]:
             return start, end
     except ValueError:
         pass
-    raise ValueError(f"{text!r} is no range of betas: write the first and the last, of 1000 steps, like 0.0001,0.02.")
+    raise UsageError(f"{text!r} is no range of betas: write the first and the last, of 1000 steps, like 0.0001,0.02.")
 
 
 def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
@@ -71,7 +73,7 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
-            raise ValueError(f"{option} takes NAME=VALUE, not {text!r}.")
+            raise UsageError(f"{option} takes NAME=VALUE, not {text!r}.")
         found[name] = value
     return found
 
@@ -85,7 +87,7 @@ def device(name: str | None) -> torch.device | None:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0]
-        raise ValueError(f"the device {name!r} cannot be used here ({why}): leave --device out, or see 'undiffuse doctor'.") from None
+        raise UsageError(f"the device {name!r} cannot be used here ({why}): leave --device out, or see 'undiffuse doctor'.") from None
     return torch.device(name)
 
 
@@ -95,9 +97,9 @@ def given(**options: Any) -> dict[str, Any]:
 
 
 def check_out(out: Path | None) -> None:
-    """Raises ValueError for a folder of results that holds something already."""
+    """Raises UsageError for a folder of results that holds something already."""
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is not empty, and nothing is written over: name another --out.")
+        raise UsageError(f"{out} is not empty, and nothing is written over: name another --out.")
 
 
 def next_folder(parent: Path) -> Path:

@@ -13,6 +13,7 @@ from typer import Argument, Option
 
 from undiffuse.cli import shared
 from undiffuse.cli.following import followed
+from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
     from undiffuse.conditioning.declared import Condition
@@ -134,7 +135,7 @@ def train(
     own = shared.pairs([text for text in drop or [] if "=" in text], "--drop")
     conditions = declared(columns, shared.pairs(inject or [], "--inject"), own, encoder, pooling)
     if unconditional and conditions:
-        raise ValueError("--unconditional contradicts the conditions that are declared: leave one out.")
+        raise UsageError("--unconditional contradicts the conditions that are declared: leave one out.")
     plan = prepare(
         source, runs / (name or default_name(data, start)), settings=settings, preset=preset, network=network,
         conditions=conditions if conditions or unconditional else None, override=override, device=shared.device(device), download=download,
@@ -153,7 +154,7 @@ def _tasks(text: str | None, upscaler: int | None) -> dict[str, Corruption] | No
     from undiffuse import corruptions
 
     if text and upscaler:
-        raise ValueError("--upscaler is a task of its own, upscaling noisy examples: leave --tasks out, or train two models.")
+        raise UsageError("--upscaler is a task of its own, upscaling noisy examples: leave --tasks out, or train two models.")
     if upscaler is not None:
         return {f"upscale:{upscaler}": corruptions.second_stage(upscaler)}
     return corruptions.described(text) if text else None
@@ -164,9 +165,9 @@ def _latent_settings(
 ) -> dict[str, Any]:
     """The settings with those of the autoencoder's training; a third of a budget for all goes to it."""
     if factor is not None and autoencoder is not None:
-        raise ValueError("--autoencoder says what the latents are, so --latent and --latent-factor have no place: leave one out.")
+        raise UsageError("--autoencoder says what the latents are, so --latent and --latent-factor have no place: leave one out.")
     if (steps or budget) and factor is None:
-        raise ValueError("--latent-steps and --latent-budget train the autoencoder of --latent: add that, or leave them out.")
+        raise UsageError("--latent-steps and --latent-budget train the autoencoder of --latent: add that, or leave them out.")
     whole = settings.get("training.budget")
     if steps or budget:
         return settings | {"latent.training.steps": steps, "latent.training.budget": budget and shared.seconds(budget)}
@@ -194,7 +195,7 @@ def declared(
             if not equals and name.endswith(".npy"):
                 name, column = Path(name).stem, name
             if name in found:
-                raise ValueError(f"the condition {name!r} is declared twice: give the second another name, as in --{kind} other={column or name}.")
+                raise UsageError(f"the condition {name!r} is declared twice: give the second another name, as in --{kind} other={column or name}.")
             described: dict[str, Any] = {"kind": kind, "column": column or None, "inject": inject.get(name)}
             described |= {"drop": _share([drop[name]])} if name in drop else {}
             described |= {"encoder": encoder, "pooling": pooling} if kind == "text" else {}
@@ -202,9 +203,9 @@ def declared(
     for option, named in (("--inject", inject), ("--drop", drop)):
         unknown = [name for name in named if name not in found]
         if unknown:
-            raise ValueError(f"{option} names {unknown[0]!r}, which is no condition that is declared: declare it, as in --class {unknown[0]}.")
+            raise UsageError(f"{option} names {unknown[0]!r}, which is no condition that is declared: declare it, as in --class {unknown[0]}.")
     if (encoder or pooling) and not columns.get("text"):
-        raise ValueError("--encoder and --pooling are for texts, and no --text is declared: leave them out, or declare one.")
+        raise UsageError("--encoder and --pooling are for texts, and no --text is declared: leave them out, or declare one.")
     return found
 
 
@@ -217,7 +218,7 @@ def _share(texts: list[str]) -> float | None:
     except ValueError:
         share = -1.0
     if not 0 <= share < 1:
-        raise ValueError(f"--drop {texts[-1]!r} is no share of the examples: write one from 0 to less than 1, such as 0.1.")
+        raise UsageError(f"--drop {texts[-1]!r} is no share of the examples: write one from 0 to less than 1, such as 0.1.")
     return share
 
 
@@ -229,7 +230,7 @@ def _settings(steps: int | None, budget: str | None, setting: list[str] | None, 
     for text in setting or []:
         path, equals, value = text.partition("=")
         if not equals:
-            raise ValueError(f"--set takes SETTING=VALUE, such as training.clip=0.5, not {text!r}.")
+            raise UsageError(f"--set takes SETTING=VALUE, such as training.clip=0.5, not {text!r}.")
         try:
             settings[path] = json.loads(value)
         except ValueError:

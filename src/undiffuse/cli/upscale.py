@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from undiffuse.cli import answers, edits
+from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
     from undiffuse.solving import Solution
@@ -60,7 +61,7 @@ def _refuse_others(names: Sequence[str], size: tuple[int, ...]) -> None:
     wanted = "×".join(map(str, size[::-1]))
     for name in names:
         if name.startswith("data:"):
-            raise ValueError(f"{name} is of the model's full size: add --simulate, to make it small first.")
+            raise UsageError(f"{name} is of the model's full size: add --simulate, to make it small first.")
         path = Path(name)
         if path.exists() and path.suffix != ".npy":
             try:
@@ -69,4 +70,4 @@ def _refuse_others(names: Sequence[str], size: tuple[int, ...]) -> None:
             except OSError:
                 continue  # whoever reads it says what is wrong
             if (height, width) != size:
-                raise ValueError(f"{name} is {width}×{height}, and this takes {wanted}: resize it, or add --simulate to one of the model's size.")
+                raise UsageError(f"{name} is {width}×{height}, and this takes {wanted}: resize it, or add --simulate to one of the model's size.")

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from undiffuse.conditioning.base import ConditionModule, ConditionSettings
+from undiffuse.errors import UsageError
 
 
 class AugmentationConfig(ConditionSettings):
@@ -46,4 +47,4 @@ class AugmentationCondition(ConditionModule):
         return torch.zeros(self.config.numbers)
 
     def read(self, values: Sequence[object]) -> Tensor:
-        raise ValueError("how an example was augmented cannot be asked for.")
+        raise UsageError("how an example was augmented cannot be asked for.")

@@ -23,6 +23,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from undiffuse.errors import UsageError
+
 Inject = Literal["layers", "concat", "attention"]
 BESIDE = 8  # channels that a condition without a size of its own is given beside the noisy input
 
@@ -72,13 +74,13 @@ class ConditionSettings(BaseModel, ABC):
     def continued(self, data: Self) -> Self:
         """This condition when training goes on with data of which `data` was fitted: its scales and everything it knows stay.
 
-        Raises ValueError where the two cannot be one condition.
+        Raises UsageError where the two cannot be one condition.
         """
 
     def _continued(self, data: Self, **grown: object) -> Self:
         """What all kinds do of `continued`."""
         if data.inject != self.inject:
-            raise ValueError(f"the model was told it by {self.inject!r}, and its weights are for that: leave --inject out, or give it another name.")
+            raise UsageError(f"the model was told it by {self.inject!r}, and its weights are for that: leave --inject out, or give it another name.")
         same = {"drop": data.drop, "missing": data.missing or self.droppable, "retired": False}
         return self.model_copy(update={**same, **grown})
 
@@ -102,7 +104,7 @@ class ConditionModule(nn.Module, ABC):
 
     @abstractmethod
     def read(self, values: Sequence[object]) -> Tensor:
-        """Said values, none of them None → (n, …) on the CPU. Raises ValueError for what cannot be understood."""
+        """Said values, none of them None → (n, …) on the CPU. Raises UsageError for what cannot be understood."""
 
     @abstractmethod
     def nothing(self) -> Tensor:
@@ -136,7 +138,7 @@ class ConditionModule(nn.Module, ABC):
         """One row for each value, None for the null token."""
         said = [row for row, value in enumerate(values) if value is not None]
         if len(said) < len(values) and not self.config.droppable:
-            raise ValueError(
+            raise UsageError(
                 "this model was trained without ever dropping it (drop = 0), so it has no unconditional mode: say what it should be, "
                 "or train with a drop of 0.1."
             )

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Places, as_token, joined, width_for
+from undiffuse.errors import UsageError
 
 
 class ClassConfig(ConditionSettings):
@@ -67,7 +68,7 @@ class ClassCondition(ConditionModule):
     def _index(self, name: str) -> int:
         if name in self.config.names:
             return self.config.names.index(name)
-        raise ValueError(unknown(name, self.config.names, self.config.kind))
+        raise UsageError(unknown(name, self.config.names, self.config.kind))
 
 
 def unknown(name: str, names: Sequence[str], what: str) -> str:

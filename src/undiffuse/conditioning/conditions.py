@@ -26,6 +26,7 @@ from undiffuse.conditioning.seen import SeenCondition, SeenConfig
 from undiffuse.conditioning.tags import TagsCondition, TagsConfig
 from undiffuse.conditioning.texts import TextCondition, TextConfig
 from undiffuse.conditioning.vectors import VectorCondition, VectorConfig
+from undiffuse.errors import UsageError
 
 KINDS: dict[str, Callable[[Any, int], ConditionModule]] = {
     "class": ClassCondition, "task": ClassCondition, "tags": TagsCondition, "number": NumberCondition, "vector": VectorCondition,
@@ -95,7 +96,7 @@ class Conditions(nn.Module):
         return f"each.{_key(name)}"
 
     def nothing(self, n: int) -> Values:
-        """Nothing said of n examples, on the CPU. Raises ValueError for a condition that must be said."""
+        """Nothing said of n examples, on the CPU. Raises UsageError for a condition that must be said."""
         return {name: module.encode([None] * n) for name, module in self.items()}
 
     def items(self) -> list[tuple[str, ConditionModule]]:
@@ -106,7 +107,7 @@ class Conditions(nn.Module):
 
     def forward(self, values: Values) -> Told:
         if values.keys() != set(self.names):
-            raise ValueError(f"conditions {sorted(values)} were given to a model whose conditions are {sorted(self.names)}.")
+            raise UsageError(f"conditions {sorted(values)} were given to a model whose conditions are {sorted(self.names)}.")
         layers: list[Tensor] = []
         beside: list[Tensor] = []
         tokens: list[Tensor] = []
@@ -128,13 +129,13 @@ class Conditions(nn.Module):
     def encode(self, asked: Mapping[str, object], n: int) -> Values:
         """What the user asks for, one value for all or a sequence of n, → Values for n examples.
 
-        A condition that is not mentioned is the null token.  Raises ValueError for a name the model does not have, a value
+        A condition that is not mentioned is the null token.  Raises UsageError for a name the model does not have, a value
         that cannot be understood, or a condition that must be said and is not.
         """
         for name in asked:
             if name not in self.askable:
                 known = f"its conditions are: {', '.join(self.askable)}" if self.askable else "it is unconditional"
-                raise ValueError(f"this model cannot be told {name!r}: {known}.")
+                raise UsageError(f"this model cannot be told {name!r}: {known}.")
         return {name: self._encoded(name, module, asked.get(name), n) for name, module in self.items()}
 
     def _encoded(self, name: str, module: ConditionModule, value: object, n: int) -> Tensor:
@@ -143,11 +144,11 @@ class Conditions(nn.Module):
         else:
             each = [v.item() if isinstance(v, Tensor) and v.ndim == 0 else v for v in cast(Sequence[object], value)]
         if len(each) != n:
-            raise ValueError(f"{len(each)} values of {name!r} were given for {n} examples: give one, or one each.")
+            raise UsageError(f"{len(each)} values of {name!r} were given for {n} examples: give one, or one each.")
         try:
             return module.encode(each)
         except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
+            raise UsageError(f"{name}: {error}") from None
 
     def without(self, values: Values, names: Collection[str] | None = None) -> Values:
         """The same with nothing said of `names`, of all that may be left unsaid where None: what guidance starts from."""

@@ -22,6 +22,7 @@ from undiffuse.conditioning.tags import TagsConfig, names_in
 from undiffuse.conditioning.texts import TextConfig, WordsEncoder, words_of
 from undiffuse.conditioning.transformers import Pooling, described
 from undiffuse.conditioning.vectors import VectorConfig
+from undiffuse.errors import UsageError
 
 Kind = Literal["class", "tags", "number", "vector", "text", "image", "task"]
 WORDS = "words"
@@ -51,13 +52,13 @@ class Condition(BaseModel):
     @model_validator(mode="after")
     def _nothing_ignored(self) -> Condition:
         if self.encoder is not None and self.kind != "text":
-            raise ValueError(f"an encoder reads texts, and a {self.kind} is none: leave it out.")
+            raise UsageError(f"an encoder reads texts, and a {self.kind} is none: leave it out.")
         if self.pooling is not None and self.encoder in (None, WORDS):
-            raise ValueError("pooling belongs to a transformer's states: name the transformer as encoder, or leave it out.")
+            raise UsageError("pooling belongs to a transformer's states: name the transformer as encoder, or leave it out.")
         if self.kind == "task" and self.drop:
-            raise ValueError("a task is always said, so it is never dropped: leave its drop out.")
+            raise UsageError("a task is always said, so it is never dropped: leave its drop out.")
         if self.channels is not None and self.kind != "image":
-            raise ValueError(f"channels are those of pictures, and a {self.kind} is none: leave them out.")
+            raise UsageError(f"channels are those of pictures, and a {self.kind} is none: leave them out.")
         return self
 
 
@@ -71,7 +72,7 @@ def fitted(
     column: names, texts or numbers, None where one is missing; vectors (N, d), NaN where they are; pictures (N, C, *size).
     mode: of pictures, Pillow's name.   download: whether a text encoder may be fetched.
     continued: whether the model knows the condition already, so that one value alone may be said.
-    Raises ValueError for a column that the kind does not fit.
+    Raises UsageError for a column that the kind does not fit.
     """
     common: dict[str, Any] = {"drop": drop if declared.drop is None else declared.drop}
     common |= {"inject": declared.inject} if declared.inject else {}
@@ -80,12 +81,12 @@ def fitted(
     said = [value for value in column if value is not None]
     common["missing"] = len(said) < len(column)
     if not said:
-        raise ValueError("nothing is said in any row: leave it out.")
+        raise UsageError("nothing is said in any row: leave it out.")
     if declared.kind == "class":
         return ClassConfig(names=_several(vocabulary(said), continued), **common)
     if declared.kind == "task":
         if common["missing"]:
-            raise ValueError(f"{len(column) - len(said)} rows name no task, and every example needs one: fill them in.")
+            raise UsageError(f"{len(column) - len(said)} rows name no task, and every example needs one: fill them in.")
         return TaskConfig(names=_several(vocabulary(said), continued), **common | {"drop": 0})
     if declared.kind == "tags":
         return TagsConfig(names=_several(vocabulary([name for value in said for name in names_in(value)]), continued), **common)
@@ -93,7 +94,7 @@ def fitted(
         numbers = torch.tensor([as_number(value) for value in said], dtype=torch.float64)
         low, high = numbers.min().item(), numbers.max().item()
         if low == high and not continued:
-            raise ValueError(f"it is {low:g} in every row: there is nothing to learn from it.")
+            raise UsageError(f"it is {low:g} in every row: there is nothing to learn from it.")
         return NumberConfig(mean=numbers.mean().item(), deviation=numbers.std().item() if low < high else 1.0, low=low, high=high, **common)
     assert declared.kind == "text"
     texts = [str(value) for value in said]
@@ -108,20 +109,20 @@ def fitted(
 
 def _several(names: tuple[str, ...], continued: bool) -> tuple[str, ...]:
     if len(names) < (1 if continued else 2):
-        raise ValueError(f"there is only one value, {names[0]!r}, so it tells nothing: leave it out." if names else "no row names any: leave it out.")
+        raise UsageError(f"there is only one value, {names[0]!r}, so it tells nothing: leave it out." if names else "no row names any: leave it out.")
     return names
 
 
 def _of_vectors(kind: str, column: Tensor, common: dict[str, Any]) -> VectorConfig:
     if kind != "vector" or column.ndim != 2:
-        raise ValueError(f"a {kind} cannot be an array of shape {tuple(column.shape)}: a vector is (examples, numbers).")
+        raise UsageError(f"a {kind} cannot be an array of shape {tuple(column.shape)}: a vector is (examples, numbers).")
     there = ~column.isnan().any(1)
     said = column[there].double()
     if len(said) < 2 or not said.isfinite().all():
-        raise ValueError("the vectors hold infinite numbers, or are all missing: mend them.")
+        raise UsageError("the vectors hold infinite numbers, or are all missing: mend them.")
     deviation = said.std(0)
     if not deviation.any():
-        raise ValueError("the vectors are the same in every row: there is nothing to learn from them.")
+        raise UsageError("the vectors are the same in every row: there is nothing to learn from them.")
     return VectorConfig(
         mean=tuple(said.mean(0).tolist()), deviation=tuple(torch.where(deviation > 0, deviation, 1.0).tolist()),
         missing=not bool(there.all()), **common,
@@ -132,8 +133,8 @@ def _of_pictures(column: Tensor, mode: str | None, common: dict[str, Any]) -> Im
     there = ~column.flatten(1).isnan().any(1)
     said = column[there]
     if not len(said):
-        raise ValueError("the pictures are all missing: leave them out.")
+        raise UsageError("the pictures are all missing: leave them out.")
     low, high = (0.0, {"I;16": 65535.0}.get(mode, 255.0)) if mode else (said.min().item(), said.max().item())
     if not math.isfinite(low) or not low < high:
-        raise ValueError("the pictures have the same value everywhere, or infinite ones: leave them out.")
+        raise UsageError("the pictures have the same value everywhere, or infinite ones: leave them out.")
     return ImageConfig(shape=tuple(column.shape[1:]), mode=mode, low=low, high=high, missing=not bool(there.all()), **common)

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Note, as_token, two_layers, width_for
+from undiffuse.errors import UsageError
 
 FREQUENCIES = tuple(math.pi / 8 * 2**k for k in range(5))  # periods of 16 … 1 standard deviations
 
@@ -66,11 +67,11 @@ class NumberCondition(ConditionModule):
 
 
 def as_number(value: object) -> float:
-    """A finite number, or a text that reads as one. Raises ValueError."""
+    """A finite number, or a text that reads as one. Raises UsageError."""
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise ValueError(f"{value!r} is no number: write one like 30 or 0.5.") from None
+        raise UsageError(f"{value!r} is no number: write one like 30 or 0.5.") from None
     if not math.isfinite(number):
-        raise ValueError(f"{value!r} is no finite number: write one like 30 or 0.5.")
+        raise UsageError(f"{value!r} is no finite number: write one like 30 or 0.5.")
     return number

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Inject, depth
+from undiffuse.errors import UsageError
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TOKENS_PER_AXIS = 8
@@ -35,7 +36,7 @@ class ImageConfig(ConditionSettings):
     def continued(self, data: ImageConfig) -> ImageConfig:
         """The scale stays the one that the network knows."""
         if data.shape[0] != self.shape[0]:
-            raise ValueError(f"its pictures have {data.shape[0]} channels, and the model takes {self.shape[0]}: convert them, or name it otherwise.")
+            raise UsageError(f"its pictures have {data.shape[0]} channels, and the model takes {self.shape[0]}: convert them, or name it otherwise.")
         return self._continued(data, shape=data.shape, mode=data.mode)
 
     @property
@@ -85,15 +86,15 @@ class ImageCondition(ConditionModule):
             try:
                 picture = torch.as_tensor(value, dtype=torch.float32).cpu()
             except (TypeError, ValueError, RuntimeError):
-                raise ValueError(f"{str(value)[:40]!r} is no picture: give an array of shape {c.shape}.") from None
+                raise UsageError(f"{str(value)[:40]!r} is no picture: give an array of shape {c.shape}.") from None
             if channels == 1 and list(picture.shape) == size:
                 picture = picture[None]
             if tuple(picture.shape) != c.shape:
-                raise ValueError(f"the picture has the shape {tuple(picture.shape)}, but the model takes {c.shape}: resize it.")
+                raise UsageError(f"the picture has the shape {tuple(picture.shape)}, but the model takes {c.shape}: resize it.")
             if not picture.isfinite().all():
-                raise ValueError("the picture holds values that are NaN or infinite: mend it.")
+                raise UsageError("the picture holds values that are NaN or infinite: mend it.")
             if picture.min() < c.low or picture.max() > c.high:
-                raise ValueError(
+                raise UsageError(
                     f"the picture's values lie in [{picture.min():g}, {picture.max():g}], but in training they lay in [{c.low:g}, {c.high:g}]: "
                     "scale it as there."
                 )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from undiffuse.conditioning.conditions import Values
+from undiffuse.errors import UsageError
 
 NONE: Mapping[str, Tensor] = MappingProxyType({})
 LENT = 0.1  # deviation of the values lent to zero parameters
@@ -60,7 +61,7 @@ def zeros_lent(module: nn.Module, fresh: Mapping[str, Tensor] = NONE) -> Iterato
 
 
 def refuse_deaf(module: nn.Module, answer: Callable[[Values], Tensor], values: Values, fresh: Mapping[str, Tensor] = NONE) -> None:
-    """Raises ValueError for a condition that does not reach the answer of a module at all.   fresh: see `zeros_lent`."""
+    """Raises UsageError for a condition that does not reach the answer of a module at all.   fresh: see `zeros_lent`."""
     was_training = module.training
     module.eval()
     try:
@@ -69,7 +70,7 @@ def refuse_deaf(module: nn.Module, answer: Callable[[Values], Tensor], values: V
     finally:
         module.train(was_training)
     if deaf:
-        raise ValueError(
+        raise UsageError(
             f"the network does not hear {', '.join(deaf)}: what it answers is exactly the same whatever it is told, so training "
             "would ignore it in silence; give the network a way to it."
         )

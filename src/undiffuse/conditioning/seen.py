@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from undiffuse.conditioning.base import ConditionModule, ConditionSettings
+from undiffuse.errors import UsageError
 
 
 class SeenConfig(ConditionSettings):
@@ -25,7 +26,7 @@ class SeenConfig(ConditionSettings):
 
     def continued(self, data: SeenConfig) -> SeenConfig:
         if data.shape[0] != self.shape[0]:
-            raise ValueError(f"the model sees {self.shape[0]} channels, and this has {data.shape[0]}: keep what it sees.")
+            raise UsageError(f"the model sees {self.shape[0]} channels, and this has {data.shape[0]}: keep what it sees.")
         return self._continued(data, shape=data.shape)
 
     @property
@@ -44,7 +45,7 @@ class SeenCondition(ConditionModule):
 
     def encode(self, values: Sequence[object]) -> Tensor:
         if any(value is None for value in values):
-            raise ValueError("this model makes examples of what is left of them: use 'undiffuse restore RUN IMAGE', or tasks.made_of in Python.")
+            raise UsageError("this model makes examples of what is left of them: use 'undiffuse restore RUN IMAGE', or tasks.made_of in Python.")
         return self.read(values)
 
     def forward(self, encoded: Tensor) -> Tensor:
@@ -57,5 +58,5 @@ class SeenCondition(ConditionModule):
         rows = [torch.as_tensor(value, dtype=torch.float32).cpu() for value in values]
         for row in rows:
             if tuple(row.shape) != self.config.shape:
-                raise ValueError(f"what is seen has the shape {tuple(row.shape)}, but the model takes {self.config.shape}.")
+                raise UsageError(f"what is seen has the shape {tuple(row.shape)}, but the model takes {self.config.shape}.")
         return torch.stack(rows)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Places, as_token, joined, two_layers, width_for
 from undiffuse.conditioning.classes import unknown
+from undiffuse.errors import UsageError
 
 SEPARATORS = re.compile(r"[;|,]")
 NO_TAGS = "-"  # how to say in words that none applies
@@ -62,7 +63,7 @@ class TagsCondition(ConditionModule):
         for row, value in enumerate(values):
             for name in names_in(value):
                 if name not in self.config.names:
-                    raise ValueError(unknown(name, self.config.names, "tag"))
+                    raise UsageError(unknown(name, self.config.names, "tag"))
                 rows[row, self.config.names.index(name)] = 1
         return rows
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Places, two_layers, width_for
 from undiffuse.conditioning.transformers import Encoder, TransformerEncoder, open_encoder
+from undiffuse.errors import UsageError
 
 WORD = re.compile(r"\w+|[^\w\s]")
 PARTS = 8  # of one word: the word itself and up to seven of its three-letter parts
@@ -44,7 +45,7 @@ class TextConfig(ConditionSettings):
     def continued(self, data: TextConfig) -> TextConfig:
         before, after = (c.encoder.model_dump(exclude={"most", "scale", "source"}) for c in (self, data))
         if before != after:
-            raise ValueError("its texts were read by another encoder than the model's: name that one with --encoder, or give it another name.")
+            raise UsageError("its texts were read by another encoder than the model's: name that one with --encoder, or give it another name.")
         now: dict[str, object] = {"most": max(self.encoder.most, data.encoder.most)}
         now |= {"source": data.encoder.source} if isinstance(data.encoder, TransformerEncoder) else {}
         return self._continued(data, encoder=self.encoder.model_copy(update=now))
@@ -144,7 +145,7 @@ class TextCondition(ConditionModule):
         for row, text in enumerate(texts):
             words = words_of(text)
             if len(words) > encoder.most:
-                raise ValueError(f"{text[:30]!r}… has {len(words)} words, and the model's encoder takes at most {encoder.most}: shorten it.")
+                raise UsageError(f"{text[:30]!r}… has {len(words)} words, and the model's encoder takes at most {encoder.most}: shorten it.")
             if words:
                 rows[row, : len(words)] = torch.tensor([hashed(word, encoder.buckets) for word in words])
         return rows

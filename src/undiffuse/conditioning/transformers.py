@@ -20,6 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from undiffuse.errors import Failure, UsageError
 from undiffuse.extras import optional
 
 Pooling = Literal["tokens", "mean", "last"]
@@ -59,7 +60,7 @@ class Encoder:
         library = optional("transformers")
         library.utils.logging.disable_progress_bar()
         if not any(path for pattern in VOCABULARIES for path in self.folder.glob(pattern)):
-            raise ValueError(f"{self.folder} holds no text encoder with a tokenizer of its own: give a folder with a tokenizer.json as well.")
+            raise UsageError(f"{self.folder} holds no text encoder with a tokenizer of its own: give a folder with a tokenizer.json as well.")
         safe = {"local_files_only": True, "trust_remote_code": False}
         try:
             self.tokenizer: Any = library.AutoTokenizer.from_pretrained(self.folder, **safe)
@@ -67,17 +68,17 @@ class Encoder:
             self.model, loaded = library.AutoModel.from_pretrained(self.folder, use_safetensors=True, output_loading_info=True, **safe)
         except Exception as error:  # the library raises many kinds; of one folder, all mean the same
             first = (str(error).splitlines() or [""])[0]
-            raise ValueError(f"{self.folder} holds no text encoder that can be opened safely, with safetensors and a tokenizer ({first}).") from None
+            raise UsageError(f"{self.folder} holds no text encoder that can be opened safely, with safetensors and a tokenizer ({first}).") from None
         missing = [name for name in loaded["missing_keys"] if "pooler" not in name]  # what is not asked may be missing
         if missing:
-            raise ValueError(f"the weights in {self.folder} are not all of a {type(self.model).__name__}, {missing[0]} is missing: fetch them again.")
+            raise UsageError(f"the weights in {self.folder} are not all of a {type(self.model).__name__}, {missing[0]} is missing: fetch them again.")
         self.model.eval()
         if self.tokenizer.pad_token is None:  # GPT-like models have none; what is padded is masked, so any token serves
             self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
         self.tokenizer.padding_side = "right"
         self.width: int = getattr(self.model.config, "hidden_size", 0)
         if not self.width or getattr(self.model.config, "is_encoder_decoder", False):
-            raise ValueError(f"{self.folder} holds a {type(self.model).__name__}, which reads more than one text: give an encoder like BERT or GPT.")
+            raise UsageError(f"{self.folder} holds a {type(self.model).__name__}, which reads more than one text: give an encoder like BERT or GPT.")
         positions = max(int(getattr(self.model.config, name, 0) or 0) for name in ("max_position_embeddings", "n_positions"))
         self.takes = min(positions or 512, self.tokenizer.model_max_length)  # RoBERTa has positions that it cannot use
 
@@ -88,7 +89,7 @@ class Encoder:
         return bool(getattr(self.model.config, "is_decoder", False)) or any("GPT" in name or "CausalLM" in name for name in names)
 
     def length(self, texts: list[str]) -> int:
-        """Tokens of the longest text. Raises ValueError for one longer than the encoder takes."""
+        """Tokens of the longest text. Raises UsageError for one longer than the encoder takes."""
         lengths = [len(tokens) for tokens in self.tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
         _check(texts, lengths, self.takes)
         return max(lengths)
@@ -127,7 +128,7 @@ class Encoder:
 def _check(texts: list[str], lengths: list[int], most: int) -> None:
     long = [k for k, length in enumerate(lengths) if length > most]
     if long:
-        raise ValueError(
+        raise UsageError(
             f"{texts[long[0]][:30]!r}… has {lengths[long[0]]} tokens, and the text encoder takes at most {most}"
             f"{f' ({len(long)} texts are too long)' if len(long) > 1 else ''}: shorten it."
         )
@@ -150,10 +151,10 @@ def described(source: str, pooling: Pooling | None, texts: list[str], download: 
 
 
 def open_encoder(config: TransformerEncoder, source: str | None = None, download: bool = False) -> Encoder:
-    """The encoder of a model. Raises ValueError for another one than it was trained with."""
+    """The encoder of a model. Raises UsageError for another one than it was trained with."""
     encoder = Encoder(source or config.source, download)
     if encoder.sha256() != config.sha256:
-        raise ValueError(
+        raise UsageError(
             f"the text encoder in {encoder.folder} is not the one the model was trained with ({Path(config.source).name}, "
             f"SHA-256 {config.sha256[:12]}…): give that one with --encoder."
         )
@@ -169,15 +170,15 @@ def _folder(source: str, download: bool) -> Path:
     looks_like_hub = not source.startswith(("/", ".", "~")) and source.count("/") <= 1
     mend = "give its folder with --encoder" + (", or let it be fetched with --download" if looks_like_hub else "")
     if not looks_like_hub:
-        raise RuntimeError(f"the text encoder {name} is not in {path.parent}: {mend} (needs the extra: pip install 'undiffuse[text]').")
+        raise Failure(f"the text encoder {name} is not in {path.parent}: {mend} (needs the extra: pip install 'undiffuse[text]').")
     hub = optional("huggingface_hub")
     try:
         return Path(hub.snapshot_download(source, local_files_only=not download, allow_patterns=[*IDENTITY, "*.json", "*.txt"]))
     except (OSError, ValueError) as error:
         if download:
             why = (str(error).splitlines() or [""])[0]
-            raise RuntimeError(f"the text encoder {source} cannot be fetched ({why}): give its folder with --encoder.") from None
-        raise RuntimeError(
+            raise Failure(f"the text encoder {source} cannot be fetched ({why}): give its folder with --encoder.") from None
+        raise Failure(
             f"the text encoder {source} is not on this machine, neither as a folder nor in the hub's cache: {mend} "
             "(needs the extra: pip install 'undiffuse[text]')."
         ) from None

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from undiffuse.conditioning.base import ConditionModule, ConditionSettings, as_token, two_layers, width_for
+from undiffuse.errors import UsageError
 
 
 class VectorConfig(ConditionSettings):
@@ -25,7 +26,7 @@ class VectorConfig(ConditionSettings):
 
     def continued(self, data: VectorConfig) -> VectorConfig:
         if len(data.mean) != len(self.mean):
-            raise ValueError(f"its vectors have {len(data.mean)} numbers, and the model takes {len(self.mean)}: give the same embedding.")
+            raise UsageError(f"its vectors have {len(data.mean)} numbers, and the model takes {len(self.mean)}: give the same embedding.")
         return self._continued(data)
 
 
@@ -46,17 +47,17 @@ class VectorCondition(ConditionModule):
         return torch.zeros(len(self.config.mean) + 1)
 
     def read(self, values: Sequence[object]) -> Tensor:
-        """Sequences of d numbers each. Raises ValueError for another length, or numbers that are not finite."""
+        """Sequences of d numbers each. Raises UsageError for another length, or numbers that are not finite."""
         rows, d = [], len(self.config.mean)
         for value in values:
             try:
                 vector = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
             except (TypeError, ValueError, RuntimeError):
-                raise ValueError(f"{str(value)[:40]!r} is no vector: give {d} numbers, or an .npy file of them.") from None
+                raise UsageError(f"{str(value)[:40]!r} is no vector: give {d} numbers, or an .npy file of them.") from None
             if vector.shape != (d,):
-                raise ValueError(f"the vector has the shape {tuple(vector.shape)}, but the model takes ({d},): give the embedding of training.")
+                raise UsageError(f"the vector has the shape {tuple(vector.shape)}, but the model takes ({d},): give the embedding of training.")
             if not vector.isfinite().all():
-                raise ValueError("the vector holds numbers that are NaN or infinite: mend it.")
+                raise UsageError("the vector holds numbers that are NaN or infinite: mend it.")
             rows.append(vector)
         z = (torch.stack(rows) - torch.tensor(self.config.mean, dtype=torch.float64)) / torch.tensor(self.config.deviation, dtype=torch.float64)
         return torch.cat([z, torch.ones(len(z), 1)], 1).float()

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from undiffuse.data.dataset import Dataset
+from undiffuse.errors import UsageError
 
 INTEGER_RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
 
@@ -46,25 +47,25 @@ class CodecConfig(BaseModel):
 
 
 def fitted_codec(data: Dataset) -> CodecConfig:
-    """The codec for a training set. Raises ValueError for values that are not finite, or all equal."""
+    """The codec for a training set. Raises UsageError for values that are not finite, or all equal."""
     channels, values = data.shape[0], data.values
     if np.issubdtype(values.dtype, np.integer):
         full = INTEGER_RANGES.get(values.dtype.name, (float(values.min()), float(values.max())))
         low = full[0] if data.low is None else data.low
         high = full[1] if data.high is None else data.high
         if high <= low:
-            raise ValueError(f"every value of the data is {low:g}: there is nothing to learn from it.")
+            raise UsageError(f"every value of the data is {low:g}: there is nothing to learn from it.")
         return CodecConfig(
             shape=data.shape, kind="integer", dtype=values.dtype.name, mode=data.mode,
             offset=((low + high) / 2,) * channels, scale=((high - low) / 2,) * channels,
             low=(low,) * channels, high=(high,) * channels,
         )  # fmt: skip
     if not np.isfinite(values).all():
-        raise ValueError(f"the data holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite: remove them.")
+        raise UsageError(f"the data holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite: remove them.")
     axes = (0, *range(2, values.ndim))
     spread = values.std(axes, dtype=np.float64)
     if (spread == 0).any():
-        raise ValueError(f"channel {int(np.argmin(spread))} of the data has the same value everywhere: leave it out.")
+        raise UsageError(f"channel {int(np.argmin(spread))} of the data has the same value everywhere: leave it out.")
 
     def each(numbers: np.ndarray) -> tuple[float, ...]:
         return tuple(float(number) for number in numbers)
@@ -119,15 +120,15 @@ class Codec:
     def encode(self, values: np.ndarray | Tensor, limited: bool = True) -> Tensor:
         """limited: False for noisy values, which may lie outside the range the model was made for.
 
-        Raises ValueError for another shape, or values outside that range.
+        Raises UsageError for another shape, or values outside that range.
         """
         raw = torch.as_tensor(values.astype(np.float32) if isinstance(values, np.ndarray) else values).float()
         if raw.shape[1:] != self.config.shape:
-            raise ValueError(f"the model takes examples of shape {self.config.shape}, but these have {tuple(raw.shape[1:])}.")
+            raise UsageError(f"the model takes examples of shape {self.config.shape}, but these have {tuple(raw.shape[1:])}.")
         device = raw.device
         slack = 0.0 if self.config.kind == "integer" else float("inf")  # floats outside the range seen are data all the same
         if limited and ((raw < self.low.to(device) - slack).any() or (raw > self.high.to(device) + slack).any()):
-            raise ValueError(
+            raise UsageError(
                 f"the values lie in [{raw.min():g}, {raw.max():g}], but the model was made for "
                 f"[{min(self.config.low):g}, {max(self.config.high):g}]: give the data as it was in training."
             )

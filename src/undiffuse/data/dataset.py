@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from undiffuse.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -64,6 +66,6 @@ class Dataset:
         """The rows of the two parts of `split`, each in order."""
         count = round(held_out * len(self)) if held_out < 1 else int(held_out)
         if count >= len(self):
-            raise ValueError(f"{count} examples cannot be held out of {len(self)}: hold out fewer.")
+            raise UsageError(f"{count} examples cannot be held out of {len(self)}: hold out fewer.")
         order = np.random.Generator(np.random.Philox(seed)).permutation(len(self))
         return np.sort(order[count:]), np.sort(order[:count])

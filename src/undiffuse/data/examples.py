@@ -17,6 +17,7 @@ from PIL import Image
 from undiffuse.data.arrays import MODES, load
 from undiffuse.data.codec import CodecConfig
 from undiffuse.data.images import DESCRIBED, SUFFIXES, Unreadable, fitted, read_image
+from undiffuse.errors import UsageError
 
 PIXEL_MODES = {channels: mode for (dtype, channels), mode in MODES.items() if dtype == "uint8"}
 DEEP = 257  # 65535/255
@@ -26,16 +27,16 @@ def read_examples(path: Path, codec: CodecConfig, fit: str = "crop", missing: bo
     """The examples in a file, float32 (n, C, *size) in the range of the model's data, and notes on what was done to them.
 
     fit: how to resize: crop, pad or stretch.   missing: whether values of an array may be NaN.
-    Raises ValueError for a file that is missing, of another kind, unreadable or of a shape that does not fit.
+    Raises UsageError for a file that is missing, of another kind, unreadable or of a shape that does not fit.
     """
     if not path.exists():
-        raise ValueError(f"there is no file {path}: give an image, or an .npy array of shape {codec.shape}.")
+        raise UsageError(f"there is no file {path}: give an image, or an .npy array of shape {codec.shape}.")
     if path.suffix == ".npy":
         return _array(path, codec, missing), []
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path} is neither an image nor an .npy array: give one of these.")
+        raise UsageError(f"{path} is neither an image nor an .npy array: give one of these.")
     if len(codec.shape) != 3 or codec.shape[0] not in PIXEL_MODES:
-        raise ValueError(f"this model is for arrays of shape {codec.shape}, which an image cannot hold: give an .npy file instead of {path}.")
+        raise UsageError(f"this model is for arrays of shape {codec.shape}, which an image cannot hold: give an .npy file instead of {path}.")
     return _image(path, codec, fit)
 
 
@@ -43,18 +44,18 @@ def _array(path: Path, codec: CodecConfig, missing: bool) -> np.ndarray:
     """An array of one example or several, channels first or last, or left out where there is but one."""
     content, shape = load(path), codec.shape
     if not isinstance(content, np.ndarray):
-        raise ValueError(f"{path} holds several arrays: save the one with the examples as an .npy file.")
+        raise UsageError(f"{path} holds several arrays: save the one with the examples as an .npy file.")
     if not (np.issubdtype(content.dtype, np.number) or content.dtype == bool) or np.iscomplexobj(content):
-        raise ValueError(f"the values of {path} are of type {content.dtype}: they should be integers or floats.")
+        raise UsageError(f"the values of {path} are of type {content.dtype}: they should be integers or floats.")
     last, bare = (*shape[1:], shape[0]), shape[1:]
     for form in (shape, last) + ((bare,) if shape[0] == 1 else ()):
         if content.shape[-len(form) :] == form and content.ndim in (len(form), len(form) + 1):
             values = content.reshape(-1, *form)
             values = np.moveaxis(values, -1, 1) if form == last and form != shape else values.reshape(-1, *shape)
             if len(values) == 0 or np.isinf(values).any() or (np.isnan(values).any() and not missing):
-                raise ValueError(f"{path} holds {'no examples' if len(values) == 0 else 'values that are NaN or infinite'}: mend the file.")
+                raise UsageError(f"{path} holds {'no examples' if len(values) == 0 else 'values that are NaN or infinite'}: mend the file.")
             return np.ascontiguousarray(values, dtype=np.float32)
-    raise ValueError(f"{path} has the shape {content.shape}, but the model takes {shape}, or several as (n, {', '.join(map(str, shape))}).")
+    raise UsageError(f"{path} has the shape {content.shape}, but the model takes {shape}, or several as (n, {', '.join(map(str, shape))}).")
 
 
 def _image(path: Path, codec: CodecConfig, fit: str) -> tuple[np.ndarray, list[str]]:
@@ -63,7 +64,7 @@ def _image(path: Path, codec: CodecConfig, fit: str) -> tuple[np.ndarray, list[s
     try:
         image = read_image(path)
     except Unreadable as problem:
-        raise ValueError(f"{path} cannot be read: {problem}.") from None
+        raise UsageError(f"{path} cannot be read: {problem}.") from None
     notes = []
     if image.mode != mode:
         notes.append(f"{path.name} is {DESCRIBED[image.mode]}, converted to {DESCRIBED[mode]} as the model's data are")

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from undiffuse.data.dataset import Dataset
+from undiffuse.errors import UsageError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 CHANNEL_NAMES = {"grey": "L", "rgb": "RGB", "rgba": "RGBA"}
@@ -108,7 +109,7 @@ def _classes(root: Path, files: list[Path]) -> list[str] | None:
     if None not in names:
         return names  # type: ignore[return-value]
     if any(names):
-        raise ValueError(
+        raise UsageError(
             f"{root} holds images both in the folder itself and in sub-folders: sub-folders are classes, so put all "
             "images into sub-folders, or none."
         )
@@ -116,7 +117,7 @@ def _classes(root: Path, files: list[Path]) -> list[str] | None:
 
 
 def _same(root: Path, files: list[Path], images: list[Image.Image]) -> None:
-    """Raises ValueError where sizes or modes differ, naming an example of each of the two commonest."""
+    """Raises UsageError where sizes or modes differ, naming an example of each of the two commonest."""
     for what, of, mend in (
         ("sizes", lambda image: f"{image.width}×{image.height}", "--size 64 (resizes, cropping to fit; --fit pad or stretch instead)"),
         ("kinds of pixel", lambda image: DESCRIBED[image.mode], "--channels grey, rgb or rgba"),
@@ -126,7 +127,7 @@ def _same(root: Path, files: list[Path], images: list[Image.Image]) -> None:
             seen.setdefault(of(image), []).append(path)
         if len(seen) > 1:
             first, second = sorted(seen.items(), key=lambda item: -len(item[1]))[:2]
-            raise ValueError(
+            raise UsageError(
                 f"{root} holds images of {len(seen)} {what}: {len(first[1])} are {first[0]} "
                 f"(such as {_below(root, first[1][0])}), {len(second[1])} are {second[0]} "
                 f"(such as {_below(root, second[1][0])}). Make them one with {mend}."
@@ -143,7 +144,7 @@ def read_images(
 ) -> tuple[list[Image.Image], list[int], tuple[str, ...]]:
     """Reads files in parallel: (the images, which of the files they are, notes on those that cannot be read).
 
-    Raises ValueError where more than 1 % cannot be read, or sizes or modes differ.
+    Raises UsageError where more than 1 % cannot be read, or sizes or modes differ.
     """
     mode = CHANNEL_NAMES[channels] if channels else None
 
@@ -159,7 +160,7 @@ def read_images(
     listed = "; ".join(f"{_below(root, path)} ({problem})" for path, problem in bad[:10])
     listed += f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
     if len(bad) > LARGEST_SHARE_UNREADABLE * len(files):
-        raise ValueError(f"{len(bad)} of {len(files)} images in {root} cannot be read: {listed}. Mend or remove them.")
+        raise UsageError(f"{len(bad)} of {len(files)} images in {root} cannot be read: {listed}. Mend or remove them.")
     kept = [i for i, result in enumerate(results) if not isinstance(result, Unreadable)]
     images = [result for result in results if not isinstance(result, Unreadable)]
     _same(root, [files[i] for i in kept], images)
@@ -177,12 +178,12 @@ def image_folder(
 ) -> Dataset:
     """Reads every image below root into memory, in parallel.
 
-    Raises ValueError for a folder without images, with more than 1 % unreadable ones, or with mixed sizes or modes.
+    Raises UsageError for a folder without images, with more than 1 % unreadable ones, or with mixed sizes or modes.
     """
     files, others = _files(root)
     if not files:
         found = f"only files of type {', '.join(others[:5])}" if others else "nothing"
-        raise ValueError(f"there are no images in {root}, {found}: it should hold .png, .jpg, .webp, .bmp, .tif or .gif files.")
+        raise UsageError(f"there are no images in {root}, {found}: it should hold .png, .jpg, .webp, .bmp, .tif or .gif files.")
     labels = _classes(root, files)
     images, kept, note = read_images(root, files, size, fit, channels)
     names: tuple[str, ...] = tuple(sorted(set(labels))) if labels else ()

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from undiffuse.data import arrays, images, tables
 from undiffuse.data.dataset import Dataset
+from undiffuse.errors import UsageError
 
 
 class DataConfig(BaseModel):
@@ -44,10 +45,10 @@ def digits() -> Dataset:
 
 
 def shrunk(data: Dataset, factor: int) -> Dataset:
-    """Examples whose numbers are the averages of blocks, rounded where they are integers. Raises ValueError where blocks do not fit."""
+    """Examples whose numbers are the averages of blocks, rounded where they are integers. Raises UsageError where blocks do not fit."""
     size = data.shape[1:]
     if any(n % factor for n in size):
-        raise ValueError(f"blocks of {factor} do not fit examples of {'×'.join(str(n) for n in size)}: shrink by a number that divides every side.")
+        raise UsageError(f"blocks of {factor} do not fit examples of {'×'.join(str(n) for n in size)}: shrink by a number that divides every side.")
     blocks = data.values.reshape(*data.values.shape[:2], *(part for n in size for part in (n // factor, factor)))
     means = blocks.mean(tuple(range(3, blocks.ndim, 2)), dtype=np.float64)
     values = (means.round() if np.issubdtype(data.values.dtype, np.integer) else means).astype(data.values.dtype)
@@ -61,14 +62,14 @@ def of_images(config: DataConfig) -> bool:
 
 
 def open_data(config: DataConfig) -> Dataset:
-    """The data set a configuration names. Raises ValueError, one sentence with the mend, for anything unusable."""
+    """The data set a configuration names. Raises UsageError, one sentence with the mend, for anything unusable."""
     path = Path(config.source).expanduser()
     if config.source == "digits":
         data = digits()
     elif path.is_dir():
         data = images.image_folder(path, config.size, config.fit, config.channels)
     elif not path.exists():
-        raise ValueError(f"there is no data at {path}: give 'digits', a folder of images, or a .csv, .npy, .npz or idx.gz file.")
+        raise UsageError(f"there is no data at {path}: give 'digits', a folder of images, or a .csv, .npy, .npz or idx.gz file.")
     elif path.suffix in tables.SUFFIXES:
         data = tables.image_table(path, config.size, config.fit, config.channels)
     elif path.suffix == ".npy":
@@ -78,9 +79,9 @@ def open_data(config: DataConfig) -> Dataset:
     elif "idx" in path.name:
         data = arrays.idx(path, config.layout)
     else:
-        raise ValueError(f"{path} is no kind of data known here: give a folder of images, or a .csv, .npy, .npz or idx.gz file.")
+        raise UsageError(f"{path} is no kind of data known here: give a folder of images, or a .csv, .npy, .npz or idx.gz file.")
     if (config.size or config.channels) and not of_images(config):
-        raise ValueError("--size and --channels are for images; change an array before giving it.")
+        raise UsageError("--size and --channels are for images; change an array before giving it.")
     data = data if config.shrink is None else shrunk(data, config.shrink)
     if config.table is None:
         return data

@@ -19,6 +19,7 @@ import numpy as np
 from undiffuse.data.arrays import arranged, load
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.images import read_images, stacked
+from undiffuse.errors import UsageError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 FILE_COLUMNS = ("file", "file_name", "filename", "image", "path")
@@ -26,14 +27,14 @@ FIELD_LIMIT = 2**24  # characters of one cell
 
 
 def read_table(path: Path) -> dict[str, list[object]]:
-    """The columns of a table, in the order of the file. Raises ValueError for a file that cannot be read as one."""
+    """The columns of a table, in the order of the file. Raises UsageError for a file that cannot be read as one."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         rows = [json.loads(line) for line in text.split("\n") if line.strip()] if path.suffix == ".jsonl" else _rows(text, path)
     except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
-        raise ValueError(f"the table {path} cannot be read: {error}.") from None
+        raise UsageError(f"the table {path} cannot be read: {error}.") from None
     if not rows or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"the table {path} holds no rows: it should have a head line with the names of its columns, then a line for each example.")
+        raise UsageError(f"the table {path} holds no rows: it should have a head line with the names of its columns, then a line for each example.")
     names = list(dict.fromkeys(name for row in rows for name in row))
     return {name: [row.get(name) for row in rows] for name in names}
 
@@ -44,11 +45,11 @@ def _rows(text: str, path: Path) -> list[dict[str, object]]:
     names = reader.fieldnames or []
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(f"it has two columns called {twice!r}")
+        raise UsageError(f"it has two columns called {twice!r}")
     rows: list[dict[str, object]] = []
     for row in reader:
         if None in row or any(value is None for value in row.values()):
-            raise ValueError(f"line {reader.line_num} has another number of cells than the head line")
+            raise UsageError(f"line {reader.line_num} has another number of cells than the head line")
         rows.append(dict(row))
     return rows
 
@@ -74,12 +75,12 @@ def _text(value: object) -> str:
 def image_table(path: Path, size: tuple[int, int] | None, fit: str, channels: str | None) -> Dataset:
     """The images a table names, in its order, with its other columns.
 
-    Raises ValueError where no column names files, or as `images.read_images` does.
+    Raises UsageError where no column names files, or as `images.read_images` does.
     """
     content = read_table(path)
     column = next((name for name in FILE_COLUMNS if name in content), None)
     if column is None:
-        raise ValueError(
+        raise UsageError(
             f"{path} has the columns {', '.join(content)}, and none of them names image files: call that one {FILE_COLUMNS[0]!r}."
         )
     files = [path.parent / _text(name) for name in content[column]]
@@ -100,10 +101,10 @@ def with_table(data: Dataset, path: Path, files: Sequence[str] | None) -> Datase
         rows = {_text(name): row for row, name in enumerate(content[column])}
         missing = [name for name in files if name not in rows]
         if missing:
-            raise ValueError(f"the table {path} says nothing of {len(missing)} of {len(files)} images, such as {missing[0]}: add their lines.")
+            raise UsageError(f"the table {path} says nothing of {len(missing)} of {len(files)} images, such as {missing[0]}: add their lines.")
         order = [rows[name] for name in files]
     elif count != len(data):
-        raise ValueError(f"the table {path} has {count} rows for {len(data)} examples: there should be one each.")
+        raise UsageError(f"the table {path} has {count} rows for {len(data)} examples: there should be one each.")
     else:
         order = list(range(count))
     columns = {name: as_column(values)[order] for name, values in content.items()}
@@ -111,7 +112,7 @@ def with_table(data: Dataset, path: Path, files: Sequence[str] | None) -> Datase
 
 
 def column(data: Dataset, source: str) -> np.ndarray:
-    """The column called `source`, or the .npy file of that name with a row for each example. Raises ValueError."""
+    """The column called `source`, or the .npy file of that name with a row for each example. Raises UsageError."""
     if source in data.columns:
         return data.columns[source]
     if source == "class" and data.labels is not None:
@@ -119,15 +120,15 @@ def column(data: Dataset, source: str) -> np.ndarray:
     path = Path(source).expanduser()
     if path.suffix == ".npy":
         if not path.exists():
-            raise ValueError(f"there is no file {path} to read a condition from.")
+            raise UsageError(f"there is no file {path} to read a condition from.")
         content = load(path)
         assert isinstance(content, np.ndarray)
         if content.ndim == 0 or len(content) != len(data):
-            raise ValueError(f"{path} has the shape {content.shape}, but there are {len(data)} examples: it should have a row for each.")
+            raise UsageError(f"{path} has the shape {content.shape}, but there are {len(data)} examples: it should have a row for each.")
         return content
     known = [*data.columns, *(["class"] if data.labels is not None else [])]
     has = f"its columns are {', '.join(known)}" if known else "it has none"
-    raise ValueError(f"the data has no column {source!r}: {has}; an .npy file with a row for each example works too.")
+    raise UsageError(f"the data has no column {source!r}: {has}; an .npy file with a row for each example works too.")
 
 
 def fingerprints(data: Dataset, sources: Mapping[str, bool]) -> dict[str, str]:
@@ -155,10 +156,10 @@ def pictures(data: Dataset, values: np.ndarray, channels: str | None = None) -> 
         layouts = ["N" + axes, "NC" + axes if values.shape[1:2] < values.shape[-1:] else "N" + axes + "C"]
         fitting = next((layout for layout in layouts if len(layout) == values.ndim), None)
         if fitting is None or values.dtype.kind not in "fiub":
-            raise ValueError(f"a column of shape {values.shape} and type {values.dtype} holds no pictures like the examples, of shape {data.shape}.")
+            raise UsageError(f"a column of shape {values.shape} and type {values.dtype} holds no pictures like the examples, of shape {data.shape}.")
         return arranged(values, fitting)[0], None
     root = data.root or Path()
     images, kept, _ = read_images(root, [root / name for name in values], None, "crop", channels)
     if len(kept) != len(values):
-        raise ValueError(f"{len(values) - len(kept)} pictures that are conditions cannot be read: mend or remove them.")
+        raise UsageError(f"{len(values) - len(kept)} pictures that are conditions cannot be read: mend or remove them.")
     return stacked(images), images[0].mode

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from undiffuse.errors import UsageError
+
 CHUNK = 1024
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Between features a (N, d) and b (M, d), N and M at least 2."""
     if min(len(a), len(b)) < 2:
-        raise ValueError("a Fréchet distance needs at least two examples on each side.")
+        raise UsageError("a Fréchet distance needs at least two examples on each side.")
     a, b = a.double(), b.double()
     d = a.shape[1]
     S_a, S_b = torch.cov(a.T).reshape(d, d), torch.cov(b.T).reshape(d, d)
@@ -64,10 +66,10 @@ class Copying:
 def copying(samples: Tensor, training: Tensor, held_out: Tensor) -> Copying:
     """Whether samples lie nearer to training than to held-out examples.
 
-    The two sets must be equally many, or the larger is nearer by its size alone.  Raises ValueError otherwise.
+    The two sets must be equally many, or the larger is nearer by its size alone.  Raises UsageError otherwise.
     """
     if len(training) != len(held_out):
-        raise ValueError(f"{len(training)} training examples are compared with {len(held_out)} held-out ones: take equally many.")
+        raise UsageError(f"{len(training)} training examples are compared with {len(held_out)} held-out ones: take equally many.")
     to_training, _ = nearest(samples, training)
     to_held_out, _ = nearest(samples, held_out)
     differ = to_training != to_held_out

@@ -19,6 +19,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from undiffuse.errors import UsageError
 from undiffuse.networks.base import Network
 from undiffuse.networks.blocks import conv, cropped, group_norm, zeroed
 from undiffuse.networks.gaussian import divergence, drawn, split
@@ -53,13 +54,13 @@ class Bottleneck(nn.Module):
 class Autoencoder(Network):
     """F(x, clock, conditioning, tokens, absent), see base.py.   size: of the examples.   tokens: whether it is told any.
 
-    Raises ValueError for more levels than the size can be halved.
+    Raises UsageError for more levels than the size can be halved.
     """
 
     def __init__(self, config: AutoencoderConfig, channels_in: int, channels_out: int, size: Sequence[int], tokens: bool = False) -> None:
         stages = Stages(config, tokens)
         if stages.multiple > min(size):
-            raise ValueError(
+            raise UsageError(
                 f"an autoencoder of {len(stages.widths)} levels halves its input {len(stages.widths) - 1} times, which examples of "
                 f"{'×'.join(str(n) for n in size)} do not allow: give network.multipliers fewer numbers."
             )

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, avg_pool2d, avg_pool3d, interpolate, scaled_dot_product_attention
 
+from undiffuse.errors import UsageError
+
 AVERAGE_POOL = {1: avg_pool1d, 2: avg_pool2d, 3: avg_pool3d}
 
 Resample = Literal["up", "down"]
@@ -78,9 +80,9 @@ def cropped(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def split_evenly(width: int, heads: int) -> None:
-    """Raises ValueError unless attention over `width` numbers can have so many heads."""
+    """Raises UsageError unless attention over `width` numbers can have so many heads."""
     if width % heads:
-        raise ValueError(f"attention over {width} channels cannot be split into {heads} equal heads.")
+        raise UsageError(f"attention over {width} channels cannot be split into {heads} equal heads.")
 
 
 def attended(q: Tensor, k: Tensor, v: Tensor, absent: Tensor | None = None) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, cast, get_args
 
 from pydantic import Field
 
+from undiffuse.errors import UsageError
 from undiffuse.networks.autoencoder import Autoencoder, AutoencoderConfig
 from undiffuse.networks.base import Network
 from undiffuse.networks.mlp import MLP, MLPConfig
@@ -24,9 +25,9 @@ MOST_PATCHES = {True: 64, False: 256}  # by whether it is for a CPU
 
 
 def build_network(config: NetworkConfig, channels_in: int, channels_out: int, size: Sequence[int], tokens: bool) -> Network:
-    """The network with fresh weights.   size: of the examples.   tokens: whether it is told any.   Raises ValueError."""
+    """The network with fresh weights.   size: of the examples.   tokens: whether it is told any.   Raises UsageError."""
     if isinstance(config, UNetConfig | AutoencoderConfig) and config.dims != len(size):
-        raise ValueError(f"the {NAMES[config.kind]} is for {config.dims} axes, and the examples have {len(size)}: set network.dims to {len(size)}.")
+        raise UsageError(f"the {NAMES[config.kind]} is for {config.dims} axes, and the examples have {len(size)}: set network.dims to {len(size)}.")
     if isinstance(config, UNetConfig):
         return UNet(config, channels_in, channels_out, tokens)
     if isinstance(config, TransformerConfig):
@@ -39,7 +40,7 @@ def build_network(config: NetworkConfig, channels_in: int, channels_out: int, si
 def suggested(kind: str | None, shape: Sequence[int], cpu: bool) -> NetworkConfig:
     """A network of this kind for examples (C, *size), as large as is bearable on a GPU, or on a laptop's CPU.
 
-    kind: where None, an mlp for points and tables and a U-Net for all else.   Raises ValueError for an unknown one.
+    kind: where None, an mlp for points and tables and a U-Net for all else.   Raises UsageError for an unknown one.
     """
     if kind is None:
         kind = "mlp" if len(shape) == 2 and math.prod(shape) <= FEW_NUMBERS else "unet"
@@ -52,7 +53,7 @@ def suggested(kind: str | None, shape: Sequence[int], cpu: bool) -> NetworkConfi
     if kind == "transformer":
         patch = _patch(shape[1:], cpu)
         return TransformerConfig(patch=patch, width=64, depth=4, heads=2) if cpu else TransformerConfig(patch=patch)
-    raise ValueError(f"there is no network {kind!r}: choose one of {', '.join(get_args(Kind))}.")
+    raise UsageError(f"there is no network {kind!r}: choose one of {', '.join(get_args(Kind))}.")
 
 
 def suggested_unet(shape: Sequence[int], cpu: bool) -> UNetConfig:

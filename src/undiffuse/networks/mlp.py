@@ -19,6 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from undiffuse.errors import UsageError
 from undiffuse.networks.base import Network
 from undiffuse.networks.blocks import zeroed
 from undiffuse.networks.sequences import AttentionToTokens, Modulation, modulated
@@ -47,14 +48,14 @@ class MLPConfig(BaseModel):
 class MLP(Network):
     """F(x, clock, conditioning, tokens, absent), see base.py.   size: of the examples.   tokens: whether it is told any.
 
-    Raises ValueError for examples of more than 4096 numbers.
+    Raises UsageError for examples of more than 4096 numbers.
     """
 
     def __init__(self, config: MLPConfig, channels_in: int, channels_out: int, size: Sequence[int], tokens: bool = False) -> None:
         super().__init__(FREQUENCIES, config.embedding_width or config.width)
         numbers = channels_in * math.prod(size)
         if numbers > MOST_NUMBERS:
-            raise ValueError(
+            raise UsageError(
                 f"an mlp would see {numbers:,} numbers at once and know nothing of neighbours: take the network unet or transformer "
                 f"for examples of more than {MOST_NUMBERS:,} numbers."
             )

@@ -28,6 +28,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from undiffuse.errors import UsageError
 from undiffuse.networks.base import Network
 from undiffuse.networks.blocks import attended, cropped, padded, split_evenly, zeroed
 from undiffuse.networks.embeddings import sinusoidal_embedding
@@ -60,27 +61,27 @@ class TransformerConfig(BaseModel):
     embedding_width: Positive | None = None
 
     def patches(self, dims: int) -> tuple[int, ...]:
-        """The patch along each of `dims` axes. Raises ValueError."""
+        """The patch along each of `dims` axes. Raises UsageError."""
         patch = self.patch if isinstance(self.patch, tuple) else (self.patch,) * dims
         if len(patch) != dims:
-            raise ValueError(f"a patch of {len(patch)} axes was given for examples of {dims}: give one number for each, or one for all.")
+            raise UsageError(f"a patch of {len(patch)} axes was given for examples of {dims}: give one number for each, or one for all.")
         return patch
 
 
 class Transformer(Network):
     """F(x, clock, conditioning, tokens, absent), see base.py.   size: of the examples.   tokens: whether it is told any.
 
-    Raises ValueError for a patch larger than the size, or heads that do not divide the width.
+    Raises UsageError for a patch larger than the size, or heads that do not divide the width.
     """
 
     def __init__(self, config: TransformerConfig, channels_in: int, channels_out: int, size: Sequence[int], tokens: bool = False) -> None:
         super().__init__(FREQUENCIES, config.embedding_width or config.width)
         self.config, self.patch, width = config, config.patches(len(size)), config.width
         if any(patch > n for patch, n in zip(self.patch, size, strict=True)):
-            raise ValueError(f"patches of {_times(self.patch)} do not fit into examples of {_times(size)}: make network.patch smaller.")
+            raise UsageError(f"patches of {_times(self.patch)} do not fit into examples of {_times(size)}: make network.patch smaller.")
         split_evenly(width, config.heads)
         if config.positions == "rotary" and width // config.heads < 2 * len(size):
-            raise ValueError(
+            raise UsageError(
                 f"{config.heads} heads of {width // config.heads} numbers cannot be rotated along {len(size)} axes: "
                 "take fewer heads or a larger width."
             )
@@ -116,7 +117,7 @@ class Transformer(Network):
         if grid == self.grid:
             return self._known if self.places is None else self.places
         if self.places is not None:
-            raise ValueError(
+            raise UsageError(
                 f"the network learned positions for {_times(self.grid)} patches and was given {_times(grid)}: "
                 "train it with network.positions=rotary for other sizes."
             )

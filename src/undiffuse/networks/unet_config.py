@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from undiffuse.errors import UsageError
 from undiffuse.networks.embeddings import Convention
 
 Positive = Annotated[int, Field(gt=0)]
@@ -49,9 +50,9 @@ class StagesConfig(BaseModel, ABC):
     @model_validator(mode="after")
     def _one_depth_per_level(self) -> StagesConfig:
         if not self.multipliers:
-            raise ValueError("a network of stages needs at least one multiplier, one for each level.")
+            raise UsageError("a network of stages needs at least one multiplier, one for each level.")
         if isinstance(self.depth, tuple) and len(self.depth) != len(self.multipliers):
-            raise ValueError(f"{len(self.depth)} depths were given for {len(self.multipliers)} levels: give one each.")
+            raise UsageError(f"{len(self.depth)} depths were given for {len(self.multipliers)} levels: give one each.")
         return self
 
     @property

@@ -17,12 +17,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from undiffuse.errors import UsageError
+
 REFERENCE_STEPS = 1000
 
 
 def _steps(T: int) -> int:
     if T < 1:
-        raise ValueError(f"a chain needs at least one step, but T = {T}: give a T of 1 or more.")
+        raise UsageError(f"a chain needs at least one step, but T = {T}: give a T of 1 or more.")
     return T
 
 
@@ -32,7 +34,7 @@ def _rescaled(T: int, name: str, beta_start: float, beta_end: float) -> tuple[fl
     largest = max(beta_start, beta_end)
     if scale * largest >= 1:
         smallest_T = math.floor(REFERENCE_STEPS * largest) + 1
-        raise ValueError(
+        raise UsageError(
             f"the {name} schedule is rescaled by 1000/T, so T = {T} gives a beta of {scale * largest:.3g}, "
             f"and betas must stay below 1: the smallest T that works is {smallest_T}."
         )
@@ -79,7 +81,7 @@ def zero_terminal_snr(betas: Tensor) -> Tensor:
     sqrt(alpha-bar) is shifted to end in 0 and scaled to keep its first value; the last beta becomes 1.
     """
     if len(betas) < 2:
-        raise ValueError("zero terminal SNR needs a chain of at least 2 steps: give a larger T.")
+        raise UsageError("zero terminal SNR needs a chain of at least 2 steps: give a larger T.")
     root = torch.cumprod(1 - betas.double(), 0).sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     before = torch.cat([torch.ones(1, dtype=torch.float64), root[:-1]])

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Schedule, variance_preserving
 
@@ -28,7 +29,7 @@ class Chain(Schedule):
     betas:  float64 (T,), beta_1 first.  Each in (0, 1); the last may be 1 (zero terminal SNR).
     levels: the table x_T … x_1, x_0: T + 1 rows, noisiest first, labels T-1 … 0, then the clean level.
 
-    Raises ValueError for an empty chain or a beta outside its range.
+    Raises UsageError for an empty chain or a beta outside its range.
     """
 
     family = staticmethod(variance_preserving)
@@ -36,12 +37,12 @@ class Chain(Schedule):
     def __init__(self, betas: Tensor | Sequence[float]) -> None:
         betas = torch.as_tensor(betas, dtype=torch.float64).detach().cpu()
         if betas.ndim != 1 or len(betas) == 0:
-            raise ValueError("a chain needs a list of at least one beta.")
+            raise UsageError("a chain needs a list of at least one beta.")
         wrong = ~((betas > 0) & (betas < 1))
         wrong[-1] = not 0 < betas[-1] <= 1
         if wrong.any():
             step = int(wrong.nonzero()[0])
-            raise ValueError(
+            raise UsageError(
                 f"beta number {step + 1} of {len(betas)} is {betas[step].item():.6g}: "
                 "betas must lie between 0 and 1 (only the last may be 1)."
             )

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from undiffuse.errors import UsageError
+
 REC_601 = (0.299, 0.587, 0.114)  # how bright red, green and blue look (ITU-R BT.601), as Pillow's conversion to grey has them
 
 
@@ -34,7 +36,7 @@ class Operator(ABC):
 
     @abstractmethod
     def shape_of(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The shape of y, without its batch, for x of (C, *size). Raises ValueError where A does not fit such examples."""
+        """The shape of y, without its batch, for x of (C, *size). Raises UsageError where A does not fit such examples."""
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
@@ -66,7 +68,7 @@ class Mask(Operator):
     def shape_of(self, shape: Sequence[int]) -> tuple[int, ...]:
         one = tuple(self.known.shape[-len(shape) :])
         if one not in (tuple(shape), (1, *shape[1:])):
-            raise ValueError(f"the mask has the shape {tuple(self.known.shape)}, the examples have {tuple(shape)}: give one of their size.")
+            raise UsageError(f"the mask has the shape {tuple(self.known.shape)}, the examples have {tuple(shape)}: give one of their size.")
         return tuple(shape)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -90,11 +92,11 @@ class Downsample(Operator):
 
     def shape_of(self, shape: Sequence[int]) -> tuple[int, ...]:
         if self.factor < 2:
-            raise ValueError(f"a factor of {self.factor} makes nothing larger: give 2 or more.")
+            raise UsageError(f"a factor of {self.factor} makes nothing larger: give 2 or more.")
         if any(length % self.factor for length in shape[1:]):
             size, factors = "×".join(map(str, shape[1:])), [k for k in range(2, max(shape[1:]) + 1) if not any(n % k for n in shape[1:])]
             fit = f"these do: {', '.join(map(str, factors))}" if factors else "none does"
-            raise ValueError(f"a factor of {self.factor} does not divide the size {size}; {fit}.")
+            raise UsageError(f"a factor of {self.factor} does not divide the size {size}; {fit}.")
         return (shape[0], *(length // self.factor for length in shape[1:]))
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -121,9 +123,9 @@ class Grey(Operator):
 
     def shape_of(self, shape: Sequence[int]) -> tuple[int, ...]:
         if shape[0] == 1:
-            raise ValueError("these examples have one channel, so they are grey already: colour needs several.")
+            raise UsageError("these examples have one channel, so they are grey already: colour needs several.")
         if len(self.weights) != shape[0] or not any(self.weights):
-            raise ValueError(f"{self.weights} are no weights of {shape[0]} channels: give one for each, not all of them 0.")
+            raise UsageError(f"{self.weights} are no weights of {shape[0]} channels: give one for each, not all of them 0.")
         return (1, *shape[1:])
 
     def _column(self, like: Tensor) -> Tensor:
@@ -153,7 +155,7 @@ class Blur(Operator):
 
     def shape_of(self, shape: Sequence[int]) -> tuple[int, ...]:
         if not 0 < self.radius < math.inf:
-            raise ValueError(f"a blur of radius {self.radius:g} is none: give a number above 0.")
+            raise UsageError(f"a blur of radius {self.radius:g} is none: give a number above 0.")
         return tuple(shape)
 
     def _filtered(self, x: Tensor, on_operator: float | None = None, on_identity: float = 0.0) -> Tensor:
@@ -187,7 +189,7 @@ def hidden_places(mask: object, shape: Sequence[int], inputs: int, channels: boo
     """Where to fill in: bool (inputs, 1 or C, *size), from an array or tensor, not 0 where examples (C, *size) are hidden.
 
     mask: of the shape (*size), (1 or C, *size) or (inputs, 1 or C, *size).   channels: whether it may differ between channels.
-    Raises ValueError for another shape, and for a mask that hides everything or nothing of an example.
+    Raises UsageError for another shape, and for a mask that hides everything or nothing of an example.
     """
     given = (mask if isinstance(mask, Tensor) else torch.tensor(mask)).cpu() != 0
     size, wide = tuple(shape[1:]), {1, shape[0]} if channels else {1}
@@ -195,9 +197,9 @@ def hidden_places(mask: object, shape: Sequence[int], inputs: int, channels: boo
     whole = whole[None] if whole.ndim == len(shape) else whole
     if whole.ndim != len(shape) + 1 or whole.shape[2:] != size or whole.shape[1] not in wide or len(whole) not in (1, inputs):
         wanted = "×".join(map(str, size))
-        raise ValueError(f"the mask has the shape {tuple(given.shape)}, and the examples are {wanted}: give one of their size, or one for each.")
+        raise UsageError(f"the mask has the shape {tuple(given.shape)}, and the examples are {wanted}: give one of their size, or one for each.")
     for k, part in enumerate(whole):
         if part.all() or not part.any():
             what, mend = ("nothing", "there is nothing to fill in") if not part.any() else ("everything", "nothing is left to go by")
-            raise ValueError(f"the mask hides {what} of example {k}: {mend}.")
+            raise UsageError(f"the mask hides {what} of example {k}: {mend}.")
     return whole.expand(inputs, *whole.shape[1:])

@@ -40,6 +40,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from undiffuse.errors import UsageError
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
 from undiffuse.process.flow import angle_of, level_at, norm_of
@@ -156,22 +157,22 @@ PREDICTIONS = ("noise", "clean", "mean", "velocity", "flow", "karras")
 def make_prediction(name: str, schedule: Schedule, sigma_data: float = 0.5, clock: Schedule | None = None) -> Prediction:
     """The prediction called `name` for networks used on `schedule`, and trained on `clock` where that is another.
 
-    Raises ValueError where the two contradict each other: noise at alpha = 0, the mean off a chain, an unknown name.
+    Raises UsageError where the two contradict each other: noise at alpha = 0, the mean off a chain, an unknown name.
     """
     if clock is not None:
         return Translated(make_prediction(name, clock, sigma_data), clock)
     if name == "noise" and schedule(schedule.t_max).alpha == 0:
-        raise ValueError(
+        raise UsageError(
             "predicting the noise is undefined on a schedule with zero terminal SNR, where x_t is nothing but noise: "
             "use prediction 'velocity' (or clean, flow, karras), or a schedule that keeps some signal."
         )
     if name == "mean":
         if not isinstance(schedule, Chain):
-            raise ValueError("prediction 'mean' is the mean of a chain's transition: use a discrete schedule with it.")
+            raise UsageError("prediction 'mean' is the mean of a chain's transition: use a discrete schedule with it.")
         return Mean(schedule, Bridge.table(schedule.levels))
     simple = {"noise": Noise(), "clean": Clean(), "velocity": Velocity(), "flow": FlowVelocity()}
     if name in simple:
         return simple[name]
     if name == "karras":
         return Karras(sigma_data)
-    raise ValueError(f"there is no prediction {name!r}: choose one of {', '.join(PREDICTIONS)}.")
+    raise UsageError(f"there is no prediction {name!r}: choose one of {', '.join(PREDICTIONS)}.")

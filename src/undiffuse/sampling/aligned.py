@@ -19,6 +19,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level
 from undiffuse.sampling.trajectory import Moment
 
@@ -46,11 +47,11 @@ def stretch_costs(moments: Iterable[Moment], levels: Level) -> Tensor:
 def cheapest_path(costs: Tensor, stretches: int) -> list[int]:
     """The rows at which the cheapest path of `stretches` stretches, from the first row to the last, starts them.
 
-    Raises ValueError where there are too few rows.
+    Raises UsageError where there are too few rows.
     """
     rows = len(costs)
     if not 1 <= stretches < rows:
-        raise ValueError(f"a grid of {stretches} levels cannot be chosen from {rows - 1}: ask for fewer steps.")
+        raise UsageError(f"a grid of {stretches} levels cannot be chosen from {rows - 1}: ask for fewer steps.")
     forward = costs.masked_fill(torch.eye(rows).bool(), float("inf"))
     least, choices = forward[:, -1], []
     for _ in range(stretches - 1):

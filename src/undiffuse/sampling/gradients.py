@@ -33,6 +33,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level, meet
 from undiffuse.process.posteriors import Denoise, Posterior
 from undiffuse.sampling.solvers.ancestral import Ancestral
@@ -62,7 +63,7 @@ class Guide:
 
     def __post_init__(self) -> None:
         if self.form == "mean" and self.of == "clean":
-            raise ValueError("a function of the clean example guides in the form 'score': choose that, or a function of x_t.")
+            raise UsageError("a function of the clean example guides in the form 'score': choose that, or a function of x_t.")
 
     def gradient(self, x_t: Tensor, level: Level, index: Tensor) -> Tensor:
         """scale · grad of a function of x_t."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from undiffuse.errors import UsageError
 from undiffuse.process.chains import Chain
 from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Schedule
@@ -27,15 +28,15 @@ def _at_times(schedule: Schedule, times: torch.Tensor) -> Level:
 
 def _checked(schedule: Schedule, steps: int) -> None:
     if steps < 1:
-        raise ValueError(f"sampling needs at least one step, but steps = {steps}.")
+        raise UsageError(f"sampling needs at least one step, but steps = {steps}.")
     if isinstance(schedule, Chain) and steps > len(schedule):
-        raise ValueError(f"the model's chain has {len(schedule)} levels, so at most that many steps, not {steps}.")
+        raise UsageError(f"the model's chain has {len(schedule)} levels, so at most that many steps, not {steps}.")
 
 
 def every(schedule: Schedule, steps: int | None = None) -> Level:
     """All levels of a chain."""
     if not isinstance(schedule, Chain):
-        raise ValueError("only a discrete chain has a finite number of levels: give a number of steps instead.")
+        raise UsageError("only a discrete chain has a finite number of levels: give a number of steps instead.")
     return schedule.levels
 
 
@@ -162,23 +163,23 @@ def respaced_indices(T: int, sections: str) -> list[int]:
     "10,15,20"  equal sections of the chain, each with so many steps (Nichol & Dhariwal 2021, released code).
     "ddim50"    the integer stride T/50 of DDIM, from index 0 (Song et al. 2021, appendix D).
 
-    Raises ValueError for anything else and for counts that do not fit.
+    Raises UsageError for anything else and for counts that do not fit.
     """
     if match := re.fullmatch(r"ddim(\d+)", sections):
         count = int(match[1])
         for stride in range(1, T + 1):
             if len(range(0, T, stride)) == count:
                 return list(range(0, T, stride))
-        raise ValueError(f"no integer stride visits exactly {count} of {T} levels: use {count!r} without 'ddim'.")
+        raise UsageError(f"no integer stride visits exactly {count} of {T} levels: use {count!r} without 'ddim'.")
     if not re.fullmatch(r"\d+(,\d+)*", sections):
-        raise ValueError(f"{sections!r} is no spacing: write a number (250), numbers for equal sections (10,15,20), or ddim50.")
+        raise UsageError(f"{sections!r} is no spacing: write a number (250), numbers for equal sections (10,15,20), or ddim50.")
     counts = [int(count) for count in sections.split(",")]
     indices: list[int] = []
     start = 0
     for section, count in enumerate(counts):
         size = T // len(counts) + (1 if section < T % len(counts) else 0)
         if not 1 <= count <= size:
-            raise ValueError(f"section {section + 1} of the chain has {size} levels, so 1 to {size} steps, not {count}.")
+            raise UsageError(f"section {section + 1} of the chain has {size} levels, so 1 to {size} steps, not {count}.")
         fraction = 1.0 if count == 1 else (size - 1) / (count - 1)
         # The reference code adds up the fractional strides one by one, in floating point, and rounds half to even.
         offset = 0.0
@@ -192,7 +193,7 @@ def respaced_indices(T: int, sections: str) -> list[int]:
 def respaced(schedule: Schedule, sections: str) -> Level:
     """The papers' respacing of a chain, see `respaced_indices`."""
     if not isinstance(schedule, Chain):
-        raise ValueError("respacing counts the levels of a discrete chain: use the grid 'uniform' on this schedule.")
+        raise UsageError("respacing counts the levels of a discrete chain: use the grid 'uniform' on this schedule.")
     indices = respaced_indices(len(schedule), sections)
     rows = [len(schedule) - 1 - index for index in reversed(indices)]
     return schedule.levels[rows].and_clean()
@@ -216,12 +217,12 @@ def churned(schedule: Schedule, levels: Level, churn: float, low: float = 0.0, h
 def restarted(levels: Level, low: float, high: float, times: int) -> Level:
     """The stretch with sigma/alpha in [low, high] walked `times` more times, jumping back up in between (Xu et al. 2023).
 
-    Raises ValueError where the stretch holds fewer than two levels of the table.
+    Raises UsageError where the stretch holds fewer than two levels of the table.
     """
     ratio = levels.ratio
     inside = ((ratio >= low) & (ratio <= high)).nonzero()[:, 0]
     if len(inside) < 2:
-        raise ValueError(f"there are {len(inside)} levels with sigma/alpha between {low:g} and {high:g}, nothing to walk again: widen the stretch.")
+        raise UsageError(f"there are {len(inside)} levels with sigma/alpha between {low:g} and {high:g}, nothing to walk again: widen the stretch.")
     rows, first, last = levels.rows(), int(inside[0]), int(inside[-1])
     return Level.of_rows([*rows[: last + 1], *rows[first : last + 1] * times, *rows[last + 1 :]])
 
@@ -232,7 +233,7 @@ def resampled(levels: Level, length: int, times: int) -> Level:
     The jumps start at the last noisy level and at every `length` levels above it, but not where there is no room to jump.
     """
     if length < 1 or times < 1:
-        raise ValueError(f"jumps of {length} steps and stretches walked {times} times are none: give 1 or more of each.")
+        raise UsageError(f"jumps of {length} steps and stretches walked {times} times are none: give 1 or more of each.")
     rows, last = levels.rows(), len(levels) - 2
     walked = list[Level]()
     for row in range(last + 1):
@@ -263,4 +264,4 @@ def make_grid(schedule: Schedule, grid: str, steps: int) -> Level:
         return GRIDS[grid](schedule, steps)
     if re.fullmatch(r"(ddim)?\d+(,\d+)*", grid):
         return respaced(schedule, grid)
-    raise ValueError(f"there is no grid {grid!r}: choose one of {', '.join(GRIDS)}, or a spacing like 250, 10,15,20 or ddim50.")
+    raise UsageError(f"there is no grid {grid!r}: choose one of {', '.join(GRIDS)}, or a spacing like 250, 10,15,20 or ddim50.")

@@ -44,6 +44,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from undiffuse.errors import UsageError
 from undiffuse.process.corruption import jump
 from undiffuse.process.levels import Level, meet
 from undiffuse.process.operators import Mask, Operator
@@ -181,7 +182,7 @@ class RePaint(Solver):
 
     def __post_init__(self) -> None:
         if not isinstance(self.seen.operator, Mask) or self.seen.noise:
-            raise ValueError("repaint fills in what a mask hides, from numbers that are known exactly: use the method exact or pigdm here.")
+            raise UsageError("repaint fills in what a mask hides, from numbers that are known exactly: use the method exact or pigdm here.")
 
     def plan(self, levels: Level) -> Sequence[Any]:
         return self.inner.plan(levels)

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level, meet
 from undiffuse.process.posteriors import Denoise
 from undiffuse.sampling.solvers.base import Solver
@@ -49,10 +50,10 @@ def inverted(x: Tensor, denoise: Denoise, levels: Level, solver: Solver) -> Iter
     """Walks clean examples x (B, ...) up to the first level of a table: len(levels) - 2 steps, the last x is x_T.
 
     levels: as for sampling, noisiest first, ending in the clean level.   solver: a deterministic one of exponential.py.
-    Gradients are not recorded.   Raises ValueError for a solver that draws noise.
+    Gradients are not recorded.   Raises UsageError for a solver that draws noise.
     """
     if solver.stochastic:
-        raise ValueError("inversion follows the flow, which has no noise to draw: use a deterministic solver, such as 'heun'.")
+        raise UsageError("inversion follows the flow, which has no noise to draw: use a deterministic solver, such as 'heun'.")
     up, state = ascending(levels), None
     rows, plan = up.rows(), solver.plan(up)
     x = lifted(x, levels)

@@ -21,6 +21,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level
 from undiffuse.process.noise import standard_normal
 
@@ -63,7 +64,7 @@ class Independent(Noise):
 class Brownian(Noise):
     """The path of each example, of which only the nodes near the current level are kept. Further draws of a row are independent.
 
-    Raises ValueError for a grid with levels too close to tell apart, or one that goes back up to a noisier level.
+    Raises UsageError for a grid with levels too close to tell apart, or one that goes back up to a noisier level.
     """
 
     def __init__(self, x: Tensor, seed: int, index: Tensor, levels: Level) -> None:
@@ -72,7 +73,7 @@ class Brownian(Noise):
         clock = (levels.logsnr.clamp(-LOGSNR_RANGE, LOGSNR_RANGE) / LOGSNR_RANGE + 1) / 2
         self.clock = (clock * 2**DEPTH).round().long().tolist()
         if any(a >= b for a, b in zip(self.clock, self.clock[1:], strict=False)):
-            raise ValueError(
+            raise UsageError(
                 "Brownian noise needs a grid that gets cleaner at every step, by 0.0001 in log-SNR at least: take fewer "
                 "steps, no churn or restart, or independent noise."
             )

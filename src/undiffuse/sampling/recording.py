@@ -28,6 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from undiffuse.errors import UsageError
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.corruption import jump, trajectory
 from undiffuse.process.levels import Level
@@ -82,4 +83,4 @@ def recorded(x: Tensor, denoise: Denoise, levels: Level, *, path: Path = "indepe
         deviation = (mean.posterior.spread.log_variance(bridge, here) / 2).exp()
         noises.append((wanted - mean.x) / deviation)
         here = solver.step(here, belief, row, lambda draw: noises[-1], None).x
-    raise ValueError("a recording needs a table of levels that ends in the clean one.")
+    raise UsageError("a recording needs a table of levels that ends in the clean one.")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.grids import at_logsnrs, churned, make_grid, restarted
@@ -61,27 +62,27 @@ class SamplingConfig(BaseModel):
     @model_validator(mode="after")
     def _grid_of_levels(self) -> SamplingConfig:
         if (self.grid == "aligned") != (self.logsnrs is not None):
-            raise ValueError("the grid 'aligned' and a list of log-SNRs go together: give both or neither.")
+            raise UsageError("the grid 'aligned' and a list of log-SNRs go together: give both or neither.")
         return self
 
     @model_validator(mode="after")
     def _one_guidance(self) -> SamplingConfig:
         if self.guidance_rescale and self.guidance_form != "plain":
-            raise ValueError(f"guidance_rescale belongs to the plain form of guidance, not to {self.guidance_form!r}: leave one out.")
+            raise UsageError(f"guidance_rescale belongs to the plain form of guidance, not to {self.guidance_form!r}: leave one out.")
         if (self.guidance_momentum or self.guidance_longest is not None) and self.guidance_form != "projected":
-            raise ValueError(f"momentum and a longest difference belong to the projected form, not to {self.guidance_form!r}: leave them out.")
+            raise UsageError(f"momentum and a longest difference belong to the projected form, not to {self.guidance_form!r}: leave them out.")
         if self.guidance_scales and (self.guidance_form != "plain" or self.guidance_rescale):
-            raise ValueError("scales for each condition belong to the plain form of guidance, without rescaling: leave one out.")
+            raise UsageError("scales for each condition belong to the plain form of guidance, without rescaling: leave one out.")
         if self.guidance_form == "plus" and not 0 <= self.guidance <= 1:
-            raise ValueError(f"the guidance of the form 'plus' (CFG++) lies between 0 and 1, but is {self.guidance:g}: try 0.6.")
+            raise UsageError(f"the guidance of the form 'plus' (CFG++) lies between 0 and 1, but is {self.guidance:g}: try 0.6.")
         if self.guidance == 1 and not self.guidance_scales and self.guidance_form != "plus" and (
             self.guidance_rescale or self.guidance_interval or self.guidance_momentum or self.guidance_longest
         ):
-            raise ValueError("guidance 1 guides nothing, so there is nothing to rescale, shorten or keep in an interval: give another guidance.")
+            raise UsageError("guidance 1 guides nothing, so there is nothing to rescale, shorten or keep in an interval: give another guidance.")
         if self.guidance_interval is not None and not 0 <= self.guidance_interval[0] < self.guidance_interval[1]:
-            raise ValueError("a guidance interval goes from a lower to a higher sigma/alpha, none below 0: swap or change them.")
+            raise UsageError("a guidance interval goes from a lower to a higher sigma/alpha, none below 0: swap or change them.")
         if self.guidance_interval is not None and math.isinf(self.guidance_interval[1]):
-            raise ValueError("a guidance interval ends at a number, for it is written into files: 1000000 is above any level.")
+            raise UsageError("a guidance interval ends at a number, for it is written into files: 1000000 is above any level.")
         return self
 
     def build_solver(self, schedule: Schedule) -> Solver:

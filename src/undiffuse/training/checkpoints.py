@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from undiffuse.errors import UsageError
 from undiffuse.files import write_atomically
 
 KEPT = 2
@@ -37,7 +38,7 @@ def save(folder: Path, tensors: dict[str, Tensor], numbers: dict[str, float], ke
 def newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, float]] | None:
     """The newest checkpoint's tensors and numbers, None where there is none.
 
-    Raises ValueError for one that cannot be read (it was not written by `save`, which never leaves half a file).
+    Raises UsageError for one that cannot be read (it was not written by `save`, which never leaves half a file).
     """
     paths = all_of(folder)
     if not paths:
@@ -46,4 +47,4 @@ def newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, float]] | None:
         with safe_open(paths[-1], "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["numbers"])  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the checkpoint {paths[-1]} is damaged ({error}): remove it to go on from the one before.") from None
+        raise UsageError(f"the checkpoint {paths[-1]} is damaged ({error}): remove it to go on from the one before.") from None

@@ -10,18 +10,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from undiffuse.errors import UsageError
+
 
 class Flat:
     """The parameters of `module` that are not frozen, moved into `parameter` (n,), and their gradients into `gradient` (n,).
 
     Clear gradients by `gradient.zero_()`, never by setting them to None, which would cut them loose.
-    Raises ValueError for parameters of several dtypes or devices.
+    Raises UsageError for parameters of several dtypes or devices.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.named = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if len({(p.dtype, p.device) for p in self.named.values()}) != 1:
-            raise ValueError("the parameters of a network must share one dtype and one device to be trained together.")
+            raise UsageError("the parameters of a network must share one dtype and one device to be trained together.")
         any_parameter = next(iter(self.named.values()))
         self.parameter = nn.Parameter(any_parameter.new_zeros(sum(p.numel() for p in self.named.values())))
         self.gradient = self.parameter.grad = torch.zeros_like(self.parameter)

@@ -11,12 +11,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from undiffuse.errors import Failure
+
 SKIPS_BEFORE_RETURN = 3
 RETURNS_BEFORE_STOP = 3
-
-
-class Diverged(RuntimeError):
-    """Training cannot go on; the message says why and what to try."""
 
 
 @dataclass
@@ -26,7 +24,7 @@ class Health:
     returns: int = 0
 
     def verdict(self, loss: float, gradient_norm: float) -> Literal["fine", "skip", "return"]:
-        """What to do with an update of this loss and gradient norm. Raises Diverged."""
+        """What to do with an update of this loss and gradient norm. Raises Failure."""
         if math.isfinite(loss) and math.isfinite(gradient_norm):
             self.in_a_row = 0
             return "fine"
@@ -38,7 +36,7 @@ class Health:
         self.returns += 1
         if self.returns > RETURNS_BEFORE_STOP:
             what = "the loss" if not math.isfinite(loss) else "the gradient"
-            raise Diverged(
+            raise Failure(
                 f"training diverged: {what} was not a number {self.skipped} times, also after {RETURNS_BEFORE_STOP} returns to "
                 "earlier weights at half the learning rate each. The last good checkpoint is untouched: lower the "
                 "learning rate (--lr), or look for values far outside the data's range."

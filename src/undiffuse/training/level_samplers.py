@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from undiffuse.errors import UsageError
 from undiffuse.process.chains import Chain
 from undiffuse.process.schedules import Schedule
 
@@ -133,5 +134,5 @@ def make_level_sampler(
 ) -> LevelSampler:
     """The sampler called `name`; mean and deviation are its paper's where None."""
     if name not in LEVEL_SAMPLERS:
-        raise ValueError(f"there is no level sampler {name!r}: choose one of {', '.join(LEVEL_SAMPLERS)}.")
+        raise UsageError(f"there is no level sampler {name!r}: choose one of {', '.join(LEVEL_SAMPLERS)}.")
     return LEVEL_SAMPLERS[name](schedule, stratified, mean, deviation)

@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from undiffuse.errors import UsageError
 from undiffuse.likelihood.bound import LOG_2, Decoder, per_dimension, step_term
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
@@ -78,7 +79,7 @@ def make_weight(
         "edm": lambda: edm_weight(sigma_data),
     }
     if name not in makers:
-        raise ValueError(f"there is no loss weight {name!r}: choose one of {', '.join(WEIGHTS)}.")
+        raise UsageError(f"there is no loss weight {name!r}: choose one of {', '.join(WEIGHTS)}.")
     return makers[name]()
 
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from undiffuse.errors import UsageError
+
 
 class TrainingConfig(BaseModel):
     """steps, budget: the run ends after so many steps or so many seconds of training, whichever comes first.
@@ -53,7 +55,7 @@ class TrainingConfig(BaseModel):
             ("level_deviation", self.level_density, ("log_normal", "logit_normal")),
         ):
             if getattr(self, name) is not None and owner not in owners:
-                raise ValueError(f"{name} is a constant of {' and '.join(owners)}, and {owner!r} has none: leave it out.")
+                raise UsageError(f"{name} is a constant of {' and '.join(owners)}, and {owner!r} has none: leave it out.")
         return self
 
     def learning_rate_at(self, step: int, done: float) -> float:

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from undiffuse.errors import UsageError
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise, Fixed, Posterior, Spread
@@ -79,7 +80,7 @@ class DDIM(Solver):
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta must lie between 0 (deterministic) and 1 (ancestral), but is {self.eta}.")
+            raise UsageError(f"eta must lie between 0 (deterministic) and 1 (ancestral), but is {self.eta}.")
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise
 from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step, combination
@@ -48,7 +49,7 @@ class _Sum:
 
     def __call__(self, base: Tensor, values: Sequence[Tensor]) -> Tensor:
         if len(values) < len(self.weights):
-            raise ValueError("a trajectory of a solver with a history can only be taken up with its state: start it again.")
+            raise UsageError("a trajectory of a solver with a history can only be taken up with its state: start it again.")
         x = base * self.on_base
         for weight, g in zip(self.weights, values, strict=False):
             if weight:
@@ -117,7 +118,7 @@ class Exponential(Solver, ABC):
 
     def __post_init__(self) -> None:
         if not 1 <= self.order <= 4:
-            raise ValueError(f"the order of a solver is 1, 2, 3 or 4, not {self.order}.")
+            raise UsageError(f"the order of a solver is 1, 2, 3 or 4, not {self.order}.")
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]

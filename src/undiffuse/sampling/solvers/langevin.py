@@ -20,6 +20,7 @@ from typing import Any
 
 from torch import Tensor
 
+from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise
 from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step, combination
@@ -43,7 +44,7 @@ class Langevin(Solver):
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise ValueError(f"a corrector takes at least 1 step at each level, not {self.steps}.")
+            raise UsageError(f"a corrector takes at least 1 step at each level, not {self.steps}.")
 
     @property
     def evaluations(self) -> int:  # type: ignore[override]

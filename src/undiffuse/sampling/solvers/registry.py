@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from undiffuse.errors import UsageError
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.solvers.adaptive import Adaptive
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
@@ -90,18 +91,18 @@ SOLVERS: dict[str, Entry] = {
 
 
 def make_solver(name: str, settings: Settings, schedule: Schedule) -> Solver:
-    """The solver called `name`. Raises ValueError for an unknown name, or a setting that this solver does not have."""
+    """The solver called `name`. Raises UsageError for an unknown name, or a setting that this solver does not have."""
     if name not in SOLVERS:
-        raise ValueError(f"there is no solver {name!r}: choose one of {', '.join(SOLVERS)}.")
+        raise UsageError(f"there is no solver {name!r}: choose one of {', '.join(SOLVERS)}.")
     entry, chosen = SOLVERS[name], dict[str, Any](SOLVERS[name].has)
     for setting, value in vars(settings).items():
         if setting == "order" or value is None or (setting not in entry.has and not value):
             continue
         if setting not in entry.has:
             owners = ", ".join(repr(other) for other, e in SOLVERS.items() if setting in e.has)
-            raise ValueError(f"{setting} = {value} is a setting of the solvers {owners}, and {name!r} has none: leave it out.")
+            raise UsageError(f"{setting} = {value} is a setting of the solvers {owners}, and {name!r} has none: leave it out.")
         chosen[setting] = value
     order = entry.orders[0] if settings.order is None else settings.order
     if order not in entry.orders:
-        raise ValueError(f"the solver {name!r} has the orders {', '.join(map(str, sorted(entry.orders)))}, not {order}.")
+        raise UsageError(f"the solver {name!r} has the orders {', '.join(map(str, sorted(entry.orders)))}, not {order}.")
     return entry.make(_Chosen(order, **chosen), schedule)
