@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -140,21 +141,48 @@ def measured(autoencoder: KLAutoencoder | TinyAutoencoder, x: Callable[[slice], 
     Raises UsageError for an autoencoder that says the same of every example.
     """
     device = next(autoencoder.parameters()).device
-    parts, shape = [], tuple(x(slice(0, 1)).shape[1:])
+    shape, statistics = tuple(x(slice(0, 1)).shape[1:]), None
     with torch.no_grad():
         for start in range(0, n, CHUNK):
-            parts.append(encoded(autoencoder, x(slice(start, min(start + CHUNK, n))).to(device)).cpu())
-    z = torch.cat(parts).double()
-    axes = (0, *range(2, z.ndim))
-    mean, deviation = z.mean(axes), z.std(axes)
-    if (deviation == 0).any() or not z.isfinite().all():
-        raise UsageError(f"channel {int(deviation.argmin())} of the latents says the same of every example: train the autoencoder for longer.")
-    column = (-1, *[1] * (z.ndim - 2))
-    latents = (z - mean.reshape(column)) / deviation.reshape(column)
-    low, high = (tuple(t.tolist()) for t in (latents.amin(axes), latents.amax(axes)))
+            z = encoded(autoencoder, x(slice(start, min(start + CHUNK, n))).to(device)).cpu().double()
+            part = _Statistics.of(z.transpose(0, 1).flatten(1))
+            statistics = part if statistics is None else statistics.merged(part)
+    assert statistics is not None  # a data set has an example
+    mean, deviation = statistics.mean, (statistics.squares / max(statistics.count - 1, 1)).sqrt()
+    same = (statistics.low == statistics.high) | ~deviation.isfinite()
+    if same.any():
+        raise UsageError(f"channel {int(same.int().argmax())} of the latents says the same of every example: train the autoencoder for longer.")
+    low, high = ((limit - mean) / deviation for limit in (statistics.low, statistics.high))
     return LatentConfig(
-        autoencoder=autoencoder.config, shape=shape, mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()), low=low, high=high,
+        autoencoder=autoencoder.config, shape=shape, mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()),
+        low=tuple(low.tolist()), high=tuple(high.tolist()),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """Of count numbers in each channel: mean, sum of squared differences from it, least and greatest, (C,) each."""
+
+    count: int
+    mean: Tensor
+    squares: Tensor
+    low: Tensor
+    high: Tensor
+
+    @staticmethod
+    def of(z: Tensor) -> _Statistics:
+        """Of z (C, count)."""
+        mean = z.mean(1)
+        return _Statistics(z.shape[1], mean, (z - mean[:, None]).square().sum(1), z.amin(1), z.amax(1))
+
+    def merged(self, other: _Statistics) -> _Statistics:
+        """Of both sets together (Chan, Golub & LeVeque 1979, eq. 2.1), so that no more than a part is ever held."""
+        count, difference = self.count + other.count, other.mean - self.mean
+        return _Statistics(
+            count, self.mean + difference * other.count / count,
+            self.squares + other.squares + difference.square() * self.count * other.count / count,
+            torch.minimum(self.low, other.low), torch.maximum(self.high, other.high),
+        )  # fmt: skip
 
 
 # Autoencoders that others trained ---------------------------------------------------------------------------------------

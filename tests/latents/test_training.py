@@ -17,7 +17,7 @@ from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig
 from undiffuse.first_stage import AutoencoderLearner, AutoencoderRun, AutoencoderRunConfig, _Both, already, load_latents, perceptual_distance
-from undiffuse.latents import Latents, build_autoencoder, measured
+from undiffuse.latents import Latents, build_autoencoder, encoded, measured
 from undiffuse.model import load, store_sampling
 from undiffuse.networks.discriminator import Discriminator
 from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig
@@ -209,3 +209,26 @@ def test_too_small_examples_and_odd_factors_are_refused(tmp_path):
         prepare(DataConfig(source="digits"), tmp_path / "r", factor=3)
     with pytest.raises(ValueError, match="add --latent"):
         prepare(DataConfig(source="digits"), tmp_path / "r", settings={"latent.kl": 1.0})
+
+
+def test_latents_are_measured_part_by_part_as_of_all_together(monkeypatch):
+    """Mean, deviation and range equal those of all latents at once, and no more than a part of the examples is ever asked for."""
+    monkeypatch.setattr("undiffuse.latents.CHUNK", 7)
+    torch.manual_seed(0)
+    x = torch.randn(50, 1, 8, 8) * torch.linspace(0.1, 3, 50).reshape(-1, 1, 1, 1) + 5
+    autoencoder, asked = build_autoencoder(AUTOENCODER, 1), []
+
+    def rows(part):
+        asked.append(len(x[part]))
+        return x[part]
+
+    found = measured(autoencoder, rows, len(x))
+    with torch.no_grad():
+        z = encoded(autoencoder, x).double().transpose(0, 1).flatten(1)
+    # sums of 50 * 16 doubles, each of which was made in float32 by convolutions over parts of other sizes
+    torch.testing.assert_close(torch.tensor(found.mean).double(), z.mean(1), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(torch.tensor(found.deviation).double(), z.std(1), rtol=1e-5, atol=0)
+    whole = (z - z.mean(1, keepdim=True)) / z.std(1, keepdim=True)
+    torch.testing.assert_close(torch.tensor(found.low).double(), whole.amin(1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(found.high).double(), whole.amax(1), rtol=1e-5, atol=1e-5)
+    assert max(asked) <= 7
