@@ -19,7 +19,7 @@ from undiffuse.corruptions import Corruption, described
 from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, open_data
-from undiffuse.data.tables import FILE_COLUMNS, fingerprints
+from undiffuse.data.tables import FILE_COLUMNS, fingerprints, offers
 from undiffuse.errors import UsageError
 from undiffuse.first_stage import AutoencoderRun, AutoencoderRunConfig, already, load_latents, taken_from
 from undiffuse.model import Model, default_device, load
@@ -112,6 +112,8 @@ def prepare(
         raise UsageError("tasks by training show parts of examples, which latents are not made of: leave --latent or --tasks out.")
     if design.augment.probability and any(c.kind == "image" for c in conditions.values()):
         raise UsageError("pictures that are conditions would not be shifted along with the examples: set augment.probability to 0.")
+    read = {c.column or name for name, c in conditions.items()}
+    dataset = replace(dataset, notes=(*dataset.notes, *(note for source, note in offers(dataset) if source not in read)))
     config = RunConfig(
         data=data, fingerprint=dataset.fingerprint(), design=design, conditions=dict(conditions), start=base.config if base else None,
         fingerprints=fingerprints(dataset, {c.column or name: c.kind == "image" for name, c in conditions.items()}),

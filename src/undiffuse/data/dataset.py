@@ -19,6 +19,7 @@ class Dataset:
     labels: int64 (N,) into `classes`, or None.    low, high: of integer values, what black and white are.
     mode: of images, Pillow's name (L, LA, RGB, RGBA, I;16), so that samples are written in the format of the source.
     columns: what else is known of each example, N rows each, by name.   root: the folder that file names in them start from.
+    folder: of images, where the examples are one; the column `file` has their names in it.
     notes: sentences about what was skipped or assumed.
     """
 
@@ -31,6 +32,7 @@ class Dataset:
     mode: str | None = None
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     root: Path | None = None
+    folder: Path | None = None
     notes: tuple[str, ...] = field(default=())
 
     def __len__(self) -> int:
@@ -54,7 +56,10 @@ class Dataset:
             digest.update(np.ascontiguousarray(self.labels).data)
         for name in sorted(self.columns):
             column = self.columns[name]
-            digest.update(f"{name}{column.shape}{column.dtype.str}".encode() + np.ascontiguousarray(column).tobytes())
+            if column.dtype == object:
+                _update_by_texts(digest, name, column)
+            else:
+                digest.update(f"{name}{column.shape}{column.dtype.str}".encode() + np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()[:16]
 
     def split(self, held_out: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -69,3 +74,13 @@ class Dataset:
             raise UsageError(f"{count} examples cannot be held out of {len(self)}: hold out fewer.")
         order = np.random.Generator(np.random.Philox(seed)).permutation(len(self))
         return np.sort(order[count:]), np.sort(order[:count])
+
+
+def _update_by_texts(digest: hashlib._Hash, name: str, column: np.ndarray) -> None:
+    """Hashes texts as if they lay in an array of fixed width, text by text, so that how they are kept changes no fingerprint."""
+    width = max(1, *(len(text) for text in column))
+    zeros = memoryview(bytes(4 * width))
+    digest.update(f"{name}{column.shape}<U{width}".encode())
+    for text in column:
+        digest.update(text.encode("utf-32-le", "surrogatepass"))
+        digest.update(zeros[4 * len(text) :])

@@ -67,7 +67,7 @@ def open_data(config: DataConfig) -> Dataset:
     if config.source == "digits":
         data = digits()
     elif path.is_dir():
-        data = images.image_folder(path, config.size, config.fit, config.channels)
+        data = replace(images.image_folder(path, config.size, config.fit, config.channels), folder=path)
     elif not path.exists():
         raise UsageError(f"there is no data at {path}: give 'digits', a folder of images, or a .csv, .npy, .npz or idx.gz file.")
     elif path.suffix in tables.SUFFIXES:

@@ -1,15 +1,19 @@
-"""Tables beside the examples: CSV, TSV or JSON lines, one row for each, and the columns that conditions are made of.
+"""Tables beside the examples, one row for each, and the columns that conditions are made of.
 
 A column is an array of N rows: text as it stands in the file, numbers, vectors (N, d) or pictures (N, C, *size).  What
-a row lacks is an empty text or NaN.  Columns are looked up by name, or are .npy files named instead.
+a row lacks is an empty text or NaN.  Columns are looked up by name, or are .npy files named instead, or the captions that
+lie beside pictures.
+
+Where the examples are files, the rows of a table are found by the column whose cells name these files, whatever it is called: never by
+order, which is that of the names as text (0, 1, 10, 11, 2, …).
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
+import os
+import posixpath
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,39 +23,14 @@ import numpy as np
 from undiffuse.data.arrays import arranged, load
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.images import read_images, stacked
+from undiffuse.data.table_files import SUFFIXES as SUFFIXES
+from undiffuse.data.table_files import decoded, read_table
 from undiffuse.errors import UsageError
 
-SUFFIXES = (".csv", ".tsv", ".jsonl")
 FILE_COLUMNS = ("file", "file_name", "filename", "image", "path")
-FIELD_LIMIT = 2**24  # characters of one cell
-
-
-def read_table(path: Path) -> dict[str, list[object]]:
-    """The columns of a table, in the order of the file. Raises UsageError for a file that cannot be read as one."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = [json.loads(line) for line in text.split("\n") if line.strip()] if path.suffix == ".jsonl" else _rows(text, path)
-    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
-        raise UsageError(f"the table {path} cannot be read: {error}.") from None
-    if not rows or not all(isinstance(row, dict) for row in rows):
-        raise UsageError(f"the table {path} holds no rows: it should have a head line with the names of its columns, then a line for each example.")
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return {name: [row.get(name) for row in rows] for name in names}
-
-
-def _rows(text: str, path: Path) -> list[dict[str, object]]:
-    csv.field_size_limit(FIELD_LIMIT)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-    names = reader.fieldnames or []
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise UsageError(f"it has two columns called {twice!r}")
-    rows: list[dict[str, object]] = []
-    for row in reader:
-        if None in row or any(value is None for value in row.values()):
-            raise UsageError(f"line {reader.line_num} has another number of cells than the head line")
-        rows.append(dict(row))
-    return rows
+CAPTIONS = "caption"  # the column of the .txt files beside pictures
+MOST_LOOKED_AT = 100  # cells, to see whether a column names files
+MOST_FIXED = 2**26  # bytes of a text column as an array of fixed width; a longer one is an array of objects
 
 
 def as_column(values: Sequence[object]) -> np.ndarray:
@@ -63,7 +42,21 @@ def as_column(values: Sequence[object]) -> np.ndarray:
             return np.array([[np.nan] * max(lengths) if value is None else value for value in values], dtype=np.float64)
     if all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values):
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    return np.array([_text(value) for value in values], dtype=str)
+    return text_column([_text(value) for value in values])
+
+
+def text_column(texts: Sequence[str]) -> np.ndarray:
+    """Texts as an array (N,).
+
+    One of fixed width gives every row the room of the longest: a cell of 100,000 characters among 1,000 rows would take 400 MB.
+    """
+    width = max((len(text) for text in texts), default=0)
+    return np.array(texts, dtype=str if 4 * width * len(texts) <= MOST_FIXED else object)
+
+
+def is_text(column: np.ndarray) -> bool:
+    """Whether a column holds texts."""
+    return column.dtype.kind in "UO"
 
 
 def _text(value: object) -> str:
@@ -78,70 +71,184 @@ def image_table(path: Path, size: tuple[int, int] | None, fit: str, channels: st
     Raises UsageError where no column names files, or as `images.read_images` does.
     """
     content = read_table(path)
+    cells = {name: [_text(value) for value in values] for name, values in content.items()}
     column = next((name for name in FILE_COLUMNS if name in content), None)
+    notes: list[str] = []
     if column is None:
-        raise UsageError(
-            f"{path} has the columns {', '.join(content)}, and none of them names image files: call that one {FILE_COLUMNS[0]!r}."
-        )
-    files = [path.parent / _text(name) for name in content[column]]
+        naming = [name for name, texts in cells.items() if _names_files(texts, path.parent)]
+        if len(naming) > 1:
+            raise UsageError(f"in {path} each of the columns {', '.join(naming)} names files: call the one with the examples {FILE_COLUMNS[0]!r}.")
+        if not naming:
+            raise UsageError(
+                f"{path} has the columns {', '.join(content)}, and none of them names image files: call that one {FILE_COLUMNS[0]!r}. "
+                "If the numbers of the table are themselves the data, that is not read from text yet: save them as .npy, a row for each example."
+            )
+        column = naming[0]
+        notes.append(f"the images are those that the column {column!r} names")
+    twice = [name for name, count in Counter(cells[column]).items() if count > 1]
+    if twice:
+        notes.append(f"{len(twice)} images are named by several rows each, such as {twice[0]}: every row is an example of its own")
+    files = [path.parent / name for name in cells[column]]
+    outside = [file for file in files if not file.resolve().is_relative_to(path.parent.resolve())]
+    if outside:
+        notes.append(f"{len(outside)} of {len(files)} images lie outside the folder of the table, such as {outside[0]}")
     images, kept, note = read_images(path.parent, files, size, fit, channels)
     columns = {name: as_column(values)[kept] for name, values in content.items()}
-    return Dataset(path.stem, stacked(images), mode=images[0].mode, columns=columns, root=path.parent, notes=note)
+    return Dataset(path.stem, stacked(images), mode=images[0].mode, columns=columns, root=path.parent, notes=(*notes, *note))
+
+
+def _names_files(cells: Sequence[str], folder: Path) -> bool:
+    """Whether most of the first different cells are files."""
+    few = list(dict.fromkeys(cells))[:MOST_LOOKED_AT]
+    return sum(bool(text) and (folder / text).is_file() for text in few) > len(few) / 2
 
 
 def with_table(data: Dataset, path: Path, files: Sequence[str] | None) -> Dataset:
     """A data set with the columns of a table: rows found by file name where the examples are files, else by order.
 
-    files: of the examples, relative to the folder of images.
+    files: of the examples, relative to the folder of images, `data.folder`.
     """
     content = read_table(path)
     count = len(next(iter(content.values())))
-    column = next((name for name in FILE_COLUMNS if name in content), None)
-    if files is not None and column is not None:
-        rows = {_text(name): row for row, name in enumerate(content[column])}
-        missing = [name for name in files if name not in rows]
-        if missing:
-            raise UsageError(f"the table {path} says nothing of {len(missing)} of {len(files)} images, such as {missing[0]}: add their lines.")
-        order = [rows[name] for name in files]
+    if files is not None:
+        order, notes = _by_file(content, path, files, data.folder or Path())
     elif count != len(data):
         raise UsageError(f"the table {path} has {count} rows for {len(data)} examples: there should be one each.")
     else:
-        order = list(range(count))
+        order, notes = list(range(count)), [f"the {count:,} rows of {path.name} are taken for the examples in their order"]
     columns = {name: as_column(values)[order] for name, values in content.items()}
-    return replace(data, columns={**data.columns, **columns}, root=path.parent)
+    if files is not None and "file" in columns and columns["file"].tolist() != list(files):
+        del columns["file"]  # it names the images in another way than the data itself
+    known = {*data.columns, *(["class"] if data.labels is not None else [])} - {*FILE_COLUMNS}
+    notes += [f"the column {name!r} is that of {path.name}, in place of the data's own" for name in columns if name in known]
+    return replace(data, columns={**data.columns, **columns}, root=path.parent, notes=(*data.notes, *notes))
+
+
+def _by_file(content: Mapping[str, Sequence[object]], path: Path, files: Sequence[str], root: Path) -> tuple[list[int], list[str]]:
+    """(the row of each file, notes). Raises UsageError where no column, or more than one, says which row is whose."""
+    found = {name: _rows_of(values, path, files, root) for name, values in content.items()}
+    most = max(len(rows) for rows in found.values())
+    column = next((name for name in FILE_COLUMNS if found.get(name)), None)
+    best = [column] if column else [name for name, rows in found.items() if rows and len(rows) == most]
+    if not best:
+        raise UsageError(
+            f"no column of the table {path} names the images ({', '.join(content)} are its columns, and the images are called {', '.join(files[:3])}"
+            f"{', …' if len(files) > 3 else ''}): add a column {FILE_COLUMNS[0]!r} with the name of each row's image."
+        )
+    if any(found[name] != found[best[0]] for name in best):
+        raise UsageError(f"the columns {' and '.join(best)} of the table {path} both name the images: call the right one {FILE_COLUMNS[0]!r}.")
+    rows = found[best[0]]
+    missing = [name for name in files if name not in rows]
+    if missing:
+        raise UsageError(f"the table {path} says nothing of {len(missing)} of {len(files)} images, such as {missing[0]}: add their lines.")
+    different = [name for name in files if len({tuple(_text(column[row]) for column in content.values()) for row in rows[name]}) > 1]
+    if different:
+        lines = " and ".join(str(row + 1) for row in rows[different[0]][:2])
+        raise UsageError(
+            f"the table {path} names {len(different)} of {len(files)} images in several rows that say different things, such as {different[0]} in "
+            f"rows {lines}: keep one row for each image, or train on the table itself (undiffuse train {path}), where every row is an example."
+        )
+    notes = [] if column == best[0] else [f"the rows of {path.name} are found by its column {best[0]!r}, which names the images"]
+    used, count = sum(len(rows[name]) for name in files), len(next(iter(content.values())))
+    notes += [f"{count - used:,} of the {count:,} rows of {path.name} name no image of the data and are left out"] if used < count else []
+    notes += [f"{used - len(files):,} rows of {path.name} repeat another"] if used > len(files) else []
+    return [rows[name][0] for name in files], notes
+
+
+def _rows_of(cells: Sequence[object], path: Path, files: Sequence[str], root: Path) -> dict[str, list[int]]:
+    """The rows whose cell names a file, by file: as seen from the folder of images, as seen from the table, or without its suffix.
+
+    Of these the first way in which any cell names a file counts.  Without suffixes every file has to be named, in a row of its own, since
+    bare numbers may be anything.
+    """
+    known, folder, base = set(files), path.parent.resolve(), root.resolve()
+    stems = {os.path.splitext(name)[0]: name for name in files}
+    names = {name.rpartition("/")[2] for name in known} | {stem.rpartition("/")[2] for stem in stems}
+    texts = [text if (text := _text(cell).strip().replace("\\", "/")).rpartition("/")[2] in names else "" for cell in cells]
+
+    def from_table(text: str) -> str:
+        file = folder / text
+        return file.relative_to(base).as_posix() if text and file.is_relative_to(base) else ""
+
+    def rows(named: Sequence[str]) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for row, name in enumerate(named):
+            if name in known:
+                found.setdefault(name, []).append(row)
+        return found
+
+    found = rows([posixpath.normpath(text) if text else "" for text in texts]) or rows([from_table(posixpath.normpath(text)) for text in texts])
+    if found or len(stems) < len(files):
+        return found
+    found = rows([stems.get(text, "") for text in texts])
+    return found if len(found) == len(files) and all(len(of) == 1 for of in found.values()) else {}
+
+
+def captions_beside(data: Dataset) -> np.ndarray | None:
+    """What the .txt files beside the pictures of a folder say, (N,), "" where there is none; None without any."""
+    if data.folder is None:
+        return None
+    paths = [(data.folder / name).with_suffix(".txt") for name in data.columns["file"]]
+    if not any(path.is_file() for path in paths):
+        return None
+    try:
+        return text_column([decoded(path).strip() if path.is_file() else "" for path in paths])
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the captions in {data.folder} cannot be read: {error}.") from None
+
+
+def offers(data: Dataset) -> list[tuple[str, str]]:
+    """Captions and tables that lie in a folder of images and are not read unless asked for: (what, a note with the option that reads it)."""
+    if data.folder is None:
+        return []
+    notes, paths = [], [(data.folder / name).with_suffix(".txt") for name in data.columns["file"]]
+    if CAPTIONS not in data.columns and (count := sum(path.is_file() for path in paths)):
+        note = f"{count:,} of the {len(data):,} images have a caption in a .txt file beside them: --text {CAPTIONS} tells it to the model"
+        notes.append((CAPTIONS, note))
+    if data.columns.keys() == {"file"}:
+        found = sorted(path for path in data.folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+        notes += [(path.name, f"the folder holds {path.name}: --table '{path}' reads its columns") for path in found]
+    return notes
 
 
 def column(data: Dataset, source: str) -> np.ndarray:
-    """The column called `source`, or the .npy file of that name with a row for each example. Raises UsageError."""
+    """The column called `source`, the .npy file of that name with a row for each example, or the captions beside pictures. Raises UsageError."""
     if source in data.columns:
         return data.columns[source]
     if source == "class" and data.labels is not None:
-        return np.array(data.classes)[data.labels]
+        return np.array(data.classes, dtype=object)[data.labels]
     path = Path(source).expanduser()
     if path.suffix == ".npy":
         if not path.exists():
             raise UsageError(f"there is no file {path} to read a condition from.")
         content = load(path)
-        assert isinstance(content, np.ndarray)
+        if not isinstance(content, np.ndarray):
+            raise UsageError(f"{path} is an .npz under the name of an .npy: it holds the arrays {', '.join(content)}; save one of them as .npy.")
         if content.ndim == 0 or len(content) != len(data):
             raise UsageError(f"{path} has the shape {content.shape}, but there are {len(data)} examples: it should have a row for each.")
         return content
-    known = [*data.columns, *(["class"] if data.labels is not None else [])]
+    captions = captions_beside(data)
+    if source == CAPTIONS and captions is not None:
+        return captions
+    known = [*data.columns, *(["class"] if data.labels is not None else []), *([CAPTIONS] if captions is not None else [])]
     has = f"its columns are {', '.join(known)}" if known else "it has none"
-    raise UsageError(f"the data has no column {source!r}: {has}; an .npy file with a row for each example works too.")
+    also = "".join(f"; {note}" for _, note in offers(data))
+    raise UsageError(f"the data has no column {source!r}: {has}{also}; an .npy file with a row for each example works too.")
 
 
 def fingerprints(data: Dataset, sources: Mapping[str, bool]) -> dict[str, str]:
-    """A hash of what conditions are read from and the data's own fingerprint is not of: .npy files, and pictures in files.
+    """A hash of what conditions are read from and the data's own fingerprint is not of: .npy files, captions, and pictures in files.
 
     sources: names of columns or .npy files, and whether what stands there are pictures.
     """
     found = {}
     for source, are_pictures in sources.items():
         named = data.columns.get(source)
-        if named is None and source.endswith(".npy"):
-            found[source] = Dataset(source, column(data, source)).fingerprint()
-        elif named is not None and are_pictures and named.dtype.kind == "U":
+        if named is None and (source.endswith(".npy") or (source == CAPTIONS and captions_beside(data) is not None)):
+            content = column(data, source)
+            alone = Dataset(source, content) if not is_text(content) else Dataset(source, np.zeros(0), columns={source: content})
+            found[source] = alone.fingerprint()
+        elif named is not None and are_pictures and is_text(named):
             digest, root = hashlib.sha256(), data.root or Path()
             for path in (root / name for name in named):
                 digest.update(hashlib.sha256(path.read_bytes() if path.is_file() else b"").digest())
@@ -151,7 +258,7 @@ def fingerprints(data: Dataset, sources: Mapping[str, bool]) -> dict[str, str]:
 
 def pictures(data: Dataset, values: np.ndarray, channels: str | None = None) -> tuple[np.ndarray, str | None]:
     """A column of pictures, (N, C, *size) and Pillow's mode: arrays as they are, or the files that it names."""
-    if values.dtype.kind != "U":
+    if not is_text(values):
         axes = {1: "L", 2: "HW", 3: "DHW"}[len(data.shape) - 1]
         layouts = ["N" + axes, "NC" + axes if values.shape[1:2] < values.shape[-1:] else "N" + axes + "C"]
         fitting = next((layout for layout in layouts if len(layout) == values.ndim), None)

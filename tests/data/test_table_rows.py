@@ -1,0 +1,175 @@
+"""Whose rows of a table are whose: by name where the examples are files, whatever the column is called, and never by chance."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from undiffuse.columns import encode_columns, fit_conditions
+from undiffuse.conditioning.conditions import Conditions
+from undiffuse.conditioning.declared import Condition
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.sources import DataConfig, open_data
+from undiffuse.data.tables import column, fingerprints, offers, text_column
+from undiffuse.errors import UsageError
+
+N = 24
+
+
+def opened(path, **options):
+    return open_data(DataConfig(source=str(path), **options))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Images 0.png … 23.png, all of image k of the value 10 k: a row that is found rightly says what is in the picture."""
+    (tmp_path / "in").mkdir()
+    for k in range(N):
+        Image.fromarray(np.full((4, 4), 10 * k, np.uint8)).save(tmp_path / "in" / f"{k}.png")
+    return tmp_path / "in"
+
+
+def table(folder, head, cell, name="t.csv"):
+    """A table in numeric order; `cell` makes the other cells of image k."""
+    path = folder.parent / name
+    path.write_text(f"{head},bright\n" + "".join(f"{cell(k)},{10 * k}\n" for k in range(N)), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["file", "img", "Image", "id", "whatever"])
+@pytest.mark.parametrize("written", [
+    "{k}.png", "./{k}.png", "in/{k}.png", "in\\{k}.png", "{k}", "{folder}/{k}.png", " {k}.png ",
+])  # fmt: skip
+def test_rows_are_found_by_the_column_whose_cells_are_the_files(folder, name, written):
+    path = table(folder, name, lambda k: written.format(k=k, folder=folder))
+    data = opened(folder, table=str(path))
+    assert [float(value) for value in data.columns["bright"]] == data.values[:, 0, 0, 0].tolist()
+    assert (f"by its column '{name}'" in " ".join(data.notes)) == (name != "file")
+
+
+def test_a_table_that_names_no_image_is_refused_and_never_taken_in_the_order_of_names(folder):
+    """Sorted as text the files are 0, 1, 10, 11, …, 2: no order of a table is this one by chance."""
+    path = table(folder, "note", lambda k: f"a note on {k}")
+    with pytest.raises(UsageError, match=r"no column of the table .* names the images .*0\.png, 1\.png, 10\.png, …\): add a column 'file'"):
+        opened(folder, table=str(path))
+
+
+def test_bare_numbers_name_images_only_where_each_is_named_once(folder):
+    path = table(folder, "age", lambda k: k // 2)
+    with pytest.raises(UsageError, match="no column of the table"):
+        opened(folder, table=str(path))
+
+
+def test_two_columns_that_name_the_images_differently_are_refused(folder):
+    path = table(folder, "img,next", lambda k: f"{k}.png,{(k + 1) % N}.png")
+    with pytest.raises(UsageError, match="columns img and next of the table .* both name the images: call the right one 'file'"):
+        opened(folder, table=str(path))
+    data = opened(folder, table=str(table(folder, "img,mask", lambda k: f"{k}.png,{k}.png")))
+    assert [float(value) for value in data.columns["bright"]] == data.values[:, 0, 0, 0].tolist()
+
+
+def test_a_name_in_two_rows_is_refused_unless_they_say_the_same(folder):
+    path = table(folder, "file", lambda k: f"{k}.png")
+    content = path.read_text()
+    path.write_text(content + "7.png,999\n")
+    with pytest.raises(UsageError, match=r"names 1 of 24 images in several rows that say different things, such as 7\.png in rows 8 and 25"):
+        opened(folder, table=str(path))
+    path.write_text(content + "7.png,70\n")
+    data = opened(folder, table=str(path))
+    assert [float(value) for value in data.columns["bright"]] == data.values[:, 0, 0, 0].tolist()
+    assert any("1 rows of t.csv repeat another" in note for note in data.notes)
+
+
+def test_rows_of_other_images_are_counted(folder):
+    path = table(folder, "file", lambda k: f"{k}.png")
+    path.write_text(path.read_text() + "gone.png,5\nlost.png,6\n")
+    assert any("2 of the 26 rows of t.csv name no image" in note for note in opened(folder, table=str(path)).notes)
+
+
+def test_rows_beside_arrays_are_taken_in_order_and_that_is_said(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((3, 4, 4), np.uint8))
+    (tmp_path / "t.csv").write_text("age\n30\n10\n20\n")
+    assert any("3 rows of t.csv are taken for the examples in their order" in note for note in opened(tmp_path / "x.npy", table=str(tmp_path / "t.csv")).notes)
+
+
+def test_a_table_that_is_the_data_names_its_images_in_any_column(folder):
+    path = table(folder, "photo", lambda k: f"in/{k}.png")
+    data = opened(path)
+    assert [float(value) for value in data.columns["bright"]] == data.values[:, 0, 0, 0].tolist()
+    assert any("that the column 'photo' names" in note for note in data.notes)
+    path.write_text(path.read_text() + "in/3.png,5\n")
+    assert any("1 images are named by several rows each, such as in/3.png" in note for note in opened(path).notes)
+    with pytest.raises(UsageError, match=r"each of the columns photo, mask names files: call the one with the examples 'file'"):
+        opened(table(folder, "photo,mask", lambda k: f"in/{k}.png,in/{k}.png"))
+
+
+def test_a_table_of_numbers_as_the_data_is_refused_with_what_works(tmp_path):
+    (tmp_path / "iris.csv").write_text("length,width,species\n5.1,3.5,setosa\n4.9,3.0,setosa\n")
+    with pytest.raises(UsageError, match=r"none of them names image files.*not read from text yet: save them as \.npy"):
+        opened(tmp_path / "iris.csv")
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("t.csv", b"file;age\na.png;3\nb.png;4\n", "separated by semicolons: save it with commas"),
+    ("t.csv", b"file\tage\na.png\t3,5\n", r"separated by tabs: name it t\.tsv"),
+    ("t.tsv", b"file,age\na.png,3\n", r"separated by commas: name it t\.csv"),
+    ("t.csv", "file,ort\na.png,M\u00fcnchen\n".encode("cp1252"), r"line 2 holds the byte 0xfc.*cp1252: save it as UTF-8 \(iconv -f CP1252"),
+    ("t.csv", "file,age\na.png,3\n".encode("utf-16"), "it is in UTF-16"), ("t.csv", "file,age\na.png,3\n".encode("utf-16-le"), "it is in UTF-16"),
+])  # fmt: skip
+def test_the_cause_is_named(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=words):
+        opened(tmp_path / name)
+
+
+# Captions and tables that lie in a folder -------------------------------------------------------------------------------------------------
+
+
+def test_captions_beside_pictures_are_read_when_asked_by_name_and_offered_else(folder):
+    shuffled = random.Random(0).sample(range(N), N)
+    for k in shuffled[1:]:
+        (folder / f"{k}.txt").write_text(f" picture {k} \n", encoding="utf-8")
+    data = opened(folder)
+    assert [int(value) // 10 for value in data.values[:, 0, 0, 0]] == [int(name.split(".")[0]) for name in data.columns["file"]]
+    said = column(data, "caption").tolist()
+    assert said == ["" if k == shuffled[0] else f"picture {k}" for k in (int(name.split(".")[0]) for name in data.columns["file"])]
+    assert [note for _, note in offers(data)] == ["23 of the 24 images have a caption in a .txt file beside them: --text caption tells it to the model"]
+    with pytest.raises(UsageError, match="no column 'text': its columns are file, caption; .*--text caption"):
+        column(data, "text")
+    before = fingerprints(data, {"caption": False})
+    assert before
+    (folder / f"{shuffled[1]}.txt").write_text("another", encoding="utf-8")
+    assert fingerprints(data, {"caption": False}) != before  # a run whose captions changed is not resumed as the same
+    assert column(opened(folder, table=str(table(folder, "img", lambda k: f"{k}.png"))), "caption").tolist()[0] != ""
+    configs = fit_conditions(data, {"caption": Condition(kind="text")}, 0.1)
+    encoded = encode_columns(data, {"caption": Condition(kind="text")}, Conditions(configs, 8))["caption"]
+    assert int((encoded[:] != 0).flatten(1).any(1).sum()) == N - 1
+
+
+def test_a_table_inside_the_folder_is_offered(folder):
+    path = folder / "metadata.csv"
+    table(folder, "file_name", lambda k: f"{k}.png").rename(path)
+    note = f"the folder holds metadata.csv: --table '{path}' reads its columns"
+    assert offers(opened(folder)) == [("metadata.csv", note)]
+    with pytest.raises(UsageError, match="no column 'bright'.*--table"):
+        column(opened(folder), "bright")
+    assert offers(opened(folder, table=str(path))) == []
+
+
+# Long texts -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_one_long_cell_costs_what_it_holds_and_changes_no_fingerprint():
+    """100,000 characters among 1,000 rows took 400 MB as an array of fixed width."""
+    texts = [f"text {k}" for k in range(999)] + ["\U0001f600" * 100_000]
+    found = text_column(texts)
+    assert found.tolist() == texts
+    assert found.nbytes < 10**5
+    values = np.zeros((1000, 1), np.uint8)
+    few = np.array(["a", "", "\u00fc\U0001f600 c", "\ud800", "a\0"], dtype=object)
+    fixed = Dataset("d", values[:5], columns={"t": few.astype(str)})
+    assert Dataset("d", values[:5], columns={"t": few}).fingerprint() == fixed.fingerprint()
+    assert Dataset("d", values[:2], columns={"t": few[1:2].repeat(2)}).fingerprint() == Dataset("d", values[:2], columns={"t": np.array(["", ""])}).fingerprint()
