@@ -31,12 +31,12 @@ from undiffuse.process.levels import Level, meet
 from undiffuse.process.noise import standard_normal
 from undiffuse.process.posteriors import Denoise
 from undiffuse.process.schedules import Schedule
-from undiffuse.sampling.grids import logsnr
 from undiffuse.sampling.inversion import inverted, lifted, slerp
 from undiffuse.sampling.noise_estimates import by_likelihood, by_wavelet
 from undiffuse.sampling.noises import INITIAL_STREAM
 from undiffuse.sampling.recording import recorded
-from undiffuse.sampling.settings import UNGUIDED, SamplingConfig
+from undiffuse.sampling.settings import OWN_ENDS, UNGUIDED, SamplingConfig
+from undiffuse.sampling.spacings import logsnr
 from undiffuse.sampling.trajectory import Moment, trajectory
 
 Method = Literal["heun", "ddim", "recorded", "stochastic"]
@@ -247,7 +247,7 @@ def _settings(model: Model, solver: str | None, sampling: Mapping[str, Any]) -> 
     """The model's own settings, on a grid that ends in its cleanest level; with a solver that is prescribed, if any."""
     # A chain's own levels are what its network was trained at; evenly spaced times of other schedules may leap, as EDM's do.
     grid = "uniform" if isinstance(model.schedule, Chain) else "karras"
-    base: dict[str, Any] = {"grid": grid, "steps": default_steps(model), "logsnrs": None, "churn": 0.0, "restart": None} | UNGUIDED
+    base: dict[str, Any] = {"grid": grid, "steps": default_steps(model), "logsnrs": None, "churn": 0.0, "restart": None} | OWN_ENDS | UNGUIDED
     if solver is not None:
         if "solver" in sampling:
             raise UsageError("this method goes back the way it came, so its solver cannot be chosen: leave it out, or use 'stochastic'.")

@@ -29,7 +29,7 @@ from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise, Fixed, Posterior
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.guidance import clipped
-from undiffuse.sampling.settings import SamplingConfig
+from undiffuse.sampling.settings import SamplingConfig, on_grid
 from undiffuse.sampling.trajectory import Moment, initial, trajectory
 from undiffuse.scheduling import ScheduleConfig
 from undiffuse.steering import Asked, Steering, check, denoise, encoded, walking
@@ -110,7 +110,7 @@ class Model:
 
         Raises UsageError where they contradict each other or the model.
         """
-        how = changed(self.config.sampling, sampling)
+        how = changed(self.config.sampling, on_grid(self.config.sampling, sampling))
         how.build_solver(self.schedule)
         how.build_levels(self.schedule)
         return how

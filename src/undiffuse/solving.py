@@ -27,7 +27,7 @@ from undiffuse.process.operators import REC_601, Blur, Downsample, Grey, Mask, h
 from undiffuse.process.posteriors import Denoise
 from undiffuse.sampling.grids import resampled
 from undiffuse.sampling.inverse import DPS, ITERATIONS, Measurement, RePaint, informed, replaced
-from undiffuse.sampling.settings import SamplingConfig
+from undiffuse.sampling.settings import SamplingConfig, on_grid
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
 from undiffuse.sampling.solvers.base import Solver
 from undiffuse.sampling.trajectory import initial, trajectory
@@ -179,7 +179,7 @@ def _fitting(own: SamplingConfig, wanted: Mapping[str, Any]) -> dict[str, Any]:
         base |= {"order": None, "eta": None, "variance": None, "corrections": None}
     if own.logsnrs is not None and ("grid" in wanted or "steps" in wanted):
         base |= {"logsnrs": None, "grid": SamplingConfig().grid}
-    return base | dict(wanted)
+    return base | on_grid(own, wanted)
 
 
 def grid(model: Model, approach: Approach, how: SamplingConfig) -> Level:

@@ -25,10 +25,10 @@ from undiffuse.model import Model
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise, Posterior
 from undiffuse.sampling.aligned import aligned_logsnrs
-from undiffuse.sampling.settings import SamplingConfig
+from undiffuse.sampling.settings import OWN_ENDS, SamplingConfig
 from undiffuse.sampling.trajectory import Moment, initial, trajectory
 
-PLAIN: dict[str, Any] = {"order": None, "eta": None, "variance": None, "corrections": None, "churn": 0.0, "restart": None, "logsnrs": None}
+PLAIN: dict[str, Any] = {"order": None, "eta": None, "variance": None, "corrections": None, "churn": 0.0, "restart": None, "logsnrs": None} | OWN_ENDS
 REFERENCE: dict[str, Any] = PLAIN | {"solver": "adams", "grid": "angle_beta"}
 REFERENCE_STEPS = 120
 DEFAULT_SOLVERS = ("adams", "unipc", "dpm++", "heun", "ddim")

@@ -45,7 +45,7 @@ def draw_poster(run: Run, path: Path) -> None:
     from undiffuse.pictures.images import to_rgb
     from undiffuse.pictures.poster import Poster, draw
     from undiffuse.pictures.views import forward_pictures, reverse_pictures
-    from undiffuse.sampling.grids import uniform
+    from undiffuse.sampling.spacings import uniform
 
     model = load(run.folder, run.device)
     codec, data = model.codec, run.held_out

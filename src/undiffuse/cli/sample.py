@@ -59,6 +59,8 @@ def sample(
     order: Annotated[int | None, Option(help="Of the solver, where it has several.")] = None,
     grid: Annotated[str | None, Option(help="Listed by 'undiffuse solvers', or a spacing like 250 or ddim50.")] = None,
     steps: Annotated[int | None, Option(help="Steps of the grid.")] = None,
+    sigma_max: Annotated[float | None, Option(help="Where the grid starts: sigma/alpha of its first level.")] = None,
+    sigma_min: Annotated[float | None, Option(help="Where the grid jumps to the clean estimate: sigma/alpha of its last noisy level.")] = None,
     eta: Annotated[float | None, Option(help="Noise of ddim, dpm++_sde and sa, 0 to 1.")] = None,
     churn: Annotated[float | None, Option(help="EDM's: go back up a little before every step, in all by this much.")] = None,
     restart: Annotated[str | None, Option(help="Walk a stretch of sigma/alpha again: low,high,times.")] = None,
@@ -101,7 +103,7 @@ def sample(
     if len(strengths) > 1 and not compare:
         raise UsageError(f"--guidance {guidance} lists several strengths, and one is used at a time: give one, or add --compare.")
     settings = shared.given(
-        solver=solver, order=order, grid=grid, steps=steps, eta=eta, variance=variance, clip=clip,
+        solver=solver, order=order, grid=grid, steps=steps, sigma_max=sigma_max, sigma_min=sigma_min, eta=eta, variance=variance, clip=clip,
         keep_eps=keep_eps, churn=churn, corrections=corrections, noise=noise, restart=shared.stretch(restart) if restart else None,
         guidance_form=guidance_form, guidance_rescale=guidance_rescale, guidance_scales=each or None,
         guidance_momentum=guidance_momentum, guidance_longest=guidance_longest,
@@ -291,7 +293,7 @@ def _draw_trajectory(job: Job, labels: list[str], index: list[int], folder: Path
     import torch
 
     from undiffuse.pictures.views import animate_reverse, forward_strip, reverse_strip
-    from undiffuse.sampling.grids import uniform
+    from undiffuse.sampling.spacings import uniform
 
     model, choices = job.model, {choice[2]: choice for choice in job.choices()}
     named = list(dict.fromkeys(labels))[:STRIP_EXAMPLES]

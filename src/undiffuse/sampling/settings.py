@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -10,22 +11,31 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Schedule
-from undiffuse.sampling.grids import at_logsnrs, churned, make_grid, restarted
+from undiffuse.sampling.grids import at_logsnrs, churned, make_grid, refuse_settings, restarted
 from undiffuse.sampling.solvers.base import Solver
 from undiffuse.sampling.solvers.registry import Settings, make_solver
+from undiffuse.sampling.spacings import GridSettings
 from undiffuse.sampling.trajectory import NoiseKind
 
 UNGUIDED: dict[str, Any] = {
     "guidance": 1.0, "guidance_scales": None, "guidance_form": "plain", "guidance_rescale": 0.0, "guidance_interval": None,
     "guidance_momentum": 0.0, "guidance_longest": None,
 }  # fmt: skip
+OWN_ENDS: dict[str, Any] = {"sigma_max": None, "sigma_min": None}
+"""The settings of a grid that places its own levels, as it has them itself."""
+
+
+def on_grid(own: SamplingConfig, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes wanted to a model's own settings; those of its own grid are undone where another grid is wanted."""
+    return (OWN_ENDS | {"logsnrs": None} if wanted.get("grid", own.grid) != own.grid else {}) | dict(wanted)
 
 
 class SamplingConfig(BaseModel):
     """How a model samples when nothing else is said: by default 16 steps, and evaluations of the network, of the corrected
     Adams method in the angle; docs/solvers.md has the measurements behind this choice.
 
-    grid, steps: see sampling/grids.py; grid "aligned" has `logsnrs`, its levels.   order, eta, variance, corrections: of
+    grid, steps: see sampling/grids.py; grid "aligned" has `logsnrs`, its levels.   sigma_max, sigma_min: sigma/alpha of the
+    grid's first and of its last noisy level, None for the grid's own; see sampling/spacings.py.   order, eta, variance, corrections: of
     the solver, None for its own; see sampling/solvers/registry.py.   churn: EDM's, total over the grid.
     restart: (low, high, times), the stretch of sigma/alpha to walk again.   noise: "brownian" is the same for any grid.
     guidance: 1 plain conditional, 0 unconditional.   guidance_scales: of conditions by name, `guidance` of the others.
@@ -42,6 +52,8 @@ class SamplingConfig(BaseModel):
     grid: str = "angle_beta"
     steps: int = Field(16, ge=1)
     logsnrs: tuple[float, ...] | None = None
+    sigma_max: float | None = Field(None, gt=0, allow_inf_nan=False)
+    sigma_min: float | None = Field(None, ge=0, allow_inf_nan=False)
     order: int | None = None
     eta: float | None = Field(None, ge=0, le=1)
     variance: float | None = Field(None, ge=0, le=1)
@@ -63,6 +75,12 @@ class SamplingConfig(BaseModel):
     def _grid_of_levels(self) -> SamplingConfig:
         if (self.grid == "aligned") != (self.logsnrs is not None):
             raise UsageError("the grid 'aligned' and a list of log-SNRs go together: give both or neither.")
+        return self
+
+    @model_validator(mode="after")
+    def _grid_that_falls(self) -> SamplingConfig:
+        if self.sigma_max is not None and self.sigma_min is not None and self.sigma_min >= self.sigma_max:
+            raise UsageError(f"a grid falls from sigma_max to sigma_min, not from {self.sigma_max:g} to {self.sigma_min:g}: swap them.")
         return self
 
     @model_validator(mode="after")
@@ -90,7 +108,12 @@ class SamplingConfig(BaseModel):
 
     def build_levels(self, schedule: Schedule) -> Level:
         """The table of levels to visit."""
-        levels = make_grid(schedule, self.grid, self.steps) if self.logsnrs is None else at_logsnrs(schedule, self.logsnrs)
+        settings = GridSettings(self.sigma_max, self.sigma_min)
+        if self.logsnrs is None:
+            levels = make_grid(schedule, self.grid, self.steps, settings)
+        else:
+            refuse_settings(self.grid, settings)
+            levels = at_logsnrs(schedule, self.logsnrs)
         if self.restart:
             levels = restarted(levels, *self.restart)
         return churned(schedule, levels, self.churn) if self.churn else levels
