@@ -173,4 +173,4 @@ def _binomial(share: float, n: int) -> float:
 
 
 def _in_units(config: Any, z: Tensor) -> tuple[float, ...]:
-    return tuple((z.double() * config.deviation + config.mean).tolist())
+    return tuple((z.cpu().double() * config.deviation + config.mean).tolist())

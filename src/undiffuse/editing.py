@@ -210,7 +210,7 @@ def estimated(model: Model, x: Tensor, estimate: Estimate = "likelihood", condit
     """sigma/alpha of the noise in each example of x (n, …), in the model's range; float64 (n,)."""
     if estimate == "wavelet":
         low = float(model.schedule([model.schedule.t_min]).ratio)
-        return by_wavelet(x).double().cpu().clamp(min=low)
+        return by_wavelet(x).cpu().double().clamp(min=low)
     if estimate != "likelihood":
         raise UsageError(f"there is no estimate {estimate!r}: choose one of {', '.join(get_args(Estimate))}.")
     unclipped = changed(_settings(model, None, {}), {"clip": "none"})

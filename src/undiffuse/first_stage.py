@@ -217,7 +217,7 @@ class AutoencoderRun:
             frechet = frechet_distance(x @ directions, y @ directions)
         axes = (0, *range(2, z.ndim))
         assert latents.config.psnr is not None  # `finish` measured it
-        return Ceiling(latents.config.psnr, frechet, k, tuple(z.double().std(axes).tolist()), len(x))
+        return Ceiling(latents.config.psnr, frechet, k, tuple(z.cpu().double().std(axes).tolist()), len(x))
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -246,7 +246,7 @@ class AutoencoderRun:
         for part in self.held_out.split(64):
             x = part.to(self.device)
             y = decoded(self.both.autoencoder, encoded(self.both.autoencoder, x), tuple(x.shape[2:]))
-            total += (y - x).double().square().sum().item()
+            total += (y - x).cpu().double().square().sum().item()
         return total / self.held_out.numel()
 
     def _draw(self, latents: Latents) -> None:

@@ -252,9 +252,9 @@ def _by_bound(
 
 def _terms(bound: Bound, noisiest: Level, levels: Level) -> list[Term]:
     """levels: of each row of the bound's steps, the last the decoder's."""
-    ratios, labels, nats = levels.ratio.tolist(), levels.label.tolist(), bound.steps.double().mean(1).tolist()
+    ratios, labels, nats = levels.ratio.tolist(), levels.label.tolist(), bound.steps.cpu().double().mean(1).tolist()
     steps = [Term("step", *row) for row in zip(ratios[:-1], labels[:-1], nats[:-1], strict=True)]
-    prior = Term("prior", noisiest.ratio.item(), noisiest.label.item(), bound.prior.double().mean().item())
+    prior = Term("prior", noisiest.ratio.item(), noisiest.label.item(), bound.prior.cpu().double().mean().item())
     return [prior, *steps, Term("decoder", ratios[-1], labels[-1], nats[-1])]
 
 
@@ -266,11 +266,10 @@ def _by_flow(
         x = dequantised(x, source.places(), 1 / codec.scale.to(x))
     found = flow_likelihood(denoise, schedule, x, None if exact_divergence else source.signs(), watch=source.watch)
     between = levels_at(schedule, (found.levels.logsnr[1:].clamp(max=60) + found.levels.logsnr[:-1].clamp(min=-60)) / 2)
-    path = [
-        Term("path", *row) for row in zip(between.ratio.tolist(), between.label.tolist(), found.path.double().mean((1, 2)).tolist(), strict=True)
-    ]
+    nats = found.path.cpu().double().mean((1, 2)).tolist()
+    path = [Term("path", *row) for row in zip(between.ratio.tolist(), between.label.tolist(), nats, strict=True)]
     noisiest = found.levels[0]
-    prior = Term("prior", noisiest.ratio.item(), noisiest.label.item(), found.prior.double().mean().item())
+    prior = Term("prior", noisiest.ratio.item(), noisiest.label.item(), found.prior.cpu().double().mean().item())
     return found.total[0], [prior, *path, Term("units", 0.0, -1.0, found.scale)], found.evaluations
 
 

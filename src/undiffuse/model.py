@@ -211,6 +211,7 @@ def load(
 
     weights: "averaged" or "raw"; the better one by default.   encoder: where its text encoder lies now, if it has one.
     download: whether that may be fetched.   adapters: a folder of low-rank adapters to tune it by, a run's adapters/ or peft's.
+    Its parameters are frozen; to train them, `model.denoiser.requires_grad_()`.
     Raises UsageError, one sentence saying what is wrong, for anything that is not an intact model file.
     """
     path = file_of(path)
@@ -230,8 +231,8 @@ def load(
         if isinstance(module, TextCondition):
             module.source, module.download = encoder, download
     for part in (model.denoiser, latents):
-        if part is not None:
-            part.to(device or default_device())
+        if part is not None:  # gradients of x̂ are taken by x_t alone, and keep nothing that only weights would need
+            part.to(device or default_device()).requires_grad_(False)
     return model
 
 

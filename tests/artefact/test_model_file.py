@@ -57,6 +57,34 @@ def test_any_shape_and_kind_survives_the_file(tmp_path, shape, variance, predict
     assert ((values >= 0) & (values <= 255)).all()
 
 
+def test_a_loaded_model_is_frozen_so_that_gradients_by_x_keep_nothing_for_its_weights(path):
+    """What dps and exact differentiate: x̂ by x_t. A linear layer keeps its input for its weights' gradient alone."""
+    model = load(path, "cpu")
+    assert not any(p.requires_grad for p in model.denoiser.parameters())
+    x_t, level = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), model.schedule(50.0)
+    denoise = model.denoiser.given(model.denoiser.conditions.encode({}, 4))
+
+    def differentiated():
+        kept = {}
+
+        def keep(tensor):
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        x = x_t.clone().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            mean = denoise(x, level).mean
+        weights = {p.untyped_storage().data_ptr() for p in model.denoiser.parameters()}
+        kept_bytes = sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in weights)
+        return torch.autograd.grad(mean.square().sum(), x)[0], kept_bytes
+
+    frozen, few = differentiated()
+    model.denoiser.requires_grad_()
+    free, many = differentiated()
+    assert torch.equal(frozen, free)
+    assert few < 0.9 * many
+
+
 def rewritten(path, change):
     with safe_open(path, "pt") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

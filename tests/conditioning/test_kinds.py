@@ -258,3 +258,17 @@ def test_other_conditions_and_other_numbers_of_values_are_refused(kind):
 def test_an_unconditional_model_says_that_it_is_one():
     with pytest.raises(ValueError, match="cannot be told 'class': it is unconditional"):
         tiny_model(conditions={}).sample(1, {"class": "cat"})
+
+
+@every
+def test_the_null_token_is_made_once_and_is_no_part_of_a_file(kind, monkeypatch):
+    """Dropping and guidance ask for it at every step: on a GPU, making it anew is a copy that waits for all before it."""
+    module, made = kind.module(drop=0.0), []
+    expected = module.nothing()
+    monkeypatch.setattr(type(module), "nothing", lambda self: made.append(self) or expected)
+    encoded = module.read(kind.values[:2]) if module.asked_by_name else expected.expand(2, *expected.shape)
+    for _ in range(3):
+        assert rows_equal(module.dropped(encoded, torch.tensor([True, True])), expected.expand(2, *expected.shape)).all()
+        assert torch.equal(module.null(2, encoded.device)[1], expected)
+    assert len(made) == 1
+    assert not any("null" in name for name in module.state_dict())

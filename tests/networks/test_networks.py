@@ -202,3 +202,20 @@ def test_an_unknown_condition_never_passes_in_silence(name):
     x, values = torch.randn(1, 1, 8, 8), model.denoiser.conditions.encode
     a, b = (model.denoiser(x, level, values({"class": which}, 1)).mean for which in "ab")
     assert not torch.equal(a, b)
+
+
+RESIDUAL = [name for name in NETWORKS if name.startswith(("transformer", "mlp"))]
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+@pytest.mark.parametrize("tokens", [False, True])
+def test_the_residual_of_a_sequence_is_float32_under_autocast(name, tokens):
+    """bf16 has 8 bits, so a sum of 1 and updates of 1/1024 would stay 1, however many blocks there are."""
+    network = randomised(built(name, tokens=tokens)).eval()
+    seen = []
+    for block in network.blocks:
+        block.register_forward_hook(lambda module, given, out: seen.extend([given[0].dtype, out.dtype]))
+    told = (torch.randn(2, 3, network.embedding_width), torch.zeros(2, 3, dtype=torch.bool)) if tokens else ()
+    with torch.autocast("cpu", torch.bfloat16):
+        network(torch.randn(2, 1, 8, 8), CLOCK, None, *told)
+    assert seen == [torch.float32] * 2 * len(network.blocks)

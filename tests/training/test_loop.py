@@ -28,13 +28,14 @@ def batches(step, bad=()):
     return x, {"class": rows % 3}
 
 
-def trainer(steps=12, network=None, **settings):
+def trainer(steps=12, network=None, on="cpu", **settings):
     settings = {"steps": steps, "warmup": 2, "learning_rate": 1e-2, "batch_size": 8} | settings
     learned = settings.get("objective") == "hybrid"
     changes = {"variance": "learned_range"} if learned else {}
     config = tiny_config(**changes, **({"network": network} if network else {}))
     torch.manual_seed(0)
     denoiser, schedule = config.build()
+    denoiser.to(on)
     objective = Simple(make_weight("unit", denoiser.prediction, 0.5))
     if learned:
         objective = Hybrid(objective, VariationalBound(schedule, Bridge.table(schedule.levels), Bins(256)))

@@ -85,6 +85,9 @@ def train(
     held_out: Annotated[float | None, Option(help="Share (below 1) or number of examples kept for validation.")] = None,
     seed: Annotated[int | None, Option(help="Of everything random.")] = None,
     precision: Annotated[str | None, Option(help="auto, fp32 or bf16.")] = None,
+    deterministic: Annotated[
+        bool, Option("--deterministic", help="Take algorithms that give the same bits every time, for exact resume on a GPU; slower there.")
+    ] = False,
     jobs: Annotated[
         str | None, Option("--tasks", help="Make examples of what is left of them: inpaint,upscale:4,colorize,deblur:1.5,denoise; then 'restore'.")
     ] = None,
@@ -117,6 +120,7 @@ def train(
             "drop": _share([text for text in drop or [] if "=" not in text]),
             "training.objective": objective, "training.weight": weight, "training.batch_size": batch,
             "training.learning_rate": lr, "training.seed": seed, "training.precision": precision,
+            "training.deterministic": deterministic or None,
             "network.width": width, "network.depth": depth, "network.dropout": dropout,
             "network.multipliers": multipliers and shared.integers(multipliers),
             "network.attention": attention and shared.integers(attention),

@@ -101,6 +101,8 @@ class ConditionModule(nn.Module, ABC):
     def __init__(self, config: ConditionSettings) -> None:
         super().__init__()
         self.config = config
+        self._null: Tensor | None
+        self.register_buffer("_null", None, persistent=False)
 
     @abstractmethod
     def read(self, values: Sequence[object]) -> Tensor:
@@ -144,19 +146,21 @@ class ConditionModule(nn.Module, ABC):
             )
         if len(said) == len(values):
             return self.read(values)
-        encoded = self.null(len(values), torch.device("cpu")).clone()
+        nothing = self.nothing()
+        encoded = nothing.repeat(len(values), *[1] * nothing.ndim)
         if said:
             encoded[said] = self.read([values[row] for row in said])
         return encoded
 
     def null(self, n: int, device: torch.device) -> Tensor:
-        """The null token for n examples."""
-        nothing = self.nothing().to(device)
-        return nothing.expand(n, *nothing.shape)
+        """The null token for n examples; made once, and brought to another device once."""
+        if self._null is None or self._null.device != device:
+            self._null = self.nothing().to(device)
+        return self._null.expand(n, *self._null.shape)
 
     def dropped(self, encoded: Tensor, drop: Tensor) -> Tensor:
         """Encoded values with the null token where `drop` (B,) is true."""
-        return torch.where(drop.reshape(-1, *[1] * (encoded.ndim - 1)), self.nothing().to(encoded), encoded)
+        return torch.where(drop.reshape(-1, *[1] * (encoded.ndim - 1)), self.null(1, encoded.device).to(encoded.dtype), encoded)
 
 
 def joined(names: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def effect(answer: Callable[[Values], Tensor], values: Values, name: str) -> flo
     other = shuffled(values[name])
     if other is None:
         return None
-    return (answer(values | {name: other}) - answer(values)).double().square().mean().sqrt().item()
+    return (answer(values | {name: other}) - answer(values)).cpu().double().square().mean().sqrt().item()
 
 
 @contextmanager

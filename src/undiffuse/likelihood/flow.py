@@ -97,7 +97,7 @@ def flow_likelihood(
         nonlocal walked, evaluations
         evaluations += 1
         if watch:
-            along = phi.clamp(max=span[-1].to(phi)).double().tan().log().item()  # the last step may overshoot the end
+            along = phi.clamp(max=span[-1].to(phi)).cpu().double().tan().log().item()  # the last step may overshoot the end
             walked = max(walked, min(1.0, (along - log_start) / (log_end - log_start)))
             watch(walked)
         with torch.enable_grad():

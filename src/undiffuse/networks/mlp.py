@@ -69,6 +69,7 @@ class MLP(Network):
         self, x: Tensor, clock: Tensor, conditioning: Tensor | None = None, tokens: Tensor | None = None, absent: Tensor | None = None
     ) -> Tensor:
         embedding, h = self.embedding(clock, conditioning), self.first(x.flatten(1))[:, None]
+        h = h.to(torch.promote_types(h.dtype, x.dtype))  # under autocast too: the residual keeps small updates
         for block in self.blocks:
             h = block(h, embedding, tokens, absent)
         return self.last(modulated(h, *self.modulation(embedding))).reshape(len(x), self.channels_out, *x.shape[2:])

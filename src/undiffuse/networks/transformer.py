@@ -102,7 +102,8 @@ class Transformer(Network):
         x = padded(x, self.patch)
         grid = tuple(n // patch for n, patch in zip(x.shape[2:], self.patch, strict=True))
         embedding, positions = self.embedding(clock, conditioning), self._at(grid, x.device)
-        h, rotation = self.first(_to_patches(x, self.patch)), None
+        h = self.first(_to_patches(x, self.patch))
+        h, rotation = h.to(torch.promote_types(h.dtype, x.dtype)), None  # under autocast too: the residual keeps small updates
         if self.config.positions == "rotary":
             rotation = positions
         else:

@@ -88,6 +88,9 @@ def standard_normal(
     step:   which draw of the trajectory, one for all rows or int64 (B,).
     stream: tells apart draws for different purposes.
     """
+    if index.device.type == "mps":  # Apple's GPUs have neither float64 nor frexp
+        step = step.cpu() if isinstance(step, Tensor) else step
+        return standard_normal(shape, seed, index.cpu(), step, stream).to(index.device)
     size = math.prod(shape)
     blocks = -(-size // 4)
     index = index.to(torch.int64)

@@ -70,10 +70,10 @@ def _silent(draw: int) -> Any:
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
     """Equation (2), example by example. a, b: (B, ...); share: 0 at a, 1 at b. Parallel, opposite or zero ones: the line."""
-    u, v = a.double().flatten(1), b.double().flatten(1)
+    u, v = a.cpu().double().flatten(1), b.cpu().double().flatten(1)  # not every device has float64
     norm_a, norm_b = u.norm(dim=1, keepdim=True), v.norm(dim=1, keepdim=True)
     theta = torch.acos((u * v).sum(1, keepdim=True).div(norm_a * norm_b).nan_to_num(1.0).clamp(-1, 1))
     sine = theta.sin()
     along = ((1 - share) * theta).sin() / norm_a * u + (share * theta).sin() / norm_b * v
     on_sphere = along / sine * torch.lerp(norm_a, norm_b, share)
-    return torch.where(sine > SMALLEST_SINE, on_sphere, torch.lerp(u, v, share)).reshape(a.shape).to(a.dtype)
+    return torch.where(sine > SMALLEST_SINE, on_sphere, torch.lerp(u, v, share)).reshape(a.shape).to(a)

@@ -68,8 +68,8 @@ def _slope(y: Tensor, denoise: Denoise, level: Level, probes: int, seed: int) ->
         for probe in range(probes):
             signs = standard_normal(y.shape[1:], seed, torch.zeros(1, dtype=torch.int64, device=y.device), probe, PROBE_STREAM).sign()
             (pulled,) = torch.autograd.grad((mean * signs).sum(), x_t, retain_graph=probe + 1 < probes)
-            trace += (alpha * pulled * signs).flatten(1).sum(1).double().cpu() / probes
-    removed = ((y - mean.detach()) ** 2).flatten(1).sum(1).double().cpu()
+            trace += (alpha * pulled * signs).flatten(1).sum(1).cpu().double() / probes
+    removed = ((y - mean.detach()) ** 2).flatten(1).sum(1).cpu().double()
     return removed / ratio**2 + trace - y[0].numel()
 
 

@@ -68,7 +68,8 @@ class Brownian(Noise):
     """
 
     def __init__(self, x: Tensor, seed: int, index: Tensor, levels: Level) -> None:
-        self.shape, self.dtype, self.seed, self.index = x.shape, x.dtype, seed, index
+        self.like, self.shape, self.seed = x.new_empty(0), x.shape, seed
+        self.index = index.cpu() if index.device.type == "mps" else index  # the path is float64, which Apple's GPUs do not have
         self.others = Independent(x, seed, index, len(levels) - 1)
         clock = (levels.logsnr.clamp(-LOGSNR_RANGE, LOGSNR_RANGE) / LOGSNR_RANGE + 1) / 2
         self.clock = (clock * 2**DEPTH).round().long().tolist()
@@ -86,7 +87,7 @@ class Brownian(Noise):
         step = self._value(there) - self._value(here)
         kept = _ancestors(there)
         self.nodes = {at: value for at, value in self.nodes.items() if at in kept}
-        return (step * (2**DEPTH / (there - here)) ** 0.5).to(self.dtype)
+        return (step * (2**DEPTH / (there - here)) ** 0.5).to(self.like)
 
     def _value(self, at: int) -> Tensor:
         """W at at / 2^DEPTH, float64."""

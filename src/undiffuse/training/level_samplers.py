@@ -115,7 +115,7 @@ class LossAware(LevelSampler):
         start, end = self.schedule.time(torch.tensor([0.0, 1.0], dtype=torch.float64))
         count = len(self.state["seen"])
         bins = ((t - start) / (end - start) * count).long().clamp(0, count - 1)
-        for bin_, loss in zip(bins.tolist(), losses.double().cpu().tolist(), strict=True):
+        for bin_, loss in zip(bins.tolist(), losses.cpu().double().tolist(), strict=True):
             slot = int(self.state["seen"][bin_]) % HISTORY
             self.state["losses"][bin_, slot] = loss
             self.state["seen"][bin_] += 1

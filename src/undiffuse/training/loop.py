@@ -18,6 +18,7 @@ from torch import Tensor
 from undiffuse.conditioning.conditions import Values
 from undiffuse.process.schedules import Schedule
 from undiffuse.training.averages import Average
+from undiffuse.training.deterministic import deterministic
 from undiffuse.training.flat import Flat
 from undiffuse.training.health import Health
 from undiffuse.training.learners import Learner
@@ -87,7 +88,8 @@ class Trainer:
             rate = self.rate_scale * self.config.learning_rate_at(self.step, done)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            loss, norm = self._gradient(*batches(self.step))
+            with deterministic(self.config.deterministic):
+                loss, norm = self._gradient(*batches(self.step))
             verdict = self.health.verdict(loss, norm)
             if verdict == "fine":
                 self.optimizer.step()

@@ -16,6 +16,8 @@ class TrainingConfig(BaseModel):
     learning_rate: reached after `warmup` steps, kept, and brought to zero linearly over the last `cooldown` share.
     clip: largest norm of the gradient.   average_decay: of the weights' moving average.
     precision: what the network computes in; "auto" is bf16 where the device is fast at it, else fp32.
+    deterministic: only algorithms of torch that give the same bits every time, which on a GPU an exact resume needs; slower there, and
+    an operation that has none ends the run with a sentence.
     objective, weight: see objectives.py.   gamma: of min_snr and p2.   bias: of sigmoid.
     level_density, stratified: see level_samplers.py.   level_mean, level_deviation: of log_normal and logit_normal.
     Where gamma, bias, level_mean or level_deviation are None, the paper's value is used.
@@ -35,6 +37,7 @@ class TrainingConfig(BaseModel):
     clip: float = Field(1.0, gt=0)
     average_decay: float = Field(0.999, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    deterministic: bool = False
     objective: Literal["simple", "bound", "hybrid"] = "simple"
     weight: Literal["unit", "snr", "min_snr", "p2", "sigmoid", "edm"] = "unit"
     gamma: float | None = Field(None, gt=0)

@@ -78,7 +78,7 @@ class Bank:
         """
         few = slice(0, PROBED)
         x, eps, values = self.x[few], self.eps[few], {name: value[few] for name, value in self.values.items()}
-        deviation = (x - x.mean(0)).double().square().mean().sqrt().item()
+        deviation = (x - x.mean(0)).cpu().double().square().mean().sqrt().item()
         found = {}
         for name in names:
             changes = []
