@@ -228,7 +228,7 @@ def test_curves_and_volumes_are_filled_in_too(run, files):
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (("inpaint", "tiny", "a.png", "--mask", "wrong.png"), "make it fit"), (("inpaint", "tiny", "a.png", "--mask", "none.png"), "there is no mask"),
+    (("inpaint", "tiny", "a.png", "--mask", "wrong.png"), "hides nothing"), (("inpaint", "tiny", "a.png", "--mask", "none.png"), "there is no mask"),
     (("inpaint", "tiny", "a.png", "--mask", "box:0,0,8,8"), "hides everything"), (("inpaint", "tiny", "holes.npy"), "NaN"),
     (("inpaint", "tiny", "a.png", "--method", "magic"), "choose one of exact"), (("upscale", "tiny", "a.png"), "add --simulate"),
     (("upscale", "tiny", "small.png", "--factor", "3"), "does not divide"), (("colorize", "tiny", "a.png"), "grey already"),

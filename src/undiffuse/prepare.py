@@ -18,7 +18,7 @@ from undiffuse.configuration import Design, LatentDesign, RunConfig, changed, re
 from undiffuse.corruptions import Corruption, described
 from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.sources import DataConfig, open_data
+from undiffuse.data.sources import DataConfig, of_images, open_data
 from undiffuse.data.tables import FILE_COLUMNS, fingerprints, offers
 from undiffuse.errors import UsageError
 from undiffuse.first_stage import AutoencoderRun, AutoencoderRunConfig, already, load_latents, taken_from
@@ -88,6 +88,8 @@ def prepare(
     device = device or default_device()
     settings = dict(settings or {}) | ({"tasks": {name: task.model_dump(mode="json") for name, task in tasks.items()}} if tasks else {})
     base = Start(start) if start else None
+    if data.layout is not None and (data.source == "digits" or of_images(data)):
+        raise UsageError(f"the layout {data.layout} says what the axes of an array are, and {data.source} is none: leave it out.")
     data, dataset = base.open(data) if base else (data, open_data(data))
     codec = base.codec(dataset) if base else fitted_codec(dataset)
     if base and not (preset is network is factor is autoencoder is None):

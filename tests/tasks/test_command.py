@@ -88,7 +88,7 @@ def test_two_stages_are_sampled_by_one_command(runs):
     (("restore", "runs/colours", "small.npy", "--task", "inpaint", "--mask", "left"), "has the shape"),
     (("restore", "runs/colours", "data:0", "--task", "denoise", "--noise", "9"), "trained for noise of 0.1 to 1"),
     (("restore", "runs/colours", "data:0", "--simulate", "--mask", "left"), "leave --mask and --noise out"),
-    (("sample", "runs/colours"), "use 'undiffuse restore runs/colours'"),
+    (("sample", "runs/colours"), "use undiffuse restore runs/colours"),
     (("sample", "runs/base", "--augmentation", "0.2"), "name one with --upscaler"),
     (("sample", "runs/base", "--upscaler", "runs/base"), "not trained to upscale"),
     (("sample", "runs/base", "--upscaler", "runs/up", "--augmentation", "3"), "trained for noise of 0 to 0.5"),

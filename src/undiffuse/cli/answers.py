@@ -70,7 +70,7 @@ class Options:
 
     def job(self, run: Path, times: int | None = None) -> Job:
         """Raises UsageError for settings that make no sense, before anything is read."""
-        shared.check_out(self.out)
+        shared.check_out(run, "edited", self.out)
         from undiffuse.model import load
         from undiffuse.solving import Approach
 
@@ -111,7 +111,7 @@ def solved(
     walk = pictures.Walk() if job.trajectory else None
     with edits.watching(walk, steps * -(-inputs * job.n // solving.CHUNK)) as watch:
         result = solve(n=job.n, approach=job.approach, conditions=job.conditions, seed=job.seed, watch=watch, **job.sampling)
-    folder = edits.folder_for(job.run, job.out)
+    folder = shared.result_folder(job.run, "edited", job.out)
     answers = [(f"answer {k + 1}" if job.n > 1 else "answer", pictures.pictures_of(result.values[:, k], codec)) for k in range(job.n)]
     pictures.rows_of([*shown(result), *answers], f"{title}: {job.approach.method}, {how.solver}, {steps} steps", names).save(folder / "picture.png")
     each = [f"{name}-{k}" for name in names for k in range(job.n)]

@@ -66,8 +66,8 @@ def classifier(
         _draw(folder, readings, target.kind, name)
         written += ", levels.png"
     typer.echo(f"wrote {folder}/: {written}")
-    value = {"class": "--class NAME", "number": f"--number {name}=VALUE", "tags": f"--tags {name}=NAME"}[target.kind]
-    typer.echo(f"next: undiffuse sample {run} --classifier {folder} --classifier-scale 2 {value}")
+    value = {"class": ["--class", "NAME"], "number": ["--number", f"{name}=VALUE"], "tags": ["--tags", f"{name}=NAME"]}[target.kind]
+    typer.echo(f"next: {shared.command('sample', run, '--classifier', folder, '--classifier-scale', 2, *value)}")
 
 
 def _table(readings: list[Reading], kind: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument
 
-from undiffuse.cli import answers, edits
+from undiffuse.cli import answers, edits, shared
 
 if TYPE_CHECKING:
     from undiffuse.solving import Solution
@@ -38,5 +38,5 @@ def colorize(
 
     answers.solved(
         job, len(inputs.values), partial(solving.colorize, job.model, inputs.values, noise=noise), "Coloured", shown, inputs.names,
-        {"task": "colorize", "noise": noise}, f"undiffuse colorize {run} {' '.join(images)} --seed {job.seed + 1}  for other answers",
+        {"task": "colorize", "noise": noise}, f"{shared.command('colorize', run, *images, '--seed', job.seed + 1)}  for other answers",
     )  # fmt: skip

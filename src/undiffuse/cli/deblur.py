@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from undiffuse.cli import answers, edits
+from undiffuse.cli import answers, edits, shared
 
 if TYPE_CHECKING:
     from undiffuse.solving import Solution
@@ -42,9 +42,9 @@ def deblur(
     def shown(result: Solution) -> list[tuple[str, Any]]:
         return [*before, ("what the model saw", pictures.pictures_of(result.seen, codec))]
 
-    flags = f"--radius {radius:g}{' --simulate' if simulate else ''}"
+    again = shared.command("deblur", run, *images, "--radius", f"{radius:g}", *(["--simulate"] if simulate else []), "--seed", job.seed + 1)
     answers.solved(
         job, len(y), partial(solving.deblur, job.model, y, radius, noise=noise), f"A blur of radius {radius:g} undone", shown, inputs.names,
         {"task": "deblur", "radius": radius, "simulated": simulate, "noise": noise},
-        f"undiffuse deblur {run} {' '.join(images)} {flags} --seed {job.seed + 1}  for other answers",
+        f"{again}  for other answers",
     )  # fmt: skip

@@ -29,7 +29,7 @@ def denoise(
     device: edits.Device = None,
 ) -> None:
     """Remove noise from images: the best estimate, and one example that may have been there."""
-    shared.check_out(out)
+    shared.check_out(run, "edited", out)
     from undiffuse import editing
     from undiffuse.model import load
     from undiffuse.pictures import edits as pictures
@@ -49,7 +49,7 @@ def denoise(
             model, inputs.values, noise=noise, level=level, estimate=estimate, conditions=conditions, seed=seed, watch=watch,  # type: ignore[arg-type]
             steps=steps, **shared.given(solver=solver),
         )  # fmt: skip
-    folder, codec = edits.folder_for(run, out), model.codec
+    folder, codec = shared.result_folder(run, "edited", out), model.codec
     units = editing.in_data_units(model, result.ratio)
     labels = [f"σ/α {value:.2g}" for value in result.ratio.tolist()] if units is None else [f"noise {value:.3g}" for value in units.tolist()]
     change, change_label = pictures.difference(codec.encode(result.mean).to(result.x), result.x, codec)
@@ -77,4 +77,5 @@ def denoise(
     for name, label in zip(inputs.names, labels, strict=True):
         typer.echo(f"{name}: {label}, {told}")
     typer.echo(f"wrote {folder}/: {', '.join(written)}")
-    typer.echo(f"next: undiffuse denoise {run} {' '.join(images)} --level {result.ratio[0]:.3g} --seed {seed + 1}  for another possible original")
+    again = shared.command("denoise", run, *images, "--level", f"{result.ratio[0]:.3g}", "--seed", seed + 1)
+    typer.echo(f"next: {again}  for another possible original")

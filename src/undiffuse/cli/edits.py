@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ INPUTS = "Images or .npy arrays; data:K is example K of the data the run was tra
 
 @dataclass(frozen=True)
 class Inputs:
-    """values: float32 (n, C, *size), in the range of the model's data.   names: of each, for labels and files."""
+    """values: float32 (n, C, *size), in the range of the model's data.   names: of each, for labels and files, no two alike."""
 
     values: np.ndarray
     names: list[str]
@@ -55,16 +56,26 @@ def read(run: Path, model: Model, inputs: Sequence[str], codec: CodecConfig | No
         if name.startswith("data:"):
             values, notes = _of_data(run, name)
         else:
-            values, notes = read_examples(Path(name), codec or model.config.codec, _fit(run), missing)
+            values, notes = read_examples(Path(name), codec or model.config.codec, fit_of(run), missing)
         for note in notes:
             typer.echo(f"note: {note}")
         stem = name.replace(":", "-") if name.startswith("data:") else Path(name).stem
         names += [stem] if len(values) == 1 else [f"{stem}-{k}" for k in range(len(values))]
         parts.append(values)
-    return Inputs(np.concatenate(parts), names)
+    return Inputs(np.concatenate(parts), _distinct(names))
 
 
-def _fit(run: Path) -> str:
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The same names, a number after each that was there before: a/0.png and b/0.png are two examples."""
+    found = list[str]()
+    for name in names:
+        free = (other for k in itertools.count(2) if (other := f"{name}-{k}") not in names and other not in found)
+        found.append(next(free) if name in found else name)
+    return found
+
+
+def fit_of(run: Path) -> str:
+    """How the run's images were resized: crop, pad or stretch."""
     from undiffuse.held_out import run_config
 
     config = run_config(run)
@@ -118,13 +129,6 @@ def watching(walk: Walk | None, total: int) -> Iterator[Watch]:
 
         yield watch
         bar.update(task, completed=total)
-
-
-def folder_for(run: Path, out: Path | None) -> Path:
-    if out is None:
-        return shared.next_folder((run if run.is_dir() else run.parent) / "edited")
-    out.mkdir(parents=True, exist_ok=True)
-    return out
 
 
 def write(folder: Path, model: Model, results: Mapping[str, tuple[Sequence[str], Tensor]], numbers: Mapping[str, Any]) -> list[str]:

@@ -27,7 +27,7 @@ def evaluate(
     """Do samples show what was asked for? Judged by predictors that are trained on held-out examples."""
     if n < 2:
         raise UsageError(f"-n {n} is too few to judge by: take at least 2.")
-    shared.check_out(out)
+    shared.check_out(run, "evaluated", out)
     from undiffuse.adherence import adherence
     from undiffuse.held_out import known_data
     from undiffuse.model import load
@@ -58,8 +58,7 @@ def evaluate(
     weak = [a.name for a in found if a.ceiling - a.floor < 0.2]
     if weak:
         typer.echo(f"note: even of real examples the predictor reads little of {', '.join(weak)}, so its scores say little there")
-    folder = shared.next_folder(run / "evaluated") if out is None else out
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = shared.result_folder(run, "evaluated", out)
     content = {
         "n": n, "held_out": len(known.held_out), "predictor": f"{steps} updates on one half of the held-out examples, the ceiling is the other",
         "guidance": guidance, "seed": seed, "adherence": [asdict(a) for a in found],
@@ -68,4 +67,4 @@ def evaluate(
     rows = [Row(a.name, a.measure, a.samples, a.error, a.ceiling, a.floor, a.asked, a.read) for a in found]
     draw(folder / "adherence.png", rows, f"Do {n} samples show what was asked?")
     typer.echo(f"wrote {folder}/: adherence.png, adherence.json")
-    typer.echo(f"next: undiffuse evaluate {run} --guidance 2   to see what guidance does to it")
+    typer.echo(f"next: {shared.command('evaluate', run, '--guidance', 2)}   to see what guidance does to it")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from undiffuse.cli import answers, edits, masks
+from undiffuse.cli import answers, edits, masks, shared
 
 if TYPE_CHECKING:
     from undiffuse.solving import Solution
@@ -31,7 +31,7 @@ def inpaint(
     from undiffuse.pictures import edits as pictures
 
     inputs = edits.read(run, job.model, images, missing=mask == "missing")
-    where = torch.from_numpy(masks.hidden(mask, inputs.values, job.seed))
+    where = torch.from_numpy(masks.hidden(mask, inputs.values, job.seed, edits.fit_of(run), images))
 
     def shown(result: Solution) -> list[tuple[str, Any]]:
         codec = job.model.codec
@@ -42,5 +42,5 @@ def inpaint(
     answers.solved(
         job, len(inputs.values), partial(solving.inpaint, job.model, inputs.values, where), "Filled in", shown, inputs.names,
         {"task": "inpaint", "mask": mask, "hidden": where.double().mean().item()},
-        f"undiffuse inpaint {run} {' '.join(images)} --mask {mask} --seed {job.seed + 1}  for other answers",
+        f"{shared.command('inpaint', run, *images, '--mask', mask, '--seed', job.seed + 1)}  for other answers",
     )  # fmt: skip

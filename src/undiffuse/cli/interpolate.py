@@ -26,7 +26,7 @@ def interpolate(
     device: edits.Device = None,
 ) -> None:
     """Walk from one image to another, by way of the noises they come from."""
-    shared.check_out(out)
+    shared.check_out(run, "edited", out)
     import torch
 
     from undiffuse import editing
@@ -43,7 +43,7 @@ def interpolate(
             model, inputs.values[0], inputs.values[1], n, method=method, conditions=conditions, watch=watch,  # type: ignore[arg-type]
             steps=steps,
         )  # fmt: skip
-    folder, codec = edits.folder_for(run, out), model.codec
+    folder, codec = shared.result_folder(run, "edited", out), model.codec
     plain = codec.in_plain(result.x)
     blend = torch.cat([torch.lerp(plain[:1], plain[1:], share) for share in result.shares])
     labels = [f"{share:.0%}" for share in result.shares]
@@ -69,4 +69,5 @@ def interpolate(
         pictures.animation(down, codec, folder / "trajectory.gif", labels)
         written += ["trajectory.png", "trajectory.gif"]
     typer.echo(f"wrote {folder}/: {', '.join(written)}")
-    typer.echo(f"next: undiffuse interpolate {run} {a} {b} -n 25  takes smaller steps" if n < 25 else f"next: undiffuse reconstruct {run} {a}")
+    smaller = f"{shared.command('interpolate', run, a, b, '-n', 25)}  takes smaller steps"
+    typer.echo(f"next: {smaller if n < 25 else shared.command('reconstruct', run, a)}")

@@ -37,7 +37,7 @@ def likelihood(
     """How probable examples are under a model, in bits per dimension, step by step."""
     if n < 1:
         raise UsageError(f"-n {n} asks for nothing: ask for at least 1.")
-    shared.check_out(out)
+    shared.check_out(run, "likelihood", out)
     from undiffuse.held_out import drawn, held_out_data, named_data, told_of
     from undiffuse.measures import in_unit
     from undiffuse.model import load
@@ -69,8 +69,7 @@ def likelihood(
     which += " with their " + " and ".join({"class": "classes"}.get(name, name) for name in told) if told else ""
     total = f"{found.mean / divisor:.3f}{'' if found.error is None else f' ± {found.error / divisor:.3f}'} {unit_name}"
     parts = ", ".join(f"{_plural(kind)} {nats / divisor:.3f}" for kind, nats in found.sums().items())
-    folder = shared.next_folder((run if run.is_dir() else run.parent) / "likelihood") if out is None else out
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = shared.result_folder(run, "likelihood", out)
     settings = {
         "draws": draws, "seed": seed, "steps": steps, "variance": variance, "exact_divergence": exact_divergence,
         "weights": model.config.weights, "data": data, "told": list(told),

@@ -66,6 +66,12 @@ def _options(
     pass
 
 
+def tolerant(stream: Any) -> None:
+    """Lets a stream print what its encoding has no letters for, such as x̂ through a Windows pipe, as question marks."""
+    if getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="replace")
+
+
 def _show(usual: Callable[..., None]) -> Callable[..., None]:
     """Our own notes as one line; other warnings as usual."""
 
@@ -80,10 +86,13 @@ def _show(usual: Callable[..., None]) -> Callable[..., None]:
 
 def main() -> None:
     debug = "--debug" in sys.argv
-    warnings.showwarning = _show(warnings.showwarning)
+    tolerant(sys.stdout)
+    tolerant(sys.stderr)
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
-        app(prog_name="undiffuse")
+        with warnings.catch_warnings():
+            warnings.showwarning = _show(warnings.showwarning)
+            app(prog_name="undiffuse")
     except Exception as error:
         if debug:
             raise

@@ -5,7 +5,10 @@
     random:0.5                  that share of the places, others for each example
     box:y,x,h,w                 where it starts along each axis, then how long it is: box:start,length of signals
     missing                     whatever is NaN in the file
-    a file                      an image, white where hidden, or an .npy array, true there
+    a file                      an image, white where hidden, or an .npy array, 1 or true there
+
+A file is white above one half: of 1 where it holds nothing larger, else of 255, else of 65535; the same for images and arrays.
+One of the size of the images is resized as these are.
 """
 
 from __future__ import annotations
@@ -16,18 +19,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
 MASK_STREAM = 7
+WHITES, HALF = (1, 255, 65535), 0.5
+ORIENTATION = 274  # EXIF's tag; from 5 on, the image lies on its side
 HALVES = {"left": (-1, False), "right": (-1, True), "top": (-2, False), "bottom": (-2, True)}
 NAMES = "left, right, top, bottom, center, random:0.5, box:y,x,h,w, missing, or the name of an image or .npy file"
 
 
-def hidden(text: str, values: np.ndarray, seed: int) -> np.ndarray:
-    """Where to fill in, bool (n, 1 or C, *size), for values (n, C, *size). Raises UsageError for what names no mask."""
+def hidden(text: str, values: np.ndarray, seed: int, fit: str = "crop", images: Sequence[str] = ()) -> np.ndarray:
+    """Where to fill in, bool (n, 1 or C, *size), for values (n, C, *size).
+
+    fit: how images were brought to the model's size.   images: what the values were read from.
+    Raises UsageError for what names no mask.
+    """
     import numpy as np
 
     size = values.shape[2:]
@@ -46,7 +57,7 @@ def hidden(text: str, values: np.ndarray, seed: int) -> np.ndarray:
     elif kind == "box":
         mask[_box(rest, size)] = True
     else:
-        mask = _file(Path(text), text, values.shape[1:])
+        mask = _file(Path(text).expanduser(), text, values.shape[1:], fit, images)
     return np.broadcast_to(mask, (len(values), *(mask.shape if mask.ndim > len(size) else (1, *mask.shape)))).copy()
 
 
@@ -75,23 +86,82 @@ def _box(text: str, size: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(start, start + length) for start, length in zip(starts, lengths, strict=True))
 
 
-def _file(path: Path, text: str, shape: Sequence[int]) -> np.ndarray:
+def _file(path: Path, text: str, shape: Sequence[int], fit: str, images: Sequence[str]) -> np.ndarray:
     import numpy as np
 
-    from undiffuse.data.arrays import load
-    from undiffuse.data.images import SUFFIXES, Unreadable, read_image
+    from undiffuse.data.images import SUFFIXES
 
     if not path.exists() or path.suffix.lower() not in {".npy", *SUFFIXES}:
         raise UsageError(f"there is no mask {text!r}: write {NAMES}.")
-    if path.suffix == ".npy":
-        content = load(path)
-        assert isinstance(content, np.ndarray)
-        mask = content != 0
-    else:
-        try:
-            mask = np.asarray(read_image(path, "L")) > 127
-        except Unreadable as problem:
-            raise UsageError(f"{path} cannot be read: {problem}.") from None
-    if mask.shape not in (tuple(shape[1:]), (1, *shape[1:]), tuple(shape)):
-        raise UsageError(f"the mask {path} has the shape {mask.shape}, but the model's examples have the size {tuple(shape[1:])}: make it fit.")
-    return mask
+    values = _array(path) if path.suffix.lower() == ".npy" else _image(path)
+    if np.isnan(values).any() or values.min() < 0 or values.max() > WHITES[-1]:
+        low, high = values.min(), values.max()
+        raise UsageError(f"the mask {path} holds values from {low:g} to {high:g}: give 0 for what stays, and 1 or 255 for what is to be filled in.")
+    white = next(white for white in WHITES if values.max() <= white)
+    if white == 1 and path.suffix.lower() != ".npy" and values.max() == 1:
+        typer.echo(f"note: {path.name} holds 0 and 1, so 1 is read as white")
+    lightness = (values / white).astype(np.float32)
+    if lightness.ndim == 2 == len(shape) - 1 and lightness.shape != tuple(shape[1:]):
+        lightness = _resized(lightness, path, shape[1:], fit, images)
+    if lightness.shape not in (tuple(shape[1:]), (1, *shape[1:]), tuple(shape)):
+        raise UsageError(f"the mask {path} has the shape {values.shape}, but the model's examples have the size {tuple(shape[1:])}: make it fit.")
+    return lightness > HALF
+
+
+def _array(path: Path) -> np.ndarray:
+    import numpy as np
+
+    from undiffuse.data.arrays import load
+
+    content = load(path)
+    if not isinstance(content, np.ndarray) or not (content.dtype == bool or np.issubdtype(content.dtype, np.number)) or np.iscomplexobj(content):
+        raise UsageError(f"{path} holds no array of numbers: save a mask as one, true or 1 where to fill in.")
+    if content.size == 0:
+        raise UsageError(f"the mask {path} is empty: give one of the size of the images.")
+    return content.astype(np.float64)
+
+
+def _image(path: Path) -> np.ndarray:
+    import numpy as np
+
+    from undiffuse.data.images import Unreadable, read_image
+
+    try:
+        image = read_image(path)
+    except Unreadable as problem:
+        raise UsageError(f"{path} cannot be read: {problem}.") from None
+    return np.asarray(image if image.mode == "I;16" else image.convert("L")).astype(np.float64)
+
+
+def _resized(lightness: np.ndarray, path: Path, size: Sequence[int], fit: str, images: Sequence[str]) -> np.ndarray:
+    """A mask (H, W) of the images' own size, brought to the model's as these were. Raises UsageError for one of another shape."""
+    import numpy as np
+    from PIL import Image
+
+    from undiffuse.data.images import fitted
+
+    height, width = lightness.shape
+    for name in images:
+        of = _size_of(Path(name)) or tuple(size)
+        if abs(width * of[0] - height * of[1]) > max(of):  # more than rounding to whole pixels does to a ratio of sides
+            raise UsageError(
+                f"the mask {path} is {width}×{height} and {name} is {of[1]}×{of[0]}: give a mask of the size of the image, "
+                f"or of the model's {size[1]}×{size[0]}."
+            )
+    how = {"crop": "cropping to fit", "pad": "padding to fit", "stretch": "stretching to fit"}[fit]
+    typer.echo(f"note: the mask {path.name} is {width}×{height}, resized, {how}, to the model's {size[1]}×{size[0]}, as images are")
+    return np.asarray(fitted(Image.fromarray(lightness), (size[0], size[1]), fit))
+
+
+def _size_of(path: Path) -> tuple[int, int] | None:
+    """(height, width) of an image as it is seen, upright; None for what is no image."""
+    from PIL import Image
+
+    from undiffuse.data.images import SUFFIXES
+
+    if path.suffix.lower() not in SUFFIXES:
+        return None
+    with Image.open(path) as file:
+        width, height = file.size
+        on_its_side = file.getexif().get(ORIENTATION, 1) >= 5
+    return (width, height) if on_its_side else (height, width)

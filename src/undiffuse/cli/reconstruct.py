@@ -33,7 +33,7 @@ def reconstruct(
     device: edits.Device = None,
 ) -> None:
     """Walk images up to noise and back: what survives is what the model knows of them."""
-    shared.check_out(out)
+    shared.check_out(run, "edited", out)
     from undiffuse import editing
     from undiffuse.model import load
     from undiffuse.pictures import edits as pictures
@@ -46,7 +46,7 @@ def reconstruct(
             model, inputs.values, method=method, strength=strength, conditions=conditions, seed=seed, watch=watch,  # type: ignore[arg-type]
             steps=steps, **shared.given(solver=solver),
         )  # fmt: skip
-    folder, codec = edits.folder_for(run, out), model.codec
+    folder, codec = shared.result_folder(run, "edited", out), model.codec
     labels = [edits.decibels(value) for value in result.psnr.tolist()]
     from undiffuse.pictures.views import level_label
 
@@ -73,6 +73,6 @@ def reconstruct(
         typer.echo(f"{name}: {label}")
     typer.echo(f"wrote {folder}/: {', '.join(written)}")
     if method != "recorded":
-        typer.echo(f"next: undiffuse reconstruct {run} {' '.join(images)} --method recorded  is exact; --trajectory draws the walk")
+        typer.echo(f"next: {shared.command('reconstruct', run, *images, '--method', 'recorded')}  is exact; --trajectory draws the walk")
     else:
-        typer.echo(f"next: undiffuse interpolate {run} A B  walks from one image to another")
+        typer.echo(f"next: {shared.command('interpolate', run, 'A', 'B')}  walks from one image to another")

@@ -35,7 +35,8 @@ def reschedule(
     out = out or path.parent / f"on-{name}.safetensors"
     if out.exists():
         raise UsageError(f"{out} exists, and nothing is written over: name another --out.")
+    shared.refuse_unwritable(out.parent)
     config, tensors = read_file(path)
     artefact.write(out, "model", rescheduled(config, schedule).model_dump_json(), tensors)
     typer.echo(f"wrote {out}: the model of {path} on {name}, its clock still that of {(config.clock or config.schedule).name}")
-    typer.echo(f"next: undiffuse sample {out}")
+    typer.echo(f"next: {shared.command('sample', out)}")

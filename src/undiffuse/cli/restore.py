@@ -36,7 +36,7 @@ def restore(
     device: edits.Device = None,
 ) -> None:
     """Fill in, upscale, colour, deblur or denoise images with a model that was trained for it."""
-    shared.check_out(out)
+    shared.check_out(run, "edited", out)
     import numpy as np
     import torch
 
@@ -61,7 +61,7 @@ def restore(
         per_channel = {of: getattr(codec, of)[: size[0]] for of in ("offset", "scale", "low", "high")}
         mode = codec.mode if size[0] == codec.shape[0] else None
         inputs = edits.read(run, model, images, codec.model_copy(update={"shape": size, "mode": mode, **per_channel}), mask == "missing")
-        hidden = masks.hidden(mask, inputs.values, seed) if mask else None
+        hidden = masks.hidden(mask, inputs.values, seed, edits.fit_of(run), images) if mask else None
         given = inputs.values if hidden is None else np.where(hidden, codec.offset[0], inputs.values)
         names, truth, labels = inputs.names, None, [name] * len(inputs.names)
         seen = tasks.given(model, given, name, hidden=hidden, noise=noise)
@@ -72,7 +72,7 @@ def restore(
             model, seen, n, conditions=conditions, seed=seed, progress=lambda done, total: bar.update(walking, completed=done, total=total),
             **shared.given(steps=steps),
         )  # fmt: skip
-    folder = edits.folder_for(run, out)
+    folder = shared.result_folder(run, "edited", out)
     rows = [("seen", _seen(seen, model))]
     rows += [(f"answer {k + 1}", pictures.pictures_of(made.values[:, k], model.codec)) for k in range(n)]
     numbers: dict[str, Any] = {"tasks": labels, "n": n, "class": class_, "seed": seed}
@@ -89,8 +89,8 @@ def restore(
     results = {"seen": (names, seen.values)} | {f"made-{k + 1}": (names, made.values[:, k]) for k in range(n)}
     written = ["picture.png", *edits.write(folder, model, results, numbers)]
     typer.echo(f"wrote {folder}/: {', '.join(written)}")
-    how = "--simulate" if simulate else f"--task {labels[0]}{f' --mask {mask}' if mask else ''}"
-    typer.echo(f"next: undiffuse restore {run} {' '.join(images)} {how} --seed {seed + 1}  for other answers")
+    how = ["--simulate"] if simulate else ["--task", labels[0], *(["--mask", mask] if mask else [])]
+    typer.echo(f"next: {shared.command('restore', run, *images, *how, '--seed', seed + 1)}  for other answers")
 
 
 def _seen(seen: Seen, model: Model) -> list[np.ndarray]:

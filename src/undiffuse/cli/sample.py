@@ -86,7 +86,7 @@ def sample(
     """Make new examples with a trained model."""
     if n is not None and n < 1:
         raise UsageError(f"-n {n} asks for nothing: ask for at least 1.")
-    shared.check_out(out)
+    shared.check_out(run, "sampled", out)
     from undiffuse.classifier import load_classifier
     from undiffuse.model import load
     from undiffuse.tasks import check_stages
@@ -116,7 +116,8 @@ def sample(
     by = (guide, {"scale": classifier_scale, "form": classifier_form, "interval": within}) if guide else None
     job = Job(model, told, [*strengths] or [None], settings, away, by, seed, first)
     if model.config.tasks:
-        raise UsageError(f"this model makes examples of what is left of them ({', '.join(model.config.tasks)}): use 'undiffuse restore {run}'.")
+        tasks_ = ", ".join(model.config.tasks)
+        raise UsageError(f"this model makes examples of what is left of them ({tasks_}): use {shared.command('restore', run)}.")
     second = load(upscaler, model.device) if upscaler else None
     if second is None and augmentation is not None:
         raise UsageError("--augmentation is noise for a second stage: name one with --upscaler.")
@@ -130,7 +131,7 @@ def sample(
         written += ", forward.png, reverse.png, reverse.gif"
     typer.echo(f"wrote {folder}/: {written}")
     if not trajectory:
-        typer.echo(f"next: undiffuse sample {run} --trajectory  draws how they came about")
+        typer.echo(f"next: {shared.command('sample', run, '--trajectory')}  draws how they came about")
 
 
 @dataclass(frozen=True)
@@ -226,8 +227,7 @@ def _make(job: Job, n: int | None, compare: bool, run: Path, out: Path | None) -
                     len(group), conditions, seed=job.seed, index=[index[k] for k in group], steering=steering, progress=progress, **job.how(strength)
                 )
             )
-    folder = shared.next_folder((run if run.is_dir() else run.parent) / "sampled") if out is None else out
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = shared.result_folder(run, "sampled", out)
     return folder, torch.cat(parts), [rows[k][2] for k in order], [(index[k], rows[k][3]) for k in order]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
+from undiffuse.cli import shared
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def schedule(
     from undiffuse.process.noise import standard_normal
     from undiffuse.scheduling import ScheduleConfig
 
+    shared.refuse_unwritable(out.parent)
     names = names or COMPARED
     built = {
         name: ScheduleConfig(name=name, T=T if name in BETAS else None, zero_terminal_snr=zero_terminal_snr and name in BETAS, shift=shift).build()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from undiffuse.errors import UsageError
+from undiffuse.errors import Failure, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -114,10 +116,43 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def check_out(out: Path | None) -> None:
-    """Raises UsageError for a folder of results that holds something already."""
+def command(*parts: object) -> str:
+    """A command as it can be pasted into a shell: every part is quoted that needs it."""
+    return shlex.join(["undiffuse", *(str(part) for part in parts)])
+
+
+def check_out(run: Path, kind: str, out: Path | None) -> None:
+    """Before any work: raises UsageError for a folder of results that holds something already, Failure for one that cannot be written.
+
+    kind: of the results, whose folder in the run is used when `out` is None.
+    """
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not empty, and nothing is written over: name another --out.")
+    if run.exists():
+        refuse_unwritable(_folder_of(run, kind) if out is None else out)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raises Failure for a file or folder, there or to be made, that cannot be written where it should be."""
+    while not path.exists():
+        path = path.parent
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise Failure(f"{path} cannot be written to ({error.strerror}): name a place that can be by --out.") from None
+
+
+def result_folder(run: Path, kind: str, out: Path | None) -> Path:
+    """The folder to write results to, made: `out`, or a new one of the run's."""
+    if out is None:
+        return next_folder(_folder_of(run, kind))
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def _folder_of(run: Path, kind: str) -> Path:
+    return (run if run.is_dir() else run.parent) / kind
 
 
 def next_folder(parent: Path) -> Path:

@@ -34,7 +34,7 @@ def sweep(
     device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
 ) -> None:
     """Find the solver, grid and number of steps that suit a model: quality against cost."""
-    shared.check_out(out)
+    shared.check_out(run, "sweep", out)
     from undiffuse import sweeping
     from undiffuse.model import FILE_NAME, load, store_sampling
 
@@ -52,8 +52,7 @@ def sweep(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
     best = swept.recommended(tolerance)
-    folder = out or shared.next_folder((run if run.is_dir() else run.parent) / "sweep")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = shared.result_folder(run, "sweep", out)
     _write(swept, best, tolerance, folder)
     for line in _table(swept, best):
         typer.echo(line)
@@ -66,11 +65,12 @@ def sweep(
     how = best.sampling
     if keep:
         store_sampling(run / FILE_NAME if run.is_dir() else run, how)
-        typer.echo(f"the model now samples with {how.solver} on {how.grid}, {how.steps} steps; next: undiffuse sample {run}")
+        typer.echo(f"the model now samples with {how.solver} on {how.grid}, {how.steps} steps; next: {shared.command('sample', run)}")
     elif how.grid == "aligned":
         typer.echo("next: the same with --keep, to make it the model's default")
     else:
-        typer.echo(f"next: undiffuse sample {run} --solver {how.solver} --grid {how.grid} --steps {how.steps}   (or --keep to make it the default)")
+        again = shared.command("sample", run, "--solver", how.solver, "--grid", how.grid, "--steps", how.steps)
+        typer.echo(f"next: {again}   (or --keep to make it the default)")
 
 
 def _asked(run: Path, model: Model, n: int) -> dict[str, object]:

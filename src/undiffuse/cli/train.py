@@ -82,7 +82,7 @@ def train(
     fit: Annotated[str, Option(help="How to resize: crop, pad or stretch.")] = "crop",
     channels: Annotated[str | None, Option(help="Convert images: grey, rgb or rgba.")] = None,
     layout: Annotated[str | None, Option(help="Axes of an array: NHWC, NCHW, NHW, NCL, NC for a table, …")] = None,
-    held_out: Annotated[float | None, Option(help="Share (below 1) or number of examples kept for validation.")] = None,
+    held_out: Annotated[str | None, Option(help="Examples kept for validation: a share, such as 0.1, or a whole number, such as 100.")] = None,
     seed: Annotated[int | None, Option(help="Of everything random.")] = None,
     precision: Annotated[str | None, Option(help="auto, fp32 or bf16.")] = None,
     deterministic: Annotated[
@@ -107,7 +107,7 @@ def train(
     preview_every: Annotated[str, Option(help="How often to draw samples.")] = "1m",
 ) -> None:
     """Train a model on DATA in runs/<name>; the same command resumes."""
-    from undiffuse.data.sources import DataConfig
+    from undiffuse.data.sources import DataConfig, share_or_count
     from undiffuse.prepare import default_name, prepare
     from undiffuse.run import Watch
 
@@ -132,7 +132,7 @@ def train(
 
     described = {
         "source": data, "size": size and list(shared.size(size)), "fit": fit, "channels": channels, "layout": layout,
-        "table": table, **shared.given(held_out=held_out, shrink=shrink),
+        "table": table, **shared.given(held_out=None if held_out is None else share_or_count(held_out), shrink=shrink),
     }  # fmt: skip
     source = parsed(DataConfig, described, "these settings of the data do not work")
     columns = {"class": classes, "tags": tags, "number": numbers, "text": texts, "vector": vectors, "image": images, "task": tasks}
@@ -254,9 +254,10 @@ def follow(run: Run) -> None:
     typer.echo(f"wrote {run.folder}/: the model, metrics.jsonl, samples/{also}")
     stages = [task for task in run.config.design.tasks.values() if task.kind == "upscale" and task.noise[1]]
     if stages:
-        typer.echo(f"next: undiffuse sample BASE --upscaler {run.folder}  for a BASE of examples {stages[0].factor} times smaller")
+        typer.echo(f"next: {shared.command('sample', 'BASE', '--upscaler', run.folder)}  for a BASE of examples {stages[0].factor} times smaller")
     else:
-        typer.echo(f"next: undiffuse restore {run.folder} data:0 --simulate" if run.tasks else f"next: undiffuse sample {run.folder}")
+        following = ["restore", run.folder, "data:0", "--simulate"] if run.tasks else ["sample", run.folder]
+        typer.echo(f"next: {shared.command(*following)}")
 
 
 def follow_autoencoder(work: AutoencoderRun) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from undiffuse.cli import answers, edits
+from undiffuse.cli import answers, edits, shared
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ def upscale(
     def shown(result: Solution) -> list[tuple[str, Any]]:
         return [*before, ("what the model saw", pictures.pictures_of(result.seen, codec))]
 
-    flags = f"--factor {factor}{' --simulate' if simulate else ''}"
+    again = shared.command("upscale", run, *images, "--factor", f"{factor}", *(["--simulate"] if simulate else []), "--seed", job.seed + 1)
     answers.solved(
         job, len(y), partial(solving.upscale, job.model, y, factor, noise=noise), f"{factor} times larger", shown, inputs.names,
         {"task": "upscale", "factor": factor, "simulated": simulate, "noise": noise},
-        f"undiffuse upscale {run} {' '.join(images)} {flags} --seed {job.seed + 1}  for other answers",
+        f"{again}  for other answers",
     )  # fmt: skip
 
 

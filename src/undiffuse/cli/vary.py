@@ -30,7 +30,7 @@ def vary(
     device: edits.Device = None,
 ) -> None:
     """Variations of images: noised part of the way, and back another way."""
-    shared.check_out(out)
+    shared.check_out(run, "edited", out)
     from undiffuse import editing
     from undiffuse.model import load
     from undiffuse.pictures import edits as pictures
@@ -45,7 +45,7 @@ def vary(
             model, inputs.values, strength, n, conditions=conditions, seed=seed, watch=watch, steps=steps,
             **shared.given(guidance=guidance, solver=solver),
         )  # fmt: skip
-    folder, codec = edits.folder_for(run, out), model.codec
+    folder, codec = shared.result_folder(run, "edited", out), model.codec
     first = [k * n for k in range(len(inputs.names))]
     rows = [
         ("given", pictures.pictures_of(codec.decode(result.x[first]), codec)),
@@ -67,4 +67,5 @@ def vary(
         written += ["trajectory.png", "trajectory.gif"]
     typer.echo(f"wrote {folder}/: {', '.join(written)}")
     other = min(1.0, strength + 0.25) if strength < 1 else 0.5
-    typer.echo(f"next: undiffuse vary {run} {' '.join(images)} --strength {other:g}  keeps {'less' if other > strength else 'more'} of the image")
+    again = shared.command("vary", run, *images, "--strength", f"{other:g}")
+    typer.echo(f"next: {again}  keeps {'less' if other > strength else 'more'} of the image")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -34,6 +35,23 @@ class DataConfig(BaseModel):
     shrink: int | None = Field(None, ge=2)
     table: str | None = None
     held_out: float = Field(0.1, ge=0)
+
+
+def share_or_count(value: str | float) -> float:
+    """What is held out, as DataConfig has it: a share below 1, or a number of examples, which is a whole number ("100", 100).
+
+    Raises UsageError for anything else, such as 1.0, of which nobody can say whether it means all or one.
+    """
+    text = str(value).strip()
+    if re.fullmatch(r"\d+", text):
+        return float(text)
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise UsageError(f"held_out {text} is neither a share of the examples below 1, such as 0.1, nor a whole number of them, such as 100.")
+    return share
 
 
 def digits() -> Dataset:
