@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -221,3 +222,15 @@ def test_stopping_and_resuming_changes_no_bit(tmp_path):
 def test_what_cannot_be_read_off_a_picture_is_refused(tmp_path):
     with pytest.raises(ValueError, match="a classifier reads class, number, tags"):
         trained(tmp_path, Condition(kind="text"), "caption")
+
+
+def test_where_no_held_out_example_says_it_nothing_is_read_and_training_goes_on(tmp_path):
+    data = bright_or_dark()
+    said = data.labels.astype(object)
+    said[data.split_rows(0.4, 0)[1][1:]] = ""
+    said = np.array([str(value) for value in said])
+    run = trained(tmp_path / "c", Condition(kind="class", column="said"), "said", replace(data, columns={"said": said}), steps=2)
+    for _ in run.updates():
+        pass
+    assert run.readings() == []
+    assert load_classifier(tmp_path / "c").config.can_guide is None

@@ -44,8 +44,8 @@ ALLOWED = {
     "configuration": {"corruptions", "latents", "scheduling", "process", "networks", "conditioning", "denoiser", "data", "sampling", "training"},
     "steering": {"conditioning", "configuration", "data", "denoiser", "process", "sampling"},
     "model": {
-        "adapters", "artefact", "carrying", "conditioning", "configuration", "data", "denoiser", "latents", "measures", "process", "sampling",
-        "scheduling", "steering",
+        "adapters", "artefact", "carrying", "conditioning", "configuration", "data", "denoiser", "files", "latents", "measures", "process",
+        "sampling", "scheduling", "steering",
     },
     "classifier": {"artefact", "conditioning", "configuration", "data", "latents", "networks", "process", "sampling", "scheduling"},
     "classifying": {"artefact", "classifier", "columns", "conditioning", "configuration", "data", "files", "networks", "process", "training"},
@@ -57,11 +57,13 @@ ALLOWED = {
     "presets": {"configuration", "data", "latents", "networks", "sampling", "scheduling", "training"},
     "pictures": {"data", "process", "sampling"},
     "run": {
-        "adapters", "columns", "conditioning", "configuration", "corruptions", "data", "denoiser", "files", "latents", "likelihood", "model",
-        "networks", "pictures", "previews", "process", "starting", "training",
+        "adapters", "artefact", "columns", "conditioning", "configuration", "corruptions", "data", "denoiser", "files", "latents", "likelihood",
+        "model", "networks", "pictures", "previews", "process", "starting", "training",
     },
     "previews": {"conditioning", "model", "pictures", "training"},
-    "prepare": {"conditioning", "configuration", "corruptions", "data", "first_stage", "model", "presets", "process", "run", "starting"},
+    "prepare": {
+        "conditioning", "configuration", "corruptions", "data", "files", "first_stage", "model", "presets", "process", "run", "starting", "training",
+    },
 }
 OUTSIDE = {"process": {"torch"}, "networks": {"torch", "pydantic"}, "sampling": {"torch", "pydantic"}, "conditioning": {"torch", "pydantic"}}
 STANDARD_ONLY = {

@@ -36,12 +36,13 @@ from undiffuse.data.codec import Codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
 from undiffuse.errors import UsageError
-from undiffuse.files import write_text
+from undiffuse.files import FolderLock, write_text
 from undiffuse.networks.building import NetworkConfig, suggested_unet
 from undiffuse.networks.unet_config import StagesConfig, UNetConfig
 from undiffuse.process.corruption import jump
 from undiffuse.process.levels import Level
 from undiffuse.training import checkpoints
+from undiffuse.training.cadence import Cadence
 from undiffuse.training.learners import Computing, Learner
 from undiffuse.training.level_samplers import make_level_sampler
 from undiffuse.training.loop import Trainer, Update
@@ -49,7 +50,7 @@ from undiffuse.training.settings import TrainingConfig
 from undiffuse.training.validation import Bank
 
 READABLE = ("class", "number", "tags", "vector")
-MOST_HELD_OUT = 2000
+MOST_HELD_OUT, FEWEST_HELD_OUT = 2000, 2  # that say what is to be read
 FREE_TO_CHANGE = ("training.steps", "training.budget")
 OTHERWISE = "give it another name, as in --class other=COLUMN, or remove the folder"
 CONFIDENT = 3.0  # standard errors above chance
@@ -116,6 +117,7 @@ class ClassifierRun:
         if target.kind not in READABLE:
             raise UsageError(f"a classifier reads {', '.join(READABLE)}, and {name!r} is a {target.kind}: choose another.")
         self.folder, self.name, self.device = folder, name, device
+        self.lock = FolderLock(folder, ("state",))
         config = fit_conditions(data, {name: target}, 0.0)[name]
         self.config = ClassifierConfig(
             codec=model.codec, latent=None if codec.space is None else model.latent, schedule=model.schedule,
@@ -133,9 +135,10 @@ class ClassifierRun:
         )
         self.loader = Loader(data[seen], self.codec, training.batch_size, training.seed, device, {name: values[seen]})
         # data may be sorted by class, so the few that are looked at are drawn from all
-        judged = np.random.Generator(np.random.Philox(0)).permutation(held_out)[:MOST_HELD_OUT]
-        x = self.codec.encode(data.values[judged]).to(device) if len(judged) else None
-        self.bank = None if x is None else Bank.of(x, {name: values[judged].to(device)}, self.schedule)
+        judged = np.random.Generator(np.random.Philox(0)).permutation(held_out[says(config, values[held_out]).numpy()])[:MOST_HELD_OUT]
+        self.bank: Bank | None = None  # where too few held-out examples say anything
+        if len(judged) >= FEWEST_HELD_OUT:
+            self.bank = Bank.of(self.codec.encode(data.values[judged]).to(device), {name: values[judged].to(device)}, self.schedule)
 
     def check(self) -> None:
         """Raises UsageError where the folder holds a classifier that is trained otherwise, with a list of what differs."""
@@ -144,38 +147,38 @@ class ClassifierRun:
     def updates(self, every: float = 60.0) -> Iterator[Update]:
         """Trains to the end, resuming from the newest checkpoint; saves every so many seconds.
 
-        A consumer that stops early should call `save`.  Raises UsageError, see `check`.
+        A consumer that stops early should call `save`.  Raises UsageError, see `check`, and Failure where another process trains here.
         """
-        self.check()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "config.json", self.run_config.model_dump_json(indent=2) + "\n")
-        found = checkpoints.newest(self.folder / "state")
-        if found:
-            self.trainer.resume(*found)
-        saved = self.trainer.seconds
-        for update in self.trainer.updates(self.loader):
-            yield update
-            if update.seconds - saved >= every:
-                self.save()
-                saved = update.seconds
-        self.save()
+        with self.lock:
+            self.check()
+            write_text(self.folder / "config.json", self.run_config.model_dump_json(indent=2) + "\n")
+            found = checkpoints.newest(self.folder / "state")
+            if found:
+                self.trainer.resume(*found)
+            saving = Cadence(every)
+            for update in self.trainer.updates(self.loader):
+                yield update
+                if saving.due and update.done < 1:
+                    with saving.working():
+                        self.save()
+            self.save()
 
     def save(self) -> None:
         """Writes a checkpoint and the classifier file."""
-        tensors = self.trainer.snapshot()
-        checkpoints.save(self.folder / "state", tensors, self.trainer.numbers())
-        readings = self.readings()
-        useful = [reading.ratio for reading in readings if reading.can_guide]
-        provenance = {"steps": self.trainer.step, "readings": [asdict(reading) for reading in readings]}
-        config = changed(self.config, {"provenance": provenance, "can_guide": [min(useful), max(useful)] if useful else None})
-        save_classifier(self.folder / FILE_NAME, config, **sets_of(tensors))
-        write_text(self.folder / "levels.json", json.dumps([asdict(reading) for reading in readings], indent=2) + "\n")
+        with self.lock:
+            tensors = self.trainer.snapshot()
+            checkpoints.save(self.folder / "state", tensors, self.trainer.numbers())
+            readings = self.readings()
+            useful = [reading.ratio for reading in readings if reading.can_guide]
+            provenance = {"steps": self.trainer.step, "readings": [asdict(reading) for reading in readings]}
+            config = changed(self.config, {"provenance": provenance, "can_guide": [min(useful), max(useful)] if useful else None})
+            save_classifier(self.folder / FILE_NAME, config, **sets_of(tensors))
+            write_text(self.folder / "levels.json", json.dumps([asdict(reading) for reading in readings], indent=2) + "\n")
 
     def readings(self) -> list[Reading]:
-        """How well the averaged weights read held-out examples, by noise level; empty where none were held out."""
+        """How well the averaged weights read held-out examples, by noise level; empty where none of them says what is to be read."""
         if self.bank is None:
             return []
-        self.classifier.eval()
         found = []
         with torch.no_grad(), self.trainer.average.swapped():
             for row in range(len(self.bank.levels)):
@@ -183,19 +186,22 @@ class ClassifierRun:
                 x_t = jump(self.bank.x, level, self.bank.eps)
                 answer = torch.cat([self.classifier(part, level) for part in x_t.split(256)])
                 found.append(reading(self.config.target, answer.cpu(), self.bank.values[self.name].cpu(), level.ratio.item()))
-        self.classifier.train()
         return found
 
 
+def says(target: Any, encoded: Tensor) -> Tensor:
+    """Which encoded targets (N, …) say anything, bool (N,). What says nothing can be read neither rightly nor wrongly."""
+    return encoded < len(target.names) if isinstance(target, ClassConfig) else encoded[:, -1] > 0
+
+
 def reading(target: Any, answer: Tensor, encoded: Tensor, ratio: float = 0.0) -> Reading:
-    """How well answers (N, outputs) fit encoded targets (N, …)."""
+    """How well answers (N, outputs) fit encoded targets (N, …), two or more of which say something."""
+    said = says(target, encoded)
     if isinstance(target, ClassConfig):
-        told = encoded < len(target.names)  # what says nothing can be read neither rightly nor wrongly
-        answer, encoded = answer[told], encoded[told]
+        answer, encoded = answer[said], encoded[said]
         right = (answer.argmax(1) == encoded).double()
         chance = torch.bincount(encoded, minlength=len(target.names)).max().item() / len(encoded)
         return Reading(ratio, right.mean().item(), math.sqrt(max(right.var().item(), 1 / len(right)) / len(right)), chance)
-    said = encoded[:, -1] > 0
     values, answer = encoded[said, :-1].double(), answer[said].double()
     if isinstance(target, NumberConfig | VectorConfig):
         squares, around = ((values - answer[:, : values.shape[1]]) ** 2).mean(1), ((values - values.mean(0)) ** 2).mean(1)

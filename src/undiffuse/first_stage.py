@@ -36,7 +36,7 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.distances import frechet_distance
-from undiffuse.files import write_text
+from undiffuse.files import FolderLock, write_text
 from undiffuse.latents import LatentConfig, Latents, build_autoencoder, decoded, encoded, measured, padded, read_diffusers
 from undiffuse.networks.discriminator import Discriminator
 from undiffuse.networks.gaussian import divergence, drawn
@@ -46,6 +46,7 @@ from undiffuse.pictures.edits import difference, pictures_of, rows_of
 from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Cosine
 from undiffuse.training import checkpoints
+from undiffuse.training.cadence import Cadence
 from undiffuse.training.learners import Computing, Learner
 from undiffuse.training.level_samplers import make_level_sampler
 from undiffuse.training.loop import Trainer, Update
@@ -142,6 +143,7 @@ class AutoencoderRun:
         self, folder: Path, config: AutoencoderRunConfig, data: Dataset, rows: tuple[np.ndarray, np.ndarray], device: torch.device
     ) -> None:
         self.folder, self.config, self.device = folder, config, device
+        self.lock = FolderLock(folder, ("state",))
         design, self.codec = config.design, Codec(config.codec)
         channels = config.codec.shape[0]
         with torch.random.fork_rng(devices=[]):
@@ -182,27 +184,29 @@ class AutoencoderRun:
     def updates(self, every: float = 60.0) -> Iterator[Update]:
         """Trains to the end, resuming from the newest checkpoint; saves every so many seconds; then writes the autoencoder.
 
-        A consumer that stops early should call `save`.  Raises UsageError where the folder holds another autoencoder.
+        A consumer that stops early should call `save`.  Raises UsageError where the folder holds another autoencoder, Failure
+        where another process trains in it.
         """
-        already(self.folder, self.config)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
-        if not self.taken:
-            found = checkpoints.newest(self.folder / "state")
-            if found:
-                self.trainer.resume(*found)
-            saved = self.trainer.seconds
-            for update in self.trainer.updates(self.loader):
-                yield update
-                if update.seconds - saved >= every and update.done < 1:
-                    self.save()
-                    saved = update.seconds
-            self.save()
-        self.finish()
+        with self.lock:
+            already(self.folder, self.config)
+            write_text(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
+            if not self.taken:
+                found = checkpoints.newest(self.folder / "state")
+                if found:
+                    self.trainer.resume(*found)
+                saving = Cadence(every)
+                for update in self.trainer.updates(self.loader):
+                    yield update
+                    if saving.due and update.done < 1:
+                        with saving.working():
+                            self.save()
+                self.save()
+            self.finish()
 
     def save(self) -> None:
         """Writes a checkpoint."""
-        checkpoints.save(self.folder / "state", self.trainer.snapshot(), self.trainer.numbers())
+        with self.lock:
+            checkpoints.save(self.folder / "state", self.trainer.snapshot(), self.trainer.numbers())
 
     def ceiling(self) -> Ceiling:
         """What the written autoencoder leaves to reach."""

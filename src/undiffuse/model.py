@@ -22,6 +22,7 @@ from undiffuse.configuration import ModelConfig, changed, parsed, rescheduled
 from undiffuse.data.codec import Codec
 from undiffuse.denoiser import Denoiser
 from undiffuse.errors import UsageError
+from undiffuse.files import FolderLock
 from undiffuse.latents import Latents
 from undiffuse.measures import Likelihood, Method, likelihood
 from undiffuse.process.chains import Chain
@@ -193,9 +194,13 @@ def save_model(path: Path, config: ModelConfig, raw: Mapping[str, Tensor], avera
 
 
 def store_sampling(path: Path, sampling: SamplingConfig) -> None:
-    """Makes `sampling` the default of the model file at `path`, which is written anew; its weights stay as they are."""
-    config, tensors = read_file(path)
-    artefact.write(path, "model", config.model_copy(update={"sampling": sampling}).model_dump_json(), tensors)
+    """Makes `sampling` the default of the model file at `path`, which is written anew; its weights stay as they are.
+
+    Raises Failure where the run is being trained.
+    """
+    with FolderLock(path.parent):  # a run that is being trained would write over it
+        config, tensors = read_file(path)
+        artefact.write(path, "model", config.model_copy(update={"sampling": sampling}).model_dump_json(), tensors)
 
 
 def weights_digest(model: Model) -> str:

@@ -6,7 +6,8 @@ its autoencoder trained first, in the run's folder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,15 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, of_images, open_data
 from undiffuse.data.tables import FILE_COLUMNS, fingerprints, offers
 from undiffuse.errors import UsageError
+from undiffuse.files import is_leftover
 from undiffuse.first_stage import AutoencoderRun, AutoencoderRunConfig, already, load_latents, taken_from
 from undiffuse.model import Model, default_device, load
 from undiffuse.presets import design_for, latents
 from undiffuse.process.chains import Chain
 from undiffuse.run import CACHE, Run, Watch
 from undiffuse.starting import Start
+from undiffuse.training.interrupts import stopping
+from undiffuse.training.loop import Update
 
 EVERY_SO_OFTEN = Watch()
 FREE_TO_CHANGE = (
@@ -160,7 +164,8 @@ def _taken(folder: Path, codec: CodecConfig) -> LatentDesign:
 
 def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
     path = folder / "config.json"
-    if not path.exists() and folder.exists() and any(path.name not in (CACHE, AUTOENCODER) for path in folder.iterdir()):
+    ours = (CACHE, AUTOENCODER)
+    if not path.exists() and folder.exists() and any(path.name not in ours and not is_leftover(path) for path in folder.iterdir()):
         raise UsageError(f"{folder} is not empty and holds no run: choose another --name.")
     refuse_other(path, config, "choose another --name", FREE_TO_CHANGE, ("design.training", "data", "fingerprint"), override)
 
@@ -171,7 +176,7 @@ def train(
     latent: int | str | Path | None = None, start: str | Path | None = None, adapters: int | None = None, tasks: str | None = None,
     **training: Any,
 ) -> Model:  # fmt: skip
-    """Trains on `data` in runs/<name> and returns the model; the same call again resumes.
+    """Trains on `data` in runs/<name> and returns the model; the same call again resumes. An interrupt (Ctrl-C) saves.
 
     training: fields of TrainingConfig, such as steps=2000, budget=90.0 or learning_rate=3e-4.
     settings: any other field of Design by dotted path, such as {"prediction": "noise"}.   network: see `prepare`.
@@ -192,12 +197,22 @@ def train(
         factor=factor, autoencoder=autoencoder, start=start, tasks=described(tasks) if tasks else None,
     )  # fmt: skip
     first = plan.autoencoder()
-    for _ in first.updates() if first else ():
-        pass
+    if first is not None:
+        _finished(first.updates(), first.save)
     run = plan.run()
-    for _ in run.updates():
-        pass
+    _finished(run.updates(), run.save)
     return load(run.folder)
+
+
+def _finished(updates: Iterator[Update], save: Callable[[], None]) -> None:
+    """Trains to the end. An interrupt ends the update that is under way, saves, and then acts as usual."""
+    with stopping() as stop:
+        for _ in updates:
+            if stop:
+                save()
+                break
+    if stop:
+        signal.raise_signal(stop[0])
 
 
 def default_name(source: str, start: str | Path | None = None) -> str:

@@ -13,10 +13,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undiffuse import __version__
+from undiffuse import __version__, artefact
 from undiffuse.adapters import AdaptersConfig
 from undiffuse.adapters import save as save_adapters
 from undiffuse.columns import encode_columns, fit_conditions, said_in
 from undiffuse.conditioning.augmentation import AugmentationConfig
+from undiffuse.conditioning.base import Note
 from undiffuse.conditioning.classes import TaskConfig
 from undiffuse.conditioning.conditions import Values
 from undiffuse.conditioning.probe import refuse_deaf
@@ -41,7 +42,7 @@ from undiffuse.data.augmentation import shifted
 from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
-from undiffuse.files import write_text
+from undiffuse.files import FolderLock, write_atomically, write_text
 from undiffuse.latents import Latents
 from undiffuse.likelihood.bound import Bins, Decoder, Density
 from undiffuse.model import FILE_NAME, Model, save_model
@@ -52,7 +53,8 @@ from undiffuse.previews import MOST, Previews
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
 from undiffuse.starting import Start
-from undiffuse.training import checkpoints
+from undiffuse.training import checkpoints, log
+from undiffuse.training.cadence import SHARE, Cadence
 from undiffuse.training.learners import DenoiserLearner
 from undiffuse.training.level_samplers import make_level_sampler
 from undiffuse.training.loop import Trainer, Update, step_seed
@@ -62,15 +64,20 @@ from undiffuse.training.validation import Bank, References, bank_size, evaluated
 MOST_PROBED = 64  # examples, for the probe of conditions
 MOST_REFERENCE_NUMBERS = 2**25  # of the training set, for the reference curves
 METRICS_SECONDS = 1.0
-CACHE = "cache"
+CACHE, METRICS = "cache", "metrics.jsonl"
 
 
 @dataclass(frozen=True)
 class Watch:
-    """How often, in seconds of training, a run writes a checkpoint and a grid of samples. Changes nothing of the run."""
+    """How often a run writes a checkpoint and a grid of samples. Changes nothing of the run.
+
+    checkpoint, preview: seconds from the end of one to the beginning of the next.   share: the most of the time that each of the two may
+    take; where they are slow they are rarer.
+    """
 
     checkpoint: float = 120.0
     preview: float = 60.0
+    share: float = SHARE
 
 
 class Run:
@@ -81,6 +88,8 @@ class Run:
         latents: Latents | None = None, start: Start | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.config, self.watch, self.device = folder, config, watch, device
+        self.lock = FolderLock(folder, ("state", "samples", "adapters", CACHE))
+        self.saving, self.previewing = Cadence(watch.checkpoint, watch.share), Cadence(watch.preview, watch.share)
         design = config.design
         self.notes, self.latents = data.notes, latents
         codec = Codec(start.codec(data) if start else fitted_codec(data), latents)
@@ -192,41 +201,69 @@ class Run:
     def updates(self) -> Iterator[Update]:
         """Trains to the end, resuming where the folder's newest checkpoint left off.
 
-        A consumer that stops early should call `save`.
+        A consumer that stops early should call `save`.  Raises Failure where another process trains in the folder, UsageError for a
+        checkpoint that this run cannot go on from.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
+        with self.lock:
+            self._take_up()
+            write_text(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
+            if self.trainer.done < 1:
+                yield from self._train()
+            elif self._written() == self.trainer.step:
+                return
+            with self.saving.working():
+                self.save()
+            with self.previewing.working():
+                self._draw(self.preview)
+                self._draw(self._draw_heard)
+
+    def _take_up(self) -> None:
+        """Goes on from the newest checkpoint, if there is one. Raises UsageError for one that this run cannot go on from."""
+        log.check(self.folder / METRICS)
         found = checkpoints.newest(self.folder / "state")
         if found:
             self.trainer.resume(*found)
-            self._drop_metrics_after(self.trainer.step)
-        if self.trainer.done >= 1:
-            return
-        saved = shown = logged = self.trainer.seconds
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8", buffering=1) as metrics:
+        log.drop_after(self.folder / METRICS, self.trainer.step)  # also of a run that was killed before it saved anything
+
+    def _written(self) -> int | None:
+        """The step that the model file is of, None where there is none: a kill may come between a checkpoint and the model."""
+        return ((artefact.config_of(self.folder / FILE_NAME) or {}).get("provenance") or {}).get("training", {}).get("steps")
+
+    def _train(self) -> Iterator[Update]:
+        """Updates to the end, and between them what is written every so often."""
+        self.saving, self.previewing = (Cadence(every, self.watch.share) for every in (self.watch.checkpoint, self.watch.preview))
+        logged = self.trainer.seconds
+        with open(self.folder / METRICS, "a", encoding="utf-8", buffering=1) as metrics:
             for update in self.trainer.updates(self._batch):
                 if update.seconds - logged >= METRICS_SECONDS or update.verdict != "fine" or update.done >= 1:
-                    metrics.write(_json_line(vars(update)))
+                    metrics.write(log.line_of(vars(update)))
                     logged = update.seconds
                 yield update
                 if update.done >= 1:
                     break
-                if update.seconds - shown >= self.watch.preview:
-                    self.preview()
-                    shown = update.seconds
-                if update.seconds - saved >= self.watch.checkpoint:
-                    self.save()
-                    saved = update.seconds
-        self.save()
-        self.preview()
-        heard = self.heard()
-        if heard:
-            effects(self.folder / "heard.png", self.bank.levels.ratio.tolist(), heard, "What the model hears of each condition, by noise level")
+                if self.previewing.due:
+                    with self.previewing.working():
+                        self._draw(self.preview)
+                if self.saving.due:
+                    with self.saving.working():
+                        self.save()
+
+    def _draw(self, draw: Callable[[], object]) -> None:
+        """Draws; where that fails, saves and says so, since a picture is not worth the training."""
+        try:
+            draw()
+        except Exception as error:
+            self.save()
+            warnings.warn(f"a picture could not be drawn ({type(error).__name__}: {error}); all that was trained is saved", Note, stacklevel=2)
 
     def save(self) -> None:
         """Writes a checkpoint and the model file."""
+        with self.lock:
+            checkpoints.save(self.folder / "state", self.trainer.snapshot(), self.trainer.numbers())
+            self._save_model()
+
+    def _save_model(self) -> None:
         trainer = self.trainer
-        checkpoints.save(self.folder / "state", trainer.snapshot(), trainer.numbers())
         scores = self.scores()
         best = min(scores, key=lambda name: scores[name]["relative"])
         provenance = {
@@ -270,9 +307,7 @@ class Run:
         if self._heard[0] != self.trainer.step:
             denoiser = self.model.denoiser
             with self.trainer.average.swapped():
-                denoiser.eval()
                 changes = self.bank.effects(denoiser.given, denoiser.conditions.askable)
-            denoiser.train()
             self._heard = (self.trainer.step, changes)
         return self._heard[1]
 
@@ -281,27 +316,10 @@ class Run:
         with self.trainer.average.swapped():
             picture = evaluated(self.model.denoiser, lambda: self.previews.drawn(f"step {self.trainer.step}"))
         path = self.folder / "samples" / f"step-{self.trainer.step:08d}.png"
-        path.parent.mkdir(exist_ok=True)
-        picture.save(path)
+        write_atomically(path, lambda temporary: picture.save(temporary, "PNG"))
         return path
 
-    def _drop_metrics_after(self, step: int) -> None:
-        """Forgets what was logged after the checkpoint that training resumes from."""
-        path = self.folder / "metrics.jsonl"
-        if path.exists():
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-            write_text(path, "".join(line + "\n" for line in lines))
-
-
-def _json_line(values: dict[str, Any]) -> str:
-    """One line of strict JSON, which has no NaN: null stands for it."""
-    finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
-    return json.dumps(finite, allow_nan=False) + "\n"
-
-
-def _step_of(line: str) -> float:
-    """The step of a line of metrics; a line that a kill cut short counts as later than any."""
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return float("inf")
+    def _draw_heard(self) -> None:
+        heard = self.heard()
+        if heard:
+            effects(self.folder / "heard.png", self.bank.levels.ratio.tolist(), heard, "What the model hears of each condition, by noise level")

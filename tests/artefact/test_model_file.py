@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.small import tiny_model
+from undiffuse import artefact
 from undiffuse.model import load, read_file, save_model
 from undiffuse.networks.unet_config import UNetConfig
 from undiffuse.sampling.settings import SamplingConfig
@@ -279,3 +280,30 @@ def test_reading_checks_what_was_written(path):
     assert config.conditions["class"].names == ("cat", "dog", "7")
     assert all(isinstance(t, torch.Tensor) for t in tensors.values())
     assert np.isfinite([t.abs().max().item() for t in tensors.values()]).all()
+
+
+def test_what_is_written_is_hashed_once_and_compared_to_the_byte(tmp_path, monkeypatch):
+    hashed, digest_of, save_file = [], artefact.digest_of, artefact.save_file
+    monkeypatch.setattr(artefact, "digest_of", lambda *given: hashed.append(1) or digest_of(*given))
+    tensors = {"a": torch.tensor([1.0, float("nan")]), "b": torch.arange(5, dtype=torch.int64), "c": torch.zeros(0)}
+    artefact.write(tmp_path / "x", "model", "{}", tensors)
+    assert len(hashed) == 1
+    before = (tmp_path / "x").read_bytes()
+
+    def wrongly(plain, path, header):
+        save_file(plain, path, header)
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(bytes(content))
+
+    monkeypatch.setattr(artefact, "save_file", wrongly)
+    with pytest.raises(OSError, match="reads back wrong"):
+        artefact.write(tmp_path / "x", "model", "{}", tensors)
+    assert (tmp_path / "x").read_bytes() == before
+
+
+def test_the_configuration_is_read_without_the_tensors(tmp_path):
+    artefact.write(tmp_path / "x", "model", '{"a": 1}', {"a": torch.zeros(3)})
+    assert artefact.config_of(tmp_path / "x") == {"a": 1}
+    (tmp_path / "y").write_bytes(b"no")
+    assert artefact.config_of(tmp_path / "y") is artefact.config_of(tmp_path / "nowhere") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,9 +17,12 @@ from safetensors.torch import load_file
 
 import undiffuse
 from tests.small import TINY_SETTINGS
+from undiffuse.conditioning.base import Note
 from undiffuse.data.sources import DataConfig
+from undiffuse.errors import Failure, UsageError
 from undiffuse.prepare import prepare
-from undiffuse.run import Watch, _json_line
+from undiffuse.run import Run, Watch
+from undiffuse.training.log import line_of
 
 TINY = [f"--set={path}={json.dumps(value)}" for path, value in TINY_SETTINGS.items()]
 COMMAND = [sys.executable, "-m", "undiffuse", "train", "digits", "--name", "r", "--batch", "16", *TINY]
@@ -112,7 +116,7 @@ def tiny_run(folder, watch, **settings):
 
 
 def test_watching_changes_nothing(tmp_path):
-    often, never = (tiny_run(tmp_path / name, watch) for name, watch in (("often", Watch(0.0, 0.0)), ("never", Watch(1e9, 1e9))))
+    often, never = (tiny_run(tmp_path / name, watch) for name, watch in (("often", Watch(0.0, 0.0, share=1.0)), ("never", Watch(1e9, 1e9))))
     for run in (often, never):
         for _ in run.updates():
             pass
@@ -154,7 +158,7 @@ def test_changed_data_is_noticed(tmp_path):
 
 
 def test_metrics_are_strict_json_also_for_nan():
-    line = _json_line({"step": 3, "loss": float("nan"), "verdict": "skip"})
+    line = line_of({"step": 3, "loss": float("nan"), "verdict": "skip"})
     assert json.loads(line, parse_constant=lambda name: pytest.fail(name)) == {"step": 3, "loss": None, "verdict": "skip"}
 
 
@@ -221,3 +225,120 @@ def test_the_python_interface(tmp_path):
     assert len(moments) == model.config.sampling.steps
     assert moments[0].clean.shape == (4, 1, 8, 8)
     assert "velocity" in repr(model)
+
+
+def test_a_preview_that_fails_is_told_and_training_goes_on_after_saving(tmp_path, monkeypatch):
+    run = tiny_run(tmp_path / "a", Watch(1e9, 0.0, share=1.0), **{"training.steps": 6})
+    twin = tiny_run(tmp_path / "b", Watch(1e9, 1e9), **{"training.steps": 6})
+    saved = []
+
+    def fails(title):
+        saved.append(sorted(path.name for path in (run.folder / "state").glob("*")))
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(run.previews, "drawn", fails)
+    with pytest.warns(Note, match="out of memory.*saved"):
+        assert [update.step for update in run.updates()] == [1, 2, 3, 4, 5, 6]
+    assert saved[1] == ["step-00000001.safetensors"]  # right after the first failure
+    for _ in twin.updates():
+        pass
+    assert same(run.trainer.tensors(), twin.trainer.tensors())
+
+
+def test_a_full_disk_ends_a_run_with_a_sentence(tmp_path, monkeypatch):
+    run = tiny_run(tmp_path / "a", Watch(1e9, 0.0, share=1.0), **{"training.steps": 6})
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("undiffuse.training.checkpoints.save_file", full)
+    monkeypatch.setattr(run.previews, "drawn", full)
+    with pytest.raises(OSError, match="the disk is full"):
+        list(run.updates())
+
+
+def test_a_second_training_in_one_folder_is_refused_and_the_first_is_left_alone(tmp_path):
+    first, second = (tiny_run(tmp_path / "a", Watch(1e9, 1e9)) for _ in range(2))
+    updates = first.updates()
+    next(updates)
+    with pytest.raises(Failure, match="another name"):
+        next(second.updates())
+    assert [update.step for update in updates][-1] == 12
+    log = [json.loads(line)["step"] for line in (tmp_path / "a/metrics.jsonl").read_text().splitlines()]
+    assert log == sorted(set(log))
+    assert not (tmp_path / "a/.lock").exists()
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_finished_run_without_its_model_writes_it(tmp_path, stale):
+    before = tmp_path / "before.safetensors"
+    for steps in (3, 12):  # killed between the last checkpoint and the model file: that of step 3 is still there, or none
+        for _ in tiny_run(tmp_path / "a", Watch(1e9, 1e9), **{"training.steps": steps}).updates():
+            pass
+        if steps == 3:
+            before.write_bytes((tmp_path / "a/model.safetensors").read_bytes())
+    wanted = load_file(tmp_path / "a/model.safetensors")
+    (tmp_path / "a/model.safetensors").unlink()
+    if stale:
+        before.rename(tmp_path / "a/model.safetensors")
+    again = tiny_run(tmp_path / "a", Watch(1e9, 1e9))
+    assert list(again.updates()) == []
+    assert same(load_file(tmp_path / "a/model.safetensors"), wanted)
+
+
+def test_leftovers_of_a_killed_save_do_not_stop_the_same_command(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".config.json.4242.part").write_text("{")  # as before, and as now
+    (tmp_path / "a" / ".config.json.4242-0123abcd.part").write_text("{")
+    for _ in tiny_run(tmp_path / "a", Watch(1e9, 1e9), **{"training.steps": 1}).updates():
+        pass
+    assert not list((tmp_path / "a").rglob("*.part"))
+
+
+@pytest.mark.parametrize("line", ["5", '{"step": null}', "[1]"])
+def test_a_damaged_log_is_a_sentence_and_changes_nothing(tmp_path, line):
+    tiny = {"training.steps": 2}
+    for _ in tiny_run(tmp_path / "a", Watch(1e9, 1e9), **tiny).updates():
+        pass
+    path = tmp_path / "a/metrics.jsonl"
+    good = path.read_bytes()
+    for bad in (line.encode(), b"\xff\xfe"):
+        path.write_bytes(good + bad + b"\n")
+        with pytest.raises(UsageError, match=r"metrics.jsonl.* is damaged.*mend or remove it"):
+            list(tiny_run(tmp_path / "a", Watch(1e9, 1e9), **{"training.steps": 4}).updates())
+        assert path.read_bytes() == good + bad + b"\n"
+    path.write_bytes(good + b'{"step": 3, "lo')  # a kill cut it short
+    assert [update.step for update in tiny_run(tmp_path / "a", Watch(1e9, 1e9), **{"training.steps": 3}).updates()] == [3]
+
+
+def test_an_interrupt_of_the_python_interface_saves_and_the_same_call_goes_on(tmp_path, monkeypatch):
+    batch = Run._batch
+
+    def interrupted(run, step):
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+        return batch(run, step)
+
+    monkeypatch.setattr(Run, "_batch", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        undiffuse.train("digits", runs=tmp_path, steps=6, batch_size=8, settings=TINY_SETTINGS)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert [path.name for path in (tmp_path / "digits/state").iterdir()] == ["step-00000004.safetensors"]  # the update under way was ended
+    monkeypatch.setattr(Run, "_batch", batch)
+    undiffuse.train("digits", runs=tmp_path / "whole", steps=6, batch_size=8, settings=TINY_SETTINGS)
+    undiffuse.train("digits", runs=tmp_path, steps=6, batch_size=8, settings=TINY_SETTINGS)
+    ends = [load_file(tmp_path / folder / "digits/state/step-00000006.safetensors") for folder in (".", "whole")]
+    assert same(*ends)
+
+
+def test_a_model_is_in_training_mode_inside_updates_alone(tmp_path):
+    run = tiny_run(tmp_path / "a", Watch(0.0, 0.0, share=1.0), **{"training.steps": 3, "network.dropout": 0.5})
+    inside = []
+    run.model.denoiser.network.register_forward_hook(lambda module, *_: inside.append(module.training))
+    for _ in run.updates():
+        assert not any(module.training for module in run.model.denoiser.modules())
+        first, second = (run.model.sample(2, {"class": 7}, steps=2) for _ in range(2))
+        assert torch.equal(first, second)
+    assert inside.count(True) == 3
+    assert not run.model.denoiser.training

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.small import tiny_config
-from undiffuse.errors import Failure
+from undiffuse.errors import Failure, UsageError
 from undiffuse.likelihood.bound import Bins
 from undiffuse.process.bridges import Bridge
 from undiffuse.training.learners import DenoiserLearner
@@ -181,3 +181,26 @@ def test_it_learns_one_image():
     t = trainer(steps=300, cooldown=0.5)
     _, updates = finished(t, lambda step: (x, {"class": torch.zeros(8, dtype=torch.int64)}))
     assert updates[-1].loss < 0.1 * updates[0].loss
+
+
+def test_snapshots_are_kept_once_in_the_memory_of_the_host():
+    t = trainer(steps=6)
+    before = t.snapshot()
+    for update in t.updates(batches):
+        if update.step == 3:
+            first = {name: value.data_ptr() for name, value in t.snapshot().items()}
+    kept = t.snapshot()
+    assert same(kept, t.tensors())
+    assert {name: value.data_ptr() for name, value in kept.items()} == first  # renewed in place: never twice in memory
+    assert all(kept[name].data_ptr() == before[name].data_ptr() for name in before)
+    assert all(value.device.type == "cpu" for value in kept.values())
+    assert not {value.untyped_storage().data_ptr() for value in kept.values()} & {t.flat.parameter.data_ptr(), t.average.buffer.data_ptr()}
+
+
+def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing():
+    t, before = trainer(), trainer().tensors()
+    name = next(name for name in before if name.startswith("raw.") and before[name].ndim == 2)
+    for changed in (before | {name: torch.zeros(9, 9)}, {n: value for n, value in before.items() if n != name}):
+        with pytest.raises(UsageError, match="another network"):
+            t.resume(changed, t.numbers())
+        assert same(t.tensors(), before)

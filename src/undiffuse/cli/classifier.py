@@ -61,6 +61,8 @@ def classifier(
     readings = work.readings()
     for line in _table(readings, target.kind):
         typer.echo(line)
+    if not readings:
+        typer.echo(f"no held-out example says what {name} is, so where it can guide is not known: hold out more by 'undiffuse train --held-out'")
     written = "the classifier, levels.json"
     if readings:
         _draw(folder, readings, target.kind, name)

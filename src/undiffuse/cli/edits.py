@@ -135,18 +135,24 @@ def write(folder: Path, model: Model, results: Mapping[str, tuple[Sequence[str],
     """results: by name, the examples' names and values (n, C, *size): an .npy array, and images where they are images."""
     import numpy as np
 
+    from undiffuse.files import write_atomically, write_text
     from undiffuse.pictures.images import save_image
+
+    def write_array(path: Path, values: np.ndarray) -> None:
+        with open(path, "wb") as file:  # np.save would add an ending to a name
+            np.save(file, values)
 
     written = ["numbers.json"]
     for kind, (names, values) in results.items():
-        np.save(folder / f"{kind}.npy", values.numpy().astype(model.config.codec.dtype))
+        array = values.numpy().astype(model.config.codec.dtype)
+        write_atomically(folder / f"{kind}.npy", lambda path, array=array: write_array(path, array), array.nbytes)  # type: ignore[misc]
         written.append(f"{kind}.npy")
         if len(model.config.codec.shape) == 3:
             (folder / kind).mkdir()
             for k, name in enumerate(names):
                 save_image(values[k], model.config.codec, folder / kind / f"{k:03d}-{name}.png")
             written.append(f"{kind}/")
-    (folder / "numbers.json").write_text(json.dumps(dict(numbers), indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "numbers.json", json.dumps(dict(numbers), indent=2) + "\n")
     return written
 
 

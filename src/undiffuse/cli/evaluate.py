@@ -12,6 +12,7 @@ from typer import Argument, Option
 
 from undiffuse.cli import asking, shared
 from undiffuse.errors import UsageError
+from undiffuse.files import write_text
 
 
 def evaluate(
@@ -63,7 +64,7 @@ def evaluate(
         "n": n, "held_out": len(known.held_out), "predictor": f"{steps} updates on one half of the held-out examples, the ceiling is the other",
         "guidance": guidance, "seed": seed, "adherence": [asdict(a) for a in found],
     }  # fmt: skip
-    (folder / "adherence.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "adherence.json", json.dumps(content, indent=2) + "\n")
     rows = [Row(a.name, a.measure, a.samples, a.error, a.ceiling, a.floor, a.asked, a.read) for a in found]
     draw(folder / "adherence.png", rows, f"Do {n} samples show what was asked?")
     typer.echo(f"wrote {folder}/: adherence.png, adherence.json")

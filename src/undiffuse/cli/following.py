@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import typer
 
 from undiffuse.cli import shared
+from undiffuse.training.interrupts import stopping
 
 if TYPE_CHECKING:
     from undiffuse.training.loop import Trainer, Update
@@ -55,23 +54,3 @@ def followed(updates: Iterator[Update], work: Work, phase: str = "training") -> 
         typer.echo(f"stopped and saved at step {work.trainer.step} in {work.folder}; the same command goes on from there.")
         raise typer.Exit(INTERRUPTED + stop[0])
     return first
-
-
-@contextmanager
-def stopping() -> Iterator[list[int]]:
-    """A list that receives SIGINT or SIGTERM instead of the process; a second signal acts as usual."""
-    received: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def receive(number: int, frame: object) -> None:
-        received.append(number)
-        for number_, handler in before.items():
-            signal.signal(number_, handler)
-
-    for number in before:
-        signal.signal(number, receive)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

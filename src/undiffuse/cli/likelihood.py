@@ -13,6 +13,7 @@ from typer import Argument, Option
 
 from undiffuse.cli import shared
 from undiffuse.errors import UsageError
+from undiffuse.files import write_text
 
 if TYPE_CHECKING:
     from undiffuse.measures import Likelihood, Method
@@ -75,7 +76,7 @@ def likelihood(
         "weights": model.config.weights, "data": data, "told": list(told),
     }  # fmt: skip
     text = json.dumps(_numbers(found, unit_name, divisor, settings), indent=1, allow_nan=False)
-    (folder / "likelihood.json").write_text(text + "\n", encoding="utf-8")
+    write_text(folder / "likelihood.json", text + "\n")
     from undiffuse.pictures import plots
 
     title = {"chain": "Cost of each step of the chain", "continuous": "Cost of each stretch of log-SNR", "flow": "Growth of volume along the flow"}

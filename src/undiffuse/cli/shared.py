@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,12 +157,14 @@ def _folder_of(run: Path, kind: str) -> Path:
 
 
 def next_folder(parent: Path) -> Path:
-    """parent/001, parent/002, …: the first that does not exist, made."""
-    number = 1
-    while (folder := parent / f"{number:03d}").exists():
-        number += 1
-    folder.mkdir(parents=True)
-    return folder
+    """parent/001, parent/002, …: the first that does not exist, made. Two processes never get the same."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = parent / f"{number:03d}"
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError  # numbers do not end
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import typer
 from typer import Argument, Option
 
 from undiffuse.cli import shared
+from undiffuse.files import write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,7 +131,7 @@ def _write(swept: Sweep, best: Tried | None, tolerance: float, folder: Path) -> 
         "n": swept.n, "reference_evaluations": swept.reference, "tolerance": tolerance, "unit": "median rms per number, of values from -1 to 1",
         "recommended": _row(best) if best else None, "front": [_row(t) for t in swept.front()], "tried": [_row(t) for t in swept.tried],
     }  # fmt: skip
-    (folder / "sweep.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "sweep.json", json.dumps(content, indent=2) + "\n")
     reference: dict[tuple[str, str], list[Point]] = {}
     data: dict[tuple[str, str], list[Point]] = {}
     for tried in swept.tried:

@@ -103,8 +103,8 @@ def train(
     device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
     setting: Annotated[list[str] | None, Option("--set", help="Any other setting, such as training.clip=0.5; may be repeated.")] = None,
     override: Annotated[bool, Option("--override", help="Go on in a run folder with other training settings.")] = False,
-    checkpoint_every: Annotated[str, Option(help="How often to save.")] = "2m",
-    preview_every: Annotated[str, Option(help="How often to draw samples.")] = "1m",
+    checkpoint_every: Annotated[str, Option(help="How often to save; rarer where it would take more than a twentieth of the time.")] = "2m",
+    preview_every: Annotated[str, Option(help="How often to draw samples; rarer likewise.")] = "1m",
 ) -> None:
     """Train a model on DATA in runs/<name>; the same command resumes."""
     from undiffuse.data.sources import DataConfig, share_or_count
@@ -249,7 +249,8 @@ def follow(run: Run) -> None:
     if first is None:
         typer.echo("this run is already trained for as long as asked: give more --steps or --budget to go on.")
     trainer, resumed = run.trainer, first is None or first > 1
-    typer.echo(f"{'resumed; ' if resumed else ''}trained {trainer.step} steps in {shared.clock(trainer.seconds)}; {run.verdict()}")
+    beside = f" ({shared.clock(run.saving.spent)} of them saving, {shared.clock(run.previewing.spent)} drawing)" if first is not None else ""
+    typer.echo(f"{'resumed; ' if resumed else ''}trained {trainer.step} steps in {shared.clock(trainer.seconds)}{beside}; {run.verdict()}")
     also = f"{', heard.png' if run.model.denoiser.conditions.askable else ''}{', adapters/' if run.config.design.adapters else ''}"
     typer.echo(f"wrote {run.folder}/: the model, metrics.jsonl, samples/{also}")
     stages = [task for task in run.config.design.tasks.values() if task.kind == "upscale" and task.noise[1]]

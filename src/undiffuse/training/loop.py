@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.conditioning.conditions import Values
+from undiffuse.errors import UsageError
 from undiffuse.process.schedules import Schedule
 from undiffuse.training.averages import Average
 from undiffuse.training.deterministic import deterministic
@@ -71,7 +73,9 @@ class Trainer:
         self._draws = learner.draws
         dtype = _compute_dtype(config.precision, self.device)
         self._computing = partial(torch.autocast, self.device.type, dtype, enabled=dtype != torch.float32)
-        self._snapshot = self.tensors()
+        self._snapshot: dict[str, Tensor] = {}
+        self.snapshot()
+        learner.module.eval()  # and in training mode only inside an update
 
     @property
     def done(self) -> float:
@@ -82,13 +86,12 @@ class Trainer:
 
     def updates(self, batches: Batches) -> Iterator[Update]:
         """Updates until the run's steps or budget are used up. Time spent by the consumer between two counts too."""
-        self.learner.module.train()
         began = time.monotonic() - self.seconds
         while (done := self.done) < 1:
             rate = self.rate_scale * self.config.learning_rate_at(self.step, done)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            with deterministic(self.config.deterministic):
+            with deterministic(self.config.deterministic), self._training():
                 loss, norm = self._gradient(*batches(self.step))
             verdict = self.health.verdict(loss, norm)
             if verdict == "fine":
@@ -101,6 +104,17 @@ class Trainer:
             self.seconds = time.monotonic() - began
             yield Update(self.step, self.done, loss, norm, rate, self.seconds, verdict)
             self.seconds = time.monotonic() - began
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        """The network in training mode, where that makes a difference, and back: whoever looks on between updates sees no dropout."""
+        if self._draws:
+            self.learner.module.train()
+        try:
+            yield
+        finally:
+            if self._draws:
+                self.learner.module.eval()
 
     def _gradient(self, x: Tensor, values: Values) -> tuple[float, float]:
         """Leaves the clipped gradient of one global batch; returns (mean loss, norm before clipping)."""
@@ -132,14 +146,18 @@ class Trainer:
 
     def tensors(self) -> dict[str, Tensor]:
         """Copies of everything an exact resume needs that is a tensor."""
-        state = {f"raw.{name}": p.detach().clone() for name, p in self.flat.named.items()}
-        state |= {f"averaged.{name}": value.clone() for name, value in self.average.values.items()}
+        return {name: value.clone() for name, value in self._state().items()}
+
+    def _state(self) -> dict[str, Tensor]:
+        """What `tensors` copies, as it lies."""
+        state = {f"raw.{name}": p.detach() for name, p in self.flat.named.items()}
+        state |= {f"averaged.{name}": value for name, value in self.average.values.items()}
         adam = self.optimizer.state.get(self.flat.parameter, {})
         if adam:
-            state["adam_step"] = adam["step"].clone()
+            state["adam_step"] = adam["step"]
             for key in ADAM_MOMENTS:
-                state |= {f"{key}.{name}": value.clone() for name, value in self.flat.views(adam[key]).items()}
-        return state | {f"sampler.{name}": value.clone() for name, value in self.sampler.state.items()}
+                state |= {f"{key}.{name}": value for name, value in self.flat.views(adam[key]).items()}
+        return state | {f"sampler.{name}": value for name, value in self.sampler.state.items()}
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
@@ -167,16 +185,29 @@ class Trainer:
         }  # fmt: skip
 
     def resume(self, tensors: dict[str, Tensor], numbers: dict[str, float]) -> None:
-        """Takes up where a checkpoint left off."""
+        """Takes up where a checkpoint left off. Raises UsageError, and changes nothing, for the checkpoint of another network."""
+        for name, value in self._state().items():
+            there = tensors.get(name)
+            if there is None or there.shape != value.shape:
+                shape = "nothing" if there is None else tuple(there.shape)
+                raise UsageError(
+                    f"the checkpoint is of another network ({name}: {shape} there, {tuple(value.shape)} now): choose another name for this run."
+                )
         self.load(tensors)
         self.step, self.seconds, self.rate_scale = int(numbers["step"]), numbers["seconds"], numbers["rate_scale"]
         self.average.updates = int(numbers["average_updates"])
         self.health = Health(int(numbers["skipped"]), int(numbers["in_a_row"]), int(numbers["returns"]))
-        self._snapshot = self.tensors()
+        self.snapshot()
 
     def snapshot(self) -> dict[str, Tensor]:
-        """The tensors now, also kept as what to return to when training goes wrong."""
-        self._snapshot = self.tensors()
+        """The tensors now, also kept as what to return to when training goes wrong; written over by the next snapshot.
+
+        They are kept once, in the memory of the host: on the device they would take four times the parameters.
+        """
+        kept, now = self._snapshot, self._state()
+        self._snapshot = {
+            name: kept[name].copy_(value) if name in kept else value.to("cpu", copy=True) for name, value in now.items()
+        }  # fmt: skip
         return self._snapshot
 
 
