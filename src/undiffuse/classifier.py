@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from undiffuse import artefact
-from undiffuse.conditioning.base import ConditionModule
+from undiffuse.conditioning.base import ConditionModule, Name
 from undiffuse.conditioning.classes import ClassCondition, ClassConfig
 from undiffuse.conditioning.numbers import NumberCondition, NumberConfig
 from undiffuse.conditioning.tags import TagsCondition, TagsConfig
@@ -57,7 +57,7 @@ class ClassifierConfig(Config):
     latent: LatentConfig | None = None
     network: UNetConfig
     schedule: ScheduleConfig
-    name: str
+    name: Name
     target: Target = Field(discriminator="kind")
     weights: Literal["averaged", "raw"] = "averaged"
     can_guide: tuple[float, float] | None = None
@@ -114,9 +114,7 @@ class Classifier(nn.Module):
         scale, form, interval: see Guide; where no interval is given, up to the noisiest level at which it beats chance.
         """
         reader = self._reader[0]
-        each = [asked] * n if reader.is_one(asked) else list(asked)  # type: ignore[call-overload]
-        if len(each) != n:
-            raise UsageError(f"{len(each)} values of {self.config.name!r} were given for {n} examples: give one, or one each.")
+        each = reader.each(asked, n, self.config.name)
         if any(value is None for value in each):
             raise UsageError(f"{self.config.name}: a classifier guides towards something: say what, for every example.")
         wanted = self.read(each).to(next(self.parameters()).device)

@@ -15,13 +15,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from undiffuse.conditioning.base import checked_name
 from undiffuse.conditioning.conditions import ConditionConfig, Conditions, Values
 from undiffuse.conditioning.declared import Condition, fitted
 from undiffuse.conditioning.texts import TextCondition
 from undiffuse.data import tables
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
-from undiffuse.files import write_atomically
+from undiffuse.files import as_file_name, write_atomically
 
 MISSING = ("", "nan", "NaN", "None", "null")
 
@@ -36,6 +37,7 @@ def fit_conditions(
     """
     found = {}
     for name, condition in declared.items():
+        checked_name(name)
         try:
             column, mode = _read(data, name, condition)
             found[name] = fitted(condition, column, drop, mode, download, name in known)
@@ -108,7 +110,7 @@ def _read(data: Dataset, name: str, condition: Condition) -> tuple[list[Any] | T
 def _cached(folder: Path, name: str, module: TextCondition, texts: list[Any]) -> Tensor:
     """The encoded texts, from the folder where they have been encoded before, by the same encoder."""
     identity = json.dumps([module.config.model_dump(mode="json", exclude={"drop", "inject"}), texts])
-    path = folder / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"
+    path = folder / f"{as_file_name(name)}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"
     if path.exists():
         try:
             return load_file(path)["states"]

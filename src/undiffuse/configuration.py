@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from undiffuse.conditioning.base import Name
 from undiffuse.conditioning.conditions import ConditionConfig, Conditions, attended, channels_beside
 from undiffuse.conditioning.declared import Condition
 from undiffuse.corruptions import CorruptionConfig
@@ -85,7 +86,7 @@ class Design(Config):
     variance: Variance = "fixed_small"
     sigma_data: float = Field(0.5, gt=0)
     drop: float = Field(0.1, ge=0, lt=1)
-    tasks: dict[str, CorruptionConfig] = Field(default_factory=dict)
+    tasks: dict[Name, CorruptionConfig] = Field(default_factory=dict)
     adapters: AdapterConfig | None = None
     augment: AugmentConfig = AugmentConfig()
     training: TrainingConfig = TrainingConfig()
@@ -129,8 +130,8 @@ class ModelConfig(Config):
     prediction: Literal["noise", "clean", "mean", "velocity", "flow", "karras"]
     variance: Variance
     sigma_data: float
-    conditions: dict[str, ConditionConfig]
-    tasks: dict[str, CorruptionConfig] = Field(default_factory=dict)
+    conditions: dict[Name, ConditionConfig]
+    tasks: dict[Name, CorruptionConfig] = Field(default_factory=dict)
     sampling: SamplingConfig
     weights: Literal["averaged", "raw"] = "averaged"
     provenance: dict[str, Any] = Field(default_factory=dict)
@@ -202,7 +203,7 @@ class RunConfig(Config):
     data: DataConfig
     fingerprint: str
     fingerprints: dict[str, str] = Field(default_factory=dict)
-    conditions: dict[str, Condition]
+    conditions: dict[Name, Condition]
     design: Design
     start: StartConfig | None = None
 

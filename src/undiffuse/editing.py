@@ -131,8 +131,7 @@ def vary(
     if n < 1:
         raise UsageError(f"asked for {n} variations: ask for at least 1.")
     raw, count = torch.as_tensor(values), len(values)
-    each = [_of_one(conditions, k, count) for k in range(count) for _ in range(n)]
-    told = {name: [one[name] for one in each] for name in conditions or {}}
+    told = {name: [value for value in each for _ in range(n)] for name, each in model.denoiser.conditions.for_each(conditions or {}, count).items()}
     repeated = raw.repeat_interleave(n, 0)
     return reconstruct(model, repeated, method="stochastic", strength=strength, conditions=told, seed=seed, watch=watch, **sampling)
 
@@ -192,11 +191,11 @@ def restore(
     for value in ratio.tolist():
         if not 0 < value <= top:
             raise UsageError(f"noise of sigma/alpha {value:g} lies outside what this model was trained on, above 0 and up to {top:g}.")
-    means, samples = [], []
+    means, samples, each = [], [], model.denoiser.conditions.for_each(conditions or {}, len(x))
     for k, one in enumerate(ratio.tolist()):
         levels = descent(model.schedule, one, how.steps)
         x_t = meet(levels.alpha[0], x) * x[k : k + 1]
-        denoise = _denoise(model, _of_one(conditions, k, len(x)), 1, how)
+        denoise = _denoise(model, {name: [values[k]] for name, values in each.items()}, 1, how)
         index = torch.tensor([k], device=x.device)
         moments = trajectory(x_t, denoise, levels, how.build_solver(model.schedule), seed=seed, index=index, noise=how.noise)
         with torch.no_grad():
@@ -259,14 +258,6 @@ def _settings(model: Model, solver: str | None, sampling: Mapping[str, Any]) -> 
 
 def _denoise(model: Model, conditions: Mapping[str, object] | None, n: int, how: SamplingConfig) -> Denoise:
     return model.denoise(conditions or {}, n, how)
-
-
-def _of_one(conditions: Mapping[str, object] | None, k: int, n: int) -> dict[str, object]:
-    """The conditions of example k, where each may be one value for all or a sequence of n."""
-    each = {}
-    for name, value in (conditions or {}).items():
-        each[name] = value[k] if isinstance(value, list | tuple | Tensor) and len(value) == n else value
-    return each
 
 
 def _up_to(levels: Level, strength: float) -> Level:

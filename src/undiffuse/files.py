@@ -64,6 +64,11 @@ def write_atomically(path: Path, write: Callable[[Path], object], expected_bytes
         temporary.unlink(missing_ok=True)
 
 
+def as_file_name(name: str) -> str:
+    """A name as one that any file system takes, and that lies in no other folder: other signs than most names have are underscores."""
+    return "".join(sign if sign.isprintable() and sign not in '/\\<>:"|?*' else "_" for sign in name)
+
+
 def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), len(text))
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from undiffuse.conditioning.base import checked_name
 from undiffuse.conditioning.declared import Condition
 from undiffuse.configuration import Design, LatentDesign, RunConfig, changed, refuse_other
 from undiffuse.corruptions import Corruption, described
@@ -106,6 +107,8 @@ def prepare(
     if unused:
         note = f"of the columns {', '.join(unused)} the model is told nothing: declare conditions, such as --class {unused[0]}, to tell it"
         dataset = replace(dataset, notes=(*dataset.notes, note))
+    for name in conditions or {}:
+        checked_name(name)
     if conditions is None:
         known = base is not None and "class" in base.of.conditions
         conditions = {"class": Condition(kind="class")} if len(dataset.classes) > (0 if known else 1) else {}

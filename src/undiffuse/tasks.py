@@ -136,7 +136,8 @@ def made_of(
     if n < 1:
         raise UsageError(f"asked for {n} examples of each: ask for at least 1.")
     inputs = len(seen.shown)
-    told: dict[str, object] = {name: _each(value, inputs, n) for name, value in (conditions or {}).items()}
+    each = model.denoiser.conditions.for_each(conditions or {}, inputs)
+    told: dict[str, object] = {name: [value for value in values for _ in range(n)] for name, values in each.items()}
     told["seen"] = seen.shown.repeat_interleave(n, 0).cpu()
     if len(model.config.tasks) > 1:
         told["task"] = [task for task in seen.tasks for _ in range(n)]
@@ -189,10 +190,3 @@ def _upscaling(model: Model) -> tuple[str, Corruption]:
 
 def _picture(model: Model, both: Tensor) -> Tensor:
     return model.codec.decode(both[:, :-2])
-
-
-def _each(value: object, inputs: int, n: int) -> object:
-    """One value for each of inputs, repeated for the n examples of each; one for all as it is."""
-    if isinstance(value, list | tuple) and len(value) == inputs:
-        return [one for one in value for _ in range(n)]
-    return value

@@ -61,7 +61,7 @@ def read(model: Model, options: Mapping[str, Several], also: Mapping[str, Any] |
     also: what a classifier reads, by name, which the model need not be told.   fit: how to resize pictures.
     Raises UsageError for a condition that is not there, or a value that cannot be understood.
     """
-    known = {name: c.kind for name, c in model.config.conditions.items() if c.kind != "augmentation"}
+    known = _known(model)
     known |= {name: target.kind for name, target in (also or {}).items()}
     values: dict[str, list[Any]] = {}
     shown: dict[str, list[str]] = {}
@@ -72,6 +72,12 @@ def read(model: Model, options: Mapping[str, Several], also: Mapping[str, Any] |
             values.setdefault(name, []).extend(found)
             shown.setdefault(name, []).extend(as_read)
     return Asking(values, shown, frozenset(name for name in values if known[name] == "number"))
+
+
+def _known(model: Model) -> dict[str, str]:
+    """The kind of each condition that an option can ask for: none that is retired, or that is made of the example itself."""
+    conditions = model.config.conditions
+    return {name: conditions[name].kind for name in model.denoiser.conditions.askable if conditions[name].kind != "seen"}
 
 
 def _named(kind: str, text: str, names: Sequence[str], known: Mapping[str, str]) -> tuple[str, str]:
@@ -149,11 +155,10 @@ def negative(model: Model, texts: Sequence[str]) -> dict[str, Any]:
     options: dict[str, list[str]] = {}
     for text in texts:
         name, equals, _ = text.partition("=")
-        config = model.config.conditions.get(name)
-        if not equals or config is None or config.kind == "augmentation":
-            known = ", ".join(n for n, c in model.config.conditions.items() if c.kind != "augmentation") or "none"
-            raise UsageError(f"--negative takes NAME=VALUE with a condition of the model ({known}), not {text!r}.")
-        options.setdefault(config.kind, []).append(text)
+        known = _known(model)
+        if not equals or name not in known:
+            raise UsageError(f"--negative takes NAME=VALUE with a condition of the model ({', '.join(known) or 'none'}), not {text!r}.")
+        options.setdefault(known[name], []).append(text)
     found = read(model, options).values
     several = [name for name, values in found.items() if len(values) > 1]
     if several:

@@ -34,6 +34,7 @@ def classifier(
     """Train a classifier that knows noise on a run's own data and schedule, to guide its samples."""
     from undiffuse.classifying import ClassifierRun
     from undiffuse.columns import with_files
+    from undiffuse.files import as_file_name
     from undiffuse.held_out import known_data
     from undiffuse.model import default_device, load
     from undiffuse.training.settings import TrainingConfig
@@ -52,7 +53,7 @@ def classifier(
         seed=seed, weight_decay=0.05,
     )  # fmt: skip
     rows = known.training, known.held_out
-    folder = run / f"classifier-{name}"
+    folder = run / as_file_name(f"classifier-{name}")
     work = ClassifierRun(folder, model.config, model.codec, data, rows, name, target, training, shared.device(device) or default_device())
     work.check()  # complains before a bar is drawn
     parameters = work.trainer.flat.parameter.numel()

@@ -172,7 +172,7 @@ class Job:
                 kind = classifier.config.target.kind
                 raise UsageError(f"the classifier guides towards a value of {target!r}: say which, as in --{kind} {target}=…")
             guides = (classifier.guide(columns[target], len(each), **how),)
-            if target not in self.model.config.conditions:
+            if target not in self.model.denoiser.conditions.askable:
                 del columns[target]
         return columns, Steering(**self.away, guides=guides)
 
@@ -269,7 +269,7 @@ def _enlarge(
     from undiffuse.tasks import upscaled
 
     choices = {choice[2]: choice[0] for choice in job.choices()}
-    told = {name: [choices[label].get(name) for label in labels] for name in job.told.values if name in second.config.conditions}
+    told = {name: [choices[label].get(name) for label in labels] for name in job.told.values if name in second.denoiser.conditions.askable}
     with shared.progress_bar("{task.completed} of {task.total} steps") as bar:
         task = bar.add_task("enlarging", total=1)
 

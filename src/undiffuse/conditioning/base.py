@@ -17,16 +17,32 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal, Self, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from undiffuse.errors import UsageError
 
 Inject = Literal["layers", "concat", "attention"]
 BESIDE = 8  # channels that a condition without a size of its own is given beside the noisy input
+
+
+LONGEST_NAME = 100  # characters
+
+
+def checked_name(name: str) -> str:
+    """The name of a condition or a task, which names files and folders too. Raises UsageError for one that would lead out of a folder."""
+    if not name.strip(". ") or len(name) > LONGEST_NAME or any(sign in "/\\" or not sign.isprintable() for sign in name):
+        raise UsageError(
+            f"{name[:LONGEST_NAME]!r} cannot be the name of a condition or a task, since files are called after it: "
+            f"give it one of 1 to {LONGEST_NAME} characters without slashes, as in --class NAME=COLUMN."
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(checked_name)]
 
 
 class Note(UserWarning):
@@ -136,6 +152,16 @@ class ConditionModule(nn.Module, ABC):
         several = isinstance(value, list | tuple) and any(v is None for v in value)
         return not several and depth(value) <= self.axes
 
+    def each(self, value: object, n: int, name: str) -> list[object]:
+        """What is asked of each of n examples, where `value` is one value for all or a sequence of n. Raises UsageError for another number.
+
+        name: of the condition.
+        """
+        each = [value] * n if self.is_one(value) else list(cast(Sequence[object], value))
+        if len(each) != n:
+            raise UsageError(f"{len(each)} values of {name!r} were given for {n} examples: give one, or one each.")
+        return [bare(one) for one in each]
+
     def encode(self, values: Sequence[object]) -> Tensor:
         """One row for each value, None for the null token."""
         said = [row for row, value in enumerate(values) if value is not None]
@@ -181,6 +207,11 @@ def two_layers(numbers: int, width: int) -> nn.Sequential:
 def as_token(embedding: Tensor, config: ConditionSettings) -> Tensor:
     """(B, width) as the one token (B, 1, width) where positions attend to it."""
     return embedding[:, None] if config.inject == "attention" else embedding
+
+
+def bare(value: object) -> object:
+    """Scalars of NumPy and torch as Python's own, anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def depth(value: object) -> int:

@@ -10,7 +10,7 @@ together, as often as the one that is dropped least.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, NamedTuple, cast
 
 import torch
@@ -132,23 +132,21 @@ class Conditions(nn.Module):
         A condition that is not mentioned is the null token.  Raises UsageError for a name the model does not have, a value
         that cannot be understood, or a condition that must be said and is not.
         """
+        each, found = self.for_each(asked, n), {}
+        for name, module in self.items():
+            try:
+                found[name] = module.encode(each.get(name, [None] * n))
+            except UsageError as error:
+                raise UsageError(f"{name}: {error}") from None
+        return found
+
+    def for_each(self, asked: Mapping[str, object], n: int) -> dict[str, list[object]]:
+        """What is asked of each of n examples, as `encode` takes it. Raises UsageError as that does."""
         for name in asked:
             if name not in self.askable:
                 known = f"its conditions are: {', '.join(self.askable)}" if self.askable else "it is unconditional"
                 raise UsageError(f"this model cannot be told {name!r}: {known}.")
-        return {name: self._encoded(name, module, asked.get(name), n) for name, module in self.items()}
-
-    def _encoded(self, name: str, module: ConditionModule, value: object, n: int) -> Tensor:
-        if module.is_one(value):
-            each: Sequence[object] = [value] * n
-        else:
-            each = [v.item() if isinstance(v, Tensor) and v.ndim == 0 else v for v in cast(Sequence[object], value)]
-        if len(each) != n:
-            raise UsageError(f"{len(each)} values of {name!r} were given for {n} examples: give one, or one each.")
-        try:
-            return module.encode(each)
-        except ValueError as error:
-            raise UsageError(f"{name}: {error}") from None
+        return {name: self[name].each(value, n, name) for name, value in asked.items()}
 
     def without(self, values: Values, names: Collection[str] | None = None) -> Values:
         """The same with nothing said of `names`, of all that may be left unsaid where None: what guidance starts from."""

@@ -70,6 +70,8 @@ class TagsCondition(ConditionModule):
 
 def names_in(value: object) -> list[str]:
     """The tags in a text separated by ; | or commas, or in a sequence."""
+    if getattr(value, "ndim", 0):
+        value = value.tolist()  # type: ignore[attr-defined]
     if isinstance(value, list | tuple | set | frozenset):
         return [str(name) for name in value]
     parts = [part.strip() for part in SEPARATORS.split(str(value))]
