@@ -11,8 +11,8 @@ import torch
 from tests.conditioning.instances import DROPPABLE, KIND_OF
 from tests.small import TINY_SETTINGS, images, tiny_model
 from undiffuse import editing, tasks
-from undiffuse.cli import asking
 from undiffuse.classifier import ClassifierConfig, load_classifier, save_classifier
+from undiffuse.cli import asking
 from undiffuse.columns import fit_conditions
 from undiffuse.conditioning.classes import ClassConfig, TaskConfig
 from undiffuse.conditioning.conditions import Conditions
