@@ -36,6 +36,7 @@ from undiffuse.sampling.noise_estimates import by_likelihood, by_wavelet
 from undiffuse.sampling.noises import INITIAL_STREAM
 from undiffuse.sampling.recording import recorded
 from undiffuse.sampling.settings import OWN_ENDS, UNGUIDED, SamplingConfig
+from undiffuse.sampling.solvers.registry import own_grid
 from undiffuse.sampling.spacings import logsnr
 from undiffuse.sampling.trajectory import Moment, trajectory
 
@@ -251,8 +252,9 @@ def _settings(model: Model, solver: str | None, sampling: Mapping[str, Any]) -> 
         if "solver" in sampling:
             raise UsageError("this method goes back the way it came, so its solver cannot be chosen: leave it out, or use 'stochastic'.")
         base |= {"solver": solver}
-    if solver is not None or "solver" in sampling:
-        base |= {"order": None, "eta": None, "variance": None, "corrections": None}
+    named = solver or sampling.get("solver")
+    if named is not None:
+        base |= {"grid": own_grid(named) or grid, "order": None, "eta": None, "variance": None, "corrections": None}
     return changed(model.config.sampling, {**base, **sampling})
 
 

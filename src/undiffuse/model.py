@@ -30,7 +30,7 @@ from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise, Fixed, Posterior
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.guidance import clipped
-from undiffuse.sampling.settings import SamplingConfig, on_grid
+from undiffuse.sampling.settings import SamplingConfig, completed
 from undiffuse.sampling.trajectory import Moment, initial, trajectory
 from undiffuse.scheduling import ScheduleConfig
 from undiffuse.steering import Asked, Steering, check, denoise, encoded, walking
@@ -107,11 +107,11 @@ class Model:
         return self._walk(asked, how, steering, how.build_levels(self.schedule), seed, torch.arange(first, first + n))
 
     def how(self, **sampling: Any) -> SamplingConfig:
-        """The model's own way of sampling with some fields of SamplingConfig replaced.
+        """The model's own way of sampling with some fields of SamplingConfig replaced, see `sampling.settings.completed`.
 
         Raises UsageError where they contradict each other or the model.
         """
-        how = changed(self.config.sampling, on_grid(self.config.sampling, sampling))
+        how = changed(self.config.sampling, completed(self.config.sampling, sampling))
         how.build_solver(self.schedule)
         how.build_levels(self.schedule)
         return how

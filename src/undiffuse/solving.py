@@ -27,7 +27,7 @@ from undiffuse.process.operators import REC_601, Blur, Downsample, Grey, Mask, h
 from undiffuse.process.posteriors import Denoise
 from undiffuse.sampling.grids import resampled
 from undiffuse.sampling.inverse import DPS, ITERATIONS, Measurement, RePaint, informed, replaced
-from undiffuse.sampling.settings import SamplingConfig, on_grid
+from undiffuse.sampling.settings import SamplingConfig, completed
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
 from undiffuse.sampling.solvers.base import Solver
 from undiffuse.sampling.trajectory import initial, trajectory
@@ -163,23 +163,13 @@ def settings(model: Model, approach: Approach, **sampling: Any) -> SamplingConfi
     own: dict[str, Any] = {"solver": "ddpm", "steps": default_steps(model, STEPS[approach.method])} if approach.method in STEPS else {}
     if approach.method == "repaint":  # has ups and downs of its own
         own |= {"churn": 0.0, "restart": None, "noise": "independent"}
-    how = changed(model.config.sampling, _fitting(model.config.sampling, {**own, **sampling}))
+    how = changed(model.config.sampling, completed(model.config.sampling, {**own, **sampling}))
     solver = how.build_solver(model.schedule)
     if approach.method == "repaint" and not isinstance(solver, Ancestral):
         raise UsageError(f"repaint takes ancestral steps, and {how.solver!r} takes none: leave the solver out.")
     if approach.method == "dps" and not isinstance(solver, Ancestral | DDIM):
         raise UsageError(f"dps moves the steps of ddpm or ddim, not those of {how.solver!r}: choose one of these, or the method exact.")
     return how
-
-
-def _fitting(own: SamplingConfig, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the settings that belong to another solver, or to another number of steps, than what is wanted."""
-    base: dict[str, Any] = {}
-    if wanted.get("solver", own.solver) != own.solver:
-        base |= {"order": None, "eta": None, "variance": None, "corrections": None}
-    if own.logsnrs is not None and ("grid" in wanted or "steps" in wanted):
-        base |= {"logsnrs": None, "grid": SamplingConfig().grid}
-    return base | on_grid(own, wanted)
 
 
 def grid(model: Model, approach: Approach, how: SamplingConfig) -> Level:

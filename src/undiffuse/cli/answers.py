@@ -76,6 +76,7 @@ class Options:
 
         approach = Approach(self.method, **shared.given(iterations=self.iterations, zeta=self.zeta, times=times))  # type: ignore[arg-type]
         model = load(run, shared.device(self.device), self.weights)
+        shared.say_grid(model, self.solver)
         told = edits.told(model, {"class": self.classes, "number": self.numbers, "tags": self.tags, "text": self.texts})
         settings = shared.given(guidance=self.guidance, solver=self.solver, steps=self.steps)
         return Job(run, model, approach, told, settings, self.n, self.seed, self.trajectory, self.out)

@@ -39,6 +39,7 @@ def reconstruct(
     from undiffuse.pictures import edits as pictures
 
     model = load(run, shared.device(device), weights)
+    shared.say_grid(model, solver)
     inputs, conditions = edits.read(run, model, images), edits.asked(model, class_)
     walk, steps = pictures.Walk() if trajectory else None, steps or editing.default_steps(model)
     with edits.watching(walk, 2 * steps) as watch:

@@ -57,7 +57,9 @@ def sample(
     ] = None,
     solver: Annotated[str | None, Option(help="Listed by 'undiffuse solvers'.")] = None,
     order: Annotated[int | None, Option(help="Of the solver, where it has several.")] = None,
-    grid: Annotated[str | None, Option(help="Listed by 'undiffuse solvers', or a spacing like 250 or ddim50.")] = None,
+    grid: Annotated[
+        str | None, Option(help="Listed by 'undiffuse solvers', or a spacing like 250 or ddim50; one that suits the solver when left out.")
+    ] = None,
     steps: Annotated[int | None, Option(help="Steps of the grid.")] = None,
     sigma_max: Annotated[float | None, Option(help="Where the grid starts: sigma/alpha of its first level.")] = None,
     sigma_min: Annotated[float | None, Option(help="Where the grid jumps to the clean estimate: sigma/alpha of its last noisy level.")] = None,
@@ -92,6 +94,7 @@ def sample(
     from undiffuse.tasks import check_stages
 
     model = load(run, shared.device(device), weights, encoder, download, adapters)
+    shared.say_grid(model, solver, grid)
     guide = load_classifier(classifier, model.device) if classifier else None
     if guide is None and (classifier_scale != 1 or classifier_form != "score" or classifier_interval):
         raise UsageError("--classifier-scale, --classifier-form and --classifier-interval need a classifier: name it with --classifier.")

@@ -11,11 +11,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from undiffuse.errors import Failure, UsageError
 
 if TYPE_CHECKING:
     import torch
     from rich.progress import Progress
+
+    from undiffuse.model import Model
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -120,6 +124,14 @@ def given(**options: Any) -> dict[str, Any]:
 def command(*parts: object) -> str:
     """A command as it can be pasted into a shell: every part is quoted that needs it."""
     return shlex.join(["undiffuse", *(str(part) for part in parts)])
+
+
+def say_grid(model: Model, solver: str | None, grid: str | None = None) -> None:
+    """Says which grid a solver brings that is named without one."""
+    from undiffuse.sampling.solvers.registry import own_grid
+
+    if solver not in (None, model.config.sampling.solver) and grid is None and (own := own_grid(solver)):
+        typer.echo(f"note: {solver} samples on the grid {own}, which suits it")
 
 
 def check_out(run: Path, kind: str, out: Path | None) -> None:

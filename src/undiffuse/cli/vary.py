@@ -37,6 +37,7 @@ def vary(
     from undiffuse.pictures.views import level_label
 
     model = load(run, shared.device(device), weights)
+    shared.say_grid(model, solver)
     inputs = edits.read(run, model, images)
     conditions = edits.told(model, {"class": classes, "number": numbers, "tags": tags, "text": texts})
     walk, steps = pictures.Walk() if trajectory else None, steps or editing.default_steps(model)

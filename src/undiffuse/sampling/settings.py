@@ -13,7 +13,7 @@ from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.grids import at_logsnrs, churned, make_grid, refuse_settings, restarted
 from undiffuse.sampling.solvers.base import Solver
-from undiffuse.sampling.solvers.registry import Settings, make_solver
+from undiffuse.sampling.solvers.registry import Settings, make_solver, own_grid
 from undiffuse.sampling.spacings import GridSettings
 from undiffuse.sampling.trajectory import NoiseKind
 
@@ -23,11 +23,6 @@ UNGUIDED: dict[str, Any] = {
 }  # fmt: skip
 OWN_ENDS: dict[str, Any] = {"sigma_max": None, "sigma_min": None}
 """The settings of a grid that places its own levels, as it has them itself."""
-
-
-def on_grid(own: SamplingConfig, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes wanted to a model's own settings; those of its own grid are undone where another grid is wanted."""
-    return (OWN_ENDS | {"logsnrs": None} if wanted.get("grid", own.grid) != own.grid else {}) | dict(wanted)
 
 
 class SamplingConfig(BaseModel):
@@ -117,3 +112,21 @@ class SamplingConfig(BaseModel):
         if self.restart:
             levels = restarted(levels, *self.restart)
         return churned(schedule, levels, self.churn) if self.churn else levels
+
+
+def completed(own: SamplingConfig, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings `wanted` in place of a model's own, with what they leave open.
+
+    Another solver than the model's takes none of the settings of that one, and brings a grid where it needs one (see
+    registry.py).  Another grid than the model's takes none of the ends, or fitted levels, of that one.  What is named is obeyed.
+    """
+    left: dict[str, Any] = {}
+    solver, grid = wanted.get("solver", own.solver), wanted.get("grid")
+    if solver != own.solver:
+        left |= {"order": None, "eta": None, "variance": None, "corrections": None}
+        grid = grid or own_grid(solver)
+    if grid is None and own.logsnrs is not None and "steps" in wanted:  # levels that were fitted are as many as they are
+        grid = SamplingConfig().grid
+    if grid not in (None, own.grid):
+        left |= OWN_ENDS | {"logsnrs": None, "grid": grid}
+    return left | dict(wanted)

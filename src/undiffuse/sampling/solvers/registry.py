@@ -42,12 +42,17 @@ class _Chosen:
 
 @dataclass(frozen=True)
 class Entry:
-    """orders: that can be asked for, the default first.   has: the other settings, with their defaults."""
+    """orders: that can be asked for, the default first.   has: the other settings, with their defaults.
+
+    grid: the one it takes where it is named without one; None where any does.  A method of second order whose polynomial is in
+    sigma/alpha or log-SNR, and which has no steps behind it to start from, leaps from pure noise: its first step must be a short one.
+    """
 
     what: str
     make: Callable[[_Chosen, Schedule], Solver]
     orders: tuple[int, ...] = (1,)
     has: Mapping[str, float | None] = field(default_factory=dict)
+    grid: str | None = None
 
 
 def _published(order: int) -> Rule:
@@ -64,13 +69,17 @@ SOLVERS: dict[str, Entry] = {
         "Euler, Adams-Bashforth in the time of rectified flow (Lipman 2023)", lambda s, _: Multistep(FLOW, FLOW_TIME, s.order), (1, 2, 3)
     ),
     "heun": Entry("Heun in the angle", lambda s, _: Heun(angle_form(), angle()), (2,)),
-    "edm": Entry("EDM's Heun, in sigma/alpha; stochastic with churn (Karras 2022)", lambda s, _: Heun(NOISE, RATIO), (2,)),
-    "dpm2": Entry("the midpoint method, dpm_single of order 2 (k-diffusion)", lambda s, _: Singlestep(NOISE, LOGSNR, 2, "midpoint"), (2,)),
+    "edm": Entry("EDM's Heun, in sigma/alpha; stochastic with churn (Karras 2022)", lambda s, _: Heun(NOISE, RATIO), (2,), grid="karras"),
+    "dpm2": Entry(
+        "the midpoint method, dpm_single of order 2 (k-diffusion)", lambda s, _: Singlestep(NOISE, LOGSNR, 2, "midpoint"), (2,), grid="karras"
+    ),
     "lms": Entry("Adams-Bashforth in sigma/alpha (k-diffusion)", lambda s, _: Multistep(NOISE, RATIO, s.order), (4, 1, 2, 3)),
     "plms": Entry("pseudo linear multistep of PNDM (Liu 2022)", lambda s, _: Multistep(NOISE, ROW, s.order), (4, 1, 2, 3)),
     "deis": Entry("eps a polynomial in time (Zhang & Chen 2023)", lambda s, _: Multistep(NOISE, angle(), s.order), (3, 1, 2, 4)),
     "dpm": Entry("DPM-Solver (Lu 2022)", lambda s, _: Multistep(NOISE, LOGSNR, s.order, _published(s.order)), (2, 1, 3)),
-    "dpm_single": Entry("DPM-Solver, in blocks", lambda s, _: Singlestep(NOISE, LOGSNR, s.order, _published(s.order)), (2, 1, 3)),
+    "dpm_single": Entry(
+        "DPM-Solver, in blocks", lambda s, _: Singlestep(NOISE, LOGSNR, s.order, _published(s.order)), (2, 1, 3), grid="karras"
+    ),
     "dpm++": Entry("DPM-Solver++ 2M, 3M (Lu 2022)", lambda s, _: Multistep(clean(), LOGSNR, s.order, _published(s.order)), (2, 1, 3)),
     "dpm++_single": Entry(
         "DPM-Solver++ 2S, 3S, in blocks", lambda s, _: Singlestep(clean(s.eta), LOGSNR, s.order, _published(s.order)), (2, 1, 3), {"eta": 0.0}
@@ -88,6 +97,11 @@ SOLVERS: dict[str, Entry] = {
     "pc": Entry("ancestral and Langevin steps (Song 2021)", lambda s, _: Langevin(Ancestral(0.0), s.corrections), has={"corrections": 1}),
     "adaptive": Entry("Dormand-Prince with step-size control (torchdiffeq)", lambda s, schedule: Adaptive(schedule), (5,)),
 }  # fmt: skip
+
+
+def own_grid(name: str) -> str | None:
+    """The grid that the solver called `name` brings, None where any suits it."""
+    return SOLVERS[name].grid if name in SOLVERS else None
 
 
 def make_solver(name: str, settings: Settings, schedule: Schedule) -> Solver:

@@ -1,0 +1,94 @@
+"""A solver that is named without a grid: it walks on one that suits it, and lands where the exact flow does."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+
+from tests.process.instances import SCHEDULES
+from tests.sampling.mixtures import MIXTURE
+from tests.small import tiny_model
+from undiffuse import editing, solving
+from undiffuse.configuration import changed
+from undiffuse.process.levels import Level
+from undiffuse.sampling.settings import SamplingConfig
+from undiffuse.sampling.solvers.registry import SOLVERS
+from undiffuse.sampling.trajectory import final, initial, trajectory
+
+N, EVALUATIONS = 200, 16
+DENSITY = MixtureSameFamily(Categorical(MIXTURE.weights), MultivariateNormal(MIXTURE.means, MIXTURE.covariances))
+WIDTH = math.sqrt((MIXTURE.weights * MIXTURE.covariances.diagonal(dim1=1, dim2=2).sum(1)).sum().item())  # rms distance from a mode's centre
+
+
+@lru_cache
+def noise() -> torch.Tensor:
+    return initial(Level(*torch.tensor([[0.0], [1.0], [0.0]], dtype=torch.float64)), (2,), 0, torch.arange(N)).double()
+
+
+@lru_cache
+def flowed(angle: float) -> torch.Tensor:
+    """Where the flow takes the noise from a level of this atan2(sigma, alpha): with X = x_t / sqrt(alpha² + sigma²),
+    dX/dangle = cos(angle) eps - sin(angle) x̂, by DOP853 to where sigma/alpha is 1e-4."""
+
+    def slope(theta: float, X: np.ndarray) -> np.ndarray:
+        x_t, alpha, sigma = torch.from_numpy(X.reshape(N, 2)), math.cos(theta), math.sin(theta)
+        clean = MIXTURE(x_t, Level(*torch.tensor([alpha, sigma, 0.0], dtype=torch.float64))).mean
+        return (alpha * (x_t - alpha * clean) / sigma - sigma * clean).numpy().ravel()
+
+    first = (math.sin(angle) * noise()).numpy().ravel()
+    return torch.from_numpy(solve_ivp(slope, (angle, 1e-4), first, method="DOP853", rtol=1e-8, atol=1e-8).y[:, -1].reshape(N, 2))
+
+
+@pytest.mark.parametrize("schedule", ["cosine-1000", "linear-1000", "cosine_continuous", "vp", "ve", "edm", "flow"])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_with_16_evaluations_every_solver_lands_on_the_modes(name, schedule):
+    """Deterministic ones end, at the median, nearer than a mode is wide to where the exact flow ends from the same noise.  All are at most
+    as improbable as samples of modes twice as wide, whose mean log density is lower by d/2 (2² - 1) = 3 for d = 2."""
+    evaluations = solver.evaluations if (solver := SamplingConfig(solver=name).build_solver(SCHEDULES[schedule])).evaluations else 1
+    how = tiny_model().how(solver=name, steps=EVALUATIONS // evaluations)
+    levels = how.build_levels(SCHEDULES[schedule])
+    end = final(trajectory(noise() * levels.sigma[0], MIXTURE, levels, solver, seed=0, index=torch.arange(N)))
+    exact = flowed(math.atan2(levels.sigma[0], levels.alpha[0]))
+    assert DENSITY.log_prob(end).mean() > DENSITY.log_prob(exact).mean() - 3
+    if not solver.stochastic:
+        assert (end - exact).norm(dim=1).median() < WIDTH
+
+
+def test_a_named_grid_is_obeyed_and_the_models_own_solver_keeps_its_grid():
+    model = tiny_model()
+    assert model.how(solver="edm", grid="trailing").grid == "trailing"
+    assert model.how(solver="unipc").grid == model.config.sampling.grid
+    theirs = tiny_model(sampling=SamplingConfig(solver="edm", grid="logsnr", steps=5))
+    assert theirs.how(solver="edm", steps=8).grid == "logsnr"
+    assert theirs.how(steps=8).grid == "logsnr"
+
+
+def test_editing_and_inverse_problems_bring_it_too():
+    model = tiny_model()
+    assert solving.settings(model, solving.Approach("exact"), solver="edm").grid == "karras"
+    values = torch.rand(1, 1, 8, 8) * 16
+    ends = [editing.vary(model, values, 1.0, 1, solver="dpm2", steps=6, **grid).values for grid in ({}, {"grid": "karras"})]
+    assert torch.equal(*ends)
+
+
+def test_another_solver_takes_none_of_the_settings_of_the_models_own():
+    own = SamplingConfig(solver="sa", order=3, eta=0.5, steps=5)
+    how = tiny_model(sampling=own).how(solver="heun")
+    assert (how.solver, how.order, how.eta) == ("heun", None, None)
+    assert tiny_model(sampling=own).how(solver="sa") == own
+
+
+def test_a_grid_or_steps_that_are_named_replace_levels_that_were_fitted():
+    fitted = changed(SamplingConfig(), {"grid": "aligned", "logsnrs": [-4.0, 0.0, 3.0]})
+    model = tiny_model(sampling=fitted)
+    assert model.how().logsnrs == fitted.logsnrs
+    assert model.how(solver="ddim").logsnrs == fitted.logsnrs
+    for named in ({"grid": "karras"}, {"steps": 7}, {"solver": "edm"}):
+        assert model.how(**named).logsnrs is None
+    assert model.how(solver="edm").grid == "karras"
