@@ -15,13 +15,15 @@ from tests.process.instances import SCHEDULES
 from tests.sampling.mixtures import MIXTURE
 from tests.small import tiny_model
 from undiffuse import editing, solving
+from undiffuse.cli.main import app
 from undiffuse.configuration import changed
+from undiffuse.model import save_model
 from undiffuse.process.levels import Level
 from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.sampling.solvers.registry import SOLVERS
 from undiffuse.sampling.trajectory import final, initial, trajectory
 
-N, EVALUATIONS = 200, 16
+N, EVALUATIONS = 100, 16
 DENSITY = MixtureSameFamily(Categorical(MIXTURE.weights), MultivariateNormal(MIXTURE.means, MIXTURE.covariances))
 WIDTH = math.sqrt((MIXTURE.weights * MIXTURE.covariances.diagonal(dim1=1, dim2=2).sum(1)).sum().item())  # rms distance from a mode's centre
 
@@ -45,13 +47,13 @@ def flowed(angle: float) -> torch.Tensor:
     return torch.from_numpy(solve_ivp(slope, (angle, 1e-4), first, method="DOP853", rtol=1e-8, atol=1e-8).y[:, -1].reshape(N, 2))
 
 
-@pytest.mark.parametrize("schedule", ["cosine-1000", "linear-1000", "cosine_continuous", "vp", "ve", "edm", "flow"])
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("schedule", ["cosine-1000", "linear-1000", "cosine_continuous", "edm", "flow"])
+@pytest.mark.parametrize("name", [name for name in SOLVERS if name != "adaptive"])  # which takes as many evaluations as it likes
 def test_with_16_evaluations_every_solver_lands_on_the_modes(name, schedule):
     """Deterministic ones end, at the median, nearer than a mode is wide to where the exact flow ends from the same noise.  All are at most
     as improbable as samples of modes twice as wide, whose mean log density is lower by d/2 (2² - 1) = 3 for d = 2."""
-    evaluations = solver.evaluations if (solver := SamplingConfig(solver=name).build_solver(SCHEDULES[schedule])).evaluations else 1
-    how = tiny_model().how(solver=name, steps=EVALUATIONS // evaluations)
+    solver = SamplingConfig(solver=name).build_solver(SCHEDULES[schedule])
+    how = tiny_model().how(solver=name, steps=EVALUATIONS // solver.evaluations)
     levels = how.build_levels(SCHEDULES[schedule])
     end = final(trajectory(noise() * levels.sigma[0], MIXTURE, levels, solver, seed=0, index=torch.arange(N)))
     exact = flowed(math.atan2(levels.sigma[0], levels.alpha[0]))
@@ -75,6 +77,15 @@ def test_editing_and_inverse_problems_bring_it_too():
     values = torch.rand(1, 1, 8, 8) * 16
     ends = [editing.vary(model, values, 1.0, 1, solver="dpm2", steps=6, **grid).values for grid in ({}, {"grid": "karras"})]
     assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize(("options", "said"), [([], True), (["--grid", "angle"], False)])
+def test_the_command_says_which_grid_a_solver_brings(tmp_path, capsys, options, said):
+    model = tiny_model()
+    weights = dict(model.denoiser.named_parameters())
+    save_model(tmp_path / "model.safetensors", model.config, weights, {name: p.clone() for name, p in weights.items()})
+    app(["sample", str(tmp_path), "-n", "1", "--solver", "edm", "--steps", "2", *options], standalone_mode=False)
+    assert ("note: edm samples on the grid karras" in capsys.readouterr().out) is said
 
 
 def test_another_solver_takes_none_of_the_settings_of_the_models_own():
