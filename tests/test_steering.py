@@ -197,3 +197,24 @@ def test_old_configurations_without_the_new_settings_still_load():
     randomised(denoiser)
     assert denoiser.conditions.askable == ["class"]
     assert dict(denoiser.conditions.named_parameters()).keys() == {"each.class.table.weight", "each.augmentation.linear.weight"}
+
+
+@pytest.mark.parametrize("how", [
+    {"guidance": 3.0}, {"guidance": 3.0, "guidance_rescale": 0.7}, {"guidance": 3.0, "guidance_form": "projected", "guidance_longest": 2.0},
+    {"guidance": 0.6, "guidance_form": "plus"}, {"guidance_scales": {"class": 4.0}}, {"guidance": 3.0, "guidance_interval": (0.05, 0.5)},
+    {"guidance": 0.6, "guidance_form": "plus", "guidance_interval": (0.05, 0.5)}, {"guidance": 3.0, "clip": "dynamic", "keep_eps": True},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("of", [None, "x_t", "clean"])
+def test_every_example_may_have_a_level_of_its_own(how, of):
+    """The beliefs are those of three calls with one example each."""
+    model, x = tiny_model(conditions=TWO), noise()
+    guides = () if of is None else (Guide(lambda x, level, index: -(x**2).flatten(1).sum(1), 0.3, of=of, interval=(0.2, 50.0)),)
+    levels = model.schedule([2.0, 40.0, 70.0])
+    asked = {"class": ["dog", "cat", "dog"], "age": [12, 8, 9]}
+    with torch.no_grad():
+        together = walked(model, asked, Steering(guides=guides), **({"clip": "none"} | how))(x, levels)
+        for k in range(3):
+            one = {name: values[k] for name, values in asked.items()}
+            alone = walked(model, one, Steering(guides=guides), n=1, **({"clip": "none"} | how))(x[k : k + 1], levels.rows()[k])
+            near(together.mean[k : k + 1], alone.mean)
+            near(together.eps(x, levels)[k : k + 1], alone.eps(x[k : k + 1], levels.rows()[k]))

@@ -64,12 +64,13 @@ class Denoiser(nn.Module):
 
     def side_by_side(self, sets: Sequence[Values]) -> Callable[[Tensor, Level], list[Posterior]]:
         """The beliefs of several sets of conditions, in one batched evaluation of the network: what guidance compares."""
-        n = len(next(iter(sets[0].values())))
+        n, count = len(next(iter(sets[0].values()))), len(sets)
         told = self._told({name: torch.cat([values[name] for values in sets]) for name in sets[0]})
 
         def evaluate(x_t: Tensor, level: Level) -> list[Posterior]:
-            posterior = self._believed(torch.cat([x_t] * len(sets)), level, told)
-            means = posterior.mean.chunk(len(sets))
+            each = Level(level.alpha.repeat(count), level.sigma.repeat(count), level.label.repeat(count)) if level.alpha.ndim else level
+            posterior = self._believed(torch.cat([x_t] * count), each, told)
+            means = posterior.mean.chunk(count)
             return [Posterior(mean, _rows(posterior.spread, slice(k * n, (k + 1) * n))) for k, mean in enumerate(means)]
 
         return evaluate

@@ -118,7 +118,10 @@ class Posterior:
 
 
 Denoise = Callable[[Tensor, Level], Posterior]
-"""(x_t, level) -> Posterior: what solvers, guidance, objectives and likelihood take. Networks and formulas alike."""
+"""(x_t, level) -> Posterior: what solvers, guidance, objectives and likelihood take. Networks and formulas alike.
+
+The level is one for all examples, of shape (), or one for each, (B,); inverse problems (sampling/inverse.py) take one for all.
+"""
 
 
 @dataclass(frozen=True)

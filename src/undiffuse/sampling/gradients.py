@@ -57,9 +57,9 @@ class Guide:
     form: Literal["score", "mean"] = "score"
     interval: tuple[float, float] = (0.0, math.inf)
 
-    def pulls(self, level: Level) -> bool:
-        """Whether it pulls at a level of shape (); never at pure noise."""
-        return bool(level.alpha) and self.interval[0] <= float(level.ratio) <= self.interval[1]
+    def pulls(self, level: Level) -> Tensor:
+        """Whether it pulls, bool of the shape of the level; never at pure noise."""
+        return (level.alpha > 0) & (level.ratio >= self.interval[0]) & (level.ratio <= self.interval[1])
 
     def __post_init__(self) -> None:
         if self.form == "mean" and self.of == "clean":
@@ -77,7 +77,7 @@ def by_score(denoise: Denoise, guides: Sequence[Guide], index: Tensor) -> Denois
     """The Denoise with the pull of every guide added, in the score form.   index: of the examples, (B,)."""
 
     def guided(x_t: Tensor, level: Level) -> Posterior:
-        pulling = [guide for guide in guides if guide.pulls(level)]
+        pulling = [guide for guide in guides if guide.pulls(level).any()]
         if not pulling:
             return denoise(x_t, level)
         clean = [guide for guide in pulling if guide.of == "clean"]
@@ -87,8 +87,8 @@ def by_score(denoise: Denoise, guides: Sequence[Guide], index: Tensor) -> Denois
             posterior, pull = denoise(x_t, level), torch.zeros_like(x_t)
         for guide in pulling:
             if guide.of == "x_t":
-                pull = pull + guide.gradient(x_t, level, index)
-        return posterior.moved(meet(level.sigma**2 / level.alpha, x_t) * pull, level)
+                pull = pull + torch.where(meet(guide.pulls(level), x_t) > 0, guide.gradient(x_t, level, index), 0)
+        return posterior.moved(meet(torch.where(level.alpha > 0, level.sigma**2 / level.alpha, 0), x_t) * pull, level)
 
     return guided
 
@@ -98,7 +98,9 @@ def _through(denoise: Denoise, guides: Sequence[Guide], x_t: Tensor, level: Leve
     with torch.enable_grad():
         x = x_t.detach().requires_grad_()
         posterior = denoise(x, level)
-        total = sum((guide.scale * guide.function(posterior.mean, level, index).sum() for guide in guides), torch.zeros((), device=x.device))
+        total = torch.zeros((), device=x.device)
+        for guide in guides:
+            total = total + guide.scale * (guide.function(posterior.mean, level, index) * guide.pulls(level).to(x.device)).sum()
         (pull,) = torch.autograd.grad(total, x)
     return posterior.detached(), pull
 
@@ -123,5 +125,5 @@ class MeanGuided(Solver):
             return self.inner.step(x_t, partial(answered, posterior), row, noise, state)
         variance = self.inner.log_variance(posterior, row, x_t).exp()
         pull = torch.stack([guide.gradient(x_t, here, self.index) for guide in pulling]).sum(0)
-        moved = posterior.with_mean(posterior.mean + variance * pull / meet(bridge.on_x, x_t))
+        moved = posterior.moved(variance * pull / meet(bridge.on_x, x_t), here)
         return self.inner.step(x_t, partial(answered, moved), row, noise, state)

@@ -26,7 +26,8 @@ code is split:
     kept         eps of the unclipped x̂                 as diffusers does by default
 
 Re-derived is the default here: it is the pair (x̂, eps) that reproduces x_t, so every solver integrates one denoiser,
-the clipped one, and stays exact for it.  With the kept eps the two halves of a step disagree about where x_t is.
+the clipped one, and stays exact for it.  With the kept eps the two halves of a step disagree about where x_t is, and every
+solver first jumps to where they agree (solvers/base.py, eq. 1).  CFG++ is the same: guided x̂, unguided eps.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from undiffuse.process.levels import Level
+from undiffuse.process.levels import Level, meet
 from undiffuse.process.posteriors import Denoise, Posterior
 from undiffuse.sampling.momentum import Running
 
@@ -117,10 +118,15 @@ def plus(pair: Pair, scale: float) -> Denoise:
 
 
 def in_interval(guided: Denoise, plain: Denoise, low: float, high: float) -> Denoise:
-    """`guided` at levels with sigma/alpha in [low, high], `plain` at others. For levels of shape ()."""
+    """`guided` at levels with sigma/alpha in [low, high], `plain` at others; of examples that differ in this, both are asked about all."""
 
     def denoise(x_t: Tensor, level: Level) -> Posterior:
-        return (guided if low <= float(level.ratio) <= high else plain)(x_t, level)
+        inside = (level.ratio >= low) & (level.ratio <= high)
+        if inside.all() or not inside.any():
+            return (guided if inside.all() else plain)(x_t, level)
+        one, other, here = guided(x_t, level), plain(x_t, level), meet(inside, x_t) > 0
+        kept = None if one.kept_eps is None else torch.where(here, one.kept_eps, other.eps(x_t, level))
+        return replace(other, mean=torch.where(here, one.mean, other.mean), kept_eps=kept)
 
     return denoise
 

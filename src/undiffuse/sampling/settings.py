@@ -12,6 +12,7 @@ from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.grids import at_logsnrs, churned, make_grid, refuse_settings, restarted
+from undiffuse.sampling.solvers.adaptive import NO_JUMPS, Adaptive
 from undiffuse.sampling.solvers.base import Solver
 from undiffuse.sampling.solvers.registry import Settings, make_solver, own_grid
 from undiffuse.sampling.spacings import GridSettings
@@ -99,7 +100,10 @@ class SamplingConfig(BaseModel):
         return self
 
     def build_solver(self, schedule: Schedule) -> Solver:
-        return make_solver(self.solver, Settings(self.order, self.eta, self.variance, self.corrections), schedule)
+        solver = make_solver(self.solver, Settings(self.order, self.eta, self.variance, self.corrections), schedule)
+        if isinstance(solver, Adaptive) and (self.guidance_form == "plus" or (self.keep_eps and self.clip != "none")):
+            raise UsageError(NO_JUMPS)
+        return solver
 
     def build_levels(self, schedule: Schedule) -> Level:
         """The table of levels to visit."""

@@ -13,12 +13,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from undiffuse.errors import UsageError
 from undiffuse.extras import optional
 from undiffuse.process.flow import angle_of, norm_of, velocity
 from undiffuse.process.levels import Level, meet
 from undiffuse.process.posteriors import Denoise
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step
+
+NO_JUMPS = (
+    "CFG++ and keep_eps are jumps between the steps of a solver, and 'adaptive' integrates a flow without any: "
+    "take another solver, such as ddim, or leave them out."
+)
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,11 @@ class Adaptive(Solver):
     def step(self, x_t: Tensor, denoise: Denoise, row: tuple[Level, Level], noise: NoiseSource, state: None) -> Step:
         here, there = row
         posterior = denoise(x_t, here)
+        if posterior.kept_eps is not None:
+            raise UsageError(NO_JUMPS)
         stop = there if there.sigma > 0 else self.schedule(self.schedule.t_min)
         x = x_t
-        if stop.logsnr > here.logsnr:
+        if there.sigma > 0 or stop.logsnr > here.logsnr:  # up as well as down, but not up to where a DDIM step ends
             x = self._integrated(x_t, denoise, here, stop)
         if there.sigma > 0:
             return Step(x, posterior)

@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise, Fixed, Posterior, Spread
-from undiffuse.sampling.solvers.base import Move, NoiseSource, Solver, Step, combination, moves
+from undiffuse.sampling.solvers.base import Move, NoiseSource, Solver, Step, combination, jumped, moves
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class _Push:
     """A transition's coefficients.   small, large: of its log-variance."""
 
     move: Move
+    level: tuple[float, float]
     on_x: float
     on_xt: float
     small: float
@@ -45,7 +47,8 @@ class Ancestral(Solver):
 
     def plan(self, levels: Level) -> Sequence[_Push]:
         columns = (getattr(Bridge.table(levels), name).tolist() for name in ("on_x", "on_xt", "log_small", "log_large", "into_clean"))
-        return [_Push(move, *row) for move, row in zip(moves(levels), zip(*columns, strict=True), strict=True)]
+        pairs = zip(levels.alpha[:-1].tolist(), levels.sigma[:-1].tolist(), strict=True)
+        return [_Push(move, pair, *row) for move, pair, row in zip(moves(levels), pairs, zip(*columns, strict=True), strict=True)]
 
     def log_variance(self, posterior: Posterior, row: _Push, x_t: Tensor) -> Tensor:
         """Of the step that `row` describes, broadcastable to x_t."""
@@ -54,7 +57,7 @@ class Ancestral(Solver):
 
     def step(self, x_t: Tensor, denoise: Denoise, row: _Push, noise: NoiseSource, state: Any) -> Step:
         posterior = denoise(x_t, row.move.here)
-        x = (x_t * row.on_xt).add_(posterior.mean, alpha=row.on_x)
+        x = (jumped(posterior, x_t, row.level) * row.on_xt).add_(posterior.mean, alpha=row.on_x)
         if row.last:
             return Step(x, posterior)
         spread: Spread = posterior.spread if self.variance is None else Fixed(self.variance)
@@ -87,7 +90,8 @@ class DDIM(Solver):
         return self.eta > 0
 
     def plan(self, levels: Level) -> Sequence[_Split]:
-        small = self.eta**2 * Bridge.table(levels).small
+        # without noise a table may also ascend, to pure noise, where the bridge has no variance
+        small = self.eta**2 * Bridge.table(levels).small if self.eta else torch.zeros(len(levels) - 1, dtype=torch.float64)
         on_eps, on_noise = (levels.sigma[1:] ** 2 - small).clamp(min=0).sqrt().tolist(), small.sqrt().tolist()
         pairs = list(zip(levels.alpha.tolist(), levels.sigma.tolist(), strict=True))
         return [

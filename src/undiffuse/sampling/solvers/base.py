@@ -5,6 +5,16 @@ that does not depend on x, computed once, in float64.  Its steps are then a few 
 by plain numbers.  The next level is always the table's next row, never the value of a formula.
 
 No noise is added into the clean level.  A solver's memory is its `state`, passed in and returned, None to start with.
+
+A belief may keep a noise estimate that does not reproduce x_t (guidance.py: CFG++, clipping with the eps of the unclipped x̂).
+What published code does with it, x_s = alpha_s x̂ + sigma_s eps, is then two things, as is seen by letting s come near t:
+
+    a jump    x_t -> x_t' = alpha_t x̂ + sigma_t eps        to the x that the pair does reproduce                         (1)
+    a step    x_t' -> x_s                                   of DDIM, or of any other solver
+
+So every solver does (1) first, once at each level of the table, and takes x̂ and eps from the pair.  What a corrector has added
+to x_t stays added; inside the blocks of a singlestep method the jump is added to the block's start; the far end that Heun's method
+guesses is another step's, which jumps there itself.
 """
 
 from __future__ import annotations
@@ -66,6 +76,13 @@ def moves(levels: Level) -> list[Move]:
 def answered(posterior: Posterior, x_t: Tensor, level: Level) -> Posterior:
     """With its first argument bound, a Denoise that has been asked before."""
     return posterior
+
+
+def jumped(posterior: Posterior, x_t: Tensor, level: tuple[float, float]) -> Tensor:
+    """Equation (1), for the (alpha, sigma) of x_t: a new tensor, or x_t itself where no noise estimate is kept."""
+    if posterior.kept_eps is None:
+        return x_t
+    return (posterior.mean * level[0]).add_(posterior.kept_eps, alpha=level[1])
 
 
 def combination(posterior: Posterior, x_t: Tensor, level: tuple[float, float], on_clean: float, on_eps: float) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor
 from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise
-from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step, combination
+from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step, combination, jumped
 from undiffuse.sampling.solvers.forms import LOGSNR, Coordinate, Form, Rule, angle, angle_form, clean, weights
 
 
@@ -86,6 +86,7 @@ class _Row:
 
     there: (alpha, sigma) of x_s.   correct: of x_t, if any.   restart: whether x_t becomes the base.   kept: how many
     values later steps want.   on_noise, carried: factors of this step's noise, and of the noise since the base.
+    to_base: the base's scale over that of x_t.
     """
 
     here: Level
@@ -98,6 +99,7 @@ class _Row:
     kept: int
     on_noise: float
     carried: float
+    to_base: float
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ class Exponential(Solver, ABC):
         pairs = list(zip(levels.alpha.tolist(), levels.sigma.tolist(), strict=True))
         g = list(zip(*(f(levels.alpha, levels.sigma).tolist() for f in (form.on_clean, form.on_eps)), strict=True))
         on_noise, carried = self._noise(levels)
+        scale = form.scale(levels.alpha, levels.sigma)[:-1]
+        to_base = (scale[bases] / scale).tolist()
         rows = []
         for row, here in enumerate(levels.rows()[:-1]):
             reach = range(row + 1, min(steps, row + 2 + self.order))
@@ -160,7 +164,7 @@ class Exponential(Solver, ABC):
             rows.append(
                 _Row(
                     here, pairs[row], pairs[row + 1], g[row], predict[row], correct[row], restart=bases[row] == row,
-                    kept=row + 1 - min(later) if later else 0, on_noise=on_noise[row], carried=carried[row],
+                    kept=row + 1 - min(later) if later else 0, on_noise=on_noise[row], carried=carried[row], to_base=to_base[row],
                 )
             )  # fmt: skip
         return rows
@@ -178,14 +182,19 @@ class Exponential(Solver, ABC):
         posterior = denoise(x_t, row.here)
         g = posterior.mean if row.g == (1.0, 0.0) else combination(posterior, x_t, row.level, *row.g)
         values = (g, *state.values) if state else (g,)
+        start = jumped(posterior, x_t, row.level)
         if row.correct and state:
-            x_t = row.correct(state.base, values)
+            corrected = row.correct(state.base, values)
             if state.noise is not None:
-                x_t = x_t.add_(state.noise)
-        base, since = (x_t, None) if row.restart or state is None else (state.base, state.noise)
+                corrected = corrected.add_(state.noise)
+            start = corrected if start is x_t else corrected.add_(start - x_t)
+        if row.restart or state is None:
+            base, since = start, None
+        else:  # a jump inside a block is one of the block's start, seen from there
+            base, since = state.base if start is x_t else torch.add(state.base, start - x_t, alpha=row.to_base), state.noise
         if row.predict is None:
             alpha, sigma = row.there
-            x = combination(posterior, x_t, row.level, alpha, 0.0 if self.stochastic else sigma)
+            x = combination(posterior, start, row.level, alpha, 0.0 if self.stochastic else sigma)
         else:
             x = row.predict(base, values)
         fresh = None
@@ -256,4 +265,4 @@ class Heun(Solver):
         if row.whole is None:
             return Step(guess, posterior)
         far = combination(denoise(guess, row.there), guess, row.target, *row.g_there)
-        return Step(row.whole(x_t, (far, combination(posterior, x_t, row.level, *row.g_here))), posterior)
+        return Step(row.whole(jumped(posterior, x_t, row.level), (far, combination(posterior, x_t, row.level, *row.g_here))), posterior)
