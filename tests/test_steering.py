@@ -218,3 +218,14 @@ def test_every_example_may_have_a_level_of_its_own(how, of):
             alone = walked(model, one, Steering(guides=guides), n=1, **({"clip": "none"} | how))(x[k : k + 1], levels.rows()[k])
             near(together.mean[k : k + 1], alone.mean)
             near(together.eps(x, levels)[k : k + 1], alone.eps(x[k : k + 1], levels.rows()[k]))
+
+
+def test_the_noise_of_an_unclipped_estimate_is_kept_but_not_by_ancestral_steps():
+    """diffusers' DDPMScheduler makes its step of the clipped x̂ and x_t alone; its DDIMScheduler keeps the network's eps."""
+    model, level = tiny_model(conditions=TWO), tiny_model(conditions=TWO).schedule(60.0)
+    with torch.no_grad():
+        clipped = walked(model, {}, clip="range", solver="ddim")(noise(), level)
+        for solver, kept in (("ddim", True), ("adams", True), ("ddpm", False)):
+            posterior = walked(model, {}, clip="range", keep_eps=True, solver=solver)(noise(), level)
+            assert torch.equal(posterior.mean, clipped.mean)
+            assert torch.allclose(posterior.eps(noise(), level), clipped.eps(noise(), level)) != kept

@@ -191,10 +191,11 @@ def _nested(model: Steered, values: Values, rest: float, scales: Mapping[str, fl
 
 def _limited(model: Steered, denoise: Denoise, how: SamplingConfig) -> Denoise:
     low, high = model.codec.limits(model.device)
+    keep_eps = how.keep_eps and how.solver != "ddpm"  # which has no eps in diffusers either: its steps are made of x̂ and x_t
     if how.clip == "range":
-        return clipped(denoise, low, high, keep_eps=how.keep_eps)
+        return clipped(denoise, low, high, keep_eps=keep_eps)
     if how.clip == "dynamic":
-        return dynamically_thresholded(denoise, bound=float(high.max()), keep_eps=how.keep_eps)
+        return dynamically_thresholded(denoise, bound=float(high.max()), keep_eps=keep_eps)
     return denoise
 
 

@@ -193,9 +193,8 @@ def test_a_gradient_in_the_mean_moves_the_mean_by_variance_times_gradient_whatev
     levels = CHAINS["linear-1000"].levels[[300, 500, 1000]]
     x, index = torch.tensor([[0.3, -0.8]], dtype=d), torch.arange(1)
     guide = Guide(lambda x, level, index: (2.0 * x).sum(1), form="mean")
-    one, other = (
-        next(trajectory(x, constant, levels, solver, seed=0, index=index)).x for solver in (MeanGuided(Ancestral(0.0), (guide,), index), Ancestral(0.0))
-    )
+    solvers = MeanGuided(Ancestral(0.0), (guide,), index), Ancestral(0.0)
+    one, other = (next(trajectory(x, constant, levels, solver, seed=0, index=index)).x for solver in solvers)
     torch.testing.assert_close(one - other, 2.0 * Bridge.table(levels).small[0].expand_as(x))
 
 

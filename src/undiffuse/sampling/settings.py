@@ -39,7 +39,8 @@ class SamplingConfig(BaseModel):
     guidance_momentum, guidance_longest: of the projected form, the papers' beta (below 0) and r;
     guidance_interval: of sigma/alpha; see sampling/guidance.py.
     clip: of x̂: "range" of the data, "dynamic", "none".
-    keep_eps: walk with the noise of the unclipped x̂ (diffusers' convention) instead of re-deriving it (OpenAI's).
+    keep_eps: walk with the noise of the unclipped x̂ (diffusers' convention) instead of re-deriving it (OpenAI's); not of ddpm,
+    whose steps are made of x̂ and x_t there too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
