@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from undiffuse.conditioning.base import checked_name
+from undiffuse.conditioning.base import Note, checked_name
 from undiffuse.conditioning.conditions import ConditionConfig, Conditions, Values
 from undiffuse.conditioning.declared import Condition, fitted
 from undiffuse.conditioning.texts import TextCondition
 from undiffuse.data import tables
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.ranges import FULL, found_range
 from undiffuse.errors import UsageError
 from undiffuse.files import as_file_name, write_atomically
 
@@ -28,11 +30,13 @@ MISSING = ("", "nan", "NaN", "None", "null")
 
 
 def fit_conditions(
-    data: Dataset, declared: Mapping[str, Condition], drop: float, download: bool = False, known: Collection[str] = ()
-) -> dict[str, ConditionConfig]:
+    data: Dataset, declared: Mapping[str, Condition], drop: float, download: bool = False, known: Collection[str] = (),
+    rows: np.ndarray | None = None, all_alike: bool = False,
+) -> dict[str, ConditionConfig]:  # fmt: skip
     """The configurations of declared conditions.   drop: of those that say nothing of their own.
 
-    known: the names of those that a model knows already.
+    known: the names of those that a model knows already.   rows: those that mean and deviation are measured on, all when None.
+    all_alike: as `data.codec.fitted_codec` has it.
     Raises UsageError, naming the condition, for a column that is missing or of the wrong kind.
     """
     found = {}
@@ -40,10 +44,21 @@ def fit_conditions(
         checked_name(name)
         try:
             column, mode = _read(data, name, condition)
-            found[name] = fitted(condition, column, drop, mode, download, name in known)
+            span = _span(name, column, mode) if isinstance(column, Tensor) and mode and not all_alike else None
+            measured = None if rows is None or all_alike else rows.tolist()
+            found[name] = fitted(condition, column, drop, mode, download, name in known, measured, span)
         except ValueError as error:
             raise UsageError(f"{condition.kind} {name!r}: {error}") from None
     return found
+
+
+def _span(name: str, pictures: Tensor, mode: str) -> tuple[float, float]:
+    """The range of pictures in files (data/ranges.py), said in a note where it is not all of their type."""
+    values = pictures.numpy().astype(np.uint16 if mode.endswith(";16") else np.uint8)
+    low, high = found_range(values)
+    if high < FULL[values.dtype.name]:
+        warnings.warn(f"the pictures of {name!r} reach {values.max()} and are read as {low:.0f} to {high:.0f}", Note, stacklevel=2)
+    return low, high
 
 
 def encode_columns(data: Dataset, declared: Mapping[str, Condition], conditions: Conditions, cache: Path | None = None) -> Values:
@@ -68,7 +83,7 @@ def encode_columns(data: Dataset, declared: Mapping[str, Condition], conditions:
 def with_files(data: Dataset, declared: Mapping[str, Condition]) -> Dataset:
     """The data set with the .npy files that conditions are declared from as columns, so that parts of it have their parts."""
     sources = {condition.column or name for name, condition in declared.items()}
-    files = {source: tables.column(data, source) for source in sources if source not in data.columns and Path(source).suffix == ".npy"}
+    files = {source: tables.column(data, source) for source in sources if source not in data.columns and Path(source).suffix.lower() == ".npy"}
     return replace(data, columns={**data.columns, **files}) if files else data
 
 

@@ -198,8 +198,11 @@ class RunConfig(Config):
 
     fingerprint: of the data.   fingerprints: of the .npy files and pictures that conditions are read from.   conditions: as declared, by name.
     start: the model it starts from, where it is a fine-tuning.
+    measured_on: the examples that mean and deviation, of values and of conditions, are measured on; "all" in runs of older code, to
+    which whole numbers of a type had the range of the type (data/ranges.py).
     """
 
+    measured_on: Literal["all", "training"] = "all"
     data: DataConfig
     fingerprint: str
     fingerprints: dict[str, str] = Field(default_factory=dict)

@@ -157,10 +157,10 @@ class AutoencoderRun:
             if extractor.config.codec != config.codec or extractor.config.latent is not None:
                 raise UsageError(f"the extractor {design.extractor} reads other data than this: train one with 'undiffuse classifier' on this.")
             self.features = extractor.features
-        self.training, held_out = data[rows[0]], data[rows[1] if len(rows[1]) else rows[0]]
-        self.loader = Loader(self.training, self.codec, design.training.batch_size, design.training.seed, device)
+        self.data, self.training_rows, held_out = data, rows[0], rows[1] if len(rows[1]) else rows[0]
+        self.loader = Loader(data, self.codec, design.training.batch_size, design.training.seed, device, rows=rows[0])
         judged = np.random.Generator(np.random.Philox(0)).permutation(len(held_out))[:MOST_HELD_OUT]
-        self.held_out = self.codec.encode(held_out.values[judged])
+        self.held_out = self.codec.encode_parts(data.values, held_out[judged])
 
     @cached_property
     def trainer(self) -> Trainer:
@@ -235,7 +235,7 @@ class AutoencoderRun:
             for name, value in better.items():
                 autoencoder.get_parameter(name).copy_(value)
             loss = min(loss, averaged)
-        config = measured(autoencoder, lambda rows: self.codec.encode(self.training.values[rows]), len(self.training))
+        config = measured(autoencoder, lambda rows: self.codec.encode(self.data.values[self.training_rows[rows]]), len(self.training_rows))
         low, high = self.codec.limits(torch.device("cpu"))
         ratio = float((((high - low) ** 2).mean() / loss).log10()) * 10
         config = changed(config, {"psnr": round(ratio, 3)})

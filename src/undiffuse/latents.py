@@ -97,13 +97,13 @@ class Latents(nn.Module):
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """On the device of the autoencoder, some examples at a time."""
-        parts = x.split(self._at_once(x))
+        parts = x.split(self.at_once)
         return torch.cat([(encoded(self.autoencoder, part.to(self.device)) - self._of("mean")) / self._of("deviation") for part in parts])
 
     def decode(self, latents: Tensor) -> Tensor:
         """On the device of the autoencoder."""
         size = self.config.shape[1:]
-        parts = latents.split(self._at_once(latents))
+        parts = latents.split(self.at_once)
         return torch.cat([decoded(self.autoencoder, part.to(self.device).float() * self._of("deviation") + self._of("mean"), size) for part in parts])
 
     def _of(self, name: str) -> Tensor:
@@ -112,7 +112,9 @@ class Latents(nn.Module):
     def _column(self, numbers: Iterable[float]) -> Tensor:
         return torch.tensor(list(numbers), dtype=torch.float32).reshape(-1, *[1] * (len(self.config.shape) - 1))
 
-    def _at_once(self, x: Tensor) -> int:
+    @property
+    def at_once(self) -> int:
+        """How many examples go through the autoencoder at once."""
         return max(1, min(CHUNK, CHUNK_NUMBERS // math.prod(self.config.shape)))
 
 

@@ -188,7 +188,7 @@ def _refuse(
 
 def _checked(codec: Codec, values: np.ndarray | Tensor) -> Tensor:
     """The values as a tensor, all of them such that the codec's x stands for exactly them."""
-    raw = torch.as_tensor(values.astype(np.float32) if isinstance(values, np.ndarray) else values).float()
+    raw = codec.config.carried(values)
     if not len(raw):
         raise UsageError("there are no examples to find the likelihood of: give at least 1.")
     codec.encode(raw)

@@ -6,6 +6,8 @@ its autoencoder trained first, in the run's folder.
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +22,7 @@ from undiffuse.configuration import Design, LatentDesign, RunConfig, changed, re
 from undiffuse.corruptions import Corruption, described
 from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.ranges import range_note
 from undiffuse.data.sources import DataConfig, of_images, open_data
 from undiffuse.data.tables import FILE_COLUMNS, fingerprints, offers
 from undiffuse.errors import UsageError
@@ -96,13 +99,18 @@ def prepare(
     if data.layout is not None and (data.source == "digits" or of_images(data)):
         raise UsageError(f"the layout {data.layout} says what the axes of an array are, and {data.source} is none: leave it out.")
     data, dataset = base.open(data) if base else (data, open_data(data))
-    codec = base.codec(dataset) if base else fitted_codec(dataset)
     if base and not (preset is network is factor is autoencoder is None):
         raise UsageError("a fine-tuning keeps the network, and the latents, of the model it starts from: leave --preset, --network and --latent out.")
     if base:
         design = _ending(base.design(settings), settings)
     else:
-        design = _design(data.source, codec, settings, preset, device.type == "cpu", network, factor, autoencoder)
+        design = _design(data.source, dataset.shape, settings, preset, device.type == "cpu", network, factor, autoencoder)
+    alike = _begun_before(folder)
+    rows = dataset.split_rows(data.held_out, design.training.seed)[0]
+    codec = (base.codec if base else fitted_codec)(dataset, rows, all_alike=alike)
+    if codec.kind == "integer" and data.range is None and data.source != "digits" and not alike:
+        note = range_note(dataset.values, codec.low[0], codec.high[0])
+        dataset = replace(dataset, notes=(*dataset.notes, *([note] if note else [])))
     unused = [name for name in dataset.columns if name not in FILE_COLUMNS] if conditions is None and not dataset.classes else []
     if unused:
         note = f"of the columns {', '.join(unused)} the model is told nothing: declare conditions, such as --class {unused[0]}, to tell it"
@@ -124,7 +132,8 @@ def prepare(
     read = {c.column or name for name, c in conditions.items()}
     dataset = replace(dataset, notes=(*dataset.notes, *(note for source, note in offers(dataset) if source not in read)))
     config = RunConfig(
-        data=data, fingerprint=dataset.fingerprint(), design=design, conditions=dict(conditions), start=base.config if base else None,
+        measured_on="all" if alike else "training", data=data, fingerprint=dataset.fingerprint(), design=design,
+        conditions=dict(conditions), start=base.config if base else None,
         fingerprints=fingerprints(dataset, {c.column or name: c.kind == "image" for name, c in conditions.items()}),
     )  # fmt: skip
     _refuse_other_run(folder, config, override)
@@ -132,16 +141,16 @@ def prepare(
 
 
 def _design(
-    source: str, codec: CodecConfig, settings: Mapping[str, Any], preset: str | None, cpu: bool, network: str | None, factor: int | None,
+    source: str, shape: tuple[int, ...], settings: Mapping[str, Any], preset: str | None, cpu: bool, network: str | None, factor: int | None,
     autoencoder: Path | None,
 ) -> Design:  # fmt: skip
     """The preset's design with the settings."""
     latent = None
     if factor is not None or autoencoder is not None:
-        latent = latents(codec.shape, cpu, factor or 4) if autoencoder is None else _taken(autoencoder, codec)
+        latent = latents(shape, cpu, factor or 4) if autoencoder is None else _taken(autoencoder, shape)
     elif any(path.startswith("latent.") for path in settings):
         raise UsageError("settings of latents belong to a model that has them: add --latent.")
-    design = changed(design_for(source, codec.shape, preset, cpu, network, latent), settings)
+    design = changed(design_for(source, shape, preset, cpu, network, latent), settings)
     if design.adapters:
         raise UsageError("adapters tune weights that were trained before: say whose, by --from RUN, or leave --adapters out.")
     return _ending(design, settings)
@@ -157,12 +166,21 @@ def _ending(design: Design, settings: Mapping[str, Any]) -> Design:
     return design
 
 
-def _taken(folder: Path, codec: CodecConfig) -> LatentDesign:
+def _taken(folder: Path, shape: tuple[int, ...]) -> LatentDesign:
     """Latents of a trained autoencoder."""
-    autoencoder = taken_from(folder, codec.shape[0])
-    if autoencoder.config.dims != len(codec.shape) - 1:
-        raise UsageError(f"the autoencoder in {folder} is for {autoencoder.config.dims} axes, and the data has {len(codec.shape) - 1}.")
+    autoencoder = taken_from(folder, shape[0])
+    if autoencoder.config.dims != len(shape) - 1:
+        raise UsageError(f"the autoencoder in {folder} is for {autoencoder.config.dims} axes, and the data has {len(shape) - 1}.")
     return LatentDesign(autoencoder=autoencoder.config, source=str(folder))
+
+
+def _begun_before(folder: Path) -> bool:
+    """Whether the run in a folder, if any, was begun by code that did not say what it measures (RunConfig.measured_on)."""
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # whoever reads the configuration says what is wrong
+        return False
+    return isinstance(content, dict) and content.get("measured_on", "all") == "all"
 
 
 def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
@@ -220,5 +238,5 @@ def _finished(updates: Iterator[Update], save: Callable[[], None]) -> None:
 
 def default_name(source: str, start: str | Path | None = None) -> str:
     """The run's name when none is given: the data's, and whose weights it started from."""
-    name = Path(source).name.split(".")[0]
+    name = Path(os.path.abspath(Path(source).expanduser())).name.lstrip(".").split(".")[0] or "data"
     return f"{name}-from-{Path(start).resolve().name.removesuffix('.safetensors')}" if start else name

@@ -92,9 +92,11 @@ class Run:
         self.saving, self.previewing = Cadence(watch.checkpoint, watch.share), Cadence(watch.preview, watch.share)
         design = config.design
         self.notes, self.latents = data.notes, latents
-        codec = Codec(start.codec(data) if start else fitted_codec(data), latents)
+        rows = data.split_rows(config.data.held_out, design.training.seed)
+        alike = config.measured_on == "all"
+        codec = Codec((start.codec if start else fitted_codec)(data, rows[0], all_alike=alike), latents)
         fit = start.conditions if start else fit_conditions
-        conditions = fit(data, config.conditions, design.drop, download)
+        conditions = fit(data, config.conditions, design.drop, download, rows=rows[0], all_alike=alike)
         if design.augment.probability:
             conditions["augmentation"] = AugmentationConfig(numbers=len(data.shape) - 1)
         self.tasks = Tasks(design.tasks) if design.tasks else None
@@ -115,8 +117,7 @@ class Run:
         values = encode_columns(data, config.conditions, denoiser.conditions, folder / CACHE)
         unsaid = [name for name in denoiser.conditions.names if name not in values and not (self.tasks and name in ("seen", "task"))]
         values |= {name: denoiser.conditions[name].encode([None] * len(data)) for name in unsaid}
-        rows = data.split_rows(config.data.held_out, design.training.seed)
-        self.training_data, self.held_out = (data[part] for part in rows)
+        self.data, self.training_rows, self.held_out = data, rows[0], data[rows[1]]
         self.model = Model(self.model_config, denoiser.to(device), schedule, latents)
         training = design.training
         sampler = make_level_sampler(
@@ -124,20 +125,20 @@ class Run:
         )
         self.trainer = Trainer(DenoiserLearner(denoiser, self._objective(codec)), schedule, sampler, design.training)
         told = {name: value[rows[0]] for name, value in values.items()}
-        self.loader = Loader(self.training_data, codec, design.training.batch_size, design.training.seed, device, told)
+        self.loader = Loader(data, codec, design.training.batch_size, design.training.seed, device, told, rows[0])
         # data may be sorted by class, so the few that are looked at are drawn from all
         seen, judged = (np.random.Generator(np.random.Philox(0)).permutation(part) for part in (rows[0], rows[1] if len(rows[1]) else rows[0]))
         few = seen[:MOST_PROBED]
         probed = {name: value[few].to(device) for name, value in values.items()}
-        self._refuse_deaf(probed | self._told(codec.encode(data.values[few]).to(device), 0))
+        self._refuse_deaf(probed | self._told(codec.encode_parts(data.values, few, device), 0))
         few = judged[: bank_size(codec.shape)]
-        x = codec.encode(data.values[few]).to(device)
+        x = codec.encode_parts(data.values, few, device)
         known = {name: value[few].to(device) for name, value in values.items()} | self._told(x, 0)
         self.bank = Bank.of(x, known, schedule)
         said = {name: said_in(data, name, condition, judged[:MOST]) for name, condition in config.conditions.items()}
         self.previews = Previews(self.model, self.bank, config.conditions, said)
         few = seen[: max(1, MOST_REFERENCE_NUMBERS // math.prod(codec.shape))]
-        self.references: References = references(self.bank, codec.encode(data.values[few]))
+        self.references: References = references(self.bank, codec.encode_parts(data.values, few))
         self._scored: tuple[int, dict[str, dict[str, Any]]] = (-1, {})
         self._heard: tuple[int, dict[str, list[float]]] = (-1, {})
 
@@ -173,14 +174,19 @@ class Run:
         """What tasks by training show of examples."""
         return self.tasks.told(x, torch.Generator().manual_seed(seed)) if self.tasks else {}
 
+    @property
+    def training_data(self) -> Dataset:
+        """The examples that are trained on: a copy of them."""
+        return self.data[self.training_rows]
+
     def description(self) -> str:
         """What is about to be trained, in two lines."""
         trained, parameters = self.trainer.flat.parameter.numel(), sum(p.numel() for p in self.model.denoiser.parameters())
-        design, shape = self.config.design, "×".join(str(n) for n in self.training_data.shape)
+        design, shape = self.config.design, "×".join(str(n) for n in self.data.shape)
         told = ", ".join(f"{c.kind} {name}" if c.kind != name else name for name, c in self.config.conditions.items())
         by = "" if self.latents is None else f", by latents of {'×'.join(str(n) for n in self.latents.shape)}"
         return (
-            f"run {self.folder}: {len(self.training_data):,} examples of {shape} ({f'told {told}' if told else 'unconditional'}), "
+            f"run {self.folder}: {len(self.training_rows):,} examples of {shape} ({f'told {told}' if told else 'unconditional'}), "
             f"{len(self.held_out):,} held out{by}\n"
             f"{f'starting from {self.config.start.name}, {trained:,} parameters trained; ' if self.config.start else ''}"
             f"{NAMES[design.network.kind]} of {parameters:,} parameters, {design.prediction} prediction on {design.schedule.name}, "
@@ -269,7 +275,7 @@ class Run:
         provenance = {
             "made_by": f"undiffuse {__version__}", "torch": torch.__version__, "python": platform.python_version(),
             "data": {"source": Path(self.config.data.source).name, "fingerprint": self.config.fingerprint,
-                     "training": len(self.training_data), "held_out": len(self.held_out)},
+                     "training": len(self.training_rows), "held_out": len(self.held_out)},
             "training": {**self.config.design.training.model_dump(mode="json"), "steps": trainer.step, "seconds": round(trainer.seconds, 1)},
             "held_out": {name: score["relative"] for name, score in scores.items()},
             "heard": {name: round(max(changes), 4) for name, changes in self.heard().items()},

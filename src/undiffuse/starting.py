@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +40,7 @@ MEANING = ("network", "prediction", "variance", "sigma_data")
 SMALLEST, LARGEST = 0.05, 5.0  # deviation, and mean, of float data in the model's unit, where its own have 0.5 and 0
 LEARNING_RATE = {"weights": 3e-4, "adapters": 3e-3}
 STEPS = 1000
+MOST_UNFILLED = 4  # times the range of the data that the model's may have, to stay the unit; masks of 0 and 1 are no dark photos
 
 
 class Start:
@@ -91,16 +93,21 @@ class Start:
         note = f"images are brought to {size[0]}×{size[1]}, the size of the model to start from; --size asks for another"
         return sized, replace(opened, notes=(*opened.notes, note))
 
-    def codec(self, data: Dataset) -> CodecConfig:
-        """The codec for new data. Raises UsageError for examples that the network cannot take, or of another unit."""
-        fitted, of = fitted_codec(data), self.of.codec
+    def codec(self, data: Dataset, rows: np.ndarray | None = None, *, all_alike: bool = False) -> CodecConfig:
+        """The codec for new data.   rows, all_alike: see `fitted_codec`.
+
+        Raises UsageError for examples that the network cannot take, or of another unit.
+        """
+        fitted, of = fitted_codec(data, rows, all_alike=all_alike), self.of.codec
         if len(fitted.shape) != len(of.shape) or fitted.shape[0] != of.shape[0]:
             raise UsageError(
                 f"the model to start from makes examples of {_described(of.shape)}, and the data has {_described(fitted.shape)}: "
                 "fine-tuning keeps both numbers; convert the data (--channels, for images), or train a new model."
             )
         same = {"shape": fitted.shape, "mode": fitted.mode}
-        if fitted.dtype == of.dtype and of.kind == "integer" and of.low[0] <= data.values.min() and data.values.max() <= of.high[0]:
+        inside = of.kind == "integer" and of.low[0] <= data.values.min() and data.values.max() <= of.high[0]
+        filled = all_alike or of.high[0] - of.low[0] <= MOST_UNFILLED * (fitted.high[0] - fitted.low[0])
+        if fitted.dtype == of.dtype and inside and filled and (data.low is None or all_alike):
             return of.model_copy(update=same)
         if fitted.kind == "integer" or of.kind == "integer":
             return fitted
@@ -138,9 +145,11 @@ class Start:
             found[name] = condition
         return found
 
-    def conditions(self, data: Dataset, declared: Mapping[str, Condition], drop: float, download: bool) -> dict[str, ConditionConfig]:
+    def conditions(
+        self, data: Dataset, declared: Mapping[str, Condition], drop: float, download: bool, rows: np.ndarray | None = None, all_alike: bool = False
+    ) -> dict[str, ConditionConfig]:
         """The conditions of the new model: the old ones first, in their order. Raises UsageError where they cannot go on."""
-        fitted = fit_conditions(data, declared, drop, download, self.of.conditions)
+        fitted = fit_conditions(data, declared, drop, download, self.of.conditions, rows, all_alike)
         found: dict[str, ConditionConfig] = {}
         for name, known in self.of.conditions.items():
             if name in fitted:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from undiffuse.data.arrays import arranged
-from undiffuse.data.images import read_image
+from undiffuse.data.pixels import read_image
 from undiffuse.data.sources import DataConfig, digits, open_data
 
 
@@ -67,7 +67,7 @@ def test_odd_files_are_read_as_people_see_them(tmp_path):
     exif = Image.Exif()
     exif[274] = 6  # rotated by 90°
     Image.fromarray(upright).save(tmp_path / "turned.png", exif=exif)
-    assert read_image(tmp_path / "turned.png").size == (4, 6)
+    assert np.array_equal(read_image(tmp_path / "turned.png").values, np.moveaxis(np.rot90(upright, -1), -1, 0))
     frames = [Image.fromarray(picture(k, channels=1)) for k in range(3)]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     assert read_image(tmp_path / "moving.gif").mode in ("L", "RGB")
@@ -87,14 +87,9 @@ def test_unreadable_files_are_listed_and_skipped_up_to_one_percent(tmp_path):
         opened(tmp_path)
 
 
-def test_cmyk_and_deep_colour_are_refused_with_their_name(tmp_path):
+def test_cmyk_is_refused_with_its_name(tmp_path):
     Image.new("CMYK", (6, 5)).save(tmp_path / "print.jpg")
     with pytest.raises(ValueError, match="CMYK"):
-        opened(tmp_path)
-    (tmp_path / "print.jpg").unlink()
-    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
-    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + b"\0" * 20)
-    with pytest.raises(ValueError, match="16-bit colour"):
         opened(tmp_path)
 
 
@@ -139,13 +134,6 @@ def test_folders_without_images(tmp_path):
         opened(tmp_path)
     with pytest.raises(ValueError, match="there is no data"):
         opened(tmp_path / "nowhere")
-
-
-def test_links_out_of_the_folder_are_not_followed(tmp_path):
-    save(tmp_path / "outside.png", picture(0))
-    save(tmp_path / "data" / "inside.png", picture(1))
-    (tmp_path / "data" / "link.png").symlink_to(tmp_path / "outside.png")
-    assert len(opened(tmp_path / "data")) == 1
 
 
 @pytest.mark.parametrize(("shape", "layout", "result", "read"), [

@@ -125,14 +125,11 @@ def _numbers(text: str) -> list[float]:
 
 
 def _vectors(path: Path) -> tuple[list[Any], list[str]]:
-    import numpy as np
+    from undiffuse.data.arrays import load_one
 
-    from undiffuse.data.arrays import load
-
-    if path.suffix != ".npy" or not path.exists():
+    if path.suffix.lower() != ".npy" or not path.exists():
         raise UsageError(f"{path} is no .npy file that is here: give one with a vector, or with one in each row.")
-    content = load(path)
-    assert isinstance(content, np.ndarray)
+    content = load_one(path)
     rows = content[None] if content.ndim == 1 else content
     return list(rows), [path.stem if len(rows) == 1 else f"{path.stem}[{k}]" for k in range(len(rows))]
 

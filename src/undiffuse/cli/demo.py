@@ -67,7 +67,7 @@ def draw_poster(run: Run, path: Path) -> None:
         Poster(
             title="How noise becomes a digit",
             subtitle=(
-                f"A diffusion model trained for {run.trainer.seconds:.0f} seconds on {len(run.training_data):,} handwritten digits "
+                f"A diffusion model trained for {run.trainer.seconds:.0f} seconds on {len(run.training_rows):,} handwritten digits "
                 f"of {data.shape[1]}×{data.shape[2]} pixels, on {run.device.type.upper()}."
             ),
             forward=forward, forward_labels=forward_labels, x_t=x_t, clean=clean, reverse_labels=reverse_labels,

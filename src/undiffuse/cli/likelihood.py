@@ -51,7 +51,7 @@ def likelihood(
     examples = drawn(whole, n, seed)
     told = {name: values for name, values in told_of(run, examples).items() if name in model.denoiser.conditions.askable}
     if not told and "class" in model.denoiser.conditions.askable and examples.labels is not None:
-        told = {"class": [examples.classes[k] for k in examples.labels]}
+        told = {"class": [examples.classes[k] if k >= 0 else None for k in examples.labels]}
     with shared.progress_bar("{task.fields[left]} left") as bar:
         task, began = bar.add_task("likelihood", total=1.0, left="…"), time.monotonic()
 

@@ -89,7 +89,7 @@ def _box(text: str, size: Sequence[int]) -> tuple[slice, ...]:
 def _file(path: Path, text: str, shape: Sequence[int], fit: str, images: Sequence[str]) -> np.ndarray:
     import numpy as np
 
-    from undiffuse.data.images import SUFFIXES
+    from undiffuse.data.pixels import SUFFIXES
 
     if not path.exists() or path.suffix.lower() not in {".npy", *SUFFIXES}:
         raise UsageError(f"there is no mask {text!r}: write {NAMES}.")
@@ -111,10 +111,10 @@ def _file(path: Path, text: str, shape: Sequence[int], fit: str, images: Sequenc
 def _array(path: Path) -> np.ndarray:
     import numpy as np
 
-    from undiffuse.data.arrays import load
+    from undiffuse.data.arrays import load_one
 
-    content = load(path)
-    if not isinstance(content, np.ndarray) or not (content.dtype == bool or np.issubdtype(content.dtype, np.number)) or np.iscomplexobj(content):
+    content = load_one(path)
+    if not (content.dtype == bool or np.issubdtype(content.dtype, np.number)) or np.iscomplexobj(content):
         raise UsageError(f"{path} holds no array of numbers: save a mask as one, true or 1 where to fill in.")
     if content.size == 0:
         raise UsageError(f"the mask {path} is empty: give one of the size of the images.")
@@ -124,21 +124,18 @@ def _array(path: Path) -> np.ndarray:
 def _image(path: Path) -> np.ndarray:
     import numpy as np
 
-    from undiffuse.data.images import Unreadable, read_image
+    from undiffuse.data.pixels import Unreadable, read_image
 
     try:
-        image = read_image(path)
+        return read_image(path, "grey").values[0].astype(np.float64)
     except Unreadable as problem:
         raise UsageError(f"{path} cannot be read: {problem}.") from None
-    return np.asarray(image if image.mode == "I;16" else image.convert("L")).astype(np.float64)
 
 
 def _resized(lightness: np.ndarray, path: Path, size: Sequence[int], fit: str, images: Sequence[str]) -> np.ndarray:
     """A mask (H, W) of the images' own size, brought to the model's as these were. Raises UsageError for one of another shape."""
-    import numpy as np
-    from PIL import Image
 
-    from undiffuse.data.images import fitted
+    from undiffuse.data.pixels import resized
 
     height, width = lightness.shape
     for name in images:
@@ -150,14 +147,14 @@ def _resized(lightness: np.ndarray, path: Path, size: Sequence[int], fit: str, i
             )
     how = {"crop": "cropping to fit", "pad": "padding to fit", "stretch": "stretching to fit"}[fit]
     typer.echo(f"note: the mask {path.name} is {width}×{height}, resized, {how}, to the model's {size[1]}×{size[0]}, as images are")
-    return np.asarray(fitted(Image.fromarray(lightness), (size[0], size[1]), fit))
+    return resized(lightness[None], (size[0], size[1]), fit)[0]
 
 
 def _size_of(path: Path) -> tuple[int, int] | None:
     """(height, width) of an image as it is seen, upright; None for what is no image."""
     from PIL import Image
 
-    from undiffuse.data.images import SUFFIXES
+    from undiffuse.data.pixels import SUFFIXES
 
     if path.suffix.lower() not in SUFFIXES:
         return None

@@ -43,7 +43,7 @@ def schedule(
 
     from undiffuse.data.codec import Codec, fitted_codec
     from undiffuse.data.dataset import Dataset
-    from undiffuse.data.images import Unreadable, read_image
+    from undiffuse.data.pixels import Unreadable, read_image
     from undiffuse.data.sources import digits
     from undiffuse.pictures import plots
     from undiffuse.pictures.images import to_rgb
@@ -62,10 +62,9 @@ def schedule(
         data = digits()[np.array([4])]
     else:
         try:
-            array = np.asarray(read_image(image))
+            data = Dataset("image", read_image(image).values[None])
         except Unreadable as problem:
             raise UsageError(f"{image} cannot be read: {problem}.") from None
-        data = Dataset("image", (array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0))[None])
     codec = Codec(fitted_codec(data))
     x = codec.encode(data.values)
     eps = standard_normal(x.shape[1:], 0, torch.zeros(1, dtype=torch.int64))

@@ -99,7 +99,7 @@ def _real(run: Path, data: str | None, codec: Codec) -> Tensor | None:
             return None
         data = config.data.source
     try:
-        return codec.encode(named_data(run, data)[0].values)
+        return codec.encode_parts(named_data(run, data)[0].values)
     except (ValueError, OSError) as error:
         typer.echo(f"note: no distances to the data: {error}")
         return None

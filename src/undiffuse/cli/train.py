@@ -196,7 +196,7 @@ def declared(
     for kind, texts in columns.items():
         for text in texts or []:
             name, equals, column = text.partition("=")
-            if not equals and name.endswith(".npy"):
+            if not equals and name.lower().endswith(".npy"):
                 name, column = Path(name).stem, name
             if name in found:
                 raise UsageError(f"the condition {name!r} is declared twice: give the second another name, as in --{kind} other={column or name}.")

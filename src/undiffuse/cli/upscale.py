@@ -63,7 +63,7 @@ def _refuse_others(names: Sequence[str], size: tuple[int, ...]) -> None:
         if name.startswith("data:"):
             raise UsageError(f"{name} is of the model's full size: add --simulate, to make it small first.")
         path = Path(name)
-        if path.exists() and path.suffix != ".npy":
+        if path.exists() and path.suffix.lower() != ".npy":
             try:
                 with Image.open(path) as image:
                     width, height = image.size

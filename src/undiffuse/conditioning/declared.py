@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import torch
@@ -64,7 +64,7 @@ class Condition(BaseModel):
 
 def fitted(
     declared: Condition, column: Sequence[object] | Tensor, drop: float = 0.1, mode: str | None = None, download: bool = False,
-    continued: bool = False,
+    continued: bool = False, rows: Collection[int] | None = None, span: tuple[float, float] | None = None,
 ) -> ConditionConfig:
     """The configuration of a declared condition for a data set.
 
@@ -72,12 +72,14 @@ def fitted(
     column: names, texts or numbers, None where one is missing; vectors (N, d), NaN where they are; pictures (N, C, *size).
     mode: of pictures, Pillow's name.   download: whether a text encoder may be fetched.
     continued: whether the model knows the condition already, so that one value alone may be said.
+    rows: those that mean and deviation are measured on; all when None, or where they hold too little to be measured.
+    span: the range of pictures; of the values themselves when None.
     Raises UsageError for a column that the kind does not fit.
     """
     common: dict[str, Any] = {"drop": drop if declared.drop is None else declared.drop}
     common |= {"inject": declared.inject} if declared.inject else {}
     if isinstance(column, Tensor):
-        return _of_pictures(column, mode, common) if declared.kind == "image" else _of_vectors(declared.kind, column, common)
+        return _of_pictures(column, mode, span, common) if declared.kind == "image" else _of_vectors(declared.kind, column, rows, common)
     said = [value for value in column if value is not None]
     common["missing"] = len(said) < len(column)
     if not said:
@@ -95,6 +97,9 @@ def fitted(
         low, high = numbers.min().item(), numbers.max().item()
         if low == high and not continued:
             raise UsageError(f"it is {low:g} in every row: there is nothing to learn from it.")
+        kept = None if rows is None else set(rows)
+        seen = [as_number(value) for row, value in enumerate(column) if value is not None and (kept is None or row in kept)]
+        numbers = torch.tensor(seen, dtype=torch.float64) if len(set(seen)) > 1 else numbers
         return NumberConfig(mean=numbers.mean().item(), deviation=numbers.std().item() if low < high else 1.0, low=low, high=high, **common)
     assert declared.kind == "text"
     texts = [str(value) for value in said]
@@ -113,28 +118,31 @@ def _several(names: tuple[str, ...], continued: bool) -> tuple[str, ...]:
     return names
 
 
-def _of_vectors(kind: str, column: Tensor, common: dict[str, Any]) -> VectorConfig:
+def _of_vectors(kind: str, column: Tensor, rows: Collection[int] | None, common: dict[str, Any]) -> VectorConfig:
     if kind != "vector" or column.ndim != 2:
         raise UsageError(f"a {kind} cannot be an array of shape {tuple(column.shape)}: a vector is (examples, numbers).")
     there = ~column.isnan().any(1)
     said = column[there].double()
     if len(said) < 2 or not said.isfinite().all():
         raise UsageError("the vectors hold infinite numbers, or are all missing: mend them.")
-    deviation = said.std(0)
-    if not deviation.any():
+    if not said.std(0).any():
         raise UsageError("the vectors are the same in every row: there is nothing to learn from them.")
+    if rows is not None:
+        of_rows = column[list(rows)][there[list(rows)]].double()
+        said = of_rows if len(of_rows) > 1 and of_rows.std(0).any() else said
+    deviation = said.std(0)
     return VectorConfig(
         mean=tuple(said.mean(0).tolist()), deviation=tuple(torch.where(deviation > 0, deviation, 1.0).tolist()),
         missing=not bool(there.all()), **common,
     )  # fmt: skip
 
 
-def _of_pictures(column: Tensor, mode: str | None, common: dict[str, Any]) -> ImageConfig:
+def _of_pictures(column: Tensor, mode: str | None, span: tuple[float, float] | None, common: dict[str, Any]) -> ImageConfig:
     there = ~column.flatten(1).isnan().any(1)
     said = column[there]
     if not len(said):
         raise UsageError("the pictures are all missing: leave them out.")
-    low, high = (0.0, {"I;16": 65535.0}.get(mode, 255.0)) if mode else (said.min().item(), said.max().item())
+    low, high = span or ((0.0, 65535.0 if mode.endswith(";16") else 255.0) if mode else (said.min().item(), said.max().item()))
     if not math.isfinite(low) or not low < high:
         raise UsageError("the pictures have the same value everywhere, or infinite ones: leave them out.")
     return ImageConfig(shape=tuple(column.shape[1:]), mode=mode, low=low, high=high, missing=not bool(there.all()), **common)

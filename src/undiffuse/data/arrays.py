@@ -1,10 +1,15 @@
-"""Arrays: .npy and .npz of NumPy, idx of MNIST.  Never unpickled."""
+"""Arrays: .npy and .npz of NumPy, idx of MNIST.  Never unpickled.
+
+The content of a file says what it is, whatever its name ends in.  Floats are kept as float32 where that changes no value by more
+than a small part of the deviation of its channel, else as float64: a million and a tenth, 1e300 and 1e-300 are values too.
+"""
 
 from __future__ import annotations
 
 import gzip
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +21,8 @@ VALUES, LABELS = ("images", "x", "data", "values", "arr_0"), ("labels", "y", "la
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 LAYOUTS = "N, C, D, H, W and L, each once, such as NHWC, NCHW, NHW, NCL, NC"
 WIDEST_TABLE = 16  # columns; wider rows are signals where nothing else is said
+LOST = 2.0**-12  # of a channel's standard deviation, the most that float32 may change a value
+MANY_CLASSES, FEW_EXAMPLES = 50, 10  # labels of more values, of fewer examples each, are likely numbers
 MODES = {("uint8", 1): "L", ("uint8", 2): "LA", ("uint8", 3): "RGB", ("uint8", 4): "RGBA", ("uint16", 1): "I;16"}
 
 
@@ -48,23 +55,57 @@ def _dataset(
         values = values.astype(np.uint8)
     if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
         raise UsageError(f"the values of {name} are of type {values.dtype}: they should be integers or floats.")
-    if np.issubdtype(values.dtype, np.floating):
-        values = values.astype(np.float32)
+    if 0 in values.shape:
+        raise UsageError(f"{name} has the shape {values.shape}, which holds no {'examples' if values.shape[0] == 0 else 'values'}.")
     values, read = arranged(values, layout)
-    if len(values) == 0:
-        raise UsageError(f"{name} holds no examples.")
+    notes = [] if layout else [f"read as {read}; say --layout if its axes mean something else"]
+    if np.issubdtype(values.dtype, np.floating):
+        values = _narrowed(values)
+        if values.dtype == np.float64:
+            notes.append("values stay float64, since float32 would change them by more than a small part of their deviation")
     classes: tuple[str, ...] = ()
     if labels is not None:
         if labels.shape != (len(values),):
             raise UsageError(f"{name} holds {len(values)} examples but labels of shape {labels.shape}: there should be one each.")
-        unique, labels = np.unique(labels, return_inverse=True)
-        classes = tuple(str(value) for value in unique)
+        labels, classes, said = _classes(labels)
+        notes += said
     two_d = values.ndim == 4
     return Dataset(
         name, values, labels, classes,
-        mode=MODES.get((values.dtype.name, values.shape[1])) if two_d else None, columns=columns or {},
-        notes=() if layout else (f"read as {read}; say --layout if its axes mean something else",),
+        mode=MODES.get((values.dtype.name, values.shape[1])) if two_d else None, columns=columns or {}, notes=tuple(notes),
     )  # fmt: skip
+
+
+def _narrowed(values: np.ndarray) -> np.ndarray:
+    """Floats (N, C, *size) as float32, or float64 where too much would be lost, see the top of this file."""
+    if values.dtype.itemsize <= 4:
+        return values.astype(np.float32)
+    with np.errstate(all="ignore"):
+        wide = values.astype(np.float64, copy=False)
+        narrow = wide.astype(np.float32)
+        for channel in range(wide.shape[1]):
+            lost = np.abs(narrow[:, channel] - wide[:, channel]).max()  # inf where it overflows, NaN where the value is none
+            if lost > LOST * wide[:, channel].std() or (np.isinf(lost) and np.isfinite(wide[:, channel]).all()):
+                return wide
+    return narrow
+
+
+def _classes(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
+    """(int64 (N,), -1 where nothing is said; the names; notes) of one label for each example."""
+    missing = np.isnan(labels) if labels.dtype.kind == "f" else np.zeros(len(labels), dtype=bool)
+    said, notes = labels[~missing], []
+    if labels.dtype.kind == "f" and (said == said.round()).all():
+        said = said.astype(np.int64)
+    unique, index = np.unique(said, return_inverse=True)
+    found = np.full(len(labels), -1)
+    found[~missing] = index
+    if missing.any():
+        notes.append(f"{missing.sum()} of {len(labels)} labels are NaN: nothing is said of the class of these examples")
+    numbers = labels.dtype.kind in "iuf"
+    if numbers and (said.dtype.kind == "f" or (len(unique) > MANY_CLASSES and len(said) < FEW_EXAMPLES * len(unique))):
+        each = len(said) / len(unique)
+        notes.append(f"the labels are {len(unique)} classes of about {each:.0f} examples; if they are numbers, --number label=class tells them so")
+    return found, tuple(str(value) for value in unique), notes
 
 
 def load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
@@ -78,30 +119,36 @@ def load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
         raise UsageError(f"{path} cannot be read as a NumPy file: {error}.") from None
 
 
-def npy(path: Path, layout: str | None = None) -> Dataset:
+def load_one(path: Path) -> np.ndarray:
+    """The one array in a file of NumPy. Raises UsageError where it holds several."""
     content = load(path)
-    assert isinstance(content, np.ndarray)
-    return _dataset(path.stem, content, None, layout)
+    if isinstance(content, np.ndarray):
+        return content
+    if len(content) != 1:
+        raise UsageError(f"{path} holds the arrays {', '.join(content)}, and one is needed: save that as an .npy file.")
+    return next(iter(content.values()))
 
 
-def npz(path: Path, layout: str | None = None) -> Dataset:
-    """Values under one of VALUES, labels, if any, under one of LABELS; other arrays of as many rows are columns."""
+def numpy_file(path: Path, layout: str | None = None) -> Dataset:
+    """One array, or several: values under one of VALUES, labels, if any, under one of LABELS, others of as many rows are columns."""
     content = load(path)
-    assert isinstance(content, dict)
+    if isinstance(content, np.ndarray):
+        return _dataset(path.stem, content, None, layout)
     key = next((key for key in VALUES if key in content), None) or (next(iter(content)) if len(content) == 1 else None)
     if key is None:
         raise UsageError(f"{path} holds the arrays {', '.join(content)}: name the one with the examples {VALUES[0]!r}.")
     label = next((name for name in LABELS if name in content), None)
+    values = content[key]
     columns = {
-        name: column for name, column in content.items() if name not in (key, label) and column.ndim and len(column) == len(content[key])
+        name: column for name, column in content.items() if name not in (key, label) and column.shape[:1] == values.shape[:1] and column.ndim
     }
-    return _dataset(path.stem, content[key], content[label] if label else None, layout, columns)
+    return _dataset(path.stem, values, content[label] if label else None, layout, columns)
 
 
 def _idx_array(path: Path) -> np.ndarray:
     """The array in an idx file: two zero bytes, the type, the number of axes, their lengths, the values (LeCun)."""
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
             content = file.read()
         zero, kind, axes = struct.unpack(">HBB", content[:4])
         shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
@@ -117,4 +164,6 @@ def idx(path: Path, layout: str | None = None) -> Dataset:
     """idx of MNIST, gzipped or not; labels from the file beside it with `labels-idx1` for `images-idx3` in its name."""
     beside = path.with_name(path.name.replace("images-idx3", "labels-idx1").replace("images.idx3", "labels.idx1"))
     labels = _idx_array(beside) if beside != path and beside.exists() else None
-    return _dataset(path.name.split("-images")[0].split(".")[0], _idx_array(path), labels, layout)
+    data = _dataset(path.name.split("-images")[0].split(".")[0], _idx_array(path), labels, layout)
+    looked = f"no {beside.name} is beside it" if beside != path else "its name has no 'images-idx3', so none were looked for"
+    return data if labels is not None else replace(data, notes=(*data.notes, f"no labels: {looked}"))

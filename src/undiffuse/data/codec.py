@@ -1,15 +1,19 @@
 """The codec: stored values ↔ x in the model's range.  It is part of the model, so samples come out like the data went in.
 
-Integers of a known range go to [-1, 1]; floats go channel by channel to mean 0 and standard deviation 1/2, about the
+Integers go from their range (data/ranges.py) to [-1, 1]; floats go channel by channel to mean 0 and standard deviation 1/2, about the
 spread of images on [-1, 1], and are limited to the range seen in training:
 
     x = (value - offset)/scale,        value = offset + scale · x, rounded for integers.
+
+x is float32.  Values that float32 would not tell apart, such as 1.7e9 + 0.1 or whole numbers beyond 2^24, are subtracted from in
+float64.  Ranges are those of all examples; mean, deviation and limits of floats are measured on the training set alone.
 
 A model that diffuses in an autoencoder's space has one more step between its x and these.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Protocol
 
 import numpy as np
@@ -18,9 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.ranges import found_range, full_range
 from undiffuse.errors import UsageError
 
-INTEGER_RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
+MOST_STEPS = 2**24  # between the smallest and the largest whole number that float32 tells apart
+AT_ONCE = 2**22  # numbers
 
 
 class CodecConfig(BaseModel):
@@ -45,43 +51,93 @@ class CodecConfig(BaseModel):
         """The number of values of quantised data; None for floats."""
         return round(self.high[0] - self.low[0]) + 1 if self.kind == "integer" else None
 
+    @property
+    def storage(self) -> torch.dtype:
+        """The float type that tells stored values apart."""
+        exact = max(map(abs, (*self.low, *self.high))) <= MOST_STEPS if self.kind == "integer" else self.dtype != "float64"
+        return torch.float32 if exact else torch.float64
 
-def fitted_codec(data: Dataset) -> CodecConfig:
-    """The codec for a training set. Raises UsageError for values that are not finite, or all equal."""
+    def carried(self, values: np.ndarray | Tensor) -> Tensor:
+        """Stored values as a tensor of that type; on the CPU where it is float64, which not every device has."""
+        wide = self.storage == torch.float64
+        if isinstance(values, np.ndarray):
+            return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64 if wide else np.float32))
+        return values.cpu().double() if wide else values.float()
+
+
+def fitted_codec(data: Dataset, rows: np.ndarray | None = None, *, all_alike: bool = False) -> CodecConfig:
+    """The codec for a data set.   rows: those that mean, deviation and limits of floats are measured on, all when None.
+
+    all_alike: of runs that began when the type alone said the range (data/ranges.py) and every example was measured.
+    Raises UsageError for values that are not finite, all equal, too far apart for float32, or outside the range that was set.
+    """
+    return _of_integers(data, all_alike) if np.issubdtype(data.values.dtype, np.integer) else _of_floats(data, rows, all_alike)
+
+
+def _of_integers(data: Dataset, all_alike: bool) -> CodecConfig:
     channels, values = data.shape[0], data.values
-    if np.issubdtype(values.dtype, np.integer):
-        full = INTEGER_RANGES.get(values.dtype.name, (float(values.min()), float(values.max())))
-        low = full[0] if data.low is None else data.low
-        high = full[1] if data.high is None else data.high
-        if high <= low:
-            raise UsageError(f"every value of the data is {low:g}: there is nothing to learn from it.")
-        return CodecConfig(
-            shape=data.shape, kind="integer", dtype=values.dtype.name, mode=data.mode,
-            offset=((low + high) / 2,) * channels, scale=((high - low) / 2,) * channels,
-            low=(low,) * channels, high=(high,) * channels,
-        )  # fmt: skip
-    if not np.isfinite(values).all():
-        raise UsageError(f"the data holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite: remove them.")
-    axes = (0, *range(2, values.ndim))
-    spread = values.std(axes, dtype=np.float64)
-    if (spread == 0).any():
-        raise UsageError(f"channel {int(np.argmin(spread))} of the data has the same value everywhere: leave it out.")
+    found = full_range(values) if all_alike else found_range(values)
+    low, high = found[0] if data.low is None else data.low, found[1] if data.high is None else data.high
+    if values.min() < low or values.max() > high:
+        raise UsageError(f"the values lie in [{values.min()}, {values.max()}], beyond the range {low:g},{high:g}: leave the range out, or widen it.")
+    if high - low > MOST_STEPS or max(-low, high) > 2**53:
+        raise UsageError(
+            f"the data holds whole numbers from {low:.0f} to {high:.0f}, more or larger than floats tell apart (2^24, up to 2^53): "
+            "store them as floats, or divide them."
+        )
+    if values.min() == values.max() or high <= low:
+        raise UsageError(f"every value of the data is {values.min()}: there is nothing to learn from it.")
+    return CodecConfig(
+        shape=data.shape, kind="integer", dtype=values.dtype.name, mode=data.mode,
+        offset=((low + high) / 2,) * channels, scale=((high - low) / 2,) * channels,
+        low=(low,) * channels, high=(high,) * channels,
+    )  # fmt: skip
+
+
+def _of_floats(data: Dataset, rows: np.ndarray | None, all_alike: bool) -> CodecConfig:
+    values = data.values
+    if data.low is not None or data.high is not None:
+        raise UsageError("a range is set for whole numbers, and these are floats, which go by their mean and deviation: leave --range out.")
+    bad = sum(int((~np.isfinite(values[part])).sum()) for part in parts_of(values))
+    if bad:
+        raise UsageError(f"the data holds {bad} values that are NaN or infinite: remove them.")
+    rows = None if all_alike else rows
+    axes, column = (0, *range(2, values.ndim)), (-1, *[1] * (values.ndim - 2))
+    parts = [part if rows is None else rows[part] for part in parts_of(values, None if rows is None else len(rows))]
+    count = values[0, 0].size * (len(values) if rows is None else len(rows))
+    low, high = np.min([values[part].min(axes) for part in parts], 0), np.max([values[part].max(axes) for part in parts], 0)
+    if (low == high).any():
+        raise UsageError(f"channel {int(np.argmax(low == high))} of the data has the same value everywhere: leave it out.")
+    mean = np.sum([values[part].sum(axes, dtype=np.float64) for part in parts], 0) / count
+    unit = high.astype(np.float64) - low  # so that no square overflows or vanishes
+    squares = [(((values[part] - mean.reshape(column)) / unit.reshape(column)) ** 2).sum(axes, dtype=np.float64) for part in parts]
+    deviation = unit * np.sqrt(np.sum(squares, 0) / count)
+    if all_alike:  # to the last digit what was stored
+        mean, deviation = values.mean(axes, dtype=np.float64), values.std(axes, dtype=np.float64)
 
     def each(numbers: np.ndarray) -> tuple[float, ...]:
         return tuple(float(number) for number in numbers)
 
     return CodecConfig(
-        shape=data.shape, kind="float", dtype=values.dtype.name, mode=None,
-        offset=each(values.mean(axes, dtype=np.float64)), scale=each(2 * spread),
-        low=each(values.min(axes)), high=each(values.max(axes)),
+        shape=data.shape, kind="float", dtype=values.dtype.name, mode=None, offset=each(mean), scale=each(2 * deviation),
+        low=each(low), high=each(high),
     )  # fmt: skip
 
 
+def parts_of(values: np.ndarray, n: int | None = None) -> list[slice]:
+    """Slices of n examples (all when None), so few of them at once that they take little memory as floats."""
+    each = max(1, AT_ONCE // max(1, math.prod(values.shape[1:])))
+    return [slice(start, start + each) for start in range(0, len(values) if n is None else n, each)]
+
+
 class Space(Protocol):
-    """Where x lies instead, such as an autoencoder's latents: there and back.   shape: of one x."""
+    """Where x lies instead, such as an autoencoder's latents: there and back.   shape: of one x.   at_once: examples encoded at once."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def at_once(self) -> int: ...
 
     def encode(self, x: Tensor) -> Tensor: ...
 
@@ -99,10 +155,9 @@ class Codec:
     def __init__(self, config: CodecConfig, space: Space | None = None) -> None:
         self.config, self.space = config, space
         column = (-1, *[1] * (len(config.shape) - 1))
-        self.offset = torch.tensor(config.offset, dtype=torch.float32).reshape(column)
-        self.scale = torch.tensor(config.scale, dtype=torch.float32).reshape(column)
-        self.low = torch.tensor(config.low, dtype=torch.float32).reshape(column)
-        self.high = torch.tensor(config.high, dtype=torch.float32).reshape(column)
+        self.offset, self.scale, self.low, self.high = (
+            torch.tensor(numbers, dtype=config.storage).reshape(column) for numbers in (config.offset, config.scale, config.low, config.high)
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -122,7 +177,7 @@ class Codec:
 
         Raises UsageError for another shape, or values outside that range.
         """
-        raw = torch.as_tensor(values.astype(np.float32) if isinstance(values, np.ndarray) else values).float()
+        raw = self.config.carried(values)
         if raw.shape[1:] != self.config.shape:
             raise UsageError(f"the model takes examples of shape {self.config.shape}, but these have {tuple(raw.shape[1:])}.")
         device = raw.device
@@ -132,11 +187,28 @@ class Codec:
                 f"the values lie in [{raw.min():g}, {raw.max():g}], but the model was made for "
                 f"[{min(self.config.low):g}, {max(self.config.high):g}]: give the data as it was in training."
             )
-        x = (raw - self.offset.to(device)) / self.scale.to(device)
+        x = ((raw - self.offset.to(device)) / self.scale.to(device)).float()
         return x if self.space is None else self.space.encode(x)
 
+    def encode_parts(self, values: np.ndarray, rows: np.ndarray | None = None, device: torch.device | str = "cpu") -> Tensor:
+        """x of rows of stored values (of all when None), encoded part by part, so that no more is in memory than what is returned.
+
+        Raises UsageError as `encode` does.
+        """
+        n, each = len(values) if rows is None else len(rows), self.at_once
+        x = torch.empty(n, *self.shape, device=device)
+        for start in range(0, n, each):
+            part = slice(start, start + each)
+            x[part] = self.encode(values[part if rows is None else rows[part]]).to(device)
+        return x
+
+    @property
+    def at_once(self) -> int:
+        """How many examples `encode_parts` takes at once."""
+        return max(1, AT_ONCE // math.prod(self.config.shape)) if self.space is None else self.space.at_once
+
     def decode(self, x: Tensor) -> Tensor:
-        """Float tensor in the data's own range; integers are rounded and clipped, floats clipped."""
+        """Float tensor in the data's own range (float64 where float32 would not do); integers are rounded and clipped, floats clipped."""
         values = self.in_plain(x).float().cpu() * self.scale + self.offset
         if self.config.kind == "integer":
             values = values.round()
@@ -147,4 +219,5 @@ class Codec:
         if self.space is not None:
             low, high = self.space.limits()
             return low.to(device), high.to(device)
-        return ((self.low - self.offset) / self.scale).to(device), ((self.high - self.offset) / self.scale).to(device)
+        low, high = (((end - self.offset) / self.scale).float().to(device) for end in (self.low, self.high))
+        return low, high

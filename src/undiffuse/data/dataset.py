@@ -14,10 +14,11 @@ from undiffuse.errors import UsageError
 
 @dataclass(frozen=True)
 class Dataset:
-    """values: (N, C, *size) in the dtype of the source: uint8, uint16, another integer type, or float32.
+    """values: (N, C, *size) in the dtype of the source: uint8, uint16, another integer type, float32, or float64 where float32 loses much.
 
-    labels: int64 (N,) into `classes`, or None.    low, high: of integer values, what black and white are.
-    mode: of images, Pillow's name (L, LA, RGB, RGBA, I;16), so that samples are written in the format of the source.
+    labels: int64 (N,) into `classes`, -1 where nothing is said, or None.    low, high: of integer values, what black and white are; None
+    for what the values say (ranges.py).
+    mode: of images, the kind of pixel (L, LA, RGB, RGBA, I;16, RGB;16, see pixels.py), so that samples are written in the format of the source.
     columns: what else is known of each example, N rows each, by name.   root: the folder that file names in them start from.
     folder: of images, where the examples are one; the column `file` has their names in it.
     notes: sentences about what was skipped or assumed.

@@ -2,7 +2,7 @@
 
 Whatever has to be done to a file is said in a note; what makes no sense is refused.  An image is
 
-    converted   to the model's kind of pixel, 16 bits and 8 bits scaled into each other
+    converted   to the model's kind of pixel, white of 8 bits or 16 to the highest value of the other depth
     resized     to the model's size, cropping, padding or stretching as the training images were
     scaled      from black and white to the lowest and highest value, for a model trained on arrays
 """
@@ -12,26 +12,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from undiffuse.data.arrays import MODES, load
+from undiffuse.data.arrays import load_one
 from undiffuse.data.codec import CodecConfig
-from undiffuse.data.images import DESCRIBED, SUFFIXES, Unreadable, fitted, read_image
+from undiffuse.data.pixels import DESCRIBED, SUFFIXES, Unreadable, converted, read_image, resized
 from undiffuse.errors import UsageError
 
-PIXEL_MODES = {channels: mode for (dtype, channels), mode in MODES.items() if dtype == "uint8"}
-DEEP = 257  # 65535/255
+PIXEL_MODES = dict(enumerate(list(DESCRIBED)[:4], start=1))
 
 
 def read_examples(path: Path, codec: CodecConfig, fit: str = "crop", missing: bool = False) -> tuple[np.ndarray, list[str]]:
-    """The examples in a file, float32 (n, C, *size) in the range of the model's data, and notes on what was done to them.
+    """The examples in a file, (n, C, *size) of type `codec.storage` in the range of the model's data, and notes on what was done.
 
     fit: how to resize: crop, pad or stretch.   missing: whether values of an array may be NaN.
     Raises UsageError for a file that is missing, of another kind, unreadable or of a shape that does not fit.
     """
     if not path.exists():
         raise UsageError(f"there is no file {path}: give an image, or an .npy array of shape {codec.shape}.")
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return _array(path, codec, missing), []
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path} is neither an image nor an .npy array: give one of these.")
@@ -42,9 +40,7 @@ def read_examples(path: Path, codec: CodecConfig, fit: str = "crop", missing: bo
 
 def _array(path: Path, codec: CodecConfig, missing: bool) -> np.ndarray:
     """An array of one example or several, channels first or last, or left out where there is but one."""
-    content, shape = load(path), codec.shape
-    if not isinstance(content, np.ndarray):
-        raise UsageError(f"{path} holds several arrays: save the one with the examples as an .npy file.")
+    content, shape = load_one(path), codec.shape
     if not (np.issubdtype(content.dtype, np.number) or content.dtype == bool) or np.iscomplexobj(content):
         raise UsageError(f"the values of {path} are of type {content.dtype}: they should be integers or floats.")
     last, bare = (*shape[1:], shape[0]), shape[1:]
@@ -54,7 +50,7 @@ def _array(path: Path, codec: CodecConfig, missing: bool) -> np.ndarray:
             values = np.moveaxis(values, -1, 1) if form == last and form != shape else values.reshape(-1, *shape)
             if len(values) == 0 or np.isinf(values).any() or (np.isnan(values).any() and not missing):
                 raise UsageError(f"{path} holds {'no examples' if len(values) == 0 else 'values that are NaN or infinite'}: mend the file.")
-            return np.ascontiguousarray(values, dtype=np.float32)
+            return codec.carried(np.ascontiguousarray(values)).numpy()
     raise UsageError(f"{path} has the shape {content.shape}, but the model takes {shape}, or several as (n, {', '.join(map(str, shape))}).")
 
 
@@ -62,31 +58,24 @@ def _image(path: Path, codec: CodecConfig, fit: str) -> tuple[np.ndarray, list[s
     channels, height, width = codec.shape
     mode = codec.mode or PIXEL_MODES[channels]
     try:
-        image = read_image(path)
+        picture = read_image(path)
     except Unreadable as problem:
         raise UsageError(f"{path} cannot be read: {problem}.") from None
-    notes = []
-    if image.mode != mode:
-        notes.append(f"{path.name} is {DESCRIBED[image.mode]}, converted to {DESCRIBED[mode]} as the model's data are")
-        image = _converted(image, mode)
-    if image.size != (width, height):
+    notes, given = [], picture.values
+    low, high = min(codec.low), max(codec.high)
+    if picture.frames > 1:
+        notes.append(f"{path.name} has {picture.frames} pages or frames, the first is used")
+    if picture.mode != mode:
+        notes.append(f"{path.name} is {DESCRIBED[picture.mode]}, converted to {DESCRIBED[mode]} as the model's data are")
+        given = converted(given, channels)
+    if given.shape[1:] != (height, width):
         how = {"crop": "resized, cropping to fit", "pad": "resized, padding to fit", "stretch": "resized, stretching to fit"}[fit]
-        notes.append(f"{path.name} is {image.width}×{image.height}, {how}, to the model's {width}×{height}")
-        image = fitted(image, (height, width), fit)
-    values: np.ndarray = np.asarray(image).astype(np.float32)
-    values = values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
-    if codec.mode is None:  # pictures of such data are written with black at its lowest value and white at its highest
-        low, high = min(codec.low), max(codec.high)
-        values = low + values / 255 * (high - low)
+        notes.append(f"{path.name} is {given.shape[2]}×{given.shape[1]}, {how}, to the model's {width}×{height}")
+        given = resized(given, (height, width), fit)
+    values: np.ndarray = given.astype(np.float32)
+    if codec.mode is None or picture.mode.endswith(";16") != mode.endswith(";16"):
+        values = low + values / np.iinfo(given.dtype).max * (high - low)
         values = values.round() if codec.kind == "integer" else values
+    if codec.mode is None:  # pictures of such data are written with black at its lowest value and white at its highest
         notes.append(f"{path.name}: black to white read as {low:g} to {high:g}, the range of the model's data")
     return values[None], notes
-
-
-def _converted(image: Image.Image, mode: str) -> Image.Image:
-    """Pillow's conversion, but between 16 and 8 bits by scale: Pillow would clip."""
-    if image.mode == "I;16":
-        image = Image.fromarray((np.asarray(image) / DEEP).round().astype(np.uint8))
-    if mode == "I;16":
-        return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * DEEP)
-    return image.convert(mode)

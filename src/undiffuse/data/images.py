@@ -1,130 +1,239 @@
-"""A folder of images.  Sub-folders are classes.  Grey stays grey, alpha and 16 bits are kept, nothing is converted
-unless asked; files that cannot be read are listed and skipped, and more than 1 % of them stop the work."""
+"""A folder of images.  Sub-folders are classes.  Grey stays grey, alpha and 16 bits are kept, nothing is converted unless
+asked.  What is decided on the way is said in notes, and what is left out is counted and named:
+
+    folders         those whose names begin with ., @ or __MACOSX are no data, nor are run folders of this package
+    links           are followed, to files and to folders, wherever they lead: hub snapshots, DVC and datalad are folders of links.
+                    A folder is read once, so loops end
+    classes         are the folders right below; deeper ones belong to these
+    files           that cannot be read are skipped, and more than 1 % of them stop the work
+"""
 
 from __future__ import annotations
 
 import os
-import struct
-import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.pixels import DESCRIBED, SUFFIXES, Unreadable, deepened, mode_of, read_image
 from undiffuse.errors import UsageError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
-CHANNEL_NAMES = {"grey": "L", "rgb": "RGB", "rgba": "RGBA"}
 LARGEST_SHARE_UNREADABLE = 0.01
-DESCRIBED = {"L": "grey", "LA": "grey with alpha", "RGB": "colour", "RGBA": "colour with alpha", "I;16": "16-bit grey"}
+MUCH_CUT = 0.5  # of a picture
+HIDDEN = (".", "@", "__MACOSX")
+OF_SYSTEMS = {"Thumbs.db", "desktop.ini"}
+NAMED = 5  # of what a note counts
 
 
-class Unreadable(Exception):
-    """Why one file cannot be used."""
+@dataclass
+class Found:
+    """files: image files, sorted.   The rest is left out, paths as seen from the folder."""
 
+    files: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+    hidden: list[Path] = field(default_factory=list)
+    runs: list[Path] = field(default_factory=list)
+    dangling: list[Path] = field(default_factory=list)
+    again: list[Path] = field(default_factory=list)
+    closed: list[Path] = field(default_factory=list)
 
-def _true_depth(path: Path) -> None:
-    """Refuses PNGs that Pillow would silently cut from 16 to 8 bits: 16-bit colour, and 16-bit grey with alpha."""
-    with open(path, "rb") as file:
-        head = file.read(26)
-    if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 26:
-        depth, colour = struct.unpack("BB", head[24:26])
-        if depth == 16 and colour != 0:
-            raise Unreadable("a 16-bit colour PNG, which would lose half of its depth: store such images as .npy")
-
-
-def read_image(path: Path, mode: str | None = None, size: tuple[int, int] | None = None, fit: str = "crop") -> Image.Image:
-    """One image: first frame, upright by its EXIF note, in a mode of DESCRIBED.
-
-    mode: convert to it.   size: (height, width) to resize to, by `fit`: crop, pad or stretch.
-    Raises Unreadable.
-    """
-    try:
-        _true_depth(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                file.load()
-                image = ImageOps.exif_transpose(file)
-    except Unreadable:
-        raise
-    except Exception as error:  # Pillow raises many kinds; for one file out of many, all mean the same
-        raise Unreadable(str(error) or type(error).__name__) from None
-    image = image.convert(mode) if mode else _plain(image)
-    return fitted(image, size, fit) if size else image
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    """The image in the nearest mode of DESCRIBED that loses nothing."""
-    if image.mode in DESCRIBED:
-        return image
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode == "P":
-        return image.convert("RGBA" if "transparency" in image.info else "RGB")
-    if image.mode in ("I;16B", "I;16L", "I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise Unreadable("integers beyond 16 bits: store such images as .npy")
-        return Image.fromarray(values.astype(np.uint16))
-    raise Unreadable(f"its colour mode {image.mode} is not grey or RGB: convert the file first")
-
-
-def fitted(image: Image.Image, size: tuple[int, int], fit: str) -> Image.Image:
-    height, width = size
-    if image.size == (width, height):
-        return image
-    if image.mode == "I;16":  # Pillow resizes floats well and 16-bit integers badly
-        resized = fitted(Image.fromarray(np.asarray(image).astype(np.float32)), size, fit)
-        return Image.fromarray(np.asarray(resized).round().clip(0, 65535).astype(np.uint16))
-    if fit == "crop":
-        return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    if fit == "pad":
-        return ImageOps.pad(image, (width, height), Image.Resampling.LANCZOS)
-    return image.resize((width, height), Image.Resampling.LANCZOS)
-
-
-def _files(root: Path) -> tuple[list[Path], list[str]]:
-    """Image files below root, sorted, links leading out of it left out; and the suffixes of the other files."""
-    files, others = [], set()
-    inside = root.resolve()
-    for folder, subfolders, names in os.walk(root):
-        subfolders.sort()
-        for name in sorted(names):
-            path = Path(folder, name)
-            if name.startswith(".") or not path.resolve().is_relative_to(inside):
-                continue
-            if path.suffix.lower() in SUFFIXES:
-                files.append(path)
-            else:
-                others.add(path.suffix or name)
-    return files, sorted(others)
-
-
-def _classes(root: Path, files: list[Path]) -> list[str] | None:
-    """The name of each file's sub-folder; None where all lie in the folder itself."""
-    names = [path.relative_to(root).parts[0] if path.parent != root else None for path in files]
-    if None not in names:
-        return names  # type: ignore[return-value]
-    if any(names):
-        raise UsageError(
-            f"{root} holds images both in the folder itself and in sub-folders: sub-folders are classes, so put all "
-            "images into sub-folders, or none."
+    def notes(self) -> list[str]:
+        """A sentence for each kind of what was left out."""
+        suffixes = Counter(path.suffix.lower() or path.name for path in self.others)
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(NAMED))
+        counted = (
+            (self.others, "file", f"no image known here ({kinds})"),
+            (self.hidden, "folder", f"a name that begins with {', '.join(HIDDEN[:2])} or {HIDDEN[2]}"),
+            (self.runs, "folder", "a run of this package, not data"),
+            (self.dangling, "link", "it leads nowhere; 'git annex get' or 'dvc pull' fetch such files"),
+            (self.again, "link", "it leads to a folder that is read already"),
+            (self.closed, "folder", "it may not be read: change its permissions"),
         )
-    return None
+        return [f"left out {len(paths)} {what}{'s' * (len(paths) > 1)}, {listed(paths)}: {why}" for paths, what, why in counted if paths]
 
 
-def _same(root: Path, files: list[Path], images: list[Image.Image]) -> None:
-    """Raises UsageError where sizes or modes differ, naming an example of each of the two commonest."""
+def is_run(folder: Path) -> bool:
+    """Whether training wrote a folder."""
+    return (folder / "config.json").is_file() and any((folder / name).exists() for name in ("metrics.jsonl", "state", "model.safetensors"))
+
+
+def find(root: Path) -> Found:
+    """The images below a folder."""
+    found, read = Found(), {root.resolve()}
+
+    def walk(folder: Path) -> None:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: (entry.is_symlink(), entry.name))
+        except OSError:
+            found.closed.append(folder.relative_to(root))
+            return
+        for entry in entries:
+            path = Path(entry.path)
+            seen = path.relative_to(root)
+            if entry.is_dir():
+                if entry.name.startswith(HIDDEN):
+                    found.hidden.append(seen)
+                elif is_run(path):
+                    found.runs.append(seen)
+                elif (real := path.resolve()) in read:
+                    found.again.append(seen)
+                else:
+                    read.add(real)
+                    walk(path)
+            elif entry.name.startswith(".") or entry.name in OF_SYSTEMS:
+                continue
+            elif not path.exists():
+                found.dangling.append(seen)
+            elif path.suffix.lower() in SUFFIXES:
+                found.files.append(path)
+            else:
+                found.others.append(seen)
+
+    walk(root)
+    found.files.sort(key=lambda path: (path.parts[:-1], path.name))
+    return found
+
+
+def listed(things: Iterable[object]) -> str:
+    """The first few, and how many more."""
+    texts = [str(thing) for thing in things]
+    return ", ".join(texts[:NAMED]) + (f" and {len(texts) - NAMED} more" if len(texts) > NAMED else "")
+
+
+def _classes(root: Path, files: list[Path]) -> tuple[list[str] | None, list[str]]:
+    """The name of each file's sub-folder, None where all lie in the folder itself; and notes."""
+    names = [path.relative_to(root).parts[0] if path.parent != root else None for path in files]
+    if None in names:
+        if any(names):
+            raise UsageError(
+                f"{root} holds images both in the folder itself and in sub-folders: sub-folders are classes, so put all "
+                "images into sub-folders, or none."
+            )
+        return None, []
+    deeper = list(dict.fromkeys(Path(*path.relative_to(root).parts[:2]) for path in files if len(path.relative_to(root).parts) > 2))
+    classes = list(dict.fromkeys(names))
+    note = (
+        f"classes are the folders right below {root} ({listed(classes)}), and deeper ones are part of these ({listed(deeper)}); "
+        f"give {root / str(classes[0])} to have its own folders as classes"
+    )
+    return names, [note] if deeper else []  # type: ignore[return-value]
+
+
+def _below(root: Path, path: Path) -> Path:
+    """A path as it is seen from root, where it lies below it."""
+    return path.relative_to(root) if path.is_relative_to(root) else path
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What is remembered of one file.   mode: of the file, as converted, before it is brought to the depth of others."""
+
+    mode: str
+    size: tuple[int, ...]
+    frames: int
+    cut: float
+
+
+@dataclass(frozen=True)
+class Images:
+    """values: (N, C, H, W).   kept: which of the files they are.   notes: what was decided and left out."""
+
+    values: np.ndarray
+    kept: list[int]
+    notes: tuple[str, ...]
+
+    @property
+    def mode(self) -> str:
+        """The kind of their pixels, see pixels.py."""
+        return mode_of(self.values[0])
+
+
+class _Reading:
+    """The one array that images are read into, as many at once as there are threads."""
+
+    def __init__(self, files: Sequence[Path], channels: str | None, size: tuple[int, int] | None, fit: str, max_pixels: int | None) -> None:
+        self.files, self.options, self.convert = files, (channels, size, fit, max_pixels), channels is not None
+        self.values: np.ndarray | None = None
+        self.lock = Lock()
+
+    def __call__(self, row: int) -> _Read | Unreadable:
+        """Reads a file into its row."""
+        try:
+            picture = read_image(self.files[row], *self.options)
+        except Unreadable as problem:
+            return problem
+        given = picture.values
+        with self.lock:
+            if self.values is None:
+                self.values = np.zeros((len(self.files), *given.shape), given.dtype)
+            elif self.convert and given.dtype == np.uint16 and self.values.dtype == np.uint8:  # one kind was asked for: the one that keeps all
+                self.values = deepened(self.values)
+            given = deepened(given) if self.convert and self.values.dtype == np.uint16 else given
+            if self.values.shape[1:] == given.shape and self.values.dtype == given.dtype:
+                self.values[row] = given
+        return _Read(picture.mode, picture.values.shape[1:], picture.frames, picture.cut)
+
+
+def read_images(
+    root: Path, files: Sequence[Path], size: tuple[int, int] | None = None, fit: str = "crop", channels: str | None = None,
+    max_pixels: int | None = None,
+) -> Images:  # fmt: skip
+    """Reads files in parallel into one array.   root: for what is said of them.   The rest: see `pixels.read_image`.
+
+    Raises UsageError where more than 1 % cannot be read, or sizes or kinds of pixel differ.
+    """
+    reading = _Reading(files, channels, size, fit, max_pixels)
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(reading, range(len(files))))
+    bad = [(path, result) for path, result in zip(files, results, strict=True) if isinstance(result, Unreadable)]
+    said = "; ".join(f"{_below(root, path)} ({problem})" for path, problem in bad[:10])
+    said += f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
+    if len(bad) > LARGEST_SHARE_UNREADABLE * len(files):
+        raise UsageError(f"{len(bad)} of {len(files)} images in {root} cannot be read: {said}. Mend or remove them.")
+    kept = [row for row, result in enumerate(results) if isinstance(result, _Read)]
+    pictures = {files[row]: result for row, result in enumerate(results) if isinstance(result, _Read)}
+    _same(root, pictures, channels is not None)
+    values = reading.values
+    assert values is not None  # some file was read
+    for row, of in enumerate(kept if bad else []):
+        values[row] = values[of]
+    notes = [f"skipped {len(bad)} of {len(files)} images that cannot be read: {said}"] if bad else []
+    return Images(values[: len(kept)], kept, (*notes, *_decided(root, pictures, values.dtype)))
+
+
+def _decided(root: Path, pictures: dict[Path, _Read], dtype: np.dtype) -> list[str]:
+    """What reading decided of images, a sentence each."""
+    several = [f"{_below(root, path)} ({picture.frames})" for path, picture in pictures.items() if picture.frames > 1]
+    cut = [f"{_below(root, path)} ({picture.cut:.0%})" for path, picture in pictures.items() if picture.cut > MUCH_CUT]
+    shallow = [_below(root, path) for path, picture in pictures.items() if picture.mode.endswith(";16") != (dtype == np.uint16)]
+    inside = root.resolve()
+    outside = [_below(root, path) for path in pictures if not path.resolve().is_relative_to(inside)]
+    counted = (
+        (several, "several pages or frames: the first is used"),
+        (cut, "more than half of the picture cut away by cropping; --fit pad or --fit stretch keep all of it"),
+        (shallow, "8 bits, brought to the 16 of the others"),
+        (outside, f"their place outside {root}, and are read there"),
+    )
+    return [f"{len(paths)} of {len(pictures)} images have {what} ({listed(paths)})" for paths, what in counted if paths]
+
+
+def _same(root: Path, pictures: dict[Path, _Read], convert: bool) -> None:
+    """Raises UsageError where sizes or kinds of pixel differ, naming an example of each of the two commonest."""
     for what, of, mend in (
-        ("sizes", lambda image: f"{image.width}×{image.height}", "--size 64 (resizes, cropping to fit; --fit pad or stretch instead)"),
-        ("kinds of pixel", lambda image: DESCRIBED[image.mode], "--channels grey, rgb or rgba"),
+        ("sizes", lambda p: f"{p.size[1]}×{p.size[0]}", "--size 64 (resizes, cropping to fit; --fit pad or stretch instead)"),
+        ("kinds of pixel", lambda p: DESCRIBED[p.mode], "--channels grey, rgb or rgba"),
     ):  # fmt: skip
+        if convert and what == "kinds of pixel":
+            continue
         seen: dict[str, list[Path]] = {}
-        for path, image in zip(files, images, strict=True):
-            seen.setdefault(of(image), []).append(path)
+        for path, picture in pictures.items():
+            seen.setdefault(of(picture), []).append(path)
         if len(seen) > 1:
             first, second = sorted(seen.items(), key=lambda item: -len(item[1]))[:2]
             raise UsageError(
@@ -134,66 +243,26 @@ def _same(root: Path, files: list[Path], images: list[Image.Image]) -> None:
             )
 
 
-def _below(root: Path, path: Path) -> Path:
-    """A path as it is seen from root, where it lies below it."""
-    return path.relative_to(root) if path.is_relative_to(root) else path
-
-
-def read_images(
-    root: Path, files: list[Path], size: tuple[int, int] | None = None, fit: str = "crop", channels: str | None = None
-) -> tuple[list[Image.Image], list[int], tuple[str, ...]]:
-    """Reads files in parallel: (the images, which of the files they are, notes on those that cannot be read).
-
-    Raises UsageError where more than 1 % cannot be read, or sizes or modes differ.
-    """
-    mode = CHANNEL_NAMES[channels] if channels else None
-
-    def read(path: Path) -> Image.Image | Unreadable:
-        try:
-            return read_image(path, mode, size, fit)
-        except Unreadable as problem:
-            return problem
-
-    with ThreadPoolExecutor() as pool:
-        results = list(pool.map(read, files))
-    bad = [(path, result) for path, result in zip(files, results, strict=True) if isinstance(result, Unreadable)]
-    listed = "; ".join(f"{_below(root, path)} ({problem})" for path, problem in bad[:10])
-    listed += f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
-    if len(bad) > LARGEST_SHARE_UNREADABLE * len(files):
-        raise UsageError(f"{len(bad)} of {len(files)} images in {root} cannot be read: {listed}. Mend or remove them.")
-    kept = [i for i, result in enumerate(results) if not isinstance(result, Unreadable)]
-    images = [result for result in results if not isinstance(result, Unreadable)]
-    _same(root, [files[i] for i in kept], images)
-    return images, kept, (f"skipped {len(bad)} of {len(files)} images that cannot be read: {listed}",) if bad else ()
-
-
-def stacked(images: list[Image.Image]) -> np.ndarray:
-    """Images of one size and mode as (N, C, H, W)."""
-    values = np.stack([np.asarray(image) for image in images])
-    return values[:, None] if values.ndim == 3 else np.ascontiguousarray(np.moveaxis(values, -1, 1))
-
-
 def image_folder(
-    root: Path, size: tuple[int, int] | None = None, fit: str = "crop", channels: str | None = None
+    root: Path, size: tuple[int, int] | None = None, fit: str = "crop", channels: str | None = None, max_pixels: int | None = None
 ) -> Dataset:
-    """Reads every image below root into memory, in parallel.
-
-    Raises UsageError for a folder without images, with more than 1 % unreadable ones, or with mixed sizes or modes.
-    """
-    files, others = _files(root)
-    if not files:
-        found = f"only files of type {', '.join(others[:5])}" if others else "nothing"
-        raise UsageError(f"there are no images in {root}, {found}: it should hold .png, .jpg, .webp, .bmp, .tif or .gif files.")
-    labels = _classes(root, files)
-    images, kept, note = read_images(root, files, size, fit, channels)
+    """All images below root, of one size and kind of pixel after `size` (height, width) and `channels` (grey, rgb, rgba)."""
+    if is_run(root):
+        raise UsageError(f"{root} is a run of this package, not data: give a folder of images, such as {root / 'samples'} for what it drew.")
+    found = find(root)
+    if not found.files:
+        left = "; ".join(found.notes()) or "nothing"
+        raise UsageError(f"there are no images in {root}, {left}. It should hold .png, .jpg, .webp, .bmp, .tif or .gif files.")
+    labels, notes = _classes(root, found.files)
+    images = read_images(root, found.files, size, fit, channels, max_pixels)
     names: tuple[str, ...] = tuple(sorted(set(labels))) if labels else ()
     return Dataset(
         name=root.resolve().name,
-        values=stacked(images),
-        labels=np.array([names.index(labels[i]) for i in kept], dtype=np.int64) if labels else None,
+        values=images.values,
+        labels=np.array([names.index(labels[i]) for i in images.kept], dtype=np.int64) if labels else None,
         classes=names,
-        mode=images[0].mode,
-        columns={"file": np.array([files[i].relative_to(root).as_posix() for i in kept])},
+        mode=images.mode,
+        columns={"file": np.array([found.files[i].relative_to(root).as_posix() for i in images.kept])},
         root=root,
-        notes=note,
+        notes=(*images.notes, *found.notes(), *notes),
     )

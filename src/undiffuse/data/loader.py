@@ -18,6 +18,8 @@ from torch import Tensor
 from undiffuse.data.codec import Codec
 from undiffuse.data.dataset import Dataset
 
+FLOAT = 4  # bytes
+
 
 def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     """The rows of batch `step` of a data set of n examples, int64 (batch_size,)."""
@@ -34,26 +36,29 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class Loader:
-    """Batches (x, the rows of `values`) of a data set on a device; kept encoded there where it is small.
+    """Batches (x, the rows of `values`) of a data set on a device; kept encoded there where that is small.
 
-    values: what is known of each example besides, tensors with a row for each, by name.
+    rows: of the data set, those to train on; all when None.   values: what is known of each of them besides, tensors with a row for
+    each, by name.
     """
 
-    KEPT_ENCODED = 2**28  # bytes
+    KEPT_ENCODED = 2**28  # bytes of x, whatever the values take that it is made of
 
     def __init__(
-        self, data: Dataset, codec: Codec, batch_size: int, seed: int, device: torch.device, values: Mapping[str, Tensor] | None = None
-    ) -> None:
+        self, data: Dataset, codec: Codec, batch_size: int, seed: int, device: torch.device, values: Mapping[str, Tensor] | None = None,
+        rows: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
         self.data, self.codec, self.batch_size, self.seed, self.device = data, codec, batch_size, seed, device
-        small = len(data) * math.prod(codec.shape) * 4 <= self.KEPT_ENCODED
-        self.encoded = codec.encode(data.values).to(device) if small else None
+        self.rows = np.arange(len(data)) if rows is None else rows
+        small = len(self.rows) * math.prod(codec.shape) * FLOAT <= self.KEPT_ENCODED
+        self.encoded = codec.encode_parts(data.values, rows, device) if small else None
         self.values = {name: self._placed(value) for name, value in (values or {}).items()}
 
     def _placed(self, value: Tensor) -> Tensor:
         return value.to(self.device) if value.numel() * value.element_size() <= self.KEPT_ENCODED else value
 
     def __call__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        rows = batch_indices(len(self.data), self.batch_size, self.seed, step)
+        rows = batch_indices(len(self.rows), self.batch_size, self.seed, step)
         index = torch.from_numpy(rows).to(self.device)
-        x = self.encoded[index] if self.encoded is not None else self.codec.encode(self.data.values[rows]).to(self.device)
+        x = self.encoded[index] if self.encoded is not None else self.codec.encode(self.data.values[self.rows[rows]]).to(self.device)
         return x, {name: value[index.to(value.device)].to(self.device) for name, value in self.values.items()}

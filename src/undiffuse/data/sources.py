@@ -1,4 +1,7 @@
-"""Where data comes from: one argument, `digits`, a folder of images, a table that names them, .npy, .npz or idx.gz."""
+"""Where data comes from: one argument, `digits`, a folder of images, a table that names them, .npy, .npz or idx.gz.
+
+`digits` alone is the data set that comes with the package, also where a folder has that name: that one is ./digits.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ from undiffuse.errors import UsageError
 class DataConfig(BaseModel):
     """source: digits, or a path.   size, fit, channels: for images.   layout: for arrays.
 
+    range: (low, high) of whole numbers, what becomes black and white, instead of what the values say (ranges.py).
+    max_pixels: of an image; a larger one is not opened. Pillow's limit when left out.
     shrink: blocks of so many numbers along each axis are averaged to one.
     table: a file with more columns of the examples, by file name, or by order where they are no files.
 
@@ -32,6 +37,8 @@ class DataConfig(BaseModel):
     fit: Literal["crop", "pad", "stretch"] = "crop"
     channels: Literal["grey", "rgb", "rgba"] | None = None
     layout: str | None = None
+    range: tuple[float, float] | None = None
+    max_pixels: int | None = Field(None, gt=0)
     shrink: int | None = Field(None, ge=2)
     table: str | None = None
     held_out: float = Field(0.1, ge=0)
@@ -76,24 +83,25 @@ def shrunk(data: Dataset, factor: int) -> Dataset:
 def of_images(config: DataConfig) -> bool:
     """Whether a configuration names a folder of images, or a table that names them."""
     path = Path(config.source).expanduser()
-    return config.source != "digits" and (path.is_dir() or path.suffix in tables.SUFFIXES)
+    return config.source != "digits" and (path.is_dir() or path.suffix.lower() in tables.SUFFIXES)
 
 
 def open_data(config: DataConfig) -> Dataset:
     """The data set a configuration names. Raises UsageError, one sentence with the mend, for anything unusable."""
     path = Path(config.source).expanduser()
+    suffix = path.suffix.lower()
     if config.source == "digits":
         data = digits()
+        if path.exists():
+            data = replace(data, notes=("'digits' is the data set that comes with undiffuse; what is called so here is ./digits",))
     elif path.is_dir():
-        data = replace(images.image_folder(path, config.size, config.fit, config.channels), folder=path)
+        data = replace(images.image_folder(path, config.size, config.fit, config.channels, config.max_pixels), folder=path)
     elif not path.exists():
         raise UsageError(f"there is no data at {path}: give 'digits', a folder of images, or a .csv, .npy, .npz or idx.gz file.")
-    elif path.suffix in tables.SUFFIXES:
-        data = tables.image_table(path, config.size, config.fit, config.channels)
-    elif path.suffix == ".npy":
-        data = arrays.npy(path, config.layout)
-    elif path.suffix == ".npz":
-        data = arrays.npz(path, config.layout)
+    elif suffix in tables.SUFFIXES:
+        data = tables.image_table(path, config.size, config.fit, config.channels, config.max_pixels)
+    elif suffix in (".npy", ".npz"):
+        data = arrays.numpy_file(path, config.layout)
     elif "idx" in path.name:
         data = arrays.idx(path, config.layout)
     else:
@@ -101,6 +109,8 @@ def open_data(config: DataConfig) -> Dataset:
     if (config.size or config.channels) and not of_images(config):
         raise UsageError("--size and --channels are for images; change an array before giving it.")
     data = data if config.shrink is None else shrunk(data, config.shrink)
+    if config.range is not None:
+        data = replace(data, low=config.range[0], high=config.range[1])
     if config.table is None:
         return data
     files = data.columns["file"].tolist() if "file" in data.columns and path.is_dir() else None

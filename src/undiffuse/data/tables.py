@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from undiffuse.data.arrays import arranged, load
+from undiffuse.data.arrays import arranged, load_one
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.images import read_images, stacked
+from undiffuse.data.images import read_images
 from undiffuse.data.table_files import SUFFIXES as SUFFIXES
 from undiffuse.data.table_files import decoded, read_table
 from undiffuse.errors import UsageError
@@ -65,7 +65,9 @@ def _text(value: object) -> str:
     return ";".join(str(v) for v in value) if isinstance(value, list) else str(value)
 
 
-def image_table(path: Path, size: tuple[int, int] | None, fit: str, channels: str | None) -> Dataset:
+def image_table(
+    path: Path, size: tuple[int, int] | None = None, fit: str = "crop", channels: str | None = None, max_pixels: int | None = None
+) -> Dataset:
     """The images a table names, in its order, with its other columns.
 
     Raises UsageError where no column names files, or as `images.read_images` does.
@@ -89,12 +91,9 @@ def image_table(path: Path, size: tuple[int, int] | None, fit: str, channels: st
     if twice:
         notes.append(f"{len(twice)} images are named by several rows each, such as {twice[0]}: every row is an example of its own")
     files = [path.parent / name for name in cells[column]]
-    outside = [file for file in files if not file.resolve().is_relative_to(path.parent.resolve())]
-    if outside:
-        notes.append(f"{len(outside)} of {len(files)} images lie outside the folder of the table, such as {outside[0]}")
-    images, kept, note = read_images(path.parent, files, size, fit, channels)
-    columns = {name: as_column(values)[kept] for name, values in content.items()}
-    return Dataset(path.stem, stacked(images), mode=images[0].mode, columns=columns, root=path.parent, notes=(*notes, *note))
+    images = read_images(path.parent, files, size, fit, channels, max_pixels)
+    columns = {name: as_column(values)[images.kept] for name, values in content.items()}
+    return Dataset(path.stem, images.values, mode=images.mode, columns=columns, root=path.parent, notes=(*notes, *images.notes))
 
 
 def _names_files(cells: Sequence[str], folder: Path) -> bool:
@@ -216,14 +215,12 @@ def column(data: Dataset, source: str) -> np.ndarray:
     if source in data.columns:
         return data.columns[source]
     if source == "class" and data.labels is not None:
-        return np.array(data.classes, dtype=object)[data.labels]
+        return np.array([*data.classes, ""], dtype=object)[data.labels]  # -1 where nothing is said
     path = Path(source).expanduser()
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         if not path.exists():
             raise UsageError(f"there is no file {path} to read a condition from.")
-        content = load(path)
-        if not isinstance(content, np.ndarray):
-            raise UsageError(f"{path} is an .npz under the name of an .npy: it holds the arrays {', '.join(content)}; save one of them as .npy.")
+        content = load_one(path)
         if content.ndim == 0 or len(content) != len(data):
             raise UsageError(f"{path} has the shape {content.shape}, but there are {len(data)} examples: it should have a row for each.")
         return content
@@ -244,7 +241,7 @@ def fingerprints(data: Dataset, sources: Mapping[str, bool]) -> dict[str, str]:
     found = {}
     for source, are_pictures in sources.items():
         named = data.columns.get(source)
-        if named is None and (source.endswith(".npy") or (source == CAPTIONS and captions_beside(data) is not None)):
+        if named is None and (source.lower().endswith(".npy") or (source == CAPTIONS and captions_beside(data) is not None)):
             content = column(data, source)
             alone = Dataset(source, content) if not is_text(content) else Dataset(source, np.zeros(0), columns={source: content})
             found[source] = alone.fingerprint()
@@ -266,7 +263,7 @@ def pictures(data: Dataset, values: np.ndarray, channels: str | None = None) -> 
             raise UsageError(f"a column of shape {values.shape} and type {values.dtype} holds no pictures like the examples, of shape {data.shape}.")
         return arranged(values, fitting)[0], None
     root = data.root or Path()
-    images, kept, _ = read_images(root, [root / name for name in values], None, "crop", channels)
-    if len(kept) != len(values):
-        raise UsageError(f"{len(values) - len(kept)} pictures that are conditions cannot be read: mend or remove them.")
-    return stacked(images), images[0].mode
+    images = read_images(root, [root / name for name in values], None, "crop", channels)
+    if len(images.kept) != len(values):
+        raise UsageError(f"{len(values) - len(images.kept)} pictures that are conditions cannot be read: mend or remove them.")
+    return images.values, images.mode

@@ -3,6 +3,8 @@ brightness means the same in every picture."""
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -62,11 +64,26 @@ def _curve(signal: np.ndarray) -> np.ndarray:
     return np.asarray(image)
 
 
+def png_of_16_bits(values: np.ndarray) -> bytes:
+    """A PNG file of uint16 values (H, W, C): grey or colour, with alpha or not, which Pillow cannot write (ISO 15948)."""
+    height, width, channels = values.shape
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    lines = b"".join(b"\0" + line.tobytes() for line in values.astype(">u2"))  # each begins with the number of its filter: none
+    head = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
 def save_image(value: Tensor, codec: CodecConfig, path: Path) -> None:
     """One example (C, H, W) in the format of the data: grey as grey, 16 bits as 16 bits; anything else as shown."""
     if codec.mode is not None:
         array = value.numpy().astype(codec.dtype)
         image = array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
+        if codec.mode.endswith(";16") and len(array) > 1:
+            path.write_bytes(png_of_16_bits(image))
+            return
     elif len(codec.shape) == 3 and codec.shape[0] == 1:
         image = to_bytes(value[None].numpy(), codec)[0, 0]
     else:

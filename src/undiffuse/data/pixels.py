@@ -1,0 +1,242 @@
+"""One image file: its first page or frame, upright, as an array (C, H, W) of the kind of pixel that the file has.
+
+Kinds are grey or colour, with or without alpha, of 8 bits (uint8) or 16 (uint16).  Nothing is cut: a palette becomes colour,
+a transparent colour becomes alpha, and a file of 9 to 16 bits keeps them.  Pillow decodes 16-bit colour to its high bytes
+only, but it knows both byte orders, so decoding a second time in the other order gives the low bytes:
+
+    value = 256 · (decoded in the file's order) + (decoded in the other order)                                            (1)
+
+What would lose something is refused with the reason, so is anything but an image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+
+from undiffuse.data.ranges import top_of
+
+SUFFIXES = {
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm", ".tga", ".jp2", ".j2k",
+}  # fmt: skip
+DESCRIBED = {"L": "grey", "LA": "grey with alpha", "RGB": "colour", "RGBA": "colour with alpha"}
+DESCRIBED |= {f"{mode};16" if mode != "L" else "I;16": f"16-bit {text}" for mode, text in DESCRIBED.items()}
+CHANNELS = {"grey": 1, "rgb": 3, "rgba": 4}
+DEEP = 257  # 65535/255
+BYTE_ORDERS = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B" if np.little_endian else ";16L"}
+LUMA = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601), as Pillow's
+
+
+class Unreadable(Exception):
+    """Why one file cannot be used."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """values: (C, H, W), uint8 or uint16.   frames: pages or frames in the file.   cut: the share of the picture that cropping took away."""
+
+    values: np.ndarray
+    frames: int = 1
+    cut: float = 0.0
+
+    @property
+    def mode(self) -> str:
+        """The kind of pixel, a key of DESCRIBED."""
+        return mode_of(self.values)
+
+
+def mode_of(values: np.ndarray) -> str:
+    """The kind of pixel of values (C, H, W)."""
+    return list(DESCRIBED)[len(values) - 1 + 4 * (values.dtype == np.uint16)]
+
+
+def read_image(
+    path: Path, channels: str | None = None, size: tuple[int, int] | None = None, fit: str = "crop", max_pixels: int | None = None
+) -> Picture:
+    """One image.
+
+    channels: grey, rgb or rgba to convert to, at the depth of the file.   size: (height, width) to resize to, by `fit`: crop, pad
+    or stretch.   max_pixels: a larger image is not opened; Pillow's limit when None, which it raises for this process.
+    Raises Unreadable.
+    """
+    limit = max_pixels or Image.MAX_IMAGE_PIXELS
+    if max_pixels and Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS)  # Pillow has no other place for it
+    try:
+        with Image.open(path) as file:
+            if limit and file.width * file.height > limit:
+                raise Unreadable(_too_large(file.width * file.height, limit))
+            # the second picture of MPO is the camera's own copy of the first
+            frames = int(getattr(file, "n_frames", 1)) if getattr(file, "is_animated", False) and file.format != "MPO" else 1
+            deep = _deep(path, file)
+            values = _plain(ImageOps.exif_transpose(file)) if deep is None else deep
+    except Unreadable:
+        raise
+    except Image.DecompressionBombError:
+        raise Unreadable(_too_large(None, limit or 0)) from None
+    except Exception as error:  # Pillow raises many kinds; for one file out of many, all mean the same
+        raise Unreadable(str(error) or type(error).__name__) from None
+    values = values if channels is None else converted(values, CHANNELS[channels])
+    share = _cut(values.shape[1:], size) if size and fit == "crop" else 0.0
+    return Picture(values if size is None else resized(values, size, fit), frames, share)
+
+
+def _too_large(pixels: int | None, limit: int) -> str:
+    has = f"{pixels / 1e6:.0f} megapixels, " if pixels else ""
+    return f"{has}more than the {limit / 1e6:.0f} megapixels that are opened; --max-pixels allows larger ones, such as --max-pixels 1000000000"
+
+
+# 16 bits -----------------------------------------------------------------------------------------------------------------
+
+
+def _deep(path: Path, file: Image.Image) -> np.ndarray | None:
+    """The values of a file with 16-bit colour, or alpha, None for any other. Raises Unreadable where they would be cut to 8 bits."""
+    tiles = getattr(file, "tile", [])
+    modes = {t.args if isinstance(t.args, str) else str(t.args[0]) for t in tiles if t.args}
+    if file.format == "PPM" and file.mode == "RGB" and tiles[0].codec_name == "ppm" and tiles[0].args[-1] > 255:
+        return _ppm(path, tiles[0].offset, file.size, tiles[0].args[-1])
+    if not any(";16" in mode for mode in modes) or file.mode not in ("LA", "RGB", "RGBA"):
+        if (bits := _bits(path, file)) > 8 and file.mode != "I;16":
+            raise Unreadable(f"a {file.format} of {bits} bits in several channels, which would lose all beyond 8: store such images as .npy")
+        return None
+    swapped = {mode: mode[:-4] + BYTE_ORDERS[mode[-4:]] for mode in modes if mode[-4:] in BYTE_ORDERS and mode[:-4] in ("RGB", "RGBA")}
+    swapped |= {"LA;16B": "RGBA"} if modes == {"LA;16B"} else {}  # its four bytes
+    if modes != swapped.keys():
+        raise Unreadable(f"16-bit pixels stored as {', '.join(sorted(modes))}, which would lose half of their depth: store such images as .npy")
+    transparent = file.info.get("transparency")
+    high = np.asarray(ImageOps.exif_transpose(file))
+    with Image.open(path) as again:
+        assert isinstance(again, ImageFile.ImageFile)  # of any file
+        again.tile = [t._replace(args=_other(t.args, swapped)) for t in again.tile]
+        low = np.asarray(ImageOps.exif_transpose(again))
+    values = low[..., ::2] * np.uint16(256) + low[..., 1::2] if modes == {"LA;16B"} else high * np.uint16(256) + low
+    return _with_alpha(np.moveaxis(values, -1, 0), transparent)
+
+
+def _other(args: Any, swapped: dict[str, str]) -> Any:
+    """A tile's arguments with the other byte order."""
+    return swapped[args] if isinstance(args, str) else (swapped[args[0]], *args[1:])
+
+
+def _ppm(path: Path, offset: int, size: tuple[int, int], highest: int) -> np.ndarray:
+    """Of a binary PPM with two bytes a number; scaled to 65535, as Pillow scales a PGM."""
+    width, height = size
+    values = np.fromfile(path, ">u2", width * height * 3, offset=offset)
+    if len(values) < width * height * 3:
+        raise Unreadable("the file is cut short")
+    if highest != 65535:
+        values = (values.astype(np.float64) / highest * 65535).round().clip(0, 65535)
+    return np.ascontiguousarray(np.moveaxis(values.reshape(height, width, 3), -1, 0), dtype=np.uint16)
+
+
+def _bits(path: Path, file: Image.Image) -> int:
+    """Bits of a number in the formats whose tiles do not say so: JPEG 2000, and AVIF, of more than 8."""
+    if file.format not in ("JPEG2000", "AVIF"):
+        return 8
+    with open(path, "rb") as stream:
+        head = stream.read(4096)
+    if file.format == "JPEG2000":
+        size = head.find(b"\xff\x51")  # marker SIZ (ISO 15444-1, A.5.1); the depth of the first component stands 40 bytes on
+        return (head[size + 40] & 0x7F) + 1 if size >= 0 and len(head) > size + 40 else 8
+    config = head.find(b"av1C")  # AV1 in ISO base media, 2.3.3: after the marker, the third byte has high_bitdepth and twelve_bit
+    flags = head[config + 6] if config >= 0 and len(head) > config + 6 else 0
+    return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
+
+
+# Kinds of pixel -----------------------------------------------------------------------------------------------------------
+
+
+def _plain(image: Image.Image) -> np.ndarray:
+    """An image of Pillow in the nearest kind that loses nothing. Raises Unreadable where there is none."""
+    transparent = image.info.get("transparency")
+    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+        values = np.asarray(image)
+        if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+            raise Unreadable("integers beyond 16 bits, or below 0: store such images as .npy")
+        return _with_alpha(values.astype(np.uint16)[None], transparent)
+    if image.mode in ("L", "RGB", "1"):
+        without = {"1": "L"}.get(image.mode, image.mode)
+        image = image.convert(without if transparent is None else without + "A")
+    elif image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if image.mode == "PA" or transparent is not None else "RGB")
+    elif image.mode not in DESCRIBED:
+        fix = "store such images as .npy" if image.mode == "F" else "convert the file first"
+        raise Unreadable(f"its colour mode {image.mode} is not grey or RGB: {fix}")
+    values = np.asarray(image)
+    return values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
+
+
+def _with_alpha(values: np.ndarray, transparent: Any) -> np.ndarray:
+    """16-bit values with an alpha that hides the colour which is transparent, if any."""
+    if transparent is None or len(values) % 2 == 0:
+        return values
+    colour = np.reshape(transparent, (-1, 1, 1))
+    return np.concatenate([values, np.where((values == colour).all(0), 0, 65535).astype(values.dtype)[None]])
+
+
+def converted(values: np.ndarray, channels: int) -> np.ndarray:
+    """Values (C, H, W) with 1 (grey), 2 (with alpha), 3 (colour) or 4 channels, at their own depth; alpha is dropped or full."""
+    if len(values) == channels:
+        return values
+    if values.dtype == np.uint8:
+        into = list(DESCRIBED)[channels - 1]
+        image = np.asarray(_image(values).convert(into))
+        return image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0)
+    colour, alpha = (values[:-1], values[-1:]) if len(values) % 2 == 0 else (values, None)
+    if channels <= 2 and len(colour) == 3:
+        colour = np.tensordot(LUMA, colour, 1).round().astype(np.uint16)[None]
+    colour = np.repeat(colour, 3, 0) if channels > 2 and len(colour) == 1 else colour
+    if channels % 2:
+        return colour
+    return np.concatenate([colour, np.full_like(colour[:1], 65535) if alpha is None else alpha])
+
+
+def deepened(values: np.ndarray) -> np.ndarray:
+    """8 bits as 16, white as white."""
+    return values * np.uint16(DEEP) if values.dtype == np.uint8 else values
+
+
+# Size ---------------------------------------------------------------------------------------------------------------------
+
+
+def resized(values: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
+    """Values (C, H, W) of uint8, uint16 or float32 at (height, width), by fit: crop, pad or stretch."""
+    if values.shape[1:] == size:
+        return values
+    if values.dtype == np.uint8:
+        image = np.asarray(_fitted(_image(values), size, fit))
+        return image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0)
+    planes = values.astype(np.float32)  # Pillow resizes floats well and 16-bit integers badly
+    alpha = values.dtype == np.uint16 and len(values) % 2 == 0
+    if alpha:  # transparent pixels have no colour to lend
+        planes[:-1] *= planes[-1:] / 65535
+    planes = np.stack([np.asarray(_fitted(Image.fromarray(plane), size, fit)) for plane in planes])
+    if values.dtype != np.uint16:
+        return planes
+    if alpha:
+        planes[:-1] /= np.maximum(planes[-1:], 1) / 65535
+    return planes.round().clip(0, top_of(values.max(initial=0))).astype(np.uint16)
+
+
+def _image(values: np.ndarray) -> Image.Image:
+    """8-bit values (C, H, W) as an image of Pillow."""
+    return Image.fromarray(values[0] if len(values) == 1 else np.ascontiguousarray(np.moveaxis(values, 0, -1)))
+
+
+def _fitted(image: Image.Image, size: tuple[int, int], fit: str) -> Image.Image:
+    height, width = size
+    if fit == "crop":
+        return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+    if fit == "pad":
+        return ImageOps.pad(image, (width, height), Image.Resampling.LANCZOS)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _cut(given: tuple[int, ...], size: tuple[int, int]) -> float:
+    """The share of a picture of (height, width) that is cut away by cropping to the shape of another."""
+    ratio = given[0] / given[1] * size[1] / size[0]
+    return 1 - min(ratio, 1 / ratio)

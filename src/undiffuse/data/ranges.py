@@ -1,0 +1,50 @@
+"""The range of integers: which stored values become -1 and 1, black and white.  Found from the values, and said.
+
+    up to 31                    0 to the largest: masks of 0 and 1, digits of 0 to 16, small label maps.  No photograph is so dark
+                                in all its pixels: 31 of 255 is 1.4 % of white's light
+    uint8 otherwise             0 to 255, however dark or few the values: ordinary photos always
+    uint16 otherwise            0 to the largest number of 8, 10, 12, 14 or 16 bits, the fewest that hold every value: scans of 12 bits
+                                are 0 to 4095, and the next scan, a little brighter, still fits
+    other integers              the smallest to the largest
+
+All examples count, held-out ones too: a range is the unit of the data, and each of its values must have a place in it.  A setting
+of the data (`--range 0,255`) replaces the rule.  A model keeps the range it was trained with.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+SMALL = 31
+FULL = {"uint8": 255, "uint16": 65535}
+DEPTHS = (8, 10, 12, 14)
+
+
+def top_of(highest: float) -> int:
+    """The largest number of the fewest bits, 8, 10, 12, 14 or 16, that hold `highest`."""
+    return next((2**bits - 1 for bits in DEPTHS if highest < 2**bits), FULL["uint16"])
+
+
+def found_range(values: np.ndarray) -> tuple[float, float]:
+    """(low, high) of integers, by the rule at the top of this file."""
+    low, high = int(values.min()), int(values.max())
+    if values.dtype.name not in FULL:
+        return float(low), float(high)
+    return 0.0, float(high if high <= SMALL else FULL["uint8"] if values.dtype == np.uint8 else top_of(high))
+
+
+def full_range(values: np.ndarray) -> tuple[float, float]:
+    """(low, high) of integers as it was taken before the rule: all of uint8 and uint16."""
+    return (0.0, float(FULL[values.dtype.name])) if values.dtype.name in FULL else found_range(values)
+
+
+def range_note(values: np.ndarray, low: float, high: float) -> str | None:
+    """What was decided of integers, None where nothing else could be meant.   low, high: the range that they are read in."""
+    if values.dtype.name not in FULL:
+        return f"{values.dtype.name} values are read as {low:.0f} to {high:.0f}, their smallest and largest; --range LOW,HIGH says otherwise"
+    highest, full = int(values.max()), FULL[values.dtype.name]
+    if high < full:
+        return f"{values.dtype.name} values reach {highest} and are read as {low:.0f} to {high:.0f}; --range 0,{full} takes them as 0 to {full}"
+    if highest < full // 2:
+        return f"{values.dtype.name} values reach {highest} and are read as {low:.0f} to {high:.0f}; --range 0,{highest} makes {highest} white"
+    return None
