@@ -24,6 +24,7 @@ ALLOWED = {
     },
     "scheduling": {"process"},
     "columns": {"conditioning", "data", "files"},
+    "devices": {"networks", "process"},
     "errors": set(),
     "files": set(),
     "extras": set(),
@@ -44,10 +45,10 @@ ALLOWED = {
     "configuration": {"corruptions", "latents", "scheduling", "process", "networks", "conditioning", "denoiser", "data", "sampling", "training"},
     "steering": {"conditioning", "configuration", "data", "denoiser", "process", "sampling"},
     "model": {
-        "adapters", "artefact", "carrying", "conditioning", "configuration", "data", "denoiser", "files", "latents", "measures", "process",
-        "sampling", "scheduling", "steering",
+        "adapters", "artefact", "carrying", "conditioning", "configuration", "data", "denoiser", "devices", "files", "latents", "measures",
+        "process", "sampling", "scheduling", "steering",
     },
-    "classifier": {"artefact", "conditioning", "configuration", "data", "latents", "networks", "process", "sampling", "scheduling"},
+    "classifier": {"artefact", "conditioning", "configuration", "data", "devices", "latents", "networks", "process", "sampling", "scheduling"},
     "classifying": {"artefact", "classifier", "columns", "conditioning", "configuration", "data", "files", "networks", "process", "training"},
     "adherence": {"classifying", "columns", "conditioning", "data", "model", "process", "training"},
     "editing": {"configuration", "model", "process", "sampling"},
@@ -62,7 +63,8 @@ ALLOWED = {
     },
     "previews": {"conditioning", "model", "pictures", "training"},
     "prepare": {
-        "conditioning", "configuration", "corruptions", "data", "files", "first_stage", "model", "presets", "process", "run", "starting", "training",
+        "conditioning", "configuration", "corruptions", "data", "devices", "files", "first_stage", "model", "presets", "process", "run", "starting",
+        "training",
     },
 }
 OUTSIDE = {"process": {"torch"}, "networks": {"torch", "pydantic"}, "sampling": {"torch", "pydantic"}, "conditioning": {"torch", "pydantic"}}

@@ -29,6 +29,7 @@ from undiffuse.conditioning.tags import TagsCondition, TagsConfig
 from undiffuse.conditioning.vectors import VectorCondition, VectorConfig
 from undiffuse.configuration import Config, ModelConfig, parsed
 from undiffuse.data.codec import CodecConfig
+from undiffuse.devices import usable_device
 from undiffuse.errors import UsageError
 from undiffuse.latents import LatentConfig
 from undiffuse.networks.encoder import Encoder
@@ -179,4 +180,4 @@ def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Cla
     config = parsed(ClassifierConfig, content, f"{path} has a header this version cannot use")
     classifier = config.build()
     artefact.fill(classifier, tensors, config.weights, path)
-    return classifier.to(device).eval().requires_grad_(False)
+    return classifier.to(usable_device(device)).eval().requires_grad_(False)

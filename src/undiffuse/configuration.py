@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -21,7 +21,7 @@ from undiffuse.corruptions import CorruptionConfig
 from undiffuse.data.codec import CodecConfig
 from undiffuse.data.sources import DataConfig
 from undiffuse.denoiser import Denoiser, Variance
-from undiffuse.errors import UsageError
+from undiffuse.errors import UsageError, explained
 from undiffuse.latents import FirstStageConfig, LatentConfig
 from undiffuse.networks.adapters import AdapterConfig
 from undiffuse.networks.building import NetworkConfig, build_network
@@ -142,7 +142,12 @@ class ModelConfig(Config):
         return self.codec.shape if self.latent is None else self.latent.latent_shape
 
     def build(self) -> tuple[Denoiser, Schedule]:
-        """The network with fresh weights, as a denoiser on its schedule. Raises UsageError for a network that does not suit the data."""
+        """The network with fresh weights, as a denoiser on its schedule.
+
+        Raises UsageError for a network that does not suit the data, and where torch makes new numbers in another precision.
+        """
+        if torch.get_default_dtype() != torch.float32:
+            raise UsageError(f"models are float32, and torch's default is {torch.get_default_dtype()}: call torch.set_default_dtype(torch.float32).")
         schedule = self.schedule.build()
         channels, *size = self.shape
         network = build_network(
@@ -217,19 +222,18 @@ C = TypeVar("C", bound=BaseModel)
 def parsed(kind: type[C], content: Any, what: str) -> C:
     """A configuration from plain data, JSON's lists for tuples. Raises UsageError: one sentence, the first problem."""
     try:
-        return kind.model_validate_json(json.dumps(content))
+        return kind.model_validate_json(json.dumps(content, default=_plain))
     except ValidationError as error:
         raise UsageError(f"{what}: {explained(error)}") from None
 
 
-def explained(error: ValidationError) -> str:
-    """The first problem of a validation, as a sentence."""
-    first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ").removesuffix(".")
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"there is no setting {place!r}."
-    return f"{place}: {message} (it is {first['input']!r})." if place and first["type"] != "value_error" else f"{message}."
+def _plain(value: Any) -> Any:
+    """What JSON has no form for: numbers and arrays of NumPy and torch, and paths. Raises UsageError for anything else."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, PurePath):
+        return str(value)
+    raise UsageError(f"{value!r} is no value of a setting: give a number, a text, or a list of these.")
 
 
 def changed(config: C, settings: Mapping[str, Any], what: str = "these settings do not work") -> C:

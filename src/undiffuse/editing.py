@@ -38,7 +38,7 @@ from undiffuse.sampling.recording import recorded
 from undiffuse.sampling.settings import OWN_ENDS, UNGUIDED, SamplingConfig
 from undiffuse.sampling.solvers.registry import own_grid
 from undiffuse.sampling.spacings import logsnr
-from undiffuse.sampling.trajectory import Moment, trajectory
+from undiffuse.sampling.trajectory import Moment, finite, trajectory
 
 Method = Literal["heun", "ddim", "recorded", "stochastic"]
 Estimate = Literal["likelihood", "wavelet"]
@@ -276,7 +276,7 @@ def _end(moments: Iterator[Moment], way: Literal["up", "down"], watch: Watch | N
         x = moment.x
         if watch:
             watch(way, moment)
-    return x
+    return finite(x)
 
 
 def _psnr(model: Model, x: Tensor, y: Tensor) -> Tensor:

@@ -5,6 +5,9 @@ Anything else that is raised is a fault of undiffuse or of a library: it keeps i
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 
 class UsageError(ValueError):
     """A setting, a file or data that cannot be used. The message is one sentence, with the fix."""
@@ -12,3 +15,21 @@ class UsageError(ValueError):
 
 class Failure(RuntimeError):
     """What was asked for is right, but cannot be done here and now. The message is one sentence, with what to do."""
+
+
+def explained(error: Any) -> str:
+    """The first problem of a pydantic ValidationError, as a sentence."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ").removesuffix(".")
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"there is no setting {place!r}."
+    return f"{place}: {message} (it is {first['input']!r})." if place and first["type"] != "value_error" else f"{message}."
+
+
+def whole(value: Any, what: str) -> int:
+    """A whole number of Python, NumPy or torch. Raises UsageError for anything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise UsageError(f"{what} is a whole number, and not {value!r}.") from None

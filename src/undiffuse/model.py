@@ -6,6 +6,7 @@ in its header the whole ModelConfig.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,8 @@ from undiffuse.conditioning.texts import TextCondition
 from undiffuse.configuration import ModelConfig, changed, parsed, rescheduled
 from undiffuse.data.codec import Codec
 from undiffuse.denoiser import Denoiser
-from undiffuse.errors import UsageError
+from undiffuse.devices import usable_device
+from undiffuse.errors import UsageError, whole
 from undiffuse.files import FolderLock
 from undiffuse.latents import Latents
 from undiffuse.measures import Likelihood, Method, likelihood
@@ -31,17 +33,17 @@ from undiffuse.process.posteriors import Denoise, Fixed, Posterior
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.guidance import clipped
 from undiffuse.sampling.settings import SamplingConfig, completed
-from undiffuse.sampling.trajectory import Moment, initial, trajectory
+from undiffuse.sampling.trajectory import Counter, Moment, final, initial, trajectory
 from undiffuse.scheduling import ScheduleConfig
 from undiffuse.steering import Asked, Steering, check, denoise, encoded, walking
 
 FILE_NAME = "model.safetensors"
-CHUNK = 256
+AT_ONCE, NUMBERS = 256, 2**20  # examples, and their numbers, that go through the network together
 
 
-def default_device() -> torch.device:
-    """CUDA where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def at_once(shape: Sequence[int], most: int = AT_ONCE, numbers: int = NUMBERS) -> int:
+    """How many examples of this shape to work on together: at most so many, and fewer where they hold more numbers than this."""
+    return max(1, min(most, numbers // math.prod(shape)))
 
 
 class Model:
@@ -64,37 +66,58 @@ class Model:
 
     def sample(
         self, n: int, conditions: Mapping[str, object] | None = None, *, seed: int = 0, first: int = 0, index: Sequence[int] | None = None,
-        steering: Steering | None = None, progress: Callable[[int, int], None] | None = None, **sampling: Any,
+        steering: Steering | None = None, batch_size: int | None = None, progress: Callable[[int, int], None] | None = None, **sampling: Any,
     ) -> Tensor:  # fmt: skip
         """n new examples, float (n, C, *size) in the data's own range.
 
         conditions: {"class": "7", "age": 30}, one value for all or a list of n; not mentioned means not said.
         seed, first: examples first … first + n - 1 of this seed; each is the same whatever else is drawn.   index: any n of
         them instead, such as the same one n times.   steering: negative conditions, a weaker model, gradients.
+        batch_size: examples that go through the network together, `at_once` when left out.
         sampling: any field of SamplingConfig (solver, grid, steps, eta, guidance, clip, …) to use instead of the
         model's own.   progress: called with (done, total) steps.
 
-        Raises UsageError for n < 1, a condition the model does not know, or settings that contradict each other.
+        Raises UsageError for n < 1, a condition the model does not know, or settings that contradict each other; Failure for
+        samples that are no finite numbers.
         """
+        parts = self.sample_in_batches(
+            n, conditions, seed=seed, first=first, index=index, steering=steering, batch_size=batch_size, progress=progress, **sampling
+        )
+        values, done = torch.empty(n, *self.config.codec.shape, dtype=self.config.codec.storage), 0
+        for part in parts:
+            values[done : done + len(part)] = part
+            done += len(part)
+        return values
+
+    def sample_in_batches(
+        self, n: int, conditions: Mapping[str, object] | None = None, *, seed: int = 0, first: int = 0, index: Sequence[int] | None = None,
+        steering: Steering | None = None, batch_size: int | None = None, progress: Callable[[int, int], None] | None = None, **sampling: Any,
+    ) -> Iterator[Tensor]:  # fmt: skip
+        """The samples of `sample`, batch after batch as they are made, so that no more than one need be in memory."""
+        n, seed, first = whole(n, "the number of samples"), whole(seed, "a seed"), whole(first, "the first sample")
         if n < 1:
             raise UsageError(f"asked for {n} samples: ask for at least 1.")
         how, steering = self.how(**sampling), steering or Steering()
         check(self, how, steering)
-        asked = encoded(self, conditions or {}, n, steering)
-        which = torch.arange(first, first + n) if index is None else torch.as_tensor(index, dtype=torch.int64)
+        asked = encoded(self, conditions or {}, n, steering, torch.device("cpu"))
+        which = torch.arange(first, first + n) if index is None else torch.tensor([whole(k, "an index") for k in index])
         if len(which) != n:
             raise UsageError(f"{len(which)} indices were given for {n} samples: there should be one each.")
-        levels = how.build_levels(self.schedule)
-        parts, total, done = [], (len(levels) - 1) * -(-n // CHUNK), 0
-        for start in range(0, n, CHUNK):
-            rows, x = slice(start, start + CHUNK), None
-            for moment in self._walk(asked.rows(rows), how, steering, levels, seed, which[rows]):
-                x, done = moment.x, done + 1
-                if progress:
-                    progress(done, total)
-            assert x is not None  # a grid has at least one step
-            parts.append(x)
-        return self.codec.decode(torch.cat(parts))
+        size = at_once(self.codec.shape) if batch_size is None else whole(batch_size, "a batch size")
+        if size < 1:
+            raise UsageError(f"batches of {size} hold nothing: take at least 1 example.")
+        return self._batches(asked, which, size, how, steering, seed, progress)
+
+    def _batches(
+        self, asked: Asked, which: Tensor, size: int, how: SamplingConfig, steering: Steering, seed: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> Iterator[Tensor]:  # fmt: skip
+        levels, n = how.build_levels(self.schedule), len(which)
+        count = Counter((len(levels) - 1) * -(-n // size), progress)
+        for start in range(0, n, size):
+            rows = slice(start, start + size)
+            moments = self._walk(asked.rows(rows).on(self.device), how, steering, levels, seed, which[rows])
+            yield self.codec.decode(final(count.counted(moments)))
 
     def trajectory(
         self, n: int, conditions: Mapping[str, object] | None = None, *, seed: int = 0, first: int = 0, steering: Steering | None = None,
@@ -102,6 +125,7 @@ class Model:
     ) -> Iterator[Moment]:  # fmt: skip
         """Every step of sampling n examples: x_t, the belief x̂ and the next x, in the model's range. See `sample`."""
         how, steering = self.how(**sampling), steering or Steering()
+        n, seed, first = whole(n, "the number of samples"), whole(seed, "a seed"), whole(first, "the first sample")
         check(self, how, steering)
         asked = encoded(self, conditions or {}, n, steering)
         return self._walk(asked, how, steering, how.build_levels(self.schedule), seed, torch.arange(first, first + n))
@@ -124,10 +148,15 @@ class Model:
 
     def denoise(self, conditions: Mapping[str, object], n: int, how: SamplingConfig) -> Denoise:
         """The Denoise that sampling n examples walks with: conditioned, guided, clipped. Raises UsageError for momentum, which it cannot have."""
+        return self.denoisers(conditions, n, how)(slice(n))
+
+    def denoisers(self, conditions: Mapping[str, object], n: int, how: SamplingConfig) -> Callable[[slice | Tensor], Denoise]:
+        """What gives the Denoise of any rows of n examples, a slice or int64 indices. Raises UsageError as `denoise` does."""
         if how.guidance_momentum:
             raise UsageError("momentum of guidance is a memory of sampling's steps, which this has none of: leave guidance_momentum out.")
         check(self, how, Steering())
-        return denoise(self, encoded(self, conditions, n, Steering()), how, Steering())
+        asked = encoded(self, conditions, n, Steering(), torch.device("cpu"))
+        return lambda rows: denoise(self, asked.rows(rows).on(self.device), how, Steering())
 
     def on(self, schedule: ScheduleConfig) -> Model:
         """The same weights on another noise schedule, without any training: see process/predictions.py, eq. (2).
@@ -219,7 +248,7 @@ def load(
     Its parameters are frozen; to train them, `model.denoiser.requires_grad_()`.
     Raises UsageError, one sentence saying what is wrong, for anything that is not an intact model file.
     """
-    path = file_of(path)
+    path, device = file_of(path), usable_device(device)
     config, tensors = read_file(path)
     if weights is not None:
         config = changed(config, {"weights": weights})
@@ -237,7 +266,7 @@ def load(
             module.source, module.download = encoder, download
     for part in (model.denoiser, latents):
         if part is not None:  # gradients of x̂ are taken by x_t alone, and keep nothing that only weights would need
-            part.to(device or default_device()).requires_grad_(False)
+            part.to(device).requires_grad_(False)
     return model
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,19 +17,20 @@ from typing import Any
 
 import torch
 
-from undiffuse.conditioning.base import checked_name
+from undiffuse.conditioning.base import Note, checked_name
 from undiffuse.conditioning.declared import Condition
-from undiffuse.configuration import Design, LatentDesign, RunConfig, changed, refuse_other
+from undiffuse.configuration import Design, LatentDesign, RunConfig, changed, parsed, refuse_other
 from undiffuse.corruptions import Corruption, described
 from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.ranges import range_note
-from undiffuse.data.sources import DataConfig, of_images, open_data
+from undiffuse.data.sources import DataConfig, of_images, open_data, share_or_count
 from undiffuse.data.tables import FILE_COLUMNS, fingerprints, offers
+from undiffuse.devices import usable_device
 from undiffuse.errors import UsageError
 from undiffuse.files import is_leftover
 from undiffuse.first_stage import AutoencoderRun, AutoencoderRunConfig, already, load_latents, taken_from
-from undiffuse.model import Model, default_device, load
+from undiffuse.model import Model, load
 from undiffuse.presets import design_for, latents
 from undiffuse.process.chains import Chain
 from undiffuse.run import CACHE, Run, Watch
@@ -93,7 +95,7 @@ def prepare(
     Raises UsageError where the folder holds a run of another configuration, unless `override` says to go on with the new
     training settings or data.
     """
-    device = device or default_device()
+    device = usable_device(device)
     settings = dict(settings or {}) | ({"tasks": {name: task.model_dump(mode="json") for name, task in tasks.items()}} if tasks else {})
     base = Start(start) if start else None
     if data.layout is not None and (data.source == "digits" or of_images(data)):
@@ -192,9 +194,12 @@ def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
 
 
 def train(
-    data: str, *, name: str | None = None, runs: str | Path = "runs", settings: Mapping[str, Any] | None = None,
+    data: str | Path, *, name: str | None = None, runs: str | Path = "runs", settings: Mapping[str, Any] | None = None,
     preset: str | None = None, network: str | None = None, conditions: Mapping[str, Condition] | None = None, table: str | None = None,
     latent: int | str | Path | None = None, start: str | Path | None = None, adapters: int | None = None, tasks: str | None = None,
+    size: int | tuple[int, int] | None = None, fit: str = "crop", channels: str | None = None, layout: str | None = None,
+    shrink: int | None = None, held_out: float | None = None, device: torch.device | str | None = None, override: bool = False,
+    download: bool = False, checkpoint_every: float = EVERY_SO_OFTEN.checkpoint, preview_every: float = EVERY_SO_OFTEN.preview,
     **training: Any,
 ) -> Model:  # fmt: skip
     """Trains on `data` in runs/<name> and returns the model; the same call again resumes. An interrupt (Ctrl-C) saves.
@@ -205,24 +210,55 @@ def train(
     start: a run folder or model file whose weights to start from.   adapters: the rank of low-rank adapters to train instead of these.
     tasks: to make examples of what is left of them, such as "inpaint,upscale:4,denoise".
     latent: to diffuse in an autoencoder's latents: 2, 4 or 8 positions along each axis in one, or a folder to take it from.
+    size: to resize images to, one side or (height, width).   fit: how: crop, pad or stretch.   channels: grey, rgb or rgba.
+    layout: the axes of an array, such as "NHWC".   shrink: average blocks of so many values along each axis.
+    held_out: for validation, a share of the examples below 1, or a whole number of them.   device: such as "cuda".
+    override: go on in a folder of other training settings.   download: whether a text encoder may be fetched.
+    checkpoint_every, preview_every: seconds of training.
+
+    What reading the data decided is said in warnings, class Note.  Raises UsageError for anything that cannot be used.
     """
+    if not isinstance(data, str | Path):
+        raise UsageError(
+            f"data are named by where they lie, and this is a {type(data).__name__}: write them to a file, as by numpy.savez('data.npz', x=…, y=…), "
+            "and give its name."
+        )
+    _refuse_undeclared(conditions)
+    if not isinstance(settings, Mapping | None):
+        raise UsageError(f"settings are given by dotted path, as {{'prediction': 'noise'}}, and not as {settings!r}.")
     chosen = {f"training.{key}": value for key, value in training.items()} | dict(settings or {})
     if adapters is not None:
         chosen = {"adapters": {"rank": adapters}} | chosen
     if "steps" in training and "budget" not in training:
         chosen["training.budget"] = None
-    source = DataConfig(source=data, table=table)
+    described_ = {
+        "source": str(data), "table": None if table is None else str(table), "size": [size, size] if isinstance(size, int) else size, "fit": fit,
+        "channels": channels, "layout": layout, "shrink": shrink, **({} if held_out is None else {"held_out": share_or_count(held_out)}),
+    }  # fmt: skip
+    source = parsed(DataConfig, described_, "these settings of the data do not work")
+    if not isinstance(latent, int | str | Path | None):
+        raise UsageError(f"latent is 2, 4 or 8, or the folder of an autoencoder, and not {latent!r}.")
     factor, autoencoder = (latent, None) if isinstance(latent, int) else (None, None if latent is None else Path(latent))
     plan = prepare(
-        source, Path(runs) / (name or default_name(data, start)), settings=chosen, preset=preset, network=network, conditions=conditions,
-        factor=factor, autoencoder=autoencoder, start=start, tasks=described(tasks) if tasks else None,
+        source, Path(runs) / (name or default_name(str(data), start)), settings=chosen, preset=preset, network=network, conditions=conditions,
+        factor=factor, autoencoder=autoencoder, start=start, tasks=described(tasks) if tasks else None, override=override,
+        device=usable_device(device), download=download, watch=Watch(checkpoint_every, preview_every),
     )  # fmt: skip
+    for note in plan.data.notes:
+        warnings.warn(note, Note, stacklevel=2)
     first = plan.autoencoder()
     if first is not None:
         _finished(first.updates(), first.save)
     run = plan.run()
     _finished(run.updates(), run.save)
-    return load(run.folder)
+    return load(run.folder, device)
+
+
+def _refuse_undeclared(conditions: object) -> None:
+    """Raises UsageError for conditions that are no mapping from names to Condition."""
+    if conditions is None or (isinstance(conditions, Mapping) and all(isinstance(each, Condition) for each in conditions.values())):
+        return
+    raise UsageError(f"conditions are declared by name, as {{'age': undiffuse.Condition(kind='number')}}, and not as {conditions!r}.")
 
 
 def _finished(updates: Iterator[Update], save: Callable[[], None]) -> None:

@@ -30,7 +30,7 @@ from undiffuse.sampling.inverse import DPS, ITERATIONS, Measurement, RePaint, in
 from undiffuse.sampling.settings import SamplingConfig, completed
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
 from undiffuse.sampling.solvers.base import Solver
-from undiffuse.sampling.trajectory import initial, trajectory
+from undiffuse.sampling.trajectory import finite, initial, trajectory
 from undiffuse.steering import Steering, check, denoise, encoded
 
 Method = Literal["exact", "pigdm", "replace", "dps", "repaint"]
@@ -58,6 +58,11 @@ class Approach:
         if self.iterations < 1 or (self.zeta is not None and not 0 < self.zeta < math.inf):
             raise UsageError(f"exact takes 1 or more iterations and dps a zeta above 0, not {self.iterations} and {self.zeta}.")
 
+    @staticmethod
+    def of(what: Approach | Method | None) -> Approach:
+        """The one of a method's name; the usual one for None. Raises UsageError for a name that is none."""
+        return what if isinstance(what, Approach) else Approach() if what is None else Approach(what)
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -70,7 +75,7 @@ class Solution:
 
 
 def inpaint(
-    model: Model, values: np.ndarray | Tensor, hidden: np.ndarray | Tensor | None = None, n: int = 1, *, approach: Approach | None = None,
+    model: Model, values: np.ndarray | Tensor, hidden: np.ndarray | Tensor | None = None, n: int = 1, *, approach: Approach | Method | None = None,
     conditions: Mapping[str, object] | None = None, steering: Steering | None = None, seed: int = 0, watch: Watch | None = None,
     **sampling: Any,
 ) -> Solution:  # fmt: skip
@@ -78,7 +83,8 @@ def inpaint(
 
     values: (inputs, C, *size) in the data's own range; what stands at hidden places does not matter.   hidden: True where to
     fill in, of the shape (*size), (1 or C, *size) or (inputs, 1 or C, *size); where values are NaN when left out.
-    conditions: as for Model.sample, one value for all or one for each example.   sampling: any field of SamplingConfig.
+    approach: or the name of its method.   conditions: as for Model.sample, one value for all or one for each example.
+    sampling: any field of SamplingConfig.
 
     Raises UsageError for a mask of another size, one that hides everything or nothing, or values that are not finite elsewhere.
     """
@@ -95,7 +101,7 @@ def inpaint(
 
 
 def upscale(
-    model: Model, values: np.ndarray | Tensor, factor: int = 2, n: int = 1, *, noise: float | None = None, approach: Approach | None = None,
+    model: Model, values: np.ndarray | Tensor, factor: int = 2, n: int = 1, *, noise: float | None = None, approach: Approach | Method | None = None,
     conditions: Mapping[str, object] | None = None, steering: Steering | None = None, seed: int = 0, watch: Watch | None = None,
     **sampling: Any,
 ) -> Solution:  # fmt: skip
@@ -114,7 +120,7 @@ def upscale(
 
 def colorize(
     model: Model, values: np.ndarray | Tensor, n: int = 1, *, weights: tuple[float, ...] | None = None, noise: float | None = None,
-    approach: Approach | None = None, conditions: Mapping[str, object] | None = None, steering: Steering | None = None, seed: int = 0,
+    approach: Approach | Method | None = None, conditions: Mapping[str, object] | None = None, steering: Steering | None = None, seed: int = 0,
     watch: Watch | None = None, **sampling: Any,
 ) -> Solution:  # fmt: skip
     """Colours for grey examples.
@@ -142,7 +148,7 @@ def colorize(
 
 def deblur(
     model: Model, values: np.ndarray | Tensor, radius: float = 1.0, n: int = 1, *, noise: float | None = None,
-    approach: Approach | None = None, conditions: Mapping[str, object] | None = None, steering: Steering | None = None, seed: int = 0,
+    approach: Approach | Method | None = None, conditions: Mapping[str, object] | None = None, steering: Steering | None = None, seed: int = 0,
     watch: Watch | None = None, **sampling: Any,
 ) -> Solution:  # fmt: skip
     """Sharp examples that, blurred by a Gaussian of the standard deviation `radius`, in steps of the grid, are `values`.
@@ -179,13 +185,13 @@ def grid(model: Model, approach: Approach, how: SamplingConfig) -> Level:
 
 
 def _solved(
-    model: Model, seen: Measurement, n: int, approach: Approach | None, conditions: Mapping[str, object] | None, steering: Steering | None, seed: int,
-    watch: Watch | None, sampling: Mapping[str, Any],
+    model: Model, seen: Measurement, n: int, approach: Approach | Method | None, conditions: Mapping[str, object] | None,
+    steering: Steering | None, seed: int, watch: Watch | None, sampling: Mapping[str, Any],
 ) -> Solution:  # fmt: skip
     """n examples for each row of what is seen."""
     if n < 1:
         raise UsageError(f"asked for {n} answers: ask for at least 1.")
-    approach, steering, inputs = approach or Approach(), steering or Steering(), len(seen.y)
+    approach, steering, inputs = Approach.of(approach), steering or Steering(), len(seen.y)
     how = settings(model, approach, **sampling)
     check(model, how, steering)
     levels, solver = grid(model, approach, how), how.build_solver(model.schedule)
@@ -202,6 +208,7 @@ def _solved(
             x = moment.x
             if watch:
                 watch("down", moment)
+        finite(x)
         parts.append(model.codec.decode(x))
         misfits.append(some.residual(x).flatten(1).square().mean(1).sqrt().cpu())
     shaped = torch.cat(parts).reshape(inputs, n, *model.config.codec.shape)

@@ -79,9 +79,17 @@ class Asked:
 
         return Asked(of(self.values) or {}, of(self.negative), of(self.weaker), self.index[part])
 
+    def on(self, device: torch.device) -> Asked:
+        def placed(values: Values | None) -> Values | None:
+            return None if values is None else {name: value.to(device) for name, value in values.items()}
+
+        return Asked(placed(self.values) or {}, placed(self.negative), placed(self.weaker), self.index.to(device))
+
 
 def check(model: Steered, how: SamplingConfig, steering: Steering) -> None:
     """Raises UsageError for steering that contradicts itself, the settings or the model."""
+    if not isinstance(steering, Steering):
+        raise UsageError(f"steering is a Steering, such as Steering(negative={{'class': 'cat'}}), and not {steering!r}.")
     conditions = model.denoiser.conditions
     scales = how.guidance_scales or {}
     for name in scales:
@@ -199,14 +207,11 @@ def _limited(model: Steered, denoise: Denoise, how: SamplingConfig) -> Denoise:
     return denoise
 
 
-def encoded(model: Steered, conditions: Mapping[str, object], n: int, steering: Steering) -> Asked:
-    """What is asked of n examples, on the model's device. Raises UsageError, see Conditions.encode."""
-    def placed(values: Values) -> Values:
-        return {name: value.to(model.device) for name, value in values.items()}
-
-    negative = placed(model.denoiser.conditions.encode(steering.negative, n)) if steering.negative else None
-    weaker = None
+def encoded(model: Steered, conditions: Mapping[str, object], n: int, steering: Steering, device: torch.device | None = None) -> Asked:
+    """What is asked of n examples, on a device, the model's when None. Raises UsageError, see Conditions.encode."""
+    values, weaker = model.denoiser.conditions.encode(conditions, n), None
+    negative = model.denoiser.conditions.encode(steering.negative, n) if steering.negative else None
     if steering.weaker is not None:
         known = steering.weaker.denoiser.conditions
-        weaker = placed(known.encode({name: value for name, value in conditions.items() if name in known.askable}, n))
-    return Asked(placed(model.denoiser.conditions.encode(conditions, n)), negative, weaker, torch.arange(n, device=model.device))
+        weaker = known.encode({name: value for name, value in conditions.items() if name in known.askable}, n)
+    return Asked(values, negative, weaker, torch.arange(n)).on(device or model.device)

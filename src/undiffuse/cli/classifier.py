@@ -34,9 +34,11 @@ def classifier(
     """Train a classifier that knows noise on a run's own data and schedule, to guide its samples."""
     from undiffuse.classifying import ClassifierRun
     from undiffuse.columns import with_files
+    from undiffuse.configuration import parsed
+    from undiffuse.devices import usable_device
     from undiffuse.files import as_file_name
     from undiffuse.held_out import known_data
-    from undiffuse.model import default_device, load
+    from undiffuse.model import load
     from undiffuse.training.settings import TrainingConfig
 
     asked = {"class": class_, "number": number, "tags": tags}
@@ -48,13 +50,14 @@ def classifier(
         found = {name: c for name, c in known.declared.items() if c.kind == "class"} or declared({"class": ["class"]})
     name, target = next(iter(found.items()))
     model, data = load(run), with_files(known.data, found)
-    training = TrainingConfig(
-        steps=steps or (None if budget else STEPS), budget=shared.seconds(budget) if budget else None, batch_size=batch, learning_rate=lr,
-        seed=seed, weight_decay=0.05,
-    )  # fmt: skip
+    described = {
+        "steps": STEPS if steps is None and budget is None else steps, "budget": shared.seconds(budget) if budget else None,
+        "batch_size": batch, "learning_rate": lr, "seed": seed, "weight_decay": 0.05,
+    }  # fmt: skip
+    training = parsed(TrainingConfig, described, "these settings of the training do not work")
     rows = known.training, known.held_out
     folder = run / as_file_name(f"classifier-{name}")
-    work = ClassifierRun(folder, model.config, model.codec, data, rows, name, target, training, shared.device(device) or default_device())
+    work = ClassifierRun(folder, model.config, model.codec, data, rows, name, target, training, usable_device(device))
     work.check()  # complains before a bar is drawn
     parameters = work.trainer.flat.parameter.numel()
     typer.echo(f"classifier {folder}: reads {target.kind} {name} off {len(rows[0]):,} noisy examples, {parameters:,} parameters")

@@ -37,7 +37,7 @@ def interpolate(
     inputs, conditions = edits.read(run, model, [a, b]), edits.asked(model, class_)
     if len(inputs.values) != 2:
         raise UsageError(f"interpolation is between two examples, but {a} and {b} hold {len(inputs.values)}: give files of one each.")
-    walk, steps = pictures.Walk() if trajectory else None, steps or editing.default_steps(model)
+    walk, steps = pictures.Walk() if trajectory else None, editing.default_steps(model) if steps is None else steps
     with edits.watching(walk, 2 * steps) as watch:
         result = editing.interpolate(
             model, inputs.values[0], inputs.values[1], n, method=method, conditions=conditions, watch=watch,  # type: ignore[arg-type]

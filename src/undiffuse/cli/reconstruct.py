@@ -41,7 +41,7 @@ def reconstruct(
     model = load(run, shared.device(device), weights)
     shared.say_grid(model, solver)
     inputs, conditions = edits.read(run, model, images), edits.asked(model, class_)
-    walk, steps = pictures.Walk() if trajectory else None, steps or editing.default_steps(model)
+    walk, steps = pictures.Walk() if trajectory else None, editing.default_steps(model) if steps is None else steps
     with edits.watching(walk, 2 * steps) as watch:
         result = editing.reconstruct(
             model, inputs.values, method=method, strength=strength, conditions=conditions, seed=seed, watch=watch,  # type: ignore[arg-type]

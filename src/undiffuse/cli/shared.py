@@ -87,33 +87,9 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
 
 def device(name: str | None) -> torch.device | None:
     """The device of that name. Raises UsageError unless what training and sampling need works on it."""
-    if name is None:
-        return None
-    try:
-        return _tried(name)
-    except (RuntimeError, AssertionError, TypeError) as error:  # what torch raises for a device, or an operation that it lacks there
-        why = str(error).splitlines()[0].split(". ")[0]
-        raise UsageError(f"the device {name!r} cannot be used here ({why}): leave --device out, or see 'undiffuse doctor'.") from None
+    from undiffuse.devices import usable_device
 
-
-def _tried(name: str) -> torch.device:
-    """The device, after noise, a network, its gradient and the optimizer's step have worked on it; a CPU's do."""
-    import torch
-
-    from undiffuse.networks.unet import UNet
-    from undiffuse.networks.unet_config import UNetConfig
-    from undiffuse.process.noise import standard_normal
-
-    device = torch.device(name)
-    torch.empty(0, device=device)
-    if device.type != "cpu":
-        with torch.random.fork_rng(devices=[]):
-            network = UNet(UNetConfig(width=8, multipliers=(1, 2), depth=1, groups=4, attention=(2,)), 1, 1).to(device)
-        x = standard_normal((1, 8, 8), 0, torch.arange(2, device=device)) + torch.randn(1, device=device, generator=torch.Generator(device))
-        network(x, torch.zeros(2, device=device)).square().mean().backward()
-        torch.optim.AdamW(network.parameters(), fused=True).step()
-        next(network.parameters()).sum().item()
-    return device
+    return None if name is None else usable_device(name)
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def vary(
     shared.say_grid(model, solver)
     inputs = edits.read(run, model, images)
     conditions = edits.told(model, {"class": classes, "number": numbers, "tags": tags, "text": texts})
-    walk, steps = pictures.Walk() if trajectory else None, steps or editing.default_steps(model)
+    walk, steps = pictures.Walk() if trajectory else None, editing.default_steps(model) if steps is None else steps
     with edits.watching(walk, round(steps * strength)) as watch:
         result = editing.vary(
             model, inputs.values, strength, n, conditions=conditions, seed=seed, watch=watch, steps=steps,

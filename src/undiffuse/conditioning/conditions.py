@@ -142,6 +142,10 @@ class Conditions(nn.Module):
 
     def for_each(self, asked: Mapping[str, object], n: int) -> dict[str, list[object]]:
         """What is asked of each of n examples, as `encode` takes it. Raises UsageError as that does."""
+        if not isinstance(asked, Mapping):
+            raise UsageError(f"conditions are given by name, as {{'class': '7'}}, and not as {asked!r}.")
+        if n < 1:
+            raise UsageError(f"asked for {n} examples: there should be at least 1.")
         for name in asked:
             if name not in self.askable:
                 known = f"its conditions are: {', '.join(self.askable)}" if self.askable else "it is unconditional"

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 from undiffuse.conditioning.base import Inject
@@ -22,7 +22,7 @@ from undiffuse.conditioning.tags import TagsConfig, names_in
 from undiffuse.conditioning.texts import TextConfig, WordsEncoder, words_of
 from undiffuse.conditioning.transformers import Pooling, described
 from undiffuse.conditioning.vectors import VectorConfig
-from undiffuse.errors import UsageError
+from undiffuse.errors import UsageError, explained
 
 Kind = Literal["class", "tags", "number", "vector", "text", "image", "task"]
 WORDS = "words"
@@ -48,6 +48,13 @@ class Condition(BaseModel):
     encoder: str | None = None
     pooling: Pooling | None = None
     channels: Literal["grey", "rgb", "rgba"] | None = None
+
+    def __init__(self, **settings: Any) -> None:
+        """Raises UsageError for settings that are not there, or contradict each other."""
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise UsageError(f"the condition cannot be declared so: {explained(error)}") from None
 
     @model_validator(mode="after")
     def _nothing_ignored(self) -> Condition:

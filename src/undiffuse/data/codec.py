@@ -58,10 +58,17 @@ class CodecConfig(BaseModel):
         return torch.float32 if exact else torch.float64
 
     def carried(self, values: np.ndarray | Tensor) -> Tensor:
-        """Stored values as a tensor of that type; on the CPU where it is float64, which not every device has."""
+        """Stored values as a tensor of that type; on the CPU where it is float64, which not every device has.
+
+        Raises UsageError for what is no array of numbers.
+        """
         wide = self.storage == torch.float64
-        if isinstance(values, np.ndarray):
-            return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64 if wide else np.float32))
+        try:
+            if isinstance(values, np.ndarray):
+                return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64 if wide else np.float32))
+            values = torch.as_tensor(values)
+        except (TypeError, ValueError):
+            raise UsageError(f"examples are an array or a tensor of numbers, and not a {type(values).__name__} of anything else.") from None
         return values.cpu().double() if wide else values.float()
 
 

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.extras import optional
+from undiffuse.process import derivatives
 from undiffuse.process.flow import angle_of, velocity
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise
@@ -100,7 +101,7 @@ def flow_likelihood(
             along = phi.clamp(max=span[-1].to(phi)).cpu().double().tan().log().item()  # the last step may overshoot the end
             walked = max(walked, min(1.0, (along - log_start) / (log_end - log_start)))
             watch(walked)
-        with torch.enable_grad():
+        with derivatives.recorded():
             y = state[0].detach().requires_grad_()
             v = velocity(denoise, schedule, phi, y)[0]
             divergence = exact_divergence(v, y) if probes is None else probed_divergence(v, y, probes)

@@ -191,7 +191,10 @@ def hidden_places(mask: object, shape: Sequence[int], inputs: int, channels: boo
     mask: of the shape (*size), (1 or C, *size) or (inputs, 1 or C, *size).   channels: whether it may differ between channels.
     Raises UsageError for another shape, and for a mask that hides everything or nothing of an example.
     """
-    given = (mask if isinstance(mask, Tensor) else torch.tensor(mask)).cpu() != 0
+    try:
+        given = (mask if isinstance(mask, Tensor) else torch.tensor(mask)).cpu() != 0
+    except (TypeError, ValueError):
+        raise UsageError(f"a mask is an array or a tensor, true where to fill in, and not {mask!r}.") from None
     size, wide = tuple(shape[1:]), {1, shape[0]} if channels else {1}
     whole = given[None] if given.shape == size else given
     whole = whole[None] if whole.ndim == len(shape) else whole

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.errors import UsageError
+from undiffuse.process import derivatives
 from undiffuse.process.levels import Level, meet
 from undiffuse.process.posteriors import Denoise, Posterior
 from undiffuse.sampling.solvers.ancestral import Ancestral
@@ -67,7 +68,7 @@ class Guide:
 
     def gradient(self, x_t: Tensor, level: Level, index: Tensor) -> Tensor:
         """scale · grad of a function of x_t."""
-        with torch.enable_grad():
+        with derivatives.recorded():
             x = x_t.detach().requires_grad_()
             (g,) = torch.autograd.grad(self.function(x, level, index).sum(), x)
         return self.scale * g
@@ -95,7 +96,7 @@ def by_score(denoise: Denoise, guides: Sequence[Guide], index: Tensor) -> Denois
 
 def _through(denoise: Denoise, guides: Sequence[Guide], x_t: Tensor, level: Level, index: Tensor) -> tuple[Posterior, Tensor]:
     """The belief, and the gradient of functions of its mean with respect to x_t."""
-    with torch.enable_grad():
+    with derivatives.recorded():
         x = x_t.detach().requires_grad_()
         posterior = denoise(x, level)
         total = torch.zeros((), device=x.device)

@@ -45,6 +45,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.errors import UsageError
+from undiffuse.process import derivatives
 from undiffuse.process.corruption import jump
 from undiffuse.process.levels import Level, meet
 from undiffuse.process.operators import Mask, Operator
@@ -119,7 +120,7 @@ def _unknown(level: Level, prior: float) -> float:
 
 def _with_jacobian(denoise: Denoise, x_t: Tensor, level: Level) -> tuple[Posterior, Callable[[Tensor], Tensor]]:
     """The belief, and what multiplies vectors by (dx̂/dx_t)ᵀ."""
-    with torch.enable_grad():
+    with derivatives.recorded():
         x = x_t.detach().requires_grad_()
         posterior = denoise(x, level)
 

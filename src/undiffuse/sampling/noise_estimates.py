@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.errors import UsageError
+from undiffuse.process import derivatives
 from undiffuse.process.levels import Level, meet
 from undiffuse.process.noise import standard_normal
 from undiffuse.process.posteriors import Denoise
@@ -61,7 +62,7 @@ def by_likelihood(y: Tensor, denoise: Denoise, levels: Level, *, probes: int = 4
 def _slope(y: Tensor, denoise: Denoise, level: Level, probes: int, seed: int) -> Tensor:
     """Equation (2) at one level, float64 (B,), on the CPU."""
     alpha, ratio = meet(level.alpha, y), float(level.ratio)
-    with torch.enable_grad():
+    with derivatives.recorded():
         x_t = (alpha * y).detach().requires_grad_()
         mean = denoise(x_t, level).mean
         trace = torch.zeros(len(y), dtype=torch.float64)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level
@@ -58,8 +58,8 @@ class SamplingConfig(BaseModel):
     churn: float = Field(0.0, ge=0)
     restart: tuple[float, float, Annotated[int, Field(ge=1)]] | None = None
     noise: NoiseKind = "independent"
-    guidance: float = 1.0
-    guidance_scales: dict[str, float] | None = None
+    guidance: FiniteFloat = 1.0
+    guidance_scales: dict[str, FiniteFloat] | None = None
     guidance_form: Literal["plain", "projected", "plus"] = "plain"
     guidance_rescale: float = Field(0.0, ge=0, le=1)
     guidance_momentum: float = Field(0.0, gt=-1, lt=1)

@@ -10,7 +10,7 @@ is one of the forward process and needs no network; the solver then starts afres
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from undiffuse.errors import Failure
 from undiffuse.process.corruption import step as forward_step
 from undiffuse.process.levels import Level, meet
 from undiffuse.process.noise import standard_normal
@@ -94,8 +95,33 @@ def _made(kind: NoiseKind, x: Tensor, seed: int, index: Tensor, levels: Level) -
     return Independent(x, seed, index, len(levels) - 1) if kind == "independent" else Brownian(x, seed, index, levels)
 
 
+class Counter:
+    """Counts the steps of several trajectories.   progress: called with (done, total) after each."""
+
+    def __init__(self, total: int, progress: Callable[[int, int], None] | None = None) -> None:
+        self.done, self.total, self.progress = 0, total, progress
+
+    def counted(self, moments: Iterator[Moment]) -> Iterator[Moment]:
+        for moment in moments:
+            self.done += 1
+            if self.progress:
+                self.progress(self.done, self.total)
+            yield moment
+
+
 def final(moments: Iterator[Moment]) -> Tensor:
-    """The end of a trajectory."""
+    """The end of a trajectory. Raises Failure where it holds numbers that are not finite: no picture can be made of these."""
     for moment in moments:
         last = moment.x
-    return last
+    return finite(last)
+
+
+def finite(x: Tensor) -> Tensor:
+    """x (B, ...) as it is. Raises Failure where it holds numbers that are NaN or infinite."""
+    good = x.isfinite().flatten(1).all(1)
+    if not good.all():
+        raise Failure(
+            f"{int((~good).sum())} of {len(x)} examples ended in numbers that are NaN or infinite: guide less, clip the clean "
+            "estimate to its range, take more steps, or use another model."
+        )
+    return x
