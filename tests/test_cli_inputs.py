@@ -195,3 +195,27 @@ def test_files_of_one_name_are_all_in_the_numbers(run, tmp_path):
     assert code == 0, out
     numbers = json.loads((tmp_path / "tiny/edited/001/numbers.json").read_text())
     assert list(numbers["misfit"]) == ["0", "0-2", "0-3"]
+
+
+# Wrong uses -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("classifier", "runs/digits", "--batch", "0"), "batch_size"), (("classifier", "runs/digits", "--lr", "-1"), "learning_rate"),
+    (("classifier", "runs/digits", "--steps", "0"), "steps"), (("evaluate", "runs/digits", "-n", "2", "--steps", "0"), "0 steps"),
+    (("vary", "runs/digits", "data:0", "--strength", "nan"), "lies outside"), (("vary", "runs/digits", "data:0", "--steps", "0"), "steps"),
+    (("reconstruct", "runs/digits", "data:0", "--steps", "0"), "steps"), (("sample", "runs/digits", "--churn", "inf"), "churn"),
+    (("schedule", "edm", "--shift", "nan"), "shift"), (("schedule", "foo"), "no noise schedule 'foo'"),
+])  # fmt: skip
+def test_wrong_use_is_never_a_fault_of_the_program(run, arguments, words):
+    if "runs/digits" in arguments:
+        assert run("train", "digits", "--steps", "1", "--batch", "8", *TINY)[0] == 0
+    code, out = run(*arguments)
+    assert code == 2, out
+    assert words in " ".join(out.split())
+
+
+def test_a_negative_seed_is_a_seed(run):
+    assert run("train", "digits", "--steps", "1", "--batch", "8", *TINY)[0] == 0
+    code, out = run("likelihood", "runs/digits", "-n", "2", "--steps", "2", "--seed", "-1")
+    assert code == 0, out

@@ -66,12 +66,14 @@ def adherence(
     Model.sample.   progress: called with (what is done, the share of it).
     Raises UsageError for a model without conditions that can be read, or too few held-out examples.
     """
+    if steps < 1:
+        raise UsageError(f"predictors cannot be trained for {steps} steps: take at least 1.")
     readable = {name: condition for name, condition in declared.items() if condition.kind in READ}
     if not readable:
         raise UsageError(f"none of this model's conditions can be read off an example: {', '.join(declared) or 'it is unconditional'}.")
     if len(held_out) < 2 * FEWEST:
         raise UsageError(f"{len(held_out)} held-out examples are too few to train a predictor on and to test it: hold out at least {2 * FEWEST}.")
-    order = np.random.Generator(np.random.Philox(seed)).permutation(held_out)
+    order = np.random.Generator(np.random.Philox(seed % 2**64)).permutation(held_out)
     learned, tested = np.sort(order[::2]), np.sort(order[1::2])
     asked_rows = tested[np.arange(n) % len(tested)]
     asked = {name: said_in(data, name, condition, asked_rows) for name, condition in declared.items()}

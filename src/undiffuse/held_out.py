@@ -85,5 +85,5 @@ def told_of(run: Path, data: Dataset) -> dict[str, list[Any]]:
 
 def drawn(data: Dataset, n: int, seed: int) -> Dataset:
     """n examples at random without repetition, all of them where there are no more."""
-    order = np.random.Generator(np.random.Philox(seed)).permutation(len(data))
+    order = np.random.Generator(np.random.Philox(seed % 2**64)).permutation(len(data))
     return data[np.sort(order[:n])]

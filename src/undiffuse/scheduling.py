@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from torch import Tensor
 
 from undiffuse.errors import UsageError
@@ -34,7 +34,7 @@ class ScheduleConfig(BaseModel):
     beta_start: float | None = Field(None, gt=0)
     beta_end: float | None = Field(None, gt=0)
     zero_terminal_snr: bool = False
-    shift: float = 0.0
+    shift: FiniteFloat = 0.0
 
     def build(self) -> Schedule:
         """Raises UsageError for an unknown name, or settings that contradict each other."""

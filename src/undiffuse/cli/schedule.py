@@ -41,6 +41,7 @@ def schedule(
     import numpy as np
     import torch
 
+    from undiffuse.configuration import parsed
     from undiffuse.data.codec import Codec, fitted_codec
     from undiffuse.data.dataset import Dataset
     from undiffuse.data.pixels import Unreadable, read_image
@@ -55,9 +56,11 @@ def schedule(
     shared.refuse_unwritable(out.parent)
     names = names or COMPARED
     built = {
-        name: ScheduleConfig(name=name, T=T if name in BETAS else None, zero_terminal_snr=zero_terminal_snr and name in BETAS, shift=shift).build()
+        name: parsed(ScheduleConfig, {
+            "name": name, "T": T if name in BETAS else None, "zero_terminal_snr": zero_terminal_snr and name in BETAS, "shift": shift,
+        }, f"the noise schedule {name!r} cannot be made").build()
         for name in names
-    }
+    }  # fmt: skip
     if image is None:
         data = digits()[np.array([4])]
     else:

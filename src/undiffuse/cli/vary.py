@@ -41,7 +41,7 @@ def vary(
     inputs = edits.read(run, model, images)
     conditions = edits.told(model, {"class": classes, "number": numbers, "tags": tags, "text": texts})
     walk, steps = pictures.Walk() if trajectory else None, editing.default_steps(model) if steps is None else steps
-    with edits.watching(walk, round(steps * strength)) as watch:
+    with edits.watching(walk, round(steps * strength) if 0 <= strength <= 1 else 0) as watch:
         result = editing.vary(
             model, inputs.values, strength, n, conditions=conditions, seed=seed, watch=watch, steps=steps,
             **shared.given(guidance=guidance, solver=solver),

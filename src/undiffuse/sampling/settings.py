@@ -55,7 +55,7 @@ class SamplingConfig(BaseModel):
     eta: float | None = Field(None, ge=0, le=1)
     variance: float | None = Field(None, ge=0, le=1)
     corrections: int | None = Field(None, ge=1)
-    churn: float = Field(0.0, ge=0)
+    churn: float = Field(0.0, ge=0, allow_inf_nan=False)
     restart: tuple[float, float, Annotated[int, Field(ge=1)]] | None = None
     noise: NoiseKind = "independent"
     guidance: FiniteFloat = 1.0
