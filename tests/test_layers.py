@@ -69,8 +69,8 @@ ALLOWED = {
 }
 OUTSIDE = {"process": {"torch"}, "networks": {"torch", "pydantic"}, "sampling": {"torch", "pydantic"}, "conditioning": {"torch", "pydantic"}}
 STANDARD_ONLY = {
-    "__future__", "abc", "collections", "contextlib", "dataclasses", "difflib", "functools", "hashlib", "itertools", "math", "os", "pathlib", "re",
-    "types", "typing", "warnings", "zlib",
+    "__future__", "abc", "array", "collections", "contextlib", "dataclasses", "difflib", "functools", "hashlib", "itertools", "math", "os",
+    "pathlib", "re", "types", "typing", "warnings", "zlib",
 }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from undiffuse.classifying import ClassifierRun, reading
 from undiffuse.columns import encode_columns, said_in
 from undiffuse.conditioning.declared import Condition
+from undiffuse.conditioning.encoded import Encoded
 from undiffuse.conditioning.texts import PARTS, TextCondition
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
@@ -111,19 +112,21 @@ def _target(data: Dataset, name: str, condition: Condition, model: Model) -> tup
     return Condition(kind="class" if condition.kind == "task" else condition.kind, column=column), data
 
 
-def _pooled(encoded: Tensor, module: TextCondition) -> Tensor:
-    """Encoded texts (N, …) as vectors of at most DIMENSIONS numbers: the mean over tokens, in its main directions."""
-    if module.config.encoder.kind == "words":  # a bag of hashed parts
-        bags = torch.zeros(len(encoded), module.config.encoder.buckets + 1).scatter_add_(
-            1, encoded.flatten(1), torch.ones(len(encoded), encoded.shape[1] * PARTS)
-        )
-        flat = bags[:, 1:]
-    else:
-        said = encoded[..., -1:]
-        flat = encoded[..., :-1] if encoded.ndim == 2 else (encoded[..., :-1] * said).sum(1) / said.sum(1).clamp(min=1)
-    flat = flat - flat.mean(0)
+def _pooled(encoded: Encoded, module: TextCondition) -> Tensor:
+    """Encoded texts, N of them, as vectors of at most DIMENSIONS numbers: the mean over tokens, in its main directions."""
+    flat = torch.cat([_flat(encoded[rows], module) for rows in torch.arange(len(encoded)).split(1024)])
+    flat -= flat.mean(0)
     _, _, directions = torch.pca_lowrank(flat, q=min(DIMENSIONS, *flat.shape), center=False, niter=4)
     return flat @ directions
+
+
+def _flat(encoded: Tensor, module: TextCondition) -> Tensor:
+    """Encoded texts (B, …) as vectors: a bag of hashed parts, or the mean over tokens."""
+    if module.config.encoder.kind == "words":
+        bags = torch.zeros(len(encoded), module.config.encoder.buckets + 1)
+        return bags.scatter_add_(1, encoded.flatten(1), torch.ones(len(encoded), encoded.shape[1] * PARTS))[:, 1:]
+    said = encoded[..., -1:]
+    return encoded[..., :-1] if encoded.ndim == 2 else (encoded[..., :-1] * said).sum(1) / said.sum(1).clamp(min=1)
 
 
 def _judged(
@@ -137,7 +140,8 @@ def _judged(
     real_answers = _answers(work, real_x)
     shuffle = torch.randperm(len(wanted), generator=torch.Generator().manual_seed(0))
     if target.kind == "vector":
-        score, ceiling, floor = (_retrieved(a, w, every) for a, w in ((answers, wanted), (real_answers, real), (answers, wanted[shuffle])))
+        all_said = every[np.arange(len(data))]
+        score, ceiling, floor = (_retrieved(a, w, all_said) for a, w in ((answers, wanted), (real_answers, real), (answers, wanted[shuffle])))
         return Adherence(name, condition.kind, f"retrieval of {CANDIDATES}", score, _binomial(score, len(x)), ceiling, floor)
     read, best, worst = (reading(config, a, w) for a, w in ((answers, wanted), (real_answers, real), (answers, wanted[shuffle])))
     numbers: dict[str, Any] = {}

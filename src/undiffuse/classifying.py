@@ -29,6 +29,7 @@ from undiffuse.columns import encode_columns, fit_conditions
 from undiffuse.conditioning.classes import ClassConfig
 from undiffuse.conditioning.conditions import Conditions, Values
 from undiffuse.conditioning.declared import Condition
+from undiffuse.conditioning.encoded import Part
 from undiffuse.conditioning.numbers import NumberConfig
 from undiffuse.conditioning.vectors import VectorConfig
 from undiffuse.configuration import Config, ModelConfig, changed, refuse_other
@@ -133,7 +134,7 @@ class ClassifierRun:
         self.trainer = Trainer(
             ClassifierLearner(self.classifier, name, clean), self.schedule, make_level_sampler("uniform", self.schedule, True), training
         )
-        self.loader = Loader(data[seen], self.codec, training.batch_size, training.seed, device, {name: values[seen]})
+        self.loader = Loader(data[seen], self.codec, training.batch_size, training.seed, device, {name: Part(values, seen)})
         # data may be sorted by class, so the few that are looked at are drawn from all
         judged = np.random.Generator(np.random.Philox(0)).permutation(held_out[says(config, values[held_out]).numpy()])[:MOST_HELD_OUT]
         self.bank: Bank | None = None  # where too few held-out examples say anything

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import struct
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from undiffuse.conditioning.base import Note, checked_name
-from undiffuse.conditioning.conditions import ConditionConfig, Conditions, Values
+from undiffuse.conditioning.base import Note, checked_name, said_or_none
+from undiffuse.conditioning.conditions import ConditionConfig, Conditions
 from undiffuse.conditioning.declared import Condition, fitted
+from undiffuse.conditioning.encoded import Encoded
 from undiffuse.conditioning.texts import TextCondition
 from undiffuse.data import tables
 from undiffuse.data.dataset import Dataset
@@ -26,6 +29,8 @@ from undiffuse.data.ranges import FULL, found_range
 from undiffuse.errors import UsageError
 from undiffuse.files import as_file_name, write_atomically
 
+KEPT_AS = {"uint8": "uint8", "bool": "uint8", "uint16": "int32"}  # of pictures, by their type in files; of any other float32
+HEADER = 512  # bytes of a file of encoded texts that come before the states
 MISSING = ("", "nan", "NaN", "None", "null")
 
 
@@ -61,20 +66,21 @@ def _span(name: str, pictures: Tensor, mode: str) -> tuple[float, float]:
     return low, high
 
 
-def encode_columns(data: Dataset, declared: Mapping[str, Condition], conditions: Conditions, cache: Path | None = None) -> Values:
-    """The declared conditions of every example, encoded, on the CPU.
+def encode_columns(data: Dataset, declared: Mapping[str, Condition], conditions: Conditions, cache: Path | None = None) -> dict[str, Encoded]:
+    """The declared conditions of every example, encoded, on the CPU; rows of a batch are asked for by their numbers (conditioning/encoded.py).
 
     cache: a folder that keeps what a transformer said of the texts, which takes long and is the same every time.
     """
-    values = {}
+    values: dict[str, Encoded] = {}
     for name, condition in declared.items():
         column, _ = _read(data, name, condition)
-        module, each = conditions[name], [_said(value) for value in column]
+        module = conditions[name]
         try:
             if cache is not None and isinstance(module, TextCondition) and module.config.encoder.kind == "transformer":
-                values[name] = _cached(cache, name, module, each)
+                texts, which = module.different(column)
+                values[name] = module.column(*_cached(cache, name, module, texts), which)
             else:
-                values[name] = module.encode(each)
+                values[name] = module.encode_all(column)
         except ValueError as error:
             raise UsageError(f"{condition.kind} {name!r}: {error}") from None
     return values
@@ -89,21 +95,17 @@ def with_files(data: Dataset, declared: Mapping[str, Condition]) -> Dataset:
 
 def said_in(data: Dataset, name: str, condition: Condition, rows: np.ndarray) -> list[Any]:
     """The values of a condition of some examples as people write them, None where one is missing."""
-    column, _ = _read(data, name, condition)
-    return [_said(column[row]) for row in rows]
+    column, _ = _read(data, name, condition, rows)
+    return [said_or_none(value) for value in column]
 
 
-def _said(value: Any) -> Any:
-    """A value of a column, None where it is missing."""
-    return None if isinstance(value, Tensor) and value.isnan().any() else value
-
-
-def _read(data: Dataset, name: str, condition: Condition) -> tuple[list[Any] | Tensor, str | None]:
-    """A column as `fitted` takes it, and the mode of pictures."""
+def _read(data: Dataset, name: str, condition: Condition, rows: np.ndarray | None = None) -> tuple[list[Any] | Tensor, str | None]:
+    """A column (of some rows) as `fitted` takes it, and the mode of pictures."""
     column = tables.column(data, condition.column or name)
+    column = column if rows is None else column[rows]
     if condition.kind == "image":
         values, mode = tables.pictures(data, column, condition.channels)
-        return torch.from_numpy(values.astype(np.float32)), mode
+        return torch.from_numpy(values.astype(KEPT_AS.get(values.dtype.name, "float32"), copy=False)), mode
     if condition.kind == "vector":
         if column.dtype.kind not in "fiub" or column.ndim != 2:
             raise UsageError(f"a vector is a row of numbers for each example, but this column has the shape {column.shape} and type {column.dtype}.")
@@ -122,16 +124,44 @@ def _read(data: Dataset, name: str, condition: Condition) -> tuple[list[Any] | T
     return [None if isinstance(v, str) and v.strip() in MISSING and condition.kind != "tags" else v for v in values_], None
 
 
-def _cached(folder: Path, name: str, module: TextCondition, texts: list[Any]) -> Tensor:
-    """The encoded texts, from the folder where they have been encoded before, by the same encoder."""
-    identity = json.dumps([module.config.model_dump(mode="json", exclude={"drop", "inject"}), texts])
-    path = folder / f"{as_file_name(name)}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.safetensors"
+def _cached(folder: Path, name: str, module: TextCondition, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """(states, how many each text has), from the folder where the texts have been encoded before, by the same encoder.
+
+    The file is written batch by batch and read as it is needed: nothing of it has to fit into memory.
+    """
+    digest = hashlib.sha256(json.dumps(module.config.model_dump(mode="json", exclude={"drop", "inject"})).encode())
+    for text in texts:
+        digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    path = folder / f"{as_file_name(name)}-{digest.hexdigest()[:16]}.safetensors"
     if path.exists():
         try:
-            return load_file(path)["states"]
+            return _states_in(path)
         except (SafetensorError, KeyError):
             path.unlink()
-    encoded = module.encode(texts).contiguous()
-    size = encoded.numel() * encoded.element_size()
-    write_atomically(path, lambda temporary: save_file({"states": encoded}, temporary), size)
-    return encoded
+    write_atomically(path, lambda temporary: _write_states(temporary, module.parts(texts)))
+    return _states_in(path)
+
+
+def _states_in(path: Path) -> tuple[Tensor, Tensor]:
+    found = load_file(path)
+    return found["states"], found["lengths"]
+
+
+def _write_states(path: Path, parts: Iterable[tuple[Tensor, Sequence[int]]]) -> None:
+    """A file of safetensors whose header is written last, when it is known how much there is."""
+    lengths: list[int] = []
+    shape: tuple[int, ...] = (0, 0)
+    with open(path, "wb") as file:
+        file.write(bytes(8 + HEADER))
+        for content, each in parts:
+            file.write(content.float().contiguous().numpy().tobytes())
+            lengths.extend(each)
+            shape = (shape[0] + len(content), *content.shape[1:])
+        file.write(np.array(lengths, dtype="<i4").tobytes())
+        middle = 4 * math.prod(shape)
+        header = {
+            "states": {"dtype": "F32", "shape": shape, "data_offsets": [0, middle]},
+            "lengths": {"dtype": "I32", "shape": [len(lengths)], "data_offsets": [middle, middle + 4 * len(lengths)]},
+        }  # fmt: skip
+        file.seek(0)
+        file.write(struct.pack("<Q", HEADER) + json.dumps(header).encode().ljust(HEADER))

@@ -34,6 +34,7 @@ from undiffuse.conditioning.augmentation import AugmentationConfig
 from undiffuse.conditioning.base import Note
 from undiffuse.conditioning.classes import TaskConfig
 from undiffuse.conditioning.conditions import Values
+from undiffuse.conditioning.encoded import Part
 from undiffuse.conditioning.probe import refuse_deaf
 from undiffuse.conditioning.seen import SeenConfig
 from undiffuse.configuration import ModelConfig, RunConfig, changed
@@ -124,7 +125,7 @@ class Run:
             training.level_density, schedule, training.stratified, training.level_mean, training.level_deviation
         )
         self.trainer = Trainer(DenoiserLearner(denoiser, self._objective(codec)), schedule, sampler, design.training)
-        told = {name: value[rows[0]] for name, value in values.items()}
+        told = {name: Part(value, rows[0]) for name, value in values.items()}
         self.loader = Loader(data, codec, design.training.batch_size, design.training.seed, device, told, rows[0])
         # data may be sorted by class, so the few that are looked at are drawn from all
         seen, judged = (np.random.Generator(np.random.Philox(0)).permutation(part) for part in (rows[0], rows[1] if len(rows[1]) else rows[0]))

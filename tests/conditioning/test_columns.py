@@ -30,7 +30,7 @@ def fitted(data, name="it", drop=0.1, **declared):
     """(the configuration, every example encoded)."""
     declared = {name: Condition(**declared)}
     configs = fit_conditions(data, declared, drop)
-    return configs[name], encode_columns(data, declared, Conditions(configs, 8))[name]
+    return configs[name], encode_columns(data, declared, Conditions(configs, 8))[name][np.arange(len(data))]
 
 
 @pytest.mark.parametrize(("column", "names", "encoded"), [

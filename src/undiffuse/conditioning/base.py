@@ -23,9 +23,11 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from undiffuse.conditioning.encoded import Encoded
 from undiffuse.errors import UsageError
 
 Inject = Literal["layers", "concat", "attention"]
+AT_ONCE = 1024  # examples of a data set
 BESIDE = 8  # channels that a condition without a size of its own is given beside the noisy input
 
 
@@ -165,18 +167,35 @@ class ConditionModule(nn.Module, ABC):
     def encode(self, values: Sequence[object]) -> Tensor:
         """One row for each value, None for the null token."""
         said = [row for row, value in enumerate(values) if value is not None]
-        if len(said) < len(values) and not self.config.droppable:
+        if len(said) == len(values):
+            return self.read(values)
+        self.refuse_unsaid()
+        nothing = self.nothing()
+        if not said:
+            return nothing.expand(len(values), *nothing.shape)
+        encoded = nothing.repeat(len(values), *[1] * nothing.ndim)
+        encoded[said] = self.read([values[row] for row in said])
+        return encoded
+
+    def refuse_unsaid(self) -> None:
+        """Raises UsageError where the network does not know what to do when nothing is said."""
+        if not self.config.droppable:
             raise UsageError(
                 "this model was trained without ever dropping it (drop = 0), so it has no unconditional mode: say what it should be, "
                 "or train with a drop of 0.1."
             )
-        if len(said) == len(values):
-            return self.read(values)
+
+    def encode_all(self, values: Sequence[object] | Tensor) -> Encoded:
+        """The values of a whole data set, None or NaN for the null token, part by part and kept small.
+
+        values: N of them, as people write them, or a tensor with a row for each.
+        """
         nothing = self.nothing()
-        encoded = nothing.repeat(len(values), *[1] * nothing.ndim)
-        if said:
-            encoded[said] = self.read([values[row] for row in said])
-        return encoded
+        whole = torch.empty(len(values), *nothing.shape, dtype=nothing.dtype)
+        for start in range(0, len(values), AT_ONCE):
+            part = values[start : start + AT_ONCE]
+            whole[start : start + len(part)] = self.encode([said_or_none(value) for value in part])
+        return whole
 
     def null(self, n: int, device: torch.device) -> Tensor:
         """The null token for n examples; made once, and brought to another device once."""
@@ -191,7 +210,13 @@ class ConditionModule(nn.Module, ABC):
 
 def joined(names: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
     """A vocabulary with the names of another that it lacks at the end."""
-    return (*names, *(name for name in more if name not in names))
+    return tuple(dict.fromkeys((*names, *more)))
+
+
+def placed(names: Sequence[str], before: Sequence[str]) -> tuple[int | None, ...]:
+    """Where each name stands in an older vocabulary, None for a new one."""
+    place = {name: k for k, name in enumerate(before)}
+    return tuple(place.get(name) for name in names)
 
 
 def width_for(config: ConditionSettings, width: int) -> int:
@@ -207,6 +232,11 @@ def two_layers(numbers: int, width: int) -> nn.Sequential:
 def as_token(embedding: Tensor, config: ConditionSettings) -> Tensor:
     """(B, width) as the one token (B, 1, width) where positions attend to it."""
     return embedding[:, None] if config.inject == "attention" else embedding
+
+
+def said_or_none(value: object) -> object:
+    """A value of a data set, None where it is missing."""
+    return None if isinstance(value, Tensor) and value.is_floating_point() and value.isnan().any() else value
 
 
 def bare(value: object) -> object:

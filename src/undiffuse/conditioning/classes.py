@@ -7,14 +7,14 @@ one network is to do (paint in, enlarge, …): it is never dropped, always said,
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Places, as_token, joined, width_for
+from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Places, as_token, joined, placed, width_for
 from undiffuse.errors import UsageError
 
 
@@ -46,6 +46,7 @@ class ClassCondition(ConditionModule):
 
     def __init__(self, config: ClassConfig | TaskConfig, width: int) -> None:
         super().__init__(config)
+        self.place = {name: k for k, name in enumerate(config.names)}
         self.table = nn.Embedding(len(config.names) + config.droppable, width_for(config, width))
 
     def forward(self, encoded: Tensor) -> Tensor:
@@ -61,13 +62,13 @@ class ClassCondition(ConditionModule):
     def places(self, old: ClassCondition) -> dict[str, Places]:
         """A new name starts as the null token, or where there was none as the mean of the old ones."""
         names, null = old.config.names, (len(old.config.names),) if old.config.droppable else ()
-        rows = [names.index(name) if name in names else None for name in self.config.names]
+        rows = [*placed(self.config.names, names)]
         rows += [null[0] if null else None] if self.config.droppable else []
         return {"table.weight": Places(0, tuple(rows), null or tuple(range(len(names))))}
 
     def _index(self, name: str) -> int:
-        if name in self.config.names:
-            return self.config.names.index(name)
+        if name in self.place:
+            return self.place[name]
         raise UsageError(unknown(name, self.config.names, self.config.kind))
 
 
@@ -80,7 +81,7 @@ def unknown(name: str, names: Sequence[str], what: str) -> str:
     return f"there is no {what} {name!r}: {hint}the {len(names)} {plural} are {shown}."
 
 
-def vocabulary(values: Sequence[object]) -> tuple[str, ...]:
+def vocabulary(values: Iterable[object]) -> tuple[str, ...]:
     """The different values but None, in order: numbers by size, anything else by name."""
     names = {str(value) for value in values if value is not None}
     try:

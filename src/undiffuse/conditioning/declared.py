@@ -98,7 +98,7 @@ def fitted(
             raise UsageError(f"{len(column) - len(said)} rows name no task, and every example needs one: fill them in.")
         return TaskConfig(names=_several(vocabulary(said), continued), **common | {"drop": 0})
     if declared.kind == "tags":
-        return TagsConfig(names=_several(vocabulary([name for value in said for name in names_in(value)]), continued), **common)
+        return TagsConfig(names=_several(vocabulary(name for value in said for name in names_in(value)), continued), **common)
     if declared.kind == "number":
         numbers = torch.tensor([as_number(value) for value in said], dtype=torch.float64)
         low, high = numbers.min().item(), numbers.max().item()

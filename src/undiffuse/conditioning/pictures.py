@@ -10,13 +10,14 @@ Scaled by the data to about -1 … 1.  Encoded with a last channel of ones, all 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Inject, depth
+from undiffuse.conditioning.base import AT_ONCE, ConditionModule, ConditionSettings, Inject, depth, said_or_none
+from undiffuse.conditioning.encoded import Encoded, EncodedColumn
 from undiffuse.errors import UsageError
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -42,6 +43,28 @@ class ImageConfig(ConditionSettings):
     @property
     def beside(self) -> int:
         return self.shape[0] + 1 if self.inject == "concat" else 0
+
+
+class Pictures(EncodedColumn):
+    """Pictures as they are stored (N, C, *size), encoded when rows of them are asked for.   low, high: as of ImageConfig."""
+
+    def __init__(self, stored: Tensor, low: float, high: float) -> None:
+        self.stored, self.low, self.high = stored, low, high
+        self.shape, self.dtype = (stored.shape[1] + 1, *stored.shape[2:]), torch.float32
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, rows: Any) -> Tensor:
+        pictures = self.stored[torch.as_tensor(rows)].float()
+        missing = pictures.flatten(1).isnan().any(1).reshape(-1, *[1] * (pictures.ndim - 1))
+        return torch.where(missing, 0.0, scaled(pictures, self.low, self.high))
+
+
+def scaled(pictures: Tensor, low: float, high: float) -> Tensor:
+    """Stored values (B, C, *size) → about -1 … 1, with a last channel of ones."""
+    found = (pictures - low) / (high - low) * 2 - 1
+    return torch.cat([found, torch.ones_like(found[:, :1])], 1)
 
 
 class ImageCondition(ConditionModule):
@@ -99,5 +122,12 @@ class ImageCondition(ConditionModule):
                     "scale it as there."
                 )
             rows.append(picture)
-        scaled = (torch.stack(rows) - c.low) / (c.high - c.low) * 2 - 1
-        return torch.cat([scaled, torch.ones_like(scaled[:, :1])], 1)
+        return scaled(torch.stack(rows), c.low, c.high)
+
+    def encode_all(self, values: Sequence[object] | Tensor) -> Encoded:
+        """Pictures in a tensor stay as they are stored; each is looked at once."""
+        if not isinstance(values, Tensor):
+            return super().encode_all(values)
+        for part in values.split(AT_ONCE):
+            self.encode([said_or_none(value) for value in part])
+        return Pictures(values, self.config.low, self.config.high)

@@ -7,6 +7,7 @@ tag is something else than one of which nothing is known.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,8 +15,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Places, as_token, joined, two_layers, width_for
+from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Places, as_token, joined, placed, two_layers, width_for
 from undiffuse.conditioning.classes import unknown
+from undiffuse.conditioning.encoded import Encoded, Ragged, starts_of
 from undiffuse.errors import UsageError
 
 SEPARATORS = re.compile(r"[;|,]")
@@ -39,6 +41,7 @@ class TagsCondition(ConditionModule):
 
     def __init__(self, config: TagsConfig, width: int) -> None:
         super().__init__(config)
+        self.place = {name: k for k, name in enumerate(config.names)}
         self.mlp = two_layers(len(config.names) + 1, width_for(config, width))
 
     def forward(self, encoded: Tensor) -> Tensor:
@@ -47,7 +50,7 @@ class TagsCondition(ConditionModule):
     def places(self, old: TagsCondition) -> dict[str, Places]:
         """A new name adds nothing at first."""
         names = old.config.names
-        return {"mlp.0.weight": Places(1, (*(names.index(name) if name in names else None for name in self.config.names), len(names)))}
+        return {"mlp.0.weight": Places(1, (*placed(self.config.names, names), len(names)))}
 
     def is_one(self, value: object) -> bool:
         """A text, a tuple or a set is the tags of one example; a list is those of several."""
@@ -61,11 +64,28 @@ class TagsCondition(ConditionModule):
         rows = torch.zeros(len(values), len(self.config.names) + 1)
         rows[:, -1] = 1
         for row, value in enumerate(values):
-            for name in names_in(value):
-                if name not in self.config.names:
-                    raise UsageError(unknown(name, self.config.names, "tag"))
-                rows[row, self.config.names.index(name)] = 1
+            rows[row, self._indices(value)] = 1
         return rows
+
+    def encode_all(self, values: Sequence[object] | Tensor) -> Encoded:
+        """The tags of each example as the indices of their names."""
+        indices, lengths, which = array("i"), array("q"), array("q")
+        for row, value in enumerate(values):
+            found = [] if value is None else self._indices(value)
+            indices.extend(found)
+            lengths.append(len(found))
+            which.append(-1 if value is None else row)
+        if -1 in which:
+            self.refuse_unsaid()
+        content = torch.tensor(indices, dtype=torch.int32)
+        return Ragged(content, starts_of(lengths), torch.tensor(which), len(self.config.names), torch.float32, named=True)
+
+    def _indices(self, value: object) -> list[int]:
+        names = names_in(value)
+        for name in names:
+            if name not in self.place:
+                raise UsageError(unknown(name, self.config.names, "tag"))
+        return [self.place[name] for name in names]
 
 
 def names_in(value: object) -> list[str]:

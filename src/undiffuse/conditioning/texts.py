@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -20,7 +20,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Places, two_layers, width_for
+from undiffuse.conditioning.base import AT_ONCE, ConditionModule, ConditionSettings, Places, two_layers, width_for
+from undiffuse.conditioning.encoded import Distinct, Encoded, EncodedColumn, Ragged, distinct, starts_of
 from undiffuse.conditioning.transformers import Encoder, TransformerEncoder, open_encoder
 from undiffuse.errors import UsageError
 
@@ -49,6 +50,11 @@ class TextConfig(ConditionSettings):
         now: dict[str, object] = {"most": max(self.encoder.most, data.encoder.most)}
         now |= {"source": data.encoder.source} if isinstance(data.encoder, TransformerEncoder) else {}
         return self._continued(data, encoder=self.encoder.model_copy(update=now))
+
+
+def text_or_none(value: object) -> str | None:
+    """A text, None where it is missing or blank."""
+    return None if value is None or not (text := str(value)).strip() else text
 
 
 def words_of(text: str) -> list[str]:
@@ -133,20 +139,60 @@ class TextCondition(ConditionModule):
 
     def encode(self, values: Sequence[object]) -> Tensor:
         """As of any condition; a blank text says nothing."""
-        return super().encode([value if value is not None and str(value).strip() else None for value in values])
+        return super().encode([text_or_none(value) for value in values])
+
+    def encode_all(self, values: Sequence[object] | Tensor) -> Encoded:
+        """Each different text once, its words or tokens without the padding to the longest."""
+        texts, which = self.different(values)
+        parts = list(self.parts(texts))
+        return self.column(torch.cat([part for part, _ in parts]) if parts else self._empty(), [n for _, lengths in parts for n in lengths], which)
+
+    def different(self, values: Sequence[object] | Tensor) -> tuple[list[str], Tensor]:
+        """(the different texts, which of them each value is, int64 (N,), -1 for none). Raises UsageError where something must be said and is not."""
+        texts, which = distinct(text_or_none(value) for value in values)
+        if (which < 0).any():
+            self.refuse_unsaid()
+        return texts, which
+
+    def parts(self, texts: Sequence[str]) -> Iterator[tuple[Tensor, list[int]]]:
+        """The encoded texts a few at a time: all their words or tokens end to end, (total, …), and how many each has; pooled states have 1."""
+        encoder = self.config.encoder
+        if not isinstance(encoder, WordsEncoder):
+            for states in self.encoder.batches(list(texts), encoder):
+                there = states[..., -1] > 0
+                yield states[there], (there.sum(1).tolist() if self.tokens else [1] * len(states))
+            return
+        known: dict[str, list[int]] = {}
+        for start in range(0, len(texts), AT_ONCE):
+            each = [self._words(text) for text in texts[start : start + AT_ONCE]]
+            known |= {word: hashed(word, encoder.buckets) for words in each for word in words if word not in known}
+            flat = [known[word] for words in each for word in words]
+            yield torch.tensor(flat, dtype=torch.int32).reshape(-1, PARTS), [len(words) for words in each]
+
+    def column(self, content: Tensor, lengths: Sequence[int] | Tensor, which: Tensor) -> EncodedColumn:
+        """The column of what `parts` gave, one after another.   which: as of `different`."""
+        if not self.tokens:
+            return Distinct(content, which)
+        return Ragged(content, starts_of(lengths), which, self.config.encoder.most, self.nothing().dtype)
+
+    def _empty(self) -> Tensor:
+        return self.nothing()[:0] if self.tokens else self.nothing()[None, :][:0]
+
+    def _words(self, text: str) -> list[str]:
+        words, most = words_of(text), self.config.encoder.most
+        if len(words) > most:
+            raise UsageError(f"{text[:30]!r}… has {len(words)} words, and the model's encoder takes at most {most}: shorten it.")
+        return words
 
     def read(self, values: Sequence[object]) -> Tensor:
         texts = [str(value) for value in values]
         encoder = self.config.encoder
         if not isinstance(encoder, WordsEncoder):
-            place = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-            return self.encoder.states(list(place), encoder)[[place[text] for text in texts]]
+            different, which = distinct(texts)
+            return self.encoder.states(different, encoder)[which]
         rows = torch.zeros(len(texts), encoder.most, PARTS, dtype=torch.int64)
         for row, text in enumerate(texts):
-            words = words_of(text)
-            if len(words) > encoder.most:
-                raise UsageError(f"{text[:30]!r}… has {len(words)} words, and the model's encoder takes at most {encoder.most}: shorten it.")
-            if words:
+            if words := self._words(text):
                 rows[row, : len(words)] = torch.tensor([hashed(word, encoder.buckets) for word in words])
         return rows
 

@@ -13,6 +13,7 @@ and nothing is fetched unless asked.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,10 +95,16 @@ class Encoder:
         _check(texts, lengths, self.takes)
         return max(lengths)
 
-    @torch.no_grad()
     def states(self, texts: list[str], config: TransformerEncoder) -> Tensor:
         """States divided by `scale`, each with a last 1: (n, width + 1), or (n, most, width + 1), 0 where no token is."""
-        parts = []
+        parts = list(self.batches(texts, config))
+        if config.pooling == "tokens":
+            parts = [torch.nn.functional.pad(part, (0, 0, 0, config.most - part.shape[1])) for part in parts]
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def batches(self, texts: list[str], config: TransformerEncoder) -> Iterator[Tensor]:
+        """The same a few texts at a time, those of tokens only as long as the longest of them."""
         for start in range(0, len(texts), BATCH):
             batch = texts[start : start + BATCH]
             tokens = self.tokenizer(batch, padding=True, truncation=False, return_tensors="pt", verbose=False)
@@ -106,13 +113,11 @@ class Encoder:
             state = self.model(input_ids=tokens["input_ids"], attention_mask=there).last_hidden_state.float() / config.scale
             said = there[:, :, None].float()
             if config.pooling == "tokens":
-                full = torch.cat([state * said, said], 2)
-                parts.append(torch.nn.functional.pad(full, (0, 0, 0, config.most - full.shape[1])))
+                yield torch.cat([state * said, said], 2)
             else:
                 last = there.sum(1).clamp(min=1) - 1
                 pooled = (state * said).sum(1) / said.sum(1).clamp(min=1) if config.pooling == "mean" else state[torch.arange(len(state)), last]
-                parts.append(torch.cat([pooled, torch.ones(len(pooled), 1)], 1))
-        return torch.cat(parts)
+                yield torch.cat([pooled, torch.ones(len(pooled), 1)], 1)
 
     def sha256(self) -> str:
         """Of the files that decide what it answers."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -35,17 +36,29 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed % 2**64, epoch])).permutation(n)
 
 
+class Rows(Protocol):
+    """What is known of each example, by its number: a tensor, or what makes the rows of a batch when it is asked for them."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor: ...
+
+
 class Loader:
     """Batches (x, the rows of `values`) of a data set on a device; kept encoded there where that is small.
 
-    rows: of the data set, those to train on; all when None.   values: what is known of each of them besides, tensors with a row for
-    each, by name.
+    rows: of the data set, those to train on; all when None.   values: what is known of each of them besides, a row for each, by name;
+    what is small is kept on the device as well.
     """
 
     KEPT_ENCODED = 2**28  # bytes of x, whatever the values take that it is made of
 
     def __init__(
-        self, data: Dataset, codec: Codec, batch_size: int, seed: int, device: torch.device, values: Mapping[str, Tensor] | None = None,
+        self, data: Dataset, codec: Codec, batch_size: int, seed: int, device: torch.device, values: Mapping[str, Rows] | None = None,
         rows: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         self.data, self.codec, self.batch_size, self.seed, self.device = data, codec, batch_size, seed, device
@@ -54,8 +67,8 @@ class Loader:
         self.encoded = codec.encode_parts(data.values, rows, device) if small else None
         self.values = {name: self._placed(value) for name, value in (values or {}).items()}
 
-    def _placed(self, value: Tensor) -> Tensor:
-        return value.to(self.device) if value.numel() * value.element_size() <= self.KEPT_ENCODED else value
+    def _placed(self, value: Rows) -> Rows:
+        return value[torch.arange(len(self.rows))].to(self.device) if value.nbytes <= self.KEPT_ENCODED else value
 
     def __call__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         rows = batch_indices(len(self.rows), self.batch_size, self.seed, step)
