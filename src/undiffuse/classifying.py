@@ -26,6 +26,7 @@ from torch import Tensor
 from undiffuse.artefact import sets_of
 from undiffuse.classifier import FILE_NAME, Classifier, ClassifierConfig, log_likelihood, save_classifier
 from undiffuse.columns import encode_columns, fit_conditions
+from undiffuse.conditioning.base import AT_ONCE
 from undiffuse.conditioning.classes import ClassConfig
 from undiffuse.conditioning.conditions import Conditions, Values
 from undiffuse.conditioning.declared import Condition
@@ -136,7 +137,8 @@ class ClassifierRun:
         )
         self.loader = Loader(data[seen], self.codec, training.batch_size, training.seed, device, {name: Part(values, seen)})
         # data may be sorted by class, so the few that are looked at are drawn from all
-        judged = np.random.Generator(np.random.Philox(0)).permutation(held_out[says(config, values[held_out]).numpy()])[:MOST_HELD_OUT]
+        said = np.concatenate([says(config, values[part]).numpy() for part in np.array_split(held_out, 1 + len(held_out) // AT_ONCE)])
+        judged = np.random.Generator(np.random.Philox(0)).permutation(held_out[said])[:MOST_HELD_OUT]
         self.bank: Bank | None = None  # where too few held-out examples say anything
         if len(judged) >= FEWEST_HELD_OUT:
             self.bank = Bank.of(self.codec.encode(data.values[judged]).to(device), {name: values[judged].to(device)}, self.schedule)
