@@ -219,5 +219,6 @@ def reading(target: Any, answer: Tensor, encoded: Tensor, ratio: float = 0.0) ->
 def classifying_network(network: NetworkConfig, shape: tuple[int, ...]) -> UNetConfig:
     """An encoder for the data of a model: the levels of its network where it has any, attention in the middle, no wider than needed."""
     content = network.model_dump() if isinstance(network, StagesConfig) else suggested_unet(shape, cpu=True).model_dump()
-    content = {name: content[name] for name in UNetConfig.model_fields} | {"kind": "unet"}
+    content = {name: content[name] for name in StagesConfig.model_fields}
+    content |= {"clock_embedding": "adm"} if content["clock_embedding"] == "fourier" else {}  # for it is told the label, of up to 1000
     return UNetConfig(**content | {"middle_attention": True, "attention": (), "embedding_width": None})

@@ -31,7 +31,7 @@ from undiffuse.process.chains import Chain
 from undiffuse.process.predictions import Prediction, make_prediction
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.settings import SamplingConfig
-from undiffuse.scheduling import ScheduleConfig
+from undiffuse.scheduling import CNoiseConfig, ScheduleConfig
 from undiffuse.training.settings import TrainingConfig
 
 
@@ -75,6 +75,8 @@ class Design(Config):
     sigma_data: standard deviation of x in the model's range, for karras and edm.
     latent: where x is an autoencoder's latents.
     clock: the schedule that the network was first trained on, where that is not `schedule`; see process/predictions.py, eq. (2).
+    c_in: what x_t is multiplied by for the network: "scaled", to unit length, as the table of process/predictions.py has it, or "one".
+    c_noise: what the network's clock is told.
     adapters: train these instead of the weights that a fine-tuning starts from.
     """
 
@@ -82,6 +84,8 @@ class Design(Config):
     network: NetworkConfig = UNetConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     clock: ScheduleConfig | None = None
+    c_in: Literal["scaled", "one"] = "scaled"
+    c_noise: CNoiseConfig = CNoiseConfig()
     prediction: Literal["noise", "clean", "mean", "velocity", "flow", "karras"] = "velocity"
     variance: Variance = "fixed_small"
     sigma_data: float = Field(0.5, gt=0)
@@ -95,7 +99,8 @@ class Design(Config):
     @model_validator(mode="after")
     def _consistent(self) -> Design:
         schedule = self.schedule.build()
-        make_prediction(self.prediction, schedule, clock=self.clock.build() if self.clock else None)
+        clock = self.clock.build() if self.clock else None
+        make_prediction(self.prediction, schedule, clock=clock, noise=self.c_noise.build(), unscaled=self.c_in == "one")
         learned = self.variance.startswith("learned")
         objective = self.training.objective
         if learned and objective == "simple":
@@ -117,7 +122,7 @@ class ModelConfig(Config):
     """What a model file says of itself.
 
     latent: of a model whose x is an autoencoder's latents.
-    clock: the schedule that its network was first trained on, where that is not `schedule`.
+    clock: the schedule that its network was first trained on, where that is not `schedule`.   c_in, c_noise: see Design.
     provenance: where it came from: versions, data, steps, scores; for people, never read by the code.
     weights: the set that samples, "averaged" or "raw", whichever was better on held-out data.
     """
@@ -127,6 +132,8 @@ class ModelConfig(Config):
     network: NetworkConfig
     schedule: ScheduleConfig
     clock: ScheduleConfig | None = None
+    c_in: Literal["scaled", "one"] = "scaled"
+    c_noise: CNoiseConfig = CNoiseConfig()
     prediction: Literal["noise", "clean", "mean", "velocity", "flow", "karras"]
     variance: Variance
     sigma_data: float
@@ -164,7 +171,8 @@ class ModelConfig(Config):
         return (self.clock or self.schedule).build()
 
     def build_prediction(self) -> Prediction:
-        return make_prediction(self.prediction, self.schedule.build(), self.sigma_data, self.clock.build() if self.clock else None)
+        clock = self.clock.build() if self.clock else None
+        return make_prediction(self.prediction, self.schedule.build(), self.sigma_data, clock, self.c_noise.build(), self.c_in == "one")
 
 
 OfModel = TypeVar("OfModel", Design, ModelConfig)

@@ -43,7 +43,7 @@ class Denoiser(nn.Module):
 
     def _believed(self, x_t: Tensor, level: Level, told: Told) -> Posterior:
         row = self.prediction.affine(level)
-        clock = self.prediction.asked(level).label.to(device=x_t.device, dtype=torch.float32).expand(len(x_t))
+        clock = self.prediction.c_noise(level).to(device=x_t.device, dtype=torch.float32).expand(len(x_t))
         x = meet(row.c_in, x_t) * x_t
         if told.beside:
             x = torch.cat([x, *(spread_over(channels, x) for channels in told.beside)], 1)

@@ -107,8 +107,8 @@ class Run:
             conditions |= {"task": TaskConfig(names=self.tasks.names)} if len(self.tasks.names) > 1 else {}
         self.model_config = ModelConfig(
             codec=codec.config, latent=None if latents is None else latents.config,
-            network=design.network, schedule=design.schedule, clock=design.clock, prediction=design.prediction,
-            variance=design.variance, sigma_data=design.sigma_data, conditions=conditions, tasks=design.tasks,
+            network=design.network, schedule=design.schedule, clock=design.clock, c_in=design.c_in, c_noise=design.c_noise,
+            prediction=design.prediction, variance=design.variance, sigma_data=design.sigma_data, conditions=conditions, tasks=design.tasks,
             sampling=design.sampling,
         )  # fmt: skip
         with torch.random.fork_rng(devices=[]):

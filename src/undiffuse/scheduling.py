@@ -1,8 +1,9 @@
-"""A noise schedule as data: its name, and what is set of it."""
+"""A noise schedule as data: its name, and what is set of it; and what a network's clock is told of its levels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
@@ -11,6 +12,7 @@ from torch import Tensor
 from undiffuse.errors import UsageError
 from undiffuse.process.betas import BETAS, REFERENCE_STEPS, linear_betas, scaled_linear_betas, sigmoid_betas, zero_terminal_snr
 from undiffuse.process.chains import Chain
+from undiffuse.process.predictions import CNoise
 from undiffuse.process.schedules import CONTINUOUS, VP, Schedule, SubVP
 
 DEFAULT_T = 1000
@@ -70,6 +72,25 @@ class ScheduleConfig(BaseModel):
                 f"the schedule {self.name!r} is not made from a range of betas: choose one of {', '.join(ranged)}, or set schedule.shift."
             )
         return found
+
+
+class CNoiseConfig(BaseModel):
+    """What the network's clock is told: scale · v + shift, v the timestep or ln(sigma/alpha); see process/predictions.py, eq. (3).
+
+    timestep: the index of a chain, 1000 · t of a continuous schedule, 250 ln(sigma) of edm.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    of: Literal["timestep", "log_sigma"] = "timestep"
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def build(self) -> CNoise | None:
+        """None for the timestep itself. Raises UsageError for a clock that stands still."""
+        if self.scale == 0:
+            raise UsageError("c_noise.scale is 0, so the network would hear the same at every noise level: give it another number.")
+        return None if self == CNoiseConfig() else CNoise(self.of, self.scale, self.shift)
 
 
 def _shifted(schedule: Schedule, shift: float) -> Schedule:

@@ -36,7 +36,7 @@ from undiffuse.networks.adapters import AdapterConfig, adapt, adaptable
 from undiffuse.scheduling import ScheduleConfig
 from undiffuse.training.settings import TrainingConfig
 
-MEANING = ("network", "prediction", "variance", "sigma_data")
+MEANING = ("network", "c_in", "c_noise", "prediction", "variance", "sigma_data")
 SMALLEST, LARGEST = 0.05, 5.0  # deviation, and mean, of float data in the model's unit, where its own have 0.5 and 0
 LEARNING_RATE = {"weights": 3e-4, "adapters": 3e-3}
 STEPS = 1000
@@ -65,8 +65,8 @@ class Start:
         """
         of, learned = self.of, self.of.variance.startswith("learned")
         before = Design(
-            network=of.network, schedule=of.schedule, clock=of.clock, prediction=of.prediction, variance=of.variance,
-            sigma_data=of.sigma_data, sampling=of.sampling, tasks=of.tasks,
+            network=of.network, schedule=of.schedule, clock=of.clock, c_in=of.c_in, c_noise=of.c_noise, prediction=of.prediction,
+            variance=of.variance, sigma_data=of.sigma_data, sampling=of.sampling, tasks=of.tasks,
             training=TrainingConfig(
                 steps=STEPS, batch_size=64, learning_rate=LEARNING_RATE["adapters" if settings.get("adapters") else "weights"],
                 objective="hybrid" if learned else "simple", level_density="uniform" if learned else "logit_normal",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from tests.small import TINY, randomised
-from undiffuse.networks.blocks import CrossAttention
+from undiffuse.networks.blocks import CrossAttention, group_norm
 from undiffuse.networks.unet import UNet
 from undiffuse.networks.unet_config import UNetConfig
 
+NORM = partial(group_norm, groups=3)
 SIZES = {1: (7,), 2: (5, 6), 3: (3, 4, 5)}
 
 
@@ -27,7 +29,7 @@ def inputs(dims, channels=6, width=10, tokens=5, seed=0):
 @pytest.mark.parametrize("dims", SIZES)
 def test_it_starts_as_the_identity(dims):
     x, tokens, absent = inputs(dims)
-    block = CrossAttention(6, 10, heads=2, groups=3)
+    block = CrossAttention(6, 10, heads=2, norm=NORM)
     assert torch.equal(block(x, tokens, absent), x)
     assert not torch.equal(randomised(block)(x, tokens, absent), x)
 
@@ -36,7 +38,7 @@ def test_it_starts_as_the_identity(dims):
 def test_it_is_the_formula_over_the_tokens_that_are_there(heads):
     """Rombach et al. 2022, eq. 5, position by position and head by head in float64, with the absent tokens cut out."""
     x, tokens, absent = (t.double() if t.is_floating_point() else t for t in inputs(1))
-    block = randomised(CrossAttention(6, 10, heads=heads, groups=3)).double().requires_grad_(False)
+    block = randomised(CrossAttention(6, 10, heads=heads, norm=NORM)).double().requires_grad_(False)
     out = block(x, tokens, absent)
     for b in range(2):
         h = nn.functional.group_norm(x[b : b + 1], 3, block.norm.weight, block.norm.bias)[0]
@@ -55,7 +57,7 @@ def test_it_is_the_formula_over_the_tokens_that_are_there(heads):
 @pytest.mark.parametrize("dims", SIZES)
 def test_what_is_absent_has_no_say(dims):
     x, tokens, absent = inputs(dims)
-    block = randomised(CrossAttention(6, 10, heads=2, groups=3))
+    block = randomised(CrossAttention(6, 10, heads=2, norm=NORM))
     other = torch.where(absent[:, :, None], torch.full_like(tokens, 1e3), tokens)
     assert torch.equal(block(x, other, absent), block(x, tokens, absent))
     tokens.requires_grad_()
@@ -67,14 +69,14 @@ def test_what_is_absent_has_no_say(dims):
 @pytest.mark.parametrize("dims", SIZES)
 def test_the_order_of_tokens_is_nothing(dims):
     x, tokens, absent = inputs(dims)
-    block = randomised(CrossAttention(6, 10, heads=2, groups=3))
+    block = randomised(CrossAttention(6, 10, heads=2, norm=NORM))
     order = torch.tensor([3, 0, 4, 2, 1])
     torch.testing.assert_close(block(x, tokens[:, order], absent[:, order]), block(x, tokens, absent), rtol=1e-5, atol=1e-6)
 
 
 def test_heads_that_do_not_divide_the_channels_are_refused():
     with pytest.raises(ValueError, match="6 channels cannot be split into 4 equal heads"):
-        CrossAttention(6, 10, heads=4, groups=3)
+        CrossAttention(6, 10, heads=4, norm=NORM)
 
 
 @pytest.mark.parametrize(("dims", "size"), [(1, (7,)), (1, (50,)), (2, (8, 8)), (2, (9, 6)), (2, (1, 1)), (3, (5, 6, 7))])

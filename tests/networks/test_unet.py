@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from tests.small import randomised
 from undiffuse.conditioning.classes import ClassCondition, ClassConfig
-from undiffuse.networks.blocks import Attention, Conv2d, group_norm
+from undiffuse.networks.blocks import Attention, Conv2d, Downsample, Resampling, group_norm
 from undiffuse.networks.building import build_network
 from undiffuse.networks.embeddings import sinusoidal_embedding
 from undiffuse.networks.unet import UNet
@@ -50,6 +51,11 @@ VARIANTS = {
     "adm": UNetConfig(width=16, multipliers=(1, 2, 3), attention=(1, 4), head_channels=8, residual_resample=True, depth=(1, 2, 1)),
     "legacy": UNetConfig(width=16, multipliers=(1,), attention=(1,), heads=4, attention_order="legacy", depth=1, dropout=0.1),
     "heads wider than the channels": UNetConfig(width=16, multipliers=(1, 2), attention=(1,), head_channels=32, depth=1),
+    "ddpm's padding": UNetConfig(width=8, multipliers=(1, 2), depth=1, downsample_padding=0, first_width=4, noise_channels=6, norm_eps=1e-6),
+    "pyramids": UNetConfig(
+        width=8, multipliers=(1, 2, 2), depth=1, attention=(2,), residual_resample=True, resample_filter=(1, 2, 2, 1), resample_proj=True,
+        encoder_type="skip", decoder_type="skip", min_channels_per_group=4, skip_scale=0.7,
+    ),
     "odd widths": UNetConfig(width=10, multipliers=(1, 3), depth=1, middle_attention=False, embedding_width=7),
 }
 
@@ -80,7 +86,7 @@ def test_it_starts_as_nothing_and_every_parameter_can_learn(config):
     assert (network(x, clock, told) == 0).all()
     randomised(network)
     network(x, clock, told).square().sum().backward()
-    assert not [name for name, p in network.named_parameters() if p.grad is None or (p.grad == 0).all()]
+    assert not [name for name, p in network.named_parameters() if p.requires_grad and (p.grad is None or (p.grad == 0).all())]
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
@@ -121,7 +127,7 @@ def test_embedding_conventions_are_the_papers():
 @pytest.mark.parametrize("order", ["new", "legacy"])
 def test_attention_is_the_formula(order):
     """softmax(q k'/sqrt(d)) v per head, written out with the two published layouts of the joint projection."""
-    attention = randomised(Attention(8, heads=2, groups=4, order=order))
+    attention = randomised(Attention(8, heads=2, norm=partial(group_norm, groups=4), order=order))
     x = torch.randn(1, 8, 3, 2)
     flat = attention.norm(x).flatten(2)[0].T  # (positions, 8)
     qkv = flat @ attention.qkv.weight.T + attention.qkv.bias
@@ -155,6 +161,73 @@ def test_a_convolution_of_a_two_by_two_map_is_a_convolution(memory_format):
 @pytest.mark.parametrize(("channels", "groups"), [(128, 32), (48, 24), (100, 25), (7, 7), (33, 11), (1, 1)])
 def test_groups_fit_any_width(channels, groups):
     assert group_norm(channels, 32).num_groups == groups
+
+
+def along_one_axis(x, taps, way):
+    """The filter's definition: down, y_n = sum_k f_k x_(2n+k-p); up, the same sum over x with a zero after each number, twice as large."""
+    f, p = [tap / sum(taps) for tap in taps], len(taps) // 2 - 1
+    if way == "down":
+        return [sum(f[k] * x[2 * n + k - p] for k in range(len(f)) if 0 <= 2 * n + k - p < len(x)) for n in range(len(x) // 2)]
+    y = [0.0] * (2 * len(x))
+    for i, value in enumerate(x):
+        for k, tap in enumerate(f):
+            if 0 <= 2 * i + k - p < len(y):
+                y[2 * i + k - p] += 2 * tap * value
+    return y
+
+
+@pytest.mark.parametrize("taps", [(1, 1), (1, 3, 3, 1), (1, 2, 5, 1), (1, 2, 3, 3, 2, 1)])
+@pytest.mark.parametrize("way", ["down", "up"])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_resampling_is_the_filters_definition_along_each_axis(taps, way, dims):
+    """On a product of one function for each axis, the filter of all axes is the product of what it makes of each."""
+    generator = torch.Generator().manual_seed(0)
+    along = [torch.randn(n, generator=generator) for n in (8, 6, 4)[:dims]]
+    made = [torch.tensor(along_one_axis(axis.tolist(), taps, way)) for axis in along]
+    product = {1: lambda a: a[0], 2: lambda a: a[0][:, None] * a[1], 3: lambda a: a[0][:, None, None] * a[1][:, None] * a[2]}[dims]
+    x = torch.stack([product(along), 2 * product(along)])[None]
+    found = Resampling(dims, way, taps)(x)
+    torch.testing.assert_close(found, torch.stack([product(made), 2 * product(made)])[None])
+
+
+def test_settings_of_others_leave_the_networks_there_were_as_they_were():
+    """At their defaults they are the very operations, to the bit, and no parameter is new."""
+    x, embedding = torch.randn(2, 6, 10, 12), torch.zeros(1)
+    assert torch.equal(Resampling(2, "down")(x), nn.functional.avg_pool2d(x, 2))
+    assert torch.equal(Resampling(2, "up")(x), nn.functional.interpolate(x, scale_factor=2, mode="nearest"))
+    assert Resampling(2, None)(x) is x
+    down = Downsample(2, 6)
+    assert torch.equal(down(x, embedding), nn.functional.conv2d(x, down.conv.weight, down.conv.bias, 2, 1))
+    network = UNet(UNetConfig(width=24, multipliers=(1, 2), depth=1, residual_resample=True, attention=(2,)), 1, 1)
+    norms = [m for m in network.modules() if isinstance(m, nn.GroupNorm)]
+    assert all(m.eps == 1e-5 and m.num_groups == max(g for g in range(1, 33) if m.num_channels % g == 0) for m in norms)
+    assert {name.split(".")[0] for name, _ in network.named_parameters()} == {"clock_mlp", "encoder", "middle", "decoder", "norm", "last"}
+    residuals = [m for m in network.modules() if hasattr(m, "embed")]
+    assert all(isinstance(m.skip, nn.Identity) == (m.conv1.in_channels == m.conv1.out_channels) for m in residuals)
+
+
+@pytest.mark.parametrize(("channels", "least", "groups"), [(128, 4, 32), (64, 4, 16), (48, 4, 12), (24, 4, 6), (36, 4, 9), (3, 4, 1), (512, 4, 32)])
+def test_groups_of_at_least_so_many_channels(channels, least, groups):
+    """EDM's rule, min(32, channels / 4) where that divides the channels."""
+    assert group_norm(channels, 32, least=least).num_groups == groups
+
+
+def test_fourier_frequencies_are_kept_with_the_weights_and_never_trained():
+    config = UNetConfig(width=8, multipliers=(1,), depth=1, clock_embedding="fourier", noise_channels=2000)
+    network = UNet(config, 1, 1)
+    assert network.fourier.shape == (1000,)
+    assert not network.fourier.requires_grad
+    assert abs(network.fourier.std() / 16 - 1) < 4 / math.sqrt(2 * 1000)
+    assert "fourier" in dict(network.named_parameters())
+
+
+@pytest.mark.parametrize(("wrong", "message"), [
+    ({"resample_filter": (1, 2, 1), "residual_resample": True}, "3 taps"), ({"resample_filter": (1, 3, 3, 1)}, "residual_resample to true"),
+    ({"resample_proj": True}, "residual_resample to true"), ({"residual_resample": True, "downsample_padding": 0}, "downsample_padding"),
+])  # fmt: skip
+def test_settings_that_would_be_ignored_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        UNetConfig(**wrong)
 
 
 @pytest.mark.parametrize("wrong", [{"multipliers": ()}, {"depth": (1, 2), "multipliers": (1,)}, {"widht": 3}, {"dims": 4}, {"width": 0}])

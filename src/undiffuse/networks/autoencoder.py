@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from undiffuse.errors import UsageError
 from undiffuse.networks.base import Network
-from undiffuse.networks.blocks import conv, cropped, group_norm, zeroed
+from undiffuse.networks.blocks import conv, cropped, zeroed
 from undiffuse.networks.gaussian import divergence, drawn, split
-from undiffuse.networks.stages import Stages
+from undiffuse.networks.stages import Stages, norm_of
 from undiffuse.networks.unet_config import Positive, StagesConfig
 
 
@@ -42,7 +42,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, config: AutoencoderConfig, channels: int) -> None:
         super().__init__()
-        self.norm = group_norm(channels, config.groups)
+        self.norm = norm_of(config)(channels)
         self.into = conv(config.dims, channels, 2 * config.latent_channels, size=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,7 +64,7 @@ class Autoencoder(Network):
                 f"an autoencoder of {len(stages.widths)} levels halves its input {len(stages.widths) - 1} times, which examples of "
                 f"{'×'.join(str(n) for n in size)} do not allow: give network.multipliers fewer numbers."
             )
-        super().__init__(config.width, stages.embedding_width, config.clock_embedding)
+        super().__init__(config.noise_channels or config.width, stages.embedding_width, config.clock_embedding)
         self.config, self.stages, channels = config, stages, stages.widths[-1]
         self.encoder, _ = stages.encoder(channels_in)
         self.middle = stages.middle()
@@ -72,7 +72,7 @@ class Autoencoder(Network):
         self.out_of = conv(config.dims, config.latent_channels, channels, size=1)
         self.decoder_middle = stages.middle()
         self.decoder = stages.decoder()
-        self.norm = group_norm(stages.widths[0], config.groups)
+        self.norm = stages.norm(stages.widths[0])
         self.last = zeroed(conv(config.dims, stages.widths[0], channels_out))
         self._cost: Tensor | None = None
 

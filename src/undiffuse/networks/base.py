@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from undiffuse.networks.embeddings import Convention, clock_mlp, sinusoidal_embedding
+from undiffuse.networks.embeddings import Convention, clock_mlp, fourier_embedding, fourier_frequencies, sinusoidal_embedding
 
 
 class Network(nn.Module, ABC):
@@ -22,6 +22,7 @@ class Network(nn.Module, ABC):
         super().__init__()
         self.frequencies, self.embedding_width, self.convention = frequencies, embedding_width, convention
         self.clock_mlp = clock_mlp(frequencies, embedding_width)
+        self.fourier = fourier_frequencies(frequencies) if convention == "fourier" else None
 
     @abstractmethod
     def forward(
@@ -38,5 +39,9 @@ class Network(nn.Module, ABC):
 
     def embedding(self, clock: Tensor, conditioning: Tensor | None) -> Tensor:
         """Of clock and conditions, activated: (B, embedding_width)."""
-        embedding = self.clock_mlp(sinusoidal_embedding(clock, self.frequencies, self.convention))
+        if self.fourier is None:
+            waves = sinusoidal_embedding(clock, self.frequencies, self.convention)
+        else:
+            waves = fourier_embedding(clock, self.fourier, self.frequencies)
+        embedding = self.clock_mlp(waves)
         return nn.functional.silu(embedding if conditioning is None else embedding + conditioning)

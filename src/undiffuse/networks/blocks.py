@@ -12,16 +12,19 @@ The last layer of every block starts at zero, so each block starts as the identi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool1d, avg_pool2d, avg_pool3d, interpolate, scaled_dot_product_attention
+from torch.nn import functional
+from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from undiffuse.errors import UsageError
 
-AVERAGE_POOL = {1: avg_pool1d, 2: avg_pool2d, 3: avg_pool3d}
+AVERAGE_POOL = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
+CONVOLVED = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 
 Resample = Literal["up", "down"]
 
@@ -52,9 +55,14 @@ def conv(dims: int, channels_in: int, channels_out: int, size: int = 3, stride: 
     return CONV[dims](channels_in, channels_out, size, stride=stride, padding=size // 2)
 
 
-def group_norm(channels: int, groups: int, eps: float = 1e-5) -> nn.GroupNorm:
-    """GroupNorm with the largest number of groups up to `groups` that divides `channels`."""
-    return nn.GroupNorm(max(g for g in range(1, min(groups, channels) + 1) if channels % g == 0), channels, eps)
+def group_norm(channels: int, groups: int, eps: float = 1e-5, least: int = 1) -> nn.GroupNorm:
+    """GroupNorm with the largest number of groups up to `groups`, of `least` channels each or more, that divides `channels`."""
+    most = max(1, min(groups, channels // least))
+    return nn.GroupNorm(max(g for g in range(1, most + 1) if channels % g == 0), channels, eps)
+
+
+Norm = Callable[[int], nn.GroupNorm]
+"""channels → a fresh GroupNorm of them."""
 
 
 def zeroed(module: nn.Module) -> nn.Module:
@@ -62,6 +70,11 @@ def zeroed(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
+
+
+def scaled(x: Tensor, by: float) -> Tensor:
+    """by · x, of any shape; x itself where that is 1."""
+    return x if by == 1 else by * x
 
 
 def padded(x: Tensor, multiples: Sequence[int]) -> Tensor:
@@ -91,22 +104,48 @@ def attended(q: Tensor, k: Tensor, v: Tensor, absent: Tensor | None = None) -> T
     return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
-def resampled(x: Tensor, dims: int, way: Resample | None) -> Tensor:
-    """x at twice (nearest) or half (average) the resolution."""
-    if way == "up":
-        return interpolate(x, scale_factor=2, mode="nearest")
-    return AVERAGE_POOL[dims](x, 2) if way == "down" else x
+class Resampling(nn.Module):
+    """x (B, C, *size) at twice or half the resolution, by a filter along each axis; as it is where `way` is None.
+
+    taps: of the filter, which is brought to sum 1; two equal ones are the average on the way down and nearest neighbour on the way
+    up. More reach beyond the edge, where x counts as zero (Karras et al. 2020, StyleGAN2, appendix B).   padding: zeros at each end of an
+    axis, as many as keep the size even when not given.
+    """
+
+    def __init__(self, dims: int, way: Resample | None, taps: Sequence[int] = (1, 1), padding: int | None = None) -> None:
+        super().__init__()
+        self.dims, self.way, self.plain = dims, way, tuple(taps) == (1, 1)
+        self.padding = len(taps) // 2 - 1 if padding is None else padding
+        kernel = torch.tensor(taps, dtype=torch.float32) / sum(taps)
+        for _ in range(dims - 1):
+            kernel = kernel[..., None] * (torch.tensor(taps, dtype=torch.float32) / sum(taps))
+        self.kernel: Tensor
+        self.register_buffer("kernel", None if self.plain or way is None else kernel[None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way is None:
+            return x
+        if self.plain:
+            return interpolate(x, scale_factor=2, mode="nearest") if self.way == "up" else AVERAGE_POOL[self.dims](x, 2)
+        kernel = self.kernel.to(x.dtype).expand(x.shape[1], -1, *self.kernel.shape[2:])
+        if self.way == "down":
+            return CONVOLVED[self.dims](x, kernel, stride=2, padding=self.padding, groups=x.shape[1])
+        return TRANSPOSED[self.dims](x, 2**self.dims * kernel, stride=2, padding=self.padding, groups=x.shape[1])
 
 
 class Downsample(nn.Module):
-    """Half the resolution by a strided convolution."""
+    """Half the resolution by a strided convolution.   padding: 1 at both ends of each axis, or 0 for one zero at its end alone."""
 
-    def __init__(self, dims: int, channels: int) -> None:
+    def __init__(self, dims: int, channels: int, padding: int = 1) -> None:
         super().__init__()
         self.conv = conv(dims, channels, channels, stride=2)
+        self.at_end = padding == 0
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.conv(x)
+        if not self.at_end:
+            return self.conv(x)
+        weight, bias = self.conv.weight, self.conv.bias
+        return CONVOLVED[x.ndim - 2](functional.pad(x, (0, 1) * (x.ndim - 2)), weight, bias, stride=2)  # type: ignore[arg-type]
 
 
 class Upsample(nn.Module):
@@ -114,18 +153,19 @@ class Upsample(nn.Module):
 
     def __init__(self, dims: int, channels: int) -> None:
         super().__init__()
-        self.dims = dims
         self.conv = conv(dims, channels, channels)
+        self.resampling = Resampling(dims, "up")
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.conv(resampled(x, self.dims, "up"))
+        return self.conv(self.resampling(x))
 
 
 class ResidualBlock(nn.Module):
     """x (B, channels_in, *size), embedding (B, embedding_width) already activated → (B, channels_out, *size').
 
     adaptive: scale and shift by the embedding (AdaGN) instead of adding it.
-    resample: change the resolution inside the block.
+    resample: change the resolution inside the block, by a filter of these `taps`.   project: a 1×1 convolution on the skip path even where the
+    channels do not ask for it.   skip_scale: what the sum of both paths is multiplied by.
     """
 
     def __init__(
@@ -135,24 +175,28 @@ class ResidualBlock(nn.Module):
         channels_out: int,
         embedding_width: int,
         *,
-        groups: int,
+        norm: Norm,
         dropout: float,
         adaptive: bool,
         resample: Resample | None = None,
+        taps: Sequence[int] = (1, 1),
+        project: bool = False,
+        skip_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.dims, self.adaptive, self.resample = dims, adaptive, resample
-        self.norm1 = group_norm(channels_in, groups)
+        self.dims, self.adaptive, self.skip_scale = dims, adaptive, skip_scale
+        self.resampling = Resampling(dims, resample, taps)
+        self.norm1 = norm(channels_in)
         self.conv1 = conv(dims, channels_in, channels_out)
         self.embed = nn.Linear(embedding_width, (2 if adaptive else 1) * channels_out)
-        self.norm2 = group_norm(channels_out, groups)
+        self.norm2 = norm(channels_out)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(conv(dims, channels_out, channels_out))
-        self.skip = conv(dims, channels_in, channels_out, size=1) if channels_in != channels_out else nn.Identity()
+        self.skip = conv(dims, channels_in, channels_out, size=1) if project or channels_in != channels_out else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = nn.functional.silu(self.norm1(x), inplace=True)
-        h = self.conv1(resampled(h, self.dims, self.resample))
+        h = self.conv1(self.resampling(h))
         e = self.embed(embedding)
         e = e.reshape(*e.shape, *[1] * self.dims)
         if self.adaptive:
@@ -161,21 +205,21 @@ class ResidualBlock(nn.Module):
         else:
             h = self.norm2(h + e)
         h = self.conv2(self.dropout(nn.functional.silu(h, inplace=True)))
-        return self.skip(resampled(x, self.dims, self.resample)) + h
+        return scaled(self.skip(self.resampling(x)) + h, self.skip_scale)
 
 
 class Attention(nn.Module):
     """Self-attention over the positions of x (B, channels, *size), added to x.
 
     order: how the 3 · channels of the joint projection are laid out: "new" [q, k, v][head], "legacy" [head][q, k, v]
-    as in the checkpoints released with DDPM-era code.
+    as in the checkpoints released with DDPM-era code.   skip_scale: what the sum is multiplied by.
     """
 
-    def __init__(self, channels: int, *, heads: int, groups: int, order: Literal["new", "legacy"]) -> None:
+    def __init__(self, channels: int, *, heads: int, norm: Norm, order: Literal["new", "legacy"], skip_scale: float = 1.0) -> None:
         super().__init__()
         split_evenly(channels, heads)
-        self.heads, self.order = heads, order
-        self.norm = group_norm(channels, groups)
+        self.heads, self.order, self.skip_scale = heads, order, skip_scale
+        self.norm = norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = nn.Linear(channels, channels)
         zeroed(self.out)
@@ -188,17 +232,20 @@ class Attention(nn.Module):
         if self.order == "legacy":
             qkv = qkv.transpose(2, 3)
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, heads, positions, C/heads)
-        return x + self.out(attended(q, k, v)).transpose(1, 2).reshape(B, C, *size)
+        return scaled(x + self.out(attended(q, k, v)).transpose(1, 2).reshape(B, C, *size), self.skip_scale)
 
 
 class CrossAttention(nn.Module):
-    """The positions of x (B, channels, *size) attend to tokens (B, n, token_width); what they find is added to x."""
+    """The positions of x (B, channels, *size) attend to tokens (B, n, token_width); what they find is added to x.
 
-    def __init__(self, channels: int, token_width: int, *, heads: int, groups: int) -> None:
+    The sum is never scaled: a trained network that is given tokens later has to go on as the function it was.
+    """
+
+    def __init__(self, channels: int, token_width: int, *, heads: int, norm: Norm) -> None:
         super().__init__()
         split_evenly(channels, heads)
         self.heads = heads
-        self.norm = group_norm(channels, groups)
+        self.norm = norm(channels)
         self.token_norm = nn.LayerNorm(token_width)
         self.q = nn.Linear(channels, channels)
         self.kv = nn.Linear(token_width, 2 * channels)

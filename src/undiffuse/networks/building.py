@@ -14,7 +14,7 @@ from undiffuse.networks.base import Network
 from undiffuse.networks.mlp import MLP, MLPConfig
 from undiffuse.networks.transformer import Transformer, TransformerConfig
 from undiffuse.networks.unet import UNet
-from undiffuse.networks.unet_config import UNetConfig
+from undiffuse.networks.unet_config import StagesConfig, UNetConfig
 
 Kind = Literal["unet", "transformer", "mlp", "autoencoder"]
 NetworkConfig = Annotated[UNetConfig | TransformerConfig | MLPConfig | AutoencoderConfig, Field(discriminator="kind")]
@@ -47,7 +47,7 @@ def suggested(kind: str | None, shape: Sequence[int], cpu: bool) -> NetworkConfi
     if kind == "unet":
         return suggested_unet(shape, cpu)
     if kind == "autoencoder":
-        return AutoencoderConfig(**suggested_unet(shape, cpu).model_dump(exclude={"kind"}))
+        return AutoencoderConfig(**suggested_unet(shape, cpu).model_dump(include=set(StagesConfig.model_fields)))
     if kind == "mlp":
         return MLPConfig(width=128, depth=3) if cpu else MLPConfig(width=1024, depth=6)
     if kind == "transformer":

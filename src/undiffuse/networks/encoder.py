@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from undiffuse.networks.blocks import group_norm
+from undiffuse.errors import UsageError
 from undiffuse.networks.embeddings import clock_mlp, sinusoidal_embedding
 from undiffuse.networks.stages import Stages
 from undiffuse.networks.unet_config import UNetConfig
@@ -39,16 +39,22 @@ class AttentionPooling(nn.Module):
 
 
 class Encoder(nn.Module):
-    """F(x, clock): (B, shape[0], *shape[1:]), (B,) → (B, outputs).   shape: (C, *size) of x."""
+    """F(x, clock): (B, shape[0], *shape[1:]), (B,) → (B, outputs).   shape: (C, *size) of x.
+
+    Raises UsageError for the U-Net's settings that it does not have.
+    """
 
     def __init__(self, config: UNetConfig, shape: tuple[int, ...], outputs: int) -> None:
         super().__init__()
+        if config.clock_embedding == "fourier" or config.encoder_type != "standard":
+            raise UsageError("an encoder alone has sinusoidal clock embeddings and no pyramid: leave clock_embedding and encoder_type as they are.")
         self.config, self.stages = config, Stages(config)
-        self.clock_mlp = clock_mlp(config.width, self.stages.embedding_width)
+        self.waves = config.noise_channels or config.width
+        self.clock_mlp = clock_mlp(self.waves, self.stages.embedding_width)
         self.encoder, _ = self.stages.encoder(shape[0])
         self.middle = self.stages.middle()
         channels, multiple = self.stages.widths[-1], self.stages.multiple
-        self.norm = group_norm(channels, config.groups)
+        self.norm = self.stages.norm(channels)
         heads = max(1, channels // (config.head_channels or 64))
         size = tuple(-(-n // multiple) for n in shape[1:])
         self.pooling = AttentionPooling(channels, size, outputs, heads if channels % heads == 0 else 1)
@@ -63,7 +69,7 @@ class Encoder(nn.Module):
         return self._maps(x, self._embedding(clock))
 
     def _embedding(self, clock: Tensor) -> Tensor:
-        return nn.functional.silu(self.clock_mlp(sinusoidal_embedding(clock, self.config.width, self.config.clock_embedding)))
+        return nn.functional.silu(self.clock_mlp(sinusoidal_embedding(clock, self.waves, self.config.clock_embedding)))
 
     def _maps(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
         maps = [self.stages.padded(x)]

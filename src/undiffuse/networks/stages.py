@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
 
-from undiffuse.networks.blocks import Attention, CrossAttention, Downsample, ResidualBlock, Upsample, conv, padded
+from undiffuse.networks.blocks import Attention, CrossAttention, Downsample, Norm, ResidualBlock, Upsample, conv, group_norm, padded
 from undiffuse.networks.unet_config import StagesConfig
 
 
@@ -14,23 +16,28 @@ class Stage(nn.Sequential):
     """Blocks in a row, each given the embedding, or the tokens where it attends to them."""
 
     def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None, absent: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        for block in self:
-            x = block(x, tokens, absent) if isinstance(block, CrossAttention) else block(x, embedding)
-        return x
+        return through(self, x, embedding, tokens, absent)
+
+
+def through(blocks: Iterable[nn.Module], x: Tensor, embedding: Tensor, tokens: Tensor | None, absent: Tensor | None) -> Tensor:
+    """What blocks, one after the other, make of x (B, channels, *size), see Stage."""
+    for block in blocks:
+        x = block(x, tokens, absent) if isinstance(block, CrossAttention) else block(x, embedding)
+    return x
 
 
 class Stages:
     """Makes stages.   embedding_width: of time and conditions.   tokens: whether positions attend to tokens as well."""
 
     def __init__(self, config: StagesConfig, tokens: bool = False) -> None:
-        self.config, self.tokens = config, tokens
+        self.config, self.tokens, self.norm = config, tokens, norm_of(config)
         self.widths = [max(1, round(config.width * m)) for m in config.multipliers]
         self.embedding_width = config.embedding_width or 4 * config.width
         self.multiple = 2 ** (len(self.widths) - 1)
 
     def encoder(self, channels_in: int) -> tuple[nn.ModuleList, list[int]]:
         """The way down, and the channels of what every stage of it puts out."""
-        channels, factor = self.widths[0], 1
+        channels, factor = self.config.first_width or self.widths[0], 1
         kept, stages = [channels], nn.ModuleList([Stage(_Entry(conv(self.config.dims, channels_in, channels)))])
         for level, (width, depth) in enumerate(zip(self.widths, self.config.depths, strict=True)):
             for _ in range(depth):
@@ -55,7 +62,8 @@ class Stages:
         channels, factor, stages, left = self.widths[-1], self.multiple, nn.ModuleList(), list(kept or [])
         for level, (width, depth) in reversed(list(enumerate(zip(self.widths, self.config.depths, strict=True)))):
             for block in range(depth + 1):
-                stage = [self._residual(channels + (left.pop() if kept else 0), width), *self._attention(width, factor)]
+                attends = self.config.decoder_attention == "every" or block == depth
+                stage = [self._residual(channels + (left.pop() if kept else 0), width), *self._attention(width, factor, attends)]
                 channels = width
                 if level and block == depth:
                     stage.append(self._resampler(channels, "up"))
@@ -71,29 +79,36 @@ class Stages:
         c = self.config
         return ResidualBlock(
             c.dims, channels_in, channels_out, self.embedding_width,
-            groups=c.groups, dropout=c.dropout, adaptive=c.adaptive, resample=resample,
+            norm=self.norm, dropout=c.dropout, adaptive=c.adaptive, resample=resample, taps=c.resample_filter,
+            project=c.resample_proj and resample is not None, skip_scale=c.skip_scale,
         )  # fmt: skip
 
     def _resampler(self, channels: int, way: Literal["up", "down"]) -> nn.Module:
         if self.config.residual_resample:
             return self._residual(channels, channels, way)
-        return (Upsample if way == "up" else Downsample)(self.config.dims, channels)
+        return Upsample(self.config.dims, channels) if way == "up" else Downsample(self.config.dims, channels, self.config.downsample_padding)
 
-    def _attention(self, channels: int, factor: int) -> list[nn.Module]:
-        """What follows the residual block of a level: attention to positions, to tokens, to both or neither."""
+    def _attention(self, channels: int, factor: int, attends: bool = True) -> list[nn.Module]:
+        """What follows the residual block of a level: attention to positions where it `attends`, to tokens, to both or neither."""
         lowest = 2 ** (len(self.config.multipliers) - 1)
         factors = (lowest, max(1, lowest // 2)) if self.config.cross_attention is None else self.config.cross_attention
-        found = [self._attend(channels)] if factor in self.config.attention else []
+        found = [self._attend(channels)] if attends and factor in self.config.attention else []
         return [*found, self._attend_to_tokens(channels)] if self.tokens and factor in factors else found
 
     def _heads(self, channels: int) -> int:
         return max(1, channels // self.config.head_channels) if self.config.head_channels else self.config.heads
 
     def _attend(self, channels: int) -> nn.Module:
-        return Attention(channels, heads=self._heads(channels), groups=self.config.groups, order=self.config.attention_order)
+        c = self.config
+        return Attention(channels, heads=self._heads(channels), norm=self.norm, order=c.attention_order, skip_scale=c.skip_scale)
 
     def _attend_to_tokens(self, channels: int) -> nn.Module:
-        return CrossAttention(channels, self.embedding_width, heads=self._heads(channels), groups=self.config.groups)
+        return CrossAttention(channels, self.embedding_width, heads=self._heads(channels), norm=self.norm)
+
+
+def norm_of(config: StagesConfig) -> Norm:
+    """GroupNorm as it is set."""
+    return partial(group_norm, groups=config.groups, eps=config.norm_eps, least=config.min_channels_per_group)
 
 
 class _Entry(nn.Module):

@@ -7,7 +7,8 @@ Every residual block receives the embedding of the clock plus that of the condit
 attends at 16×16 with one head and resamples by convolutions; ADM (Dhariwal & Nichol 2021, section 3) goes deeper and
 less wide, attends at 32, 16 and 8 with 64 channels per head, resamples inside BigGAN residual blocks, and scales and
 shifts normalised features by the embedding.  presets.py names the published configurations.  Where the network is told
-tokens, positions also attend to these, in the middle and at some of the levels.
+tokens, positions also attend to these, in the middle and at some of the levels.  DDPM++ and NCSN++ (Song et al. 2021, appendix C),
+as EDM trains them, are settings as well, the latter with a pyramid beside its encoder (pyramids.py).
 
 Sizes need not fit: inputs are padded to a multiple of the total downsampling and outputs cropped, so padded positions
 receive no gradient of the loss and never leave the network.
@@ -15,12 +16,15 @@ receive no gradient of the loss and never leave the network.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from undiffuse.networks.base import Network
-from undiffuse.networks.blocks import conv, cropped, group_norm, zeroed
-from undiffuse.networks.stages import Stages
+from undiffuse.networks.blocks import Resampling, conv, cropped, zeroed
+from undiffuse.networks.pyramids import input_pyramid, output_pyramid
+from undiffuse.networks.stages import Stage, Stages, through
 from undiffuse.networks.unet_config import UNetConfig
 
 
@@ -29,14 +33,17 @@ class UNet(Network):
 
     def __init__(self, config: UNetConfig, channels_in: int, channels_out: int, tokens: bool = False) -> None:
         stages = Stages(config, tokens)
-        super().__init__(config.width, stages.embedding_width, config.clock_embedding)
+        super().__init__(config.noise_channels or config.width, stages.embedding_width, config.clock_embedding)
         self.config, self.stages = config, stages
         self.encoder, kept = stages.encoder(channels_in)
         self.middle = stages.middle()
         self.decoder = stages.decoder(kept)
         channels = stages.widths[0]
-        self.norm = group_norm(channels, config.groups)
+        self.norm = stages.norm(channels)
         self.last = zeroed(conv(config.dims, channels, channels_out))
+        self.input_pyramid = input_pyramid(config, stages.widths, channels_in)
+        self.output_pyramid = output_pyramid(config, stages.widths, channels_out, stages.norm)
+        self.upsampling = Resampling(config.dims, "up", config.resample_filter)
 
     def forward(
         self, x: Tensor, clock: Tensor, conditioning: Tensor | None = None, tokens: Tensor | None = None, absent: Tensor | None = None
@@ -44,11 +51,22 @@ class UNet(Network):
         size = x.shape[2:]
         x = self.stages.padded(x)
         embedding = self.embedding(clock, conditioning)
-        kept = []
-        for stage in self.encoder:
+        kept, seen = [], x
+        for number, stage in enumerate(self.encoder):
             x = stage(x, embedding, tokens, absent)
+            if str(number) in self.input_pyramid:
+                x, seen = self.input_pyramid[str(number)](x, seen)
             kept.append(x)
         x = self.middle(x, embedding, tokens, absent)
-        for stage in self.decoder:
-            x = stage(torch.cat([x, kept.pop()], 1), embedding, tokens, absent)
-        return cropped(self.last(nn.functional.silu(self.norm(x))), size)
+        made = None
+        for number, stage in enumerate(self.decoder):
+            x = torch.cat([x, kept.pop()], 1)
+            if str(number) in self.output_pyramid:  # takes what is there before the last part of the stage doubles the resolution
+                *before, last = cast(Stage, stage)
+                x = through(before, x, embedding, tokens, absent)
+                made = self.output_pyramid[str(number)](x, made)
+                x = last(x, embedding)
+            else:
+                x = stage(x, embedding, tokens, absent)
+        answer = self.last(nn.functional.silu(self.norm(x)))
+        return cropped(answer if made is None else answer + self.upsampling(made), size)

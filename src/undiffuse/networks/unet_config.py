@@ -11,6 +11,7 @@ from undiffuse.errors import UsageError
 from undiffuse.networks.embeddings import Convention
 
 Positive = Annotated[int, Field(gt=0)]
+PLAIN = (1, 1)  # the filter that averages
 
 
 class StagesConfig(BaseModel, ABC):
@@ -26,6 +27,16 @@ class StagesConfig(BaseModel, ABC):
     residual_resample: resample inside residual blocks (BigGAN) rather than by convolutions.
     embedding_width: of time and conditions, 4 · width when not given.
     groups: at most so many groups in GroupNorm; fewer where the channels ask for it.
+
+    What follows is set as others have it, to use their weights (docs/networks.md says which networks are which settings):
+    min_channels_per_group: fewer groups where they would have fewer channels.   norm_eps: epsilon of GroupNorm.
+    downsample_padding: of strided convolutions; 1 at both ends of an axis, or 0 for one zero at the end alone, as DDPM has it.
+    noise_channels: numbers that the clock is first turned into, `width` when not given.
+    first_width: channels after the first convolution, those of the first level when not given.
+    decoder_attention: on the way up, after every block of a level or its last alone.
+    resample_filter: taps of the filter for changing the resolution inside residual blocks; 1, 1 is the average, and nearest neighbour;
+    1, 3, 3, 1 the FIR filter of StyleGAN2 and NCSN++.   resample_proj: a 1×1 convolution on the skip path of blocks that resample.
+    skip_scale: what the sums of residual blocks and attention are multiplied by; sqrt(1/2) in DDPM++ and NCSN++.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -46,6 +57,15 @@ class StagesConfig(BaseModel, ABC):
     embedding_width: Positive | None = None
     attention_order: Literal["new", "legacy"] = "new"
     clock_embedding: Convention = "adm"
+    min_channels_per_group: Positive = 1
+    norm_eps: float = Field(1e-5, gt=0)
+    downsample_padding: Literal[0, 1] = 1
+    noise_channels: Positive | None = None
+    first_width: Positive | None = None
+    decoder_attention: Literal["every", "last"] = "every"
+    resample_filter: tuple[Positive, ...] = PLAIN
+    resample_proj: bool = False
+    skip_scale: float = Field(1.0, gt=0)
 
     @model_validator(mode="after")
     def _one_depth_per_level(self) -> StagesConfig:
@@ -53,6 +73,12 @@ class StagesConfig(BaseModel, ABC):
             raise UsageError("a network of stages needs at least one multiplier, one for each level.")
         if isinstance(self.depth, tuple) and len(self.depth) != len(self.multipliers):
             raise UsageError(f"{len(self.depth)} depths were given for {len(self.multipliers)} levels: give one each.")
+        if len(self.resample_filter) % 2:
+            raise UsageError(f"resample_filter has {len(self.resample_filter)} taps: a filter that halves the resolution evenly has 2, 4, …")
+        if not self.residual_resample and (self.resample_filter != PLAIN or self.resample_proj):
+            raise UsageError("resample_filter and resample_proj are of residual blocks that resample: set residual_resample to true with them.")
+        if self.residual_resample and self.downsample_padding == 0:
+            raise UsageError("downsample_padding is of strided convolutions, and with residual_resample there are none: leave it out.")
         return self
 
     @property
@@ -61,6 +87,13 @@ class StagesConfig(BaseModel, ABC):
 
 
 class UNetConfig(StagesConfig):
-    """A U-Net: stages down and up, with skip connections."""
+    """A U-Net: stages down and up, with skip connections.
+
+    encoder_type, decoder_type: "standard", or with a pyramid beside the stages (Song et al. 2021, appendix C.1; pyramids.py): "skip" adds
+    the input, at every resolution, on the way down, or makes the output of what every resolution adds to it on the way up;
+    "residual" adds what a convolution makes of the pyramid's level before.
+    """
 
     kind: Literal["unet"] = "unet"
+    encoder_type: Literal["standard", "skip", "residual"] = "standard"
+    decoder_type: Literal["standard", "skip"] = "standard"

@@ -30,12 +30,19 @@ denoises at any level of another: ask it at its own level of the same SNR, with 
 
 where ° marks the level that is asked.  Levels outside the range it was trained on are asked at the nearest end.  (2) is again
 an affine map, `Translated`.
+
+Networks of others are shown other inputs and clocks.  What is seen of the level by the network alone can be changed without
+touching what its output means (`Preconditioned`; c_in and c_noise are Karras et al. 2022's names, eq. 7): x_t may be shown as it
+is, c_in = 1, and the clock, by default the level's label, may be any
+
+    c_noise = scale · v + shift,     v the label, or ln(sigma/alpha).                                              (3)
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -66,6 +73,10 @@ class Prediction(ABC):
     def asked(self, level: Level) -> Level:
         """The level that the network is asked at, whose label its clock is told."""
         return level
+
+    def c_noise(self, level: Level) -> Tensor:
+        """What the network's clock is told at a level, float64 of the level's shape."""
+        return self.asked(level).label
 
     def target(self, x: Tensor, eps: Tensor, level: Level) -> Tensor:
         """What the network should output for x_t = alpha x + sigma eps."""
@@ -141,7 +152,8 @@ class Translated(Prediction):
 
     def asked(self, level: Level) -> Level:
         found = level_at(self.clock, angle_of(level))
-        if isinstance(self.inner, Mean) and isinstance(self.clock, Chain):
+        plain = self.inner.inner if isinstance(self.inner, Preconditioned) else self.inner
+        if isinstance(plain, Mean) and isinstance(self.clock, Chain):
             return self.clock.levels[self.clock.row(found)]
         return found
 
@@ -151,16 +163,56 @@ class Translated(Prediction):
         return Affine(scale * row.c_skip, row.c_out, scale * row.c_in)
 
 
+    def c_noise(self, level: Level) -> Tensor:
+        return self.inner.c_noise(self.asked(level))
+
+
+@dataclass(frozen=True)
+class CNoise:
+    """Eq. (3).   of: the label, "timestep", or ln(sigma/alpha), "log_sigma"."""
+
+    of: Literal["timestep", "log_sigma"] = "timestep"
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def __call__(self, level: Level) -> Tensor:
+        return self.scale * (level.label if self.of == "timestep" else level.ratio.log()) + self.shift
+
+
+@dataclass(frozen=True)
+class Preconditioned(Prediction):
+    """A prediction by a network that is told c_noise, eq. (3), and shown x_t as it is where `unscaled`."""
+
+    inner: Prediction
+    noise: CNoise
+    unscaled: bool = False
+
+    def affine(self, level: Level) -> Affine:
+        row = self.inner.affine(level)
+        return replace(row, c_in=torch.ones_like(row.c_in)) if self.unscaled else row
+
+    def c_noise(self, level: Level) -> Tensor:
+        return self.noise(level)
+
+
 PREDICTIONS = ("noise", "clean", "mean", "velocity", "flow", "karras")
 
 
-def make_prediction(name: str, schedule: Schedule, sigma_data: float = 0.5, clock: Schedule | None = None) -> Prediction:
+def make_prediction(
+    name: str, schedule: Schedule, sigma_data: float = 0.5, clock: Schedule | None = None, noise: CNoise | None = None, unscaled: bool = False
+) -> Prediction:
     """The prediction called `name` for networks used on `schedule`, and trained on `clock` where that is another.
 
-    Raises UsageError where the two contradict each other: noise at alpha = 0, the mean off a chain, an unknown name.
+    noise: what the network's clock is told, where that is not the label.   unscaled: whether it is shown x_t as it is, c_in = 1.
+    Raises UsageError where these contradict each other: noise, or ln(sigma/alpha), at alpha = 0, the mean off a chain, an unknown name.
     """
     if clock is not None:
-        return Translated(make_prediction(name, clock, sigma_data), clock)
+        return Translated(make_prediction(name, clock, sigma_data, None, noise, unscaled), clock)
+    if noise is not None or unscaled:
+        noise = noise or CNoise()
+        if noise.of == "log_sigma" and schedule(schedule.t_max).alpha == 0:
+            raise UsageError("c_noise of log_sigma is infinite on a schedule that ends in pure noise: use the timestep, c_noise.of=timestep.")
+        return Preconditioned(make_prediction(name, schedule, sigma_data), noise, unscaled)
     if name == "noise" and schedule(schedule.t_max).alpha == 0:
         raise UsageError(
             "predicting the noise is undefined on a schedule with zero terminal SNR, where x_t is nothing but noise: "

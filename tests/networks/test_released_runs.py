@@ -1,0 +1,38 @@
+"""A run with the settings of others: frozen frequencies, another input and another clock are resumed, stored and carried over."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import undiffuse
+from undiffuse.errors import UsageError
+
+SETTINGS = {
+    "network.width": 8, "network.multipliers": [1, 2], "network.depth": 1, "network.embedding_width": None, "network.clock_embedding": "fourier",
+    "network.encoder_type": "residual", "network.residual_resample": True, "network.resample_filter": [1, 3, 3, 1], "schedule.name": "ve",
+    "prediction": "noise", "c_in": "one", "c_noise.of": "log_sigma", "c_noise.scale": 0.25, "training.batch_size": 8, "training.budget": None,
+}  # fmt: skip
+
+
+def trained(folder, name, steps, **more):
+    undiffuse.train("digits", name=name, runs=folder, steps=steps, settings=SETTINGS if not more else {"training.batch_size": 8}, **more)
+    return load_file(folder / name / "model.safetensors")
+
+
+def test_a_run_is_resumed_stored_and_carried_over_with_its_frequencies_clock_and_input(tmp_path):
+    whole = trained(tmp_path, "whole", 3)
+    trained(tmp_path, "part", 1)
+    resumed = trained(tmp_path, "part", 3)
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert torch.equal(whole["raw.network.fourier"], whole["averaged.network.fourier"])
+    assert whole["raw.network.fourier"].std() > 5
+    tuned = trained(tmp_path, "tuned", 1, start=tmp_path / "whole")
+    assert torch.equal(tuned["averaged.network.fourier"], whole["raw.network.fourier"])
+    model = undiffuse.load(tmp_path / "tuned", "cpu")
+    assert (model.config.c_in, model.config.c_noise.of, model.config.c_noise.scale) == ("one", "log_sigma", 0.25)
+    assert model.on(model.config.schedule.model_copy(update={"name": "cosine"})).sample(1, steps=2).isfinite().all()
+    with pytest.raises(UsageError, match="c_in: 'one' there, 'scaled' now"):
+        undiffuse.train("digits", name="other", runs=tmp_path, steps=1, start=tmp_path / "whole", settings={"c_in": "scaled"})
