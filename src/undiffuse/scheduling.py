@@ -18,6 +18,7 @@ from undiffuse.process.schedules import CONTINUOUS, VP, Schedule, SubVP
 DEFAULT_T = 1000
 RANGED: dict[str, Callable[..., Tensor]] = {"linear": linear_betas, "scaled_linear": scaled_linear_betas, "sigmoid": sigmoid_betas}
 DIFFUSIONS: dict[str, Callable[..., Schedule]] = {"vp": VP, "sub_vp": SubVP}
+SHAPES = {"sigmoid_alpha_bar": ("start", "end", "tau"), "polynomial": ("power", "precision"), "flow_polynomial": ("power",)}
 
 
 class ScheduleConfig(BaseModel):
@@ -25,6 +26,7 @@ class ScheduleConfig(BaseModel):
 
     beta_start, beta_end: the range of the rate beta, in the unit of the papers, a step out of 1000; of linear, scaled_linear,
     sigmoid, vp and sub_vp, and the paper's where None.
+    start, end, tau: of sigmoid_alpha_bar.   power: of polynomial and flow_polynomial.   precision: of polynomial.  None for the papers'.
     zero_terminal_snr: rescale a chain to end in pure noise.   shift: added to every log-SNR.
     """
 
@@ -35,6 +37,11 @@ class ScheduleConfig(BaseModel):
     betas: tuple[float, ...] | None = None
     beta_start: float | None = Field(None, gt=0)
     beta_end: float | None = Field(None, gt=0)
+    start: float | None = None
+    end: float | None = None
+    tau: float | None = Field(None, gt=0)
+    power: float | None = Field(None, gt=0)
+    precision: float | None = Field(None, gt=0, lt=0.5)
     zero_terminal_snr: bool = False
     shift: FiniteFloat = 0.0
 
@@ -42,26 +49,39 @@ class ScheduleConfig(BaseModel):
         """Raises UsageError for an unknown name, or settings that contradict each other."""
         if (self.name == "betas") != (self.betas is not None):
             raise UsageError("a list of betas and the schedule name 'betas' go together: give both or neither.")
+        shape = self._shape()
         if self.name in CONTINUOUS:
             if self.T is not None or self.zero_terminal_snr:
                 raise UsageError(
                     f"the schedule {self.name!r} is continuous: it has no number of steps T and no zero-terminal-SNR form; "
                     "use a discrete one, such as cosine, for these."
                 )
-            return _shifted(self._continuous(), self.shift)
+            return _shifted(self._continuous(shape), self.shift)
         if self.name not in BETAS and self.betas is None:
             names = ", ".join([*BETAS, *CONTINUOUS, "betas"])
             raise UsageError(f"there is no noise schedule {self.name!r}: choose one of {names}.")
-        betas = self._chain(DEFAULT_T if self.T is None else self.T) if self.betas is None else torch.tensor(self.betas, dtype=torch.float64)
+        range_ = self._range("beta_start", "beta_end")
+        if self.betas is None:
+            chain: Callable[..., Tensor] = BETAS[self.name]
+            betas = chain(DEFAULT_T if self.T is None else self.T, **range_, **shape)
+        else:
+            betas = torch.tensor(self.betas, dtype=torch.float64)
         return _shifted(Chain(zero_terminal_snr(betas) if self.zero_terminal_snr else betas), self.shift)
 
-    def _chain(self, T: int) -> Tensor:
-        found = self._range("beta_start", "beta_end")
-        return RANGED[self.name](T, **found) if found else BETAS[self.name](T)
-
-    def _continuous(self) -> Schedule:
+    def _continuous(self, shape: dict[str, float]) -> Schedule:
         found = self._range("beta_min", "beta_max")
-        return DIFFUSIONS[self.name](**{name: REFERENCE_STEPS * beta for name, beta in found.items()}) if found else CONTINUOUS[self.name]()
+        schedule: Callable[..., Schedule] = CONTINUOUS[self.name]
+        return schedule(**{name: REFERENCE_STEPS * beta for name, beta in found.items()}, **shape)
+
+    def _shape(self) -> dict[str, float]:
+        """What is set of the curve of a schedule that has one to set."""
+        names = dict.fromkeys(name for settings in SHAPES.values() for name in settings)
+        found = {name: value for name in names if (value := getattr(self, name)) is not None}
+        for name in found:
+            if name not in SHAPES.get(self.name, ()):
+                owners = " and ".join(repr(other) for other, settings in SHAPES.items() if name in settings)
+                raise UsageError(f"schedule.{name} belongs to {owners}, and {self.name!r} has none: leave it out.")
+        return found
 
     def _range(self, start: str, end: str) -> dict[str, float]:
         """What is set of the range of beta, under the two names it has there."""

@@ -12,7 +12,9 @@ from tests.process.instances import CHAINS, SCHEDULES
 from undiffuse.process import betas as B
 from undiffuse.process.chains import Chain
 from undiffuse.process.schedules import CONTINUOUS, sub_variance_preserving
+from undiffuse.scheduling import ScheduleConfig
 
+d = torch.float64
 EACH = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 EACH_CHAIN = pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS.keys())
 
@@ -165,3 +167,53 @@ def test_a_level_between_two_indices_lies_between_them():
     between, below, above = chain(98.5), chain(98.0), chain(99.0)
     assert below.logsnr > between.logsnr > above.logsnr
     assert between.alpha**2 + between.sigma**2 == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("T", "settings"), [(1000, {}), (250, {}), (1000, {"start": 0.0, "end": 3.0, "tau": 0.7})])
+def test_the_sigmoid_in_alpha_bar_is_the_papers(T, settings):
+    """Chen 2023's gamma(t) = (sigmoid(end/tau) - sigmoid((t (end - start) + start)/tau))/(the same at t = 0), betas cut at 0.999 as in
+    denoising-diffusion-pytorch; start -3, end 3, tau 1 there."""
+    from scipy.special import expit
+
+    start, end, tau = settings.get("start", -3.0), settings.get("end", 3.0), settings.get("tau", 1.0)
+    gamma = [(expit(end / tau) - expit((k / T * (end - start) + start) / tau)) / (expit(end / tau) - expit(start / tau)) for k in range(T + 1)]
+    chain = ScheduleConfig(name="sigmoid_alpha_bar", T=T, **settings).build()
+    found = chain(torch.arange(T - 1, dtype=d)).alpha ** 2
+    torch.testing.assert_close(found, torch.tensor(gamma[1:-1], dtype=d) / gamma[0], rtol=1e-9, atol=0)
+    assert chain(float(T - 1)).alpha ** 2 == pytest.approx(gamma[-2] * 0.001, rel=1e-6)
+    assert Chain(B.sigmoid_alpha_bar_betas(10, tau=0.5)).levels.alpha[-2] > 0
+
+
+@pytest.mark.parametrize(("power", "precision"), [(2.0, 1e-5), (3.0, 1e-4)])
+def test_the_polynomial_schedule_is_that_of_edm_for_molecules(power, precision):
+    """Hoogeboom et al. 2022, released code: alpha² at 0 … timesteps, its ratios cut below 0.001, then squeezed by the precision."""
+    timesteps, squares, last = 1000, [], 1.0
+    for k in range(timesteps + 1):
+        square = (1 - (k / timesteps) ** power) ** 2
+        before = 1.0 if k == 0 else (1 - ((k - 1) / timesteps) ** power) ** 2
+        last *= max(square / before, 0.001)
+        squares.append((1 - 2 * precision) * last + precision)
+    chain = ScheduleConfig(name="polynomial", T=timesteps + 1, power=power, precision=precision).build()
+    torch.testing.assert_close(chain(torch.arange(timesteps + 1, dtype=d)).alpha ** 2, torch.tensor(squares, dtype=d), rtol=1e-9, atol=0)
+
+
+def test_the_paths_of_flow_matchings_library():
+    t = torch.linspace(0.001, 0.999, 50, dtype=d)
+    for power in (0.5, 1.0, 3.0):
+        level = ScheduleConfig(name="flow_polynomial", power=power).build()(t)
+        torch.testing.assert_close(level.alpha, (1 - t) ** power, rtol=1e-12, atol=0)
+        torch.testing.assert_close(level.sigma, 1 - (1 - t) ** power, rtol=1e-9, atol=0)
+    torch.testing.assert_close(ScheduleConfig(name="flow_polynomial", power=1.0).build()(t).sigma, ScheduleConfig(name="flow").build()(t).sigma)
+    level = ScheduleConfig(name="linear_vp").build()(t)
+    torch.testing.assert_close(level.alpha, 1 - t, rtol=1e-12, atol=0)
+    torch.testing.assert_close(level.sigma, (1 - (1 - t) ** 2).sqrt(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("settings", [
+    {"name": "cosine", "power": 2.0}, {"name": "flow", "tau": 1.0}, {"name": "betas", "betas": (0.1, 0.2), "precision": 1e-3},
+    {"name": "betas", "betas": (0.1, 0.2), "beta_start": 1e-3},
+    {"name": "sigmoid_alpha_bar", "start": 3.0}, {"name": "sigmoid_alpha_bar", "power": 3.0},
+], ids=str)  # fmt: skip
+def test_settings_of_another_schedule_are_refused(settings):
+    with pytest.raises(ValueError, match=r"belongs to|range of betas|larger end"):
+        ScheduleConfig(**settings).build()

@@ -106,7 +106,8 @@ def test_grids_without_a_cut_start_at_the_noisiest_level(name, grid):
     schedule = SCHEDULES[name]
     first, noisiest = make_grid(schedule, grid, 3 if name != "one-step" else 1)[:1], schedule([schedule.t_max])
     torch.testing.assert_close(first.alpha, noisiest.alpha, rtol=1e-6, atol=1e-12)
-    torch.testing.assert_close(first.label, noisiest.label, rtol=1e-9, atol=1e-6)
+    # tan(pi/2) in float64 is 1.6e16, so where alpha is a square of time the time is found to 8e-9
+    torch.testing.assert_close(first.label, noisiest.label, rtol=1e-9, atol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 50])

@@ -27,7 +27,8 @@ def schedule(
         list[str] | None,
         Argument(
             metavar="NAME…",
-            help="linear, scaled_linear, cosine, sigmoid, constant, vp, sub_vp, ve, edm, cosine_continuous, flow or laplace",
+            help="linear, scaled_linear, cosine, sigmoid, sigmoid_alpha_bar, polynomial, constant, vp, sub_vp, ve, edm, cosine_continuous, "
+            "flow, flow_polynomial, linear_vp or laplace",
         ),
     ] = None,
     T: Annotated[int | None, Option("--T", help="Steps of the discrete ones (1000).")] = None,

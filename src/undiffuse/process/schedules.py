@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid, softplus
 
 from undiffuse.process.levels import Level
 
@@ -237,6 +237,40 @@ class Flow(Schedule):
 
 
 @dataclass(frozen=True, eq=False)
+class FlowPolynomial(Schedule):
+    """alpha = (1 - t)^power, sigma = 1 - alpha: the polynomial paths of flow matching (Lipman et al. 2024, the PolynomialConvexScheduler
+    of its library, whose time is 1 - t).  A power of 1 is `Flow`; a larger one spends more of its time in noise.  alpha = 0 at t = 1."""
+
+    power: float = 2.0
+    t_min: float = 1e-3
+    t_max: float = 1.0
+    family = staticmethod(flow)
+
+    def logsnr(self, t: Tensor) -> Tensor:
+        log_alpha = self.power * torch.log1p(-t)
+        return 2 * (log_alpha - torch.log(-torch.expm1(log_alpha)))
+
+    def at(self, logsnr: Tensor) -> Tensor:
+        return -torch.expm1(logsigmoid(logsnr / 2) / self.power)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearVP(Schedule):
+    """alpha = 1 - t, sigma = sqrt(1 - alpha²): the variance-preserving path with a linear signal (the LinearVPScheduler of Lipman et al.
+    2024's library, whose time is 1 - t).  alpha = 0 at t = 1."""
+
+    t_min: float = 1e-6  # where sigma is 1.4e-3: it rises as sqrt(2 t)
+    t_max: float = 1.0
+    family = staticmethod(variance_preserving)
+
+    def logsnr(self, t: Tensor) -> Tensor:
+        return 2 * torch.log1p(-t) - torch.log(t * (2 - t))
+
+    def at(self, logsnr: Tensor) -> Tensor:
+        return -torch.expm1(logsigmoid(logsnr) / 2)
+
+
+@dataclass(frozen=True, eq=False)
 class Laplace(Schedule):
     """Times uniform in t give a Laplace(mu, b) density of log-SNRs (Hang et al. 2024, Table 1).
 
@@ -270,5 +304,7 @@ CONTINUOUS: dict[str, Callable[[], Schedule]] = {
     "edm": EDM,
     "cosine_continuous": Cosine,
     "flow": Flow,
+    "flow_polynomial": FlowPolynomial,
+    "linear_vp": LinearVP,
     "laplace": Laplace,
 }
