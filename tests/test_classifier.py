@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.small import TINY, randomised, tiny_config, tiny_model
+from tests.small import TINY, images, randomised, tiny_config, tiny_model
 from undiffuse.classifier import Classifier, ClassifierConfig, load_classifier, log_likelihood, outputs, save_classifier
 from undiffuse.classifying import ClassifierRun, reading
 from undiffuse.conditioning.classes import ClassConfig
@@ -234,3 +235,29 @@ def test_where_no_held_out_example_says_it_nothing_is_read_and_training_goes_on(
         pass
     assert run.readings() == []
     assert load_classifier(tmp_path / "c").config.can_guide is None
+
+
+def test_a_classifiers_target_is_measured_on_the_training_rows(tmp_path):
+    values, ages = images(30)[:, None], np.arange(30.0)
+    ages[20:] += 500
+    rows = np.arange(20), np.arange(20, 30)
+    model, data = tiny_model(), Dataset("d", values, columns={"age": ages})
+    training = TrainingConfig(steps=1, batch_size=4)
+    target = Condition(kind="number")
+
+    def made(folder):
+        return ClassifierRun(folder, model.config, model.codec, data, rows, "age", target, training, torch.device("cpu"))
+
+    run = made(tmp_path / "new")
+    assert run.config.target.mean == pytest.approx(ages[:20].mean(), rel=1e-12)
+    for _ in run.updates():
+        pass
+    assert made(tmp_path / "new").config == run.config
+    old = json.loads((tmp_path / "new" / "config.json").read_text())
+    del old["measured_on"]
+    old["classifier"]["target"] |= {"mean": torch.tensor(ages).mean().item(), "deviation": torch.tensor(ages).std().item()}
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text(json.dumps(old))
+    again = made(tmp_path / "old")
+    again.check()
+    assert again.config.target.mean == pytest.approx(ages.mean(), rel=1e-12)

@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from undiffuse.conditioning.declared import Condition
 from undiffuse.conditioning.encoded import Part
 from undiffuse.conditioning.numbers import NumberConfig
 from undiffuse.conditioning.vectors import VectorConfig
-from undiffuse.configuration import Config, ModelConfig, changed, refuse_other
+from undiffuse.configuration import Config, ModelConfig, begun_before, changed, refuse_other
 from undiffuse.data.codec import Codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
@@ -97,8 +97,12 @@ class Reading:
 
 
 class ClassifierRunConfig(Config):
-    """config.json: what is trained, on what.   declared: where the target is read from.   fingerprint: of the data."""
+    """config.json: what is trained, on what.   declared: where the target is read from.   fingerprint: of the data.
 
+    measured_on: the examples that the target's mean and deviation are measured on; "all" in files of older code.
+    """
+
+    measured_on: Literal["all", "training"] = "all"
     classifier: ClassifierConfig
     declared: Condition
     fingerprint: str
@@ -120,12 +124,15 @@ class ClassifierRun:
             raise UsageError(f"a classifier reads {', '.join(READABLE)}, and {name!r} is a {target.kind}: choose another.")
         self.folder, self.name, self.device = folder, name, device
         self.lock = FolderLock(folder, ("state",))
-        config = fit_conditions(data, {name: target}, 0.0)[name]
+        alike = not clean and begun_before(folder / "config.json")
+        config = fit_conditions(data, {name: target}, 0.0, rows=rows[0], all_alike=alike)[name]
         self.config = ClassifierConfig(
             codec=model.codec, latent=None if codec.space is None else model.latent, schedule=model.schedule,
             network=classifying_network(model.network, codec.shape), name=name, target=config,  # type: ignore[arg-type]
         )  # fmt: skip
-        self.run_config = ClassifierRunConfig(classifier=self.config, declared=target, fingerprint=data.fingerprint(), training=training)
+        self.run_config = ClassifierRunConfig(
+            measured_on="all" if alike else "training", classifier=self.config, declared=target, fingerprint=data.fingerprint(), training=training,
+        )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             self.classifier = self.config.build().to(device)

@@ -293,3 +293,12 @@ def refuse_other(
         listed = "; ".join(f"{p}: {old!r} there, {new!r} now" for p, (old, new) in list(other.items())[:6])
         also = "" if fixed or not overridable else ", or go on with the new ones by --override"
         raise UsageError(f"{path.parent} was made with another configuration ({listed}): {mend}{also}.")
+
+
+def begun_before(path: Path) -> bool:
+    """Whether a configuration written at `path`, if any, is of code that did not say what it measures, and measured all (`measured_on`)."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # whoever reads the configuration says what is wrong
+        return False
+    return isinstance(content, dict) and content.get("measured_on", "all") == "all"

@@ -6,7 +6,6 @@ its autoencoder trained first, in the run's folder.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import warnings
@@ -19,7 +18,7 @@ import torch
 
 from undiffuse.conditioning.base import Note, checked_name
 from undiffuse.conditioning.declared import Condition
-from undiffuse.configuration import Design, LatentDesign, RunConfig, changed, parsed, refuse_other
+from undiffuse.configuration import Design, LatentDesign, RunConfig, begun_before, changed, parsed, refuse_other
 from undiffuse.corruptions import Corruption, described
 from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
@@ -107,7 +106,7 @@ def prepare(
         design = _ending(base.design(settings), settings)
     else:
         design = _design(data.source, dataset.shape, settings, preset, device.type == "cpu", network, factor, autoencoder)
-    alike = _begun_before(folder)
+    alike = begun_before(folder / "config.json")
     rows = dataset.split_rows(data.held_out, design.training.seed)[0]
     codec = (base.codec if base else fitted_codec)(dataset, rows, all_alike=alike)
     if codec.kind == "integer" and data.range is None and data.source != "digits" and not alike:
@@ -174,15 +173,6 @@ def _taken(folder: Path, shape: tuple[int, ...]) -> LatentDesign:
     if autoencoder.config.dims != len(shape) - 1:
         raise UsageError(f"the autoencoder in {folder} is for {autoencoder.config.dims} axes, and the data has {len(shape) - 1}.")
     return LatentDesign(autoencoder=autoencoder.config, source=str(folder))
-
-
-def _begun_before(folder: Path) -> bool:
-    """Whether the run in a folder, if any, was begun by code that did not say what it measures (RunConfig.measured_on)."""
-    try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # whoever reads the configuration says what is wrong
-        return False
-    return isinstance(content, dict) and content.get("measured_on", "all") == "all"
 
 
 def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:

@@ -226,3 +226,38 @@ def test_the_loader_hands_out_the_rows_of_its_examples(monkeypatch, kept):
         assert torch.equal(told["k"], rows)
         assert torch.equal(told["v"], values["v"][rows])
         assert torch.equal(x, codec.encode(data.values[rows.numpy()]))
+
+
+# What is measured, and on what -----------------------------------------------------------------------------------------------------------
+
+TRAINED, KEPT = np.arange(0, 40, 2), np.arange(1, 40, 2)
+
+
+def measured(column, rows=TRAINED, alike=False, **declared):
+    return fit_conditions(data_of(it=column), {"it": Condition(**declared)}, 0.1, rows=rows, all_alike=alike)["it"]
+
+
+def test_statistics_are_those_of_the_training_rows_and_names_those_of_all():
+    numbers, vectors = np.arange(40.0) ** 2, np.random.default_rng(0).normal(size=(40, 3))
+    numbers[KEPT] += 1000
+    vectors[KEPT] += 100
+    config = measured(numbers, kind="number")
+    assert config.mean == pytest.approx(numbers[TRAINED].mean(), rel=1e-12)
+    assert config.deviation == pytest.approx(numbers[TRAINED].std(ddof=1), rel=1e-12)
+    assert (config.low, config.high) == (numbers.min(), numbers.max())
+    config = measured(vectors, kind="vector")
+    np.testing.assert_allclose(config.mean, vectors[TRAINED].mean(0), rtol=1e-12)
+    np.testing.assert_allclose(config.deviation, vectors[TRAINED].std(0, ddof=1), rtol=1e-12)
+    names = np.where(np.isin(np.arange(40), KEPT), "kept", "trained")
+    assert measured(names, kind="class").names == ("kept", "trained")
+    assert measured(names, kind="tags").names == ("kept", "trained")
+    assert measured(np.where(names == "kept", "three words here", "one"), kind="text").encoder.most == 3
+    before = measured(numbers, alike=True, kind="number")  # a run of older code goes on with what it measured
+    assert (before.mean, before.deviation) == (pytest.approx(numbers.mean(), rel=1e-12), pytest.approx(numbers.std(ddof=1), rel=1e-12))
+
+
+def test_the_size_of_a_texts_states_is_that_of_the_training_rows(folder):
+    texts = np.array(["a red cat", "a dog"] * 20)
+    both, trained = (measured(texts, rows, kind="text", encoder=str(folder)).encoder.scale for rows in (None, TRAINED))
+    alone = measured(np.array(["a red cat"] * 40), None, kind="text", encoder=str(folder)).encoder.scale
+    assert trained == alone != both

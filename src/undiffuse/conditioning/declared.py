@@ -19,7 +19,7 @@ from undiffuse.conditioning.conditions import ConditionConfig
 from undiffuse.conditioning.numbers import NumberConfig, as_number
 from undiffuse.conditioning.pictures import ImageConfig
 from undiffuse.conditioning.tags import TagsConfig, names_in
-from undiffuse.conditioning.texts import TextConfig, WordsEncoder, words_of
+from undiffuse.conditioning.texts import TextConfig, WordsEncoder, text_or_none, words_of
 from undiffuse.conditioning.transformers import Pooling, described
 from undiffuse.conditioning.vectors import VectorConfig
 from undiffuse.errors import UsageError, explained
@@ -79,7 +79,8 @@ def fitted(
     column: names, texts or numbers, None where one is missing; vectors (N, d), NaN where they are; pictures (N, C, *size).
     mode: of pictures, Pillow's name.   download: whether a text encoder may be fetched.
     continued: whether the model knows the condition already, so that one value alone may be said.
-    rows: those that mean and deviation are measured on; all when None, or where they hold too little to be measured.
+    rows: those that mean, deviation and the size of a text's states are measured on; all when None, or where they hold too little to be
+    measured.  Names, the range of numbers and pictures, and the length of the longest text are those of all rows: what may be asked for.
     span: the range of pictures; of the values themselves when None.
     Raises UsageError for a column that the kind does not fit.
     """
@@ -104,8 +105,7 @@ def fitted(
         low, high = numbers.min().item(), numbers.max().item()
         if low == high and not continued:
             raise UsageError(f"it is {low:g} in every row: there is nothing to learn from it.")
-        kept = None if rows is None else set(rows)
-        seen = [as_number(value) for row, value in enumerate(column) if value is not None and (kept is None or row in kept)]
+        seen = [as_number(value) for value in (column if rows is None else [column[row] for row in rows]) if value is not None]
         numbers = torch.tensor(seen, dtype=torch.float64) if len(set(seen)) > 1 else numbers
         return NumberConfig(mean=numbers.mean().item(), deviation=numbers.std().item() if low < high else 1.0, low=low, high=high, **common)
     assert declared.kind == "text"
@@ -114,7 +114,8 @@ def fitted(
         common.setdefault("inject", "attention")
         return TextConfig(encoder=WordsEncoder(most=max(1, *(len(words_of(text)) for text in texts))), **common)
     assert declared.encoder is not None
-    encoder = described(declared.encoder, declared.pooling, texts, download)
+    measured = None if rows is None else [text for row in rows if (text := text_or_none(column[row])) is not None]
+    encoder = described(declared.encoder, declared.pooling, texts, download, measured)
     common.setdefault("inject", "attention" if encoder.pooling == "tokens" else "layers")
     return TextConfig(encoder=encoder, **common)
 

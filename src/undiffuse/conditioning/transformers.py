@@ -139,10 +139,13 @@ def _check(texts: list[str], lengths: list[int], most: int) -> None:
         )
 
 
-def described(source: str, pooling: Pooling | None, texts: list[str], download: bool = False) -> TransformerEncoder:
+def described(
+    source: str, pooling: Pooling | None, texts: list[str], download: bool = False, measured: list[str] | None = None
+) -> TransformerEncoder:
     """The configuration of the encoder at `source` for the texts of a data set.
 
-    pooling: "last" of encoders that read left to right and "mean" of others, where None.
+    pooling: "last" of encoders that read left to right and "mean" of others, where None.   measured: the texts that the size of states is
+    measured on, all when None or empty.
     """
     encoder, different = Encoder(source, download), list(dict.fromkeys(texts))
     config = TransformerEncoder(
@@ -150,7 +153,7 @@ def described(source: str, pooling: Pooling | None, texts: list[str], download: 
         architecture=type(encoder.model).__name__, pooling=pooling or ("last" if encoder.reads_left_to_right else "mean"),
         width=encoder.width, most=encoder.length(different) if pooling == "tokens" else encoder.takes,
     )  # fmt: skip
-    states = encoder.states(different[:1024], config)
+    states = encoder.states(list(dict.fromkeys(measured or texts))[:1024], config)
     said = states[..., -1] > 0
     return config.model_copy(update={"scale": states[..., :-1][said].square().mean().sqrt().item()})
 
