@@ -163,7 +163,7 @@ class ModelConfig(Config):
         )  # fmt: skip
         if len(size) == 2:  # images are convolved faster with their channels innermost
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        conditions = Conditions(self.conditions, network.embedding_width)
+        conditions = Conditions(self.conditions, network.embedding_width, network.conditioning_width)
         return Denoiser(network, self.build_prediction(), conditions, self.variance), schedule
 
     def build_clock(self) -> Schedule:

@@ -109,9 +109,10 @@ class EDMUNet:
     attention: downsampling factors.   residual: the encoder's pyramid, of NCSN++.   taps: of the filter.
     """
 
-    def __init__(self, width, mults, depth, attention, *, song, fourier=False, residual=False, taps=(1, 1), device="cpu"):
+    def __init__(self, width, mults, depth, attention, *, song, fourier=False, residual=False, taps=(1, 1), classes=0, device="cpu"):
         self.width, self.mults, self.depth, self.attention = width, [int(m) for m in mults], depth, attention
         self.song, self.fourier, self.residual, self.taps, self.device = song, fourier, residual, taps, device
+        self.classes = classes
         self.eps, self.scale = (1e-6, math.sqrt(0.5)) if song else (1e-5, 1.0)
         self.weights: dict[str, torch.Tensor] = {}
         self.generator = torch.Generator().manual_seed(0)
@@ -162,7 +163,19 @@ class EDMUNet:
             x = self.scale * (x + self.conv(f"{name}.proj", (v @ weights.transpose(2, 3)).reshape(x.shape), channels, 1))
         return x
 
-    def embedding(self, noise):
+    def label(self, k):
+        """What the classes (B,) add to the embedding: before the clock's layers in SongUNet, after them in DhariwalUNet, which has no bias."""
+        one_hot = torch.nn.functional.one_hot(k, self.classes).float()
+        if self.song:
+            return self.dense("map_label", one_hot * math.sqrt(self.classes), 2 * self.width if self.fourier else self.width)
+        return linear(one_hot, self.weight("map_label.weight", 4 * self.width, self.classes))
+
+    def table(self):
+        """The rows of an embedding of classes that is the same."""
+        weight = self.weights.pop("map_label.weight").T
+        return weight * math.sqrt(self.classes) + self.weights.pop("map_label.bias") if self.song else weight
+
+    def embedding(self, noise, k=None):
         numbers = 2 * self.width if self.fourier else self.width
         half = numbers // 2
         if self.fourier:
@@ -171,10 +184,13 @@ class EDMUNet:
             steps = half - 1 if self.song else half
             angle = noise[:, None] * (1 / 10000) ** (torch.arange(half, device=self.device) / steps)
         waves = torch.cat([angle.sin(), angle.cos()] if self.song else [angle.cos(), angle.sin()], 1)
-        return silu(self.dense("map_layer1", silu(self.dense("map_layer0", waves, 4 * self.width)), 4 * self.width))
+        if k is not None and self.song:
+            waves = waves + self.label(k)
+        embedding = self.dense("map_layer1", silu(self.dense("map_layer0", waves, 4 * self.width)), 4 * self.width)
+        return silu(embedding if k is None or self.song else embedding + self.label(k))
 
-    def __call__(self, x, noise):
-        emb, aux, last = self.embedding(noise), x, len(self.mults) - 1
+    def __call__(self, x, noise, k=None):
+        emb, aux, last = self.embedding(noise, k), x, len(self.mults) - 1
         channels_out = x.shape[1]
         x = self.conv("enc.first", x, self.width if self.song else self.width * self.mults[0], 3)
         skips = [x]

@@ -9,6 +9,7 @@ import torch
 
 from tests.networks.released import EDMUNet, filled, from_diffusers
 from tests.small import randomised, tiny_config
+from undiffuse.conditioning.classes import ClassConfig
 from undiffuse.networks.unet import UNet
 from undiffuse.networks.unet_config import UNetConfig
 from undiffuse.scheduling import CNoiseConfig, ScheduleConfig
@@ -210,6 +211,25 @@ def test_an_edm_model_is_preconditioned_as_edms():
         c_noise=CNoiseConfig(of="log_sigma", scale=0.25),
     )  # fmt: skip
     close(believed(theirs.renamed(config), model, x, sigma)[0], expected, 1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["ddpmpp", "adm"])
+def test_edms_networks_are_told_their_class_where_theirs_are(name):
+    config, settings = EDM[name]
+    config = config.model_copy(update={"conditions_join": "before" if name == "ddpmpp" else "after"})
+    theirs = EDMUNet(config.width, config.multipliers, config.depth, config.attention, classes=3, **settings)
+    sigma, x = torch.tensor([0.02, 1.0, 30.0], dtype=torch.float64), torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    s, k = sigma.float().reshape(-1, 1, 1, 1), torch.tensor([2, 0, 1])
+    expected = 0.25 / (s**2 + 0.25) * x + s * 0.5 / (s**2 + 0.25).sqrt() * theirs(x / (s**2 + 0.25).sqrt(), sigma.float().log() / 4, k)
+    model = tiny_config(
+        shape=(3, 16, 16), network=config, schedule=ScheduleConfig(name="edm"), prediction="karras",
+        c_noise=CNoiseConfig(of="log_sigma", scale=0.25), conditions={"class": ClassConfig(names=("a", "b", "c"), drop=0.0)},
+    )  # fmt: skip
+    denoiser, schedule = model.build()
+    filled(denoiser.conditions, {"each.class.table.weight": theirs.table()})
+    filled(denoiser.network, theirs.renamed(config))
+    close(denoiser.eval()(x, schedule(sigma), {"class": k}).mean, expected, 1e-5)
 
 
 @pytest.mark.parametrize(("ncsnpp", "millions"), [(False, 55.7), (True, None)])

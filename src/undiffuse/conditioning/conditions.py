@@ -72,12 +72,16 @@ def attended(configs: Mapping[str, ConditionConfig]) -> bool:
 
 
 class Conditions(nn.Module):
-    """The conditions of one model; `Values` → Told.   width: of embeddings and tokens."""
+    """The conditions of one model; `Values` → Told.
 
-    def __init__(self, configs: Mapping[str, ConditionConfig], width: int) -> None:
+    width: of embeddings and tokens.   layers: of the embeddings that go into every layer, where it is another.
+    """
+
+    def __init__(self, configs: Mapping[str, ConditionConfig], width: int, layers: int | None = None) -> None:
         super().__init__()
         self.names = tuple(configs)
-        self.each = nn.ModuleDict({_key(name): KINDS[config.kind](config, width) for name, config in configs.items()})
+        widths = {name: (layers or width) if config.inject == "layers" else width for name, config in configs.items()}
+        self.each = nn.ModuleDict({_key(name): KINDS[config.kind](config, widths[name]) for name, config in configs.items()})
         # a token that is always there, so that attention has something to look at where nothing is said
         self.start = nn.Parameter(torch.randn(1, 1, width)) if attended(configs) else None
 

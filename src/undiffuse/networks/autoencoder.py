@@ -64,7 +64,7 @@ class Autoencoder(Network):
                 f"an autoencoder of {len(stages.widths)} levels halves its input {len(stages.widths) - 1} times, which examples of "
                 f"{'×'.join(str(n) for n in size)} do not allow: give network.multipliers fewer numbers."
             )
-        super().__init__(config.noise_channels or config.width, stages.embedding_width, config.clock_embedding)
+        super().__init__(config.noise_channels or config.width, stages.embedding_width, config.clock_embedding, config.conditions_join)
         self.config, self.stages, channels = config, stages, stages.widths[-1]
         self.encoder, _ = stages.encoder(channels_in)
         self.middle = stages.middle()

@@ -9,6 +9,7 @@ embedding that every layer hears; tokens are attended to by networks that were b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -16,11 +17,16 @@ from undiffuse.networks.embeddings import Convention, clock_mlp, fourier_embeddi
 
 
 class Network(nn.Module, ABC):
-    """frequencies: numbers that the clock is first turned into.   embedding_width: of clock, conditions and tokens."""
+    """frequencies: numbers that the clock is first turned into.   embedding_width: of clock, conditions and tokens.
 
-    def __init__(self, frequencies: int, embedding_width: int, convention: Convention = "adm") -> None:
+    conditions_join: whether conditions are added to the clock's embedding, "after" its layers, or to the numbers "before" them.
+    """
+
+    def __init__(
+        self, frequencies: int, embedding_width: int, convention: Convention = "adm", conditions_join: Literal["after", "before"] = "after"
+    ) -> None:
         super().__init__()
-        self.frequencies, self.embedding_width, self.convention = frequencies, embedding_width, convention
+        self.frequencies, self.embedding_width, self.convention, self.conditions_join = frequencies, embedding_width, convention, conditions_join
         self.clock_mlp = clock_mlp(frequencies, embedding_width)
         self.fourier = fourier_frequencies(frequencies) if convention == "fourier" else None
 
@@ -28,10 +34,15 @@ class Network(nn.Module, ABC):
     def forward(
         self, x: Tensor, clock: Tensor, conditioning: Tensor | None = None, tokens: Tensor | None = None, absent: Tensor | None = None
     ) -> Tensor:
-        """(B, channels_in, *size), (B,), (B, embedding_width), (B, n, embedding_width), (B, n) → (B, channels_out, *size).
+        """(B, channels_in, *size), (B,), (B, conditioning_width), (B, n, embedding_width), (B, n) → (B, channels_out, *size).
 
         absent: True where a token is not there; at least one is in every row.
         """
+
+    @property
+    def conditioning_width(self) -> int:
+        """Of what is added of conditions."""
+        return self.frequencies if self.conditions_join == "before" else self.embedding_width
 
     def taken_cost(self) -> Tensor | None:
         """What the last pass in training cost beside its error, (B,) in weighted nats, and forgets it; None where nothing."""
@@ -43,5 +54,7 @@ class Network(nn.Module, ABC):
             waves = sinusoidal_embedding(clock, self.frequencies, self.convention)
         else:
             waves = fourier_embedding(clock, self.fourier, self.frequencies)
+        if conditioning is not None and self.conditions_join == "before":
+            waves, conditioning = waves + conditioning, None
         embedding = self.clock_mlp(waves)
         return nn.functional.silu(embedding if conditioning is None else embedding + conditioning)

@@ -33,7 +33,7 @@ class UNet(Network):
 
     def __init__(self, config: UNetConfig, channels_in: int, channels_out: int, tokens: bool = False) -> None:
         stages = Stages(config, tokens)
-        super().__init__(config.noise_channels or config.width, stages.embedding_width, config.clock_embedding)
+        super().__init__(config.noise_channels or config.width, stages.embedding_width, config.clock_embedding, config.conditions_join)
         self.config, self.stages = config, stages
         self.encoder, kept = stages.encoder(channels_in)
         self.middle = stages.middle()

@@ -31,7 +31,8 @@ class StagesConfig(BaseModel, ABC):
     What follows is set as others have it, to use their weights (docs/networks.md says which networks are which settings):
     min_channels_per_group: fewer groups where they would have fewer channels.   norm_eps: epsilon of GroupNorm.
     downsample_padding: of strided convolutions; 1 at both ends of an axis, or 0 for one zero at the end alone, as DDPM has it.
-    noise_channels: numbers that the clock is first turned into, `width` when not given.
+    noise_channels: numbers that the clock is first turned into, `width` when not given.   conditions_join: what is told by layers is added
+    after the clock's two layers, or before them, to these numbers.
     first_width: channels after the first convolution, those of the first level when not given.
     decoder_attention: on the way up, after every block of a level or its last alone.
     resample_filter: taps of the filter for changing the resolution inside residual blocks; 1, 1 is the average, and nearest neighbour;
@@ -61,6 +62,7 @@ class StagesConfig(BaseModel, ABC):
     norm_eps: float = Field(1e-5, gt=0)
     downsample_padding: Literal[0, 1] = 1
     noise_channels: Positive | None = None
+    conditions_join: Literal["after", "before"] = "after"
     first_width: Positive | None = None
     decoder_attention: Literal["every", "last"] = "every"
     resample_filter: tuple[Positive, ...] = PLAIN
