@@ -13,7 +13,7 @@ from undiffuse.columns import said_in, with_files
 from undiffuse.conditioning.declared import Condition
 from undiffuse.configuration import RunConfig, parsed
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.sources import DataConfig, open_data
+from undiffuse.data.sources import DataConfig, of_images, open_data
 from undiffuse.errors import UsageError
 
 NO_DATA = "give the data to use, as in 'undiffuse likelihood RUN DATA'"
@@ -63,11 +63,17 @@ def held_out_data(run: Path) -> Dataset:
 
 
 def named_data(run: Path, source: str) -> tuple[Dataset, bool]:
-    """(the data at `source`, images prepared as the run's were; whether it is what the run was trained on)."""
+    """(the data at `source`, read as the run's was; whether it is what the run was trained on).
+
+    Images are brought to the run's size and kind of pixel, axes of arrays mean what they did.  A table beside the run's data has no rows for
+    other data.
+    """
     config = run_config(run)
     wanted = DataConfig(source=source)
-    if config and Path(source).expanduser().is_dir():
-        wanted = config.data.model_copy(update={"source": source, "layout": None})
+    if config is not None:
+        same = source == config.data.source or Path(source).expanduser().resolve() == Path(config.data.source).expanduser().resolve()
+        other = {"table": None} | ({"layout": None} if source == "digits" or of_images(wanted) else {"size": None, "channels": None})
+        wanted = config.data.model_copy(update={"source": source} | ({} if same else other))
     data = open_data(wanted)
     return data, config is not None and data.fingerprint() == config.fingerprint
 

@@ -39,7 +39,7 @@ from undiffuse.training.loop import Update
 
 EVERY_SO_OFTEN = Watch()
 FREE_TO_CHANGE = (
-    "design.training.steps", "design.training.budget", "design.sampling", "data.source", "design.latent.training.steps",
+    "design.training.steps", "design.training.budget", "design.sampling", "data.source", "data.max_pixels", "design.latent.training.steps",
     "design.latent.training.budget", "design.latent.source", "design.latent.extractor",
 )  # fmt: skip
 AUTOENCODER = "autoencoder"

@@ -88,11 +88,11 @@ def inpaint(
 
     Raises UsageError for a mask of another size, one that hides everything or nothing, or values that are not finite elsewhere.
     """
-    given, shape = _tensor(values), model.config.codec.shape
+    given, shape = _carried(model, values), model.config.codec.shape
     if given.shape[1:] != shape:
         raise UsageError(f"the model takes examples of shape {shape}, but these have {tuple(given.shape[1:])}.")
     where = hidden_places(given.isnan() if hidden is None else hidden, shape, len(given)).expand_as(given)
-    offset = torch.tensor(model.config.codec.offset).reshape(-1, *[1] * (given.ndim - 2))
+    offset = torch.tensor(model.config.codec.offset, dtype=given.dtype).reshape(-1, *[1] * (given.ndim - 2))
     x = _encoded(model, torch.where(where, offset, given))
     operator = Mask(~where.to(model.device))
     found = _solved(model, Measurement(operator, operator(x)), n, approach, conditions, steering, seed, watch, sampling)
@@ -110,7 +110,7 @@ def upscale(
     values: (inputs, C, *size / factor) in the data's own range.   noise: of theirs, in the same; that of rounding when left out.
     Raises UsageError for a factor that does not divide the model's size, or values of another shape.   See `inpaint`.
     """
-    operator, small = Downsample(factor), _tensor(values)
+    operator, small = Downsample(factor), _carried(model, values)
     wanted = operator.shape_of(model.config.codec.shape)
     if small.shape[1:] != wanted:
         raise UsageError(f"with the factor {factor} this model takes examples of shape {wanted}, but these have {tuple(small.shape[1:])}.")
@@ -129,7 +129,7 @@ def colorize(
     red, green and blue look when left out, and of other numbers of channels the mean.
     Raises UsageError for a model of one channel, or weights that do not fit.   See `inpaint` and `upscale`.
     """
-    shape, given = model.config.codec.shape, _tensor(values)
+    shape, given = model.config.codec.shape, _carried(model, values)
     weights = weights or (REC_601 if shape[0] == 3 else (1 / shape[0],) * shape[0])
     grey = Grey(weights)
     one = grey.shape_of(shape)
@@ -157,7 +157,7 @@ def deblur(
     """
     operator = Blur(radius)
     operator.shape_of(model.config.codec.shape)
-    y = _encoded(model, _tensor(values))
+    y = _encoded(model, _carried(model, values))
     return _solved(model, Measurement(operator, y, _noise(model, noise)), n, approach, conditions, steering, seed, watch, sampling)
 
 
@@ -235,8 +235,8 @@ def _solver(solver: Solver, seen: Measurement, approach: Approach, numbers: int)
     return solver
 
 
-def _tensor(values: np.ndarray | Tensor) -> Tensor:
-    return torch.as_tensor(values.astype(np.float32) if isinstance(values, np.ndarray) else values).float().cpu()
+def _carried(model: Model, values: np.ndarray | Tensor) -> Tensor:
+    return model.config.codec.carried(values).cpu()
 
 
 def _encoded(model: Model, values: Tensor, limited: bool = True) -> Tensor:

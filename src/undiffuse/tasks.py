@@ -87,7 +87,7 @@ def given(
     s = low if noise is None else noise
     if not low <= s <= high:
         raise UsageError(f"the task {name!r} was trained for noise of {low:g} to {high:g}, not of {s:g}.")
-    shape, given_ = model.config.codec.shape, torch.as_tensor(values).float()
+    shape, given_ = model.config.codec.shape, model.config.codec.carried(values)
     operator: Operator
     if corruption.kind == "inpaint":  # type: ignore[attr-defined]
         if hidden is None:
@@ -103,7 +103,7 @@ def given(
     if isinstance(operator, Grey) and len(set(model.config.codec.scale)) > 1:
         raise UsageError("the channels of this data have units of their own, so one grey stands for none of them: colour with 'undiffuse colorize'.")
     if isinstance(operator, Mask):
-        given_ = torch.where(operator.known, given_, torch.tensor(model.config.codec.offset).reshape(-1, *[1] * (len(shape) - 1)))
+        given_ = torch.where(operator.known, given_, model.codec.offset)
     if not given_.isfinite().all():
         raise UsageError(f"{int((~given_.isfinite()).sum())} of the values are NaN or infinite: mend them, or hide them from inpainting.")
     y = operator(model.codec.encode(operator.picture(given_), limited=False))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from undiffuse.data.codec import CodecConfig
+    from undiffuse.data.dataset import Dataset
     from undiffuse.editing import Watch
     from undiffuse.model import Model
     from undiffuse.pictures.edits import Walk
@@ -36,7 +37,7 @@ INPUTS = "Images or .npy arrays; data:K is example K of the data the run was tra
 
 @dataclass(frozen=True)
 class Inputs:
-    """values: float32 (n, C, *size), in the range of the model's data.   names: of each, for labels and files, no two alike."""
+    """values: (n, C, *size) of the type `codec.storage`, in the range of the model's data.   names: of each, for labels and files, no two alike."""
 
     values: np.ndarray
     names: list[str]
@@ -52,9 +53,11 @@ def read(run: Path, model: Model, inputs: Sequence[str], codec: CodecConfig | No
     from undiffuse.data.examples import read_examples
 
     parts, names = [], list[str]()
+    data = _data(run, inputs)
     for name in inputs:
-        if name.startswith("data:"):
-            values, notes = _of_data(run, name)
+        notes = list[str]()
+        if data is not None and name.startswith("data:"):
+            values = _of_data(data, name, model.config.codec)
         else:
             values, notes = read_examples(Path(name), codec or model.config.codec, fit_of(run), missing)
         for note in notes:
@@ -82,19 +85,25 @@ def fit_of(run: Path) -> str:
     return "crop" if config is None else config.data.fit
 
 
-def _of_data(run: Path, name: str) -> tuple[np.ndarray, list[str]]:
-    import numpy as np
-
+def _data(run: Path, inputs: Sequence[str]) -> Dataset | None:
+    """The data the run was trained on, where any input names an example of it: opened once for all."""
     from undiffuse.data.sources import open_data
     from undiffuse.held_out import run_config
 
-    config, number = run_config(run), name.removeprefix("data:")
+    named = [name for name in inputs if name.startswith("data:")]
+    if not named:
+        return None
+    config = run_config(run)
     if config is None:
-        raise UsageError(f"{run} does not say which data it was trained on, so {name} names nothing: give an image or an .npy file.")
-    data = open_data(config.data)
+        raise UsageError(f"{run} does not say which data it was trained on, so {named[0]} names nothing: give an image or an .npy file.")
+    return open_data(config.data)
+
+
+def _of_data(data: Dataset, name: str, codec: CodecConfig) -> np.ndarray:
+    number = name.removeprefix("data:")
     if not number.isdigit() or int(number) >= len(data):
         raise UsageError(f"{name} names no example: write data:0 to data:{len(data) - 1}.")
-    return data.values[int(number)][None].astype(np.float32), []
+    return codec.carried(data.values[int(number)][None]).numpy()
 
 
 def share_at_ends(model: Model, inputs: Inputs) -> float:

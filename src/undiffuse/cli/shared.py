@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import shlex
 import tempfile
@@ -45,6 +46,17 @@ def integers(text: str) -> list[int]:
     if not re.fullmatch(r"\d+(,\d+)*", text):
         raise UsageError(f"{text!r} is no list of numbers: write them like 1,2,2.")
     return [int(part) for part in text.split(",")]
+
+
+def span(text: str) -> list[float]:
+    """"0,255" → the lowest and the highest value."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+        if math.isfinite(low) and math.isfinite(high) and low < high:
+            return [low, high]
+    except ValueError:
+        pass
+    raise UsageError(f"{text!r} is no range of values: write the lowest and the highest, like 0,255.")
 
 
 def stretch(text: str) -> list[float | int]:

@@ -82,6 +82,10 @@ def train(
     fit: Annotated[str, Option(help="How to resize: crop, pad or stretch.")] = "crop",
     channels: Annotated[str | None, Option(help="Convert images: grey, rgb or rgba.")] = None,
     layout: Annotated[str | None, Option(help="Axes of an array: NHWC, NCHW, NHW, NCL, NC for a table, …")] = None,
+    range_: Annotated[
+        str | None, Option("--range", metavar="LOW,HIGH", help="What whole numbers black and white are: 0,255; found from the values when left out.")
+    ] = None,
+    max_pixels: Annotated[int | None, Option(help="Open images of up to so many pixels, beyond the limit that protects from harmful files.")] = None,
     held_out: Annotated[str | None, Option(help="Examples kept for validation: a share, such as 0.1, or a whole number, such as 100.")] = None,
     seed: Annotated[int | None, Option(help="Of everything random.")] = None,
     precision: Annotated[str | None, Option(help="auto, fp32 or bf16.")] = None,
@@ -132,7 +136,8 @@ def train(
 
     described = {
         "source": data, "size": size and list(shared.size(size)), "fit": fit, "channels": channels, "layout": layout,
-        "table": table, **shared.given(held_out=None if held_out is None else share_or_count(held_out), shrink=shrink),
+        "range": range_ and shared.span(range_), "max_pixels": max_pixels, "table": table,
+        **shared.given(held_out=None if held_out is None else share_or_count(held_out), shrink=shrink),
     }  # fmt: skip
     source = parsed(DataConfig, described, "these settings of the data do not work")
     columns = {"class": classes, "tags": tags, "number": numbers, "text": texts, "vector": vectors, "image": images, "task": tasks}

@@ -102,7 +102,7 @@ def open_data(config: DataConfig) -> Dataset:
         data = tables.image_table(path, config.size, config.fit, config.channels, config.max_pixels)
     elif suffix in (".npy", ".npz"):
         data = arrays.numpy_file(path, config.layout)
-    elif "idx" in path.name:
+    elif "idx" in path.name.lower():
         data = arrays.idx(path, config.layout)
     else:
         raise UsageError(f"{path} is no kind of data known here: give a folder of images, or a .csv, .npy, .npz or idx.gz file.")
