@@ -63,8 +63,8 @@ ALLOWED = {
     },
     "previews": {"conditioning", "model", "pictures", "training"},
     "prepare": {
-        "conditioning", "configuration", "corruptions", "data", "devices", "files", "first_stage", "model", "presets", "process", "run", "starting",
-        "training",
+        "columns", "conditioning", "configuration", "corruptions", "data", "devices", "files", "first_stage", "model", "presets", "process", "run",
+        "starting", "training",
     },
 }
 OUTSIDE = {"process": {"torch"}, "networks": {"torch", "pydantic"}, "sampling": {"torch", "pydantic"}, "conditioning": {"torch", "pydantic"}}

@@ -22,7 +22,8 @@ from undiffuse.conditioning.base import Note, checked_name, said_or_none
 from undiffuse.conditioning.conditions import ConditionConfig, Conditions
 from undiffuse.conditioning.declared import Condition, fitted
 from undiffuse.conditioning.encoded import Encoded
-from undiffuse.conditioning.texts import TextCondition
+from undiffuse.conditioning.tags import names_in
+from undiffuse.conditioning.texts import TextCondition, text_or_none
 from undiffuse.data import tables
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.ranges import FULL, found_range
@@ -32,6 +33,7 @@ from undiffuse.files import as_file_name, write_atomically
 KEPT_AS = {"uint8": "uint8", "bool": "uint8", "uint16": "int32"}  # of pictures, by their type in files; of any other float32
 HEADER = 512  # bytes of a file of encoded texts that come before the states
 MISSING = ("", "nan", "NaN", "None", "null")
+LIKE_MISSING = ("na", "n/a", "#n/a", "nan", "none", "null", "nil", "?", "unknown", "missing", "undefined")
 
 
 def fit_conditions(
@@ -64,6 +66,34 @@ def _span(name: str, pictures: Tensor, mode: str) -> tuple[float, float]:
     if high < FULL[values.dtype.name]:
         warnings.warn(f"the pictures of {name!r} reach {values.max()} and are read as {low:.0f} to {high:.0f}", Note, stacklevel=2)
     return low, high
+
+
+def remarks(data: Dataset, declared: Mapping[str, Condition], training: np.ndarray) -> list[str]:
+    """Notes on what the columns of conditions say, or do not.   training: the rows that are trained on."""
+    notes = []
+    for name, condition in declared.items():
+        try:
+            column = [] if condition.kind == "image" else _read(data, name, condition)[0]
+        except UsageError:
+            continue  # whoever fits the condition says what is wrong
+        said = [said_or_none(value) if condition.kind != "text" else text_or_none(value) for value in column]
+        missing = sum(value is None for value in said)
+        if missing:
+            notes.append(f"{missing:,} of {len(said):,} examples say nothing of {name!r} ({', '.join(MISSING[1:])} or an empty cell)")
+        if condition.kind not in ("class", "task", "tags"):
+            continue
+        of = [[] if value is None else names_in(value) if condition.kind == "tags" else [str(value)] for value in said]
+        names = {each for row in of for each in row}
+        odd = sorted(each for each in names if each.strip().lower() in LIKE_MISSING)
+        if odd:
+            notes.append(f"{', '.join(map(repr, odd))} is a {condition.kind} of its own in {name!r}: leave cells empty where nothing is known")
+        unseen = sorted(names - {each for row in training for each in of[row]})
+        if unseen:
+            notes.append(
+                f"no example that is trained on says the {condition.kind} {', '.join(map(repr, unseen[:5]))}{', …' if len(unseen) > 5 else ''} of "
+                f"{name!r}: samples of {'it' if len(unseen) == 1 else 'these'} would be guesses; hold fewer examples out"
+            )
+    return notes
 
 
 def encode_columns(data: Dataset, declared: Mapping[str, Condition], conditions: Conditions, cache: Path | None = None) -> dict[str, Encoded]:

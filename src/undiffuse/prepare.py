@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from undiffuse.columns import remarks
 from undiffuse.conditioning.base import Note, checked_name
 from undiffuse.conditioning.declared import Condition
 from undiffuse.configuration import Design, LatentDesign, RunConfig, begun_before, changed, parsed, refuse_other
@@ -131,7 +132,8 @@ def prepare(
     if design.augment.probability and any(c.kind == "image" for c in conditions.values()):
         raise UsageError("pictures that are conditions would not be shifted along with the examples: set augment.probability to 0.")
     read = {c.column or name for name, c in conditions.items()}
-    dataset = replace(dataset, notes=(*dataset.notes, *(note for source, note in offers(dataset) if source not in read)))
+    unread = [note for source, note in offers(dataset) if source not in read]
+    dataset = replace(dataset, notes=(*dataset.notes, *unread, *remarks(dataset, conditions, rows)))
     config = RunConfig(
         measured_on="all" if alike else "training", data=data, fingerprint=dataset.fingerprint(), design=design,
         conditions=dict(conditions), start=base.config if base else None,

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from undiffuse.columns import encode_columns, fit_conditions, said_in
+from undiffuse.columns import encode_columns, fit_conditions, remarks, said_in
 from undiffuse.conditioning.conditions import Conditions
 from undiffuse.conditioning.declared import Condition
 from undiffuse.conditioning.texts import WordsEncoder
@@ -261,3 +261,16 @@ def test_the_size_of_a_texts_states_is_that_of_the_training_rows(folder):
     both, trained = (measured(texts, rows, kind="text", encoder=str(folder)).encoder.scale for rows in (None, TRAINED))
     alone = measured(np.array(["a red cat"] * 40), None, kind="text", encoder=str(folder)).encoder.scale
     assert trained == alone != both
+
+
+def test_what_columns_do_not_say_is_counted_and_names_like_nothing_are_pointed_out():
+    data = data_of(kind=["cat", "NA", "", "dog", "cat", "hare"], age=[1.0, NAN, NAN, 4.0, 5.0, 6.0], text=["a", " ", "", "b", "c", "d"])
+    declared = {"kind": Condition(kind="class"), "age": Condition(kind="number"), "text": Condition(kind="text"), "gone": Condition(kind="class")}
+    found = remarks(data, declared, np.array([0, 1, 2, 3, 4]))
+    assert [note.split(" (")[0] for note in found if "say nothing" in note] == [
+        "1 of 6 examples say nothing of 'kind'", "2 of 6 examples say nothing of 'age'", "2 of 6 examples say nothing of 'text'",
+    ]  # fmt: skip
+    assert any("'NA' is a class of its own in 'kind'" in note for note in found)
+    assert any("no example that is trained on says the class 'hare' of 'kind'" in note for note in found)
+    assert len(found) == 5
+    assert remarks(data_of(kind=["a", "b"] * 3), {"kind": Condition(kind="class")}, np.arange(4)) == []

@@ -175,3 +175,12 @@ def test_one_long_cell_costs_what_it_holds_and_changes_no_fingerprint():
     assert Dataset("d", values[:5], columns={"t": few}).fingerprint() == fixed.fingerprint()
     empty, same = few[1:2].repeat(2), np.array(["", ""])
     assert Dataset("d", values[:2], columns={"t": empty}).fingerprint() == Dataset("d", values[:2], columns={"t": same}).fingerprint()
+
+
+def test_whole_numbers_beside_others_are_pointed_out(tmp_path):
+    rng = np.random.default_rng(0)
+    floats, ages = rng.normal(size=(40, 1)), rng.integers(0, 90, (40, 1))
+    for name, columns, noted in (("mixed", (floats, ages, ages > 40), True), ("floats", (floats, floats), False), ("ages", (ages, ages), False)):
+        np.save(tmp_path / f"{name}.npy", np.concatenate(columns, 1).astype(np.float64))
+        notes = " ".join(opened(tmp_path / f"{name}.npy").notes)
+        assert ("columns 1, 2 (counted from 0) hold whole numbers alone" in notes) == noted

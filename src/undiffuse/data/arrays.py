@@ -63,6 +63,7 @@ def _dataset(
         values = _narrowed(values)
         if values.dtype == np.float64:
             notes.append("values stay float64, since float32 would change them by more than a small part of their deviation")
+        notes += _whole_columns(values)
     classes: tuple[str, ...] = ()
     if labels is not None:
         if labels.shape != (len(values),):
@@ -74,6 +75,20 @@ def _dataset(
         name, values, labels, classes,
         mode=MODES.get((values.dtype.name, values.shape[1])) if two_d else None, columns=columns or {}, notes=tuple(notes),
     )  # fmt: skip
+
+
+def _whole_columns(values: np.ndarray) -> list[str]:
+    """A note where some columns of a table (N, C, 1) of floats hold whole numbers alone, and others do not."""
+    if values.ndim != 3 or values.shape[2] != 1:
+        return []
+    whole = [column for column in range(values.shape[1]) if (values[:, column] == np.floor(values[:, column])).all()]
+    if not whole or len(whole) == values.shape[1]:
+        return []
+    listed = ", ".join(str(column) for column in whole[:8]) + (", …" if len(whole) > 8 else "")
+    return [
+        f"columns {listed} (counted from 0) hold whole numbers alone: beside others they are floats, so samples of them lie in between; round "
+        "these, or leave the columns out and declare them as conditions"
+    ]
 
 
 def _narrowed(values: np.ndarray) -> np.ndarray:
