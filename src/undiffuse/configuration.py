@@ -20,6 +20,7 @@ from undiffuse.conditioning.declared import Condition
 from undiffuse.corruptions import CorruptionConfig
 from undiffuse.data.codec import CodecConfig
 from undiffuse.data.sources import DataConfig
+from undiffuse.data.splitting import SplitConfig
 from undiffuse.denoiser import Denoiser, Variance
 from undiffuse.errors import UsageError, explained
 from undiffuse.latents import FirstStageConfig, LatentConfig
@@ -210,14 +211,17 @@ class RunConfig(Config):
     """A whole run: config.json of the run folder.
 
     fingerprint: of the data.   fingerprints: of the .npy files and pictures that conditions are read from.   conditions: as declared, by name.
-    start: the model it starts from, where it is a fine-tuning.
+    start: the model it starts from, where it is a fine-tuning.   examples: how many the data has; None in files of before.
     measured_on: the examples that mean and deviation, of values and of conditions, are measured on; "all" in runs of older code, to
     which whole numbers of a type had the range of the type (data/ranges.py).
+    split: which of them are held out; None in files of before, whose split follows from data.held_out and training.seed.
     """
 
     measured_on: Literal["all", "training"] = "all"
     data: DataConfig
     fingerprint: str
+    examples: int | None = None
+    split: SplitConfig | None = None
     fingerprints: dict[str, str] = Field(default_factory=dict)
     conditions: dict[Name, Condition]
     design: Design
@@ -273,25 +277,34 @@ def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
     return {path: (before.get(path), after.get(path)) for path in paths if before.get(path) != after.get(path)}
 
 
-def refuse_other(
-    path: Path, now: BaseModel, mend: str, free: tuple[str, ...] = (), overridable: tuple[str, ...] = (), override: bool = False
-) -> None:
-    """Raises UsageError where a configuration written at `path` is not the one of now, with a list of what differs.
-
-    mend: what to do then.   free: beginnings of settings that may differ.   overridable: of those that may where `override` says so.
-    """
+def stored(path: Path, kind: type[C], mend: str) -> C | None:
+    """The configuration in a file, None where there is none. Raises UsageError for one that cannot be read.   mend: what to do then."""
     if not path.exists():
-        return
+        return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(f"{path} is damaged ({error}): {mend}.") from None
-    before = parsed(type(now), content, f"{path} has settings this version cannot use")
+    return parsed(kind, content, f"{path} has settings this version cannot use")
+
+
+def refuse_other(
+    path: Path, now: BaseModel, mend: str, free: tuple[str, ...] = (), overridable: tuple[str, ...] = (), override: bool = False,
+    fixed: tuple[str, ...] = (),
+) -> None:  # fmt: skip
+    """Raises UsageError where a configuration written at `path` is not the one of now, with a list of what differs.
+
+    mend: what to do then.   free: beginnings of settings that may differ.   overridable: of those that may where `override` says so, but
+    for those of `fixed`.
+    """
+    before = stored(path, type(now), mend)
+    if before is None:
+        return
     other = {p: v for p, v in differences(before, now).items() if not p.startswith(free)}
-    fixed = [p for p in other if not p.startswith(overridable)]
-    if other and (fixed or not override):
-        listed = "; ".join(f"{p}: {old!r} there, {new!r} now" for p, (old, new) in list(other.items())[:6])
-        also = "" if fixed or not overridable else ", or go on with the new ones by --override"
+    never = [p for p in other if p.startswith(fixed) or not p.startswith(overridable)]
+    if other and (never or not override):
+        listed = "; ".join(_difference(p, before, now, *values) for p, values in list(other.items())[:6])
+        also = "" if never or not overridable else ", or go on with the new ones by --override"
         raise UsageError(f"{path.parent} was made with another configuration ({listed}): {mend}{also}.")
 
 
@@ -302,3 +315,10 @@ def begun_before(path: Path) -> bool:
     except (OSError, ValueError):  # whoever reads the configuration says what is wrong
         return False
     return isinstance(content, dict) and content.get("measured_on", "all") == "all"
+
+
+def _difference(path: str, before: BaseModel, now: BaseModel, old: Any, new: Any) -> str:
+    if path != "fingerprint":
+        return f"{path}: {old!r} there, {new!r} now"
+    counts = getattr(before, "examples", None), getattr(now, "examples", None)
+    return "the data has changed" + ("" if None in counts else f": {counts[0]:,} examples then, {counts[1]:,} now")

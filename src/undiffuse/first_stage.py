@@ -34,6 +34,7 @@ from undiffuse.configuration import Config, LatentDesign, changed, parsed, refus
 from undiffuse.data.codec import Codec, CodecConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
+from undiffuse.data.splitting import SplitConfig
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.distances import frechet_distance
 from undiffuse.files import FolderLock, write_text
@@ -109,13 +110,14 @@ def perceptual_distance(features: Features, x: Tensor, y: Tensor) -> Tensor:
 
 
 class AutoencoderRunConfig(Config):
-    """config.json.   fingerprint: of the data.   held_out, seed: of its split."""
+    """config.json.   fingerprint: of the data.   held_out, seed, split: see RunConfig."""
 
     design: LatentDesign
     codec: CodecConfig
     fingerprint: str
     held_out: float
     seed: int
+    split: SplitConfig | None = None
 
 
 @dataclass(frozen=True)

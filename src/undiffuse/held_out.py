@@ -14,6 +14,7 @@ from undiffuse.conditioning.declared import Condition
 from undiffuse.configuration import RunConfig, parsed
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, of_images, open_data
+from undiffuse.data.splitting import rows_of
 from undiffuse.errors import UsageError
 
 NO_DATA = "give the data to use, as in 'undiffuse likelihood RUN DATA'"
@@ -49,7 +50,7 @@ def known_data(run: Path, mend: str = NO_DATA) -> Known:
     data = open_data(config.data)
     if data.fingerprint() != config.fingerprint:
         raise UsageError(f"{config.data.source} has changed since the run, so its held-out examples cannot be told from the others: {mend}.")
-    rows = data.split_rows(config.data.held_out, config.design.training.seed)
+    rows = rows_of(data, config.split, config.data.held_out, config.design.training.seed)
     return Known(with_files(data, config.conditions), *rows, config.conditions)
 
 

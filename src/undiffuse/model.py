@@ -298,6 +298,15 @@ def file_of(path: str | Path) -> Path:
     return path
 
 
+def stored_config(folder: Path) -> ModelConfig | None:
+    """What the model file of a run folder says of itself, None where there is none that says anything. Its weights are not looked at."""
+    content = artefact.config_of(folder / FILE_NAME)
+    try:
+        return None if content is None else parsed(ModelConfig, content, "")
+    except UsageError:
+        return None
+
+
 def read_file(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """The configuration and all tensors of a model file. Raises UsageError."""
     content, tensors = artefact.read(path, "model")

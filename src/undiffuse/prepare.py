@@ -10,40 +10,45 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from undiffuse.columns import remarks
+from undiffuse.columns import remarks, said_in
 from undiffuse.conditioning.base import Note, checked_name
 from undiffuse.conditioning.declared import Condition
-from undiffuse.configuration import Design, LatentDesign, RunConfig, begun_before, changed, parsed, refuse_other
+from undiffuse.conditioning.tags import names_in
+from undiffuse.configuration import Design, LatentDesign, RunConfig, changed, parsed, refuse_other, stored
 from undiffuse.corruptions import Corruption, described
 from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.ranges import range_note
 from undiffuse.data.sources import DataConfig, of_images, open_data, share_or_count
+from undiffuse.data.splitting import SplitConfig, drawn_split, keys_of, rows_of, with_names_kept
 from undiffuse.data.tables import FILE_COLUMNS, fingerprints, offers
 from undiffuse.devices import usable_device
 from undiffuse.errors import UsageError
 from undiffuse.files import is_leftover
 from undiffuse.first_stage import AutoencoderRun, AutoencoderRunConfig, already, load_latents, taken_from
-from undiffuse.model import Model, load
+from undiffuse.model import Model, load, stored_config
 from undiffuse.presets import design_for, latents
 from undiffuse.process.chains import Chain
 from undiffuse.run import CACHE, Run, Watch
-from undiffuse.starting import Start
+from undiffuse.starting import Start, kept_codec
 from undiffuse.training.interrupts import stopping
 from undiffuse.training.loop import Update
 
 EVERY_SO_OFTEN = Watch()
 FREE_TO_CHANGE = (
     "design.training.steps", "design.training.budget", "design.sampling", "data.source", "data.max_pixels", "design.latent.training.steps",
-    "design.latent.training.budget", "design.latent.source", "design.latent.extractor",
+    "design.latent.training.budget", "design.latent.source", "design.latent.extractor", "examples",
 )  # fmt: skip
-AUTOENCODER = "autoencoder"
+AUTOENCODER, OTHERWISE = "autoencoder", "choose another --name"
+NAMING = ("class", "task", "tags")  # kinds of conditions that say names
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,14 @@ class Plan:
 
     def autoencoder(self) -> AutoencoderRun | None:
         """The training of the autoencoder, None where there is none to train any more."""
-        latent, split = self.config.design.latent, (self.config.data.held_out, self.config.design.training.seed)
+        latent, split = self.config.design.latent, (self.config.split, self.config.data.held_out, self.config.design.training.seed)
         if latent is None:
             return None
-        config = AutoencoderRunConfig(design=latent, codec=self.codec, fingerprint=self.config.fingerprint, held_out=split[0], seed=split[1])
+        config = AutoencoderRunConfig(
+            design=latent, codec=self.codec, fingerprint=self.config.fingerprint, split=split[0], held_out=split[1], seed=split[2],
+        )  # fmt: skip
         folder = self.folder / AUTOENCODER
-        return None if already(folder, config) else AutoencoderRun(folder, config, self.data, self.data.split_rows(*split), self.device)
+        return None if already(folder, config) else AutoencoderRun(folder, config, self.data, rows_of(self.data, *split), self.device)
 
     def run(self) -> Run:
         """Raises UsageError where the autoencoder is still to be trained."""
@@ -107,12 +114,6 @@ def prepare(
         design = _ending(base.design(settings), settings)
     else:
         design = _design(data.source, dataset.shape, settings, preset, device.type == "cpu", network, factor, autoencoder)
-    alike = begun_before(folder / "config.json")
-    rows = dataset.split_rows(data.held_out, design.training.seed)[0]
-    codec = (base.codec if base else fitted_codec)(dataset, rows, all_alike=alike)
-    if codec.kind == "integer" and data.range is None and data.source != "digits" and not alike:
-        note = range_note(dataset.values, codec.low[0], codec.high[0])
-        dataset = replace(dataset, notes=(*dataset.notes, *([note] if note else [])))
     unused = [name for name in dataset.columns if name not in FILE_COLUMNS] if conditions is None and not dataset.classes else []
     if unused:
         note = f"of the columns {', '.join(unused)} the model is told nothing: declare conditions, such as --class {unused[0]}, to tell it"
@@ -132,10 +133,18 @@ def prepare(
     if design.augment.probability and any(c.kind == "image" for c in conditions.values()):
         raise UsageError("pictures that are conditions would not be shifted along with the examples: set augment.probability to 0.")
     read = {c.column or name for name, c in conditions.items()}
+    before = _before(folder)
+    split, dataset = _split(before, data, dataset, conditions, design.training.seed)
+    rows = rows_of(dataset, split, data.held_out, design.training.seed)[0]
     unread = [note for source, note in offers(dataset) if source not in read]
     dataset = replace(dataset, notes=(*dataset.notes, *unread, *remarks(dataset, conditions, rows)))
+    alike = before is not None and (before.measured_on == "all" if isinstance(before, RunConfig) else before.split is None)
+    codec = kept_codec(stored_config(folder), (base.codec if base else fitted_codec)(dataset, rows, all_alike=alike), folder)
+    if codec.kind == "integer" and data.range is None and data.source != "digits" and not alike:
+        said = range_note(dataset.values, codec.low[0], codec.high[0])
+        dataset = replace(dataset, notes=(*dataset.notes, *([said] if said else [])))
     config = RunConfig(
-        measured_on="all" if alike else "training", data=data, fingerprint=dataset.fingerprint(), design=design,
+        measured_on="all" if alike else "training", data=data, fingerprint=dataset.fingerprint(), examples=len(dataset), split=split, design=design,
         conditions=dict(conditions), start=base.config if base else None,
         fingerprints=fingerprints(dataset, {c.column or name: c.kind == "image" for name, c in conditions.items()}),
     )  # fmt: skip
@@ -177,12 +186,46 @@ def _taken(folder: Path, shape: tuple[int, ...]) -> LatentDesign:
     return LatentDesign(autoencoder=autoencoder.config, source=str(folder))
 
 
+def _before(folder: Path) -> RunConfig | AutoencoderRunConfig | None:
+    """What the folder holds already: a run, the autoencoder of one that was stopped before anything else, or nothing."""
+    return stored(folder / "config.json", RunConfig, OTHERWISE) or stored(folder / AUTOENCODER / "config.json", AutoencoderRunConfig, OTHERWISE)
+
+
+def _split(
+    before: RunConfig | AutoencoderRunConfig | None, config: DataConfig, data: Dataset, conditions: Mapping[str, Condition], seed: int
+) -> tuple[SplitConfig | None, Dataset]:
+    """Which examples are held out: as what was there before has it, None for that of older code; the data, with notes of that."""
+    if before is not None and before.split is None:
+        changed_since = before.fingerprint != data.fingerprint()
+        note = "this run held examples out by their rows, and the data has changed since: of those held out now it may have learned some"
+        return None, replace(data, notes=(*data.notes, note)) if changed_since else data
+    seed = seed if before is None or before.split is None else before.split.seed
+    keys = keys_of(data, seed)
+    split = drawn_split(keys, config.held_out, seed) if before is None or before.split is None else before.split
+    for name, condition in (({"class": Condition(kind="class")} if data.classes else {}) | dict(conditions)).items():
+        if condition.kind in NAMING:
+            with suppress(UsageError):  # of a column that is missing or of another kind, which is told when conditions are fitted
+                column = said_in(data, name, condition, np.arange(len(data)))
+                split = with_names_kept(split, keys, [_names(value, condition.kind) for value in column])
+    copies, notes = len(data) - len(np.unique(keys)), data.notes
+    if copies:
+        notes = (*notes, f"{copies:,} of {len(data):,} examples are equal to another: such stay together, in training or held out")
+    return split, replace(data, notes=notes)
+
+
+def _names(value: Any, kind: str) -> list[str]:
+    """What a cell of a column of names says."""
+    return [] if value is None else names_in(value) if kind == "tags" else [str(value)]
+
+
 def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
     path = folder / "config.json"
     ours = (CACHE, AUTOENCODER)
     if not path.exists() and folder.exists() and any(path.name not in ours and not is_leftover(path) for path in folder.iterdir()):
-        raise UsageError(f"{folder} is not empty and holds no run: choose another --name.")
-    refuse_other(path, config, "choose another --name", FREE_TO_CHANGE, ("design.training", "data", "fingerprint"), override)
+        raise UsageError(f"{folder} is not empty and holds no run: {OTHERWISE}.")
+    # what was trained on can not be held out any more, so which examples are stays as it was
+    fixed = ("data.held_out", "design.training.seed") if config.split is None else ("data.held_out",)
+    refuse_other(path, config, OTHERWISE, FREE_TO_CHANGE, ("design.training", "data", "fingerprint"), override, fixed)
 
 
 def train(

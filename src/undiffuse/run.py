@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +44,18 @@ from undiffuse.data.augmentation import shifted
 from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
+from undiffuse.data.splitting import rows_of
 from undiffuse.files import FolderLock, write_atomically, write_text
 from undiffuse.latents import Latents
 from undiffuse.likelihood.bound import Bins, Decoder, Density
-from undiffuse.model import FILE_NAME, Model, save_model
+from undiffuse.model import FILE_NAME, Model, save_model, stored_config
 from undiffuse.networks.adapters import merged
 from undiffuse.networks.building import NAMES
 from undiffuse.pictures.levels import effects
 from undiffuse.previews import MOST, Previews
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
-from undiffuse.starting import Start
+from undiffuse.starting import Start, kept_codec, kept_conditions
 from undiffuse.training import checkpoints, log
 from undiffuse.training.cadence import SHARE, Cadence
 from undiffuse.training.learners import DenoiserLearner
@@ -93,11 +95,11 @@ class Run:
         self.saving, self.previewing = Cadence(watch.checkpoint, watch.share), Cadence(watch.preview, watch.share)
         design = config.design
         self.notes, self.latents = data.notes, latents
-        rows = data.split_rows(config.data.held_out, design.training.seed)
-        alike = config.measured_on == "all"
-        codec = Codec((start.codec if start else fitted_codec)(data, rows[0], all_alike=alike), latents)
-        fit = start.conditions if start else fit_conditions
-        conditions = fit(data, config.conditions, design.drop, download, rows=rows[0], all_alike=alike)
+        rows = rows_of(data, config.split, config.data.held_out, design.training.seed)
+        before, alike = stored_config(folder), config.measured_on == "all"  # of this run, which may go on with other data than it was fitted to
+        codec = Codec(kept_codec(before, (start.codec if start else fitted_codec)(data, rows[0], all_alike=alike), folder), latents)
+        fit = start.conditions if start else partial(fit_conditions, known=before.conditions if before else ())
+        conditions = kept_conditions(before, fit(data, config.conditions, design.drop, download, rows=rows[0], all_alike=alike), folder)
         if design.augment.probability:
             conditions["augmentation"] = AugmentationConfig(numbers=len(data.shape) - 1)
         self.tasks = Tasks(design.tasks) if design.tasks else None

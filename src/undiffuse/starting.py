@@ -182,3 +182,42 @@ class Start:
 
 def _described(shape: tuple[int, ...]) -> str:
     return f"{shape[0]} channel{'s' * (shape[0] > 1)} and {len(shape) - 1} axes"
+
+
+def kept_codec(before: ModelConfig | None, fitted: CodecConfig, folder: Path) -> CodecConfig:
+    """The codec of a run that goes on: the one its network learned, whatever the data of now would suggest.
+
+    before: the run's own model, None for a new run.   Raises UsageError for examples of another shape or type.
+    """
+    if before is None:
+        return fitted
+    same = [(codec.shape, codec.kind, codec.dtype) for codec in (before.codec, fitted)]
+    if same[0] != same[1]:
+        raise UsageError(
+            f"the run in {folder} learned examples of shape {same[0][0]} and type {same[0][2]}, and the data has shape {same[1][0]} and type "
+            f"{same[1][2]} now: choose another --name."
+        )
+    return before.codec
+
+
+def kept_conditions(before: ModelConfig | None, fitted: Mapping[str, ConditionConfig], folder: Path) -> dict[str, ConditionConfig]:
+    """The conditions of a run that goes on: as its network learned them.
+
+    Raises UsageError for a name that the data says now and the network does not know, or where a condition is of another kind.
+    """
+    found = dict(fitted)
+    for name, known in (before.conditions if before else {}).items():
+        now = fitted.get(name)
+        if now is None or now == known:
+            continue
+        if now.kind != known.kind:
+            raise UsageError(f"the run in {folder} learned {name!r} as a {known.kind}, and it is a {now.kind} now: choose another --name.")
+        known.continued(now)  # type: ignore[arg-type]  # of one kind
+        new = [value for value in getattr(now, "names", ()) if value not in getattr(known, "names", ())]
+        if new:
+            raise UsageError(
+                f"the data says the {known.kind} {', '.join(repr(value) for value in new[:3])}, which the network in {folder} does not know: leave "
+                f"these examples out, or fine-tune a new run by --from {folder} --name NAME."
+            )
+        found[name] = known
+    return found

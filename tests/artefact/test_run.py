@@ -153,7 +153,7 @@ def test_changed_data_is_noticed(tmp_path):
 
     once()
     np.save(tmp_path / "data.npy", values[:-1])
-    with pytest.raises(ValueError, match="fingerprint"):
+    with pytest.raises(ValueError, match="the data has changed: 30 examples then, 29 now"):
         once()
 
 

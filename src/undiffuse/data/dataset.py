@@ -69,7 +69,7 @@ class Dataset:
         return self[training], self[kept]
 
     def split_rows(self, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of the two parts of `split`, each in order."""
+        """The rows of the two parts of `split`, each in order: a permutation of the rows, as runs of before had it, see splitting.py."""
         count = round(held_out * len(self)) if held_out < 1 else int(held_out)
         if count >= len(self):
             raise UsageError(f"{count} examples cannot be held out of {len(self)}: hold out fewer.")
