@@ -104,7 +104,7 @@ def test_a_run_goes_on_and_refuses_other_columns_and_other_declarations(tmp_path
     content = dict(np.load(toys))
     content["age"][1] += 1
     np.savez(toys, **content)
-    with pytest.raises(ValueError, match="fingerprint"):
+    with pytest.raises(ValueError, match="the data has changed"):
         trained(toys, tmp_path / "r")
 
 
