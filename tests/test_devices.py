@@ -8,13 +8,20 @@ import torch
 from tests.small import tiny_model
 from tests.training.test_loop import batches, finished, same, trainer
 from tests.without_float64 import MPS, apple, moved
+from undiffuse import solving
 from undiffuse.cli import shared
+from undiffuse.cli.train import _latent_settings
 from undiffuse.conditioning.probe import effect
 from undiffuse.errors import Failure, UsageError
-from undiffuse.process.levels import Level
+from undiffuse.likelihood.flow import flow_likelihood
+from undiffuse.process.levels import Level, meet
 from undiffuse.process.noise import standard_normal
+from undiffuse.process.posteriors import Fixed, Posterior
+from undiffuse.process.schedules import Flow
 from undiffuse.sampling.inversion import slerp
 from undiffuse.sampling.noise_estimates import by_likelihood
+from undiffuse.sampling.solvers.adaptive import Adaptive
+from undiffuse.sampling.trajectory import trajectory
 from undiffuse.training.deterministic import deterministic
 from undiffuse.training.level_samplers import make_level_sampler
 from undiffuse.training.validation import Bank
@@ -46,6 +53,7 @@ def test_noise_is_the_same_on_a_device_without_float64(step):
 
 @pytest.mark.parametrize(("solver", "noise"), [
     ("adams", "independent"), ("ddpm", "independent"), ("sa", "brownian"), ("dpm++_sde", "brownian"), ("unipc", "independent"), ("pc", "independent"),
+    ("plms", "independent"), ("edm", "independent"),
 ])  # fmt: skip
 def test_sampling_is_the_same_on_a_device_without_float64(solver, noise):
     expected = tiny_model().sample(2, {"class": "dog"}, steps=3, solver=solver, noise=noise)
@@ -54,6 +62,47 @@ def test_sampling_is_the_same_on_a_device_without_float64(solver, noise):
     with apple():
         assert model.device == MPS
         assert torch.equal(torch.as_tensor(model.sample(2, {"class": "dog"}, steps=3, solver=solver, noise=noise)), expected)
+
+
+@pytest.mark.parametrize("method", ["chain", "continuous"])
+def test_likelihood_is_the_same_on_a_device_without_float64(method):
+    values = ((X[:1].clamp(-1, 1) + 1) * 127.5).to(torch.uint8).numpy()
+    here, there = tiny_model(), tiny_model()
+    moved(there.denoiser)
+    expected = here.likelihood(values, method=method, steps=3).mean
+    with apple():
+        assert there.likelihood(values, method=method, steps=3).mean == expected
+
+
+def test_adaptive_paths_are_near_the_same_on_a_device_without_float64():
+    """Times are float32 there, so steps are chosen a little differently."""
+    schedule = Flow()
+
+    def denoise(x_t, level):  # exact for x ~ N(0, I)
+        return Posterior(meet(level.alpha / (level.alpha**2 + level.sigma**2), x_t) * x_t, Fixed(0.0))
+
+    def walked(x):
+        levels = schedule([0.7, 0.3]).and_clean()
+        *_, last = trajectory(x, denoise, levels, Adaptive(schedule), seed=0, index=torch.arange(len(x), device=x.device), noise="independent")
+        found = flow_likelihood(denoise, schedule, x, torch.ones_like(x)[None], rtol=1e-3, atol=1e-3)
+        return last.x, found.total
+
+    expected = walked(X[:1])
+    with apple():
+        for there, here in zip(walked(X[:1].to("mps")), expected, strict=True):
+            assert there.device == MPS
+            torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["exact", "dps", "replace", "repaint"])
+def test_inverse_problems_are_the_same_on_a_device_without_float64(method):
+    hidden, values = torch.ones(8, 8, dtype=torch.bool).tril(), ((X[:2].clamp(-1, 1) + 1) * 127.5).to(torch.uint8)
+    here, there = tiny_model(), tiny_model()
+    moved(there.denoiser)
+    approach = solving.Approach(method=method)
+    expected = solving.inpaint(here, values, hidden, approach=approach, steps=3).values
+    with apple():
+        assert torch.equal(torch.as_tensor(solving.inpaint(there, values, hidden, approach=approach, steps=3).values), expected)
 
 
 def test_the_sphere_is_the_same_on_a_device_without_float64():
@@ -120,6 +169,12 @@ def test_deterministic_algorithms_are_torchs_setting_during_a_step_alone(before)
         assert seen == [True, True]
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_a_deterministic_run_of_latents_trains_its_autoencoder_so_as_well():
+    asked = {"training.deterministic": True}
+    assert _latent_settings(asked, 4, None, None, None) == asked | {"latent.training.deterministic": True}
+    assert _latent_settings(asked, None, None, None, None) == asked
 
 
 def test_deterministic_algorithms_change_no_bit_on_a_cpu():

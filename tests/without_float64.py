@@ -36,7 +36,7 @@ class OnDevice(torch.Tensor):
             if func is not torch.autograd.grad:  # which looks for the very tensors of the graph
                 args, kwargs = tree_map(on_cpu, (args, kwargs))
             found = func(*args, **kwargs)
-        return found if leaves else tree_map(on_device, found)
+        return found if leaves or isinstance(found, torch.Size) else tree_map(on_device, found)
 
 
 def on_cpu(value):

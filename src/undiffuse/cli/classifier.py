@@ -29,6 +29,7 @@ def classifier(
     batch: Annotated[int, Option(help="Examples per update.")] = 128,
     lr: Annotated[float, Option(help="Learning rate.")] = 1e-3,
     seed: Annotated[int, Option(help="Of everything random.")] = 0,
+    deterministic: Annotated[bool, Option("--deterministic", help="As of 'undiffuse train'.")] = False,
     device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
 ) -> None:
     """Train a classifier that knows noise on a run's own data and schedule, to guide its samples."""
@@ -52,7 +53,7 @@ def classifier(
     model, data = load(run), with_files(known.data, found)
     described = {
         "steps": STEPS if steps is None and budget is None else steps, "budget": shared.seconds(budget) if budget else None,
-        "batch_size": batch, "learning_rate": lr, "seed": seed, "weight_decay": 0.05,
+        "batch_size": batch, "learning_rate": lr, "seed": seed, "weight_decay": 0.05, "deterministic": deterministic,
     }  # fmt: skip
     training = parsed(TrainingConfig, described, "these settings of the training do not work")
     rows = known.training, known.held_out

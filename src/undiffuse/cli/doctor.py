@@ -70,6 +70,8 @@ def _torch(mends: list[str]) -> list[tuple[str, str]]:
             lines.append((f"cuda:{number}", f"{torch.cuda.get_device_name(number)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, {half}"))
     else:
         lines.append(("cuda", "none: everything works on the CPU, slower" + ("" if torch.version.cuda else " (this torch is a CPU build)")))
+    if torch.backends.mps.is_available():
+        lines.append(("mps", "Apple's GPU, used where --device mps asks for it; nobody has tried it yet, so say how it went"))
     return lines
 
 

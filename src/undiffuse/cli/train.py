@@ -177,6 +177,8 @@ def _latent_settings(
         raise UsageError("--autoencoder says what the latents are, so --latent and --latent-factor have no place: leave one out.")
     if (steps or budget) and factor is None:
         raise UsageError("--latent-steps and --latent-budget train the autoencoder of --latent: add that, or leave them out.")
+    if factor is not None and settings.get("training.deterministic"):
+        settings = settings | {"latent.training.deterministic": True}
     whole = settings.get("training.budget")
     if steps or budget:
         return settings | {"latent.training.steps": steps, "latent.training.budget": budget and shared.seconds(budget)}

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from undiffuse.extras import optional
 from undiffuse.process import derivatives
-from undiffuse.process.flow import angle_of, velocity
+from undiffuse.process.flow import angle_of, times_as, velocity
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise
 from undiffuse.process.schedules import Schedule
@@ -109,7 +109,7 @@ def flow_likelihood(
 
     start = span[0].cos().to(x) * x
     state = (start, x.new_zeros(1 if probes is None else len(probes), len(x)))
-    y, integral = optional("torchdiffeq").odeint(field, state, span.to(x), rtol=rtol, atol=atol, method="dopri5")
+    y, integral = optional("torchdiffeq").odeint(field, state, span.to(x), rtol=rtol, atol=atol, method="dopri5", options=times_as(x))
     levels = schedule(schedule.at(-2 * span.tan().log()).clamp(schedule.t_min, schedule.t_max))
     return FlowLikelihood(
         prior=-log_prior(y[-1]) / size, path=-integral.diff(dim=0).flip(0), scale=-math.log(span[0].cos().item()),

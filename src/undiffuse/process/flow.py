@@ -36,6 +36,11 @@ def level_at(schedule: Schedule, phi: Tensor) -> Level:
     return schedule(schedule.at(-2 * torch.tan(inside).log()).clamp(schedule.t_min, schedule.t_max))
 
 
+def times_as(x: Tensor) -> dict[str, torch.dtype] | None:
+    """Options of torchdiffeq's adaptive methods for x on its device: they keep times in float64, which Apple's GPUs do not have."""
+    return {"dtype": torch.float32} if x.device.type == "mps" else None
+
+
 def velocity(denoise: Denoise, schedule: Schedule, phi: Tensor, y: Tensor) -> tuple[Tensor, Posterior]:
     """dy/dphi at the angle phi, of the shape of y, and the belief it follows from."""
     level = level_at(schedule, phi)
