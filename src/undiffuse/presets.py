@@ -14,7 +14,7 @@ from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig
 from undiffuse.networks.transformer import TransformerConfig
 from undiffuse.networks.unet_config import UNetConfig
 from undiffuse.sampling.settings import SamplingConfig
-from undiffuse.scheduling import ScheduleConfig
+from undiffuse.scheduling import CNoiseConfig, ScheduleConfig
 from undiffuse.training.settings import TrainingConfig
 
 
@@ -108,6 +108,31 @@ def adm_imagenet256() -> Design:
     return _adm(network, "linear", 256, 1e-4)
 
 
+def edm_cifar10(ncsnpp: bool) -> Design:
+    """EDM's CIFAR-10 models, DDPM++ and NCSN++ (Karras et al. 2022, Table 7), without their augmentation by flips, scales and turns."""
+    network = UNetConfig(
+        width=128, first_width=128, multipliers=(2, 2, 2), depth=4, attention=(2,), adaptive=False, residual_resample=True, resample_proj=True,
+        skip_scale=0.5**0.5, norm_eps=1e-6, min_channels_per_group=4, decoder_attention="last", clock_embedding="ddpm", conditions_join="before",
+        dropout=0.13,
+    )  # fmt: skip
+    if ncsnpp:
+        network = network.model_copy(update={
+            "clock_embedding": "fourier", "noise_channels": 256, "encoder_type": "residual", "resample_filter": (1, 3, 3, 1),
+        })  # fmt: skip
+    batch_size = 512
+    return Design(
+        network=network,
+        schedule=ScheduleConfig(name="edm"),
+        prediction="karras",
+        c_noise=CNoiseConfig(of="log_sigma", scale=0.25),
+        training=TrainingConfig(
+            steps=200_000_000 // batch_size, learning_rate=1e-3, adam_betas=(0.9, 0.999), warmup=10_000_000 // batch_size, cooldown=0.0,
+            batch_size=batch_size, average_decay=0.5 ** (batch_size / 500_000), weight="edm", level_density="log_normal", stratified=False,
+        ),
+        sampling=SamplingConfig(solver="edm", grid="karras", steps=18),
+    )  # fmt: skip
+
+
 def dit(depth: int, width: int, heads: int) -> Design:
     """A DiT of patches of 2, for latents of 32×32×4 in the paper (Peebles & Xie 2023, Table 1 and section 4)."""
     network = TransformerConfig(depth=depth, width=width, heads=heads, positions="sines", qk_norm=False)
@@ -122,6 +147,8 @@ PRESETS: dict[str, Callable[[], Design]] = {
     "adm_imagenet64": adm_imagenet64,
     "adm_imagenet128": adm_imagenet128,
     "adm_imagenet256": adm_imagenet256,
+    "edm_ddpmpp_cifar10": partial(edm_cifar10, False),
+    "edm_ncsnpp_cifar10": partial(edm_cifar10, True),
     "dit_s": partial(dit, 12, 384, 6),  # 33 M parameters
     "dit_b": partial(dit, 12, 768, 12),  # 130 M
     "dit_l": partial(dit, 24, 1024, 16),  # 458 M

@@ -12,6 +12,7 @@ from tests.small import randomised, tiny_config
 from undiffuse.conditioning.classes import ClassConfig
 from undiffuse.networks.unet import UNet
 from undiffuse.networks.unet_config import UNetConfig
+from undiffuse.presets import PRESETS
 from undiffuse.scheduling import CNoiseConfig, ScheduleConfig
 
 diffusers = pytest.importorskip("diffusers")
@@ -232,18 +233,24 @@ def test_edms_networks_are_told_their_class_where_theirs_are(name):
     close(denoiser.eval()(x, schedule(sigma), {"class": k}).mean, expected, 1e-5)
 
 
-@pytest.mark.parametrize(("ncsnpp", "millions"), [(False, 55.7), (True, None)])
-def test_edms_cifar_networks_have_as_many_parameters(ncsnpp, millions):
-    """DDPM++ has 55.7 M. NCSN++ is counted as EDM builds it."""
-    config = SONG.model_copy(update={"width": 128, "first_width": 128, "depth": 4})
-    config = config.model_copy(update={**NCSNPP, "noise_channels": 256}) if ncsnpp else config
-    settings = {"song": True, **({"fourier": True, "residual": True, "taps": (1, 3, 3, 1)} if ncsnpp else {})}
+@pytest.mark.parametrize(("preset", "settings", "millions"), [
+    ("edm_ddpmpp_cifar10", {}, 55.7), ("edm_ncsnpp_cifar10", {"fourier": True, "residual": True, "taps": (1, 3, 3, 1)}, 56.4),
+])  # fmt: skip
+def test_the_presets_of_edm_have_as_many_parameters(preset, settings, millions):
+    network = PRESETS[preset]().network
     with torch.device("meta"):
-        ours = sum(p.numel() for p in UNet(config, 3, 3).parameters())
-        theirs = EDMUNet(128, (2, 2, 2), 4, (2,), device="meta", **settings)
+        ours = sum(p.numel() for p in UNet(network, 3, 3).parameters())
+        theirs = EDMUNet(128, (2, 2, 2), 4, (2,), song=True, device="meta", **settings)
         theirs(torch.empty(1, 3, 32, 32), torch.empty(1))
     assert ours == sum(w.numel() for w in theirs.weights.values())
-    assert millions is None or abs(ours / 1e6 - millions) < 0.05
+    assert abs(ours / 1e6 - millions) < 0.05
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("preset", "name"), [("edm_ddpmpp_cifar10", "ddpmpp"), ("edm_ncsnpp_cifar10", "ncsnpp")])
+def test_the_presets_of_edm_are_the_networks_compared_here(preset, name):
+    sizes = {"width", "first_width", "depth", "noise_channels", "dropout", "conditions_join"}  # the last is compared above
+    assert PRESETS[preset]().network.model_dump(exclude=sizes) == EDM[name][0].model_dump(exclude=sizes)
 
 
 def test_edms_adm_has_as_many_parameters():

@@ -39,7 +39,11 @@ def train(
     steps: Annotated[int | None, Option(help="Train for so many updates.")] = None,
     budget: Annotated[str | None, Option(help="Train for so long: 90s, 15m, 2h.")] = None,
     preset: Annotated[
-        str | None, Option(help="digits, or a paper's: ddpm_cifar10, iddpm_cifar10, …imagenet64, adm_imagenet64, …128, …256, dit_s, …b, …l, …xl.")
+        str | None,
+        Option(
+            help="digits, or a paper's: ddpm_cifar10, iddpm_cifar10, …imagenet64, adm_imagenet64, …128, …256, edm_ddpmpp_cifar10, "
+            "edm_ncsnpp_cifar10, dit_s, …b, …l, …xl."
+        ),
     ] = None,
     network: Annotated[str | None, Option(help="unet, transformer, mlp or autoencoder, instead of what the preset or the data suggest.")] = None,
     schedule: Annotated[str | None, Option(help="Noise schedule, see 'undiffuse schedule'.")] = None,
