@@ -142,7 +142,7 @@ class ClassifierRun:
         self.trainer = Trainer(
             ClassifierLearner(self.classifier, name, clean), self.schedule, make_level_sampler("uniform", self.schedule, True), training
         )
-        self.loader = Loader(data[seen], self.codec, training.batch_size, training.seed, device, {name: Part(values, seen)})
+        self.loader = Loader(data, self.codec, training.batch_size, training.seed, device, {name: Part(values, seen)}, seen)
         # data may be sorted by class, so the few that are looked at are drawn from all
         said = np.concatenate([says(config, values[part]).numpy() for part in np.array_split(held_out, 1 + len(held_out) // AT_ONCE)])
         judged = np.random.Generator(np.random.Philox(0)).permutation(held_out[said])[:MOST_HELD_OUT]

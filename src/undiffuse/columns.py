@@ -50,7 +50,9 @@ def fit_conditions(
     for name, condition in declared.items():
         checked_name(name)
         try:
-            column, mode = _read(data, name, condition)
+            column, mode, notes = _read(data, name, condition)
+            for note in notes:
+                warnings.warn(f"of the pictures of {name!r}, {note}", Note, stacklevel=2)
             span = _span(name, column, mode) if isinstance(column, Tensor) and mode and not all_alike else None
             measured = None if rows is None or all_alike else rows.tolist()
             found[name] = fitted(condition, column, drop, mode, download, name in known, measured, span)
@@ -103,7 +105,7 @@ def encode_columns(data: Dataset, declared: Mapping[str, Condition], conditions:
     """
     values: dict[str, Encoded] = {}
     for name, condition in declared.items():
-        column, _ = _read(data, name, condition)
+        column, _, _ = _read(data, name, condition)
         module = conditions[name]
         try:
             if cache is not None and isinstance(module, TextCondition) and module.config.encoder.kind == "transformer":
@@ -125,33 +127,33 @@ def with_files(data: Dataset, declared: Mapping[str, Condition]) -> Dataset:
 
 def said_in(data: Dataset, name: str, condition: Condition, rows: np.ndarray) -> list[Any]:
     """The values of a condition of some examples as people write them, None where one is missing."""
-    column, _ = _read(data, name, condition, rows)
+    column, _, _ = _read(data, name, condition, rows)
     return [said_or_none(value) for value in column]
 
 
-def _read(data: Dataset, name: str, condition: Condition, rows: np.ndarray | None = None) -> tuple[list[Any] | Tensor, str | None]:
-    """A column (of some rows) as `fitted` takes it, and the mode of pictures."""
+def _read(data: Dataset, name: str, condition: Condition, rows: np.ndarray | None = None) -> tuple[list[Any] | Tensor, str | None, tuple[str, ...]]:
+    """A column (of some rows) as `fitted` takes it, the mode of pictures, and notes on how they were read."""
     column = tables.column(data, condition.column or name)
     column = column if rows is None else column[rows]
     if condition.kind == "image":
-        values, mode = tables.pictures(data, column, condition.channels)
-        return torch.from_numpy(values.astype(KEPT_AS.get(values.dtype.name, "float32"), copy=False)), mode
+        values, mode, notes = tables.pictures(data, column, condition.channels)
+        return torch.from_numpy(values.astype(KEPT_AS.get(values.dtype.name, "float32"), copy=False)), mode, notes
     if condition.kind == "vector":
         if column.dtype.kind not in "fiub" or column.ndim != 2:
             raise UsageError(f"a vector is a row of numbers for each example, but this column has the shape {column.shape} and type {column.dtype}.")
-        return torch.from_numpy(column.astype(np.float64)), None
+        return torch.from_numpy(column.astype(np.float64)), None, ()
     if column.ndim == 2 and condition.kind == "tags":  # one column of 0 or 1 for each tag
         known = column[~np.isnan(column).any(1)] if column.dtype.kind == "f" else column
         if column.dtype.kind not in "fiub" or not np.isin(known, (0, 1)).all():
             raise UsageError("a table of tags holds 1 where a tag applies and 0 where it does not, but this one holds other values.")
-        return [None if (row != row).any() else [str(k) for k in np.flatnonzero(row)] for row in column], None
+        return [None if (row != row).any() else [str(k) for k in np.flatnonzero(row)] for row in column], None, ()
     if column.ndim != 1:
         raise UsageError(f"it has the shape {column.shape}: a {condition.kind} is one value for each example, a vector is several.")
     if column.dtype.kind == "f":
         whole = condition.kind != "number" and all(v.is_integer() for v in column[~np.isnan(column)].tolist())
-        return [None if np.isnan(v) else int(v) if whole else float(v) for v in column], None
+        return [None if np.isnan(v) else int(v) if whole else float(v) for v in column], None, ()
     values_ = column.tolist()
-    return [None if isinstance(v, str) and v.strip() in MISSING and condition.kind != "tags" else v for v in values_], None
+    return [None if isinstance(v, str) and v.strip() in MISSING and condition.kind != "tags" else v for v in values_], None, ()
 
 
 def _cached(folder: Path, name: str, module: TextCondition, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

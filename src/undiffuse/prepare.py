@@ -233,7 +233,8 @@ def train(
     preset: str | None = None, network: str | None = None, conditions: Mapping[str, Condition] | None = None, table: str | None = None,
     latent: int | str | Path | None = None, start: str | Path | None = None, adapters: int | None = None, tasks: str | None = None,
     size: int | tuple[int, int] | None = None, fit: str = "crop", channels: str | None = None, layout: str | None = None,
-    shrink: int | None = None, held_out: float | None = None, device: torch.device | str | None = None, override: bool = False,
+    range: tuple[float, float] | None = None, max_pixels: int | None = None, shrink: int | None = None, held_out: float | None = None,
+    device: torch.device | str | None = None, override: bool = False,
     download: bool = False, checkpoint_every: float = EVERY_SO_OFTEN.checkpoint, preview_every: float = EVERY_SO_OFTEN.preview,
     **training: Any,
 ) -> Model:  # fmt: skip
@@ -246,7 +247,9 @@ def train(
     tasks: to make examples of what is left of them, such as "inpaint,upscale:4,denoise".
     latent: to diffuse in an autoencoder's latents: 2, 4 or 8 positions along each axis in one, or a folder to take it from.
     size: to resize images to, one side or (height, width).   fit: how: crop, pad or stretch.   channels: grey, rgb or rgba.
-    layout: the axes of an array, such as "NHWC".   shrink: average blocks of so many values along each axis.
+    layout: the axes of an array, such as "NHWC".   range: what whole numbers black and white are, where the values shall not say it.
+    max_pixels: open images of up to so many, beyond the limit that protects from harmful files.
+    shrink: average blocks of so many values along each axis.
     held_out: for validation, a share of the examples below 1, or a whole number of them.   device: such as "cuda".
     override: go on in a folder of other training settings.   download: whether a text encoder may be fetched.
     checkpoint_every, preview_every: seconds of training.
@@ -268,7 +271,8 @@ def train(
         chosen["training.budget"] = None
     described_ = {
         "source": str(data), "table": None if table is None else str(table), "size": [size, size] if isinstance(size, int) else size, "fit": fit,
-        "channels": channels, "layout": layout, "shrink": shrink, **({} if held_out is None else {"held_out": share_or_count(held_out)}),
+        "channels": channels, "layout": layout, "range": range, "max_pixels": max_pixels, "shrink": shrink,
+        **({} if held_out is None else {"held_out": share_or_count(held_out)}),
     }  # fmt: skip
     source = parsed(DataConfig, described_, "these settings of the data do not work")
     if not isinstance(latent, int | str | Path | None):

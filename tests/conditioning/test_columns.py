@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pydantic import ValidationError
 
 from undiffuse.columns import encode_columns, fit_conditions, remarks, said_in
 from undiffuse.conditioning.conditions import Conditions
@@ -16,6 +15,7 @@ from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader, batch_indices
 from undiffuse.data.sources import DataConfig, open_data
+from undiffuse.errors import UsageError
 
 NAN = float("nan")
 
@@ -185,7 +185,7 @@ def test_columns_that_do_not_fit_are_refused_by_name(kind, column, words):
     ({"kind": "sound"}, "kind"), ({"kind": "class", "drop": 1.0}, "drop"), ({"kind": "class", "colum": "x"}, "colum"),
 ])  # fmt: skip
 def test_declarations_that_would_be_ignored_are_refused(declared, words):
-    with pytest.raises(ValidationError, match=words):
+    with pytest.raises(UsageError, match=words):
         Condition(**declared)
 
 

@@ -140,6 +140,15 @@ def test_masks_as_conditions_have_their_own_range(tmp_path):
     assert fit_conditions(data, declared, 0.1, all_alike=True)["mask"].high == 255.0  # as older runs have it
 
 
+def test_what_is_done_to_pictures_that_are_conditions_is_said(tmp_path):
+    pages = [Image.fromarray(RNG.integers(0, 256, (4, 4), dtype=np.uint8)) for _ in range(4)]
+    for k in range(3):
+        pages[0].save(tmp_path / f"{k}.tif", save_all=True, append_images=pages[: k + 1])
+    data = Dataset("test", FLOATS[:3, None], columns={"scan": np.array([f"{k}.tif" for k in range(3)])}, root=tmp_path)
+    with pytest.warns(Note, match=r"'scan', 3 of 3 images .*the first is used \(0\.tif \(2\)"):
+        fit_conditions(data, {"scan": Condition(kind="image")}, 0.1)
+
+
 # Codec and loader -----------------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image, features
 
 from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.examples import read_examples
-from undiffuse.data.pixels import Unreadable, mode_of, read_image
+from undiffuse.data.pixels import Unreadable, _bits, mode_of, read_image
 from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.errors import UsageError
 from undiffuse.pictures.images import png_of_16_bits, save_image
@@ -156,6 +157,16 @@ def test_jpeg_2000_of_16_bit_colour_is_refused(tmp_path):
         read_image(tmp_path / "a.jp2")
 
 
+def test_the_bits_of_an_avif_are_found_in_its_head(tmp_path):
+    """AV1 codec configuration (AV1 in ISO base media, 2.3.3): marker and version, profile and level, then tier, high_bitdepth, twelve_bit, …"""
+    if features.check("avif"):
+        Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.avif")
+        assert read_image(tmp_path / "a.avif").mode == "RGB"
+    for flags, bits in ((0x0C, 8), (0x4C, 10), (0x6C, 12)):
+        (tmp_path / "b.avif").write_bytes(b"\0\0\0\x20ftypavif" + b"\0\0\0\x0cav1C" + bytes([0x81, 0x00, flags, 0x00]))
+        assert _bits(tmp_path / "b.avif", SimpleNamespace(format="AVIF")) == bits
+
+
 @pytest.mark.parametrize(("mode", "transparent", "result"), [("L", 7, "LA"), ("RGB", (7, 7, 7), "RGBA"), ("I;16", 7, "LA;16")])
 def test_a_transparent_colour_is_alpha(tmp_path, mode, transparent, result):
     grey = np.array([[7, 8, 200], [7, 0, 9]], dtype=np.uint16 if mode == "I;16" else np.uint8)
@@ -202,6 +213,16 @@ def test_a_picture_of_8_bits_is_white_where_a_model_of_12_bits_is(tmp_path):
     values, _ = read_examples(tmp_path / "a.png", config)
     assert np.array_equal(values[0, 0], [[0, 4095], [4095 / 5, 4095 * 2 / 5]])
     assert torch.equal(Codec(config).encode(values).amax(), torch.tensor(1.0))
+
+
+def test_what_is_done_to_one_image_is_said(tmp_path):
+    config = fitted_codec(open_data_of(np.array([[[0, 4095], [9, 2000]]], np.uint16)))
+    pages = [Image.fromarray(np.full((2, 90), k, np.uint16)) for k in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    notes = read_examples(tmp_path / "a.tif", config)[1]
+    assert any("3 pages or frames, the first is used" in note for note in notes)
+    assert any("98% of it is cut away" in note for note in notes)
+    assert not any("cut" in note for note in read_examples(tmp_path / "a.tif", config, "pad")[1])
 
 
 def open_data_of(values):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from typer import Option
 
 from undiffuse.errors import UsageError
@@ -143,7 +144,9 @@ def _pictures(path: Path, config: Any, fit: str) -> tuple[list[Any], list[str]]:
         shape=config.shape, kind="float", dtype="float32", mode=config.mode, offset=(middle,) * channels, scale=(half,) * channels,
         low=(config.low,) * channels, high=(config.high,) * channels,
     )  # fmt: skip
-    values, _ = read_examples(path, as_data, fit)
+    values, notes = read_examples(path, as_data, fit)
+    for note in notes:
+        typer.echo(f"note: {note}")
     return list(values), [path.stem if len(values) == 1 else f"{path.stem}[{k}]" for k in range(len(values))]
 
 

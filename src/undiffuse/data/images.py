@@ -21,11 +21,10 @@ from threading import Lock
 import numpy as np
 
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.pixels import DESCRIBED, SUFFIXES, Unreadable, deepened, mode_of, read_image
+from undiffuse.data.pixels import DESCRIBED, MUCH_CUT, SUFFIXES, Unreadable, deepened, mode_of, read_image
 from undiffuse.errors import UsageError
 
 LARGEST_SHARE_UNREADABLE = 0.01
-MUCH_CUT = 0.5  # of a picture
 HIDDEN = (".", "@", "__MACOSX")
 OF_SYSTEMS = {"Thumbs.db", "desktop.ini"}
 NAMED = 5  # of what a note counts

@@ -28,6 +28,7 @@ DESCRIBED |= {f"{mode};16" if mode != "L" else "I;16": f"16-bit {text}" for mode
 CHANNELS = {"grey": 1, "rgb": 3, "rgba": 4}
 DEEP = 257  # 65535/255
 BYTE_ORDERS = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B" if np.little_endian else ";16L"}
+MUCH_CUT = 0.5  # of a picture
 LUMA = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601), as Pillow's
 
 
@@ -81,7 +82,7 @@ def read_image(
     except Exception as error:  # Pillow raises many kinds; for one file out of many, all mean the same
         raise Unreadable(str(error) or type(error).__name__) from None
     values = values if channels is None else converted(values, CHANNELS[channels])
-    share = _cut(values.shape[1:], size) if size and fit == "crop" else 0.0
+    share = cut(values.shape[1:], size) if size and fit == "crop" else 0.0
     return Picture(values if size is None else resized(values, size, fit), frames, share)
 
 
@@ -236,7 +237,7 @@ def _fitted(image: Image.Image, size: tuple[int, int], fit: str) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _cut(given: tuple[int, ...], size: tuple[int, int]) -> float:
+def cut(given: tuple[int, ...], size: tuple[int, int]) -> float:
     """The share of a picture of (height, width) that is cut away by cropping to the shape of another."""
     ratio = given[0] / given[1] * size[1] / size[0]
     return 1 - min(ratio, 1 / ratio)

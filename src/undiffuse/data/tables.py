@@ -253,17 +253,17 @@ def fingerprints(data: Dataset, sources: Mapping[str, bool]) -> dict[str, str]:
     return found
 
 
-def pictures(data: Dataset, values: np.ndarray, channels: str | None = None) -> tuple[np.ndarray, str | None]:
-    """A column of pictures, (N, C, *size) and Pillow's mode: arrays as they are, or the files that it names."""
+def pictures(data: Dataset, values: np.ndarray, channels: str | None = None) -> tuple[np.ndarray, str | None, tuple[str, ...]]:
+    """A column of pictures, (N, C, *size), their kind of pixel and notes: arrays as they are, or the files that it names."""
     if not is_text(values):
         axes = {1: "L", 2: "HW", 3: "DHW"}[len(data.shape) - 1]
         layouts = ["N" + axes, "NC" + axes if values.shape[1:2] < values.shape[-1:] else "N" + axes + "C"]
         fitting = next((layout for layout in layouts if len(layout) == values.ndim), None)
         if fitting is None or values.dtype.kind not in "fiub":
             raise UsageError(f"a column of shape {values.shape} and type {values.dtype} holds no pictures like the examples, of shape {data.shape}.")
-        return arranged(values, fitting)[0], None
+        return arranged(values, fitting)[0], None, ()
     root = data.root or Path()
     images = read_images(root, [root / name for name in values], None, "crop", channels)
     if len(images.kept) != len(values):
         raise UsageError(f"{len(values) - len(images.kept)} pictures that are conditions cannot be read: mend or remove them.")
-    return images.values, images.mode
+    return images.values, images.mode, images.notes
