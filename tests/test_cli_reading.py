@@ -38,10 +38,13 @@ def test_a_run_of_a_table_judges_another_table(run, tmp_path):
             Image.fromarray(RNG.integers(0, 256, (9 + k, 10, 3), dtype=np.uint8)).save(tmp_path / f"{name}-{k}.png")
             lines.append(f"{name}-{k}.png,{'ab'[k % 2]}")
         (tmp_path / f"{name}.csv").write_text("\n".join(lines))
+    frames = [Image.fromarray(RNG.integers(0, 256, (9, 10, 3), dtype=np.uint8)) for _ in range(3)]
+    frames[0].save(tmp_path / "two-0.png", save_all=True, append_images=frames[1:])
     trained(run, "one.csv", "--size", "8", "--channels", "grey", "--class", "class")
     code, text = run("likelihood", "runs/one", "two.csv", "--method", "continuous", "--steps", "2")
     assert code == 0, text
     assert "5 examples of two with their classes" in text
+    assert "the first is used (two-0.png (3))" in " ".join(text.split())
 
 
 def test_data_is_opened_once_for_all_that_is_named_of_it(run, tmp_path, monkeypatch):

@@ -46,6 +46,8 @@ def likelihood(
     model = load(run, shared.device(device), weights)
     chosen, divisor = in_unit(unit, model.codec.config.bins is not None)
     whole, trained_on = (held_out_data(run), False) if data is None else named_data(run, data)
+    for note in () if data is None else whole.notes:
+        typer.echo(f"note: {note}")
     if trained_on:
         typer.echo(f"note: the run was trained on {data}, so these are training and held-out examples together; leave DATA out for held-out ones.")
     examples = drawn(whole, n, seed)

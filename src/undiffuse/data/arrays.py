@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.statistics import channel_statistics, parts_of
 from undiffuse.errors import UsageError
 
 VALUES, LABELS = ("images", "x", "data", "values", "arr_0"), ("labels", "y", "label", "targets", "arr_1")
@@ -95,14 +96,13 @@ def _narrowed(values: np.ndarray) -> np.ndarray:
     """Floats (N, C, *size) as float32, or float64 where too much would be lost, see the top of this file."""
     if values.dtype.itemsize <= 4:
         return values.astype(np.float32)
+    wide, axes = values.astype(np.float64, copy=False), (0, *range(2, values.ndim))
     with np.errstate(all="ignore"):
-        wide = values.astype(np.float64, copy=False)
+        _, deviation, low, high = channel_statistics(wide)
         narrow = wide.astype(np.float32)
-        for channel in range(wide.shape[1]):
-            lost = np.abs(narrow[:, channel] - wide[:, channel]).max()  # inf where it overflows, NaN where the value is none
-            if lost > LOST * wide[:, channel].std() or (np.isinf(lost) and np.isfinite(wide[:, channel]).all()):
-                return wide
-    return narrow
+        lost = np.max([np.abs(narrow[part] - wide[part]).max(axes) for part in parts_of(wide)], 0)  # inf where float32 has no such number
+        much = lost > LOST * deviation
+    return wide if (much & np.isfinite(low) & np.isfinite(high)).any() else narrow  # what is no number is told by whoever fits the codec
 
 
 def _classes(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], list[str]]:

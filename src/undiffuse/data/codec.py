@@ -23,10 +23,10 @@ from torch import Tensor
 
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.ranges import found_range, full_range
+from undiffuse.data.statistics import AT_ONCE, channel_statistics, parts_of
 from undiffuse.errors import UsageError
 
 MOST_STEPS = 2**24  # between the smallest and the largest whole number that float32 tells apart
-AT_ONCE = 2**22  # numbers
 
 
 class CodecConfig(BaseModel):
@@ -108,18 +108,11 @@ def _of_floats(data: Dataset, rows: np.ndarray | None, all_alike: bool) -> Codec
     bad = sum(int((~np.isfinite(values[part])).sum()) for part in parts_of(values))
     if bad:
         raise UsageError(f"the data holds {bad} values that are NaN or infinite: remove them.")
-    rows = None if all_alike else rows
-    axes, column = (0, *range(2, values.ndim)), (-1, *[1] * (values.ndim - 2))
-    parts = [part if rows is None else rows[part] for part in parts_of(values, None if rows is None else len(rows))]
-    count = values[0, 0].size * (len(values) if rows is None else len(rows))
-    low, high = np.min([values[part].min(axes) for part in parts], 0), np.max([values[part].max(axes) for part in parts], 0)
+    mean, deviation, low, high = channel_statistics(values, None if all_alike else rows)
     if (low == high).any():
         raise UsageError(f"channel {int(np.argmax(low == high))} of the data has the same value everywhere: leave it out.")
-    mean = np.sum([values[part].sum(axes, dtype=np.float64) for part in parts], 0) / count
-    unit = high.astype(np.float64) - low  # so that no square overflows or vanishes
-    squares = [(((values[part] - mean.reshape(column)) / unit.reshape(column)) ** 2).sum(axes, dtype=np.float64) for part in parts]
-    deviation = unit * np.sqrt(np.sum(squares, 0) / count)
     if all_alike:  # to the last digit what was stored
+        axes = (0, *range(2, values.ndim))
         mean, deviation = values.mean(axes, dtype=np.float64), values.std(axes, dtype=np.float64)
 
     def each(numbers: np.ndarray) -> tuple[float, ...]:
@@ -129,12 +122,6 @@ def _of_floats(data: Dataset, rows: np.ndarray | None, all_alike: bool) -> Codec
         shape=data.shape, kind="float", dtype=values.dtype.name, mode=None, offset=each(mean), scale=each(2 * deviation),
         low=each(low), high=each(high),
     )  # fmt: skip
-
-
-def parts_of(values: np.ndarray, n: int | None = None) -> list[slice]:
-    """Slices of n examples (all when None), so few of them at once that they take little memory as floats."""
-    each = max(1, AT_ONCE // max(1, math.prod(values.shape[1:])))
-    return [slice(start, start + each) for start in range(0, len(values) if n is None else n, each)]
 
 
 class Space(Protocol):
