@@ -35,7 +35,7 @@ from undiffuse.sampling.inversion import inverted, lifted, slerp
 from undiffuse.sampling.noise_estimates import by_likelihood, by_wavelet
 from undiffuse.sampling.noises import INITIAL_STREAM
 from undiffuse.sampling.recording import recorded
-from undiffuse.sampling.settings import OWN_ENDS, UNGUIDED, SamplingConfig
+from undiffuse.sampling.settings import ONE_WAY, OWN_ENDS, OWN_SOLVER, UNGUIDED, SamplingConfig
 from undiffuse.sampling.solvers.registry import own_grid
 from undiffuse.sampling.spacings import logsnr
 from undiffuse.sampling.trajectory import Moment, finite, trajectory
@@ -247,14 +247,14 @@ def _settings(model: Model, solver: str | None, sampling: Mapping[str, Any]) -> 
     """The model's own settings, on a grid that ends in its cleanest level; with a solver that is prescribed, if any."""
     # A chain's own levels are what its network was trained at; evenly spaced times of other schedules may leap, as EDM's do.
     grid = "uniform" if isinstance(model.schedule, Chain) else "karras"
-    base: dict[str, Any] = {"grid": grid, "steps": default_steps(model), "logsnrs": None, "churn": 0.0, "restart": None} | OWN_ENDS | UNGUIDED
+    base: dict[str, Any] = {"grid": grid, "steps": default_steps(model), "logsnrs": None} | ONE_WAY | OWN_ENDS | UNGUIDED
     if solver is not None:
         if "solver" in sampling:
             raise UsageError("this method goes back the way it came, so its solver cannot be chosen: leave it out, or use 'stochastic'.")
         base |= {"solver": solver}
     named = solver or sampling.get("solver")
     if named is not None:
-        base |= {"grid": own_grid(named) or grid, "order": None, "eta": None, "variance": None, "corrections": None}
+        base |= {"grid": own_grid(named) or grid} | OWN_SOLVER
     return changed(model.config.sampling, {**base, **sampling})
 
 

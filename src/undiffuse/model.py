@@ -144,7 +144,7 @@ class Model:
         index = index.to(self.device)
         x = initial(levels, self.codec.shape, seed, index)
         walked, solver = walking(self, asked, how, steering)
-        return trajectory(x, walked, levels, solver, seed=seed, index=index, noise=how.noise)
+        return trajectory(x, walked, levels, solver, seed=seed, index=index, noise=how.noise, s_noise=how.s_noise)
 
     def denoise(self, conditions: Mapping[str, object], n: int, how: SamplingConfig) -> Denoise:
         """The Denoise that sampling n examples walks with: conditioned, guided, clipped. Raises UsageError for momentum, which it cannot have."""

@@ -27,7 +27,7 @@ from undiffuse.process.operators import REC_601, Blur, Downsample, Grey, Mask, h
 from undiffuse.process.posteriors import Denoise
 from undiffuse.sampling.grids import resampled
 from undiffuse.sampling.inverse import DPS, ITERATIONS, Measurement, RePaint, informed, replaced
-from undiffuse.sampling.settings import SamplingConfig, completed
+from undiffuse.sampling.settings import ONE_WAY, SamplingConfig, completed
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
 from undiffuse.sampling.solvers.base import Solver
 from undiffuse.sampling.trajectory import finite, initial, trajectory
@@ -168,7 +168,7 @@ def settings(model: Model, approach: Approach, **sampling: Any) -> SamplingConfi
     """
     own: dict[str, Any] = {"solver": "ddpm", "steps": default_steps(model, STEPS[approach.method])} if approach.method in STEPS else {}
     if approach.method == "repaint":  # has ups and downs of its own
-        own |= {"churn": 0.0, "restart": None, "noise": "independent"}
+        own |= ONE_WAY | {"noise": "independent"}
     how = changed(model.config.sampling, completed(model.config.sampling, {**own, **sampling}))
     solver = how.build_solver(model.schedule)
     if approach.method == "repaint" and not isinstance(solver, Ancestral):
@@ -204,7 +204,8 @@ def _solved(
         some = seen.rows(rows)
         x = initial(levels, model.config.codec.shape, seed, index)
         belief = denoise(model, asked.rows(rows), how, steering, lambda plain, some=some: _conditioned(plain, some, approach, model))  # type: ignore[misc]
-        for moment in trajectory(x, belief, levels, _solver(solver, some, approach, x[0].numel()), seed=seed, index=index, noise=how.noise):
+        walking = _solver(solver, some, approach, x[0].numel())
+        for moment in trajectory(x, belief, levels, walking, seed=seed, index=index, noise=how.noise, s_noise=how.s_noise):
             x = moment.x
             if watch:
                 watch("down", moment)

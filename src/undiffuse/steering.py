@@ -203,7 +203,9 @@ def _limited(model: Steered, denoise: Denoise, how: SamplingConfig) -> Denoise:
     if how.clip == "range":
         return clipped(denoise, low, high, keep_eps=keep_eps)
     if how.clip == "dynamic":
-        return dynamically_thresholded(denoise, bound=float(high.max()), keep_eps=keep_eps)
+        bound = float(high.max())
+        most = math.inf if how.threshold_max is None else how.threshold_max * bound
+        return dynamically_thresholded(denoise, how.threshold_quantile, bound, most, keep_eps=keep_eps)
     return denoise
 
 

@@ -25,10 +25,10 @@ from undiffuse.model import Model
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise, Posterior
 from undiffuse.sampling.aligned import aligned_logsnrs
-from undiffuse.sampling.settings import OWN_ENDS, SamplingConfig
+from undiffuse.sampling.settings import ONE_WAY, OWN_ENDS, OWN_SOLVER, SamplingConfig
 from undiffuse.sampling.trajectory import Moment, initial, trajectory
 
-PLAIN: dict[str, Any] = {"order": None, "eta": None, "variance": None, "corrections": None, "churn": 0.0, "restart": None, "logsnrs": None} | OWN_ENDS
+PLAIN: dict[str, Any] = {"logsnrs": None} | OWN_SOLVER | ONE_WAY | OWN_ENDS
 REFERENCE: dict[str, Any] = PLAIN | {"solver": "adams", "grid": "angle_beta"}
 REFERENCE_STEPS = 120
 DEFAULT_SOLVERS = ("adams", "unipc", "dpm++", "heun", "ddim")
@@ -106,7 +106,7 @@ def sweep(
         began = time.perf_counter()
         for moment in trajectory(
             initial(levels, model.codec.shape, seed, index), denoise, levels, how.build_solver(model.schedule), seed=seed, index=index,
-            noise=how.noise,
+            noise=how.noise, s_noise=how.s_noise,
         ):  # fmt: skip
             if watch:
                 watch(moment)

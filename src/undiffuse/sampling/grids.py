@@ -17,7 +17,7 @@ from undiffuse.errors import UsageError
 from undiffuse.process.chains import Chain
 from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Schedule
-from undiffuse.sampling.spacings import OWN, SPACINGS, GridSettings
+from undiffuse.sampling.spacings import OWN, OWNERS, SPACINGS, GridSettings
 
 
 def every(schedule: Schedule) -> Level:
@@ -129,11 +129,27 @@ def make_grid(schedule: Schedule, grid: str, steps: int, settings: GridSettings 
     Raises UsageError for an unknown one, settings that it does not have, or more steps than it has levels.
     """
     if grid in SPACINGS:
+        for name, owners in OWNERS.items():
+            if getattr(settings, name) is not None and grid not in owners:
+                raise UsageError(f"{name} is a setting of the grid {' and '.join(owners)}, and {grid!r} has none: leave it out.")
         return SPACINGS[grid](schedule, steps, settings)
     if grid != "every" and not re.fullmatch(r"(ddim)?\d+(,\d+)*", grid):
         raise UsageError(f"there is no grid {grid!r}: choose one of {', '.join(GRIDS)}, or a spacing like 250, 10,15,20 or ddim50.")
     refuse_settings(grid, settings)
     return every(schedule) if grid == "every" else respaced(schedule, grid)
+
+
+def ending_noisy(schedule: Schedule, levels: Level) -> Level:
+    """The table with the schedule's least noisy level in place of the clean one, where its sampler then stops without a jump to x̂.
+
+    (diffusers: final_sigmas_type "sigma_min", set_alpha_to_one False.)  A table whose last noisy level is that one is a step shorter.
+    """
+    end = schedule([schedule.t_min])
+    if torch.isclose(levels.ratio[-2], end.ratio[0], rtol=1e-9, atol=0):
+        if len(levels) < 3:
+            raise UsageError("the grid has no level but the one that it would end at: take more steps, or final_sigma 'zero'.")
+        return levels[:-1]
+    return Level.of_rows([*levels[:-1].rows(), *end.rows()])
 
 
 def refuse_settings(grid: str, settings: GridSettings) -> None:

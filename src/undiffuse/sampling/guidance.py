@@ -156,12 +156,12 @@ def clipped(denoise: Denoise, low: Tensor | float, high: Tensor | float, *, keep
 
 
 def dynamically_thresholded(
-    denoise: Denoise, quantile: float = 0.995, bound: float = 1.0, *, keep_eps: bool = False
+    denoise: Denoise, quantile: float = 0.995, bound: float = 1.0, most: float = math.inf, *, keep_eps: bool = False
 ) -> Denoise:
-    """x̂ of each example clipped to ±q and scaled by bound/q, q = max(bound, quantile of |x̂|)."""
+    """x̂ of each example clipped to ±q and scaled by bound/q, q the quantile of |x̂|, at least `bound` and at `most`."""
 
     def limit(x: Tensor) -> Tensor:
-        q = x.abs().flatten(1).quantile(quantile, dim=1).clamp(min=bound).reshape(-1, *[1] * (x.ndim - 1))
+        q = x.abs().flatten(1).quantile(quantile, dim=1).clamp(min=bound, max=most).reshape(-1, *[1] * (x.ndim - 1))
         return x.clamp(-q, q) * (bound / q)
 
     return _limited(denoise, limit, keep_eps)

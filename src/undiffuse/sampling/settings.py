@@ -11,19 +11,24 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Schedule
-from undiffuse.sampling.grids import at_logsnrs, churned, make_grid, refuse_settings, restarted
-from undiffuse.sampling.solvers.adaptive import NO_JUMPS, Adaptive
+from undiffuse.sampling.grids import at_logsnrs, churned, ending_noisy, make_grid, refuse_settings, restarted
 from undiffuse.sampling.solvers.base import Solver
 from undiffuse.sampling.solvers.registry import Settings, make_solver, own_grid
-from undiffuse.sampling.spacings import GridSettings
+from undiffuse.sampling.spacings import GridSettings, Interpolation
 from undiffuse.sampling.trajectory import NoiseKind
 
 UNGUIDED: dict[str, Any] = {
     "guidance": 1.0, "guidance_scales": None, "guidance_form": "plain", "guidance_rescale": 0.0, "guidance_interval": None,
     "guidance_momentum": 0.0, "guidance_longest": None,
 }  # fmt: skip
-OWN_ENDS: dict[str, Any] = {"sigma_max": None, "sigma_min": None}
+OWN_ENDS: dict[str, Any] = {
+    "sigma_max": None, "sigma_min": None, "rho": None, "steps_offset": None, "interpolation": None, "final_sigma": "zero",
+}  # fmt: skip
 """The settings of a grid that places its own levels, as it has them itself."""
+OWN_SOLVER: dict[str, Any] = {"order": None, "eta": None, "variance": None, "corrections": None, "lower_order_final": False}
+ONE_WAY: dict[str, Any] = {"churn": 0.0, "churn_interval": None, "s_noise": 1.0, "restart": None}
+"""A grid that never goes back up."""
+OWN_THRESHOLD: dict[str, Any] = {"threshold_quantile": 0.995, "threshold_max": None}
 
 
 class SamplingConfig(BaseModel):
@@ -31,14 +36,17 @@ class SamplingConfig(BaseModel):
     Adams method in the angle; docs/solvers.md has the measurements behind this choice.
 
     grid, steps: see sampling/grids.py; grid "aligned" has `logsnrs`, its levels.   sigma_max, sigma_min: sigma/alpha of the
-    grid's first and of its last noisy level, None for the grid's own; see sampling/spacings.py.   order, eta, variance, corrections: of
-    the solver, None for its own; see sampling/solvers/registry.py.   churn: EDM's, total over the grid.
-    restart: (low, high, times), the stretch of sigma/alpha to walk again.   noise: "brownian" is the same for any grid.
+    grid's first and of its last noisy level, None for the grid's own; rho, steps_offset, interpolation: see sampling/spacings.py.
+    final_sigma: "zero", where the last step jumps to x̂, or "schedule", the schedule's least noisy level.   order, eta, variance, corrections: of
+    the solver, None for its own; see sampling/solvers/registry.py.   lower_order_final: of multistep solvers, the last steps at a lower
+    order.   churn, churn_interval, s_noise: EDM's S_churn, total over the grid, (S_tmin, S_tmax), and S_noise, which multiplies all noise
+    of going back up.   restart: (low, high, times), the stretch of sigma/alpha to walk again.   noise: "brownian" is the same for any grid.
     guidance: 1 plain conditional, 0 unconditional.   guidance_scales: of conditions by name, `guidance` of the others.
     guidance_form: plain, projected (APG) or plus (CFG++, guidance in [0, 1]);   guidance_rescale: of the plain form;
     guidance_momentum, guidance_longest: of the projected form, the papers' beta (below 0) and r;
     guidance_interval: of sigma/alpha; see sampling/guidance.py.
-    clip: of x̂: "range" of the data, "dynamic", "none".
+    clip: of x̂: "range" of the data, "dynamic", "none".   threshold_quantile, threshold_max: of dynamic thresholding, the quantile of
+    |x̂| that is brought to the end of the range, and the most it may be, in such ends (diffusers: sample_max_value); None for any.
     keep_eps: walk with the noise of the unclipped x̂ (diffusers' convention) instead of re-deriving it (OpenAI's); not of ddpm,
     whose steps are made of x̂ and x_t there too.
     """
@@ -51,11 +59,18 @@ class SamplingConfig(BaseModel):
     logsnrs: tuple[float, ...] | None = None
     sigma_max: float | None = Field(None, gt=0, allow_inf_nan=False)
     sigma_min: float | None = Field(None, ge=0, allow_inf_nan=False)
+    rho: float | None = Field(None, gt=0, allow_inf_nan=False)
+    steps_offset: int | None = Field(None, ge=0)
+    interpolation: Interpolation | None = None
+    final_sigma: Literal["zero", "schedule"] = "zero"
     order: int | None = None
     eta: float | None = Field(None, ge=0, le=1)
     variance: float | None = Field(None, ge=0, le=1)
     corrections: int | None = Field(None, ge=1)
+    lower_order_final: bool = False
     churn: float = Field(0.0, ge=0, allow_inf_nan=False)
+    churn_interval: tuple[float, float] | None = None
+    s_noise: float = Field(1.0, gt=0, allow_inf_nan=False)
     restart: tuple[float, float, Annotated[int, Field(ge=1)]] | None = None
     noise: NoiseKind = "independent"
     guidance: FiniteFloat = 1.0
@@ -66,6 +81,8 @@ class SamplingConfig(BaseModel):
     guidance_longest: float | None = Field(None, gt=0)
     guidance_interval: tuple[float, float] | None = None
     clip: Literal["range", "dynamic", "none"] = "range"
+    threshold_quantile: float = Field(0.995, gt=0, le=1)
+    threshold_max: float | None = Field(None, ge=1, allow_inf_nan=False)
     keep_eps: bool = False
 
     @model_validator(mode="after")
@@ -78,6 +95,20 @@ class SamplingConfig(BaseModel):
     def _grid_that_falls(self) -> SamplingConfig:
         if self.sigma_max is not None and self.sigma_min is not None and self.sigma_min >= self.sigma_max:
             raise UsageError(f"a grid falls from sigma_max to sigma_min, not from {self.sigma_max:g} to {self.sigma_min:g}: swap them.")
+        return self
+
+    @model_validator(mode="after")
+    def _noise_of_going_back_up(self) -> SamplingConfig:
+        if self.churn_interval is not None and not (self.churn and 0 <= self.churn_interval[0] < self.churn_interval[1] < math.inf):
+            raise UsageError("a churn interval belongs to a churn, and goes from a lower to a higher sigma/alpha, a number: change or leave it out.")
+        if self.s_noise != 1 and not self.churn and not self.restart:
+            raise UsageError("s_noise multiplies the noise of going back up, and nothing does: give a churn or a restart, or leave it out.")
+        return self
+
+    @model_validator(mode="after")
+    def _one_clipping(self) -> SamplingConfig:
+        if self.clip != "dynamic" and (self.threshold_quantile != 0.995 or self.threshold_max is not None):
+            raise UsageError(f"threshold_quantile and threshold_max belong to clip 'dynamic', not to {self.clip!r}: leave them out.")
         return self
 
     @model_validator(mode="after")
@@ -101,22 +132,24 @@ class SamplingConfig(BaseModel):
         return self
 
     def build_solver(self, schedule: Schedule) -> Solver:
-        solver = make_solver(self.solver, Settings(self.order, self.eta, self.variance, self.corrections), schedule)
-        if isinstance(solver, Adaptive) and (self.guidance_form == "plus" or (self.keep_eps and self.clip != "none")):
-            raise UsageError(NO_JUMPS)
+        solver = make_solver(self.solver, Settings(self.order, self.eta, self.variance, self.corrections, self.lower_order_final), schedule)
+        if solver.without_jumps and (self.guidance_form == "plus" or (self.keep_eps and self.clip != "none")):
+            raise UsageError(solver.without_jumps)
         return solver
 
     def build_levels(self, schedule: Schedule) -> Level:
         """The table of levels to visit."""
-        settings = GridSettings(self.sigma_max, self.sigma_min)
+        settings = GridSettings(self.sigma_max, self.sigma_min, self.rho, self.steps_offset, self.interpolation)
         if self.logsnrs is None:
             levels = make_grid(schedule, self.grid, self.steps, settings)
         else:
             refuse_settings(self.grid, settings)
             levels = at_logsnrs(schedule, self.logsnrs)
+        if self.final_sigma == "schedule":
+            levels = ending_noisy(schedule, levels)
         if self.restart:
             levels = restarted(levels, *self.restart)
-        return churned(schedule, levels, self.churn) if self.churn else levels
+        return churned(schedule, levels, self.churn, *(self.churn_interval or (0.0, math.inf))) if self.churn else levels
 
 
 def completed(own: SamplingConfig, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,10 +161,12 @@ def completed(own: SamplingConfig, wanted: Mapping[str, Any]) -> dict[str, Any]:
     left: dict[str, Any] = {}
     solver, grid = wanted.get("solver", own.solver), wanted.get("grid")
     if solver != own.solver:
-        left |= {"order": None, "eta": None, "variance": None, "corrections": None}
+        left |= OWN_SOLVER
         grid = grid or own_grid(solver)
     if grid is None and own.logsnrs is not None and "steps" in wanted:  # levels that were fitted are as many as they are
         grid = SamplingConfig().grid
     if grid not in (None, own.grid):
         left |= OWN_ENDS | {"logsnrs": None, "grid": grid}
+    if wanted.get("clip", own.clip) != own.clip:
+        left |= OWN_THRESHOLD
     return left | dict(wanted)

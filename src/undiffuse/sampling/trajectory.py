@@ -65,12 +65,13 @@ def segments(levels: Level) -> list[tuple[int, int]]:
 
 def trajectory(
     x: Tensor, denoise: Denoise, levels: Level, solver: Solver, *, seed: int, index: Tensor,
-    noise: NoiseKind | Noise = "independent", start: int = 0, state: Any = None,
+    noise: NoiseKind | Noise = "independent", s_noise: float = 1.0, start: int = 0, state: Any = None,
 ) -> Iterator[Moment]:  # fmt: skip
     """Walks x (B, ...) from row `start` of `levels` to its last row.
 
     index: int64 (B,) on the device of x: which example of the seed each row of x is.
-    noise: a kind of the seed's, or draws made elsewhere (recording.py).
+    noise: a kind of the seed's, or draws made elsewhere (recording.py).   s_noise: what multiplies the noise of going back up, EDM's
+    S_noise (Karras et al. 2022, Algorithm 2), a little above 1 against the detail that networks lose.
     Gradients are not recorded.
     """
     steps, rows = len(levels) - 1, levels.rows()
@@ -86,7 +87,7 @@ def trajectory(
                 step = solver.step(x_t, denoise, plan[row], partial(draws.at, row), state)
                 x, clean, state = step.x, step.posterior.mean, step.state
             else:
-                fresh = standard_normal(x.shape[1:], seed, index, row, RAISE_STREAM).to(x)
+                fresh = standard_normal(x.shape[1:], seed, index, row, RAISE_STREAM).to(x) * s_noise
                 x, state = forward_step(x_t, rows[row], rows[row + 1], fresh), None
         yield Moment(row, steps, rows[row], x_t, clean, x, state)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,11 +22,6 @@ from undiffuse.process.posteriors import Denoise
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step
 
-NO_JUMPS = (
-    "CFG++ and keep_eps are jumps between the steps of a solver, and 'adaptive' integrates a flow without any: "
-    "take another solver, such as ddim, or leave them out."
-)
-
 
 @dataclass(frozen=True)
 class Adaptive(Solver):
@@ -35,6 +31,10 @@ class Adaptive(Solver):
     rtol: float = 1e-4
     atol: float = 1e-4
     evaluations: int = 0
+    without_jumps: ClassVar[str] = (
+        "CFG++ and keep_eps are jumps between the steps of a solver, and 'adaptive' integrates a flow without any: "
+        "take another solver, such as ddim, or leave them out."
+    )
 
     def plan(self, levels: Level) -> Sequence[tuple[Level, Level]]:
         rows = levels.rows()
@@ -44,7 +44,7 @@ class Adaptive(Solver):
         here, there = row
         posterior = denoise(x_t, here)
         if posterior.kept_eps is not None:
-            raise UsageError(NO_JUMPS)
+            raise UsageError(self.without_jumps)
         stop = there if there.sigma > 0 else self.schedule(self.schedule.t_min)
         x = x_t
         if there.sigma > 0 or stop.logsnr > here.logsnr:  # up as well as down, but not up to where a DDIM step ends

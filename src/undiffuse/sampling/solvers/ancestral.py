@@ -6,6 +6,9 @@ Ancestral   a draw from p(x_s | x_t), the belief about x_0 pushed through the br
 DDIM        x_s = alpha_s x̂ + sqrt(sigma_s² - eta² small) eps + eta sqrt(small) z        (Song et al. 2021, eq. 12)
             eta = 0 is the probability-flow ODE, eta = 1 equals Ancestral with fixed_small.  In sigma/alpha these are
             the steps called Euler and Euler-ancestral (Karras et al. 2022, k-diffusion).
+LCM         x_s = alpha_s x̂ + sigma_s z, all noise anew: for models that need few steps, whose x̂ is as good as a sample
+            (Song et al. 2023, consistency models, Algorithm 1; Luo et al. 2023).  On one level's x̂ it is DDIM with the
+            whole of sigma_s fresh, which is more than eta = 1 draws.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -104,3 +107,25 @@ class DDIM(Solver):
             return Step(posterior.mean * row.on_clean, posterior)
         x = combination(posterior, x_t, row.level, row.on_clean, row.on_eps)
         return Step(x.add_(noise(0), alpha=row.on_noise) if row.on_noise else x, posterior)
+
+
+@dataclass(frozen=True)
+class LCM(Solver):
+    """Each step noises x̂ anew."""
+
+    stochastic: bool = True
+    without_jumps: ClassVar[str] = (
+        "CFG++ and keep_eps choose the noise that is walked on with, and 'lcm' walks on with none of it: "
+        "take another solver, such as ddim, or leave them out."
+    )
+
+    def plan(self, levels: Level) -> Sequence[tuple[Level, float, float]]:
+        return list(zip(levels.rows(), levels.alpha[1:].tolist(), levels.sigma[1:].tolist(), strict=False))
+
+    def step(self, x_t: Tensor, denoise: Denoise, row: tuple[Level, float, float], noise: NoiseSource, state: Any) -> Step:
+        here, alpha, sigma = row
+        posterior = denoise(x_t, here)
+        if posterior.kept_eps is not None:
+            raise UsageError(self.without_jumps)
+        x = posterior.mean * alpha
+        return Step(x.add_(noise(0), alpha=sigma) if sigma else x, posterior)

@@ -22,7 +22,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -53,10 +53,14 @@ class Step:
 
 
 class Solver(ABC):
-    """evaluations: of the network, per step.   stochastic: whether its steps draw noise."""
+    """evaluations: of the network, per step.   stochastic: whether its steps draw noise.
+
+    without_jumps: why it cannot do equation (1), a sentence that refuses a noise estimate that is kept; empty where it does it.
+    """
 
     evaluations: int = 1
     stochastic: bool = False
+    without_jumps: ClassVar[str] = ""
 
     @abstractmethod
     def plan(self, levels: Level) -> Sequence[Any]:

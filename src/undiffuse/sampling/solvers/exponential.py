@@ -127,10 +127,10 @@ class Exponential(Solver, ABC):
         return self.form.eta > 0
 
     @abstractmethod
-    def _predicted(self, row: int) -> _Integral:
-        """The integral of step `row`."""
+    def _predicted(self, row: int, steps: int) -> _Integral:
+        """The integral of step `row` of so many."""
 
-    def _corrected(self, row: int) -> _Integral | None:
+    def _corrected(self, row: int, steps: int) -> _Integral | None:
         """The integral up to level `row`, done again when the value there is known."""
         return None
 
@@ -147,9 +147,9 @@ class Exponential(Solver, ABC):
                 return _Integral(integral.base, integral.stop, nodes) if len(nodes) > 1 else None
             return _Integral(integral.base, integral.stop, nodes or integral.nodes[:1])
 
-        bases = [self._predicted(row).base for row in range(steps)]
-        predicted = [fitting(self._predicted(row), False) for row in range(steps)]
-        corrected = [fitting(self._corrected(row), True) if row and predicted[row - 1] else None for row in range(steps)]
+        bases = [self._predicted(row, steps).base for row in range(steps)]
+        predicted = [fitting(self._predicted(row, steps), False) for row in range(steps)]
+        corrected = [fitting(self._corrected(row, steps), True) if row and predicted[row - 1] else None for row in range(steps)]
         predict = _sums(form, self.coordinate, self.rule, levels, predicted)
         correct = _sums(form, self.coordinate, "exact", levels, corrected)
         pairs = list(zip(levels.alpha.tolist(), levels.sigma.tolist(), strict=True))
@@ -208,22 +208,30 @@ class Exponential(Solver, ABC):
 
 @dataclass(frozen=True)
 class Multistep(Exponential):
-    """corrector: integrate each step again through the value at its end."""
+    """corrector: integrate each step again through the value at its end.
+
+    lower_order_final: the k-th step from the end takes no order above k, as DPM-Solver's code does for few steps.
+    """
 
     corrector: bool = False
+    lower_order_final: bool = False
 
-    def _predicted(self, row: int) -> _Integral:
-        return _Integral(row, row + 1, tuple(range(row, max(-1, row - self.order), -1)))
+    def _order(self, row: int, steps: int) -> int:
+        return min(self.order, steps - row) if self.lower_order_final else self.order
 
-    def _corrected(self, row: int) -> _Integral | None:
-        return _Integral(row - 1, row, tuple(range(row, max(-1, row - self.order - 1), -1))) if self.corrector else None
+    def _predicted(self, row: int, steps: int) -> _Integral:
+        return _Integral(row, row + 1, tuple(range(row, max(-1, row - self._order(row, steps)), -1)))
+
+    def _corrected(self, row: int, steps: int) -> _Integral | None:
+        order = self._order(row - 1, steps)
+        return _Integral(row - 1, row, tuple(range(row, max(-1, row - order - 1), -1))) if self.corrector else None
 
 
 @dataclass(frozen=True)
 class Singlestep(Exponential):
     """Blocks of `order` steps."""
 
-    def _predicted(self, row: int) -> _Integral:
+    def _predicted(self, row: int, steps: int) -> _Integral:
         base = row - row % self.order
         return _Integral(base, row + 1, (row, base) if row > base else (row,))
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from undiffuse.errors import UsageError
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.solvers.adaptive import Adaptive
-from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
+from undiffuse.sampling.solvers.ancestral import DDIM, LCM, Ancestral
 from undiffuse.sampling.solvers.base import Solver
 from undiffuse.sampling.solvers.exponential import Heun, Multistep, Singlestep
 from undiffuse.sampling.solvers.forms import FLOW, FLOW_TIME, LOGSNR, NOISE, RATIO, ROW, Rule, angle, angle_form, clean
@@ -21,13 +21,14 @@ class Settings:
     """What a solver can be told; None where nothing was said.
 
     order: of its polynomials.   eta: noise, 0 none to 1 as much as ancestral sampling.   variance: of `ddpm`, None for
-    the model's own, else 0 small to 1 large.   corrections: Langevin steps at each level.
+    the model's own, else 0 small to 1 large.   corrections: Langevin steps at each level.   lower_order_final: of multistep solvers.
     """
 
     order: int | None = None
     eta: float | None = None
     variance: float | None = None
     corrections: int | None = None
+    lower_order_final: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ SOLVERS: dict[str, Entry] = {
     "ddim": Entry("DDIM (Song 2021)", lambda s, _: DDIM(s.eta), has={"eta": 0.0}),
     "euler": Entry("Euler in sigma/alpha, the steps of DDIM", lambda s, _: Multistep(NOISE, RATIO, 1)),
     "euler_ancestral": Entry("Euler with the ancestral split, the steps of DDIM at eta 1", lambda s, _: DDIM(1.0)),
+    "lcm": Entry("x̂ noised anew at every step, for models of few steps (Song 2023; Luo 2023)", lambda s, _: LCM()),
     "flow": Entry(
         "Euler, Adams-Bashforth in the time of rectified flow (Lipman 2023)", lambda s, _: Multistep(FLOW, FLOW_TIME, s.order), (1, 2, 3)
     ),
@@ -110,7 +112,7 @@ def make_solver(name: str, settings: Settings, schedule: Schedule) -> Solver:
         raise UsageError(f"there is no solver {name!r}: choose one of {', '.join(SOLVERS)}.")
     entry, chosen = SOLVERS[name], dict[str, Any](SOLVERS[name].has)
     for setting, value in vars(settings).items():
-        if setting == "order" or value is None or (setting not in entry.has and not value):
+        if setting in ("order", "lower_order_final") or value is None or (setting not in entry.has and not value):
             continue
         if setting not in entry.has:
             owners = ", ".join(repr(other) for other, e in SOLVERS.items() if setting in e.has)
@@ -119,4 +121,9 @@ def make_solver(name: str, settings: Settings, schedule: Schedule) -> Solver:
     order = entry.orders[0] if settings.order is None else settings.order
     if order not in entry.orders:
         raise UsageError(f"the solver {name!r} has the orders {', '.join(map(str, sorted(entry.orders)))}, not {order}.")
-    return entry.make(_Chosen(order, **chosen), schedule)
+    solver = entry.make(_Chosen(order, **chosen), schedule)
+    if not settings.lower_order_final:
+        return solver
+    if not isinstance(solver, Multistep):
+        raise UsageError(f"lower_order_final is a setting of solvers that look back at several steps, and {name!r} does not: leave it out.")
+    return replace(solver, lower_order_final=True)
