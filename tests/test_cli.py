@@ -99,6 +99,9 @@ def test_the_strip_shows_the_sample_itself(run, model):
     ("--guidance", "4", "--guidance-form", "projected", "--guidance-interval", "0.2,5", "--class", "cat"),
     ("--guidance", "4", "--guidance-form", "projected", "--guidance-momentum", "-0.5", "--guidance-longest", "2", "--class", "cat"),
     ("--solver", "dpm++_single", "--order", "3", "--steps", "13", "--guidance", "3", "--class", "dog"),
+    ("--grid", "leading", "--steps-offset", "1", "--final-sigma", "schedule", "--steps", "5", "--solver", "lcm"),
+    ("--grid", "karras", "--rho", "3", "--sigma-max", "20", "--sigma-min", "0.1", "--interpolation", "linear", "--lower-order-final"),
+    ("--churn", "5", "--churn-interval", "0.1,5", "--s-noise", "1.01", "--clip", "dynamic", "--threshold-quantile", "0.9", "--threshold-max", "1.5"),
 ])  # fmt: skip
 def test_every_way_of_sampling(run, model, arguments):
     code, out = run("sample", str(model), "-n", "3", *arguments)

@@ -30,7 +30,7 @@ def solvers() -> None:
     console.print(table)
     console.print("order: of convergence to the flow's solution, * without --order.  cost: evaluations of the network a step.")
     console.print("grid: taken where --grid is left out; the model's own where none is listed.")
-    console.print("--lower-order-final: of those with several orders that walk step by step, not in blocks; the k-th last step is of order k at most.")
+    console.print("--lower-order-final: of those with several orders but no blocks; the k-th last step is of order k at most.")
     console.print(grids)
     console.print(
         "settings: --sigma-max and --sigma-min of all but every, --rho of karras and polyexponential, --steps-offset of leading, --interpolation "
