@@ -98,3 +98,18 @@ def test_padding_is_never_seen_beyond_the_end():
     network = randomised(build_network(TransformerConfig(patch=4, width=16, depth=2, heads=2), 1, 1, (8, 8), False)).eval()
     x, clock = torch.randn(1, 1, 7, 5), torch.tensor([5.0])
     torch.testing.assert_close(network(x, clock), network(nn.functional.pad(x, (0, 3, 0, 1)), clock)[..., :7, :5])
+
+
+@pytest.mark.parametrize("positions", ["rotary", "sines"])
+def test_positions_of_another_size_are_made_once(positions, monkeypatch):
+    """On a GPU, making them anew at each step of a sampling is a copy that waits for all before it."""
+    network = randomised(build_network(TransformerConfig(patch=2, width=16, depth=1, heads=2, positions=positions), 1, 1, (8, 8), False)).eval()
+    made, original = [], type(network)._positions
+    monkeypatch.setattr(type(network), "_positions", lambda self, grid: made.append(grid) or original(self, grid))
+    x, clock = torch.randn(2, 1, 6, 10), torch.tensor([3.0, 700.0])
+    first = network(x, clock)
+    assert torch.equal(network(x, clock), first)
+    network(torch.randn(2, 1, 8, 8), clock)
+    assert torch.equal(network(x, clock), first)
+    network(torch.randn(2, 1, 4, 4), clock)
+    assert made == [(3, 5), (2, 2)]

@@ -92,6 +92,7 @@ class Transformer(Network):
         self.last = zeroed(nn.Linear(width, channels_out * numbers))
         self.grid = tuple(-(-n // patch) for n, patch in zip(size, self.patch, strict=True))
         self.places = nn.Parameter(0.02 * torch.randn(math.prod(self.grid), width)) if config.positions == "learned" else None
+        self._elsewhere: tuple[tuple[tuple[int, ...], torch.device], Tensor] | None = None  # of the last grid of another size
         self._known: Tensor
         self.register_buffer("_known", None if self.places is not None else self._positions(self.grid), persistent=False)
 
@@ -122,7 +123,9 @@ class Transformer(Network):
                 f"the network learned positions for {_times(self.grid)} patches and was given {_times(grid)}: "
                 "train it with network.positions=rotary for other sizes."
             )
-        return self._positions(grid).to(device)
+        if self._elsewhere is None or self._elsewhere[0] != (grid, device):
+            self._elsewhere = (grid, device), self._positions(grid).to(device)
+        return self._elsewhere[1]
 
     def _positions(self, grid: tuple[int, ...]) -> Tensor:
         """rotary: cosines and sines (2, patches, pairs) of each pair's angle.   sines: (patches, width)."""
