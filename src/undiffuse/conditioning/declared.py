@@ -146,8 +146,8 @@ def _of_vectors(kind: str, column: Tensor, rows: Collection[int] | None, common:
 
 
 def _of_pictures(column: Tensor, mode: str | None, span: tuple[float, float] | None, common: dict[str, Any]) -> ImageConfig:
-    there = ~column.flatten(1).isnan().any(1)
-    said = column[there]
+    there = torch.tensor([not (part.is_floating_point() and bool(part.isnan().any())) for part in column])
+    said = column if there.all() else column[there]
     if not len(said):
         raise UsageError("the pictures are all missing: leave them out.")
     low, high = span or ((0.0, 65535.0 if mode.endswith(";16") else 255.0) if mode else (said.min().item(), said.max().item()))

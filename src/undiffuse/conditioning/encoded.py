@@ -108,6 +108,17 @@ class Ragged(EncodedColumn):
         return found
 
 
+def end_to_end(parts: Iterable[Tensor], empty: Tensor) -> Tensor:
+    """The rows of tensors (n, …) in one, (total, …), which grows in place: a list of them and their concatenation would be twice as much.
+
+    empty: (0, …), what none of them are.
+    """
+    content = bytearray()
+    for part in parts:
+        content += part.contiguous().numpy().tobytes()
+    return torch.frombuffer(content, dtype=empty.dtype).reshape(-1, *empty.shape[1:]) if content else empty
+
+
 def starts_of(lengths: Sequence[int] | Tensor) -> Tensor:
     """Where rows of these lengths begin, end to end, and where the last ends; int64 (U + 1,)."""
     return torch.cat([torch.zeros(1, dtype=torch.int64), torch.as_tensor(lengths, dtype=torch.int64).cumsum(0)])

@@ -9,6 +9,7 @@ Scaled by the data to about -1 … 1.  Encoded with a last channel of ones, all 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -16,12 +17,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from undiffuse.conditioning.base import AT_ONCE, ConditionModule, ConditionSettings, Inject, depth, said_or_none
+from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Inject, depth, said_or_none
 from undiffuse.conditioning.encoded import Encoded, EncodedColumn
 from undiffuse.errors import UsageError
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TOKENS_PER_AXIS = 8
+NUMBERS_AT_ONCE = 2**20  # of a data set's pictures
 
 
 class ImageConfig(ConditionSettings):
@@ -128,6 +130,6 @@ class ImageCondition(ConditionModule):
         """Pictures in a tensor stay as they are stored; each is looked at once."""
         if not isinstance(values, Tensor):
             return super().encode_all(values)
-        for part in values.split(AT_ONCE):
+        for part in values.split(max(1, NUMBERS_AT_ONCE // math.prod(self.config.shape))):
             self.encode([said_or_none(value) for value in part])
         return Pictures(values, self.config.low, self.config.high)

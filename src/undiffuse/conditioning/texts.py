@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from array import array
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Annotated, Literal
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from undiffuse.conditioning.base import AT_ONCE, ConditionModule, ConditionSettings, Places, two_layers, width_for
-from undiffuse.conditioning.encoded import Distinct, Encoded, EncodedColumn, Ragged, distinct, starts_of
+from undiffuse.conditioning.encoded import Distinct, Encoded, EncodedColumn, Ragged, distinct, end_to_end, starts_of
 from undiffuse.conditioning.transformers import Encoder, TransformerEncoder, open_encoder
 from undiffuse.errors import UsageError
 
@@ -144,8 +145,14 @@ class TextCondition(ConditionModule):
     def encode_all(self, values: Sequence[object] | Tensor) -> Encoded:
         """Each different text once, its words or tokens without the padding to the longest."""
         texts, which = self.different(values)
-        parts = list(self.parts(texts))
-        return self.column(torch.cat([part for part, _ in parts]) if parts else self._empty(), [n for _, lengths in parts for n in lengths], which)
+        lengths = array("q")
+
+        def content() -> Iterator[Tensor]:
+            for part, each in self.parts(texts):
+                lengths.extend(each)
+                yield part
+
+        return self.column(end_to_end(content(), self._empty()), lengths, which)
 
     def different(self, values: Sequence[object] | Tensor) -> tuple[list[str], Tensor]:
         """(the different texts, which of them each value is, int64 (N,), -1 for none). Raises UsageError where something must be said and is not."""
@@ -162,10 +169,9 @@ class TextCondition(ConditionModule):
                 there = states[..., -1] > 0
                 yield states[there], (there.sum(1).tolist() if self.tokens else [1] * len(states))
             return
-        known: dict[str, list[int]] = {}
         for start in range(0, len(texts), AT_ONCE):
             each = [self._words(text) for text in texts[start : start + AT_ONCE]]
-            known |= {word: hashed(word, encoder.buckets) for words in each for word in words if word not in known}
+            known = {word: hashed(word, encoder.buckets) for word in {word for words in each for word in words}}
             flat = [known[word] for words in each for word in words]
             yield torch.tensor(flat, dtype=torch.int32).reshape(-1, PARTS), [len(words) for words in each]
 
@@ -176,6 +182,8 @@ class TextCondition(ConditionModule):
         return Ragged(content, starts_of(lengths), which, self.config.encoder.most, self.nothing().dtype)
 
     def _empty(self) -> Tensor:
+        if isinstance(self.config.encoder, WordsEncoder):
+            return torch.zeros(0, PARTS, dtype=torch.int32)
         return self.nothing()[:0] if self.tokens else self.nothing()[None, :][:0]
 
     def _words(self, text: str) -> list[str]:
