@@ -152,6 +152,7 @@ def main() -> None:
             same = ("label", "subject", "examples", "size")
             content["rows"] = [old for old in content["rows"] if any(old[key] != row[key] for key in same)] + [row]
             print(f"{row['label']}: {name}, {n:,} examples, {size:,} {row['size_means']}: {row['peak_mb']:,} MB in {row['seconds']} s", flush=True)
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     content["rows"].sort(key=lambda row: (row["subject"], row["examples"], row["size"], row["label"]))
     labels = sorted({row["label"] for row in content["rows"]})
     measured: dict[tuple[Any, ...], dict[str, Any]] = {}

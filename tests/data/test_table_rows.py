@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from undiffuse.columns import encode_columns, fit_conditions
+from undiffuse.columns import encode_columns, fit_conditions, remarks
 from undiffuse.conditioning.conditions import Conditions
 from undiffuse.conditioning.declared import Condition
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.data.tables import column, fingerprints, offers, text_column
 from undiffuse.errors import UsageError
+from undiffuse.prepare import prepare
 
 N = 24
 
@@ -184,3 +185,40 @@ def test_whole_numbers_beside_others_are_pointed_out(tmp_path):
         np.save(tmp_path / f"{name}.npy", np.concatenate(columns, 1).astype(np.float64))
         notes = " ".join(opened(tmp_path / f"{name}.npy").notes)
         assert ("columns 1, 2 (counted from 0) hold whole numbers alone" in notes) == noted
+
+
+# Names and the split ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["class", "tags"])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_name_in_a_table_is_held_out_altogether(tmp_path, kind, seed):
+    """24 names of one example each: with a seed of 1 two were never trained on, and sampled all the same."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for k in range(60):
+        Image.fromarray(rng.integers(0, 256, (4, 4), dtype=np.uint8)).save(tmp_path / "in" / f"{k}.png")
+    lines = [f"{k}.png,{f'rare{k}' if k < 24 else 'common'}{';common' if kind == 'tags' else ''}" for k in range(60)]
+    (tmp_path / "t.csv").write_text("img,it\n" + "\n".join(lines) + "\n")
+    source = DataConfig(source=str(tmp_path / "in"), table=str(tmp_path / "t.csv"), held_out=0.3)
+    plan = prepare(
+        source, tmp_path / "run", conditions={"it": Condition(kind=kind)}, settings={"training.steps": 1, "training.seed": seed},
+    )  # fmt: skip
+    training, held_out = plan.config.split.rows(plan.data)
+    said = plan.data.columns["it"]
+    assert set(said[training]) == set(said)
+    assert len(held_out)
+    assert not any("samples of" in note for note in plan.data.notes)
+
+
+def test_a_run_of_before_says_which_names_it_never_trains_on(tmp_path):
+    """Its examples were held out by their rows, and that does not change: so it says what the split leaves out."""
+    x, it = np.random.default_rng(0).integers(0, 256, (40, 4, 4), dtype=np.uint8), np.array([f"n{k // 2}" for k in range(40)])
+    np.savez(tmp_path / "x.npz", x=x, it=it)
+    data = opened(tmp_path / "x.npz")
+    training, _ = data.split_rows(0.5, 1)
+    unseen = set(data.columns["it"]) - set(data.columns["it"][training])
+    assert unseen
+    (note,) = remarks(data, {"it": Condition(kind="class")}, training)
+    assert "no example that is trained on says the class" in note
+    assert sorted(unseen)[0] in note

@@ -34,7 +34,7 @@ def classifier(
 ) -> None:
     """Train a classifier that knows noise on a run's own data and schedule, to guide its samples."""
     from undiffuse.classifying import ClassifierRun
-    from undiffuse.columns import with_files
+    from undiffuse.columns import remarks, with_files
     from undiffuse.configuration import parsed
     from undiffuse.devices import usable_device
     from undiffuse.files import as_file_name
@@ -57,6 +57,8 @@ def classifier(
     }  # fmt: skip
     training = parsed(TrainingConfig, described, "these settings of the training do not work")
     rows = known.training, known.held_out
+    for note in remarks(data, {name: target}, rows[0]):
+        typer.echo(f"note: {note}")
     folder = run / as_file_name(f"classifier-{name}")
     work = ClassifierRun(folder, model.config, model.codec, data, rows, name, target, training, usable_device(device))
     work.check()  # complains before a bar is drawn

@@ -255,10 +255,11 @@ def image_folder(
     labels, notes = _classes(root, found.files)
     images = read_images(root, found.files, size, fit, channels, max_pixels)
     names: tuple[str, ...] = tuple(sorted(set(labels))) if labels else ()
+    place = {name: k for k, name in enumerate(names)}
     return Dataset(
         name=root.resolve().name,
         values=images.values,
-        labels=np.array([names.index(labels[i]) for i in images.kept], dtype=np.int64) if labels else None,
+        labels=np.array([place[labels[i]] for i in images.kept], dtype=np.int64) if labels else None,
         classes=names,
         mode=images.mode,
         columns={"file": np.array([found.files[i].relative_to(root).as_posix() for i in images.kept])},
