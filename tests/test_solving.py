@@ -12,6 +12,7 @@ from PIL import Image
 from tests.small import images, tiny_model
 from undiffuse import editing, solving
 from undiffuse.cli import masks
+from undiffuse.conditioning.classes import ClassConfig
 from undiffuse.data.codec import CodecConfig
 from undiffuse.model import save_model
 from undiffuse.process.operators import REC_601, Blur, Downsample, Grey
@@ -242,3 +243,23 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(run, files, arguments, words)
     assert words in " ".join(out.replace("│", " ").split()), out
     assert "Traceback" not in out
     assert sorted(str(path) for path in files.rglob("*")) == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_momentum_of_guidance_is_remembered_here_too(method):
+    model = tiny_model(conditions={"class": ClassConfig(names=("cat", "dog"))})
+    given = {"approach": Approach(method), "steps": 5, "conditions": {"class": "dog"}, "guidance": 3.0, "guidance_form": "projected"}
+    one, other = (solving.inpaint(model, images(1)[:, None], HALF, guidance_momentum=beta, **given).values for beta in (-0.7, 0.0))
+    assert not torch.equal(one, other)
+
+
+FORMS = [{}, {"guidance_longest": 1.0}, {"guidance_form": "plain", "guidance_rescale": 0.5}, {"guidance_form": "plain"}]
+
+
+@pytest.mark.parametrize("how", FORMS, ids=str)
+@pytest.mark.parametrize("method", ["exact", "pigdm", "dps"])
+def test_gradients_go_through_every_form_of_guidance(method, how):
+    """A bound that is not there once made them 0 · inf."""
+    model = tiny_model(conditions={"class": ClassConfig(names=("cat", "dog"))})
+    told = {"conditions": {"class": "dog"}, "guidance": 3.0, "guidance_form": "projected"} | how
+    assert solving.inpaint(model, images(1)[:, None], HALF, approach=Approach(method), steps=4, **told).values.isfinite().all()

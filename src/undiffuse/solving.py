@@ -27,6 +27,7 @@ from undiffuse.process.operators import REC_601, Blur, Downsample, Grey, Mask, h
 from undiffuse.process.posteriors import Denoise
 from undiffuse.sampling.grids import resampled
 from undiffuse.sampling.inverse import DPS, ITERATIONS, Measurement, RePaint, informed, replaced
+from undiffuse.sampling.momentum import Remembering, WithMomentum
 from undiffuse.sampling.settings import ONE_WAY, SamplingConfig, completed
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
 from undiffuse.sampling.solvers.base import Solver
@@ -205,6 +206,7 @@ def _solved(
         x = initial(levels, model.config.codec.shape, seed, index)
         belief = denoise(model, asked.rows(rows), how, steering, lambda plain, some=some: _conditioned(plain, some, approach, model))  # type: ignore[misc]
         walking = _solver(solver, some, approach, x[0].numel())
+        walking = WithMomentum(walking) if isinstance(belief, Remembering) else walking
         for moment in trajectory(x, belief, levels, walking, seed=seed, index=index, noise=how.noise, s_noise=how.s_noise):
             x = moment.x
             if watch:

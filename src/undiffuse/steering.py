@@ -34,7 +34,7 @@ from undiffuse.sampling.guidance import (
     rescaled,
     separately,
 )  # fmt: skip
-from undiffuse.sampling.momentum import Running, WithMomentum
+from undiffuse.sampling.momentum import Remembering, WithMomentum
 from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.sampling.solvers.ancestral import Ancestral
 from undiffuse.sampling.solvers.base import Solver
@@ -128,16 +128,22 @@ def _refuse_other(model: Steered, other: Steered, what: str) -> None:
 
 def denoise(
     model: Steered, asked: Asked, how: SamplingConfig, steering: Steering, seen: Callable[[Denoise], Denoise] = lambda denoise: denoise,
-    running: Running | None = None,
 ) -> Denoise:  # fmt: skip
     """The Denoise that sampling walks with.   seen: what conditions it on something seen of x, see sampling/inverse.py.
 
-    That comes before clipping, since a clipped x̂ has no derivative where it was clipped.   running: of guidance with momentum, see
-    `walking`.
+    That comes before clipping, since a clipped x̂ has no derivative where it was clipped.   With momentum of guidance it is a
+    `Remembering`, which remembers in the steps of a `WithMomentum`.
     """
-    guided = _limited(model, seen(_guided(model, asked, how, steering, running)), how)
     by_gradient = [guide for guide in steering.guides if guide.form == "score"]
-    return _limited(model, by_score(guided, by_gradient, asked.index), how) if by_gradient else guided
+
+    def steered(believed: Denoise) -> Denoise:
+        guided = _limited(model, seen(believed), how)
+        return _limited(model, by_score(guided, by_gradient, asked.index), how) if by_gradient else guided
+
+    guided = _guided(model, asked, how, steering)
+    if isinstance(guided, Remembering):
+        return Remembering(lambda running: steered(guided.build(running)), guided.share)
+    return steered(guided)
 
 
 def walking(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering) -> tuple[Denoise, Solver]:
@@ -147,11 +153,11 @@ def walking(model: Steered, asked: Asked, how: SamplingConfig, steering: Steerin
     if by_mean:
         assert isinstance(solver, Ancestral)  # `check` saw to it
         solver = MeanGuided(solver, by_mean, asked.index)
-    running = Running(how.guidance_momentum) if how.guidance_momentum else None
-    return denoise(model, asked, how, steering, running=running), solver if running is None else WithMomentum(solver, running)
+    believed = denoise(model, asked, how, steering)
+    return believed, WithMomentum(solver) if isinstance(believed, Remembering) else solver
 
 
-def _guided(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering, running: Running | None) -> Denoise:
+def _guided(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering) -> Denoise:
     denoiser, values = model.denoiser, asked.values
     scales = how.guidance_scales or {}
     if scales and len({how.guidance, *scales.values()}) == 1:
@@ -163,8 +169,13 @@ def _guided(model: Steered, asked: Asked, how: SamplingConfig, steering: Steerin
     elif how.guidance == 0 and how.guidance_interval is None and steering.weaker is None:
         return denoiser.given(asked.negative or denoiser.conditions.without(values))
     else:
-        guided = _extrapolated(_pair(model, asked, steering), how, running)
-    return in_interval(guided, denoiser.given(values), *how.guidance_interval) if how.guidance_interval else guided
+        guided = _extrapolated(_pair(model, asked, steering), how)
+    if how.guidance_interval is None:
+        return guided
+    plain, low, high = denoiser.given(values), *how.guidance_interval
+    if isinstance(guided, Remembering):
+        return Remembering(lambda running: in_interval(guided.build(running), plain, low, high), guided.share)
+    return in_interval(guided, plain, low, high)
 
 
 def _pair(model: Steered, asked: Asked, steering: Steering) -> Pair:
@@ -173,9 +184,12 @@ def _pair(model: Steered, asked: Asked, steering: Steering) -> Pair:
     return model.denoiser.side_by_side([asked.values, asked.negative or model.denoiser.conditions.without(asked.values)])
 
 
-def _extrapolated(pair: Pair, how: SamplingConfig, running: Running | None) -> Denoise:
+def _extrapolated(pair: Pair, how: SamplingConfig) -> Denoise:
     if how.guidance_form == "projected":
-        return projected(pair, how.guidance, longest=how.guidance_longest or math.inf, running=running)
+        longest = how.guidance_longest or math.inf
+        if how.guidance_momentum:
+            return Remembering(lambda running: projected(pair, how.guidance, longest=longest, running=running), how.guidance_momentum)
+        return projected(pair, how.guidance, longest=longest)
     if how.guidance_form == "plus":
         return plus(pair, how.guidance)
     return rescaled(pair, how.guidance, how.guidance_rescale) if how.guidance_rescale else classifier_free(pair, how.guidance)

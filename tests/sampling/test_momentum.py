@@ -9,7 +9,7 @@ from tests.process.instances import SCHEDULES
 from tests.sampling.test_guidance import BOTH, RIGHT, d, examples, fixed_pair
 from undiffuse.sampling.grids import make_grid, restarted
 from undiffuse.sampling.guidance import projected, separately
-from undiffuse.sampling.momentum import Running, WithMomentum
+from undiffuse.sampling.momentum import Remembering, WithMomentum
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
 from undiffuse.sampling.solvers.exponential import Heun
 from undiffuse.sampling.solvers.forms import NOISE, RATIO
@@ -20,17 +20,18 @@ LEVELS = make_grid(SCHEDULES["vp"], "uniform", 8)
 SOLVERS = [DDIM(), Ancestral(0.0), Heun(NOISE, RATIO), *(make_solver(name, Settings(), SCHEDULES["vp"]) for name in ("adams", "dpm++"))]
 
 
+def remembering(beta, pair=separately(RIGHT, BOTH)):  # noqa: B008
+    return Remembering(lambda running: projected(pair, 3.0, along=1.0, running=running), beta)
+
+
 def walked(solver, x, levels=LEVELS, beta=-0.5, **where):
-    running = Running(beta)
-    denoise = projected(separately(RIGHT, BOTH), 3.0, along=1.0, running=running)
-    return list(trajectory(x, denoise, levels, WithMomentum(solver, running), seed=0, index=torch.arange(len(x)), **where))
+    return list(trajectory(x, remembering(beta), levels, WithMomentum(solver), seed=0, index=torch.arange(len(x)), **where))
 
 
 @pytest.mark.parametrize("beta", [-0.75, -0.5, 0.4])
 def test_a_constant_difference_adds_up_to_a_geometric_series(beta):
-    running, s = Running(beta), 3.0
-    denoise = projected(fixed_pair, s, along=1.0, running=running)
-    moments = trajectory(examples(0), denoise, LEVELS, WithMomentum(DDIM(), running), seed=0, index=torch.arange(5))
+    s = 3.0
+    moments = trajectory(examples(0), remembering(beta, fixed_pair), LEVELS, WithMomentum(DDIM()), seed=0, index=torch.arange(5))
     for k, moment in enumerate(moments):
         pushed = (1 - beta ** (k + 1)) / (1 - beta)
         torch.testing.assert_close(moment.clean, examples(1) + (s - 1) * pushed * (examples(1) - examples(2)))
@@ -60,5 +61,31 @@ def test_the_memory_ends_where_a_grid_goes_back_up():
 
 def test_the_wrapper_costs_what_the_solver_costs():
     for solver in SOLVERS:
-        wrapped = WithMomentum(solver, Running(-0.5))
+        wrapped = WithMomentum(solver)
         assert (wrapped.evaluations, wrapped.stochastic) == (solver.evaluations, solver.stochastic)
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
+def test_one_pair_walks_any_number_of_trajectories_at_once(solver):
+    """Step by step in turn, with looks at x̂ in between, and one inside the other's evaluation, as threads would be."""
+    denoise, whole = remembering(-0.5), WithMomentum(solver)
+    x, y = torch.linspace(-3, 3, 7, dtype=d)[:, None], torch.linspace(-1, 2, 7, dtype=d)[:, None]
+    alone = [walked(solver, start)[-1].x for start in (x, y)]
+    both = [trajectory(start, denoise, LEVELS, whole, seed=0, index=torch.arange(7)) for start in (x, y)]
+    for first, second in zip(*both, strict=True):
+        denoise(first.x_t, first.level)
+        ends = first.x, second.x
+    assert torch.equal(ends[0], alone[0])
+    assert torch.equal(ends[1], alone[1])
+
+    inside = []
+
+    def interrupted(x_t, level):
+        if not inside:
+            inside.append(True)
+            list(trajectory(y, other, LEVELS, whole, seed=0, index=torch.arange(7)))
+            inside.clear()
+        return separately(RIGHT, BOTH)(x_t, level)
+
+    other = remembering(-0.5, interrupted)
+    assert torch.equal(list(trajectory(x, other, LEVELS, whole, seed=0, index=torch.arange(7)))[-1].x, alone[0])

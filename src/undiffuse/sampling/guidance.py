@@ -100,7 +100,8 @@ def projected(pair: Pair, scale: float, *, along: float = 0.0, longest: float = 
         difference, towards = with_.mean - without.mean, with_.mean
         difference = difference if running is None else running.added(difference)
         tiny = torch.finfo(difference.dtype).tiny
-        difference = difference * (longest / _norm(difference).clamp(min=tiny)).clamp(max=1)
+        if longest < math.inf:
+            difference = difference * (longest / _norm(difference).clamp(min=longest))
         parallel = (difference * towards).flatten(1).sum(1).reshape(-1, *[1] * (towards.ndim - 1)) / (_norm(towards) ** 2).clamp(min=tiny) * towards
         return with_.with_mean(with_.mean + (scale - 1) * (difference + (along - 1) * parallel))
 

@@ -5,21 +5,24 @@ Guidance moves along Δ = x̂_c - x̂_u.  With momentum it moves along a running
     Δ_t ← Δ_t + beta · Δ of the step before,        beta < 0: what earlier steps have pushed already is pushed less.
 
 A Denoise has no memory, but a solver has its state.  So the running difference travels in the solver's state: each step
-lays it where guidance finds it and takes the new one from there, and a trajectory taken up in the middle from its state is
-the rest of the same one.  Of several evaluations in one step the first, at x_t, makes the difference that is handed on.
-Where a step is not guided, outside an interval or back up to a noisier level, the memory ends.
+makes the Denoise anew around what the state holds and takes the new difference from it, and a trajectory taken up in the
+middle from its state is the rest of the same one.  Nothing is kept between steps but the state, so any number of
+trajectories may use one Denoise and one solver, at once or in turn.  Of several evaluations in one step the first, at x_t,
+makes the difference that is handed on.  Where a step is not guided, outside an interval or back up to a noisier level, the
+memory ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
+from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level
-from undiffuse.process.posteriors import Denoise
+from undiffuse.process.posteriors import Denoise, Posterior
 from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step
 
 
@@ -35,16 +38,29 @@ class Running:
         """The difference with the share of what came before."""
         total = difference if self.before is None else difference.add(self.before, alpha=self.share)
         if self.after is None:
-            self.after = total
+            self.after = total.detach()
         return total
 
 
 @dataclass(frozen=True)
+class Remembering:
+    """A Denoise with guidance by momentum.   build: it, around the running difference of a step.   share: beta.
+
+    Called by itself it remembers no step before.
+    """
+
+    build: Callable[[Running], Denoise]
+    share: float
+
+    def __call__(self, x_t: Tensor, level: Level) -> Posterior:
+        return self.build(Running(self.share))(x_t, level)
+
+
+@dataclass(frozen=True)
 class WithMomentum(Solver):
-    """A solver whose state carries the running difference of the guidance that shares `running` with it."""
+    """A solver whose state carries the running difference of a `Remembering`."""
 
     inner: Solver
-    running: Running
 
     @property
     def evaluations(self) -> int:  # type: ignore[override]
@@ -58,7 +74,10 @@ class WithMomentum(Solver):
         return self.inner.plan(levels)
 
     def step(self, x_t: Tensor, denoise: Denoise, row: Any, noise: NoiseSource, state: Any) -> Step:
-        inner, self.running.before = (None, None) if state is None else state
-        self.running.after = None
-        step = self.inner.step(x_t, denoise, row, noise, inner)
-        return replace(step, state=(step.state, self.running.after))
+        """Raises UsageError for a Denoise that is no Remembering."""
+        if not isinstance(denoise, Remembering):
+            raise UsageError("this solver carries the momentum of guidance, and there is none in this Denoise: take its inner solver.")
+        inner, before = (None, None) if state is None else state
+        running = Running(denoise.share, before)
+        step = self.inner.step(x_t, denoise.build(running), row, noise, inner)
+        return replace(step, state=(step.state, running.after))
