@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import undiffuse
+from tests.small import images
 from undiffuse.errors import UsageError
 
 SETTINGS = {
@@ -17,11 +19,13 @@ SETTINGS = {
 
 
 def trained(folder, name, steps, **more):
-    undiffuse.train("digits", name=name, runs=folder, steps=steps, settings=SETTINGS if not more else {"training.batch_size": 8}, **more)
+    settings = {"training.batch_size": 8} if more else SETTINGS
+    undiffuse.train(str(folder / "x.npy"), name=name, runs=folder, steps=steps, settings=settings, layout="NHW", **more)
     return load_file(folder / name / "model.safetensors")
 
 
 def test_a_run_is_resumed_stored_and_carried_over_with_its_frequencies_clock_and_input(tmp_path):
+    np.save(tmp_path / "x.npy", images(24))
     whole = trained(tmp_path, "whole", 3)
     trained(tmp_path, "part", 1)
     resumed = trained(tmp_path, "part", 3)
@@ -35,4 +39,6 @@ def test_a_run_is_resumed_stored_and_carried_over_with_its_frequencies_clock_and
     assert (model.config.c_in, model.config.c_noise.of, model.config.c_noise.scale) == ("one", "log_sigma", 0.25)
     assert model.on(model.config.schedule.model_copy(update={"name": "cosine"})).sample(1, steps=2).isfinite().all()
     with pytest.raises(UsageError, match="c_in: 'one' there, 'scaled' now"):
-        undiffuse.train("digits", name="other", runs=tmp_path, steps=1, start=tmp_path / "whole", settings={"c_in": "scaled"})
+        undiffuse.train(
+            str(tmp_path / "x.npy"), name="other", runs=tmp_path, steps=1, layout="NHW", start=tmp_path / "whole", settings={"c_in": "scaled"}
+        )
