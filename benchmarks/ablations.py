@@ -39,7 +39,7 @@ from undiffuse.networks.transformer import TransformerConfig
 from undiffuse.networks.unet_config import UNetConfig
 from undiffuse.pictures.plots import COLOURS, STYLE, save
 from undiffuse.prepare import prepare
-from undiffuse.run import Watch
+from undiffuse.training.cadence import Watch
 
 NAME = "ablations"
 T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}  # by the number of seeds

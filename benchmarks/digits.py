@@ -28,7 +28,7 @@ from undiffuse.data.sources import DataConfig, digits
 from undiffuse.evaluation.distances import copying, frechet_distance, neighbour_classes
 from undiffuse.model import Model, load
 from undiffuse.prepare import prepare
-from undiffuse.run import Watch
+from undiffuse.training.cadence import Watch
 
 GUIDANCE = 2.0
 DRAWS = 20

@@ -23,7 +23,8 @@ from benchmarks.common import machine, table, write
 from undiffuse.data.sources import DataConfig, digits
 from undiffuse.model import Model, load
 from undiffuse.prepare import prepare
-from undiffuse.run import Run, Watch
+from undiffuse.run import Run
+from undiffuse.training.cadence import Watch
 from undiffuse.training.validation import Bank, references, relative
 
 FEW, JUDGED = 50, 200

@@ -36,7 +36,7 @@ from undiffuse.held_out import known_data
 from undiffuse.model import load
 from undiffuse.pictures.sheets import captioned
 from undiffuse.prepare import prepare
-from undiffuse.run import Watch
+from undiffuse.training.cadence import Watch
 
 SAMPLES, COMPONENTS, MARKS = 400, 64, (0.25, 0.5, 0.75, 1.0)
 KINDS = {"latent": "by latents, autoencoder's time included", "pixel": "by pixels", "cascade": "by two stages, the first one's time included"}

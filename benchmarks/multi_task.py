@@ -44,7 +44,7 @@ from undiffuse.model import Model, load
 from undiffuse.networks.building import build_network
 from undiffuse.prepare import prepare
 from undiffuse.presets import design_for
-from undiffuse.run import Watch
+from undiffuse.training.cadence import Watch
 
 HELD_OUT, JUDGED, ANSWERS, SAMPLES, COMPONENTS, AUGMENTATION = 297, 150, 4, 600, 64, 0.1
 MULTI, SINGLE, NONE = "one for all tasks", "one for this task", "trained for none"

@@ -31,8 +31,8 @@ from undiffuse.prepare import prepare
 from undiffuse.process.corruption import jump
 from undiffuse.process.levels import Level
 from undiffuse.process.noise import standard_normal
-from undiffuse.run import Watch
 from undiffuse.scheduling import ScheduleConfig
+from undiffuse.training.cadence import Watch
 
 MODELS = {
     "velocity on cosine": {}, "noise on linear": {"schedule.name": "linear", "prediction": "noise", "training.level_density": "uniform"},

@@ -29,7 +29,8 @@ from benchmarks.common import RESULTS, machine, table, write
 from undiffuse.data.sources import DataConfig
 from undiffuse.model import Model, load
 from undiffuse.prepare import prepare
-from undiffuse.run import Run, Watch
+from undiffuse.run import Run
+from undiffuse.training.cadence import Watch
 
 SAMPLES = 500
 NOISE = 0.05

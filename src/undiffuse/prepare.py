@@ -37,12 +37,12 @@ from undiffuse.first_stage import AutoencoderRun, AutoencoderRunConfig, already,
 from undiffuse.model import Model, load, stored_config
 from undiffuse.presets import design_for, latents
 from undiffuse.process.chains import Chain
-from undiffuse.run import CACHE, Run, Watch
+from undiffuse.run import CACHE, Run
 from undiffuse.starting import Start, kept_codec
+from undiffuse.training.cadence import USUAL, Watch
 from undiffuse.training.interrupts import stopping
 from undiffuse.training.loop import Update
 
-EVERY_SO_OFTEN = Watch()
 FREE_TO_CHANGE = (
     "design.training.steps", "design.training.budget", "design.sampling", "data.source", "data.max_pixels", "design.latent.training.steps",
     "design.latent.training.budget", "design.latent.source", "design.latent.extractor", "examples",
@@ -87,7 +87,7 @@ class Plan:
 def prepare(
     data: DataConfig, folder: Path, *, settings: Mapping[str, Any] | None = None, preset: str | None = None,
     network: str | None = None, conditions: Mapping[str, Condition] | None = None, override: bool = False,
-    device: torch.device | None = None, watch: Watch = EVERY_SO_OFTEN, download: bool = False, factor: int | None = None,
+    device: torch.device | None = None, watch: Watch = USUAL, download: bool = False, factor: int | None = None,
     autoencoder: Path | None = None, start: str | Path | None = None, tasks: Mapping[str, Corruption] | None = None,
 ) -> Plan:  # fmt: skip
     """A run in `folder`: new, or to be taken up where it was.
@@ -235,7 +235,7 @@ def train(
     size: int | tuple[int, int] | None = None, fit: str = "crop", channels: str | None = None, layout: str | None = None,
     range: tuple[float, float] | None = None, max_pixels: int | None = None, shrink: int | None = None, held_out: float | None = None,
     device: torch.device | str | None = None, override: bool = False,
-    download: bool = False, checkpoint_every: float = EVERY_SO_OFTEN.checkpoint, preview_every: float = EVERY_SO_OFTEN.preview,
+    download: bool = False, checkpoint_every: float = USUAL.checkpoint, preview_every: float = USUAL.preview,
     **training: Any,
 ) -> Model:  # fmt: skip
     """Trains on `data` in runs/<name> and returns the model; the same call again resumes. An interrupt (Ctrl-C) saves.

@@ -18,7 +18,6 @@ import platform
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,37 +56,26 @@ from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
 from undiffuse.starting import Start, kept_codec, kept_conditions
 from undiffuse.training import checkpoints, log
-from undiffuse.training.cadence import SHARE, Cadence
+from undiffuse.training.cadence import USUAL, Cadence, Watch
 from undiffuse.training.learners import DenoiserLearner
 from undiffuse.training.level_samplers import make_level_sampler
 from undiffuse.training.loop import Trainer, Update, step_seed
 from undiffuse.training.objectives import Hybrid, Objective, Simple, VariationalBound, make_weight
-from undiffuse.training.validation import Bank, References, bank_size, evaluated, references, relative
+from undiffuse.training.scores import HeldOut, Scores
+from undiffuse.training.validation import Bank, Baseline, bank_size, evaluated, references
 
 MOST_PROBED = 64  # examples, for the probe of conditions
 MOST_REFERENCE_NUMBERS = 2**25  # of the training set, for the reference curves
 METRICS_SECONDS = 1.0
+QUICK, THOROUGH = 3.0, 30.0  # seconds for measuring held-out examples, while training and at its end
 CACHE, METRICS = "cache", "metrics.jsonl"
-
-
-@dataclass(frozen=True)
-class Watch:
-    """How often a run writes a checkpoint and a grid of samples. Changes nothing of the run.
-
-    checkpoint, preview: seconds from the end of one to the beginning of the next.   share: the most of the time that each of the two may
-    take; where they are slow they are rarer.
-    """
-
-    checkpoint: float = 120.0
-    preview: float = 60.0
-    share: float = SHARE
 
 
 class Run:
     """A run folder being trained. `updates` does the work; everything it writes is described at the top of this file."""
 
     def __init__(
-        self, folder: Path, config: RunConfig, data: Dataset, device: torch.device, watch: Watch = Watch(), download: bool = False,
+        self, folder: Path, config: RunConfig, data: Dataset, device: torch.device, watch: Watch = USUAL, download: bool = False,
         latents: Latents | None = None, start: Start | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.config, self.watch, self.device = folder, config, watch, device
@@ -123,9 +111,7 @@ class Run:
         self.data, self.training_rows, self.held_out = data, rows[0], data[rows[1]]
         self.model = Model(self.model_config, denoiser.to(device), schedule, latents)
         training = design.training
-        sampler = make_level_sampler(
-            training.level_density, schedule, training.stratified, training.level_mean, training.level_deviation
-        )
+        sampler = make_level_sampler(training.level_density, schedule, training.stratified, training.level_mean, training.level_deviation)
         self.trainer = Trainer(DenoiserLearner(denoiser, self._objective(codec)), schedule, sampler, design.training)
         told = {name: Part(value, rows[0]) for name, value in values.items()}
         self.loader = Loader(data, codec, design.training.batch_size, design.training.seed, device, told, rows[0])
@@ -134,22 +120,23 @@ class Run:
         few = seen[:MOST_PROBED]
         probed = {name: value[few].to(device) for name, value in values.items()}
         self._refuse_deaf(probed | self._told(codec.encode_parts(data.values, few, device), 0))
-        few = judged[: bank_size(codec.shape)]
-        x = codec.encode_parts(data.values, few, device)
-        known = {name: value[few].to(device) for name, value in values.items()} | self._told(x, 0)
-        self.bank = Bank.of(x, known, schedule)
+        self.codec = codec
+
+        def examples(first: int, last: int) -> tuple[Tensor, Values]:
+            few = judged[first:last]
+            x = codec.encode_parts(data.values, few, device)
+            return x, {name: value[few].to(device) for name, value in values.items()} | self._told(x, first)
+
+        self.bank = Bank.of(*examples(0, bank_size(codec.shape)), schedule)
         said = {name: said_in(data, name, condition, judged[:MOST]) for name, condition in config.conditions.items()}
         self.previews = Previews(self.model, self.bank, config.conditions, said)
-        few = seen[: max(1, MOST_REFERENCE_NUMBERS // math.prod(codec.shape))]
-        self.references: References = references(self.bank, codec.encode_parts(data.values, few))
-        self._scored: tuple[int, dict[str, dict[str, Any]]] = (-1, {})
+        self.measuring = HeldOut(len(judged), examples, codec.shape, schedule, Baseline.of(self._some_of_training())) if len(rows[1]) else None
+        self._scored: tuple[int, float, Scores | None] = (-1, 0.0, None)
         self._heard: tuple[int, dict[str, list[float]]] = (-1, {})
 
     def _objective(self, codec: Codec) -> Objective:
         training, schedule, prediction = self.config.design.training, self.model.schedule, self.model.denoiser.prediction
-        simple = Simple(
-            make_weight(training.weight, prediction, self.config.design.sigma_data, training.gamma, training.bias)
-        )
+        simple = Simple(make_weight(training.weight, prediction, self.config.design.sigma_data, training.gamma, training.bias))
         if training.objective == "simple":
             return simple
         assert isinstance(schedule, Chain)  # checked by Design
@@ -198,10 +185,11 @@ class Run:
 
     def verdict(self) -> str:
         """How good the model is on held-out data, against what the covariance alone would give."""
-        scores = self.scores()
-        best = min(scores, key=lambda name: scores[name]["relative"])
-        against = "the best linear denoiser" if self.references.linear is not None else "answering the mean"
-        said = f"held-out error {scores[best]['relative']:.2f} of {against}'s ({best} weights)"
+        found = self.measured()
+        if found is None or self.measuring is None:
+            said = "no held-out examples, so nothing is known of how it does on new ones"
+        else:
+            said = found.sentence(found.best(), self.measuring.baseline.name)
         heard = ", ".join(f"{name} {max(changes):.2f}" for name, changes in self.heard().items())
         return said + (f"\nheard: {heard} (the most that x̂ changes when one is shuffled, in standard deviations of the data)" if heard else "")
 
@@ -221,7 +209,7 @@ class Run:
             elif self._written() == self.trainer.step:
                 return
             with self.saving.working():
-                self.save()
+                self.save(THOROUGH)
             with self.previewing.working():
                 self._draw(self.preview)
                 self._draw(self._draw_heard)
@@ -265,22 +253,23 @@ class Run:
             self.save()
             warnings.warn(f"a picture could not be drawn ({type(error).__name__}: {error}); all that was trained is saved", Note, stacklevel=2)
 
-    def save(self) -> None:
-        """Writes a checkpoint and the model file."""
+    def save(self, seconds: float = QUICK) -> None:
+        """Writes a checkpoint and the model file.   seconds: for measuring which weights are better."""
         with self.lock:
             checkpoints.save(self.folder / "state", self.trainer.snapshot(), self.trainer.numbers())
-            self._save_model()
+            self._save_model(seconds)
 
-    def _save_model(self) -> None:
-        trainer = self.trainer
-        scores = self.scores()
-        best = min(scores, key=lambda name: scores[name]["relative"])
+    def _save_model(self, seconds: float) -> None:
+        trainer, found = self.trainer, self.measured(seconds)
+        scores, best = ({}, "averaged") if found is None else (found.summary(), found.best())
         provenance = {
             "made_by": f"undiffuse {__version__}", "torch": torch.__version__, "python": platform.python_version(),
             "data": {"source": Path(self.config.data.source).name, "fingerprint": self.config.fingerprint,
                      "training": len(self.training_rows), "held_out": len(self.held_out)},
             "training": {**self.config.design.training.model_dump(mode="json"), "steps": trainer.step, "seconds": round(trainer.seconds, 1)},
             "held_out": {name: score["relative"] for name, score in scores.items()},
+            "held_out_error": {name: score["error"] for name, score in scores.items()},
+            "held_out_measured": 0 if found is None else len(found),
             "heard": {name: round(max(changes), 4) for name, changes in self.heard().items()},
         }  # fmt: skip
         if self.config.start:
@@ -295,21 +284,42 @@ class Run:
             with trainer.average.swapped() if best == "averaged" else nullcontext():
                 save_adapters(self.folder / "adapters", denoiser, AdaptersConfig(model=config, start=self.config.start))
 
-    def scores(self) -> dict[str, dict[str, Any]]:
-        """Held-out errors of the averaged and the raw weights: per level, and relative to the reference."""
-        if self._scored[0] == self.trainer.step:
-            return self._scored[1]
+    def measured(self, seconds: float = THOROUGH) -> Scores | None:
+        """Errors of the averaged and the raw weights on held-out examples, None where there are none.
 
-        def measure() -> Tensor:
+        seconds: after which it makes do with the examples that were measured.
+        """
+        step, took, found = self._scored
+        if self.measuring is not None and (step != self.trainer.step or took < seconds):
             denoiser = self.model.denoiser
-            return evaluated(denoiser, lambda: self.bank.errors(denoiser.given(self.bank.values)))
 
-        with self.trainer.average.swapped():
-            averaged = measure()
-        errors = {"averaged": averaged, "raw": measure()}
-        scores = {name: {"errors": e.tolist(), "relative": round(relative(e, self.references), 4)} for name, e in errors.items()}
-        self._scored = (self.trainer.step, scores)
-        return scores
+            def raw(bank: Bank) -> Tensor:
+                return evaluated(denoiser, lambda: bank.each(denoiser.given(bank.values)))
+
+            def averaged(bank: Bank) -> Tensor:
+                with self.trainer.average.swapped():
+                    return raw(bank)
+
+            found = self.measuring.measured({"averaged": averaged, "raw": raw}, seconds)
+            self._scored = (self.trainer.step, seconds, found)
+        return found
+
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """Summary of `measured`, see scores.py; empty where nothing is held out."""
+        found = self.measured()
+        return {} if found is None else found.summary()
+
+    def curves(self) -> dict[str, list[float]]:
+        """Error by level of the three references of validation.py, on the bank's examples."""
+        found = references(self.bank, self._some_of_training())
+        named = {"trivial": found.trivial, "linear": found.linear, "copying": found.copying}
+        return {name: curve.tolist() for name, curve in named.items() if curve is not None}
+
+    def _some_of_training(self) -> Tensor:
+        """x of training examples, drawn at random, as many as reference curves are made of."""
+        n = max(1, MOST_REFERENCE_NUMBERS // math.prod(self.codec.shape))
+        rows = np.random.Generator(np.random.Philox(0)).permutation(self.training_rows)[:n]
+        return self.codec.encode_parts(self.data.values, rows)
 
     def heard(self) -> dict[str, list[float]]:
         """How much shuffling each condition changes x̂ of held-out examples, at each level of the bank; averaged weights."""

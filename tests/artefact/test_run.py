@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,7 +24,8 @@ from undiffuse.conditioning.base import Note
 from undiffuse.data.sources import DataConfig
 from undiffuse.errors import Failure, UsageError
 from undiffuse.prepare import prepare
-from undiffuse.run import Run, Watch
+from undiffuse.run import Run
+from undiffuse.training.cadence import Watch
 from undiffuse.training.log import line_of
 
 TINY = [f"--set={path}={json.dumps(value)}" for path, value in TINY_SETTINGS.items()]
@@ -126,14 +130,13 @@ def test_watching_changes_nothing(tmp_path):
     assert len(list((tmp_path / "often" / "state").iterdir())) == 2
 
 
-def test_the_model_file_holds_the_better_weights_and_where_it_came_from(tmp_path):
+def test_the_model_file_holds_which_weights_sample_and_where_it_came_from(tmp_path):
     run = tiny_run(tmp_path / "a", Watch(1e9, 1e9))
     for _ in run.updates():
         pass
     model = undiffuse.load(tmp_path / "a")
     scores = run.scores()
-    best = min(scores, key=lambda name: scores[name]["relative"])
-    assert model.config.weights == best
+    assert model.config.weights == run.measured().best()
     provenance = model.config.provenance
     assert provenance["training"]["steps"] == 12
     assert provenance["data"] == {"source": "digits", "fingerprint": run.config.fingerprint, "training": 1617, "held_out": 180}
@@ -141,8 +144,6 @@ def test_the_model_file_holds_the_better_weights_and_where_it_came_from(tmp_path
 
 
 def test_changed_data_is_noticed(tmp_path):
-    import numpy as np
-
     values = np.random.default_rng(0).integers(0, 255, (30, 8, 8), dtype=np.uint8)
     np.save(tmp_path / "data.npy", values)
 
@@ -342,3 +343,29 @@ def test_a_model_is_in_training_mode_inside_updates_alone(tmp_path):
         assert torch.equal(first, second)
     assert inside.count(True) == 3
     assert not run.model.denoiser.training
+
+
+def test_without_held_out_examples_nothing_is_said_of_them(tmp_path):
+    run = tiny_run(tmp_path / "a", Watch(1e9, 1e9), **{"training.steps": 2})
+    assert re.search(r"held-out error [0-9.]+ ± [0-9.]+ of the best linear denoiser's \(averaged weights, 180 examples\)", run.verdict())
+    chosen = TINY_SETTINGS | {"training.steps": 2, "training.batch_size": 8}
+    none = prepare(DataConfig(source="digits", held_out=0), tmp_path / "b", settings=chosen, watch=Watch(1e9, 1e9)).run()
+    for _ in none.updates():
+        pass
+    assert "no held-out examples" in none.verdict()
+    assert none.scores() == {}
+    config = undiffuse.load(tmp_path / "b").config
+    assert (config.weights, config.provenance["held_out"]) == ("averaged", {})
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_example_trains_without_nan_and_without_a_warning(tmp_path, n):
+    np.save(tmp_path / "d.npy", np.random.default_rng(0).integers(0, 256, (n, 8, 8), dtype=np.uint8))
+    chosen = TINY_SETTINGS | {"training.steps": 2, "training.batch_size": 8}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for held_out in {0.1, float(n - 1)}:
+            source = DataConfig(source=str(tmp_path / "d.npy"), held_out=held_out)
+            run = prepare(source, tmp_path / f"r{held_out}", settings=chosen, watch=Watch(1e9, 1e9)).run()
+            assert [update.step for update in run.updates()] == [1, 2]
+            assert "nan" not in run.verdict()

@@ -16,7 +16,7 @@ from undiffuse import Condition
 from undiffuse.conditioning.texts import TextCondition
 from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.prepare import prepare
-from undiffuse.run import Watch
+from undiffuse.training.cadence import Watch
 
 SETTINGS = TINY_SETTINGS | {"training.steps": 2, "training.batch_size": 8, "sampling.steps": 2}
 

@@ -15,7 +15,7 @@ from tests.small import TINY_SETTINGS
 from undiffuse import Condition
 from undiffuse.data.sources import DataConfig
 from undiffuse.prepare import prepare
-from undiffuse.run import Watch
+from undiffuse.training.cadence import Watch
 
 N, NAN, SELDOM = 40, float("nan"), Watch(1e9, 1e9)
 SETTINGS = TINY_SETTINGS | {"training.steps": 3, "training.batch_size": 8, "sampling.steps": 3}

@@ -14,8 +14,8 @@ from tests.small import TINY_SETTINGS, images
 from undiffuse.data.sources import DataConfig, digits
 from undiffuse.prepare import prepare
 from undiffuse.process.corruption import jump
-from undiffuse.run import Watch
 from undiffuse.scheduling import ScheduleConfig
+from undiffuse.training.cadence import Watch
 
 SCHEDULES = [
     {"schedule.name": "linear"}, {"schedule.T": 50}, {"schedule.name": "flow"}, {"schedule.name": "edm", "sampling.grid": "karras"},

@@ -12,7 +12,7 @@ from undiffuse import tasks
 from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.model import load
 from undiffuse.prepare import prepare
-from undiffuse.run import Watch
+from undiffuse.training.cadence import Watch
 
 EACH = "inpaint,upscale:2,denoise"
 SETTINGS = TINY_SETTINGS | {"training.steps": 6, "training.budget": None, "training.batch_size": 12, "augment.probability": 0.5}

@@ -26,7 +26,7 @@ def demo(
     """Train on handwritten digits for a minute and a half; draw a poster of what diffusion is."""
     from undiffuse.data.sources import DataConfig
     from undiffuse.prepare import prepare
-    from undiffuse.run import Watch
+    from undiffuse.training.cadence import Watch
 
     long = shared.seconds(budget)
     settings = {"training.budget": long, "training.steps": None}
@@ -61,8 +61,6 @@ def draw_poster(run: Run, path: Path) -> None:
     x_t, clean, reverse_labels = reverse_pictures(moments, codec, count=STRIP)
     made = model.sample(PER_CLASS * len(classes), {"class": [name for name in classes for _ in range(PER_CLASS)]}, seed=1)
     scores = run.scores()[model.config.weights]
-    references = run.references
-    curves = {"trivial": references.trivial, "linear": references.linear, "copying": references.copying}
     draw(
         Poster(
             title="How noise becomes a digit",
@@ -75,8 +73,8 @@ def draw_poster(run: Run, path: Path) -> None:
             classes=classes, real=[list(to_rgb(of[:PER_CLASS], codec.config)) for of in of_class],
             made=[list(to_rgb(part, codec.config)) for part in made.split(PER_CLASS)],
             ratio=run.bank.levels.ratio.tolist(),
-            errors={name: curve.tolist() for name, curve in curves.items() if curve is not None} | {"model": scores["errors"]},
-            held_out=len(run.bank.x),
+            errors=run.curves() | {"model": scores["errors"]},
+            held_out=len(run.measured() or ()),
         ),
         path,
     )  # fmt: skip

@@ -117,7 +117,7 @@ def train(
     """Train a model on DATA in runs/<name>; the same command resumes."""
     from undiffuse.data.sources import DataConfig, share_or_count
     from undiffuse.prepare import default_name, prepare
-    from undiffuse.run import Watch
+    from undiffuse.training.cadence import Watch
 
     rates = shared.rates(betas) if betas else (None, None)
     settings = _settings(

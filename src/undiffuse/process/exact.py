@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -39,12 +40,17 @@ class Mixture:
         """One Gaussian. mean (d,), covariance (d, d)."""
         return Mixture(torch.ones(1, dtype=mean.dtype), mean[None], covariance[None])
 
+    @cached_property
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        """In the eigenbasis of each S_k everything is diagonal: S_k = V diag(s) V'. It is the same at every level."""
+        s, V = torch.linalg.eigh(self.covariances)
+        return s, V
+
     def _components(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor, Tensor]:
         """Per component: log-joint (B, K), posterior mean (B, K, d), posterior variance (B or 1, K, d)."""
         x_t = x_t[:, None]
         alpha, sigma = (meet(c, x_t).reshape(-1, 1, 1) for c in (level.alpha, level.sigma))
-        # In the eigenbasis of each S_k everything is diagonal: S_k = V diag(s) V'.
-        s, V = torch.linalg.eigh(self.covariances.to(x_t))
+        s, V = (factor.to(x_t) for factor in self._factors)
         means = self.means.to(x_t)
         marginal = alpha**2 * s + sigma**2
         offset = torch.einsum("bkd,kde->bke", x_t - alpha * means, V)

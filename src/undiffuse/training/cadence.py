@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 SHARE = 0.05  # of the time, for each kind of work
 
@@ -40,3 +41,19 @@ class Cadence:
             self._ended = self.clock()
             self._last = self._ended - began
             self.spent += self._last
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How often a run writes a checkpoint and a grid of samples. Changes nothing of the run.
+
+    checkpoint, preview: seconds from the end of one to the beginning of the next.   share: the most of the time that each of the two may
+    take; where they are slow they are rarer.
+    """
+
+    checkpoint: float = 120.0
+    preview: float = 60.0
+    share: float = SHARE
+
+
+USUAL = Watch()

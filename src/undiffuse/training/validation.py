@@ -24,7 +24,7 @@ from torch import Tensor
 from undiffuse.conditioning.conditions import Values
 from undiffuse.conditioning.probe import effect
 from undiffuse.process.corruption import jump
-from undiffuse.process.exact import FiniteSet, fitted_gaussian
+from undiffuse.process.exact import FiniteSet, Mixture, fitted_gaussian
 from undiffuse.process.levels import Level
 from undiffuse.process.noise import standard_normal
 from undiffuse.process.posteriors import Denoise
@@ -51,24 +51,31 @@ class Bank:
     levels: Level
 
     @staticmethod
-    def of(x: Tensor, values: Values, schedule: Schedule) -> Bank:
-        """All of x with the conditions of its rows; levels evenly spaced in log-SNR within the schedule's range."""
+    def of(x: Tensor, values: Values, schedule: Schedule, first: int = 0) -> Bank:
+        """All of x with the conditions of its rows; levels evenly spaced in log-SNR within the schedule's range.
+
+        first: the number of the first example among all, which their noise goes by.
+        """
         values = {name: value[: len(x)] for name, value in values.items()}
         ends = schedule([schedule.t_max, schedule.t_min]).logsnr.clamp(*LOGSNR_RANGE)
         logsnr = torch.linspace(ends[0].item(), ends[1].item(), LEVELS, dtype=torch.float64)
         times = schedule.nearest(schedule.at(logsnr))
-        eps = standard_normal(x.shape[1:], 0, torch.arange(len(x)), stream=BANK_STREAM).to(x.device)
+        eps = standard_normal(x.shape[1:], 0, first + torch.arange(len(x)), stream=BANK_STREAM).to(x.device)
         return Bank(x, values, eps, schedule(torch.unique(times).flip(0)))
 
-    @torch.no_grad()
     def errors(self, denoise: Denoise) -> Tensor:
         """E |x̂ - x_0|² per dimension at each level, float64 (LEVELS,)."""
-        rows = []
+        return self.each(denoise).mean(0)
+
+    @torch.no_grad()
+    def each(self, denoise: Denoise) -> Tensor:
+        """|x̂ - x_0|² per dimension of each example at each level, float64 on the CPU (N, LEVELS)."""
+        columns = []
         for row in range(len(self.levels)):
             level = self.levels[row]
             mean = denoise(jump(self.x, level, self.eps), level).mean
-            rows.append((mean - self.x).cpu().double().pow(2).mean())
-        return torch.stack(rows)
+            columns.append((mean - self.x).cpu().double().pow(2).flatten(1).mean(1))
+        return torch.stack(columns, 1)
 
     @torch.no_grad()
     def effects(self, given: Callable[[Values], Denoise], names: Iterable[str]) -> dict[str, list[float]]:
@@ -109,16 +116,48 @@ class References:
         return self.trivial if self.linear is None else self.linear
 
 
-def references(bank: Bank, training: Tensor) -> References:
+@dataclass(frozen=True)
+class Baseline:
+    """What a model's errors are compared with: the best affine denoiser of a training set, or its mean where that is too large.
+
+    mean: (...), of x.   linear: over flattened x.
+    """
+
+    mean: Tensor
+    linear: Mixture | None
+
+    @staticmethod
+    def of(training: Tensor) -> Baseline:
+        """Of a training set x (N, ...)."""
+        points = training.flatten(1)[:MOST_POINTS].cpu()
+        small = points.shape[1] <= MOST_DIMENSIONS and len(points) > 1
+        return Baseline(training.mean(0).cpu(), fitted_gaussian(points) if small else None)
+
+    @property
+    def name(self) -> str:
+        return "answering the mean" if self.linear is None else "the best linear denoiser"
+
+    def each(self, bank: Bank) -> Tensor:
+        """Squared errors per dimension of each example at each level, float64 (N, LEVELS)."""
+        return self.trivial(bank) if self.linear is None else _flat(bank).each(self.linear)
+
+    def trivial(self, bank: Bank) -> Tensor:
+        """The same, of answering the mean."""
+        return ((bank.x.cpu() - self.mean).double() ** 2).flatten(1).mean(1, keepdim=True).expand(-1, len(bank.levels))
+
+
+def _flat(bank: Bank) -> Bank:
+    return Bank(bank.x.flatten(1).cpu().double(), {}, bank.eps.flatten(1).cpu().double(), bank.levels)
+
+
+def references(bank: Bank, training: Tensor, baseline: Baseline | None = None) -> References:
     """The reference curves of a training set x (N, ...), measured on the bank."""
-    points = training.flatten(1)[:MOST_POINTS].cpu()
-    small = points.shape[1] <= MOST_DIMENSIONS
-    trivial = ((bank.x.cpu() - training.mean(0).cpu()).double() ** 2).mean().expand(len(bank.levels))
-    if not small:
+    baseline = baseline or Baseline.of(training)
+    trivial = baseline.trivial(bank).mean(0)
+    if baseline.linear is None:
         return References(trivial, None, None)
-    flat = Bank(bank.x.flatten(1).cpu().double(), {}, bank.eps.flatten(1).cpu().double(), bank.levels)
-    copying = flat.errors(FiniteSet(points))
-    return References(trivial, flat.errors(fitted_gaussian(points)), copying)
+    points = training.flatten(1)[:MOST_POINTS].cpu()
+    return References(trivial, baseline.each(bank).mean(0), _flat(bank).errors(FiniteSet(points)))
 
 
 def relative(errors: Tensor, reference: References) -> float:

@@ -1,0 +1,121 @@
+"""Raw or averaged weights: what held-out error chooses, beside what a score of samples says.
+
+    python -m benchmarks.weights_choice digits [DATA …] [--steps 600] [--looks 3] [--samples 500] [--seeds 1]
+
+Trains a model on each data set and looks at it a few times on the way.  Every look measures both sets of weights on held-out
+examples, as runs do: on the first part alone and by the smaller number, which was the rule once, and on as many as the precision
+takes, where raw weights must be better by twice the paired standard error.  And it draws samples of both sets, of the same noise
+and classes, and measures their Fréchet distance to real examples in the features of a classifier of clean examples, trained here,
+with the standard error of the difference over bootstrap samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.common import machine, table, write
+from undiffuse.classifier import Classifier
+from undiffuse.classifying import ClassifierRun
+from undiffuse.conditioning.declared import Condition
+from undiffuse.data.sources import DataConfig
+from undiffuse.evaluation.distances import frechet_distance
+from undiffuse.prepare import prepare
+from undiffuse.run import Run
+from undiffuse.training.cadence import Watch
+from undiffuse.training.scores import Scores
+from undiffuse.training.settings import TrainingConfig
+
+READER_STEPS, REAL, RESAMPLES = 400, 1500, 40
+
+
+def reader(run: Run) -> Classifier:
+    """A classifier of clean training examples."""
+    training = TrainingConfig(steps=READER_STEPS, batch_size=64, learning_rate=1e-3, weight_decay=0.05, warmup=20)
+    rows = run.training_rows, np.array([], dtype=np.int64)
+    work = ClassifierRun(
+        Path(), run.model_config, run.codec, run.data, rows, "class", Condition(kind="class"), training, run.device, clean=True
+    )  # fmt: skip
+    for _ in work.trainer.updates(work.loader):
+        pass
+    return work.classifier
+
+
+@torch.no_grad()
+def features(classifier: Classifier, x: Tensor) -> Tensor:
+    """The last features of examples in the model's range, averaged over places, float64 (n, d)."""
+    return torch.cat([classifier.features(part)[-1].flatten(2).mean(2) for part in x.split(250)]).double()
+
+
+def look(run: Run, classifier: Classifier, n: int) -> dict:
+    """One look at a run: held-out errors, choices and distances of both sets of weights."""
+    began = time.process_time()
+    found = run.measured()
+    assert found is not None
+    seconds = time.process_time() - began
+    size = len(run.bank.x)
+    first = Scores({name: errors[:size] for name, errors in found.errors.items()}, found.baseline[:size])
+    names = run.model.classes
+    told = {"class": [names[k % len(names)] for k in range(n)]}
+    real = features(classifier, run.codec.encode(run.training_data.values[np.random.default_rng(0).permutation(len(run.training_rows))[:REAL]]))
+    made = {"raw": features(classifier, run.codec.encode(run.model.sample(n, told)))}
+    with run.trainer.average.swapped():
+        made["averaged"] = features(classifier, run.codec.encode(run.model.sample(n, told)))
+    generator, differences = torch.Generator().manual_seed(0), []
+    for _ in range(RESAMPLES):
+        rows = torch.randint(n, (n,), generator=generator)
+        differences.append(frechet_distance(real, made["raw"][rows]) - frechet_distance(real, made["averaged"][rows]))
+    held_out = features(classifier, run.codec.encode(run.held_out.values))
+    return {
+        "step": run.trainer.step, "measured": len(found), "of": len(run.held_out), "seconds": seconds,
+        "held_out": found.summary() | {name: {"errors": None} | vars(found.relative(name)) for name in found.errors},
+        "once": min(first.errors, key=lambda name: first.relative(name).value), "once_measured": size, "now": found.best(),
+        "frechet": {name: frechet_distance(real, each) for name, each in made.items()}, "real": frechet_distance(real, held_out),
+        "raw_minus_averaged": frechet_distance(real, made["raw"]) - frechet_distance(real, made["averaged"]),
+        "its_error": torch.tensor(differences).std().item(),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="+")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--looks", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--seeds", type=int, default=1)
+    given, looks, rows = parser.parse_args(), [], []
+    for data in given.data:
+        for seed in range(given.seeds):
+            with tempfile.TemporaryDirectory() as folder:
+                settings = {"training.steps": given.steps, "training.budget": None, "training.seed": seed}
+                run = prepare(DataConfig(source=data), Path(folder) / "r", settings=settings, watch=Watch(1e9, 1e9)).run()
+                classifier = reader(run)
+                for update in run.trainer.updates(run._batch):
+                    if update.step * given.looks % given.steps < given.looks:
+                        found = look(run, classifier, given.samples) | {"data": Path(data).name, "seed": seed}
+                        looks.append(found)
+                        raw, averaged = (found["held_out"][name] for name in ("raw", "averaged"))
+                        better = "either" if abs(found["raw_minus_averaged"]) < 2 * found["its_error"] else min(found["frechet"], key=found["frechet"].get)
+                        rows.append([
+                            found["data"], seed, found["step"], f"{raw['value']:.3f} ± {raw['error']:.3f}", f"{averaged['value']:.3f} ± {averaged['error']:.3f}",
+                            f"{found['once']} ({found['once_measured']})", f"{found['now']} ({found['measured']})",
+                            f"{found['frechet']['raw']:.3g}", f"{found['frechet']['averaged']:.3g}",
+                            f"{found['raw_minus_averaged']:+.3g} ± {found['its_error']:.2g}", f"{found['real']:.3g}", better,
+                        ])  # fmt: skip
+                        print(rows[-1], flush=True)
+    head = [
+        "data", "seed", "step", "raw, held-out", "averaged, held-out", "chosen once (n)", "chosen now (n)", "raw, Fréchet", "averaged, Fréchet",
+        "difference", "held-out examples", "better samples",
+    ]  # fmt: skip
+    print(table(head, rows))
+    write("weights_choice", {"machine": machine(), "steps": given.steps, "samples": given.samples, "looks": looks})
+
+
+if __name__ == "__main__":
+    main()
