@@ -13,6 +13,9 @@ from undiffuse import sweeping
 from undiffuse.cli.main import app
 from undiffuse.configuration import changed
 from undiffuse.data.sources import DataConfig
+from undiffuse.errors import UsageError
+from undiffuse.evaluation.jackknife import Estimate
+from undiffuse.held_out import known_data
 from undiffuse.model import load, read_file, store_sampling
 from undiffuse.prepare import prepare
 from undiffuse.sampling.settings import SamplingConfig
@@ -56,7 +59,7 @@ def test_distances_are_medians_of_root_mean_squares():
     ]
     rms = sorted((ends[0] - ends[1]).flatten(1).pow(2).mean(1).sqrt().tolist())
     assert tried.to_reference == pytest.approx(rms[4], rel=1e-9)
-    assert tried.to_data > 0
+    assert tried.score.value > 0
 
 
 def test_the_front_is_what_nothing_cheaper_beats():
@@ -111,3 +114,75 @@ def test_the_command_writes_a_picture_numbers_and_what_to_type_next(run, capsys)
     assert "undiffuse sample" in printed
     kept = load(run).config.sampling
     assert (kept.solver, kept.grid, kept.steps) == tuple(content["recommended"][name] for name in ("solver", "grid", "steps"))
+
+
+def of(score: float, *without: float) -> Estimate:
+    return Estimate(score, without)
+
+
+def test_by_score_the_cheapest_is_chosen_that_the_samples_do_not_tell_from_the_lowest():
+    """One standard error of the difference, in which what two settings share drops out: two blocks d_1, d_2 apart have |d_1 - d_2|/2."""
+    how = SamplingConfig()
+    far = Tried(how, 4, 1.0, 0.3, of(2.0, 1.0, 3.0))  # 1 ± 0 above the lowest: its own error of 1 would hide that
+    near = Tried(how, 8, 1.0, 0.2, of(1.1, 0.0, 2.2))  # 0.1 ± 0.1 above it
+    lowest = Tried(how, 16, 1.0, 0.1, of(1.0, 0.0, 2.0))
+    unscored = Tried(how, 2, 1.0, 0.0, None)
+    assert Sweep((far, near, lowest, unscored), 4, 100, 2).best_score() is near
+    assert Sweep((far, lowest, unscored), 4, 100, 2).best_score() is lowest
+    assert Sweep((unscored,), 4, 100, 2).best_score() is None
+
+
+def test_a_score_is_of_samples_as_they_are_given_against_real_examples():
+    """Samples are rounded and clipped like the data; the score of the data itself is 0."""
+    model = tiny_model()
+    settings = settings_for(model, ["ddim"], ["uniform"], [4], None, [None, 0.5])
+    assert [s["sigma_min"] for s in settings] == [None, 0.5]
+    given = [model.codec.encode(model.sample(12, solver="ddim", grid="uniform", steps=4, **last)) for last in ({}, {"sigma_min": 0.5})]
+    for data, scores in zip(given, ((0.0, 1.0), (1.0, 0.0)), strict=True):
+        swept = sweep(model, settings, n=12, data=data, others=data)
+        assert [t.score.value > 1e-6 for t in swept.tried] == [bool(score) for score in scores]
+        assert swept.floor.value == pytest.approx(0, abs=1e-6)
+        assert len(swept.floor.without) == 12
+
+
+def test_an_aligned_grid_has_a_last_level_of_its_own():
+    settings = settings_for(tiny_model(), ["ddim"], ["aligned", "angle"], [4], None, [0.1, 0.2])
+    assert [(s["grid"], s["sigma_min"]) for s in settings] == [("aligned", None), ("angle", 0.1), ("angle", 0.2)]
+
+
+def test_the_command_scores_against_held_out_examples_and_keeps_by_what_is_asked(run, capsys):
+    options = ["--solvers", "adams,ddpm", "--grids", "angle", "--sigma-min", "0.1,0.3", "--steps", "3", "-n", "8"]
+    for by in ("score", "flow"):
+        app(["sweep", str(run), *options, "--by", by, "--keep"], standalone_mode=False)
+        content = json.loads(sorted((run / "sweep").iterdir())[-1].joinpath("sweep.json").read_text())
+        assert content["by"] == by
+        assert content["recommended"] == content["recommended_by"][by]
+        kept = load(run).config.sampling
+        assert [kept.solver, kept.sigma_min] == [content["recommended"][name] for name in ("solver", "sigma_min")]
+    printed = capsys.readouterr().out
+    assert "floor: " in printed
+    assert "±" in printed
+    assert content["floor"]["to_data"] > 0
+    assert all(t["to_data_error"] > 0 for t in content["tried"])
+    assert [t["to_reference"] is None for t in content["tried"]] == [False, False, True, True]
+    with pytest.raises(UsageError, match="choose flow or score"):
+        app(["sweep", str(run), "--by", "speed"], standalone_mode=False)
+
+
+def test_training_examples_take_no_part_in_the_score(run, monkeypatch):
+    """What samples are scored against is what the run held out, all of it and nothing else."""
+    seen = {}
+
+    def asked(model, settings, **told):
+        seen.update(told)
+        raise UsageError("seen enough")
+
+    monkeypatch.setattr(sweeping, "sweep", asked)
+    with pytest.raises(UsageError, match="seen enough"):
+        app(["sweep", str(run), "--solvers", "ddim", "-n", "8"], standalone_mode=False)
+    known = known_data(run)
+    codec = load(run).codec
+    held, training = (codec.encode(known.data[rows].values).flatten(1) for rows in (known.held_out, known.training))
+    assert len(seen["data"]) == len(held)
+    assert (torch.cdist(seen["data"].flatten(1), held).amin(1) == 0).all()
+    assert (torch.cdist(seen["others"].flatten(1), training).amin(1) == 0).all()

@@ -1,10 +1,14 @@
-"""Which solver, grid and number of steps suit a model: distance to the exact flow and to the data against cost.
+"""Which solver, grid and number of steps suit a model: distance to the exact flow, and a score against real examples, against cost.
 
 Every setting starts from the same noise.  The reference is where `REFERENCE` ends, a walk of many steps; the distance to
 it is the median over the examples of the root mean square over an example's numbers, in the model's range, where values
 lie between about -1 and 1.  (A median, because now and then an example falls to the other side of a divide and becomes
-another picture, which says little about the solver.)  Solvers that draw noise have no one place to end at, and only a
-distance to the data: Fréchet's, in a few fixed random directions, which small sets of samples can estimate.
+another picture, which says little about the solver.)  Solvers that draw noise have no one place to end at, and only a score.
+
+The score is the Fréchet distance of the samples, as they are given (rounded, and clipped to the data's range), to examples
+the model never saw, in a few fixed random directions, which small sets of samples can estimate.  A few samples have a large
+distance even where they are perfect: the floor is that of as many real examples.  To be near to the flow is not to have a
+good score: a young network knows small noise badly, and a grid that jumps over it leaves that out.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from torch import Tensor
 from undiffuse.configuration import changed
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.distances import frechet_distance
+from undiffuse.evaluation.jackknife import Estimate, estimated
 from undiffuse.model import Model
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Denoise, Posterior
@@ -43,24 +48,26 @@ class Tried:
     """A setting and what it gave.
 
     evaluations: of the network, for each example.   seconds: for all examples.   to_reference: see the top of this file,
-    None for a solver that draws noise.   to_data: None without data.
+    None for a solver that draws noise.   score: None without data.
     """
 
     sampling: SamplingConfig
     evaluations: int
     seconds: float
     to_reference: float | None
-    to_data: float | None
+    score: Estimate | None
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """tried: in the order asked for.   n: examples.   reference: of how many evaluations.   directions: of to_data."""
+    """tried: in the order asked for.   n: examples.   reference: of how many evaluations.   directions: of the score.
+    floor: the score of n real examples, None without any to spare."""
 
     tried: tuple[Tried, ...]
     n: int
     reference: int
     directions: int
+    floor: Estimate | None = None
 
     def front(self) -> list[Tried]:
         """The settings that no cheaper one is as near to the reference as, cheapest first."""
@@ -77,19 +84,40 @@ class Sweep:
         return next((each for each in front if each.to_reference is not None and each.to_reference <= tolerance), front[-1] if front else None)
 
 
-def settings_for(model: Model, solvers: Sequence[str], grids: Sequence[str], steps: Sequence[int], guidance: float | None) -> list[dict[str, Any]]:
-    """Every combination, as changes to the model's own sampling configuration; "aligned" still without its levels."""
+    def best_score(self) -> Tried | None:
+        """The cheapest setting whose score is not above the lowest by more than the standard error of the difference; None without data.
+
+        (The rule of one standard error, Breiman et al. 1984, section 3.4.3: the samples do not tell it from the lowest.)
+        """
+        scored = [(t, t.score) for t in self.tried if t.score is not None]
+        if not scored:
+            return None
+        lowest = min((score for _, score in scored), key=lambda score: score.value)
+        as_good = [(t, score) for t, score in scored if score is lowest or (over := score.above(lowest)).value <= over.error]
+        return min(as_good, key=lambda each: (each[0].evaluations, each[1].value))[0]
+
+
+def settings_for(
+    model: Model, solvers: Sequence[str], grids: Sequence[str], steps: Sequence[int], guidance: float | None,
+    lasts: Sequence[float | None] = (None,),
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Every combination, as changes to the model's own sampling configuration; "aligned" still without its levels.
+
+    lasts: sigma/alpha of the last noisy level, None for the grid's own, which "aligned" alone has.
+    """
     common = PLAIN if guidance is None else PLAIN | {"guidance": guidance}
-    return [common | {"solver": s, "grid": g, "steps": k} for s in solvers for g in grids for k in steps]
+    ends = {grid: (None,) if grid == "aligned" else lasts for grid in grids}
+    return [common | {"solver": s, "grid": g, "steps": k, "sigma_min": last} for s in solvers for g in grids for last in ends[g] for k in steps]
 
 
 def sweep(
     model: Model, settings: Sequence[dict[str, Any]], *, n: int = 64, conditions: dict[str, Any] | None = None, seed: int = 0,
-    data: Tensor | None = None, progress: Callable[[int, int], None] | None = None,
+    data: Tensor | None = None, others: Tensor | None = None, progress: Callable[[int, int], None] | None = None,
 ) -> Sweep:  # fmt: skip
     """Tries settings (see `settings_for`) on n examples of one seed.
 
-    data: real examples in the model's range, (N, C, *size), for the distance to them.
+    data: real examples in the model's range, (N, C, *size), best ones it never saw, for the score.   others: as many real
+    examples as samples, for the floor.
     progress: called with (done, total) settings, the reference included.
     Raises UsageError for n < 2, no settings, or one that contradicts itself or the model, before anything is run.
     """
@@ -123,6 +151,14 @@ def sweep(
     directions = min(DIRECTIONS, max(2, n // 4), math.prod(model.codec.shape))
     basis = _directions(math.prod(model.codec.shape), directions)
     real = None if data is None else data.flatten(1).double() @ basis
+
+    def score(x: Tensor) -> Estimate | None:
+        return None if real is None else estimated(lambda rows: frechet_distance(rows, real), x.flatten(1).double() @ basis)
+
+    def given(end: Tensor) -> Tensor:
+        """As the samples are given; latents as they are, since decoding costs more than sampling."""
+        return end if model.codec.space else model.codec.encode(model.codec.decode(end))
+
     tried = []
     for done, each in enumerate(settings, start=1):
         if progress:
@@ -133,12 +169,12 @@ def sweep(
         tried.append(
             Tried(
                 how, evaluations, seconds, None if how.build_solver(model.schedule).stochastic else apart,
-                None if real is None else frechet_distance(end.flatten(1) @ basis, real),
+                score(given(end)),
             )
         )  # fmt: skip
     if progress:
         progress(len(settings) + 1, len(settings) + 1)
-    return Sweep(tuple(tried), n, calls, directions)
+    return Sweep(tuple(tried), n, calls, directions, None if others is None else score(others))
 
 
 class _Counted:

@@ -59,6 +59,14 @@ def span(text: str) -> list[float]:
     raise UsageError(f"{text!r} is no range of values: write the lowest and the highest, like 0,255.")
 
 
+def numbers(text: str) -> list[float]:
+    """"0.05,0.1" → [0.05, 0.1]."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{text!r} is no list of numbers: write them like 0.05,0.1.") from None
+
+
 def stretch(text: str) -> list[float | int]:
     """"0.06,0.3,2" → a stretch of noise levels and how often it is walked again."""
     match = re.fullmatch(r"(\d*\.?\d+),(\d*\.?\d+),(\d+)", text.strip())

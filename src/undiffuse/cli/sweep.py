@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,25 +11,31 @@ import typer
 from typer import Argument, Option
 
 from undiffuse.cli import shared
+from undiffuse.errors import UsageError
 from undiffuse.files import write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from undiffuse.data.codec import Codec
+    from undiffuse.evaluation.jackknife import Estimate
+    from undiffuse.held_out import Known
     from undiffuse.model import Model
     from undiffuse.sweeping import Sweep, Tried
+
+MOST_COMPARED, MOST_NUMBERS = 5000, 2**25  # examples that samples are scored against, and numbers in all of them
 
 
 def sweep(
     run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
-    data: Annotated[str | None, Argument(metavar="[DATA]", help="Examples to compare with; the run's own when left out.")] = None,
+    data: Annotated[str | None, Argument(metavar="[DATA]", help="Examples to score against; those the run held out when left out.")] = None,
     solvers: Annotated[str | None, Option(help="Which, like adams,unipc; a good few when left out.")] = None,
     grids: Annotated[str | None, Option(help="Which, like angle_beta,aligned; aligned is fitted to the model.")] = None,
     steps: Annotated[str | None, Option(help="How many, like 4,8,16.")] = None,
-    n: Annotated[int, Option("-n", help="How many samples to judge each setting by.")] = 64,
+    sigma_min: Annotated[str | None, Option(help="Last noisy levels, like 0.05,0.1; each grid's own when left out.")] = None,
+    n: Annotated[int, Option("-n", help="How many samples to judge each setting by; a score takes some hundreds.")] = 64,
     guidance: Annotated[float | None, Option(help="Strength of guidance; the model's own when left out.")] = None,
     tolerance: Annotated[float, Option(help="Distance to the exact flow that is near enough, of values from -1 to 1.")] = 0.01,
+    by: Annotated[str, Option(help="Recommend by flow, how near to the exact flow, or by score, how like examples it never saw.")] = "flow",
     keep: Annotated[bool, Option("--keep", help="Make the recommended setting the model's default.")] = False,
     seed: Annotated[int, Option(help="Of the noise that every setting starts from.")] = 0,
     out: Annotated[Path | None, Option(help="Folder to write to; a new one in the run's sweep/ when left out.")] = None,
@@ -36,32 +43,38 @@ def sweep(
 ) -> None:
     """Find the solver, grid and number of steps that suit a model: quality against cost."""
     shared.check_out(run, "sweep", out)
+    if by not in ("flow", "score"):
+        raise UsageError(f"--by {by} is no way to recommend: choose flow or score.")
     from undiffuse import sweeping
     from undiffuse.model import FILE_NAME, load, store_sampling
 
     model = load(run, shared.device(device))
     settings = sweeping.settings_for(
         model, solvers.split(",") if solvers else sweeping.DEFAULT_SOLVERS, grids.split(",") if grids else sweeping.DEFAULT_GRIDS,
-        shared.integers(steps) if steps else sweeping.DEFAULT_STEPS, guidance,
+        shared.integers(steps) if steps else sweeping.DEFAULT_STEPS, guidance, shared.numbers(sigma_min) if sigma_min else [None],
     )  # fmt: skip
-    real = _real(run, data, model.codec)
-    asked = _asked(run, model, n)
+    known = _known(run)
+    real, others = _real(run, data, model, known, n)
+    if real is None and by == "score":
+        raise UsageError("a score takes examples to compare with: name some after the run, or leave --by out.")
+    asked = _asked(run, model, known, n)
     with shared.progress_bar("{task.completed} of {task.total} settings") as bar:
         task = bar.add_task("sweeping", total=len(settings) + 1)
         swept = sweeping.sweep(
-            model, settings, n=n, conditions=asked, seed=seed, data=real,
+            model, settings, n=n, conditions=asked, seed=seed, data=real, others=others,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
-    best = swept.recommended(tolerance)
+    flow, score = swept.recommended(tolerance), swept.best_score()
+    best = flow if by == "flow" else score
     folder = shared.result_folder(run, "sweep", out)
-    _write(swept, best, tolerance, folder)
-    for line in _table(swept, best):
+    _write(swept, {"flow": flow, "score": score}, by, tolerance, folder)
+    for line in _table(swept, flow, score):
         typer.echo(line)
     typer.echo(f"wrote {folder}/: sweep.png, sweep.json")
     if best is None:
         typer.echo("next: sweep solvers that draw no noise as well, to have a distance to recommend by")
         return
-    if best.to_reference is not None and best.to_reference > tolerance:
+    if by == "flow" and best.to_reference is not None and best.to_reference > tolerance:
         typer.echo(f"note: no setting came within {tolerance:g} of the exact flow; this is the nearest")
     how = best.sampling
     if keep:
@@ -70,78 +83,115 @@ def sweep(
     elif how.grid == "aligned":
         typer.echo("next: the same with --keep, to make it the model's default")
     else:
-        again = shared.command("sample", run, "--solver", how.solver, "--grid", how.grid, "--steps", how.steps)
+        ends = [] if how.sigma_min is None else ["--sigma-min", f"{how.sigma_min:g}"]
+        again = shared.command("sample", run, "--solver", how.solver, "--grid", how.grid, "--steps", how.steps, *ends)
         typer.echo(f"next: {again}   (or --keep to make it the default)")
 
 
-def _asked(run: Path, model: Model, n: int) -> dict[str, object]:
-    """Conditions for n samples: the classes in turn, or what examples of the run's data say where it is told more than classes."""
-    from undiffuse.held_out import known_data, told_of
+def _known(run: Path) -> Known | UsageError:
+    """What the run was trained on, or why that is not to be found."""
+    from undiffuse.held_out import known_data
+
+    try:
+        return known_data(run, "name some after the run")
+    except UsageError as error:
+        return error
+
+
+def _asked(run: Path, model: Model, known: Known | UsageError, n: int) -> dict[str, object]:
+    """Conditions for n samples: what held-out examples of the run's data say, or, where there are none, the classes in turn."""
+    from undiffuse.held_out import told_of
 
     conditions = model.denoiser.conditions
     classes = {name: c.names for name, c in model.config.conditions.items() if c.kind == "class" and not c.retired}
-    if list(classes) == conditions.askable or not conditions.askable:
+    if isinstance(known, UsageError):
+        if set(classes) != set(conditions.askable):
+            raise known
         return {name: [names[k % len(names)] for k in range(n)] for name, names in classes.items()}
-    known = known_data(run, "keep the run's folder with its model")
     rows = known.held_out if len(known.held_out) else known.training
     told = told_of(run, known.data[rows[[k % len(rows) for k in range(n)]]])
     return {name: values for name, values in told.items() if name in conditions.askable}
 
 
-def _real(run: Path, data: str | None, codec: Codec) -> Tensor | None:
-    """Real examples in the model's range; None, with a note, where the run's data is not to be found."""
-    from undiffuse.held_out import named_data, run_config
+def _real(run: Path, data: str | None, model: Model, known: Known | UsageError, n: int) -> tuple[Tensor | None, Tensor | None]:
+    """(examples to score against, n others for the floor), in the model's range; None, with a note, where none are at hand."""
+    import numpy as np
 
-    if data is None:
-        config = run_config(run)
-        if config is None:
-            typer.echo("note: no data to compare with beside this model file; name some to see distances to it")
-            return None
-        data = config.data.source
-    try:
-        return codec.encode_parts(named_data(run, data)[0].values)
-    except (ValueError, OSError) as error:
-        typer.echo(f"note: no distances to the data: {error}")
-        return None
+    from undiffuse.held_out import drawn, named_data
+
+    most = max(n, min(MOST_COMPARED, MOST_NUMBERS // math.prod(model.config.codec.shape)))
+    other = None if data is None else named_data(run, data)
+    if other is not None and not other[1]:
+        order = np.random.default_rng(1).permutation(len(other[0]))
+        aside = n if len(order) >= 4 * n else 0
+        spared, held = other[0][order[:aside]], other[0][order[aside : aside + most]]
+    elif isinstance(known, UsageError) or not len(known.held_out):
+        typer.echo(f"note: no scores: {known if isinstance(known, UsageError) else 'the run held no examples out: name some after the run.'}")
+        return None, None
+    else:
+        held, spared = drawn(known.data[known.held_out], most, 1), drawn(known.data[known.training], n, 1)
+    return model.codec.encode_parts(held.values), model.codec.encode_parts(spared.values) if len(spared) >= n else None
 
 
 def _row(tried: Tried) -> dict[str, object]:
     how = tried.sampling
     return {
-        "solver": how.solver, "grid": how.grid, "steps": how.steps, "logsnrs": how.logsnrs, "guidance": how.guidance,
-        "evaluations": tried.evaluations, "seconds": round(tried.seconds, 4), "to_reference": tried.to_reference, "to_data": tried.to_data,
+        "solver": how.solver, "grid": how.grid, "steps": how.steps, "sigma_min": how.sigma_min, "logsnrs": how.logsnrs, "guidance": how.guidance,
+        "evaluations": tried.evaluations, "seconds": round(tried.seconds, 4), "to_reference": tried.to_reference, **_numbers(tried.score),
     }  # fmt: skip
 
 
-def _table(swept: Sweep, best: Tried | None) -> list[str]:
-    """The front, cheapest first."""
-    lines = [f"{'solver':14} {'grid':12} {'evaluations':>11} {'seconds':>8} {'to the flow':>12} {'to the data':>12}"]
-    for tried in swept.front():
+def _numbers(score: Estimate | None) -> dict[str, object]:
+    """Of a score; strict JSON has no NaN, which an error is where samples are too few for one."""
+    return {"to_data": None if score is None else score.value, "to_data_error": None if score is None or not score.without else score.error}
+
+
+def _told(score: Estimate | None) -> str:
+    return "-" if score is None else f"{score.value:.4g} ± {score.error:.2g}" if score.without else f"{score.value:.4g}"
+
+
+def _table(swept: Sweep, flow: Tried | None, score: Tried | None) -> list[str]:
+    """The front, cheapest first, and what scores best."""
+    head = f"{'solver':14} {'grid':12} {'last level':>10} {'evaluations':>11} {'seconds':>8} {'to the flow':>12} {'score':>18}"
+    rows, lines = swept.front(), [head]
+    if score is not None and score not in rows:
+        rows = sorted([*rows, score], key=lambda t: t.evaluations)
+    for tried in rows:
         how = tried.sampling
-        data = "-" if tried.to_data is None else f"{tried.to_data:.4g}"
-        mark = "   <- recommended" if tried is best else ""
-        lines.append(f"{how.solver:14} {how.grid:12} {tried.evaluations:11d} {tried.seconds:8.2f} {tried.to_reference:12.4g} {data:>12}{mark}")
+        last = "own" if how.sigma_min is None else f"{how.sigma_min:g}"
+        near = "-" if tried.to_reference is None else f"{tried.to_reference:.4g}"
+        marks = [words for words, best in (("near enough to the flow", flow), ("by score", score)) if tried is best]
+        lines.append(
+            f"{how.solver:14} {how.grid:12} {last:>10} {tried.evaluations:11d} {tried.seconds:8.2f} {near:>12} {_told(tried.score):>18}"
+            + (f"   <- recommended: {' and '.join(marks)}" if marks else "")
+        )
+    if score is not None:
+        lines.append(f"score: Fréchet distance to real examples in {swept.directions} random directions, less is better")
+        lines.append(f"floor: {_told(swept.floor)}, of {swept.n} real examples")
     return lines
 
 
-def _write(swept: Sweep, best: Tried | None, tolerance: float, folder: Path) -> None:
+def _write(swept: Sweep, best: dict[str, Tried | None], by: str, tolerance: float, folder: Path) -> None:
     from undiffuse.pictures.pareto import Point, pareto
 
     content = {
         "n": swept.n, "reference_evaluations": swept.reference, "tolerance": tolerance, "unit": "median rms per number, of values from -1 to 1",
-        "recommended": _row(best) if best else None, "front": [_row(t) for t in swept.front()], "tried": [_row(t) for t in swept.tried],
+        "floor": _numbers(swept.floor), "by": by, "recommended": _row(chosen) if (chosen := best[by]) else None,
+        "recommended_by": {name: _row(tried) if tried else None for name, tried in best.items()},
+        "front": [_row(t) for t in swept.front()], "tried": [_row(t) for t in swept.tried],
     }  # fmt: skip
     write_text(folder / "sweep.json", json.dumps(content, indent=2) + "\n")
     reference: dict[tuple[str, str], list[Point]] = {}
     data: dict[tuple[str, str], list[Point]] = {}
     for tried in swept.tried:
         name = (tried.sampling.solver, tried.sampling.grid)
-        for panel, value in ((reference, tried.to_reference), (data, tried.to_data)):
+        for panel, value in ((reference, tried.to_reference), (data, None if tried.score is None else tried.score.value)):
             if value is not None:
                 panel.setdefault(name, []).append((tried.evaluations, value))
     front = [(t.evaluations, t.to_reference) for t in swept.front() if t.to_reference is not None]
-    chosen = None if best is None or best.to_reference is None else (best.evaluations, best.to_reference)
+    flow = best["flow"]
+    circle = None if flow is None or flow.to_reference is None else (flow.evaluations, flow.to_reference)
     pareto(
-        folder / "sweep.png", reference, data, front, chosen, f"{swept.n} samples of one seed, each setting from the same noise",
-        f"Fréchet distance to the data in {swept.directions} random directions",
+        folder / "sweep.png", reference, data, front, circle, f"{swept.n} samples of one seed, each setting from the same noise",
+        f"Fréchet distance to real examples in {swept.directions} random directions",
     )  # fmt: skip

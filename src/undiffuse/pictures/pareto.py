@@ -21,7 +21,7 @@ def pareto(
     path: Path, to_reference: Mapping[tuple[str, str], Sequence[Point]], to_data: Mapping[tuple[str, str], Sequence[Point]],
     front: Sequence[Point], chosen: Point | None, title: str, data_label: str,
 ) -> None:  # fmt: skip
-    """to_reference, to_data: (evaluations, distance) of each (solver, grid).   front: its cheapest; chosen: the recommended one."""
+    """to_reference, to_data: (evaluations, distance) of each (solver, grid).   front: its cheapest; chosen: the cheapest that is near enough."""
     solvers = list(dict.fromkeys(solver for solver, _ in [*to_reference, *to_data]))
     grids = list(dict.fromkeys(grid for _, grid in [*to_reference, *to_data]))
     with plt.rc_context(STYLE):
@@ -39,7 +39,7 @@ def pareto(
             ax.step(*zip(*front, strict=True), where="post", color=INK, linewidth=7, alpha=0.1, solid_capstyle="round")
             if chosen:
                 ax.plot(*chosen, "o", markersize=15, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.8)
-                ax.annotate("recommended", chosen, xytext=(14, 14), textcoords="offset points", color=INK, fontweight="bold")
+                ax.annotate("near enough", chosen, xytext=(14, 14), textcoords="offset points", color=INK, fontweight="bold")
         if to_data:
             axes[0][-1].set(ylabel=data_label, title="How like the data")
         handles = [Line2D([], [], color=COLOURS[k % len(COLOURS)], linewidth=2.4, label=name) for k, name in enumerate(solvers)]
