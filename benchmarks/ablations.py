@@ -73,7 +73,7 @@ def unet(**changes: Any) -> UNetConfig:
 
 
 def autoencoder() -> AutoencoderConfig:
-    return matched(AutoencoderConfig(**BASE.model_dump(exclude={"kind"})))  # type: ignore[return-value]
+    return matched(AutoencoderConfig(**BASE.model_dump(include=set(AutoencoderConfig.model_fields) - {"kind"})))  # type: ignore[return-value]
 
 
 # group: {option: (network, settings)}, the first of which the others are compared with
@@ -115,8 +115,9 @@ def variants() -> Variants:
 
 
 def key(network: NetworkConfig, settings: Mapping[str, Any], seed: int) -> str:
-    """One line for everything that decides a run, so that options that are the same are run once."""
-    return json.dumps({"network": network.model_dump(mode="json"), "settings": TRAINING | dict(settings), "seed": seed}, sort_keys=True)
+    """One line for everything that decides a run, so that options that are the same are run once, and settings to come are none of them."""
+    chosen = {"kind": network.kind} | network.model_dump(mode="json", exclude_defaults=True)
+    return json.dumps({"network": chosen, "settings": TRAINING | dict(settings), "seed": seed}, sort_keys=True)
 
 
 def one_run(network: NetworkConfig, settings: Mapping[str, Any], seed: int) -> dict[str, Any]:

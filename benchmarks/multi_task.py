@@ -15,7 +15,8 @@ way for all:
 
 and, of two stages, the Fréchet distance of 600 samples to all examples, over the first 64 principal components of their values: a first stage
 of `--cascade` times smaller examples (K N updates), and a second one that gets what is left of the multiplications that one stage of the full
-size takes for K N updates; the second with and without noise conditioning augmentation.  The same command goes on where it was stopped.
+size takes for K N updates; the second with and without noise conditioning augmentation.  `--stages` measures these alone, and keeps what else there
+is.  The same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import machine, table, write
+from benchmarks.common import RESULTS, machine, table, write
 from undiffuse import editing, solving, tasks
 from undiffuse.corruptions import Corruption, Deblur, Denoise, Inpaint, Upscale, described, second_stage
 from undiffuse.data.codec import fitted_codec
@@ -179,13 +180,13 @@ def judged_stages(bench: Bench, judge: Judge, data: Dataset, factor: int, update
     return rows
 
 
-def report(name: str, found: list[dict[str, Any]]) -> None:
-    """Means; standard errors over seeds, over examples of a single one."""
+def cell(values: list[tuple[float, float]], form: str) -> str:
+    """A mean and its standard error: over seeds, over examples of a single one."""
+    mean, error = over(torch.tensor([v[0] for v in values])) if len(values) > 1 else values[0]
+    return f"{mean:{form}} ± {error:{form}}"
 
-    def cell(values: list[tuple[float, float]], form: str) -> str:
-        mean, error = over(torch.tensor([v[0] for v in values])) if len(values) > 1 else values[0]
-        return f"{mean:{form}} ± {error:{form}}"
 
+def report(found: list[dict[str, Any]]) -> None:
     rows, cells = [row for seed in found for row in seed["tasks"]], []
     scores = [score for score in ("sample", "mean", "class") if score in rows[0]]
     for task in dict.fromkeys(row["task"] for row in rows):
@@ -195,13 +196,17 @@ def report(name: str, found: list[dict[str, Any]]) -> None:
             cells.append([task, model, *(cell([row[score] for row in of], ".1%" if score == "class" else ".2f") for score in scores), ahead])
     head = {"sample": "sample, dB", "mean": "mean of 4, dB", "class": "class kept"}
     print(table(["task", "model", *(head[score] for score in scores), "ahead of one for this task, dB"], cells))
+    report_stages(found)
+
+
+def report_stages(found: list[dict[str, Any]]) -> None:
     stages = [row for seed in found for row in seed["stages"]]
     if stages:
         cells = []
         for model in dict.fromkeys(row["model"] for row in stages):
             of = [row for row in stages if row["model"] == model]
             error = f" ± {over(torch.tensor([r['frechet'] for r in of]))[1]:.3f}" if len(of) > 1 else ""
-            right = "" if of[0]["accuracy"] is None else f"{np.mean([r['accuracy'] for r in of]):.1%}"
+            right = "" if of[0]["accuracy"] is None else cell([(r["accuracy"], math.sqrt(r["accuracy"] * (1 - r["accuracy"]) / SAMPLES)) for r in of], ".1%")
             cells.append([model, str(of[0]["updates"]), f"{np.mean([r['frechet'] for r in of]):.3f}{error}", right])
         print(table(["samples of", "updates", "Fréchet distance", "class asked for"], cells))
 
@@ -215,6 +220,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--size", type=int)
     parser.add_argument("--cascade", type=int)
+    parser.add_argument("--stages", action="store_true", help="two stages alone")
     parser.add_argument("--learning-rate", type=float)
     options = parser.parse_args()
     size = (options.size, options.size) if options.size else None
@@ -223,16 +229,22 @@ def main() -> None:
     codec = fitted_codec(data)
     assert len({*codec.low, *codec.high}) == 2, "measured on values that have one range, as those of images"
     options.runs.mkdir(parents=True, exist_ok=True)
-    log = options.runs / "multi_task.json"
+    log = options.runs / ("stages.json" if options.stages else "multi_task.json")
     found = json.loads(log.read_text()) if log.exists() else []
     for seed in range(len(found), options.seeds):
         bench, judge = Bench(config, options.runs / f"seed{seed}", seed, options.learning_rate), Judge(data, codec.high[0] - codec.low[0], seed)
-        rows = judged_tasks(bench, judge, chosen, options.updates)
+        rows = [] if options.stages else judged_tasks(bench, judge, chosen, options.updates)
         stages = judged_stages(bench, judge, data, options.cascade, len(chosen) * options.updates) if options.cascade else []
         found.append({"tasks": rows, "stages": stages})
         log.write_text(json.dumps(found))
-    report(data.name, found)
-    write(f"multi_task_{options.runs.name}", {
+    name = f"multi_task_{options.runs.name}"
+    if options.stages:
+        report_stages(found)
+        content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        write(name, content | {"stages": {"machine": where, "updates": len(chosen) * options.updates, "samples": SAMPLES, "seeds": found}})
+        return
+    report(found)
+    write(name, {
         "machine": where, "data": list(data.shape), "updates": options.updates, "held_out": HELD_OUT, "judged": JUDGED, "seeds": found,
     })  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Data of every shape, learned by every network: points, tables, signals and volumes whose laws are known.
 
-    python -m benchmarks.shapes [--budget 60] [--only volumes]
+    python -m benchmarks.shapes [--budget 60 | --steps 400] [--only volumes] [--network autoencoder]
 
     points    two half circles with noise of 0.05          distance of samples to the circles, which is 0.05 sqrt(2/pi) on average
     table     five correlated columns of scales 1e-3 to 1e4    means, deviations and correlations against those they were drawn with
@@ -153,25 +153,32 @@ def trained(shape: Shape, network: str, folder: Path, n: int = 4000, settings: d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", type=float, default=60.0, help="seconds of training for each")
+    parser.add_argument("--steps", type=int, help="updates of training for each, in place of the seconds")
     parser.add_argument("--only", choices=SHAPES, help="one shape; the results of the others are kept")
+    parser.add_argument("--network", help="one network; the results of the others are kept")
     options = parser.parse_args()
-    before = json.loads((RESULTS / "shapes.json").read_text(encoding="utf-8"))["found"] if options.only else {}
-    where, found = machine(), before
+    before = json.loads((RESULTS / "shapes.json").read_text(encoding="utf-8")) if options.only or options.network else {}
+    where, found, again = machine(), before.get("found", {}), before.get("again", [])
+    length = {"training.steps": options.steps, "training.budget": None if options.steps else options.budget}
     for name, shape in SHAPES.items():
         if options.only not in (None, name):
             continue
         laws = {"fresh examples": shape.laws(shape.make(SAMPLES, 1))}
         lines = [["fresh examples", "", "", *(f"{v:.3g}" for v in laws["fresh examples"].values())]]
         for network, settings in shape.networks.items():
+            if options.network not in (None, network):
+                continue
             with tempfile.TemporaryDirectory() as folder:
-                run, model = trained(shape, network, Path(folder), settings=settings | {"training.steps": None, "training.budget": options.budget})
+                run, model = trained(shape, network, Path(folder), settings=settings | length)
                 error = min(score["relative"] for score in run.scores().values())
                 laws[network] = shape.laws(model.sample(SAMPLES).numpy())
                 count = sum(p.numel() for p in model.denoiser.parameters())
                 lines.append([network, f"{count:,}", f"{error:.3f}", *(f"{v:.3g}" for v in laws[network].values())])
                 found[f"{name}, {network}"] = {"relative": error, "parameters": count, "steps": run.trainer.step} | laws[network]
+                again += [{"row": f"{name}, {network}", "machine": where, "length": length}] if before else []
         print(table([name, "parameters", "held-out error", *laws["fresh examples"]], lines) + "\n", flush=True)
-    write("shapes", {"machine": where, "budget": options.budget, "yardstick": NOISE * math.sqrt(2 / math.pi), "found": found})
+    first = {"machine": where, "budget": options.budget, "yardstick": NOISE * math.sqrt(2 / math.pi)}
+    write("shapes", first | {name: before[name] for name in first if name in before} | {"found": found, "again": again})
 
 
 if __name__ == "__main__":

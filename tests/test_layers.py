@@ -26,6 +26,7 @@ ALLOWED = {
     "columns": {"conditioning", "data", "files"},
     "devices": {"networks", "process"},
     "errors": set(),
+    "streams": set(),
     "files": set(),
     "extras": set(),
     "data": set(),
@@ -94,7 +95,7 @@ def test_rooms_only_know_the_rooms_below_them(path):
     here = room(path)
     if here in ("cli", "__init__", "__main__"):
         return
-    ours = {name.split(".")[1] for name in imports(path) if name.startswith("undiffuse.")} - {"errors"}
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("undiffuse.")} - {"errors", "streams"}
     unknown = ours - ALLOWED[here] - {here}
     assert not unknown, f"{here} may not import {sorted(unknown)}"
     if here in OUTSIDE:
@@ -147,3 +148,32 @@ def test_nothing_concrete_is_subclassed():
     bases = {base for of in classes.values() for base in of if base in classes}
     for name in bases:
         assert "ABC" in classes[name] or name == "Config", f"{name} is subclassed but not abstract"
+
+
+def test_random_numbers_come_from_the_one_place_that_numbers_their_streams():
+    """Generators are made and seeded in streams.py alone; noise of examples names its stream; only networks draw from the global generator."""
+    drawing = {f"torch.{name}" for name in ("rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "rand_like", "randn_like")}
+    for path in FILES:
+        if path.name == "streams.py":
+            continue
+        tree, where = ast.parse(path.read_text(encoding="utf-8")), path.relative_to(SOURCE)
+        inside = {
+            id(node) for block in ast.walk(tree) if isinstance(block, ast.With) for node in ast.walk(block)
+            if any(ast.unparse(item.context_expr).startswith("drawing(GeneratorStream.") for item in block.items)
+        }  # fmt: skip
+        assert "random" not in imports(path), where
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            called, given = ast.unparse(node.func), {k.arg: k.value for k in node.keywords}
+            what = f"{where}:{node.lineno}: {called}"
+            assert not re.search(r"manual_seed|torch\.Generator|np\.random|default_rng|RandomState|torch\.seed", called), what
+            if called in drawing:
+                assert "generator" in given or where.parts[0] in ("networks", "conditioning"), what
+            if re.search(r"(pca|svd)_lowrank", called):
+                assert id(node) in inside, what
+            if called.endswith("standard_normal"):
+                stream = node.args[4] if len(node.args) > 4 else given.get("stream")
+                assert not isinstance(stream, ast.Constant | None), what
+            if called in ("generator", "seed_of", "seed_global", "drawing", "permuted"):
+                assert ast.unparse(node.args[0]).startswith("GeneratorStream."), what

@@ -31,6 +31,7 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.model import Model
 from undiffuse.process.levels import Level
+from undiffuse.streams import GeneratorStream, drawing, generator, permuted
 from undiffuse.training.settings import TrainingConfig
 
 READ = ("class", "task", "number", "tags", "text", "vector")
@@ -74,7 +75,7 @@ def adherence(
         raise UsageError(f"none of this model's conditions can be read off an example: {', '.join(declared) or 'it is unconditional'}.")
     if len(held_out) < 2 * FEWEST:
         raise UsageError(f"{len(held_out)} held-out examples are too few to train a predictor on and to test it: hold out at least {2 * FEWEST}.")
-    order = np.random.Generator(np.random.Philox(seed % 2**64)).permutation(held_out)
+    order = permuted(GeneratorStream.PREDICTORS, held_out, seed)
     learned, tested = np.sort(order[::2]), np.sort(order[1::2])
     asked_rows = tested[np.arange(n) % len(tested)]
     asked = {name: said_in(data, name, condition, asked_rows) for name, condition in declared.items()}
@@ -116,7 +117,8 @@ def _pooled(encoded: Encoded, module: TextCondition) -> Tensor:
     """Encoded texts, N of them, as vectors of at most DIMENSIONS numbers: the mean over tokens, in its main directions."""
     flat = torch.cat([_flat(encoded[rows], module) for rows in torch.arange(len(encoded)).split(1024)])
     flat -= flat.mean(0)
-    _, _, directions = torch.pca_lowrank(flat, q=min(DIMENSIONS, *flat.shape), center=False, niter=4)
+    with drawing(GeneratorStream.COMPONENTS):
+        _, _, directions = torch.pca_lowrank(flat, q=min(DIMENSIONS, *flat.shape), center=False, niter=4)
     return flat @ directions
 
 
@@ -138,7 +140,7 @@ def _judged(
     answers = _answers(work, x)
     real_x = torch.cat([work.codec.encode(data.values[part]) for part in np.array_split(tested, max(1, len(tested) // 256))])
     real_answers = _answers(work, real_x)
-    shuffle = torch.randperm(len(wanted), generator=torch.Generator().manual_seed(0))
+    shuffle = torch.randperm(len(wanted), generator=generator(GeneratorStream.MISMATCHED))
     if target.kind == "vector":
         all_said = every[np.arange(len(data))]
         score, ceiling, floor = (_retrieved(a, w, all_said) for a, w in ((answers, wanted), (real_answers, real), (answers, wanted[shuffle])))
@@ -162,13 +164,13 @@ def _answers(work: ClassifierRun, x: Tensor) -> Tensor:
 
 def _retrieved(answers: Tensor, wanted: Tensor, every: Tensor) -> float:
     """How often the wanted vector is nearest to the answer among CANDIDATES, the others drawn from all that differ from it."""
-    generator = torch.Generator().manual_seed(1)
+    draws = generator(GeneratorStream.CANDIDATES)
     pool = torch.unique(every, dim=0)
     pool = pool[pool[:, -1] > 0][:, :-1]
     right = 0
     for answer, want in zip(answers, wanted[:, :-1], strict=True):
         others = pool[(pool != want).any(1)]
-        chosen = others[torch.randperm(len(others), generator=generator)[: CANDIDATES - 1]]
+        chosen = others[torch.randperm(len(others), generator=draws)[: CANDIDATES - 1]]
         similar = torch.nn.functional.cosine_similarity(torch.cat([want[None], chosen]), answer[None])
         right += int(similar.argmax() == 0)
     return right / len(answers)

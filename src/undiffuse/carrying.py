@@ -20,6 +20,7 @@ from undiffuse.errors import UsageError
 from undiffuse.networks.counterparts import counterparts
 from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Schedule
+from undiffuse.streams import GeneratorStream, generator
 
 TOLERANCE = 1e-3  # of the largest x̂; float rounding is far below
 CHECKED = 2  # examples
@@ -82,7 +83,7 @@ def _place(old: Tensor, new: Tensor, where: Places) -> Tensor:
 
 def _check(old: Denoiser, new: Denoiser, shape: tuple[int, ...], level: Level) -> None:
     """Raises UsageError for a new denoiser that answers something else, told nothing new."""
-    x = torch.randn(CHECKED, *shape, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(CHECKED, *shape, generator=generator(GeneratorStream.CARRIED))
     always = [name for name, module in old.conditions.items() if not module.config.droppable]
     before = old.eval()(x, level, {name: _unsaid(module, name in always) for name, module in old.conditions.items()}).mean
     always += [name for name, module in new.conditions.items() if not module.config.droppable]

@@ -43,6 +43,7 @@ from undiffuse.networks.building import NetworkConfig, suggested_unet
 from undiffuse.networks.unet_config import StagesConfig, UNetConfig
 from undiffuse.process.corruption import jump
 from undiffuse.process.levels import Level
+from undiffuse.streams import GeneratorStream, drawing, permuted
 from undiffuse.training import checkpoints
 from undiffuse.training.cadence import Cadence
 from undiffuse.training.learners import Computing, Learner
@@ -133,8 +134,7 @@ class ClassifierRun:
         self.run_config = ClassifierRunConfig(
             measured_on="all" if alike else "training", classifier=self.config, declared=target, fingerprint=data.fingerprint(), training=training,
         )  # fmt: skip
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training.seed)
+        with drawing(GeneratorStream.WEIGHTS, training.seed):
             self.classifier = self.config.build().to(device)
         self.schedule, self.codec, self.reader = model.schedule.build(), codec, Conditions({name: config}, 1)
         values = encode_columns(data, {name: target}, self.reader)[name]
@@ -145,7 +145,7 @@ class ClassifierRun:
         self.loader = Loader(data, self.codec, training.batch_size, training.seed, device, {name: Part(values, seen)}, seen)
         # data may be sorted by class, so the few that are looked at are drawn from all
         said = np.concatenate([says(config, values[part]).numpy() for part in np.array_split(held_out, 1 + len(held_out) // AT_ONCE)])
-        judged = np.random.Generator(np.random.Philox(0)).permutation(held_out[said])[:MOST_HELD_OUT]
+        judged = permuted(GeneratorStream.JUDGED, held_out[said])[:MOST_HELD_OUT]
         self.bank: Bank | None = None  # where too few held-out examples say anything
         if len(judged) >= FEWEST_HELD_OUT:
             self.bank = Bank.of(self.codec.encode(data.values[judged]).to(device), {name: values[judged].to(device)}, self.schedule)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.process.operators import REC_601, Blur, Downsample, Grey, Mask, Operator
+from undiffuse.streams import GeneratorStream, generator
 
 NOISE = (0.0, 0.0)
 Bounds = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
@@ -181,7 +182,7 @@ class Tasks:
         """Raises UsageError for a corruption that does not fit examples (C, *size)."""
         for name, corruption in self.corruptions.items():
             try:
-                corruption.operator(shape, 1, torch.Generator())
+                corruption.operator(shape, 1, generator(GeneratorStream.DISCARDED))
             except ValueError as error:
                 raise UsageError(f"the task {name!r} does not suit this data: {error}") from None
 

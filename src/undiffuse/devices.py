@@ -10,6 +10,7 @@ from undiffuse.errors import UsageError
 from undiffuse.networks.unet import UNet
 from undiffuse.networks.unet_config import UNetConfig
 from undiffuse.process.noise import standard_normal
+from undiffuse.streams import GeneratorStream, NoiseStream, drawing, generator
 
 
 def default_device() -> torch.device:
@@ -34,9 +35,10 @@ def _tried(name: str) -> torch.device:
     device = torch.device(name)
     torch.empty(0, device=device)
     if device.type != "cpu":
-        with torch.random.fork_rng(devices=[]):
+        with drawing(GeneratorStream.DISCARDED):
             network = UNet(UNetConfig(width=8, multipliers=(1, 2), depth=1, groups=4, attention=(2,)), 1, 1).to(device)
-        x = standard_normal((1, 8, 8), 0, torch.arange(2, device=device)) + torch.randn(1, device=device, generator=torch.Generator(device))
+        x = standard_normal((1, 8, 8), 0, torch.arange(2, device=device), stream=NoiseStream.INITIAL)
+        x = x + torch.randn(1, device=device, generator=generator(GeneratorStream.DISCARDED, device=device))
         network(x, torch.zeros(2, device=device)).square().mean().backward()
         torch.optim.AdamW(network.parameters(), fused=True).step()
         next(network.parameters()).sum().item()

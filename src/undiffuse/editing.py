@@ -33,12 +33,12 @@ from undiffuse.process.posteriors import Denoise
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.inversion import inverted, lifted, slerp
 from undiffuse.sampling.noise_estimates import by_likelihood, by_wavelet
-from undiffuse.sampling.noises import INITIAL_STREAM
 from undiffuse.sampling.recording import recorded
 from undiffuse.sampling.settings import ONE_WAY, OWN_ENDS, OWN_SOLVER, UNGUIDED, SamplingConfig
 from undiffuse.sampling.solvers.registry import own_grid
 from undiffuse.sampling.spacings import logsnr
 from undiffuse.sampling.trajectory import Moment, finite, trajectory
+from undiffuse.streams import NoiseStream
 
 Method = Literal["heun", "ddim", "recorded", "stochastic"]
 Estimate = Literal["likelihood", "wavelet"]
@@ -114,7 +114,7 @@ def reconstruct(
         noise = recorded(x, denoise, levels, seed=seed, index=index)
         top, rest = noise.top, noise.rest
     elif method == "stochastic":
-        top = jump(x, levels[0], standard_normal(x.shape[1:], seed, index, stream=INITIAL_STREAM).to(x))
+        top = jump(x, levels[0], standard_normal(x.shape[1:], seed, index, stream=NoiseStream.INITIAL).to(x))
     else:
         top = _end(inverted(x, denoise, levels, solver), "up", watch, lifted(x, levels))
     result = _end(trajectory(top, denoise, levels, solver, seed=seed, index=index, noise=noise), "down", watch, top) + rest

@@ -46,6 +46,7 @@ from undiffuse.networks.tiny_autoencoder import TinyAutoencoder
 from undiffuse.pictures.edits import difference, pictures_of, rows_of
 from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Cosine
+from undiffuse.streams import GeneratorStream, drawing, permuted
 from undiffuse.training import checkpoints
 from undiffuse.training.cadence import Cadence
 from undiffuse.training.learners import Computing, Learner
@@ -148,8 +149,7 @@ class AutoencoderRun:
         self.lock = FolderLock(folder, ("state",))
         design, self.codec = config.design, Codec(config.codec)
         channels = config.codec.shape[0]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(design.training.seed)
+        with drawing(GeneratorStream.WEIGHTS, design.training.seed):
             autoencoder = build_autoencoder(design.autoencoder, channels) if design.source is None else taken_from(Path(design.source), channels)
             discriminator = Discriminator(len(config.codec.shape) - 1, channels) if design.adversarial else None
         self.both = _Both(autoencoder, discriminator).to(device)
@@ -161,7 +161,7 @@ class AutoencoderRun:
             self.features = extractor.features
         self.data, self.training_rows, held_out = data, rows[0], rows[1] if len(rows[1]) else rows[0]
         self.loader = Loader(data, self.codec, design.training.batch_size, design.training.seed, device, rows=rows[0])
-        judged = np.random.Generator(np.random.Philox(0)).permutation(len(held_out))[:MOST_HELD_OUT]
+        judged = permuted(GeneratorStream.JUDGED, len(held_out))[:MOST_HELD_OUT]
         self.held_out = self.codec.encode_parts(data.values, held_out[judged])
 
     @cached_property
@@ -219,7 +219,8 @@ class AutoencoderRun:
         k = min(COMPONENTS, x.shape[1], len(x) // 4)
         frechet = None
         if k:
-            _, _, directions = torch.pca_lowrank(x, k, niter=4)
+            with drawing(GeneratorStream.COMPONENTS):
+                _, _, directions = torch.pca_lowrank(x, k, niter=4)
             frechet = frechet_distance(x @ directions, y @ directions)
         axes = (0, *range(2, z.ndim))
         assert latents.config.psnr is not None  # `finish` measured it

@@ -16,6 +16,7 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, of_images, open_data
 from undiffuse.data.splitting import rows_of
 from undiffuse.errors import UsageError
+from undiffuse.streams import GeneratorStream, permuted
 
 NO_DATA = "give the data to use, as in 'undiffuse likelihood RUN DATA'"
 
@@ -92,5 +93,4 @@ def told_of(run: Path, data: Dataset) -> dict[str, list[Any]]:
 
 def drawn(data: Dataset, n: int, seed: int) -> Dataset:
     """n examples at random without repetition, all of them where there are no more."""
-    order = np.random.Generator(np.random.Philox(seed % 2**64)).permutation(len(data))
-    return data[np.sort(order[:n])]
+    return data[np.sort(permuted(GeneratorStream.CHOSEN, len(data), seed)[:n])]

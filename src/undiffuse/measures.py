@@ -36,10 +36,10 @@ from undiffuse.process.levels import Level
 from undiffuse.process.noise import standard_normal
 from undiffuse.process.posteriors import Denoise
 from undiffuse.process.schedules import Schedule
+from undiffuse.streams import NoiseStream
 
 Method = Literal["chain", "flow", "continuous"]
 Unit = Literal["bits", "nats"]
-NOISE_STREAM, PROBE_STREAM, PLACE_STREAM = 8, 9, 10
 STRATA = 64
 CHUNK = 256
 METHODS = ("chain", "flow", "continuous")
@@ -213,20 +213,20 @@ class _Source:
     def noises(self, count: int) -> Iterator[Tensor]:
         for k in range(count):
             self.watch(k / count)
-            yield standard_normal(self.shape, self.seed, self.index, self.draw * count + k, NOISE_STREAM)
+            yield standard_normal(self.shape, self.seed, self.index, self.draw * count + k, NoiseStream.LIKELIHOOD_NOISE)
 
     def shares(self, count: int) -> Iterator[Tensor]:
         """Uniform numbers in (0, 1), (B,) each: the normal integral of normals."""
         for k in range(count):
-            yield normal_cdf(standard_normal((1,), self.seed, self.index, self.draw * count + k, PLACE_STREAM))[:, 0]
+            yield normal_cdf(standard_normal((1,), self.seed, self.index, self.draw * count + k, NoiseStream.LIKELIHOOD_PLACE))[:, 0]
 
     def places(self) -> Tensor:
         """Uniform numbers in (0, 1), (B, *shape)."""
-        return normal_cdf(standard_normal(self.shape, self.seed, self.index, self.draw, PLACE_STREAM))
+        return normal_cdf(standard_normal(self.shape, self.seed, self.index, self.draw, NoiseStream.LIKELIHOOD_PLACE))
 
     def signs(self) -> Tensor:
         """One probe of independent signs for each example, (1, B, *shape)."""
-        normals = standard_normal(self.shape, self.seed, self.index, self.draw, PROBE_STREAM)
+        normals = standard_normal(self.shape, self.seed, self.index, self.draw, NoiseStream.LIKELIHOOD_PROBE)
         return torch.where(normals < 0, -1.0, 1.0)[None]
 
 

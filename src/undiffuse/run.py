@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,11 +54,12 @@ from undiffuse.previews import MOST, Previews
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
 from undiffuse.starting import Start, kept_codec, kept_conditions
+from undiffuse.streams import GeneratorStream, drawing, generator, permuted
 from undiffuse.training import checkpoints, log
 from undiffuse.training.cadence import USUAL, Cadence, Watch
 from undiffuse.training.learners import DenoiserLearner
 from undiffuse.training.level_samplers import make_level_sampler
-from undiffuse.training.loop import Trainer, Update, step_seed
+from undiffuse.training.loop import Trainer, Update
 from undiffuse.training.objectives import Hybrid, Objective, Simple, VariationalBound, make_weight
 from undiffuse.training.scores import HeldOut, Scores
 from undiffuse.training.validation import Bank, Baseline, bank_size, evaluated, references
@@ -101,8 +101,7 @@ class Run:
             prediction=design.prediction, variance=design.variance, sigma_data=design.sigma_data, conditions=conditions, tasks=design.tasks,
             sampling=design.sampling,
         )  # fmt: skip
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(design.training.seed)
+        with drawing(GeneratorStream.WEIGHTS, design.training.seed):
             denoiser, schedule = self.model_config.build()
             self._fresh = start.into(denoiser, self.model_config.shape, design.adapters) if start else {}
         values = encode_columns(data, config.conditions, denoiser.conditions, folder / CACHE)
@@ -116,16 +115,18 @@ class Run:
         told = {name: Part(value, rows[0]) for name, value in values.items()}
         self.loader = Loader(data, codec, design.training.batch_size, design.training.seed, device, told, rows[0])
         # data may be sorted by class, so the few that are looked at are drawn from all
-        seen, judged = (np.random.Generator(np.random.Philox(0)).permutation(part) for part in (rows[0], rows[1] if len(rows[1]) else rows[0]))
+        seen = permuted(GeneratorStream.LOOKED_AT, rows[0])
+        judged = permuted(GeneratorStream.JUDGED, rows[1] if len(rows[1]) else rows[0])
         few = seen[:MOST_PROBED]
         probed = {name: value[few].to(device) for name, value in values.items()}
-        self._refuse_deaf(probed | self._told(codec.encode_parts(data.values, few, device), 0))
+        self._refuse_deaf(probed | self._told(codec.encode_parts(data.values, few, device), generator(GeneratorStream.PROBED_TASKS)))
         self.codec = codec
 
         def examples(first: int, last: int) -> tuple[Tensor, Values]:
             few = judged[first:last]
             x = codec.encode_parts(data.values, few, device)
-            return x, {name: value[few].to(device) for name, value in values.items()} | self._told(x, first)
+            said = {name: value[few].to(device) for name, value in values.items()}
+            return x, said | self._told(x, generator(GeneratorStream.HELD_OUT_TASKS, 0, first))
 
         self.bank = Bank.of(*examples(0, bank_size(codec.shape)), schedule)
         said = {name: said_in(data, name, condition, judged[:MOST]) for name, condition in config.conditions.items()}
@@ -154,15 +155,14 @@ class Run:
 
     def _batch(self, step: int) -> tuple[Tensor, Values]:
         x, values = self.loader(step)
-        augment = self.config.design.augment
+        augment, seed = self.config.design.augment, self.config.design.training.seed
         if augment.probability:
-            generator = torch.Generator().manual_seed(step_seed(self.config.design.training.seed + 1, step))
-            x, values["augmentation"] = shifted(x, augment.probability, augment.shift, generator)
-        return x, values | self._told(x, step_seed(self.config.design.training.seed + 2, step))
+            x, values["augmentation"] = shifted(x, augment.probability, augment.shift, generator(GeneratorStream.SHIFTS, seed, step))
+        return x, values | self._told(x, generator(GeneratorStream.TASKS, seed, step))
 
-    def _told(self, x: Tensor, seed: int) -> Values:
+    def _told(self, x: Tensor, draws: torch.Generator) -> Values:
         """What tasks by training show of examples."""
-        return self.tasks.told(x, torch.Generator().manual_seed(seed)) if self.tasks else {}
+        return self.tasks.told(x, draws) if self.tasks else {}
 
     @property
     def training_data(self) -> Dataset:
@@ -318,7 +318,7 @@ class Run:
     def _some_of_training(self) -> Tensor:
         """x of training examples, drawn at random, as many as reference curves are made of."""
         n = max(1, MOST_REFERENCE_NUMBERS // math.prod(self.codec.shape))
-        rows = np.random.Generator(np.random.Philox(0)).permutation(self.training_rows)[:n]
+        rows = permuted(GeneratorStream.LOOKED_AT, self.training_rows)[:n]
         return self.codec.encode_parts(self.data.values, rows)
 
     def heard(self) -> dict[str, list[float]]:

@@ -32,6 +32,7 @@ from undiffuse.process.posteriors import Denoise, Posterior
 from undiffuse.sampling.aligned import aligned_logsnrs
 from undiffuse.sampling.settings import ONE_WAY, OWN_ENDS, OWN_SOLVER, SamplingConfig
 from undiffuse.sampling.trajectory import Moment, initial, trajectory
+from undiffuse.streams import GeneratorStream, generator
 
 PLAIN: dict[str, Any] = {"logsnrs": None} | OWN_SOLVER | ONE_WAY | OWN_ENDS
 REFERENCE: dict[str, Any] = PLAIN | {"solver": "adams", "grid": "angle_beta"}
@@ -202,5 +203,5 @@ def _levelled(setting: dict[str, Any], moments: list[Moment], mesh: Level) -> di
 
 def _directions(size: int, count: int) -> Tensor:
     """Fixed random orthonormal directions, float64 (size, count)."""
-    random = torch.randn(size, count, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    random = torch.randn(size, count, dtype=torch.float64, generator=generator(GeneratorStream.DIRECTIONS))
     return torch.linalg.qr(random)[0]

@@ -7,6 +7,7 @@ comes back (`simulated`).  A second stage is the same thing with a first model's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +21,9 @@ from undiffuse.errors import UsageError
 from undiffuse.model import Model
 from undiffuse.process.noise import standard_normal
 from undiffuse.process.operators import Grey, Mask, Operator, hidden_places
+from undiffuse.streams import GeneratorStream, NoiseStream, generator, seed_of
 
-AUGMENTATION_STREAM, AUGMENTATION = 11, 0.1
+AUGMENTATION = 0.1
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def simulated(model: Model, values: np.ndarray | Tensor, task: str | None = None
     """What the task leaves of whole examples (inputs, C, *size), in the data's own range, drawn as in training."""
     name, corruption = corruption_of(model, task)
     x = model.codec.encode(values)
-    each = [corruption.seen(x[k : k + 1], torch.Generator().manual_seed(seed + k)) for k in range(len(x))]
+    each = [corruption.seen(x[k : k + 1], generator(GeneratorStream.SIMULATED, seed, k)) for k in range(len(x))]
     both = torch.cat(each)
     known = both[:, -2:-1].bool().expand_as(x) if corruption.kind == "inpaint" else None  # type: ignore[attr-defined]
     kept = model.codec.decode(x) if known is not None else None
@@ -96,7 +98,7 @@ def given(
     elif hidden is not None:
         raise UsageError(f"a mask belongs to inpainting, not to the task {name!r}: leave it out.")
     else:
-        operator = corruption.operator(shape, len(given_), torch.Generator())
+        operator = corruption.operator(shape, len(given_), generator(GeneratorStream.DISCARDED))
     wanted = operator.shape_of(shape)
     if tuple(given_.shape[1:]) != tuple(wanted):
         raise UsageError(f"the task {name!r} takes examples of shape {tuple(wanted)}, but these have {tuple(given_.shape[1:])}.")
@@ -154,7 +156,7 @@ def check_stages(first: Model, second: Model, noise: float | None = None) -> tup
     Raises UsageError for a second stage that upscales nothing, or examples of another shape or range.
     """
     name, task = _upscaling(second)
-    wanted = task.operator(second.config.codec.shape, 1, torch.Generator()).shape_of(second.config.codec.shape)
+    wanted = task.operator(second.config.codec.shape, 1, generator(GeneratorStream.DISCARDED)).shape_of(second.config.codec.shape)
     if first.config.codec.shape != wanted:
         raise UsageError(f"the second stage makes examples of {wanted} larger, and the first one's are {first.config.codec.shape}.")
     if (first.config.codec.low, first.config.codec.high) != (second.config.codec.low, second.config.codec.high):
@@ -172,13 +174,16 @@ def upscaled(
 ) -> Tensor:  # fmt: skip
     """Samples (n, C, *size / factor) of a first stage, made larger by a second; noise is added to them and told first.
 
-    index: of each sample's noise in the seed, 0 … n - 1 when left out.   Raises UsageError for samples of another shape.
+    seed: the first stage's; every later one draws from a stream of its own, told by its size.   index: of each sample's noise in
+    the seed, 0 … n - 1 when left out.   Raises UsageError for samples of another shape.
     """
     name, _ = _upscaling(model)
+    own = seed_of(GeneratorStream.LATER_STAGE, seed, math.prod(model.config.codec.shape))
     which = torch.arange(len(small)) if index is None else torch.as_tensor(index, dtype=torch.int64)
-    seen = given(model, small, name, noise=noise, added=standard_normal(tuple(small.shape[1:]), seed, which, stream=AUGMENTATION_STREAM))
+    added = standard_normal(tuple(small.shape[1:]), own, which, stream=NoiseStream.NOISE_CONDITIONING)
+    seen = given(model, small, name, noise=noise, added=added)
     told = dict(conditions or {}) | {"seen": seen.shown} | ({"task": [name] * len(small)} if len(model.config.tasks) > 1 else {})
-    return model.sample(len(small), told, seed=seed, index=which.tolist(), progress=progress, **sampling)
+    return model.sample(len(small), told, seed=own, index=which.tolist(), progress=progress, **sampling)
 
 
 def _upscaling(model: Model) -> tuple[str, Corruption]:

@@ -20,6 +20,7 @@ from undiffuse.process.exact import Mixture
 from undiffuse.process.posteriors import Known, Posterior
 from undiffuse.process.schedules import VP, Flow
 from undiffuse.sampling.guidance import clipped
+from undiffuse.streams import NoiseStream
 
 FLOATS = CodecConfig(
     shape=(2, 1), kind="float", dtype="float32", mode=None, offset=(10.0, -1.0), scale=(4.0, 0.1), low=(0.0, -2.0), high=(20.0, 0.0)
@@ -154,7 +155,7 @@ def test_a_learned_variance_is_the_models_own():
     """The chain's bound of the denoiser itself, with x̂ clipped; another variance only where asked for."""
     model, values = tiny_model(variance="learned_range"), images(3)[:, None]
     found = model.likelihood(values, {"class": "cat"}, seed=4)
-    noises = (measures.standard_normal((1, 8, 8), 4, torch.arange(3), k, measures.NOISE_STREAM) for k in range(100))
+    noises = (measures.standard_normal((1, 8, 8), 4, torch.arange(3), k, NoiseStream.LIKELIHOOD_NOISE) for k in range(100))
     told = {"class": torch.zeros(3, dtype=torch.int64)}
     assert isinstance(model.schedule, Chain)
     expected = chain_bound(clipped(model.denoiser.given(told), -1, 1), model.codec.encode(values), model.schedule.levels, noises, Bins(256))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from undiffuse.process import noise
 from undiffuse.process.noise import philox, standard_normal
@@ -107,6 +108,41 @@ def test_its_bits_are_those_of_ieee_754():
     found = noise.box_muller(torch.from_numpy(radius), torch.from_numpy(angle))
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours.numpy() == theirs).all()
+
+
+@pytest.mark.parametrize(("shape", "n"), [((3, 5, 7), 40), ((2, 250), 3), ((1,), 9), ((4,), 1)])
+def test_made_in_parts_it_is_the_same(shape, n, monkeypatch):
+    index, step = torch.arange(n) * 3, torch.arange(n) + 2
+    whole = [standard_normal(shape, 5, index, step), standard_normal(shape, 5, index)]
+    monkeypatch.setattr(noise, "BLOCKS", 7)
+    parts = [standard_normal(shape, 5, index, step), standard_normal(shape, 5, index)]
+    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+    assert standard_normal(shape, 5, index[:0]).shape == (0, *shape)
+
+
+class Sizes(TorchDispatchMode):
+    """The storage of every tensor that is made inside a `with`, in bytes."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = [0]
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.sizes.append(tensor.untyped_storage().nbytes())
+        return result
+
+
+@pytest.mark.parametrize("shape", [(3, 300, 300), (3, 8, 8)])
+def test_nothing_on_the_way_is_larger_than_the_noise(shape):
+    """So its peak is the result and a bounded number of small parts: the largest holds two 64-bit words of each block, and two of two."""
+    n = 2**20 // math.prod(shape) * 2
+    with Sizes() as made:
+        result = standard_normal(shape, 0, torch.arange(n))
+    parts = sorted(size for size in made.sizes if size != result.nbytes)
+    assert parts[-1] <= 4 * 8 * 2**16 < result.nbytes / 3
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -9,9 +9,10 @@ from tests.process.instances import CHAINS, SCHEDULES
 from undiffuse.process.exact import Mixture
 from undiffuse.process.noise import standard_normal
 from undiffuse.sampling.grids import churned, make_grid
-from undiffuse.sampling.noises import BROWNIAN_STREAM, STEP_STREAM, Brownian, Independent
+from undiffuse.sampling.noises import Brownian, Independent
 from undiffuse.sampling.solvers.registry import Settings, make_solver
 from undiffuse.sampling.trajectory import final, initial, trajectory
+from undiffuse.streams import NoiseStream
 
 d = torch.float64
 
@@ -22,7 +23,7 @@ def test_noise_made_for_several_rows_is_the_noise_of_each(at_once, monkeypatch):
     monkeypatch.setattr(Independent, "AT_ONCE", at_once)
     noise = Independent(torch.zeros(2, 5), 3, index, 12)
     for row in (0, 1, 2, 7, 11, 3):
-        assert torch.equal(noise.at(row), standard_normal((5,), 3, index, row, STEP_STREAM))
+        assert torch.equal(noise.at(row), standard_normal((5,), 3, index, row, NoiseStream.STEP))
     assert not torch.equal(noise.at(3, 1), noise.at(3, 0))
     assert not torch.equal(noise.at(3, 1), noise.at(3, 2))
 
@@ -61,7 +62,7 @@ def test_the_path_is_built_once_whatever_is_asked_first():
     for row in (5, 2, 8):
         assert torch.equal(Brownian(torch.zeros(2, 3, dtype=d), 1, index, levels).at(row), rows[row])
     assert torch.equal(rows[4][1:], Brownian(torch.zeros(1, 3, dtype=d), 1, index[1:], levels).at(4))
-    assert standard_normal((1,), 0, index, 0, BROWNIAN_STREAM).shape == (2, 1)
+    assert standard_normal((1,), 0, index, 0, NoiseStream.BROWNIAN).shape == (2, 1)
 
 
 @pytest.mark.parametrize(("which", "order"), [("dpm++_sde", 2), ("sa", 2)])

@@ -15,11 +15,11 @@ from undiffuse.process.noise import standard_normal
 from undiffuse.process.posteriors import Posterior
 from undiffuse.sampling.grids import make_grid
 from undiffuse.sampling.guidance import dynamically_thresholded
-from undiffuse.sampling.noises import RAISE_STREAM, STEP_STREAM
 from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.sampling.solvers.ancestral import DDIM, LCM
 from undiffuse.sampling.spacings import GridSettings
 from undiffuse.sampling.trajectory import final, trajectory
+from undiffuse.streams import NoiseStream
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers with this NumPy
 CHAIN = CHAINS["linear-1000"]
@@ -162,7 +162,7 @@ def test_s_noise_and_its_interval_are_edms():
     for here, there in zip(sigma, sigma[1:], strict=False):
         if 0.05 <= here <= 50:
             raised = here * (1 + min(2.0 / 6, math.sqrt(2) - 1))
-            y = y + math.sqrt(raised**2 - here**2) * 1.3 * standard_normal((2,), 0, index, row, RAISE_STREAM)
+            y = y + math.sqrt(raised**2 - here**2) * 1.3 * standard_normal((2,), 0, index, row, NoiseStream.RAISE)
             here, row = raised, row + 1
         level = levels[row]
         assert float(level.sigma) == pytest.approx(here, rel=1e-9)
@@ -187,7 +187,7 @@ def test_lcm_noises_x_hat_anew():
     found, y = final(trajectory(x, denoise, levels, LCM(), seed=5, index=INDEX)), x
     for row in range(4):
         x_hat = denoise(y, levels[row]).mean
-        z = standard_normal((3,), 5, INDEX, row, STEP_STREAM).double()
+        z = standard_normal((3,), 5, INDEX, row, NoiseStream.STEP).double()
         y = levels.alpha[row + 1] * x_hat + levels.sigma[row + 1] * z if row < 3 else x_hat
     torch.testing.assert_close(found, y)
     assert SamplingConfig(solver="lcm").build_solver(CHAIN).stochastic

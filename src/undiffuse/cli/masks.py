@@ -26,7 +26,6 @@ from undiffuse.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-MASK_STREAM = 7
 WHITES, HALF = (1, 255, 65535), 0.5
 ORIENTATION = 274  # EXIF's tag; from 5 on, the image lies on its side
 HALVES = {"left": (-1, False), "right": (-1, True), "top": (-2, False), "bottom": (-2, True)}
@@ -65,13 +64,14 @@ def _random(text: str, n: int, size: Sequence[int], seed: int) -> np.ndarray:
     import torch
 
     from undiffuse.process.noise import standard_normal
+    from undiffuse.streams import NoiseStream
 
     share = float(text) if re.fullmatch(r"\d*\.?\d+", text) else math.nan
     places = math.prod(size)
     count = round(share * places) if 0 < share < 1 else 0
     if not 0 < count < places:
         raise UsageError(f"random:{text} hides no share of the {places} places: write one between 0 and 1, like random:0.5.")
-    order = standard_normal((places,), seed, torch.arange(n), stream=MASK_STREAM).argsort(1).argsort(1)
+    order = standard_normal((places,), seed, torch.arange(n), stream=NoiseStream.MASK).argsort(1).argsort(1)
     return (order < count).reshape(n, 1, *size).numpy()
 
 

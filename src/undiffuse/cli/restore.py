@@ -43,6 +43,7 @@ def restore(
     from undiffuse import tasks
     from undiffuse.model import load
     from undiffuse.pictures import edits as pictures
+    from undiffuse.streams import GeneratorStream, generator
 
     model = load(run, shared.device(device), weights)
     asked = [task] if task or not simulate else list(model.config.tasks)
@@ -57,7 +58,8 @@ def restore(
         names = [f"{name}-{stem}".replace(":", "-") for name, _ in corruptions for stem in inputs.names]
     else:
         name, corruption = corruptions[0]
-        codec, size = model.config.codec, corruption.operator(model.config.codec.shape, 1, torch.Generator()).shape_of(model.config.codec.shape)
+        codec = model.config.codec
+        size = corruption.operator(codec.shape, 1, generator(GeneratorStream.DISCARDED)).shape_of(codec.shape)
         per_channel = {of: getattr(codec, of)[: size[0]] for of in ("offset", "scale", "low", "high")}
         mode = codec.mode if size[0] == codec.shape[0] else None
         inputs = edits.read(run, model, images, codec.model_copy(update={"shape": size, "mode": mode, **per_channel}), mask == "missing")

@@ -53,6 +53,7 @@ def schedule(
     from undiffuse.process.corruption import jump
     from undiffuse.process.noise import standard_normal
     from undiffuse.scheduling import ScheduleConfig
+    from undiffuse.streams import NoiseStream
 
     shared.refuse_unwritable(out.parent)
     names = names or COMPARED
@@ -71,7 +72,7 @@ def schedule(
             raise UsageError(f"{image} cannot be read: {problem}.") from None
     codec = Codec(fitted_codec(data))
     x = codec.encode(data.values)
-    eps = standard_normal(x.shape[1:], 0, torch.zeros(1, dtype=torch.int64))
+    eps = standard_normal(x.shape[1:], 0, torch.zeros(1, dtype=torch.int64), stream=NoiseStream.FORWARD)
     curves, strips, numbers = {}, {}, {}
     for name, s in built.items():
         share = torch.linspace(0, 1, CURVE_POINTS, dtype=torch.float64)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from undiffuse.conditioning.conditions import Values
 from undiffuse.errors import UsageError
+from undiffuse.streams import GeneratorStream, generator
 
 NONE: Mapping[str, Tensor] = MappingProxyType({})
 LENT = 0.1  # deviation of the values lent to zero parameters
@@ -44,7 +45,7 @@ def zeros_lent(module: nn.Module, fresh: Mapping[str, Tensor] = NONE) -> Iterato
 
     fresh: for parameters by name, which of their entries are lent values too.
     """
-    generator = torch.Generator().manual_seed(0)
+    draws = generator(GeneratorStream.LENT)
     before: list[tuple[Tensor, Tensor]] = []
     try:
         with torch.no_grad():
@@ -52,7 +53,7 @@ def zeros_lent(module: nn.Module, fresh: Mapping[str, Tensor] = NONE) -> Iterato
                 lent = fresh[name].to(p.device) if name in fresh and p.any() else torch.tensor(not p.any(), device=p.device)
                 if lent.any():
                     before.append((p, p.clone()))
-                    p.copy_(torch.where(lent, (LENT * torch.randn(p.shape, generator=generator)).to(p), p))
+                    p.copy_(torch.where(lent, (LENT * torch.randn(p.shape, generator=draws)).to(p), p))
         yield
     finally:
         with torch.no_grad():

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from undiffuse.errors import UsageError
+from undiffuse.streams import GeneratorStream, permuted
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Dataset:
         count = round(held_out * len(self)) if held_out < 1 else int(held_out)
         if count >= len(self):
             raise UsageError(f"{count} examples cannot be held out of {len(self)}: hold out fewer.")
-        order = np.random.Generator(np.random.Philox(seed)).permutation(len(self))
+        order = permuted(GeneratorStream.SPLIT, len(self), seed)
         return np.sort(order[count:]), np.sort(order[:count])
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from undiffuse.data.codec import Codec
 from undiffuse.data.dataset import Dataset
+from undiffuse.streams import GeneratorStream, permuted
 
 FLOAT = 4  # bytes
 
@@ -33,7 +34,7 @@ def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(key=[seed % 2**64, epoch])).permutation(n)
+    return permuted(GeneratorStream.ORDER, n, seed, epoch)
 
 
 class Rows(Protocol):

@@ -18,8 +18,7 @@ from undiffuse.process.corruption import trajectory as forward_trajectory
 from undiffuse.process.levels import Level
 from undiffuse.process.noise import standard_normal
 from undiffuse.sampling.trajectory import Moment
-
-FORWARD_STREAM = 3
+from undiffuse.streams import NoiseStream
 
 
 def label_of(values: Sequence[object]) -> str:
@@ -83,7 +82,7 @@ def forward_pictures(x: Tensor, levels: Level, codec: Codec, seed: int, count: i
     """
     steps = len(levels) - 1
     index = torch.zeros(steps, dtype=torch.int64)
-    noise = standard_normal(x.shape, seed, index, step=torch.arange(steps), stream=FORWARD_STREAM)
+    noise = standard_normal(x.shape, seed, index, step=torch.arange(steps), stream=NoiseStream.FORWARD)
     states = list(forward_trajectory(x[None], levels, iter(noise[:, None])))
     rows = spread_rows(levels, count)[::-1]
     shown = torch.cat([states[len(levels) - 1 - row] for row in rows])

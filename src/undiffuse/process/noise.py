@@ -13,19 +13,30 @@ three functions are evaluated here from +, ×, ÷ and sqrt alone, one rounding e
 Their error is below 1e-6, and u >= 2^-25 bounds |z| by 5.9.  Libraries round single-precision roots carelessly, too (one in 150
 is a bit off on Intel's processors), so the root is taken in double precision: the root of a 24-bit number lies so far from
 any midpoint of two single-precision numbers that an error in the last bit of the double cannot change what it rounds to.
+A device without double precision gets its noise from the CPU.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
 
+from undiffuse.streams import NoiseStream
+
+BLOCKS = 2**16  # of four numbers, made at once: 16 MB of 64-bit words
+WITHOUT_FLOAT64 = ("mps",)
 MASK = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """Where noise for a device is computed: there, or on the CPU for one that has neither float64 nor rounding as IEEE 754 says."""
+    return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -80,24 +91,28 @@ def box_muller(radius_word: Tensor, angle_word: Tensor) -> tuple[Tensor, Tensor]
 
 
 def standard_normal(
-    shape: Sequence[int], seed: int, index: Tensor, step: int | Tensor = 0, stream: int = 0
+    shape: Sequence[int], seed: int, index: Tensor, step: int | Tensor = 0, stream: int = NoiseStream.INITIAL
 ) -> Tensor:
     """Independent standard normals for each example, float32 (len(index), *shape), on the device of `index`.
 
     seed:   any integer of 64 bits.    index: int64 (B,), which example of that seed each row is, 0 <= index < 2^32.
     step:   which draw of the trajectory, one for all rows or int64 (B,).
-    stream: tells apart draws for different purposes.
+    stream: what the noise is for, a NoiseStream.
+
+    Beside the result it needs the memory of BLOCKS blocks alone: they are made part by part.
     """
-    if index.device.type == "mps":  # Apple's GPUs have neither float64 nor frexp
-        step = step.cpu() if isinstance(step, Tensor) else step
-        return standard_normal(shape, seed, index.cpu(), step, stream).to(index.device)
+    where = exact_device(index.device)
     size = math.prod(shape)
-    blocks = -(-size // 4)
-    index = index.to(torch.int64)
-    block = torch.arange(blocks, device=index.device)[None].expand(len(index), blocks)
-    rows = index[:, None].expand_as(block)
-    steps = torch.as_tensor(step, device=index.device).reshape(-1, 1).expand_as(block)
-    words = philox((block, rows, steps, torch.full_like(block, stream)), seed)
-    radius_word, angle_word = torch.stack(words[::2], -1), torch.stack(words[1::2], -1)
-    normals = torch.stack(box_muller(radius_word >> 8, angle_word >> 8), -1)
-    return normals.reshape(len(index), -1)[:, :size].reshape(len(index), *shape)
+    rows, steps = index.to(where, torch.int64), torch.as_tensor(step).to(where).reshape(-1, 1)
+    result = torch.empty(len(index), size, dtype=torch.float32, device=where)
+    count = -(-size // 4)
+    at_once = max(1, BLOCKS // max(1, count))
+    for row, first in product(range(0, len(index), at_once), range(0, count, BLOCKS)):
+        some = slice(row, row + at_once)
+        block = torch.arange(first, min(first + BLOCKS, count), device=where)[None].expand(len(rows[some]), -1)
+        step_ = (steps if len(steps) == 1 else steps[some]).expand_as(block)
+        words = philox((block, rows[some, None].expand_as(block), step_, torch.full_like(block, stream)), seed)
+        radius_word, angle_word = torch.stack(words[::2], -1), torch.stack(words[1::2], -1)
+        normals = torch.stack(box_muller(radius_word >> 8, angle_word >> 8), -1).flatten(1)
+        result[some, 4 * first : 4 * first + normals.shape[1]] = normals[:, : size - 4 * first]
+    return result.reshape(len(index), *shape).to(index.device)

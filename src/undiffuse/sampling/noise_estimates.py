@@ -31,9 +31,9 @@ from undiffuse.process import derivatives
 from undiffuse.process.levels import Level, meet
 from undiffuse.process.noise import standard_normal
 from undiffuse.process.posteriors import Denoise
+from undiffuse.streams import NoiseStream
 
 MEDIAN_OF_NORMAL = 0.6744897501960817  # of its absolute value
-PROBE_STREAM = 5
 
 
 def by_wavelet(y: Tensor) -> Tensor:
@@ -67,7 +67,8 @@ def _slope(y: Tensor, denoise: Denoise, level: Level, probes: int, seed: int) ->
         mean = denoise(x_t, level).mean
         trace = torch.zeros(len(y), dtype=torch.float64)
         for probe in range(probes):
-            signs = standard_normal(y.shape[1:], seed, torch.zeros(1, dtype=torch.int64, device=y.device), probe, PROBE_STREAM).sign()
+            one = torch.zeros(1, dtype=torch.int64, device=y.device)
+            signs = standard_normal(y.shape[1:], seed, one, probe, NoiseStream.NOISE_LEVEL_PROBE).sign()
             (pulled,) = torch.autograd.grad((mean * signs).sum(), x_t, retain_graph=probe + 1 < probes)
             trace += (alpha * pulled * signs).flatten(1).sum(1).cpu().double() / probes
     removed = ((y - mean.detach()) ** 2).flatten(1).sum(1).cpu().double()

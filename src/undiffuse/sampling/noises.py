@@ -23,9 +23,9 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level
-from undiffuse.process.noise import standard_normal
+from undiffuse.process.noise import exact_device, standard_normal
+from undiffuse.streams import NoiseStream
 
-INITIAL_STREAM, STEP_STREAM, BROWNIAN_STREAM, RAISE_STREAM, DRAW_STREAMS = 0, 1, 2, 6, 16
 LOGSNR_RANGE, DEPTH = 20.0, 20
 
 
@@ -56,7 +56,7 @@ class Independent(Noise):
     def _rows(self, first: int, draw: int) -> Tensor:
         rows = torch.arange(first, min(first + self.count, self.steps), device=self.index.device)
         index, step = self.index.repeat(len(rows)), rows.repeat_interleave(len(self.index))
-        stream = STEP_STREAM if draw == 0 else DRAW_STREAMS + draw
+        stream = NoiseStream.STEP if draw == 0 else NoiseStream.STEP_AGAIN + draw
         normal = standard_normal(self.shape[1:], self.seed, index, step, stream)
         return normal.to(self.dtype).reshape(len(rows), *self.shape)
 
@@ -69,7 +69,7 @@ class Brownian(Noise):
 
     def __init__(self, x: Tensor, seed: int, index: Tensor, levels: Level) -> None:
         self.like, self.shape, self.seed = x.new_empty(0), x.shape, seed
-        self.index = index.cpu() if index.device.type == "mps" else index  # the path is float64, which Apple's GPUs do not have
+        self.index = index.to(exact_device(index.device))  # the path is float64
         self.others = Independent(x, seed, index, len(levels) - 1)
         clock = (levels.logsnr.clamp(-LOGSNR_RANGE, LOGSNR_RANGE) / LOGSNR_RANGE + 1) / 2
         self.clock = (clock * 2**DEPTH).round().long().tolist()
@@ -101,7 +101,7 @@ class Brownian(Noise):
         return self.nodes[at]
 
     def _draw(self, at: int) -> Tensor:
-        return standard_normal(self.shape[1:], self.seed, self.index, at, BROWNIAN_STREAM).double()
+        return standard_normal(self.shape[1:], self.seed, self.index, at, NoiseStream.BROWNIAN).double()
 
 
 def _ancestors(at: int) -> set[int]:

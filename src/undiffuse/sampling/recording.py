@@ -37,8 +37,8 @@ from undiffuse.process.posteriors import Denoise
 from undiffuse.sampling.noises import Noise
 from undiffuse.sampling.solvers.ancestral import Ancestral
 from undiffuse.sampling.solvers.base import answered
+from undiffuse.streams import NoiseStream
 
-RECORD_STREAM = 4
 Path = Literal["independent", "trajectory"]
 
 
@@ -61,7 +61,7 @@ class Recording(Noise):
 def forward_path(x: Tensor, levels: Level, path: Path, seed: int, index: Tensor) -> list[Tensor]:
     """x_T … x_1, x_0 of clean examples x (B, ...), one for each row of the table."""
     steps = len(levels) - 1
-    eps = [standard_normal(x.shape[1:], seed, index, row, RECORD_STREAM).to(x) for row in range(steps)]
+    eps = [standard_normal(x.shape[1:], seed, index, row, NoiseStream.RECORDING).to(x) for row in range(steps)]
     if path == "trajectory":
         return list(trajectory(x, levels, iter(reversed(eps))))[::-1]
     return [*(jump(x, level, e) for level, e in zip(levels.rows(), eps, strict=False)), x]

@@ -23,8 +23,9 @@ from undiffuse.process.corruption import step as forward_step
 from undiffuse.process.levels import Level, meet
 from undiffuse.process.noise import standard_normal
 from undiffuse.process.posteriors import Denoise
-from undiffuse.sampling.noises import INITIAL_STREAM, RAISE_STREAM, Brownian, Independent, Noise
+from undiffuse.sampling.noises import Brownian, Independent, Noise
 from undiffuse.sampling.solvers.base import Solver
+from undiffuse.streams import NoiseStream
 
 NoiseKind = Literal["independent", "brownian"]
 
@@ -52,7 +53,7 @@ def initial(levels: Level, shape: Sequence[int], seed: int, index: Tensor) -> Te
     The data's share, alpha · x_0, is left out, as every sampler of the papers does; where alpha is not small the
     grid should start noisier.
     """
-    noise = standard_normal(shape, seed, index, step=0, stream=INITIAL_STREAM)
+    noise = standard_normal(shape, seed, index, step=0, stream=NoiseStream.INITIAL)
     return meet(levels.sigma[0], noise) * noise
 
 
@@ -87,7 +88,7 @@ def trajectory(
                 step = solver.step(x_t, denoise, plan[row], partial(draws.at, row), state)
                 x, clean, state = step.x, step.posterior.mean, step.state
             else:
-                fresh = standard_normal(x.shape[1:], seed, index, row, RAISE_STREAM).to(x) * s_noise
+                fresh = standard_normal(x.shape[1:], seed, index, row, NoiseStream.RAISE).to(x) * s_noise
                 x, state = forward_step(x_t, rows[row], rows[row + 1], fresh), None
         yield Moment(row, steps, rows[row], x_t, clean, x, state)
 

@@ -1,8 +1,9 @@
 """The one training loop: a generator of updates.
 
 Update `step` is a function of the weights and of (seed, step): the batch, the noise levels, the noise, dropped
-conditions and what networks draw (dropout, latents) all come from a generator seeded with the two.  So a run that is stopped, killed and taken up
-again ends in the same weights, to the bit, as one that was not, and whoever watches the loop cannot change it.
+conditions and what networks draw (dropout, latents) come from generators seeded with the two, each from a stream of its own
+(streams.py).  So a run that is stopped, killed and taken up again ends in the same weights, to the bit, as one that was not, and whoever
+watches the loop cannot change it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from undiffuse.conditioning.conditions import Values
 from undiffuse.errors import UsageError
 from undiffuse.process.schedules import Schedule
+from undiffuse.streams import GeneratorStream, generator, seed_global
 from undiffuse.training.averages import Average
 from undiffuse.training.deterministic import deterministic
 from undiffuse.training.flat import Flat
@@ -47,14 +49,6 @@ class Update:
     learning_rate: float
     seconds: float
     verdict: str
-
-
-def step_seed(seed: int, step: int) -> int:
-    """A well-mixed 63-bit seed of (seed, step) (the finaliser of SplitMix64, Steele et al. 2014)."""
-    z = (seed + 0x9E3779B97F4A7C15 * (step + 1)) % 2**64
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
-    return (z ^ (z >> 31)) >> 1
 
 
 class Trainer:
@@ -118,16 +112,16 @@ class Trainer:
 
     def _gradient(self, x: Tensor, values: Values) -> tuple[float, float]:
         """Leaves the clipped gradient of one global batch; returns (mean loss, norm before clipping)."""
-        seed = step_seed(self.config.seed, self.step)
-        generator = torch.Generator().manual_seed(seed)
+        of_step = self.config.seed, self.step
+        draws = generator(GeneratorStream.TRAINING, *of_step)
         if self._draws:
-            torch.manual_seed(seed)
-        t, importance = self.sampler.sample(len(x), generator)
-        values = self.learner.prepared(values, generator)
+            seed_global(GeneratorStream.NETWORK, *of_step)
+        t, importance = self.sampler.sample(len(x), draws)
+        values = self.learner.prepared(values, draws)
         if x.device.type == "cpu":
-            eps = torch.randn(x.shape, generator=generator)
+            eps = torch.randn(x.shape, generator=draws)
         else:
-            eps = torch.randn(x.shape, device=x.device, generator=torch.Generator(x.device).manual_seed(seed))
+            eps = torch.randn(x.shape, device=x.device, generator=generator(GeneratorStream.DEVICE_NOISE, *of_step, x.device))
         gradient = self.flat.gradient.zero_()
         losses = []
         size = -(-len(x) // self.config.accumulate)

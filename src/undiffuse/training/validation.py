@@ -29,6 +29,7 @@ from undiffuse.process.levels import Level
 from undiffuse.process.noise import standard_normal
 from undiffuse.process.posteriors import Denoise
 from undiffuse.process.schedules import Schedule
+from undiffuse.streams import NoiseStream
 
 Measured = TypeVar("Measured")
 
@@ -37,7 +38,6 @@ LOGSNR_RANGE = (-8.0, 8.0)
 MOST_EXAMPLES, FEWEST_EXAMPLES, NUMBERS = 256, 16, 2**14
 MOST_DIMENSIONS = 1024  # a covariance larger than this is not worth its cubic cost
 MOST_POINTS = 10_000
-BANK_STREAM = 7
 PROBED = 64  # examples, for what conditions change
 
 
@@ -60,7 +60,7 @@ class Bank:
         ends = schedule([schedule.t_max, schedule.t_min]).logsnr.clamp(*LOGSNR_RANGE)
         logsnr = torch.linspace(ends[0].item(), ends[1].item(), LEVELS, dtype=torch.float64)
         times = schedule.nearest(schedule.at(logsnr))
-        eps = standard_normal(x.shape[1:], 0, first + torch.arange(len(x)), stream=BANK_STREAM).to(x.device)
+        eps = standard_normal(x.shape[1:], 0, first + torch.arange(len(x)), stream=NoiseStream.VALIDATION).to(x.device)
         return Bank(x, values, eps, schedule(torch.unique(times).flip(0)))
 
     def errors(self, denoise: Denoise) -> Tensor:
