@@ -183,13 +183,16 @@ def test_images_beyond_the_limit_are_named_with_the_option_that_allows_them(tmp_
         (tmp_path / f"{side}.png").unlink()
 
 
-def test_reading_leaves_the_process_as_it_was(tmp_path):
-    for k in range(64):
+def test_reading_leaves_the_filters_of_warnings_alone(tmp_path, monkeypatch):
+    """They are the process's, not a thread's: threads that set them and set them back leave them as another one had them."""
+    for k in range(4):
         save(tmp_path / f"{k}.png", k)
-    before = list(warnings.filters)
-    for _ in range(5):
-        opened(tmp_path)
-    assert list(warnings.filters) == before
+    touched = []
+    for name in ("catch_warnings", "simplefilter", "filterwarnings"):
+        own = getattr(warnings, name)
+        monkeypatch.setattr(warnings, name, lambda *a, own=own, **k: touched.append(own) or own(*a, **k))
+    opened(tmp_path)
+    assert not touched
 
 
 def test_images_are_read_into_the_one_array_that_is_kept(tmp_path):

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-AT_ONCE = 2**22  # numbers
+AT_ONCE = 2**20  # numbers
 
 
 def parts_of(values: np.ndarray, n: int | None = None) -> list[slice]:
