@@ -14,7 +14,7 @@ from tests.conditioning.encoders import MADE, TEXTS
 from tests.small import TINY_SETTINGS, randomised
 from undiffuse import Condition
 from undiffuse.conditioning.texts import TextCondition
-from undiffuse.data.sources import DataConfig, open_data
+from undiffuse.data.sources import DataConfig
 from undiffuse.prepare import prepare
 from undiffuse.training.cadence import Watch
 
@@ -61,14 +61,13 @@ def test_texts_are_encoded_once_and_kept(folder, captioned, tmp_path, monkeypatc
     first = run_in(tmp_path / "r", captioned, encoder=str(folder))
     (kept,) = (tmp_path / "r/cache").iterdir()
     assert {path.name for path in (tmp_path / "r").iterdir()} == {"cache"}
-    read = TextCondition.read
-    monkeypatch.setattr(TextCondition, "read", lambda self, values: pytest.fail("the texts were encoded again"))
+    parts = TextCondition.parts
+    monkeypatch.setattr(TextCondition, "parts", lambda self, texts: pytest.fail("the texts were encoded again"))
     second = run_in(tmp_path / "r", captioned, encoder=str(folder))
-    monkeypatch.setattr(TextCondition, "read", read)
+    monkeypatch.setattr(TextCondition, "parts", parts)
     assert torch.equal(second.loader.values["caption"], first.loader.values["caption"])
     direct = first.model.denoiser.conditions["caption"].encode([TEXTS[k % 5] if k % 6 else None for k in range(30)])
-    rows = [k for k in range(30) if k not in set(_held_out(first))]
-    torch.testing.assert_close(first.loader.values["caption"], direct[rows], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(first.loader.values["caption"], direct[first.training_rows], rtol=1e-4, atol=1e-5)
     kept.write_bytes(kept.read_bytes()[:40])  # one that a full disk cut short is made anew
     third = run_in(tmp_path / "r", captioned, encoder=str(folder))
     assert torch.equal(third.loader.values["caption"], first.loader.values["caption"])
@@ -79,10 +78,6 @@ def test_texts_are_encoded_once_and_kept(folder, captioned, tmp_path, monkeypatc
     assert len(list((tmp_path / "r/cache").iterdir())) == 2
     changed = (fourth.loader.values["caption"] != first.loader.values["caption"]).flatten(1).any(1)
     assert changed.any()
-
-
-def _held_out(run):
-    return open_data(run.config.data).split_rows(run.config.data.held_out, run.config.design.training.seed)[1].tolist()
 
 
 def test_a_table_of_images_is_told_its_captions(folders, tmp_path):
