@@ -1,0 +1,124 @@
+"""What a save costs while training waits, part by part, and what it cost when files were hashed twice and snapshots made anew.
+
+    python -m benchmarks.saving [--parameters 25000000]
+
+The network is plain layers of so many parameters.  A save takes a snapshot (raw and averaged weights, two moments), writes it, and
+writes the model file (both sets of weights, their SHA-256), which is then compared with what was to be written.  Peaks are what the
+process holds more than before, over its whole life (ru_maxrss), each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from benchmarks.common import machine, table, write
+from undiffuse import artefact
+from undiffuse.files import write_atomically
+from undiffuse.process.schedules import Cosine
+from undiffuse.training import checkpoints
+from undiffuse.training.learners import Learner
+from undiffuse.training.level_samplers import make_level_sampler
+from undiffuse.training.loop import Trainer
+from undiffuse.training.settings import TrainingConfig
+
+WIDTH = 1024
+REPEATS = 3
+
+
+class Plain(Learner):
+    """Layers whose loss is cheap: what is measured is what lies around them."""
+
+    def __init__(self, parameters: int) -> None:
+        self.module = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(parameters // WIDTH**2))
+
+    def prepared(self, values, generator):
+        return values
+
+    def losses(self, x, eps, level, values, computing):
+        return sum(layer.weight.sum() for layer in self.module) * torch.ones(len(x))
+
+
+def trained(parameters: int) -> Trainer:
+    schedule = Cosine()
+    trainer = Trainer(Plain(parameters), schedule, make_level_sampler("uniform", schedule, True), TrainingConfig(steps=2, batch_size=1))
+    next(trainer.updates(lambda step: (torch.zeros(1, 1), {})))
+    return trainer
+
+
+def written_as_before(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Hashed, written, read back whole, and hashed again."""
+    header = {"undiffuse": json.dumps({"format": 1, "kind": "model", "sha256": artefact.digest_of("{}", tensors)}), "config": "{}"}
+
+    def write_and_read(temporary: Path) -> None:
+        save_file(tensors, temporary, header)
+        artefact.read(temporary, "model")
+
+    write_atomically(path, write_and_read)
+
+
+def seconds(call) -> float:
+    took = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        call()
+        took.append(time.perf_counter() - began)
+    return min(took)
+
+
+def times(parameters: int) -> dict[str, float]:
+    trainer = trained(parameters)
+    weights = {name: tensor for name, tensor in trainer.tensors().items() if name.startswith(("raw.", "averaged."))}
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        return {
+            "snapshot": seconds(trainer.snapshot), "snapshot, as before": seconds(trainer.tensors),
+            "checkpoint": seconds(lambda: checkpoints.save(place / "state", trainer.snapshot(), trainer.numbers())),
+            "model file": seconds(lambda: artefact.write(place / "m", "model", "{}", weights)),
+            "model file, as before": seconds(lambda: written_as_before(place / "m", weights)),
+            "one SHA-256 of both sets": seconds(lambda: artefact.digest_of("{}", weights)),
+        }  # fmt: skip
+
+
+def peak(parameters: int, how: str) -> float:
+    """MB that two snapshots add to a trainer, over its parameters' size."""
+    trainer = trained(parameters)
+    trainer.snapshot()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if how == "as before":
+        trainer._snapshot = trainer.tensors()
+        trainer._snapshot = trainer.tensors()
+    else:
+        trainer.snapshot()
+        trainer.snapshot()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parameters", type=int, default=25_000_000)
+    parser.add_argument("--peak", choices=("now", "as before"))
+    given = parser.parse_args()
+    if given.peak:
+        print(peak(given.parameters, given.peak))
+        return
+    command = [sys.executable, "-m", "benchmarks.saving", "--parameters", str(given.parameters), "--peak"]
+    peaks = {how: float(subprocess.run([*command, how], check=True, capture_output=True, text=True).stdout) for how in ("now", "as before")}
+    took, size = times(given.parameters), given.parameters * 4 / 1e6
+    print(table(["part of a save", "seconds", "per GB of parameters"], [[name, f"{s:.3f}", f"{s / size * 1000:.2f}"] for name, s in took.items()]))
+    print(table(["renewing a snapshot", "MB more than the last one", "times the parameters"], [[how, f"{mb:.0f}", f"{mb / size:.2f}"] for how, mb in peaks.items()]))
+    write("saving", {"machine": machine(), "parameters": given.parameters, "seconds": took, "peak_mb": peaks})
+
+
+if __name__ == "__main__":
+    main()
