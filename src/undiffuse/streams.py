@@ -78,6 +78,7 @@ class GeneratorStream(IntEnum):
     LENT = 20  # values lent to parameters that are zero, while the probe listens
     DISCARDED = 21  # drawn only to see whether a task fits, and thrown away
     PROBED_TASKS = 22  # what tasks hide of the training examples by which the probe listens
+    COMPARED = 23  # which held-out examples a sweep compares samples with
 
 
 def mix(z: int) -> int:

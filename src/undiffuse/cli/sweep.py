@@ -115,14 +115,13 @@ def _asked(run: Path, model: Model, known: Known | UsageError, n: int) -> dict[s
 
 def _real(run: Path, data: str | None, model: Model, known: Known | UsageError, n: int) -> tuple[Tensor | None, Tensor | None]:
     """(examples to score against, n others for the floor), in the model's range; None, with a note, where none are at hand."""
-    import numpy as np
-
     from undiffuse.held_out import drawn, named_data
+    from undiffuse.streams import GeneratorStream, permuted
 
     most = max(n, min(MOST_COMPARED, MOST_NUMBERS // math.prod(model.config.codec.shape)))
     other = None if data is None else named_data(run, data)
     if other is not None and not other[1]:
-        order = np.random.default_rng(1).permutation(len(other[0]))
+        order = permuted(GeneratorStream.COMPARED, len(other[0]))
         aside = n if len(order) >= 4 * n else 0
         spared, held = other[0][order[:aside]], other[0][order[aside : aside + most]]
     elif isinstance(known, UsageError) or not len(known.held_out):
