@@ -151,7 +151,7 @@ def test_ends_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="smaller sigma_min"):
         make_grid(chain, "leading", 5, GridSettings(sigma_min=150.0))
     with pytest.raises(ValueError, match="larger sigma_max"):
-        make_grid(chain, "trailing", 4, GridSettings(sigma_max=0.5))
+        make_grid(chain, "trailing", 4, GridSettings(sigma_max=0.5, interpolation="linear"))
     with pytest.raises(ValueError, match="at most that many steps"):
         make_grid(chain, "uniform", 700, GridSettings(sigma_min=2.0))
     for grid in ("every", "ddim50"):

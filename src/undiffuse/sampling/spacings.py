@@ -82,7 +82,8 @@ def _moved(own: Tensor, schedule: Schedule, s: GridSettings, of: Callable[[Tenso
     if len(own) == 1:
         return first[None]
     if first <= last:
-        told = " and ".join(f"{name} = {value:g}" for name, value in vars(s).items() if value is not None)
+        ends = {"sigma_max": s.sigma_max, "sigma_min": s.sigma_min}
+        told = " and ".join(f"{name} = {value:g}" for name, value in ends.items() if value is not None)
         raise UsageError(f"with {told} the grid would not end below the level that it starts at: give a larger sigma_max, or a smaller sigma_min.")
     return torch.lerp(last.expand(len(own)), first.expand(len(own)), (own - own[-1]) / (own[0] - own[-1]))
 
