@@ -2,15 +2,16 @@
 
 The header holds what kind of thing it is, the format's version, its whole configuration, and a SHA-256 of the configuration
 and every tensor.  Reading checks, in this order: that it is a safetensors file, that it is one of ours, of the kind
-wanted, its version, the hash, and its configuration.  The names and shapes of the tensors are checked when they are put
-into a network.
+wanted, its version and its configuration, all before a tensor is read; then names and shapes, which are those of the network,
+and the hash, one tensor after another.  So a file takes no memory beside the network it is read into.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from undiffuse.files import write_atomically
 
 FORMAT_VERSION = 1
 SETS = ("raw", "averaged")
+AT_ONCE = 2**26  # bytes
+DAMAGED = "was changed after it was written, or damaged: fetch it again"
 
 
 def write(path: Path, kind: str, config: str, tensors: Mapping[str, Tensor]) -> None:
@@ -59,30 +62,67 @@ def config_of(path: Path) -> Any:
         return None
 
 
-def read(path: Path, kind: str) -> tuple[Any, dict[str, Tensor]]:
-    """(the configuration, plain data; all tensors) of a file of this kind. Raises UsageError, one sentence."""
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself.   config: its JSON as it stands there.   sha256: of that and of all tensors.   names: of these."""
+
+    path: Path
+    kind: str
+    config: str
+    sha256: str
+    names: tuple[str, ...]
+
+    @property
+    def content(self) -> Any:
+        """The configuration, plain data."""
+        return json.loads(self.config)
+
+
+def read_header(path: Path, kind: str) -> Header:
+    """The header of a file of this kind, before any tensor is read. Raises UsageError, one sentence."""
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata, names = file.metadata() or {}, tuple(file.keys())
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path} is not an intact {kind} file: {_looks_like(path, error)}.") from None
     if "undiffuse" not in metadata or "config" not in metadata:
         raise UsageError(f"{path} holds tensors in the safetensors format, but it is not an undiffuse {kind}.")
-    damaged = f"{path} was changed after it was written, or damaged: fetch it again"
     try:
         header = json.loads(metadata["undiffuse"])
         version, digest, found = int(header["format"]), str(header["sha256"]), str(header.get("kind", "model"))
-        content = json.loads(metadata["config"])
+        json.loads(metadata["config"])
     except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{damaged}.") from None
-    if version > FORMAT_VERSION:
-        raise UsageError(f"{path} has format {version}, and this version of undiffuse reads up to {FORMAT_VERSION}: upgrade undiffuse.")
-    if digest != digest_of(metadata["config"], tensors):
-        raise UsageError(f"{damaged} (its SHA-256 does not match).")
+        raise UsageError(f"{path} {DAMAGED}.") from None
     if found != kind:
         raise UsageError(f"{path} is a {found}, where a {kind} is needed.")
-    return content, tensors
+    if version > FORMAT_VERSION:
+        raise UsageError(f"{path} has format {version}, and this version of undiffuse reads up to {FORMAT_VERSION}: upgrade undiffuse.")
+    return Header(path, kind, metadata["config"], digest, names)
+
+
+def tensors_in(header: Header) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a file with its name, one after another, so that no more than one need be in memory.
+
+    The hash is taken on the way: raises UsageError, after the last, where it is not the header's.
+    """
+    names, digest = sorted(header.names), hashlib.sha256(header.config.encode())
+    while names:
+        with safe_open(header.path, "pt") as file:  # anew after every AT_ONCE bytes: what an open file was read of counts as memory
+            read = 0
+            while names and read < AT_ONCE:
+                name = names.pop(0)
+                tensor = file.get_tensor(name)
+                read += _add(digest, name, tensor)
+                yield name, tensor
+    if digest.hexdigest() != header.sha256:
+        raise UsageError(f"{header.path} {DAMAGED} (its SHA-256 does not match).")
+
+
+def read(path: Path, kind: str) -> tuple[Any, dict[str, Tensor]]:
+    """(the configuration, plain data; all tensors) of a file of this kind. Raises UsageError, one sentence."""
+    header = read_header(path, kind)
+    tensors = dict(tensors_in(header))
+    return header.content, tensors
 
 
 def sets_of(tensors: Mapping[str, Tensor], sets: Sequence[str] = SETS) -> dict[str, dict[str, Tensor]]:
@@ -95,34 +135,47 @@ def named(**sets: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{kind}.{name}": tensor for kind, set_ in sets.items() for name, tensor in set_.items()}
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], chosen: str, path: Path, sets: Sequence[str] = SETS) -> None:
-    """Copies one of several sets of weights, named set.parameter, into a module.
+def fill(header: Header, *parts: tuple[nn.Module, str, Sequence[str]]) -> None:
+    """Reads weights from a file straight into modules.
 
-    Raises UsageError unless every name and shape of every set is that of the module.
+    parts: each a module, which of the sets of weights, named set.parameter, is copied into it, and the sets that are its own.
+    Raises UsageError unless every name and shape of every set is that of its module, and the file is as it was written.
     """
-    expected = dict(module.named_parameters())
-    for kind, found in sets_of(tensors, sets).items():
-        for name in sorted(expected.keys() ^ found.keys()):
-            what = "lacks" if name in expected else "has an unknown"
-            raise UsageError(f"{path} {what} tensor {kind}.{name}: it does not belong to what its header describes.")
-        for name, parameter in expected.items():
-            if found[name].shape != parameter.shape or found[name].dtype != parameter.dtype:
-                raise UsageError(
-                    f"{path}: tensor {kind}.{name} is {tuple(found[name].shape)} {found[name].dtype}, but what its "
-                    f"header describes needs {tuple(parameter.shape)} {parameter.dtype}."
-                )
-    with torch.no_grad():
-        for name, parameter in expected.items():
-            parameter.copy_(tensors[f"{chosen}.{name}"])
+    expected, copied = dict[str, Tensor](), set[str]()
+    for module, chosen, sets in parts:
+        expected |= {f"{kind}.{name}": parameter for kind in sets for name, parameter in module.named_parameters()}
+        copied |= {f"{chosen}.{name}" for name, _ in module.named_parameters()}
+    ours = {name for name in header.names if name.split(".")[0] in {kind for _, _, sets in parts for kind in sets}}
+    for name in sorted(expected.keys() ^ ours):
+        what = "lacks" if name in expected else "has an unknown"
+        raise UsageError(f"{header.path} {what} tensor {name}: it does not belong to what its header describes.")
+    for name, tensor in tensors_in(header):
+        if name not in expected:
+            continue
+        parameter = expected[name]
+        if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
+            raise UsageError(
+                f"{header.path}: tensor {name} is {tuple(tensor.shape)} {tensor.dtype}, but what its header describes needs "
+                f"{tuple(parameter.shape)} {parameter.dtype}."
+            )
+        if name in copied:
+            with torch.no_grad():
+                parameter.copy_(tensor)
 
 
 def digest_of(config: str, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of a configuration and tensors on the CPU, with their names, dtypes and shapes."""
     digest = hashlib.sha256(config.encode())
     for name in sorted(tensors):
-        digest.update(f"{name}{tensors[name].dtype}{tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
+        _add(digest, name, tensors[name])
     return digest.hexdigest()
+
+
+def _add(digest: Any, name: str, tensor: Tensor) -> int:
+    """Adds a tensor to a hash; returns its bytes."""
+    digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+    digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return tensor.numel() * tensor.element_size()
 
 
 def _looks_like(path: Path, error: Exception) -> str:

@@ -176,8 +176,8 @@ def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Cla
     path = path / FILE_NAME if path.is_dir() else path
     if not path.exists():
         raise UsageError(f"there is no classifier at {path}: train one with 'undiffuse classifier RUN'.")
-    content, tensors = artefact.read(path, "classifier")
-    config = parsed(ClassifierConfig, content, f"{path} has a header this version cannot use")
+    header = artefact.read_header(path, "classifier")
+    config = parsed(ClassifierConfig, header.content, f"{path} has a header this version cannot use")
     classifier = config.build()
-    artefact.fill(classifier, tensors, config.weights, path)
+    artefact.fill(header, (classifier, config.weights, artefact.SETS))
     return classifier.to(usable_device(device)).eval().requires_grad_(False)

@@ -283,9 +283,9 @@ def load_latents(path: str | Path, device: torch.device | str = "cpu") -> Latent
     path = path / FILE_NAME if path.is_dir() else path
     if not path.exists():
         raise UsageError(f"there is no autoencoder at {path}: train one with 'undiffuse train DATA --latent'.")
-    content, tensors = artefact.read(path, "autoencoder")
-    latents = Latents.build(parsed(LatentConfig, content, f"{path} has a header this version cannot use"))
-    artefact.fill(latents, tensors, "latent", path, ("latent",))
+    header = artefact.read_header(path, "autoencoder")
+    latents = Latents.build(parsed(LatentConfig, header.content, f"{path} has a header this version cannot use"))
+    artefact.fill(header, (latents, "latent", ("latent",)))
     return latents.to(device)
 
 

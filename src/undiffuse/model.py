@@ -249,15 +249,14 @@ def load(
     Raises UsageError, one sentence saying what is wrong, for anything that is not an intact model file.
     """
     path, device = file_of(path), usable_device(device)
-    config, tensors = read_file(path)
+    header = artefact.read_header(path, "model")
+    config = _config_of(header)
     if weights is not None:
         config = changed(config, {"weights": weights})
     denoiser, schedule = config.build()
-    artefact.fill(denoiser, tensors, config.weights, path)
-    latents = None
-    if config.latent is not None:
-        latents = Latents.build(config.latent)
-        artefact.fill(latents, tensors, "latent", path, ("latent",))
+    latents = None if config.latent is None else Latents.build(config.latent)
+    of_latents = () if latents is None else ((latents, "latent", ("latent",)),)
+    artefact.fill(header, (denoiser, config.weights, artefact.SETS), *of_latents)
     model = Model(config, denoiser, schedule, latents)
     if adapters is not None:
         model = _adapted(model, Path(adapters))
@@ -309,5 +308,9 @@ def stored_config(folder: Path) -> ModelConfig | None:
 
 def read_file(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """The configuration and all tensors of a model file. Raises UsageError."""
-    content, tensors = artefact.read(path, "model")
-    return parsed(ModelConfig, content, f"{path} has a header this version cannot use"), tensors
+    header = artefact.read_header(path, "model")
+    return _config_of(header), dict(artefact.tensors_in(header))
+
+
+def _config_of(header: artefact.Header) -> ModelConfig:
+    return parsed(ModelConfig, header.content, f"{header.path} has a header this version cannot use")

@@ -304,3 +304,39 @@ def test_the_configuration_is_read_without_the_tensors(tmp_path):
     assert artefact.config_of(tmp_path / "x") == {"a": 1}
     (tmp_path / "y").write_bytes(b"no")
     assert artefact.config_of(tmp_path / "y") is artefact.config_of(tmp_path / "nowhere") is None
+
+
+def test_kind_and_version_are_told_before_tensors_are_read(tmp_path):
+    """Both tensors and header are wrong here: whoever read the tensors first would speak of their hash."""
+    import json
+
+    from safetensors.torch import save_file
+
+    for number, (header, words) in enumerate(
+        [({"format": 1, "kind": "classifier", "sha256": "0"}, "is a classifier"), ({"format": 99, "kind": "model", "sha256": "0"}, "format 99")]
+    ):
+        path = tmp_path / f"{number}.safetensors"
+        save_file({"raw.x": torch.zeros(1)}, path, {"undiffuse": json.dumps(header), "config": "{}"})
+        with pytest.raises(UsageError, match=words):
+            load(path)
+
+
+def test_loading_holds_one_tensor_of_the_file_at_a_time(tmp_path, monkeypatch):
+    import weakref
+
+    from undiffuse import artefact
+
+    model = tiny_model()
+    weights = dict(model.denoiser.named_parameters())
+    save_model(tmp_path / "m.safetensors", model.config, weights, {name: p.clone() for name, p in weights.items()})
+    seen, most, add = [], [0], artefact._add
+
+    def counting(digest, name, tensor):
+        seen.append(weakref.ref(tensor))
+        most[0] = max(most[0], sum(ref() is not None for ref in seen))
+        return add(digest, name, tensor)
+
+    monkeypatch.setattr(artefact, "_add", counting)
+    load(tmp_path / "m.safetensors")
+    assert len(seen) == 2 * len(weights)
+    assert most[0] <= 2  # the one at hand, and the one before it until its name is taken
