@@ -8,7 +8,7 @@ Each is a walk up to some level and a walk back down, put together from sampling
     interpolate   two examples up by inversion, along the sphere between them, and down
     restore       the example lies on the way already: its noise says where.  Down from there, and x̂ in one step
 
-All the examples of a call go through the network together, restored ones apart from each other.
+Examples go through the network in batches, restored ones together where their noise is the same.  What is returned lies on the CPU.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from torch import Tensor
 
 from undiffuse.configuration import changed
 from undiffuse.errors import UsageError
-from undiffuse.model import Model
+from undiffuse.model import NUMBERS, Model, at_once
 from undiffuse.process.chains import Chain
 from undiffuse.process.corruption import jump
 from undiffuse.process.flow import angle_of, level_at
 from undiffuse.process.levels import Level, meet
 from undiffuse.process.noise import standard_normal
-from undiffuse.process.posteriors import Denoise
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.inversion import inverted, lifted, slerp
 from undiffuse.sampling.noise_estimates import by_likelihood, by_wavelet
@@ -37,7 +36,7 @@ from undiffuse.sampling.recording import recorded
 from undiffuse.sampling.settings import ONE_WAY, OWN_ENDS, OWN_SOLVER, UNGUIDED, SamplingConfig
 from undiffuse.sampling.solvers.registry import own_grid
 from undiffuse.sampling.spacings import logsnr
-from undiffuse.sampling.trajectory import Moment, finite, trajectory
+from undiffuse.sampling.trajectory import Counter, Moment, finite, trajectory
 from undiffuse.streams import NoiseStream
 
 Method = Literal["heun", "ddim", "recorded", "stochastic"]
@@ -45,8 +44,13 @@ Estimate = Literal["likelihood", "wavelet"]
 SOLVERS = {"heun": "heun", "ddim": "euler", "recorded": "ddpm"}  # of the walks whose way back the way up prescribes
 STEPS, ESTIMATE_LEVELS = 100, 64
 
-Watch = Callable[[Literal["up", "down"], Moment], None]
-"""Called with every step of a walk: for progress bars, strips and animations."""
+WITH_GRADIENTS = 64  # examples at once, where gradients are recorded
+RECORDED = 2**24  # numbers of recorded noise at once
+
+Watch = Callable[[Literal["up", "down"], Moment, Tensor], None]
+"""Called with every step of a walk and which examples it is of, int64 (B,): for strips and animations."""
+Progress = Callable[[int, int], None]
+"""Called with (steps done, steps in all)."""
 
 
 @dataclass(frozen=True)
@@ -87,43 +91,22 @@ class Restoration:
 
 def reconstruct(
     model: Model, values: np.ndarray | Tensor, *, method: Method = "heun", strength: float = 1.0,
-    conditions: Mapping[str, object] | None = None, seed: int = 0, watch: Watch | None = None, **sampling: Any,
+    conditions: Mapping[str, object] | None = None, seed: int = 0, watch: Watch | None = None, progress: Progress | None = None, **sampling: Any,
 ) -> Reconstruction:  # fmt: skip
     """Walks examples up to a level and back.
 
     values: (n, C, *size) in the data's own range.   strength: how far up, as a share of the angle atan2(sigma, alpha),
     0 … 1; at 0 nothing happens.   conditions, sampling: as for Model.sample, but without guidance and on a grid of 100
-    steps that reaches down to the model's cleanest level when nothing else is said.
+    steps that reaches down to the model's cleanest level when nothing else is said.   progress: called with (done, total) steps.
 
     Raises UsageError for an unknown method, a strength out of range, or settings that contradict each other.
     """
-    if method not in get_args(Method):
-        raise UsageError(f"there is no method {method!r}: choose one of {', '.join(get_args(Method))}.")
-    if not 0 <= strength <= 1:
-        raise UsageError(f"the strength {strength:g} lies outside 0 (nothing) to 1 (all the way to noise).")
-    how = _settings(model, SOLVERS.get(method), sampling)
-    levels = _up_to(how.build_levels(model.schedule), strength)
-    x = model.codec.encode(values).to(model.device)
-    if len(levels) == 1:
-        return Reconstruction(model.codec.decode(x), x, x, x, levels[0], _psnr(model, x, x))
-    index = torch.arange(len(x), device=x.device)
-    denoise, solver = _denoise(model, conditions, len(x), how), how.build_solver(model.schedule)
-    noise: Any = how.noise
-    rest = torch.zeros_like(x)
-    if method == "recorded":
-        noise = recorded(x, denoise, levels, seed=seed, index=index)
-        top, rest = noise.top, noise.rest
-    elif method == "stochastic":
-        top = jump(x, levels[0], standard_normal(x.shape[1:], seed, index, stream=NoiseStream.INITIAL).to(x))
-    else:
-        top = _end(inverted(x, denoise, levels, solver), "up", watch, lifted(x, levels))
-    result = _end(trajectory(top, denoise, levels, solver, seed=seed, index=index, noise=noise), "down", watch, top) + rest
-    return Reconstruction(model.codec.decode(result), x, top, result, levels[0], _psnr(model, x, result))
+    return _there_and_back(model, values, torch.arange(len(values)), method, strength, conditions, seed, watch, progress, sampling)
 
 
 def vary(
     model: Model, values: np.ndarray | Tensor, strength: float = 0.5, n: int = 1, *, conditions: Mapping[str, object] | None = None, seed: int = 0,
-    watch: Watch | None = None, **sampling: Any,
+    watch: Watch | None = None, progress: Progress | None = None, **sampling: Any,
 ) -> Reconstruction:  # fmt: skip
     """n variations of each example: noised at random as far up as `strength` says, and back.
 
@@ -131,15 +114,50 @@ def vary(
     """
     if n < 1:
         raise UsageError(f"asked for {n} variations: ask for at least 1.")
-    raw, count = torch.as_tensor(values), len(values)
-    told = {name: [value for value in each for _ in range(n)] for name, each in model.denoiser.conditions.for_each(conditions or {}, count).items()}
-    repeated = raw.repeat_interleave(n, 0)
-    return reconstruct(model, repeated, method="stochastic", strength=strength, conditions=told, seed=seed, watch=watch, **sampling)
+    of = torch.arange(len(values)).repeat_interleave(n)
+    return _there_and_back(model, values, of, "stochastic", strength, conditions, seed, watch, progress, sampling)
+
+
+def _there_and_back(
+    model: Model, values: np.ndarray | Tensor, of: Tensor, method: Method, strength: float, conditions: Mapping[str, object] | None, seed: int,
+    watch: Watch | None, progress: Progress | None, sampling: Mapping[str, Any],
+) -> Reconstruction:  # fmt: skip
+    """of: int64 (n,), which of the values each walk starts from.  What is not returned is held of one batch at a time."""
+    if method not in get_args(Method):
+        raise UsageError(f"there is no method {method!r}: choose one of {', '.join(get_args(Method))}.")
+    if not 0 <= strength <= 1:
+        raise UsageError(f"the strength {strength:g} lies outside 0 (nothing) to 1 (all the way to noise).")
+    how = _settings(model, SOLVERS.get(method), sampling)
+    levels, solver, n = _up_to(how.build_levels(model.schedule), strength), how.build_solver(model.schedule), len(of)
+    given = _encoded(model, values)
+    x = given if len(of) == len(given) else given[of]
+    noised, back, psnr = torch.empty_like(x), torch.empty_like(x), torch.empty(n)
+    decoded = torch.empty(n, *model.config.codec.shape, dtype=model.config.codec.storage)
+    denoisers = model.denoisers(conditions or {}, len(values), how)
+    steps = len(levels) - 1
+    size = at_once(x.shape[1:], numbers=min(NUMBERS, RECORDED // max(1, steps)) if method == "recorded" else NUMBERS)
+    counter = Counter(-(-n // size) * (steps + (max(0, steps - 1) if method in ("heun", "ddim") else 0)), progress)
+    for rows in torch.arange(n).split(size):
+        here, index, denoise = x[rows].to(model.device), rows.to(model.device), denoisers(of[rows])
+        noise: Any = how.noise
+        top, rest = here, torch.zeros_like(here)
+        if method == "recorded" and steps:
+            noise = recorded(here, denoise, levels, seed=seed, index=index)
+            top, rest = noise.top, noise.rest
+        elif method == "stochastic":
+            top = jump(here, levels[0], standard_normal(here.shape[1:], seed, index, stream=NoiseStream.INITIAL).to(here)) if steps else here
+        elif steps:
+            up = inverted(here, denoise, levels, solver)
+            top = _end(counter.counted(up), "up", rows, watch, lifted(here, levels))
+        down = trajectory(top, denoise, levels, solver, seed=seed, index=index, noise=noise) if steps else iter(())
+        result = _end(counter.counted(down), "down", rows, watch, top) + rest
+        noised[rows], back[rows], decoded[rows], psnr[rows] = top.cpu(), result.cpu(), model.codec.decode(result), _psnr(model, here, result)
+    return Reconstruction(decoded, x, noised, back, levels[0], psnr)
 
 
 def interpolate(
     model: Model, first: np.ndarray | Tensor, second: np.ndarray | Tensor, n: int = 9, *, method: Method = "heun",
-    conditions: Mapping[str, object] | None = None, watch: Watch | None = None, **sampling: Any,
+    conditions: Mapping[str, object] | None = None, watch: Watch | None = None, progress: Progress | None = None, **sampling: Any,
 ) -> Interpolation:  # fmt: skip
     """n examples from one to another, both ends included, by way of the noises they come from.
 
@@ -152,58 +170,76 @@ def interpolate(
         raise UsageError(f"interpolation needs the one noise an example comes from: the method is heun or ddim, not {method!r}.")
     how = _settings(model, SOLVERS[method], sampling)
     levels, solver = how.build_levels(model.schedule), how.build_solver(model.schedule)
-    x = torch.cat([model.codec.encode(value[None]) for value in (first, second)]).to(model.device)
-    top = _end(inverted(x, _denoise(model, conditions, 2, how), levels, solver), "up", watch, lifted(x, levels))
+    x = torch.cat([_encoded(model, value[None]) for value in (first, second)])
+    ends, steps, size = torch.arange(2), len(levels) - 1, at_once(x.shape[1:])
+    counter = Counter(steps - 1 + steps * -(-n // size), progress)
+    up = inverted(x.to(model.device), model.denoise(conditions or {}, 2, how), levels, solver)
+    top = _end(counter.counted(up), "up", ends, watch, lifted(x.to(model.device), levels))
     shares = tuple(torch.linspace(0, 1, n, dtype=torch.float64).tolist())
-    between = torch.cat([slerp(top[:1], top[1:], share) for share in shares])
-    index = torch.arange(n, device=x.device)
-    moments = trajectory(between, _denoise(model, conditions, n, how), levels, solver, seed=0, index=index)
-    back = _end(moments, "down", watch, between)
-    return Interpolation(model.codec.decode(back), shares, x, back, _psnr(model, x, back[[0, -1]]))
+    denoisers, back = model.denoisers(conditions or {}, n, how), torch.empty(n, *x.shape[1:])
+    decoded = torch.empty(n, *model.config.codec.shape, dtype=model.config.codec.storage)
+    for rows in torch.arange(n).split(size):
+        between = torch.cat([slerp(top[:1], top[1:], shares[k]) for k in rows.tolist()])
+        moments = trajectory(between, denoisers(rows), levels, solver, seed=0, index=rows.to(model.device))
+        result = _end(counter.counted(moments), "down", rows, watch, between)
+        back[rows], decoded[rows] = result.cpu(), model.codec.decode(result)
+    return Interpolation(decoded, shares, x, back, _psnr(model, x, back[[0, -1]]))
 
 
 def restore(
-    model: Model, values: np.ndarray | Tensor, *, noise: float | None = None, level: float | None = None,
+    model: Model, values: np.ndarray | Tensor, *, noise: float | None = None, level: float | Tensor | None = None,
     estimate: Estimate = "likelihood", conditions: Mapping[str, object] | None = None, seed: int = 0, watch: Watch | None = None,
-    **sampling: Any,
+    progress: Progress | None = None, **sampling: Any,
 ) -> Restoration:  # fmt: skip
     """Removes noise from examples: values = clean ones + noise, (n, C, *size), in the data's own range or beyond it.
 
-    noise: its standard deviation in the data's own units.   level: sigma/alpha instead, in the model's.   Neither:
+    noise: its standard deviation in the data's own units.   level: sigma/alpha instead, in the model's, one or (n,).   Neither:
     estimated for each example, see sampling/noise_estimates.py, which takes it for white: where values were cut off at the
     ends of their range it finds too little.   The walk is ancestral, so that what it ends in is drawn
-    from the examples that could have been there; `steps`, evenly in the angle, down from where the noise is.
+    from the examples that could have been there; `steps`, evenly in the angle, down from where the noise is.  Examples of one
+    noise are walked together.
 
     Raises UsageError for a level outside the model's schedule, or both given.
     """
+    x, ratio = _encoded(model, values, limited=False), noise_of(model, values, noise, level, estimate, conditions)
+    how, n = _settings(model, None, {"solver": "ddpm", **sampling}), len(x)
+    denoisers, size = model.denoisers(conditions or {}, n, how), at_once(x.shape[1:])
+    means, samples = (torch.empty(n, *model.config.codec.shape, dtype=model.config.codec.storage) for _ in range(2))
+    walks = [
+        (rows, levels) for one in dict.fromkeys(ratio.tolist()) for levels in [descent(model.schedule, one, how.steps)]
+        for rows in (ratio == one).nonzero()[:, 0].split(size)
+    ]  # fmt: skip
+    counter = Counter(sum(len(levels) - 1 for _, levels in walks), progress)
+    for rows, levels in walks:
+        here, index, denoise = x[rows].to(model.device), rows.to(model.device), denoisers(rows)
+        x_t = meet(levels.alpha[0], here) * here
+        with torch.no_grad():
+            means[rows] = model.codec.decode(finite(denoise(x_t, levels[0]).mean))
+        moments = trajectory(x_t, denoise, levels, how.build_solver(model.schedule), seed=seed, index=index, noise=how.noise)
+        samples[rows] = model.codec.decode(_end(counter.counted(moments), "down", rows, watch, x_t))
+    return Restoration(means, samples, x, ratio)
+
+
+def noise_of(
+    model: Model, values: np.ndarray | Tensor, noise: float | None = None, level: float | Tensor | None = None,
+    estimate: Estimate = "likelihood", conditions: Mapping[str, object] | None = None,
+) -> Tensor:  # fmt: skip
+    """sigma/alpha of the noise in each example, float64 (n,), given or estimated. Arguments and errors as of `restore`."""
     if model.codec.space is not None:
         raise UsageError("this model knows noise of an autoencoder's latents and none of the data: denoise with one trained without --latent.")
-    x = model.codec.encode(values, limited=False).to(model.device)
-    how = _settings(model, None, {"solver": "ddpm", **sampling})
     if noise is not None and level is not None:
         raise UsageError("the noise is given twice, in the data's units and as sigma/alpha: give one of them.")
     if noise is not None:
         level = noise / _unit(model)
-    if level is not None:
-        ratio = torch.full((len(x),), float(level), dtype=torch.float64)
+    if level is None:
+        ratio = estimated(model, _encoded(model, values, limited=False), estimate, conditions)
     else:
-        ratio = estimated(model, x, estimate, conditions)
+        ratio = torch.as_tensor(level, dtype=torch.float64).expand(len(values))
     top = float(model.schedule([model.schedule.t_max]).ratio)
     for value in ratio.tolist():
         if not 0 < value <= top:
             raise UsageError(f"noise of sigma/alpha {value:g} lies outside what this model was trained on, above 0 and up to {top:g}.")
-    means, samples, each = [], [], model.denoiser.conditions.for_each(conditions or {}, len(x))
-    for k, one in enumerate(ratio.tolist()):
-        levels = descent(model.schedule, one, how.steps)
-        x_t = meet(levels.alpha[0], x) * x[k : k + 1]
-        denoise = _denoise(model, {name: [values[k]] for name, values in each.items()}, 1, how)
-        index = torch.tensor([k], device=x.device)
-        moments = trajectory(x_t, denoise, levels, how.build_solver(model.schedule), seed=seed, index=index, noise=how.noise)
-        with torch.no_grad():
-            means.append(denoise(x_t, levels[0]).mean)
-        samples.append(_end(moments, "down", watch, x_t))
-    decode = model.codec.decode
-    return Restoration(decode(torch.cat(means)), decode(torch.cat(samples)), x, ratio)
+    return ratio
 
 
 def estimated(model: Model, x: Tensor, estimate: Estimate = "likelihood", conditions: Mapping[str, object] | None = None) -> Tensor:
@@ -215,7 +251,9 @@ def estimated(model: Model, x: Tensor, estimate: Estimate = "likelihood", condit
         raise UsageError(f"there is no estimate {estimate!r}: choose one of {', '.join(get_args(Estimate))}.")
     unclipped = changed(_settings(model, None, {}), {"clip": "none"})
     levels = logsnr(model.schedule, default_steps(model, ESTIMATE_LEVELS))[:-1]
-    return by_likelihood(x, _denoise(model, conditions, len(x), unclipped), levels)
+    denoisers = model.denoisers(conditions or {}, len(x), unclipped)
+    batches = torch.arange(len(x)).split(at_once(x.shape[1:], most=WITH_GRADIENTS))
+    return torch.cat([by_likelihood(x[rows].to(model.device), denoisers(rows), levels) for rows in batches])
 
 
 def in_data_units(model: Model, ratio: Tensor) -> Tensor | None:
@@ -258,8 +296,16 @@ def _settings(model: Model, solver: str | None, sampling: Mapping[str, Any]) -> 
     return changed(model.config.sampling, {**base, **sampling})
 
 
-def _denoise(model: Model, conditions: Mapping[str, object] | None, n: int, how: SamplingConfig) -> Denoise:
-    return model.denoise(conditions or {}, n, how)
+def _encoded(model: Model, values: np.ndarray | Tensor, limited: bool = True) -> Tensor:
+    """x of examples, on the CPU. Raises UsageError where there are none, or some of their numbers are none."""
+    if not isinstance(values, np.ndarray | Tensor):
+        values = model.config.codec.carried(values)
+    if not len(values):
+        raise UsageError("there are no examples: give at least 1.")
+    x = model.codec.encode_parts(values, limited=limited)
+    if not x.isfinite().all():
+        raise UsageError(f"{int((~x.isfinite()).sum())} of the values are NaN or infinite: mend them, or fill them in by inpaint.")
+    return x
 
 
 def _up_to(levels: Level, strength: float) -> Level:
@@ -270,12 +316,12 @@ def _up_to(levels: Level, strength: float) -> Level:
     return levels[int((angle - strength * angle[0]).abs().argmin()) :]
 
 
-def _end(moments: Iterator[Moment], way: Literal["up", "down"], watch: Watch | None, x: Tensor) -> Tensor:
-    """Where a walk from x ends."""
+def _end(moments: Iterator[Moment], way: Literal["up", "down"], rows: Tensor, watch: Watch | None, x: Tensor) -> Tensor:
+    """Where a walk of some examples from x ends."""
     for moment in moments:
         x = moment.x
         if watch:
-            watch(way, moment)
+            watch(way, moment, rows)
     return finite(x)
 
 

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from undiffuse.configuration import changed
-from undiffuse.editing import Watch, default_steps
+from undiffuse.editing import WITH_GRADIENTS, Progress, Watch, default_steps
 from undiffuse.errors import UsageError
-from undiffuse.model import Model
+from undiffuse.model import Model, at_once
 from undiffuse.process.levels import Level
 from undiffuse.process.operators import REC_601, Blur, Downsample, Grey, Mask, hidden_places
 from undiffuse.process.posteriors import Denoise
@@ -31,11 +31,10 @@ from undiffuse.sampling.momentum import Remembering, WithMomentum
 from undiffuse.sampling.settings import ONE_WAY, SamplingConfig, completed
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
 from undiffuse.sampling.solvers.base import Solver
-from undiffuse.sampling.trajectory import finite, initial, trajectory
+from undiffuse.sampling.trajectory import Counter, finite, initial, trajectory
 from undiffuse.steering import Steering, check, denoise, encoded
 
 Method = Literal["exact", "pigdm", "replace", "dps", "repaint"]
-CHUNK = 64  # examples that go through the network together: a backward pass needs the memory of training
 STEPS: dict[str, int] = {"dps": 50, "repaint": 30}  # of the methods that change ancestral steps
 ZETA = 0.07
 ROUNDING = 1 / math.sqrt(12)
@@ -78,14 +77,14 @@ class Solution:
 def inpaint(
     model: Model, values: np.ndarray | Tensor, hidden: np.ndarray | Tensor | None = None, n: int = 1, *, approach: Approach | Method | None = None,
     conditions: Mapping[str, object] | None = None, steering: Steering | None = None, seed: int = 0, watch: Watch | None = None,
-    **sampling: Any,
+    progress: Progress | None = None, **sampling: Any,
 ) -> Solution:  # fmt: skip
     """Fills in what is hidden, n times for each example; everything else comes back as it was given.
 
     values: (inputs, C, *size) in the data's own range; what stands at hidden places does not matter.   hidden: True where to
     fill in, of the shape (*size), (1 or C, *size) or (inputs, 1 or C, *size); where values are NaN when left out.
     approach: or the name of its method.   conditions: as for Model.sample, one value for all or one for each example.
-    sampling: any field of SamplingConfig.
+    sampling: any field of SamplingConfig.   progress: called with (done, total) steps.
 
     Raises UsageError for a mask of another size, one that hides everything or nothing, or values that are not finite elsewhere.
     """
@@ -96,7 +95,7 @@ def inpaint(
     offset = torch.tensor(model.config.codec.offset, dtype=given.dtype).reshape(-1, *[1] * (given.ndim - 2))
     x = _encoded(model, torch.where(where, offset, given))
     operator = Mask(~where.to(model.device))
-    found = _solved(model, Measurement(operator, operator(x)), n, approach, conditions, steering, seed, watch, sampling)
+    found = _solved(model, Measurement(operator, operator(x)), n, approach, conditions, steering, seed, watch, progress, sampling)
     pasted = torch.where(where[:, None], found.values, given[:, None])
     return Solution(pasted, torch.where(where, offset, given), found.misfit)
 
@@ -104,7 +103,7 @@ def inpaint(
 def upscale(
     model: Model, values: np.ndarray | Tensor, factor: int = 2, n: int = 1, *, noise: float | None = None, approach: Approach | Method | None = None,
     conditions: Mapping[str, object] | None = None, steering: Steering | None = None, seed: int = 0, watch: Watch | None = None,
-    **sampling: Any,
+    progress: Progress | None = None, **sampling: Any,
 ) -> Solution:  # fmt: skip
     """Examples of the model's size whose blocks of factor numbers along each axis have the averages `values`.
 
@@ -116,13 +115,13 @@ def upscale(
     if small.shape[1:] != wanted:
         raise UsageError(f"with the factor {factor} this model takes examples of shape {wanted}, but these have {tuple(small.shape[1:])}.")
     y = operator(_encoded(model, operator.picture(small)))
-    return _solved(model, Measurement(operator, y, _noise(model, noise)), n, approach, conditions, steering, seed, watch, sampling)
+    return _solved(model, Measurement(operator, y, _noise(model, noise)), n, approach, conditions, steering, seed, watch, progress, sampling)
 
 
 def colorize(
     model: Model, values: np.ndarray | Tensor, n: int = 1, *, weights: tuple[float, ...] | None = None, noise: float | None = None,
     approach: Approach | Method | None = None, conditions: Mapping[str, object] | None = None, steering: Steering | None = None, seed: int = 0,
-    watch: Watch | None = None, **sampling: Any,
+    watch: Watch | None = None, progress: Progress | None = None, **sampling: Any,
 ) -> Solution:  # fmt: skip
     """Colours for grey examples.
 
@@ -143,14 +142,15 @@ def colorize(
     units = tuple(w * scale for w, scale in zip(weights, model.config.codec.scale, strict=True))
     operator = Grey(tuple(unit / sum(units) for unit in units))
     y = operator(_encoded(model, grey.picture(seen), limited=False))
-    found = _solved(model, Measurement(operator, y, _noise(model, noise, sum(units))), n, approach, conditions, steering, seed, watch, sampling)
+    measured = Measurement(operator, y, _noise(model, noise, sum(units)))
+    found = _solved(model, measured, n, approach, conditions, steering, seed, watch, progress, sampling)
     return Solution(found.values, grey.picture(seen).contiguous(), found.misfit)
 
 
 def deblur(
     model: Model, values: np.ndarray | Tensor, radius: float = 1.0, n: int = 1, *, noise: float | None = None,
     approach: Approach | Method | None = None, conditions: Mapping[str, object] | None = None, steering: Steering | None = None, seed: int = 0,
-    watch: Watch | None = None, **sampling: Any,
+    watch: Watch | None = None, progress: Progress | None = None, **sampling: Any,
 ) -> Solution:  # fmt: skip
     """Sharp examples that, blurred by a Gaussian of the standard deviation `radius`, in steps of the grid, are `values`.
 
@@ -159,7 +159,7 @@ def deblur(
     operator = Blur(radius)
     operator.shape_of(model.config.codec.shape)
     y = _encoded(model, _carried(model, values))
-    return _solved(model, Measurement(operator, y, _noise(model, noise)), n, approach, conditions, steering, seed, watch, sampling)
+    return _solved(model, Measurement(operator, y, _noise(model, noise)), n, approach, conditions, steering, seed, watch, progress, sampling)
 
 
 def settings(model: Model, approach: Approach, **sampling: Any) -> SamplingConfig:
@@ -187,7 +187,8 @@ def grid(model: Model, approach: Approach, how: SamplingConfig) -> Level:
 
 def _solved(
     model: Model, seen: Measurement, n: int, approach: Approach | Method | None, conditions: Mapping[str, object] | None,
-    steering: Steering | None, seed: int, watch: Watch | None, sampling: Mapping[str, Any],
+    steering: Steering | None, seed: int, watch: Watch | None, progress: Progress | None,
+    sampling: Mapping[str, Any],
 ) -> Solution:  # fmt: skip
     """n examples for each row of what is seen."""
     if n < 1:
@@ -197,25 +198,27 @@ def _solved(
     check(model, how, steering)
     levels, solver = grid(model, approach, how), how.build_solver(model.schedule)
     asked = encoded(model, conditions or {}, inputs, steering)
-    parts, misfits = [], []
     every = torch.arange(inputs, device=model.device).repeat_interleave(n)
-    for start in range(0, len(every), CHUNK):
-        rows = every[start : start + CHUNK]
-        index = torch.arange(start, start + len(rows), device=model.device)
+    values = torch.empty(len(every), *model.config.codec.shape, dtype=model.config.codec.storage)
+    misfit, size = torch.empty(len(every)), at_once(model.codec.shape, most=WITH_GRADIENTS)
+    counter = Counter((len(levels) - 1) * -(-len(every) // size), progress)
+    for answers in torch.arange(len(every)).split(size):
+        index = answers.to(model.device)
+        rows = every[index]
         some = seen.rows(rows)
         x = initial(levels, model.config.codec.shape, seed, index)
         belief = denoise(model, asked.rows(rows), how, steering, lambda plain, some=some: _conditioned(plain, some, approach, model))  # type: ignore[misc]
         walking = _solver(solver, some, approach, x[0].numel())
         walking = WithMomentum(walking) if isinstance(belief, Remembering) else walking
-        for moment in trajectory(x, belief, levels, walking, seed=seed, index=index, noise=how.noise, s_noise=how.s_noise):
+        moments = trajectory(x, belief, levels, walking, seed=seed, index=index, noise=how.noise, s_noise=how.s_noise)
+        for moment in counter.counted(moments):
             x = moment.x
             if watch:
-                watch("down", moment)
-        finite(x)
-        parts.append(model.codec.decode(x))
-        misfits.append(some.residual(x).flatten(1).square().mean(1).sqrt().cpu())
-    shaped = torch.cat(parts).reshape(inputs, n, *model.config.codec.shape)
-    return Solution(shaped, model.codec.decode(seen.operator.picture(seen.y)), torch.cat(misfits).reshape(inputs, n))
+                watch("down", moment, answers)
+        values[answers] = model.codec.decode(finite(x))
+        misfit[answers] = some.residual(x).flatten(1).square().mean(1).sqrt().cpu()
+    shaped = values.reshape(inputs, n, *model.config.codec.shape)
+    return Solution(shaped, model.codec.decode(seen.operator.picture(seen.y)), misfit.reshape(inputs, n))
 
 
 def _conditioned(plain: Denoise, seen: Measurement, approach: Approach, model: Model) -> Denoise:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+import weakref
 import zipfile
 
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 from tests.small import tiny_model
 from undiffuse import artefact
+from undiffuse.errors import UsageError
 from undiffuse.model import load, read_file, save_model
 from undiffuse.networks.unet_config import UNetConfig
 from undiffuse.sampling.settings import SamplingConfig
@@ -308,10 +310,6 @@ def test_the_configuration_is_read_without_the_tensors(tmp_path):
 
 def test_kind_and_version_are_told_before_tensors_are_read(tmp_path):
     """Both tensors and header are wrong here: whoever read the tensors first would speak of their hash."""
-    import json
-
-    from safetensors.torch import save_file
-
     for number, (header, words) in enumerate(
         [({"format": 1, "kind": "classifier", "sha256": "0"}, "is a classifier"), ({"format": 99, "kind": "model", "sha256": "0"}, "format 99")]
     ):
@@ -322,10 +320,6 @@ def test_kind_and_version_are_told_before_tensors_are_read(tmp_path):
 
 
 def test_loading_holds_one_tensor_of_the_file_at_a_time(tmp_path, monkeypatch):
-    import weakref
-
-    from undiffuse import artefact
-
     model = tiny_model()
     weights = dict(model.denoiser.named_parameters())
     save_model(tmp_path / "m.safetensors", model.config, weights, {name: p.clone() for name, p in weights.items()})

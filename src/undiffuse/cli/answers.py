@@ -98,7 +98,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def solved(
-    job: Job, inputs: int, solve: Callable[..., Solution], title: str, shown: Callable[[Solution], Sequence[tuple[str, Sequence[np.ndarray]]]],
+    job: Job, solve: Callable[..., Solution], title: str, shown: Callable[[Solution], Sequence[tuple[str, Sequence[np.ndarray]]]],
     names: Sequence[str], task: Mapping[str, Any], following: str,
 ) -> None:  # fmt: skip
     """Solves, draws, writes and tells.   solve: of the settings that all tasks take.   shown: the rows before the answers.
@@ -109,9 +109,12 @@ def solved(
     codec = job.model.codec
     how = solving.settings(job.model, job.approach, **job.sampling)
     steps = len(solving.grid(job.model, job.approach, how)) - 1
-    walk = pictures.Walk() if job.trajectory else None
-    with edits.watching(walk, steps * -(-inputs * job.n // solving.CHUNK)) as watch:
-        result = solve(n=job.n, approach=job.approach, conditions=job.conditions, seed=job.seed, watch=watch, **job.sampling)
+    walk = edits.walk_of(job.model, job.trajectory)
+    with shared.steps_bar("walking") as progress:
+        result = solve(
+            n=job.n, approach=job.approach, conditions=job.conditions, seed=job.seed, watch=walk.see if walk else None, progress=progress,
+            **job.sampling,
+        )  # fmt: skip
     folder = shared.result_folder(job.run, "edited", job.out)
     answers = [(f"answer {k + 1}" if job.n > 1 else "answer", pictures.pictures_of(result.values[:, k], codec)) for k in range(job.n)]
     pictures.rows_of([*shown(result), *answers], f"{title}: {job.approach.method}, {how.solver}, {steps} steps", names).save(folder / "picture.png")
@@ -124,9 +127,8 @@ def solved(
     results = {"answers": (each, result.values.flatten(0, 1)), "seen": (names, result.seen)}
     written = ["picture.png", *edits.write(folder, job.model, results, numbers)]
     if walk is not None:
-        first = pictures.Walk(walk.of_example(0))
-        pictures.strip(first, codec, f"{title}: {names[0]}").save(folder / "trajectory.png")
-        pictures.animation(first, codec, folder / "trajectory.gif", each)
+        pictures.strip(walk, codec, f"{title}: {names[0]}").save(folder / "trajectory.png")
+        pictures.animation(walk, codec, folder / "trajectory.gif", each)
         written += ["trajectory.png", "trajectory.gif"]
     typer.echo(f"wrote {folder}/: {', '.join(written)}")
     typer.echo(f"next: {following}")

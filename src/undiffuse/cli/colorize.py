@@ -37,6 +37,6 @@ def colorize(
         return [("given", given), ("what the model saw", pictures.pictures_of(result.seen, codec))]
 
     answers.solved(
-        job, len(inputs.values), partial(solving.colorize, job.model, inputs.values, noise=noise), "Coloured", shown, inputs.names,
+        job, partial(solving.colorize, job.model, inputs.values, noise=noise), "Coloured", shown, inputs.names,
         {"task": "colorize", "noise": noise}, f"{shared.command('colorize', run, *images, '--seed', job.seed + 1)}  for other answers",
     )  # fmt: skip

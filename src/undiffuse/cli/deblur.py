@@ -44,7 +44,7 @@ def deblur(
 
     again = shared.command("deblur", run, *images, "--radius", f"{radius:g}", *(["--simulate"] if simulate else []), "--seed", job.seed + 1)
     answers.solved(
-        job, len(y), partial(solving.deblur, job.model, y, radius, noise=noise), f"A blur of radius {radius:g} undone", shown, inputs.names,
+        job, partial(solving.deblur, job.model, y, radius, noise=noise), f"A blur of radius {radius:g} undone", shown, inputs.names,
         {"task": "deblur", "radius": radius, "simulated": simulate, "noise": noise},
         f"{again}  for other answers",
     )  # fmt: skip

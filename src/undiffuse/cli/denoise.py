@@ -43,18 +43,21 @@ def denoise(
             f"note: {ends:.0%} of the values lie at the ends of their range: if noise was cut off there, it is underestimated, "
             "so give --noise where you know it"
         )
-    walk = pictures.Walk() if trajectory else None
-    with edits.watching(walk, steps * len(inputs.values)) as watch:
+    ratio = editing.noise_of(model, inputs.values, noise, level, estimate, conditions)  # type: ignore[arg-type]
+    noisiest = int(ratio.argmax())
+    walk = edits.walk_of(model, trajectory, only=[noisiest])
+    with shared.steps_bar("walking") as progress:
         result = editing.restore(
-            model, inputs.values, noise=noise, level=level, estimate=estimate, conditions=conditions, seed=seed, watch=watch,  # type: ignore[arg-type]
-            steps=steps, **shared.given(solver=solver),
+            model, inputs.values, level=ratio, conditions=conditions, seed=seed, steps=steps, watch=walk.see if walk else None,
+            progress=progress, **shared.given(solver=solver),
         )  # fmt: skip
     folder, codec = shared.result_folder(run, "edited", out), model.codec
     units = editing.in_data_units(model, result.ratio)
     labels = [f"σ/α {value:.2g}" for value in result.ratio.tolist()] if units is None else [f"noise {value:.3g}" for value in units.tolist()]
-    change, change_label = pictures.difference(codec.encode(result.mean).to(result.x), result.x, codec)
+    few = slice(pictures.MOST_COLUMNS)
+    change, change_label = pictures.difference(codec.encode(result.mean[few]).to(result.x), result.x[few], codec)
     rows = [
-        ("given", pictures.pictures_of(codec.decode(result.x), codec)),
+        ("given", pictures.pictures_of(codec.decode(result.x[few]), codec)),
         ("best estimate x̂", pictures.pictures_of(result.mean, codec)),
         ("one possible original", pictures.pictures_of(result.sample, codec)),
         (change_label.replace("difference", "removed"), change),
@@ -69,10 +72,8 @@ def denoise(
     results = {"estimate": (inputs.names, result.mean), "sample": (inputs.names, result.sample)}
     written = ["picture.png", *edits.write(folder, model, results, numbers)]
     if walk is not None:
-        noisiest = int(result.ratio.argmax())
-        shown = pictures.Walk(walk.of_example(noisiest))
-        pictures.strip(shown, codec, f"Down from the noise of {inputs.names[noisiest]}").save(folder / "trajectory.png")
-        pictures.animation(shown, codec, folder / "trajectory.gif", labels[noisiest : noisiest + 1])
+        pictures.strip(walk, codec, f"Down from the noise of {inputs.names[noisiest]}").save(folder / "trajectory.png")
+        pictures.animation(walk, codec, folder / "trajectory.gif", labels[noisiest : noisiest + 1])
         written += ["trajectory.png", "trajectory.gif"]
     for name, label in zip(inputs.names, labels, strict=True):
         typer.echo(f"{name}: {label}, {told}")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Option
 
-from undiffuse.cli import asking, shared
+from undiffuse.cli import asking
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
     from undiffuse.data.codec import CodecConfig
     from undiffuse.data.dataset import Dataset
-    from undiffuse.editing import Watch
     from undiffuse.model import Model
     from undiffuse.pictures.edits import Walk
 
@@ -125,19 +123,11 @@ def told(model: Model, options: Mapping[str, list[str] | None]) -> dict[str, obj
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
 
-@contextmanager
-def watching(walk: Walk | None, total: int) -> Iterator[Watch]:
-    """A progress bar over `total` steps, which also fills the walk."""
-    with shared.progress_bar("{task.completed} of {task.total} steps") as bar:
-        task = bar.add_task("walking", total=total)
+def walk_of(model: Model, trajectory: bool, **which: Sequence[int]) -> Walk | None:
+    """What collects a walk where it is to be drawn."""
+    from undiffuse.pictures.edits import Walk
 
-        def watch(way: Any, moment: Any) -> None:
-            bar.advance(task)
-            if walk is not None:
-                walk.see(way, moment)
-
-        yield watch
-        bar.update(task, completed=total)
+    return Walk(model.codec.shape, **which) if trajectory else None
 
 
 def write(folder: Path, model: Model, results: Mapping[str, tuple[Sequence[str], Tensor]], numbers: Mapping[str, Any]) -> list[str]:
@@ -153,7 +143,7 @@ def write(folder: Path, model: Model, results: Mapping[str, tuple[Sequence[str],
 
     written = ["numbers.json"]
     for kind, (names, values) in results.items():
-        array = values.numpy().astype(model.config.codec.dtype)
+        array = values.numpy().astype(model.config.codec.dtype, copy=False)
         write_atomically(folder / f"{kind}.npy", lambda path, array=array: write_array(path, array), array.nbytes)  # type: ignore[misc]
         written.append(f"{kind}.npy")
         if len(model.config.codec.shape) == 3:

@@ -40,7 +40,7 @@ def inpaint(
         return [*given, ("mask", covered), ("what the model saw", seen)]
 
     answers.solved(
-        job, len(inputs.values), partial(solving.inpaint, job.model, inputs.values, where), "Filled in", shown, inputs.names,
+        job, partial(solving.inpaint, job.model, inputs.values, where), "Filled in", shown, inputs.names,
         {"task": "inpaint", "mask": mask, "hidden": where.double().mean().item()},
         f"{shared.command('inpaint', run, *images, '--mask', mask, '--seed', job.seed + 1)}  for other answers",
     )  # fmt: skip

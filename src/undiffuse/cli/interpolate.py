@@ -37,15 +37,15 @@ def interpolate(
     inputs, conditions = edits.read(run, model, [a, b]), edits.asked(model, class_)
     if len(inputs.values) != 2:
         raise UsageError(f"interpolation is between two examples, but {a} and {b} hold {len(inputs.values)}: give files of one each.")
-    walk, steps = pictures.Walk() if trajectory else None, editing.default_steps(model) if steps is None else steps
-    with edits.watching(walk, 2 * steps) as watch:
+    walk, steps = edits.walk_of(model, trajectory, also=[n // 2]), editing.default_steps(model) if steps is None else steps
+    with shared.steps_bar("walking") as progress:
         result = editing.interpolate(
-            model, inputs.values[0], inputs.values[1], n, method=method, conditions=conditions, watch=watch,  # type: ignore[arg-type]
+            model, inputs.values[0], inputs.values[1], n, method=method, conditions=conditions, watch=walk.see if walk else None, progress=progress,  # type: ignore[arg-type]
             steps=steps,
         )  # fmt: skip
     folder, codec = shared.result_folder(run, "edited", out), model.codec
     plain = codec.in_plain(result.x)
-    blend = torch.cat([torch.lerp(plain[:1], plain[1:], share) for share in result.shares])
+    blend = torch.cat([torch.lerp(plain[:1], plain[1:], share) for share in result.shares[: pictures.MOST_COLUMNS]])
     labels = [f"{share:.0%}" for share in result.shares]
     labels[0], labels[-1] = inputs.names
     rows = [
@@ -63,9 +63,9 @@ def interpolate(
     }  # fmt: skip
     written = ["picture.png", *edits.write(folder, model, {"interpolated": (names, result.values)}, numbers)]
     if walk is not None:
-        down = pictures.Walk([(way, moment) for way, moment in walk.moments if way == "down"])
-        middle = n // 2
-        pictures.strip(down, codec, f"How the one at {result.shares[middle]:.0%} comes about", middle).save(folder / "trajectory.png")
+        down, middle = walk.only("down"), n // 2
+        title = f"How the one at {result.shares[middle]:.0%} comes about"
+        pictures.strip(down, codec, title, down.examples.index(middle)).save(folder / "trajectory.png")
         pictures.animation(down, codec, folder / "trajectory.gif", labels)
         written += ["trajectory.png", "trajectory.gif"]
     typer.echo(f"wrote {folder}/: {', '.join(written)}")

@@ -41,19 +41,20 @@ def reconstruct(
     model = load(run, shared.device(device), weights)
     shared.say_grid(model, solver)
     inputs, conditions = edits.read(run, model, images), edits.asked(model, class_)
-    walk, steps = pictures.Walk() if trajectory else None, editing.default_steps(model) if steps is None else steps
-    with edits.watching(walk, 2 * steps) as watch:
+    walk, steps = edits.walk_of(model, trajectory), editing.default_steps(model) if steps is None else steps
+    with shared.steps_bar("walking") as progress:
         result = editing.reconstruct(
-            model, inputs.values, method=method, strength=strength, conditions=conditions, seed=seed, watch=watch,  # type: ignore[arg-type]
-            steps=steps, **shared.given(solver=solver),
+            model, inputs.values, method=method, strength=strength, conditions=conditions, seed=seed, steps=steps,  # type: ignore[arg-type]
+            watch=walk.see if walk else None, progress=progress, **shared.given(solver=solver),
         )  # fmt: skip
     folder, codec = shared.result_folder(run, "edited", out), model.codec
     labels = [edits.decibels(value) for value in result.psnr.tolist()]
     from undiffuse.pictures.views import level_label
 
     apart, apart_label = pictures.difference(result.x, result.back, codec)
+    shown = pictures.MOST_COLUMNS
     rows = [
-        ("given" if codec.space is None else "given, through latents", pictures.pictures_of(codec.decode(result.x), codec)),
+        ("given" if codec.space is None else "given, through latents", pictures.pictures_of(codec.decode(result.x[:shown]), codec)),
         (f"x_t at {level_label(result.top)}", pictures.at_level(result.noised, result.top, codec)),
         ("reconstruction", pictures.pictures_of(result.values, codec)),
         (apart_label, apart),

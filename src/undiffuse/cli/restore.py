@@ -68,12 +68,8 @@ def restore(
         names, truth, labels = inputs.names, None, [name] * len(inputs.names)
         seen = tasks.given(model, given, name, hidden=hidden, noise=noise)
     conditions = edits.asked(model, class_)
-    with shared.progress_bar("{task.completed} of {task.total} steps") as bar:
-        walking = bar.add_task("sampling", total=1)
-        made = tasks.made_of(
-            model, seen, n, conditions=conditions, seed=seed, progress=lambda done, total: bar.update(walking, completed=done, total=total),
-            **shared.given(steps=steps),
-        )  # fmt: skip
+    with shared.steps_bar("sampling") as progress:
+        made = tasks.made_of(model, seen, n, conditions=conditions, seed=seed, progress=progress, **shared.given(steps=steps))
     folder = shared.result_folder(run, "edited", out)
     rows = [("seen", _seen(seen, model))]
     rows += [(f"answer {k + 1}", pictures.pictures_of(made.values[:, k], model.codec)) for k in range(n)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +13,11 @@ import typer
 from typer import Argument, Option
 
 from undiffuse.cli import asking, shared
+from undiffuse.cli.results import Results, few, fresh_folder
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
     from torch import Tensor
 
     from undiffuse.classifier import Classifier
@@ -137,13 +140,12 @@ def sample(
     if second is None and augmentation is not None:
         raise UsageError("--augmentation is noise for a second stage: name one with --upscaler.")
     strength = check_stages(model, second, augmentation)[1] if second else 0.0
-    folder, values, labels, index = _make(job, n, compare, run, out)
-    written = _write(job, folder, values, labels, index, compare)
-    if second is not None:
-        written += _enlarge(job, second, folder, values, labels, index, strength)
-    if trajectory:
-        _draw_trajectory(job, labels, [of_seed for of_seed, _ in index], folder)
-        written += ", forward.png, reverse.png, reverse.gif"
+    rows = _rows(job, n, compare)
+    with fresh_folder(run, "sampled", out) as folder:
+        written = _write(job, rows, compare, folder, second, strength)
+        if trajectory:
+            _draw_trajectory(job, rows, folder)
+            written += ", forward.png, reverse.png, reverse.gif"
     typer.echo(f"wrote {folder}/: {written}")
     if not trajectory:
         typer.echo(f"next: {shared.command('sample', run, '--trajectory')}  draws how they came about")
@@ -207,127 +209,118 @@ def _told(model: Model, options: dict[str, list[str] | None], unconditional: boo
     return asking.Asking({classes[0][0]: list(classes[0][1])}, {classes[0][0]: list(classes[0][1])}) if classes else told
 
 
-def _make(job: Job, n: int | None, compare: bool, run: Path, out: Path | None) -> tuple[Path, Tensor, list[str], list[tuple[int, list[str]]]]:
-    """(the folder of results, values, the label of each, its index of the seed with its cells of the table)."""
-    import torch
+@dataclass(frozen=True)
+class Row:
+    """One sample to be made.   index: of the seed.   cells: of the table."""
 
-    from undiffuse.steering import check
+    conditions: dict[str, Any]
+    strength: float | None
+    label: str
+    cells: list[str]
+    index: int
 
+
+def _rows(job: Job, n: int | None, compare: bool) -> list[Row]:
+    """The samples in the order in which they are made: strength after strength, each in the order of the choices."""
     choices = job.choices()
     if compare:
-        per = n or COMPARED
-        rows = [choice for choice in choices for _ in range(per)]
-        index = [job.first + k for _ in choices for k in range(per)]
+        per, total = n or COMPARED, (n or COMPARED) * len(choices)
     else:
         total = n or (10 * len(choices) if 1 < len(choices) <= MOST_ROWS else 64)
         per = math.ceil(total / len(choices))
-        rows = [choices[k // per] for k in range(total)]
-        index = [job.first + k for k in range(total)]
-    model, parts = job.model, []
-    order = [k for strength in job.strengths for k, row in enumerate(rows) if row[1] == strength]
-    groups = [[k for k in order if rows[k][1] == strength] for strength in job.strengths]
-    asked = [job.split([rows[k][0] for k in group]) for group in groups]
+    rows = [Row(*choices[k // per], job.first + (k % per if compare else k)) for k in range(total)]
+    return [row for strength in job.strengths for row in rows if row.strength == strength]
+
+
+def _batches(job: Job, rows: list[Row], bar: Progress) -> Iterator[tuple[list[Row], Tensor]]:
+    """The samples of rows, some at a time, with a bar for each strength. Complains before anything is drawn."""
+    from undiffuse.steering import check
+
+    model = job.model
+    groups = [[row for row in rows if row.strength == strength] for strength in job.strengths]
+    asked = [job.split([row.conditions for row in group]) for group in groups]
     for group, (conditions, steering), strength in zip(groups, asked, job.strengths, strict=True):
-        check(model, model.how(**job.how(strength)), steering)  # complains, as the next line does, before a bar is drawn
+        check(model, model.how(**job.how(strength)), steering)
         model.denoiser.conditions.encode(conditions, len(group))
-    with shared.progress_bar("{task.completed} of {task.total} steps") as bar:
-        for group, (conditions, steering), strength in zip(groups, asked, job.strengths, strict=True):
-            task = bar.add_task("sampling" if strength is None or len(groups) == 1 else f"guidance {strength:g}", total=1)
-
-            def progress(done: int, total: int, task: Any = task) -> None:
-                bar.update(task, completed=done, total=total)
-
-            parts.append(
-                model.sample(
-                    len(group), conditions, seed=job.seed, index=[index[k] for k in group], steering=steering, progress=progress, **job.how(strength)
-                )
-            )
-    folder = shared.result_folder(run, "sampled", out)
-    return folder, torch.cat(parts), [rows[k][2] for k in order], [(index[k], rows[k][3]) for k in order]
+    for group, (conditions, steering), strength in zip(groups, asked, job.strengths, strict=True):
+        progress = shared.steps(bar, "sampling" if strength is None or len(groups) == 1 else f"guidance {strength:g}")
+        done, which = 0, [row.index for row in group]
+        for values in model.sample_in_batches(
+            len(group), conditions, seed=job.seed, index=which, steering=steering, progress=progress, **job.how(strength)
+        ):
+            yield group[done : done + len(values)], values
+            done += len(values)
 
 
-def _write(job: Job, folder: Path, values: Tensor, labels: list[str], index: list[tuple[int, list[str]]], compare: bool) -> str:
-    """The arrays, images, table and sheet; returns what was written."""
-    import numpy as np
-
-    from undiffuse.pictures.images import save_image
+def _write(job: Job, rows: list[Row], compare: bool, folder: Path, second: Model | None, augmentation: float) -> str:
+    """Samples, and makes them larger where there is a second stage; returns what was written."""
     from undiffuse.pictures.views import compared_grid, samples_grid
 
-    codec = job.model.codec
-    np.save(folder / "samples.npy", values.numpy().astype(codec.config.dtype))
-    (folder / "images").mkdir()
-    with open(folder / "samples.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["file", "seed", "index", *job.told.values])
-        for k, (of_seed, cells) in enumerate(index):
-            name = f"images/{k:05d}.png"
-            save_image(values[k], codec.config, folder / name)
-            table.writerow([name, job.seed, of_seed, *cells])
-    constant = ", ".join(f"{name} {shown[0]}" for name, shown in job.told.shown.items() if len(shown) == 1)
-    title = f"{len(labels)} samples, seed {job.seed}" + (f", {constant}" if constant else "")
+    labels = [row.label for row in rows]
+    shown = few(labels)
+    small = Results(folder, "samples", "images", job.model.config.codec, len(rows), shown)
+    large = None if second is None else Results(folder, "enlarged", "enlarged", second.config.codec, len(rows), shown)
+    with shared.progress_bar(shared.STEPS) as bar:
+        enlarging = None if second is None else shared.steps(bar, "enlarging")
+        for some, values in _batches(job, rows, bar):
+            small.add(values)
+            if second is not None and large is not None:
+                large.add(_enlarged(job, second, some, values, augmentation, enlarging))
+    _write_table(job, rows, folder / "samples.csv")
+    labels = [labels[k] for k in shown]
+    left_out = "" if len(shown) == len(rows) else f" ({len(shown)} of them shown)"
+    constant = ", ".join(f"{name} {values[0]}" for name, values in job.told.shown.items() if len(values) == 1)
+    title, captions = f"{len(rows)} samples{left_out}, seed {job.seed}" + (f", {constant}" if constant else ""), len(set(labels)) > len(labels) / 2
+    few_, codec = small.finish(), job.model.codec
     if compare:
-        rows = list(dict.fromkeys(labels))
-        compared_grid(values, codec, rows, f"The same noise in each column: {title}").save(folder / "grid.png")
+        page = compared_grid(few_, codec, list(dict.fromkeys(labels)), f"The same noise in each column: {title}")
     else:
-        samples_grid(values, codec, labels, title, captions=len(set(labels)) > len(labels) / 2).save(folder / "grid.png")
-    return "grid.png, images/, samples.npy, samples.csv"
+        page = samples_grid(few_, codec, labels, title, captions=captions)
+    page.save(folder / "grid.png")
+    written = "grid.png, images/, samples.npy, samples.csv"
+    if second is None or large is None:
+        return written
+    title = f"{len(rows)} samples of two stages{left_out}, seed {job.seed}, augmentation {augmentation:g}"
+    samples_grid(large.finish(), second.codec, labels, title, captions=captions).save(folder / "enlarged.png")
+    return f"{written}, enlarged.png, enlarged/, enlarged.npy"
 
 
-def _enlarge(
-    job: Job, second: Model, folder: Path, values: Tensor, labels: list[str], index: list[tuple[int, list[str]]], augmentation: float
-) -> str:
-    """The samples made larger by a second stage, told the same; returns what was written."""
-    import numpy as np
-
-    from undiffuse.pictures.images import save_image
-    from undiffuse.pictures.views import samples_grid
+def _enlarged(
+    job: Job, second: Model, rows: list[Row], values: Tensor, augmentation: float, progress: Callable[[int, int], None] | None
+) -> Tensor:
+    """Samples made larger by a second stage, told the same."""
     from undiffuse.tasks import upscaled
 
-    choices = {choice[2]: choice[0] for choice in job.choices()}
-    told = {name: [choices[label].get(name) for label in labels] for name in job.told.values if name in second.denoiser.conditions.askable}
-    with shared.progress_bar("{task.completed} of {task.total} steps") as bar:
-        task = bar.add_task("enlarging", total=1)
-
-        def progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        which = [of_seed for of_seed, _ in index]
-        large = upscaled(second, values, noise=augmentation, conditions=told, seed=job.seed, index=which, progress=progress)
-    codec = second.codec
-    np.save(folder / "enlarged.npy", large.numpy().astype(codec.config.dtype))
-    (folder / "enlarged").mkdir()
-    for k in range(len(large)):
-        save_image(large[k], codec.config, folder / f"enlarged/{k:05d}.png")
-    title = f"{len(large)} samples of two stages, seed {job.seed}, augmentation {augmentation:g}"
-    samples_grid(large, codec, labels, title, captions=len(set(labels)) > len(labels) / 2).save(folder / "enlarged.png")
-    return ", enlarged.png, enlarged/, enlarged.npy"
+    told = {name: [row.conditions.get(name) for row in rows] for name in job.told.values if name in second.denoiser.conditions.askable}
+    which = [row.index for row in rows]
+    return upscaled(second, values, noise=augmentation, conditions=told, seed=job.seed, index=which, progress=progress)
 
 
-def _draw_trajectory(job: Job, labels: list[str], index: list[int], folder: Path) -> None:
+def _write_table(job: Job, rows: list[Row], path: Path) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["file", "seed", "index", *job.told.values])
+        for k, row in enumerate(rows):
+            table.writerow([f"images/{k:05d}.png", job.seed, row.index, *row.cells])
+
+
+def _draw_trajectory(job: Job, rows: list[Row], folder: Path) -> None:
     """Strips of the first sample, and an animation of one sample per row."""
     import torch
 
+    from undiffuse.pictures.edits import Walk
     from undiffuse.pictures.views import animate_reverse, forward_strip, reverse_strip
     from undiffuse.sampling.spacings import uniform
 
-    model, choices = job.model, {choice[2]: choice for choice in job.choices()}
-    named = list(dict.fromkeys(labels))[:STRIP_EXAMPLES]
-    which = [labels.index(name) for name in named] if len(named) > 1 else list(range(min(STRIP_EXAMPLES, len(labels))))
-    parts = []
-    for k in which:
-        conditions, strength, _, _ = choices[labels[k]]
-        told, steering = job.split([conditions])
-        parts.append(list(model.trajectory(1, told, seed=job.seed, first=index[k], steering=steering, **job.how(strength))))
-    moments = [
-        replace(
-            m,
-            x_t=torch.cat([part[i].x_t for part in parts]),
-            clean=torch.cat([part[i].clean for part in parts]),
-            x=torch.cat([part[i].x for part in parts]),
-        )
-        for i, m in enumerate(parts[0])
-    ]
+    model, walk = job.model, Walk(job.model.codec.shape)
+    each = list({row.label: row for row in reversed(rows)}.values())[::-1]
+    which = each if len(each) > 1 else rows
+    for k, row in enumerate(which[: min(STRIP_EXAMPLES, len(walk.examples))]):
+        told, steering = job.split([row.conditions])
+        for moment in model.trajectory(1, told, seed=job.seed, first=row.index, steering=steering, **job.how(row.strength)):
+            walk.see("down", moment, torch.tensor([k]))
+    moments = [moment for _, moment in walk.moments]
     reverse_strip(moments, model.codec).save(folder / "reverse.png")
     levels = getattr(model.schedule, "levels", None) or uniform(model.schedule, 200)
-    forward_strip(moments[-1].x[0].cpu(), levels, model.codec, job.seed).save(folder / "forward.png")
+    forward_strip(moments[-1].x[0], levels, model.codec, job.seed).save(folder / "forward.png")
     animate_reverse(moments, model.codec, folder / "reverse.gif")

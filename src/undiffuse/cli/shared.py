@@ -7,7 +7,7 @@ import math
 import re
 import shlex
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from undiffuse.model import Model
 
+STEPS = "{task.completed} of {task.total} steps"
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -185,6 +186,19 @@ def progress_bar(*columns: str) -> Iterator[Progress]:
         *(TextColumn(column) for column in columns), transient=False,
     ) as bar:  # fmt: skip
         yield bar
+
+
+@contextmanager
+def steps_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of steps, as what is to be called with (done, total)."""
+    with progress_bar(STEPS) as bar:
+        yield steps(bar, what)
+
+
+def steps(bar: Progress, what: str) -> Callable[[int, int], None]:
+    """Another line of a bar with the column STEPS, as what is to be called with (done, total)."""
+    task = bar.add_task(what, total=1)
+    return lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def clock(left: float) -> str:

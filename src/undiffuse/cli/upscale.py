@@ -48,7 +48,7 @@ def upscale(
 
     again = shared.command("upscale", run, *images, "--factor", f"{factor}", *(["--simulate"] if simulate else []), "--seed", job.seed + 1)
     answers.solved(
-        job, len(y), partial(solving.upscale, job.model, y, factor, noise=noise), f"{factor} times larger", shown, inputs.names,
+        job, partial(solving.upscale, job.model, y, factor, noise=noise), f"{factor} times larger", shown, inputs.names,
         {"task": "upscale", "factor": factor, "simulated": simulate, "noise": noise},
         f"{again}  for other answers",
     )  # fmt: skip

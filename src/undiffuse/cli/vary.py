@@ -40,14 +40,14 @@ def vary(
     shared.say_grid(model, solver)
     inputs = edits.read(run, model, images)
     conditions = edits.told(model, {"class": classes, "number": numbers, "tags": tags, "text": texts})
-    walk, steps = pictures.Walk() if trajectory else None, editing.default_steps(model) if steps is None else steps
-    with edits.watching(walk, round(steps * strength) if 0 <= strength <= 1 else 0) as watch:
+    walk, steps = edits.walk_of(model, trajectory), editing.default_steps(model) if steps is None else steps
+    with shared.steps_bar("walking") as progress:
         result = editing.vary(
-            model, inputs.values, strength, n, conditions=conditions, seed=seed, watch=watch, steps=steps,
+            model, inputs.values, strength, n, conditions=conditions, seed=seed, watch=walk.see if walk else None, progress=progress, steps=steps,
             **shared.given(guidance=guidance, solver=solver),
         )  # fmt: skip
     folder, codec = shared.result_folder(run, "edited", out), model.codec
-    first = [k * n for k in range(len(inputs.names))]
+    first = [k * n for k in range(len(inputs.names))][: pictures.MOST_COLUMNS]
     rows = [
         ("given", pictures.pictures_of(codec.decode(result.x[first]), codec)),
         (f"x_t at {level_label(result.top)}", pictures.at_level(result.noised[first], result.top, codec)),

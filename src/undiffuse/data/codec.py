@@ -184,7 +184,9 @@ class Codec:
         x = ((raw - self.offset.to(device)) / self.scale.to(device)).float()
         return x if self.space is None else self.space.encode(x)
 
-    def encode_parts(self, values: np.ndarray, rows: np.ndarray | None = None, device: torch.device | str = "cpu") -> Tensor:
+    def encode_parts(
+        self, values: np.ndarray | Tensor, rows: np.ndarray | None = None, device: torch.device | str = "cpu", limited: bool = True
+    ) -> Tensor:
         """x of rows of stored values (of all when None), encoded part by part, so that no more is in memory than what is returned.
 
         Raises UsageError as `encode` does.
@@ -193,7 +195,7 @@ class Codec:
         x = torch.empty(n, *self.shape, device=device)
         for start in range(0, n, each):
             part = slice(start, start + each)
-            x[part] = self.encode(values[part if rows is None else rows[part]]).to(device)
+            x[part] = self.encode(values[part if rows is None else rows[part]], limited).to(device)
         return x
 
     @property

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -21,25 +23,45 @@ from undiffuse.process.levels import Level, meet
 from undiffuse.sampling.trajectory import Moment
 
 CELL, MOST_COLUMNS, FRAMES, SECONDS = 96, 12, 48, 5.0
+MOST_NUMBERS = 2**25  # of a walk that is kept
 TIMES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 STRIPES = ((84, 120, 190), (110, 144, 208))  # where nothing is known
 ARROWS = {"up": "↑", "down": "↓"}
 Way = Literal["up", "down"]
 
 
-@dataclass
 class Walk:
-    """Collects the moments of an edit; its `see` is what editing.py's functions call `watch`."""
+    """Collects a walk for pictures; its `see` is what editing.py's functions call `watch`.
 
-    moments: list[tuple[Way, Moment]] = field(default_factory=list)
+    At most FRAMES moments each way are kept, evenly spaced, of the first MOST_COLUMNS examples, fewer where these are so large that
+    they hold more than MOST_NUMBERS, and on the CPU.   moments: these, in order.   examples: which are kept.
+    """
 
-    def see(self, way: Way, moment: Moment) -> None:
-        self.moments.append((way, moment))
+    def __init__(self, shape: Sequence[int], also: Sequence[int] = (), only: Sequence[int] | None = None) -> None:
+        """shape: of one x.   also: an example that is kept beside the first.   only: the examples that are kept instead."""
+        columns = max(1, min(MOST_COLUMNS, MOST_NUMBERS // (2 * FRAMES * 3 * math.prod(shape))))
+        self.examples = tuple(dict.fromkeys([*range(columns), *also] if only is None else only))
+        self._kept: dict[tuple[Way, int], Moment] = {}
 
-    def of_example(self, k: int) -> list[tuple[Way, Moment]]:
-        """The moments of walk k, where examples were walked one after another."""
-        starts = [i for i, (_, moment) in enumerate(self.moments) if moment.row == 0]
-        return self.moments[starts[k] : (starts[k + 1] if k + 1 < len(starts) else None)]
+    def see(self, way: Way, moment: Moment, rows: Tensor) -> None:
+        here = [k for k, row in enumerate(rows.tolist()) if row in self.examples]
+        if not here or moment.row not in _spread_rows(moment.total):
+            return
+        x_t, clean, x = (part[here].cpu() for part in (moment.x_t, moment.clean, moment.x))
+        before = self._kept.get((way, moment.row))
+        if before is not None:
+            x_t, clean, x = (torch.cat(both) for both in ((before.x_t, x_t), (before.clean, clean), (before.x, x)))
+        self._kept[way, moment.row] = replace(moment, x_t=x_t, clean=clean, x=x, state=None)
+
+    @property
+    def moments(self) -> list[tuple[Way, Moment]]:
+        return [(way, moment) for (way, _), moment in self._kept.items()]
+
+    def only(self, way: Way) -> Walk:
+        """The part of it that goes one way."""
+        part = Walk((1,), only=self.examples)
+        part._kept = {key: moment for key, moment in self._kept.items() if key[0] == way}
+        return part
 
     def spread(self, count: int) -> list[tuple[Way, Moment]]:
         """At most `count` of them, evenly spaced in the angle, the first and the last included."""
@@ -49,19 +71,27 @@ class Walk:
         return [self.moments[row] for row in sorted({int((gone - w).abs().argmin()) for w in wanted})]
 
 
+@lru_cache
+def _spread_rows(total: int) -> frozenset[int]:
+    """At most FRAMES of so many steps, evenly spaced, the first and the last included."""
+    count = min(FRAMES, total)
+    return frozenset(round(k * (total - 1) / max(1, count - 1)) for k in range(count))
+
+
 def pictures_of(values: Tensor, codec: Codec) -> list[np.ndarray]:
-    """Examples in the data's range as pictures of at least CELL pixels."""
-    return [_larger(picture) for picture in to_rgb(values, codec.config)]
+    """Examples in the data's range, the first MOST_COLUMNS that a page has columns for, as pictures of at least CELL pixels."""
+    return [_larger(picture) for picture in to_rgb(values[:MOST_COLUMNS], codec.config)]
 
 
 def at_level(x_t: Tensor, level: Level, codec: Codec) -> list[np.ndarray]:
     """x_t in the model's range, as a picture: divided by hypot(alpha, sigma), so that pure noise is as bright for any schedule."""
+    x_t = x_t[:MOST_COLUMNS]
     return pictures_of(codec.decode(x_t / meet(norm_of(level), x_t)), codec)
 
 
 def difference(x: Tensor, y: Tensor, codec: Codec) -> tuple[list[np.ndarray], str]:
     """y - x, examples in the model's range, on grey, enlarged by a round number: pictures and their label."""
-    x, y, codec = codec.in_plain(x), codec.in_plain(y), codec.plain
+    x, y, codec = codec.in_plain(x[:MOST_COLUMNS]), codec.in_plain(y[:MOST_COLUMNS]), codec.plain
     low, high = codec.limits(x.device)
     share = (y - x) / (high - low)
     largest = float(share.abs().max())
@@ -75,6 +105,7 @@ def difference(x: Tensor, y: Tensor, codec: Codec) -> tuple[list[np.ndarray], st
 
 def masked(values: Tensor, hidden: Tensor, codec: Codec) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """(masks, dark where all is known; the examples with stripes where something is hidden), for values and hidden (n, C, *size)."""
+    values, hidden = values[:MOST_COLUMNS], hidden[:MOST_COLUMNS]
     pictures, where = to_rgb(values, codec.config), _where(hidden, codec)
     height, width = where.shape[1:]
     stripes = (np.add.outer(np.arange(height), np.arange(width)) * 2 // max(2, height // 8) % 2).astype(bool)
@@ -124,7 +155,7 @@ def strip(walk: Walk, codec: Codec, title: str, example: int = 0, count: int = 1
 
 def animation(walk: Walk, codec: Codec, path: Path, columns: Sequence[str]) -> None:
     """The walk of all examples: x_t above, the belief x̂ below."""
-    n = min(MOST_COLUMNS, len(columns))
+    n = min(MOST_COLUMNS, len(columns), len(walk.examples))
     frames = []
     for way, m in walk.spread(FRAMES):
         title = f"{ARROWS[way]} {level_label(m.level)}"

@@ -21,6 +21,7 @@ Each z is taken against the x_t that the replay itself reaches, by the replay's 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -58,13 +59,20 @@ class Recording(Noise):
         return self.noises[row]
 
 
-def forward_path(x: Tensor, levels: Level, path: Path, seed: int, index: Tensor) -> list[Tensor]:
-    """x_T … x_1, x_0 of clean examples x (B, ...), one for each row of the table."""
+def forward_path(x: Tensor, levels: Level, path: Path, seed: int, index: Tensor) -> Iterator[Tensor]:
+    """x_T … x_1, x_0 of clean examples x (B, ...), one for each row of the table.
+
+    Independent states are made one by one; a trajectory is walked from its other end, so all of it is held.
+    """
+    def eps(row: int) -> Tensor:
+        return standard_normal(x.shape[1:], seed, index, row, NoiseStream.RECORDING).to(x)
+
     steps = len(levels) - 1
-    eps = [standard_normal(x.shape[1:], seed, index, row, NoiseStream.RECORDING).to(x) for row in range(steps)]
     if path == "trajectory":
-        return list(trajectory(x, levels, iter(reversed(eps))))[::-1]
-    return [*(jump(x, level, e) for level, e in zip(levels.rows(), eps, strict=False)), x]
+        yield from list(trajectory(x, levels, map(eps, reversed(range(steps)))))[::-1]
+    else:
+        yield from (jump(x, level, eps(row)) for row, level in zip(range(steps), levels.rows(), strict=False))
+        yield x
 
 
 def recorded(x: Tensor, denoise: Denoise, levels: Level, *, path: Path = "independent", seed: int, index: Tensor) -> Recording:
@@ -73,13 +81,14 @@ def recorded(x: Tensor, denoise: Denoise, levels: Level, *, path: Path = "indepe
     seed, index: of the forward path's noise, int64 (B,): which example of the seed each row of x is.
     """
     states, solver = forward_path(x, levels, path, seed, index), Ancestral()
-    noises, here = list[Tensor](), states[0]
-    for bridge, level, row, wanted in zip(Bridge.table(levels).rows(), levels.rows(), solver.plan(levels), states[1:], strict=False):
+    top = next(states)
+    noises, here = list[Tensor](), top
+    for bridge, level, row, wanted in zip(Bridge.table(levels).rows(), levels.rows(), solver.plan(levels), states, strict=False):
         with torch.no_grad():
             belief = partial(answered, denoise(here, level))
         mean = solver.step(here, belief, row, lambda draw: torch.zeros_like(x), None)
         if bridge.into_clean:
-            return Recording(states[0], tuple(noises), x - mean.x)
+            return Recording(top, tuple(noises), x - mean.x)
         deviation = (mean.posterior.spread.log_variance(bridge, here) / 2).exp()
         noises.append((wanted - mean.x) / deviation)
         here = solver.step(here, belief, row, lambda draw: noises[-1], None).x
