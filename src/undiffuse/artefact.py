@@ -39,7 +39,7 @@ def write(path: Path, kind: str, config: str, tensors: Mapping[str, Tensor]) -> 
 
     def write_and_compare(temporary: Path) -> None:
         save_file(plain, temporary, header)
-        # the hash is in the header for whoever reads; here the bytes are at hand, and comparing them costs a fraction of a hash
+        # the hash is in the header for whoever reads; here the bytes are at hand, and comparing them is cheaper than a hash
         with safe_open(temporary, "pt") as file:
             same = file.metadata() == header and all(_equal(file.get_tensor(name), tensor) for name, tensor in plain.items())
         if not same:
@@ -50,7 +50,8 @@ def write(path: Path, kind: str, config: str, tensors: Mapping[str, Tensor]) -> 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors have the same bytes, NaN or not."""
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.flatten().view(torch.uint8), b.flatten().view(torch.uint8))
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.flatten().view(whole), b.flatten().view(whole))
 
 
 def config_of(path: Path) -> Any:

@@ -260,7 +260,7 @@ def follow(run: Run) -> None:
     if first is None:
         typer.echo("this run is already trained for as long as asked: give more --steps or --budget to go on.")
     trainer, resumed = run.trainer, first is None or first > 1
-    beside = f" ({shared.clock(run.saving.spent)} of them saving, {shared.clock(run.previewing.spent)} drawing)" if first is not None else ""
+    beside = f" (saving took {shared.clock(run.saving.spent)}, drawing {shared.clock(run.previewing.spent)})" if first is not None else ""
     typer.echo(f"{'resumed; ' if resumed else ''}trained {trainer.step} steps in {shared.clock(trainer.seconds)}{beside}; {run.verdict()}")
     also = f"{', heard.png' if run.model.denoiser.conditions.askable else ''}{', adapters/' if run.config.design.adapters else ''}"
     typer.echo(f"wrote {run.folder}/: the model, metrics.jsonl, samples/{also}")
