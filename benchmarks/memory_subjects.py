@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -224,12 +225,19 @@ def _command(arguments: list[str]) -> Any:
 
 
 def _saved(size: int, width: int = 4) -> tempfile.TemporaryDirectory[str]:
+    """A folder with a model, written by another process, so that its memory is not this one's."""
+    folder = tempfile.TemporaryDirectory()
+    code = f"from benchmarks.memory_subjects import _save; _save({folder.name!r}, {size}, {width})"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return folder
+
+
+def _save(folder: str, size: int, width: int) -> None:
     from undiffuse.model import save_model
 
-    folder, model = tempfile.TemporaryDirectory(), _model(size, width)
+    model = _model(size, width)
     raw = {name: parameter.detach() for name, parameter in model.denoiser.named_parameters()}
-    save_model(Path(folder.name) / "model.safetensors", model.config, raw, {name: parameter.clone() for name, parameter in raw.items()})
-    return folder
+    save_model(Path(folder) / "model.safetensors", model.config, raw, {name: parameter.clone() for name, parameter in raw.items()})
 
 
 def samples(n: int, size: int) -> Work:
