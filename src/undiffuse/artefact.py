@@ -25,7 +25,7 @@ from undiffuse.files import write_atomically
 
 FORMAT_VERSION = 1
 SETS = ("raw", "averaged")
-AT_ONCE = 2**26  # bytes
+AT_ONCE = 2**23  # bytes
 DAMAGED = "was changed after it was written, or damaged: fetch it again"
 
 
