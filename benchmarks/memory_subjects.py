@@ -194,6 +194,13 @@ def training(n: int, size: int) -> Work:
     return work, n * size**2
 
 
+def noise(n: int, size: int) -> Work:
+    """The noise of n colour pictures, as every step of sampling draws it."""
+    from undiffuse.process.noise import standard_normal
+
+    return lambda: standard_normal((3, size, size), 0, torch.arange(n)), n * 3 * size**2 * 4
+
+
 def sampling(n: int, size: int) -> Work:
     """`Model.sample`."""
     model = _model(size)
@@ -268,6 +275,7 @@ SUBJECTS = {
     "encoding": Subject(encoding, "pixels a side", ((4_000, 64), (16_000, 64), (4_000, 128)), one_batch),
     "latents": Subject(latents, "pixels a side", ((4_000, 16), (16_000, 16), (4_000, 32)), one_batch),
     "training": Subject(training, "pixels a side", ((8_000, 64), (32_000, 64), (8_000, 128)), one_batch),
+    "noise": Subject(noise, "pixels a side", ((16, 256), (64, 256), (64, 512)), lambda n: 1),
     "sampling": Subject(sampling, "pixels a side", ((1_000, 64), (4_000, 64), (1_000, 128)), one_batch),
     "samples": Subject(samples, "pixels a side", ((1_000, 64), (3_000, 64)), one_batch),
     "trajectory": Subject(trajectory, "pixels a side", ((50, 64), (400, 64)), lambda n: 4),
