@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", default=[], metavar="NAME=RUN")
     parser.add_argument("-n", type=int, default=32, help="samples of a trained model")
     options = parser.parse_args()
-    default = SamplingConfig()
+    default = SamplingConfig(solver="adams", grid="angle_beta")  # the former default of new models
     problems = {"mixture of 5 in 2-D": mixture_problem(2, 5), "mixture of 20 in 64-D": mixture_problem(64, 20)}
     problems |= {name: model_problem(path, options.n) for name, path in (each.split("=", 1) for each in options.model)}
     results = {}

@@ -186,3 +186,19 @@ def test_training_examples_take_no_part_in_the_score(run, monkeypatch):
     assert len(seen["data"]) == len(held)
     assert (torch.cdist(seen["data"].flatten(1), held).amin(1) == 0).all()
     assert (torch.cdist(seen["others"].flatten(1), training).amin(1) == 0).all()
+
+
+def test_training_that_goes_on_keeps_how_the_model_samples(tmp_path):
+    """A setting that was kept, or what was usual when the run began, is not replaced by what new models sample with."""
+    def go_on(**more):
+        told = {name.replace("_", ".", 1): value for name, value in more.items()}
+        settings = TINY_SETTINGS | {"training.budget": None, "training.batch_size": 8} | told
+        for _ in prepare(DataConfig(source="digits"), tmp_path, settings=settings).run().updates():
+            pass
+        return load(tmp_path).config.sampling
+
+    kept = changed(go_on(training_steps=1), {"solver": "ddim", "grid": "karras", "steps": 7})
+    store_sampling(tmp_path / "model.safetensors", kept)
+    assert go_on(training_steps=2) == kept
+    assert go_on(training_steps=2) == kept
+    assert go_on(training_steps=3, sampling_steps=9) == changed(kept, {"steps": 9})

@@ -22,7 +22,7 @@ from undiffuse.columns import remarks, said_in
 from undiffuse.conditioning.base import Note, checked_name
 from undiffuse.conditioning.declared import Condition
 from undiffuse.conditioning.tags import names_in
-from undiffuse.configuration import Design, LatentDesign, RunConfig, changed, parsed, refuse_other, stored
+from undiffuse.configuration import Design, LatentDesign, ModelConfig, RunConfig, changed, parsed, refuse_other, stored
 from undiffuse.corruptions import Corruption, described
 from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
@@ -133,13 +133,14 @@ def prepare(
     if design.augment.probability and any(c.kind == "image" for c in conditions.values()):
         raise UsageError("pictures that are conditions would not be shifted along with the examples: set augment.probability to 0.")
     read = {c.column or name for name, c in conditions.items()}
-    before = _before(folder)
+    before, model = _before(folder), stored_config(folder)
+    design = _sampled_as_before(design, model, before, settings)
     split, dataset = _split(before, data, dataset, conditions, design.training.seed)
     rows = rows_of(dataset, split, data.held_out, design.training.seed)[0]
     unread = [note for source, note in offers(dataset) if source not in read]
     dataset = replace(dataset, notes=(*dataset.notes, *unread, *remarks(dataset, conditions, rows)))
     alike = before is not None and (before.measured_on == "all" if isinstance(before, RunConfig) else before.split is None)
-    codec = kept_codec(stored_config(folder), (base.codec if base else fitted_codec)(dataset, rows, all_alike=alike), folder)
+    codec = kept_codec(model, (base.codec if base else fitted_codec)(dataset, rows, all_alike=alike), folder)
     if codec.kind == "integer" and data.range is None and data.source != "digits" and not alike:
         said = range_note(dataset.values, codec.low[0], codec.high[0])
         dataset = replace(dataset, notes=(*dataset.notes, *([said] if said else [])))
@@ -176,6 +177,18 @@ def _ending(design: Design, settings: Mapping[str, Any]) -> Design:
     if design.training.steps is None and design.training.budget is None:
         raise UsageError("training needs an end: give a number of steps or a time budget.")
     return design
+
+
+def _sampled_as_before(
+    design: Design, model: ModelConfig | None, before: RunConfig | AutoencoderRunConfig | None, settings: Mapping[str, Any]
+) -> Design:  # fmt: skip
+    """The design with the way of sampling that the folder's model has, as by 'undiffuse sweep --keep', or its run was begun with.
+
+    So what new models sample with does not reach those that go on.
+    """
+    kept = model.sampling if model is not None else before.design.sampling if isinstance(before, RunConfig) else None
+    told = {path: value for path, value in settings.items() if path.split(".")[0] == "sampling"}
+    return design if kept is None else changed(design.model_copy(update={"sampling": kept}), told)
 
 
 def _taken(folder: Path, shape: tuple[int, ...]) -> LatentDesign:

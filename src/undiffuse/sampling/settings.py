@@ -33,7 +33,8 @@ OWN_THRESHOLD: dict[str, Any] = {"threshold_quantile": 0.995, "threshold_max": N
 
 class SamplingConfig(BaseModel):
     """How a model samples when nothing else is said: by default 16 steps, and evaluations of the network, of the corrected
-    Adams method in the angle; docs/solvers.md has the measurements behind this choice.
+    Adams method in the angle, nearest to the exact flow.  What presets.py gives new models has the better score; docs/solvers.md
+    has the measurements behind both.
 
     grid, steps: see sampling/grids.py; grid "aligned" has `logsnrs`, its levels.   sigma_max, sigma_min: sigma/alpha of the
     grid's first and of its last noisy level, None for the grid's own; rho, steps_offset, interpolation: see sampling/spacings.py.
