@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.small import TINY_SETTINGS, tiny_model
 from undiffuse.cli import shared
+from undiffuse.cli.train import _beside
 from undiffuse.model import save_model
 from undiffuse.sampling.grids import GRIDS
 from undiffuse.sampling.solvers.registry import SOLVERS
@@ -165,6 +166,43 @@ def test_a_failure_is_exit_code_1(run, model, monkeypatch):
 def test_debug_shows_the_traceback(run):
     with pytest.raises(ValueError, match="there is no data"):
         run("train", "nowhere", "--debug")
+
+
+def test_the_picture_of_schedules_has_the_name_that_is_said(run, tmp_path):
+    code, out = run("schedule", "linear", "--out", "sched")
+    assert code == 0, out
+    assert "wrote sched.png" in out
+    assert [path.name for path in tmp_path.iterdir()] == ["sched.png"]
+    code, out = run("schedule", "linear", "--out", "sched.xyz")
+    assert code == 2
+    assert "no kind of picture" in " ".join(out.split())
+
+
+def test_what_is_saved_and_drawn_at_the_end_lies_outside_the_time_of_training():
+    assert _beside((0.0, 0.0), (40.0, 8.0)) == ", and 0:40 saving, 0:08 drawing besides, at the end"
+    assert _beside((3.0, 0.2), (40.0, 8.2)) == " (0:03 saving of it), and 0:37 saving, 0:08 drawing besides, at the end"
+
+
+def test_a_finished_command_says_so_and_draws_no_bar(run):
+    given = ("train", "digits", "--steps", "1", "--batch", "8", *TINY)
+    code, out = run(*given)
+    assert code == 0, out
+    assert "trained 1 step in" in " ".join(out.split())
+    assert "besides, at the end" in " ".join(out.split())
+    assert "examples/s" not in out  # of one update no rate is known
+    code, out = run(*given)
+    assert code == 0, out
+    assert "already trained" in out
+    assert "resumed" not in out
+    assert "━" not in out
+
+
+def test_where_nothing_is_asked_for_the_classes_get_an_equal_share_and_rows(run, model):
+    code, out = run("sample", str(model), "-n", "6", "--steps", "1")
+    assert code == 0, out
+    assert "all 3 classes get an equal share" in " ".join(out.split())
+    assert "next: undiffuse sample " in out
+    assert out.rstrip().splitlines()[-1].endswith("-n 6 --steps 1 --trajectory  draws how they came about")
 
 
 def test_schedules_are_compared_in_numbers_and_a_picture(run, tmp_path):

@@ -82,7 +82,19 @@ def test_values_that_are_listed_are_compared_on_the_same_noise(run, pets, tmp_pa
 def test_a_number_outside_the_data_is_sampled_with_a_note(run, pets):
     code, out = run("sample", pets, "-n", "1", "--number", "age=99")
     assert code == 0, out
-    assert "note: 99 lies outside 0.5 to 23.5" in " ".join(out.split())
+    assert "note: age: 99 lies outside 0.5 to 23.5" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(("asked", "words"), [
+    (("--number", "age=5", "--guidance", "caption=3"), "nothing is told of 'caption', so guiding by it changes nothing"),
+    (("--unconditional", "--guidance", "3"), "so guidance changes nothing"), (("--number", "age=5", "--guidance", "age=3"), None),
+    (("--number", "age=5", "--guidance", "3"), None), (("--unconditional", "--guidance", "0"), None),
+])  # fmt: skip
+def test_guidance_that_changes_nothing_is_noted_once(run, pets, asked, words):
+    code, out = run("sample", pets, "-n", "2", *asked)
+    assert code == 0, out
+    assert " ".join(out.split()).count("nothing is told") == (words is not None)
+    assert words is None or words in " ".join(out.split())
 
 
 @pytest.mark.parametrize("inject", ["layers", "concat", "attention"])

@@ -119,6 +119,7 @@ def test_a_sheet_shows_a_stated_number(run, tmp_path):
     values = np.load(tmp_path / "m/sampled/001/samples.npy")
     assert values.shape == (MOST_SHOWN + 60, 1, 8, 8)
     assert np.array_equal(values, model.sample(MOST_SHOWN + 60, steps=1).numpy())
+    assert "1 of 1 steps, batch 2 of 2" in " ".join(out.split())  # of 256 and 4
     assert len(list((tmp_path / "m/sampled/001/images").iterdir())) == MOST_SHOWN + 60
     with Image.open(tmp_path / "m/sampled/001/grid.png") as sheet:
         assert 20 * 64 <= sheet.height < 21 * 72  # 20 rows of 10 pictures of 64 pixels

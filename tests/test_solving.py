@@ -193,7 +193,9 @@ def files(tmp_path):
 def test_inpaint_from_a_mask_file(run, files):
     code, out = run("inpaint", "tiny", "a.png", "--mask", "mask.png", "-n", "2", "--steps", "3", "--class", "dog", "--trajectory", "--out", "there")
     assert code == 0, out
-    assert "next: undiffuse inpaint tiny a.png --mask mask.png --seed 1" in " ".join(out.split())
+    assert "next: undiffuse inpaint tiny a.png --mask mask.png -n 2 --steps 3 --class dog --trajectory --seed 1" in " ".join(out.split())
+    assert "the mask hides 50% of the picture" in out
+    assert "not black and white" not in out
     answers = np.load(files / "there/answers.npy")
     assert answers.shape == (2, 1, 8, 8)
     assert answers.dtype == np.uint8
@@ -202,6 +204,21 @@ def test_inpaint_from_a_mask_file(run, files):
     assert (numbers["hidden"], numbers["conditions"]) == (0.5, {"class": "dog"})
     for name in ("picture.png", "trajectory.png", "trajectory.gif", "answers/001-a-1.png", "seen/000-a.png"):
         assert (files / "there" / name).exists()
+
+
+def test_a_photograph_as_a_mask_is_noted(run, files):
+    Image.fromarray(np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)).save(files / "photo.png")
+    code, out = run("inpaint", "tiny", "a.png", "--mask", "photo.png", "-n", "1", "--steps", "1", "--out", "there")
+    assert code == 0, out
+    assert "photo.png is not black and white" in out
+    assert "the mask hides 50% of the picture" in out
+
+
+def test_steps_are_those_of_a_batch(run, files, monkeypatch):
+    monkeypatch.setattr("undiffuse.solving.WITH_GRADIENTS", 2)
+    code, out = run("inpaint", "tiny", "a.png", "-n", "3", "--steps", "3", "--out", "there")
+    assert code == 0, out
+    assert "3 of 3 steps, batch 2 of 2" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("arguments", [

@@ -98,7 +98,7 @@ class Model:
         if n < 1:
             raise UsageError(f"asked for {n} samples: ask for at least 1.")
         how, steering = self.how(**sampling), steering or Steering()
-        check(self, how, steering)
+        check(self, how, steering, conditions or {})
         asked = encoded(self, conditions or {}, n, steering, torch.device("cpu"))
         which = torch.arange(first, first + n) if index is None else torch.tensor([whole(k, "an index") for k in index])
         if len(which) != n:
@@ -126,7 +126,7 @@ class Model:
         """Every step of sampling n examples: x_t, the belief x̂ and the next x, in the model's range. See `sample`."""
         how, steering = self.how(**sampling), steering or Steering()
         n, seed, first = whole(n, "the number of samples"), whole(seed, "a seed"), whole(first, "the first sample")
-        check(self, how, steering)
+        check(self, how, steering, conditions or {})
         asked = encoded(self, conditions or {}, n, steering)
         return self._walk(asked, how, steering, how.build_levels(self.schedule), seed, torch.arange(first, first + n))
 
@@ -154,7 +154,7 @@ class Model:
         """What gives the Denoise of any rows of n examples, a slice or int64 indices. Raises UsageError as `denoise` does."""
         if how.guidance_momentum:
             raise UsageError("momentum of guidance is a memory of sampling's steps, which this has none of: leave guidance_momentum out.")
-        check(self, how, Steering())
+        check(self, how, Steering(), conditions)
         asked = encoded(self, conditions, n, Steering(), torch.device("cpu"))
         return lambda rows: denoise(self, asked.rows(rows).on(self.device), how, Steering())
 

@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from undiffuse.conditioning.base import Note
 from undiffuse.conditioning.conditions import Values
 from undiffuse.configuration import ModelConfig
 from undiffuse.data.codec import Codec
@@ -86,8 +88,11 @@ class Asked:
         return Asked(placed(self.values) or {}, placed(self.negative), placed(self.weaker), self.index.to(device))
 
 
-def check(model: Steered, how: SamplingConfig, steering: Steering) -> None:
-    """Raises UsageError for steering that contradicts itself, the settings or the model."""
+def check(model: Steered, how: SamplingConfig, steering: Steering, told: Mapping[str, object] | None = None) -> None:
+    """Raises UsageError for steering that contradicts itself, the settings or the model; notes guidance by what is not told.
+
+    told: the conditions that are asked for, where they are known.
+    """
     if not isinstance(steering, Steering):
         raise UsageError(f"steering is a Steering, such as Steering(negative={{'class': 'cat'}}), and not {steering!r}.")
     conditions = model.denoiser.conditions
@@ -113,6 +118,18 @@ def check(model: Steered, how: SamplingConfig, steering: Steering) -> None:
         raise UsageError("this model was trained without ever dropping its conditions (drop = 0), so it cannot be guided by them: use guidance 1.")
     if any(guide.form == "mean" for guide in steering.guides) and not isinstance(how.build_solver(model.schedule), Ancestral):
         raise UsageError(f"guidance in the form 'mean' moves the mean of ancestral steps, and {how.solver!r} takes none: use ddpm, or 'score'.")
+    if told is not None and not steering.negative and steering.weaker is None:
+        _note_unsaid(how, [name for name in conditions.droppable if told.get(name) is not None])
+
+
+def _note_unsaid(how: SamplingConfig, said: Sequence[str]) -> None:
+    """A note where guidance starts from nothing said and goes to nothing said.   said: the conditions that are told and may be left unsaid."""
+    scales = how.guidance_scales or {}
+    unsaid = [name for name, scale in scales.items() if name not in said and scale != 1]
+    if unsaid:
+        warnings.warn(f"nothing is told of {unsaid[0]!r}, so guiding by it changes nothing", Note, stacklevel=1)
+    elif not scales and not said and how.guidance not in (0, 1):
+        warnings.warn("nothing is told that may be left unsaid, so guidance changes nothing", Note, stacklevel=1)
 
 
 def _refuse_other(model: Steered, other: Steered, what: str) -> None:

@@ -36,6 +36,8 @@ def test_a_number_outside_what_was_seen_is_noted_and_no_other():
     for value, shown in ((90.5, "90.5"), (-1, "-1")):
         with pytest.warns(Note, match=f"{shown} lies outside 0 to 90"):
             module.encode([40, value])
+    with pytest.warns(Note, match="-2, 90.5, 300 lie outside 0 to 90"):
+        module.encode([300, -2, 40, 90.5, 300])
 
 
 def test_numbers_between_those_seen_lie_between_their_neighbours():

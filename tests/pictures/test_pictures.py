@@ -65,6 +65,20 @@ def test_a_sheet_places_every_picture():
             assert (page == 10 * (3 * r + c)).all(-1).sum() >= 64 * 64
 
 
+def test_every_label_has_rows_and_its_name(monkeypatch):
+    """However many there are of each, and where they are not equally many."""
+    from undiffuse.pictures import views
+
+    codec, values = config((1, 8, 8))
+    drawn = []
+    monkeypatch.setattr(views, "sheet", lambda rows, title, row_labels=(): drawn.append(([len(row) for row in rows], list(row_labels))))
+    samples_grid(values[[0] * 66], Codec(codec), ["a", "b", "c"] * 22, "title")
+    samples_grid(values[[0] * 14], Codec(codec), ["a"] * 9 + ["b"] * 5, "title")
+    samples_grid(values[[0] * 14], Codec(codec), [""] * 14, "title")
+    each = ([10, 10, 2] * 3, ["a", "", "", "b", "", "", "c", "", ""])
+    assert drawn == [each, ([9, 5], ["a", "b"]), ([10, 4], [])]
+
+
 def test_the_forward_strip_walks_from_the_picture_to_noise():
     data = digits()
     codec, chain = Codec(fitted_codec(data)), Chain(linear_betas(100))

@@ -110,7 +110,7 @@ def solved(
     how = solving.settings(job.model, job.approach, **job.sampling)
     steps = len(solving.grid(job.model, job.approach, how)) - 1
     walk = edits.walk_of(job.model, job.trajectory)
-    with shared.steps_bar("walking") as progress:
+    with shared.steps_bar("walking", steps) as progress:
         result = solve(
             n=job.n, approach=job.approach, conditions=job.conditions, seed=job.seed, watch=walk.see if walk else None, progress=progress,
             **job.sampling,

@@ -47,6 +47,8 @@ def classifier(
         raise UsageError("a classifier reads one thing: give one of --class, --number and --tags.")
     found = declared({kind: [value] if value else None for kind, value in asked.items()})
     known = known_data(run, "give a run folder made by 'undiffuse train'")
+    if not found and not known.declared and known.data.labels is None and "class" not in known.data.columns:
+        raise UsageError(f"{run} is unconditional and its data has no classes: say what to read, as in --class COLUMN or --number COLUMN.")
     if not found:
         found = {name: c for name, c in known.declared.items() if c.kind == "class"} or declared({"class": ["class"]})
     name, target = next(iter(found.items()))
@@ -63,7 +65,8 @@ def classifier(
     work = ClassifierRun(folder, model.config, model.codec, data, rows, name, target, training, usable_device(device))
     work.check()  # complains before a bar is drawn
     parameters = work.trainer.flat.parameter.numel()
-    typer.echo(f"classifier {folder}: reads {target.kind} {name} off {len(rows[0]):,} noisy examples, {parameters:,} parameters")
+    what = name if name == target.kind else f"{target.kind} {name}"
+    typer.echo(f"classifier {folder}: reads {what} off {len(rows[0]):,} noisy examples, {parameters:,} parameters")
     followed(work.updates(), work)
     readings = work.readings()
     for line in _table(readings, target.kind):
@@ -83,7 +86,8 @@ def _table(readings: list[Reading], kind: str) -> list[str]:
     score = "R²" if kind == "number" else "accuracy"
     lines = [f"{'σ/α':>9} {score:>9} {'± error':>9} {'chance':>8}"] if readings else []
     for r in readings:
-        lines.append(f"{r.ratio:9.3g} {r.score:9.3f} {r.error:9.3f} {r.chance:8.3f}   {'can guide' if r.can_guide else 'no better than chance'}")
+        said = "can guide" if r.can_guide else "not surely better than chance"
+        lines.append(f"{r.ratio:9.3g} {r.score:9.3f} {r.error:9.3f} {r.chance:8.3f}   {said}")
     useful = [r.ratio for r in readings if r.can_guide]
     if useful:
         lines.append(f"it can guide where σ/α is {min(useful):.3g} to {max(useful):.3g}")

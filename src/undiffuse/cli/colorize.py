@@ -38,5 +38,5 @@ def colorize(
 
     answers.solved(
         job, partial(solving.colorize, job.model, inputs.values, noise=noise), "Coloured", shown, inputs.names,
-        {"task": "colorize", "noise": noise}, f"{shared.command('colorize', run, *images, '--seed', job.seed + 1)}  for other answers",
+        {"task": "colorize", "noise": noise}, f"{shared.again('--seed', job.seed + 1)}  for other answers",
     )  # fmt: skip

@@ -42,7 +42,7 @@ def deblur(
     def shown(result: Solution) -> list[tuple[str, Any]]:
         return [*before, ("what the model saw", pictures.pictures_of(result.seen, codec))]
 
-    again = shared.command("deblur", run, *images, "--radius", f"{radius:g}", *(["--simulate"] if simulate else []), "--seed", job.seed + 1)
+    again = shared.again("--seed", job.seed + 1)
     answers.solved(
         job, partial(solving.deblur, job.model, y, radius, noise=noise), f"A blur of radius {radius:g} undone", shown, inputs.names,
         {"task": "deblur", "radius": radius, "simulated": simulate, "noise": noise},

@@ -78,5 +78,6 @@ def denoise(
     for name, label in zip(inputs.names, labels, strict=True):
         typer.echo(f"{name}: {label}, {told}")
     typer.echo(f"wrote {folder}/: {', '.join(written)}")
-    again = shared.command("denoise", run, *images, "--level", f"{result.ratio[0]:.3g}", "--seed", seed + 1)
+    found = [] if noise is not None or level is not None else ["--level", f"{result.ratio[0]:.3g}"]
+    again = shared.again(*found, "--seed", seed + 1)
     typer.echo(f"next: {again}  for another possible original")

@@ -68,4 +68,4 @@ def evaluate(
     rows = [Row(a.name, a.measure, a.samples, a.error, a.ceiling, a.floor, a.asked, a.read) for a in found]
     draw(folder / "adherence.png", rows, f"Do {n} samples show what was asked?")
     typer.echo(f"wrote {folder}/: adherence.png, adherence.json")
-    typer.echo(f"next: {shared.command('evaluate', run, '--guidance', 2)}   to see what guidance does to it")
+    typer.echo(f"next: {shared.again('--guidance', 2)}   to see what guidance does to it")

@@ -28,6 +28,11 @@ class Work(Protocol):
     def save(self) -> None: ...
 
 
+def _rate(examples: int, seconds: float) -> str:
+    """Of the updates after the first one, before which no time was taken."""
+    return f"{examples / seconds:,.0f} examples/s" if examples else ""
+
+
 def followed(updates: Iterator[Update], work: Work, phase: str = "training") -> int | None:
     """Trains to the end; returns the first step that was taken, None where nothing was left to do.
 
@@ -43,7 +48,7 @@ def followed(updates: Iterator[Update], work: Work, phase: str = "training") -> 
             if update.seconds - drawn > 0.2 or update.done >= 1:
                 steps, spent = update.step - first + 1, max(update.seconds - spent_before, 1e-3)
                 bar.update(
-                    task, completed=update.done, loss=f"{loss:.4f}", rate=f"{steps * work.trainer.config.batch_size / spent:,.0f} examples/s",
+                    task, completed=update.done, loss=f"{loss:.4f}", rate=_rate((steps - 1) * work.trainer.config.batch_size, spent),
                     left=shared.clock(update.seconds * (1 - update.done) / max(update.done, 1e-9)),
                 )  # fmt: skip
                 drawn = update.seconds

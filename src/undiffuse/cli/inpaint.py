@@ -42,5 +42,5 @@ def inpaint(
     answers.solved(
         job, partial(solving.inpaint, job.model, inputs.values, where), "Filled in", shown, inputs.names,
         {"task": "inpaint", "mask": mask, "hidden": where.double().mean().item()},
-        f"{shared.command('inpaint', run, *images, '--mask', mask, '--seed', job.seed + 1)}  for other answers",
+        f"{shared.again('--seed', job.seed + 1)}  for other answers",
     )  # fmt: skip

@@ -69,5 +69,5 @@ def interpolate(
         pictures.animation(down, codec, folder / "trajectory.gif", labels)
         written += ["trajectory.png", "trajectory.gif"]
     typer.echo(f"wrote {folder}/: {', '.join(written)}")
-    smaller = f"{shared.command('interpolate', run, a, b, '-n', 25)}  takes smaller steps"
+    smaller = f"{shared.again('-n', 25)}  takes smaller steps"
     typer.echo(f"next: {smaller if n < 25 else shared.command('reconstruct', run, a)}")

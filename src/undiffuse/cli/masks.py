@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 WHITES, HALF = (1, 255, 65535), 0.5
+BLACK, EDGES = 0.1, 0.1  # as far from black, or white, is grey; so much of a mask may be
 ORIENTATION = 274  # EXIF's tag; from 5 on, the image lies on its side
 HALVES = {"left": (-1, False), "right": (-1, True), "top": (-2, False), "bottom": (-2, True)}
 NAMES = "left, right, top, bottom, center, random:0.5, box:y,x,h,w, missing, or the name of an image or .npy file"
@@ -105,7 +106,15 @@ def _file(path: Path, text: str, shape: Sequence[int], fit: str, images: Sequenc
         lightness = _resized(lightness, path, shape[1:], fit, images)
     if lightness.shape not in (tuple(shape[1:]), (1, *shape[1:]), tuple(shape)):
         raise UsageError(f"the mask {path} has the shape {values.shape}, but the model's examples have the size {tuple(shape[1:])}: make it fit.")
+    if _is_grey(values / white):
+        typer.echo(f"note: {path.name} is not black and white; what is lighter than half is hidden")
+    typer.echo(f"the mask hides {(lightness > HALF).mean():.0%} of the picture")
     return lightness > HALF
+
+
+def _is_grey(lightness: np.ndarray) -> bool:
+    """Whether more than the soft edges of a drawing lie between black and white."""
+    return bool(((lightness > BLACK) & (lightness < 1 - BLACK)).mean() > EDGES)
 
 
 def _array(path: Path) -> np.ndarray:

@@ -87,8 +87,7 @@ def restore(
     results = {"seen": (names, seen.values)} | {f"made-{k + 1}": (names, made.values[:, k]) for k in range(n)}
     written = ["picture.png", *edits.write(folder, model, results, numbers)]
     typer.echo(f"wrote {folder}/: {', '.join(written)}")
-    how = ["--simulate"] if simulate else ["--task", labels[0], *(["--mask", mask] if mask else [])]
-    typer.echo(f"next: {shared.command('restore', run, *images, *how, '--seed', seed + 1)}  for other answers")
+    typer.echo(f"next: {shared.again('--seed', seed + 1)}  for other answers")
 
 
 def _seen(seen: Seen, model: Model) -> list[np.ndarray]:

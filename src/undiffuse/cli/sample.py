@@ -141,6 +141,8 @@ def sample(
         raise UsageError("--augmentation is noise for a second stage: name one with --upscaler.")
     strength = check_stages(model, second, augmentation)[1] if second else 0.0
     rows = _rows(job, n, compare)
+    if n is not None and len(job.choices()) > 1 and not any(options.values()):
+        typer.echo(f"note: nothing is asked for, so all {len(job.choices())} classes get an equal share; --class asks for one")
     with fresh_folder(run, "sampled", out) as folder:
         written = _write(job, rows, compare, folder, second, strength)
         if trajectory:
@@ -148,7 +150,7 @@ def sample(
             written += ", forward.png, reverse.png, reverse.gif"
     typer.echo(f"wrote {folder}/: {written}")
     if not trajectory:
-        typer.echo(f"next: {shared.command('sample', run, '--trajectory')}  draws how they came about")
+        typer.echo(f"next: {shared.again('--trajectory')}  draws how they came about")
 
 
 @dataclass(frozen=True)
@@ -240,10 +242,11 @@ def _batches(job: Job, rows: list[Row], bar: Progress) -> Iterator[tuple[list[Ro
     groups = [[row for row in rows if row.strength == strength] for strength in job.strengths]
     asked = [job.split([row.conditions for row in group]) for group in groups]
     for group, (conditions, steering), strength in zip(groups, asked, job.strengths, strict=True):
-        check(model, model.how(**job.how(strength)), steering)
+        check(model, model.how(**job.how(strength)), steering, conditions)
         model.denoiser.conditions.encode(conditions, len(group))
     for group, (conditions, steering), strength in zip(groups, asked, job.strengths, strict=True):
-        progress = shared.steps(bar, "sampling" if strength is None or len(groups) == 1 else f"guidance {strength:g}")
+        each = len(model.how(**job.how(strength)).build_levels(model.schedule)) - 1
+        progress = shared.steps(bar, "sampling" if strength is None or len(groups) == 1 else f"guidance {strength:g}", each)
         done, which = 0, [row.index for row in group]
         for values in model.sample_in_batches(
             len(group), conditions, seed=job.seed, index=which, steering=steering, progress=progress, **job.how(strength)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COMPARED = ["linear", "cosine", "sigmoid", "flow", "edm"]
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+PICTURES = (".png", ".pdf", ".svg", ".jpg")
 CURVE_POINTS, STRIP_POINTS = 200, 13
 
 
@@ -55,6 +56,9 @@ def schedule(
     from undiffuse.scheduling import ScheduleConfig
     from undiffuse.streams import NoiseStream
 
+    out = out if out.suffix else out.with_name(f"{out.name}.png")
+    if out.suffix.lower() not in PICTURES:
+        raise UsageError(f"--out {out} names no kind of picture that can be written: choose one of {', '.join(PICTURES)}.")
     shared.refuse_unwritable(out.parent)
     names = names or COMPARED
     built = {

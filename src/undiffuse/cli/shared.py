@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from undiffuse.model import Model
 
-STEPS = "{task.completed} of {task.total} steps"
+STEPS = "{task.fields[said]}"
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -123,6 +124,20 @@ def command(*parts: object) -> str:
     return shlex.join(["undiffuse", *(str(part) for part in parts)])
 
 
+def again(*more: object) -> str:
+    """The command as it was typed, without --out and with `more` options in place of its own, to be pasted."""
+    texts = [str(part) for part in more]
+    valued = {"--out", *(text for text, value in zip(texts, texts[1:], strict=False) if text.startswith("-") and not value.startswith("-"))}
+    kept, typed = list[str](), iter(sys.argv[1:])
+    for part in typed:
+        name, equals, _ = part.partition("=")
+        if name not in valued:
+            kept.append(part)
+        elif not equals:
+            next(typed, None)  # its value
+    return command(*kept, *texts)
+
+
 def say_grid(model: Model, solver: str | None, grid: str | None = None) -> None:
     """Says which grid a solver brings that is named without one."""
     from undiffuse.sampling.solvers.registry import own_grid
@@ -185,20 +200,36 @@ def progress_bar(*columns: str) -> Iterator[Progress]:
         TextColumn("[bold]{task.description}"), BarColumn(bar_width=30), TaskProgressColumn(), TimeElapsedColumn(),
         *(TextColumn(column) for column in columns), transient=False,
     ) as bar:  # fmt: skip
-        yield bar
+        try:
+            yield bar
+        finally:
+            for task in bar.tasks:
+                if not task.completed:  # refused, or nothing to do: no bar of nothing stays
+                    bar.remove_task(task.id)
 
 
 @contextmanager
-def steps_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar of steps, as what is to be called with (done, total)."""
+def steps_bar(what: str, each: int | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A bar of steps, as what is to be called with (done, total).   each: see `steps`."""
     with progress_bar(STEPS) as bar:
-        yield steps(bar, what)
+        yield steps(bar, what, each)
 
 
-def steps(bar: Progress, what: str) -> Callable[[int, int], None]:
-    """Another line of a bar with the column STEPS, as what is to be called with (done, total)."""
-    task = bar.add_task(what, total=1)
-    return lambda done, total: bar.update(task, completed=done, total=total)
+def steps(bar: Progress, what: str, each: int | None = None) -> Callable[[int, int], None]:
+    """Another line of a bar with the column STEPS, as what is to be called with (done, total).
+
+    each: steps of one batch, where there may be several: those of the batch are said, and which batch it is.
+    """
+    task = bar.add_task(what, total=1, said="")
+
+    def update(done: int, total: int) -> None:
+        said, batches = f"{done} of {total} steps", total // (each or total)
+        if each and batches > 1:
+            batch = max(1, -(-done // each))
+            said = f"{done - each * (batch - 1)} of {each} steps, batch {batch} of {batches}"
+        bar.update(task, completed=done, total=total, said=said)
+
+    return update
 
 
 def clock(left: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from undiffuse.corruptions import Corruption
     from undiffuse.first_stage import AutoencoderRun
     from undiffuse.run import Run
+    from undiffuse.training.loop import Update
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -256,12 +257,20 @@ def _settings(steps: int | None, budget: str | None, setting: list[str] | None, 
 def follow(run: Run) -> None:
     """Trains with a progress bar; says where everything is, first and last."""
     typer.echo(run.description())
-    first = followed(run.updates(), run)
+    within = (0.0, 0.0)
+
+    def watched() -> Iterator[Update]:
+        nonlocal within
+        for update in run.updates():
+            within = run.saving.spent, run.previewing.spent
+            yield update
+
+    first = followed(watched(), run)
     if first is None:
         typer.echo("this run is already trained for as long as asked: give more --steps or --budget to go on.")
-    trainer, resumed = run.trainer, first is None or first > 1
-    beside = f" (saving took {shared.clock(run.saving.spent)}, drawing {shared.clock(run.previewing.spent)})" if first is not None else ""
-    typer.echo(f"{'resumed; ' if resumed else ''}trained {trainer.step} steps in {shared.clock(trainer.seconds)}{beside}; {run.verdict()}")
+    beside = "" if first is None else _beside(within, (run.saving.spent, run.previewing.spent))
+    steps = f"{run.trainer.step:,} step{'s' * (run.trainer.step != 1)}"
+    typer.echo(f"{'resumed; ' if first and first > 1 else ''}trained {steps} in {shared.clock(run.trainer.seconds)}{beside}; {run.verdict()}")
     also = f"{', heard.png' if run.model.denoiser.conditions.askable else ''}{', adapters/' if run.config.design.adapters else ''}"
     typer.echo(f"wrote {run.folder}/: the model, metrics.jsonl, samples/{also}")
     stages = [task for task in run.config.design.tasks.values() if task.kind == "upscale" and task.noise[1]]
@@ -270,6 +279,13 @@ def follow(run: Run) -> None:
     else:
         following = ["restore", run.folder, "data:0", "--simulate"] if run.tasks else ["sample", run.folder]
         typer.echo(f"next: {shared.command(*following)}")
+
+
+def _beside(within: tuple[float, float], whole: tuple[float, float]) -> str:
+    """What saving and drawing took: seconds within the time of training, and in all; what is done at the end lies outside that time."""
+    inside = ", ".join(f"{shared.clock(spent)} {what}" for spent, what in zip(within, ("saving", "drawing"), strict=True) if round(spent))
+    after = ", ".join(f"{shared.clock(all_ - spent)} {what}" for spent, all_, what in zip(within, whole, ("saving", "drawing"), strict=True))
+    return (f" ({inside} of it)" if inside else "") + f", and {after} besides, at the end"
 
 
 def follow_autoencoder(work: AutoencoderRun) -> None:

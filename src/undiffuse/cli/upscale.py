@@ -46,7 +46,7 @@ def upscale(
     def shown(result: Solution) -> list[tuple[str, Any]]:
         return [*before, ("what the model saw", pictures.pictures_of(result.seen, codec))]
 
-    again = shared.command("upscale", run, *images, "--factor", f"{factor}", *(["--simulate"] if simulate else []), "--seed", job.seed + 1)
+    again = shared.again("--seed", job.seed + 1)
     answers.solved(
         job, partial(solving.upscale, job.model, y, factor, noise=noise), f"{factor} times larger", shown, inputs.names,
         {"task": "upscale", "factor": factor, "simulated": simulate, "noise": noise},

@@ -68,5 +68,5 @@ def vary(
         written += ["trajectory.png", "trajectory.gif"]
     typer.echo(f"wrote {folder}/: {', '.join(written)}")
     other = min(1.0, strength + 0.25) if strength < 1 else 0.5
-    again = shared.command("vary", run, *images, "--strength", f"{other:g}")
+    again = shared.again("--strength", f"{other:g}")
     typer.echo(f"next: {again}  keeps {'less' if other > strength else 'more'} of the image")

@@ -113,6 +113,8 @@ class ConditionModule(nn.Module, ABC):
 
     asked_by_name = True
     """Whether users can ask for it."""
+    name = ""
+    """Of this condition in its model, for messages."""
     axes = 0
     """Of one value, as people write it: 0 for a name, a text or a number, 1 for a vector."""
 

@@ -82,6 +82,8 @@ class Conditions(nn.Module):
         self.names = tuple(configs)
         widths = {name: (layers or width) if config.inject == "layers" else width for name, config in configs.items()}
         self.each = nn.ModuleDict({_key(name): KINDS[config.kind](config, widths[name]) for name, config in configs.items()})
+        for name, module in self.items():
+            module.name = name
         # a token that is always there, so that attention has something to look at where nothing is said
         self.start = nn.Parameter(torch.randn(1, 1, width)) if attended(configs) else None
 

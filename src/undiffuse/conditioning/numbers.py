@@ -21,6 +21,8 @@ from undiffuse.errors import UsageError
 
 FREQUENCIES = tuple(math.pi / 8 * 2**k for k in range(5))  # periods of 16 … 1 standard deviations
 
+MOST_LISTED = 10
+
 
 class NumberConfig(ConditionSettings):
     """mean, deviation: of the data.   low, high: the range seen in training."""
@@ -56,10 +58,12 @@ class NumberCondition(ConditionModule):
 
     def read(self, values: Sequence[object]) -> Tensor:
         numbers = [as_number(value) for value in values]
-        outside = [number for number in numbers if not self.config.low <= number <= self.config.high]
+        outside = sorted({number for number in numbers if not self.config.low <= number <= self.config.high})
         if outside:
+            listed = ", ".join(f"{number:g}" for number in outside[:MOST_LISTED]) + (", …" if len(outside) > MOST_LISTED else "")
             warnings.warn(
-                f"{outside[0]:g} lies outside {self.config.low:g} to {self.config.high:g}, all that the model has seen: it can only guess there",
+                f"{self.name + ': ' if self.name else ''}{listed} {'lies' if len(outside) == 1 else 'lie'} outside {self.config.low:g} to "
+                f"{self.config.high:g}, all that the model has seen: it can only guess there",
                 Note, stacklevel=2,
             )  # fmt: skip
         z = (torch.tensor(numbers, dtype=torch.float64) - self.config.mean) / self.config.deviation

@@ -30,7 +30,7 @@ def label_of(values: Sequence[object]) -> str:
 def samples_grid(
     values: Tensor, codec: Codec, labels: Sequence[str], title: str, columns: int = 10, captions: bool = False
 ) -> Image.Image:
-    """Samples (N, C, *size) in the data's range; one row per label where each label repeats equally often.
+    """Samples (N, C, *size) in the data's range; rows by label where there are several, each named where it begins.
 
     captions: write every label under its sample instead.   Rows of tables are dots, a colour for each label.
     """
@@ -40,11 +40,12 @@ def samples_grid(
     distinct = list(dict.fromkeys(labels))
     if captions and any(labels):
         return captioned(pictures, labels, title)
-    if len(distinct) > 1 and len(labels) % len(distinct) == 0:
-        per = len(labels) // len(distinct)
-        grouped = [[pictures[i] for i, label in enumerate(labels) if label == name] for name in distinct]
-        if all(len(group) == per for group in grouped) and per <= 2 * columns:
-            return sheet(grouped, title=title, row_labels=distinct)
+    if len(distinct) > 1:
+        grouped = {name: [pictures[i] for i, label in enumerate(labels) if label == name] for name in distinct}
+        most = max(len(group) for group in grouped.values())
+        wide = most if most <= 2 * columns else columns
+        named = [(name if start == 0 else "", group[start : start + wide]) for name, group in grouped.items() for start in range(0, len(group), wide)]
+        return sheet([row for _, row in named], title=title, row_labels=[name for name, _ in named])
     rows = [list(pictures[start : start + columns]) for start in range(0, len(pictures), columns)]
     return sheet(rows, title=title)
 
