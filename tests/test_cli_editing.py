@@ -165,7 +165,7 @@ def test_reconstruct_writes_pictures_arrays_and_numbers(run, model):
     assert code == 0, out
     folder = model / "edited/001"
     assert "wrote tiny/edited/001/" in out
-    assert "next: undiffuse reconstruct tiny a.png many.npy --method recorded" in out
+    assert "next: undiffuse reconstruct tiny a.png many.npy --steps 6 --trajectory --method recorded  is exact\n" in out
     assert np.load(folder / "reconstructed.npy").shape == (4, 1, 8, 8)
     assert (folder / "reconstructed/003-many-2.png").exists()
     numbers = json.loads((folder / "numbers.json").read_text())

@@ -75,6 +75,6 @@ def reconstruct(
         typer.echo(f"{name}: {label}")
     typer.echo(f"wrote {folder}/: {', '.join(written)}")
     if method != "recorded":
-        typer.echo(f"next: {shared.again('--method', 'recorded')}  is exact; --trajectory draws the walk")
+        typer.echo(f"next: {shared.again('--method', 'recorded')}  is exact{'' if trajectory else '; --trajectory draws the walk'}")
     else:
         typer.echo(f"next: {shared.command('interpolate', run, 'A', 'B')}  walks from one image to another")
