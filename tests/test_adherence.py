@@ -78,5 +78,5 @@ def test_what_cannot_be_judged_is_refused():
     data, model = squares(60), tiny_model()
     with pytest.raises(ValueError, match="none of this model's conditions"):
         adherence(model, data, np.arange(60), {})
-    with pytest.raises(ValueError, match="hold out at least"):
+    with pytest.raises(ValueError, match=r"hold out at least 40.*--held-out 40 and another --name"):
         adherence(model, data, np.arange(10), DECLARED)

@@ -132,7 +132,7 @@ def test_images_are_brought_to_the_models_size_and_mode(model, tmp_path):
     values, notes = read_examples(tmp_path / "large.png", codec)
     assert values.shape == (1, 1, 8, 8)
     assert "colour, converted to grey" in notes[0]
-    assert "32×32, resized, cropping to fit, to the model's 8×8" in notes[1]
+    assert "32×32 (height×width), resized, cropping to fit, to the model's 8×8" in notes[1]
 
 
 def test_16_bits_keep_their_depth(tmp_path):

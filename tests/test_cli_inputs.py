@@ -131,7 +131,7 @@ def test_photos_are_masked_by_masks_of_their_own_size(run, tmp_path):
     np.save(tmp_path / "mask.npy", mask > 0)
     code, out = run("inpaint", "tiny", "photo.png", "--mask", "mask.png", "--steps", "2", "-n", "1", "--out", "one")
     assert code == 0, out
-    assert "mask.png is 33×20, resized, cropping to fit, to the model's 16×16" in " ".join(out.split())
+    assert "mask.png is 20×33 (height×width), resized, cropping to fit, to the model's 16×16" in " ".join(out.split())
     code, out = run("inpaint", "tiny", "photo.png", "--mask", "mask.npy", "--steps", "2", "-n", "1", "--out", "other")
     assert code == 0, out
     seen = np.load(tmp_path / "one/seen.npy")
@@ -154,7 +154,7 @@ def test_a_mask_of_another_shape_than_its_photo_is_refused(run, tmp_path):
     Image.fromarray(np.full((33, 20), 255, np.uint8)).save(tmp_path / "mask.png")
     code, out = run("inpaint", "tiny", "photo.png", "--mask", "mask.png")
     assert code == 2, out
-    assert "mask.png is 20×33 and photo.png is 33×20" in " ".join(out.split())
+    assert "mask.png is 33×20 (height×width) and photo.png is 20×33" in " ".join(out.split())
 
 
 LIGHTNESS = np.array([[0.0, 0.01, 0.49, 0.51], [1.0, 0.0, 0.3, 0.9]]).repeat(4, 0).repeat(2, 1)

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from undiffuse.cli import shared
-from undiffuse.errors import Failure
-from undiffuse.files import LOCK, FolderLock, is_leftover, write_atomically, write_text
+from undiffuse.data.sources import DataConfig
+from undiffuse.errors import Failure, UsageError
+from undiffuse.files import LOCK, FolderLock, inside, is_leftover, refuse_held, write_atomically, write_text
+from undiffuse.prepare import prepare, train
 
 HOLD = """
 import sys, time
@@ -68,10 +70,15 @@ def test_a_folder_is_held_by_one_process_and_a_sentence_says_which(tmp_path):
     try:
         with pytest.raises(Failure, match=f"process {process.pid} on "), FolderLock(tmp_path):
             pass
+        with pytest.raises(Failure, match=f"process {process.pid} on "):
+            refuse_held(tmp_path)
+        with pytest.raises(Failure, match=f"process {process.pid} on "):
+            prepare(DataConfig(source="nowhere"), tmp_path)  # before the data is looked at
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert (tmp_path / LOCK).exists()
+    refuse_held(tmp_path)
     with FolderLock(tmp_path):  # who held it is dead, however it died
         assert f"process {os.getpid()} on " in (tmp_path / LOCK).read_text()
     assert not (tmp_path / LOCK).exists()
@@ -85,6 +92,16 @@ def test_a_lock_is_taken_as_often_as_one_likes_by_whoever_has_it_and_by_nobody_e
         assert (tmp_path / LOCK).exists()
     with other, pytest.raises(Failure), mine:
         pass
+
+
+@pytest.mark.parametrize("name", ["../x", "..", ".", "", " ", "a/../../b", "/x"])
+def test_a_name_that_leads_out_of_its_folder_is_refused(tmp_path, name):
+    assert inside(tmp_path, "a") == tmp_path / "a"
+    with pytest.raises(UsageError, match="outside"):
+        inside(tmp_path, name)
+    with pytest.raises(UsageError, match=r"outside|no data"):
+        train(tmp_path / "nothing", name=name, runs=tmp_path / "runs")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):

@@ -14,7 +14,7 @@ from tests.small import TINY_SETTINGS, images, tiny_config, tiny_model
 from undiffuse import editing, solving
 from undiffuse.conditioning.base import Note
 from undiffuse.conditioning.declared import Condition
-from undiffuse.data.sources import share_or_count
+from undiffuse.data.sources import share_or_count, sides
 from undiffuse.errors import Failure, UsageError
 from undiffuse.model import save_model
 from undiffuse.sampling.gradients import Guide
@@ -130,6 +130,14 @@ def test_what_reading_decides_is_said_in_python_too(tmp_path):
     np.savez(tmp_path / "a.npz", x=images(12), age=np.arange(12.0))
     with pytest.warns(Note, match="age"):
         undiffuse.train(tmp_path / "a.npz", runs=tmp_path / "runs", held_out=2, steps=1, batch_size=4, settings=TINY_SETTINGS)
+
+
+@pytest.mark.parametrize("size", ["16", 16.0, (16,), (16, 0), (1, 2, 3), (8, "8")])
+def test_a_size_that_is_none_says_what_one_is(tmp_path, size):
+    with pytest.raises(UsageError, match=r"size is one side, such as 16, or \(height, width\)"):
+        undiffuse.train(tmp_path, runs=tmp_path / "runs", size=size)
+    assert sides(np.int64(16)) == [16, 16]
+    assert sides((48, 64)) == [48, 64]
 
 
 def test_train_resizes_images(tmp_path):

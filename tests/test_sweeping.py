@@ -11,6 +11,7 @@ import torch
 from tests.small import TINY_SETTINGS, tiny_model
 from undiffuse import sweeping
 from undiffuse.cli.main import app
+from undiffuse.cli.sweep import _table
 from undiffuse.configuration import changed
 from undiffuse.data.sources import DataConfig
 from undiffuse.errors import UsageError
@@ -132,6 +133,15 @@ def test_by_score_the_cheapest_is_chosen_that_the_samples_do_not_tell_from_the_l
     assert Sweep((unscored,), 4, 100, 2).best_score() is None
 
 
+def test_a_score_against_fewer_examples_than_four_to_a_direction_is_told_to_be_unsure():
+    assert Sweep((), 100, 100, 25, None, 20).few
+    assert not Sweep((), 100, 100, 25, None, 100).few
+    tried = Tried(SamplingConfig(), 2, 1.0, 0.0, of(1.0))
+    lines = " ".join(_table(Sweep((tried,), 100, 100, 25, of(0.1), 20), tried, tried, ("held-out examples", "training examples")))
+    for words in ("to 20 held-out examples in 25 random", "floor: 0.1, of 100 training examples", "20 examples are few to score", "100 or more"):
+        assert words in lines
+
+
 def test_a_score_is_of_samples_as_they_are_given_against_real_examples():
     """Samples are rounded and clipped like the data; the score of the data itself is 0."""
     model = tiny_model()
@@ -161,6 +171,8 @@ def test_the_command_scores_against_held_out_examples_and_keeps_by_what_is_asked
         assert [kept.solver, kept.sigma_min] == [content["recommended"][name] for name in ("solver", "sigma_min")]
     printed = capsys.readouterr().out
     assert "floor: " in printed
+    assert "held-out examples in " in printed
+    assert "training examples" in printed
     assert "±" in printed
     assert content["floor"]["to_data"] > 0
     assert all(t["to_data_error"] > 0 for t in content["tried"])

@@ -74,7 +74,10 @@ def adherence(
     if not readable:
         raise UsageError(f"none of this model's conditions can be read off an example: {', '.join(declared) or 'it is unconditional'}.")
     if len(held_out) < 2 * FEWEST:
-        raise UsageError(f"{len(held_out)} held-out examples are too few to train a predictor on and to test it: hold out at least {2 * FEWEST}.")
+        raise UsageError(
+            f"{len(held_out)} held-out examples are too few to train a predictor on and to test it: hold out at least {2 * FEWEST}. A run cannot "
+            f"change what it holds out: train another with --held-out {2 * FEWEST} and another --name."
+        )
     order = permuted(GeneratorStream.PREDICTORS, held_out, seed)
     learned, tested = np.sort(order[::2]), np.sort(order[1::2])
     asked_rows = tested[np.arange(n) % len(tested)]

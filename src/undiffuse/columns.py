@@ -22,6 +22,7 @@ from undiffuse.conditioning.base import Note, checked_name, said_or_none
 from undiffuse.conditioning.conditions import ConditionConfig, Conditions
 from undiffuse.conditioning.declared import Condition, fitted
 from undiffuse.conditioning.encoded import Encoded
+from undiffuse.conditioning.numbers import as_number
 from undiffuse.conditioning.tags import names_in
 from undiffuse.conditioning.texts import TextCondition, text_or_none
 from undiffuse.data import tables
@@ -57,8 +58,25 @@ def fit_conditions(
             measured = None if rows is None or all_alike else rows.tolist()
             found[name] = fitted(condition, column, drop, mode, download, name in known, measured, span)
         except ValueError as error:
-            raise UsageError(f"{condition.kind} {name!r}: {error}") from None
+            raise UsageError(f"{condition.kind} {name!r}: {_place(data, name, condition)}{error}") from None
     return found
+
+
+def _place(data: Dataset, name: str, condition: Condition) -> str:
+    """Which example a column of numbers has no number for, "" where that is not what is wrong."""
+    if condition.kind != "number":
+        return ""
+    try:
+        column = _read(data, name, condition)[0]
+    except UsageError:
+        return ""
+    for row, value in enumerate(column):
+        try:
+            _ = value if value is None else as_number(value)
+        except UsageError:
+            of = str(data.columns["file"][row]) if "file" in data.columns else str(row + 1)
+            return f"of example {of}, "
+    return ""
 
 
 def _span(name: str, pictures: Tensor, mode: str) -> tuple[float, float]:
@@ -79,9 +97,11 @@ def remarks(data: Dataset, declared: Mapping[str, Condition], training: np.ndarr
         except UsageError:
             continue  # whoever fits the condition says what is wrong
         said = [said_or_none(value) if condition.kind != "text" else text_or_none(value) for value in column]
-        missing = sum(value is None for value in said)
-        if missing:
-            notes.append(f"{missing:,} of {len(said):,} examples say nothing of {name!r} ({', '.join(MISSING[1:])} or an empty cell)")
+        missing = [row for row, value in enumerate(said) if value is None]
+        if (source := condition.column or name) == tables.CAPTIONS and source not in data.columns:
+            notes += [tables.captions_note(data, missing)] if said else []
+        elif missing:
+            notes.append(f"{len(missing):,} of {len(said):,} examples say nothing of {name!r} ({', '.join(MISSING[1:])} or an empty cell)")
         if condition.kind not in ("class", "task", "tags"):
             continue
         of = [[] if value is None else names_in(value) if condition.kind == "tags" else [str(value)] for value in said]

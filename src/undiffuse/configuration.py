@@ -305,7 +305,8 @@ def refuse_other(
     if other and (never or not override):
         listed = "; ".join(_difference(p, before, now, *values) for p, values in list(other.items())[:6])
         also = "" if never or not overridable else ", or go on with the new ones by --override"
-        raise UsageError(f"{path.parent} was made with another configuration ({listed}): {mend}{also}.")
+        fixed_ = f", and {', '.join(never)} cannot change later, also not by --override" if never and override else ""
+        raise UsageError(f"{path.parent} was made with another configuration ({listed}){fixed_}: {mend}{also}.")
 
 
 def begun_before(path: Path) -> bool:
@@ -321,4 +322,7 @@ def _difference(path: str, before: BaseModel, now: BaseModel, old: Any, new: Any
     if path != "fingerprint":
         return f"{path}: {old!r} there, {new!r} now"
     counts = getattr(before, "examples", None), getattr(now, "examples", None)
-    return "the data has changed" + ("" if None in counts else f": {counts[0]:,} examples then, {counts[1]:,} now")
+    if None in counts:
+        return "the data has changed"
+    same = f"the same number of examples, {counts[0]:,}, with other values"
+    return f"the data has changed: {same if counts[0] == counts[1] else f'{counts[0]:,} examples then, {counts[1]:,} now'}"

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from undiffuse.errors import Failure
+from undiffuse.errors import Failure, UsageError
 
 try:
     import fcntl
@@ -122,14 +122,11 @@ class FolderLock:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                holder = os.read(descriptor, 200).decode(errors="replace").strip()
+                held = _held(self.folder, descriptor)
                 os.close(descriptor)
                 if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                     return  # a file system without locks
-                raise Failure(
-                    f"{self.folder} is being worked in by {holder or 'another process'}: wait until it is done or stop it, "
-                    "or choose another name for this run."
-                ) from None
+                raise held from None
             if _is_at(path, descriptor):
                 break
             os.close(descriptor)  # who had it has just removed the file
@@ -144,6 +141,36 @@ class FolderLock:
             for path in folder.glob(".*.part"):
                 if TEMPORARY.fullmatch(path.name):
                     path.unlink(missing_ok=True)
+
+
+def refuse_held(folder: Path) -> None:
+    """Raises Failure, saying who, where another process works in a folder now.  Nothing is taken, nor made."""
+    if fcntl is None:
+        return
+    with suppress(FileNotFoundError, PermissionError):
+        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise _held(folder, descriptor) from None
+        finally:
+            os.close(descriptor)
+
+
+def _held(folder: Path, descriptor: int) -> Failure:
+    """What is said of a folder that another process works in.   descriptor: of its lock."""
+    holder = os.read(descriptor, 200).decode(errors="replace").strip()
+    return Failure(
+        f"{folder} is being worked in by {holder or 'another process'}: wait until it is done or stop it, or choose another name for this run."
+    )
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The folder called `name` in another. Raises UsageError for a name that leads out of it."""
+    if not name.strip() or Path(name).is_absolute() or ".." in Path(name).parts or Path(name) == Path():
+        raise UsageError(f"the name {name!r} would lie outside {folder}: give a plain name, such as mine, and --runs FOLDER for another place.")
+    return folder / name
 
 
 def _is_at(path: Path, descriptor: int) -> bool:

@@ -27,18 +27,18 @@ from undiffuse.corruptions import Corruption, described
 from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.ranges import range_note
-from undiffuse.data.sources import DataConfig, of_images, open_data, share_or_count
+from undiffuse.data.sources import DataConfig, of_images, open_data, share_or_count, sides
 from undiffuse.data.splitting import SplitConfig, drawn_split, keys_of, rows_of, with_names_kept
-from undiffuse.data.tables import FILE_COLUMNS, fingerprints, offers
+from undiffuse.data.tables import FILE_COLUMNS, fingerprints, offers, refuse_missing
 from undiffuse.devices import usable_device
 from undiffuse.errors import UsageError
-from undiffuse.files import is_leftover
+from undiffuse.files import inside, is_leftover, refuse_held
 from undiffuse.first_stage import AutoencoderRun, AutoencoderRunConfig, already, load_latents, taken_from
 from undiffuse.model import Model, load, stored_config
 from undiffuse.presets import design_for, latents
 from undiffuse.process.chains import Chain
 from undiffuse.run import CACHE, Run
-from undiffuse.starting import Start, kept_codec
+from undiffuse.starting import Start, kept_codec, refuse_outside
 from undiffuse.training.cadence import USUAL, Watch
 from undiffuse.training.interrupts import stopping
 from undiffuse.training.loop import Update
@@ -102,6 +102,8 @@ def prepare(
     Raises UsageError where the folder holds a run of another configuration, unless `override` says to go on with the new
     training settings or data.
     """
+    for place in (folder, folder / AUTOENCODER):  # before the data is read, which may take long
+        refuse_held(place)
     device = usable_device(device)
     settings = dict(settings or {}) | ({"tasks": {name: task.model_dump(mode="json") for name, task in tasks.items()}} if tasks else {})
     base = Start(start) if start else None
@@ -133,6 +135,7 @@ def prepare(
     if design.augment.probability and any(c.kind == "image" for c in conditions.values()):
         raise UsageError("pictures that are conditions would not be shifted along with the examples: set augment.probability to 0.")
     read = {c.column or name for name, c in conditions.items()}
+    refuse_missing(dataset, {name: (c.kind, c.column or name) for name, c in conditions.items()})
     before, model = _before(folder), stored_config(folder)
     design = _sampled_as_before(design, model, before, settings)
     split, dataset = _split(before, data, dataset, conditions, design.training.seed)
@@ -140,8 +143,9 @@ def prepare(
     unread = [note for source, note in offers(dataset) if source not in read]
     dataset = replace(dataset, notes=(*dataset.notes, *unread, *remarks(dataset, conditions, rows)))
     alike = before is not None and (before.measured_on == "all" if isinstance(before, RunConfig) else before.split is None)
+    refuse_outside(model, dataset, data.range)
     codec = kept_codec(model, (base.codec if base else fitted_codec)(dataset, rows, all_alike=alike), folder)
-    if codec.kind == "integer" and data.range is None and data.source != "digits" and not alike:
+    if codec.kind == "integer" and dataset.low is None and model is None and not alike:
         said = range_note(dataset.values, codec.low[0], codec.high[0])
         dataset = replace(dataset, notes=(*dataset.notes, *([said] if said else [])))
     config = RunConfig(
@@ -222,7 +226,8 @@ def _split(
                 split = with_names_kept(split, keys, [_names(value, condition.kind) for value in column])
     copies, notes = len(data) - len(np.unique(keys)), data.notes
     if copies:
-        notes = (*notes, f"{copies:,} of {len(data):,} examples are equal to another: such stay together, in training or held out")
+        said = f"{len(data):,} examples hold {copies:,} {'copy' if copies == 1 else 'copies'}"
+        notes = (*notes, f"{said}: equal ones stay together, in training or held out")
     return split, replace(data, notes=notes)
 
 
@@ -283,7 +288,7 @@ def train(
     if "steps" in training and "budget" not in training:
         chosen["training.budget"] = None
     described_ = {
-        "source": str(data), "table": None if table is None else str(table), "size": [size, size] if isinstance(size, int) else size, "fit": fit,
+        "source": str(data), "table": None if table is None else str(table), "size": None if size is None else sides(size), "fit": fit,
         "channels": channels, "layout": layout, "range": range, "max_pixels": max_pixels, "shrink": shrink,
         **({} if held_out is None else {"held_out": share_or_count(held_out)}),
     }  # fmt: skip
@@ -292,7 +297,7 @@ def train(
         raise UsageError(f"latent is 2, 4 or 8, or the folder of an autoencoder, and not {latent!r}.")
     factor, autoencoder = (latent, None) if isinstance(latent, int) else (None, None if latent is None else Path(latent))
     plan = prepare(
-        source, Path(runs) / (name or default_name(str(data), start)), settings=chosen, preset=preset, network=network, conditions=conditions,
+        source, inside(Path(runs), name or default_name(str(data), start)), settings=chosen, preset=preset, network=network, conditions=conditions,
         factor=factor, autoencoder=autoencoder, start=start, tasks=described(tasks) if tasks else None, override=override,
         device=usable_device(device), download=download, watch=Watch(checkpoint_every, preview_every),
     )  # fmt: skip

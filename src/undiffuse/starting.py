@@ -27,6 +27,8 @@ from undiffuse.conditioning.declared import Condition
 from undiffuse.configuration import Design, ModelConfig, StartConfig, changed, differences, rescheduled
 from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.pixels import size_text
+from undiffuse.data.ranges import found_range
 from undiffuse.data.sources import DataConfig, of_images, open_data
 from undiffuse.denoiser import Denoiser
 from undiffuse.errors import UsageError
@@ -90,7 +92,7 @@ class Start:
         size = cast(tuple[int, int], self.of.codec.shape[1:])
         sized = data.model_copy(update={"size": size})
         opened = open_data(sized)
-        note = f"images are brought to {size[0]}×{size[1]}, the size of the model to start from; --size asks for another"
+        note = f"images are brought to {size_text(size)}, the size of the model to start from; --size asks for another"
         return sized, replace(opened, notes=(*opened.notes, note))
 
     def codec(self, data: Dataset, rows: np.ndarray | None = None, *, all_alike: bool = False) -> CodecConfig:
@@ -198,6 +200,24 @@ def kept_codec(before: ModelConfig | None, fitted: CodecConfig, folder: Path) ->
             f"{same[1][2]} now: choose another --name."
         )
     return before.codec
+
+
+def refuse_outside(before: ModelConfig | None, data: Dataset, asked: tuple[float, float] | None) -> None:
+    """Raises UsageError for whole numbers beyond the range that a run's network learned, or another range that is asked for."""
+    if before is None or before.codec.kind != "integer" or not np.issubdtype(data.values.dtype, np.integer):
+        return
+    low, high, smallest, largest = before.codec.low[0], before.codec.high[0], data.values.min(), data.values.max()
+    if smallest < low or largest > high:
+        wanted = asked or found_range(data.values)
+        raise UsageError(
+            f"the values lie in [{smallest}, {largest}] now, and this run keeps {low:g} to {high:g}: choose another --name to read "
+            f"{wanted[0]:g} to {wanted[1]:g}."
+        )
+    if asked is not None and asked != (low, high):
+        raise UsageError(
+            f"this run keeps {low:g} to {high:g}, as its network learned them: leave --range out, or choose another --name to read "
+            f"{asked[0]:g} to {asked[1]:g}."
+        )
 
 
 def kept_conditions(before: ModelConfig | None, fitted: Mapping[str, ConditionConfig], folder: Path) -> dict[str, ConditionConfig]:

@@ -41,7 +41,7 @@ DEFAULT_SOLVERS = ("adams", "unipc", "dpm++", "heun", "ddim")
 DEFAULT_GRIDS = ("angle_beta", "trailing", "aligned")
 DEFAULT_STEPS = (4, 6, 8, 10, 13, 16, 24)
 FITTED_NUMBERS = 2**25  # of the reference trajectory, held to align grids
-DIRECTIONS = 32
+DIRECTIONS, EACH_DIRECTION = 32, 4  # at most, and samples to each at least
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,19 @@ class Tried:
 @dataclass(frozen=True)
 class Sweep:
     """tried: in the order asked for.   n: examples.   reference: of how many evaluations.   directions: of the score.
-    floor: the score of n real examples, None without any to spare."""
+    floor: the score of n real examples, None without any to spare.   compared: real examples that the score is against."""
 
     tried: tuple[Tried, ...]
     n: int
     reference: int
     directions: int
     floor: Estimate | None = None
+    compared: int = 0
+
+    @property
+    def few(self) -> bool:
+        """Whether the real examples are fewer to a direction than samples must be: their own chance then counts in the score."""
+        return self.compared < EACH_DIRECTION * self.directions
 
     def front(self) -> list[Tried]:
         """The settings that no cheaper one is as near to the reference as, cheapest first."""
@@ -149,7 +155,7 @@ def sweep(
     kept: list[Moment] = []
     reference, calls, _ = walked(reference_config, lambda m: kept.append(_first(m, few)))
     mesh = reference_config.build_levels(model.schedule)
-    directions = min(DIRECTIONS, max(2, n // 4), math.prod(model.codec.shape))
+    directions = min(DIRECTIONS, max(2, n // EACH_DIRECTION), math.prod(model.codec.shape))
     basis = _directions(math.prod(model.codec.shape), directions)
     real = None if data is None else data.flatten(1).double() @ basis
 
@@ -175,7 +181,7 @@ def sweep(
         )  # fmt: skip
     if progress:
         progress(len(settings) + 1, len(settings) + 1)
-    return Sweep(tuple(tried), n, calls, directions, None if others is None else score(others))
+    return Sweep(tuple(tried), n, calls, directions, None if others is None else score(others), 0 if real is None else len(real))
 
 
 class _Counted:

@@ -51,6 +51,8 @@ def test_changed_data_is_told_with_how_many_examples_there_are(tmp_path):
     trained(tmp_path)
     with pytest.raises(UsageError, match=r"the data has changed: 60 examples then, 59 now.*--override"):
         run(tmp_path, VALUES[1:], LABELS[1:])
+    with pytest.raises(UsageError, match=r"the data has changed: the same number of examples, 60, with other values.*--override"):
+        run(tmp_path, VALUES[::-1], LABELS)
 
 
 @pytest.mark.parametrize("change", ["lost", "gained", "another order", "another seed"])
@@ -76,9 +78,26 @@ def test_with_override_nothing_that_was_trained_on_is_held_out(tmp_path, change)
     assert all_of(second.held_out) == all_of(first.held_out) - ({VALUES[lost].tobytes()} if change == "lost" else set()) or change == "gained"
 
 
+def test_a_column_that_is_missing_is_told_before_what_else_differs(tmp_path):
+    trained(tmp_path, numbers=NUMBERS)
+    with pytest.raises(UsageError, match="number 'height': the data has no column 'height': its columns are age"):
+        prepare(DataConfig(source=str(tmp_path / "d.npz")), tmp_path / "r", conditions={"height": undiffuse.Condition(kind="number")})
+
+
+def test_a_range_stays_the_one_that_the_network_learned(tmp_path):
+    work = trained(tmp_path, values=VALUES % 17)
+    assert any("are read as 0 to 16; --range" in note for note in work.notes)
+    assert not any("range" in note for note in run(tmp_path, values=VALUES[:50] % 17, labels=LABELS[:50], override=True).notes)
+    for asked in ({}, {"range": (0.0, 255.0)}):
+        with pytest.raises(UsageError, match=r"this run keeps 0 to 16: choose another --name to read 0 to 255\.$"):
+            run(tmp_path, override=True, **asked)
+    with pytest.raises(UsageError, match=r"this run keeps 0 to 16, .*leave --range out"):
+        run(tmp_path, values=VALUES % 17, override=True, range=(0.0, 255.0))
+
+
 def test_a_share_to_hold_out_cannot_change_any_more(tmp_path):
     trained(tmp_path)
-    with pytest.raises(UsageError, match=r"data.held_out: 0.1 there, 0.5 now.*choose another --name\.$"):
+    with pytest.raises(UsageError, match=r"data.held_out: 0.1 there, 0.5 now\), and data.held_out cannot change later.*choose another --name\.$"):
         run(tmp_path, held_out=0.5, override=True)
 
 
@@ -130,7 +149,7 @@ def _old_rows():
 
 def test_copies_are_told_and_stay_on_one_side(tmp_path):
     work = run(tmp_path, np.concatenate([VALUES, VALUES]), np.concatenate([LABELS, LABELS]))
-    assert any("60 of 120 examples are equal to another" in note for note in work.notes)
+    assert any("120 examples hold 60 copies" in note for note in work.notes)
     assert len(work.held_out) == 12
     assert not all_of(work.training_data) & all_of(work.held_out)
 

@@ -158,7 +158,8 @@ def test_a_drop_of_its_own_comes_before_the_design_s():
 
 
 @pytest.mark.parametrize(("kind", "column", "words"), [
-    ("number", [5, 5, 5], "5 in every row: there is nothing to learn"), ("number", ["1", "old", "3"], "'old' is no number"),
+    ("number", [5, 5, 5], "5 in every row: there is nothing to learn"), ("number", ["1", "old", "3"], "of example 2, 'old' is no number"),
+    ("number", ["1", "2", "150,72"], "of example 3, '150,72' is no number: for a decimal comma write a point, 150.72"),
     ("number", [1.0, float("inf"), 2.0], "no finite number"), ("number", [[1.0], [2.0], [3.0]], "a vector is several"),
     ("number", ["", "nan", ""], "nothing is said in any row"), ("class", ["a", "a", ""], "only one value, 'a'"),
     ("class", [NAN, NAN, NAN], "nothing is said"), ("task", ["a", "", "b"], "1 rows name no task"), ("tags", ["", "-", ""], "no row names any"),

@@ -167,8 +167,9 @@ def test_pages_and_frames_beyond_the_first_are_counted(tmp_path):
 def test_a_crop_that_throws_most_of_a_picture_away_is_said(tmp_path):
     save(tmp_path / "thin.png", size=(12, 600))
     save(tmp_path / "photo.png", 1, size=(40, 60))
-    note = said(opened(tmp_path, size=(8, 8)), "1 of 2 images", "cropping", "--fit pad")
-    assert "thin.png (98%)" in note
+    save(tmp_path / "wide.png", 1, size=(48, 64))  # a quarter of it is cut away, as of most photos
+    note = said(opened(tmp_path, size=(8, 8)), "2 of 3 images", "cropping", "--fit pad")
+    assert "photo.png (33%), thin.png (98%)" in note
     assert not any("cropping" in note for note in opened(tmp_path, size=(8, 8), fit="pad").notes)
 
 

@@ -149,6 +149,11 @@ def test_captions_beside_pictures_are_read_when_asked_by_name_and_offered_else(f
     configs = fit_conditions(data, {"caption": Condition(kind="text")}, 0.1)
     encoded = encode_columns(data, {"caption": Condition(kind="text")}, Conditions(configs, 8))["caption"]
     assert int((encoded[np.arange(N)] != 0).flatten(1).any(1).sum()) == N - 1
+    note = f"23 captions read from .txt files beside the pictures; 1 picture has none ({shuffled[0]}.png)"
+    assert remarks(data, {"caption": Condition(kind="text")}, np.arange(N)) == [note]
+    assert not any(".txt" in note for note in data.notes)  # of files left out
+    (folder / "readme.txt").write_text("of no picture", encoding="utf-8")
+    assert any("left out 1 file, readme.txt" in note for note in opened(folder).notes)
 
 
 def test_a_table_inside_the_folder_is_offered(folder):

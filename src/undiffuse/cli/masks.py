@@ -144,18 +144,18 @@ def _image(path: Path) -> np.ndarray:
 def _resized(lightness: np.ndarray, path: Path, size: Sequence[int], fit: str, images: Sequence[str]) -> np.ndarray:
     """A mask (H, W) of the images' own size, brought to the model's as these were. Raises UsageError for one of another shape."""
 
-    from undiffuse.data.pixels import resized
+    from undiffuse.data.pixels import resized, size_text
 
     height, width = lightness.shape
     for name in images:
         of = _size_of(Path(name)) or tuple(size)
         if abs(width * of[0] - height * of[1]) > max(of):  # more than rounding to whole pixels does to a ratio of sides
             raise UsageError(
-                f"the mask {path} is {width}×{height} and {name} is {of[1]}×{of[0]}: give a mask of the size of the image, "
-                f"or of the model's {size[1]}×{size[0]}."
+                f"the mask {path} is {size_text((height, width))} and {name} is {of[0]}×{of[1]}: give a mask of the size of the image, "
+                f"or of the model's {size[0]}×{size[1]}."
             )
     how = {"crop": "cropping to fit", "pad": "padding to fit", "stretch": "stretching to fit"}[fit]
-    typer.echo(f"note: the mask {path.name} is {width}×{height}, resized, {how}, to the model's {size[1]}×{size[0]}, as images are")
+    typer.echo(f"note: the mask {path.name} is {size_text((height, width))}, resized, {how}, to the model's {size[0]}×{size[1]}, as images are")
     return resized(lightness[None], (size[0], size[1]), fit)[0]
 
 

@@ -54,7 +54,7 @@ def sweep(
         shared.integers(steps) if steps else sweeping.DEFAULT_STEPS, guidance, shared.numbers(sigma_min) if sigma_min else [None],
     )  # fmt: skip
     known = _known(run)
-    real, others = _real(run, data, model, known, n)
+    real, others, kinds = _real(run, data, model, known, n)
     if real is None and by == "score":
         raise UsageError("a score takes examples to compare with: name some after the run, or leave --by out.")
     asked = _asked(run, model, known, n)
@@ -68,7 +68,7 @@ def sweep(
     best = flow if by == "flow" else score
     folder = shared.result_folder(run, "sweep", out)
     _write(swept, {"flow": flow, "score": score}, by, tolerance, folder)
-    for line in _table(swept, flow, score):
+    for line in _table(swept, flow, score, kinds):
         typer.echo(line)
     typer.echo(f"wrote {folder}/: sweep.png, sweep.json")
     if best is None:
@@ -79,7 +79,8 @@ def sweep(
     how = best.sampling
     if keep:
         store_sampling(run / FILE_NAME if run.is_dir() else run, how)
-        typer.echo(f"the model now samples with {how.solver} on {how.grid}, {how.steps} steps; next: {shared.command('sample', run)}")
+        unsure = f", chosen by a score against only {swept.compared:,} examples" if by == "score" and swept.few else ""
+        typer.echo(f"the model now samples with {how.solver} on {how.grid}, {how.steps} steps{unsure}; next: {shared.command('sample', run)}")
     elif how.grid == "aligned":
         typer.echo("next: the same with --keep, to make it the model's default")
     else:
@@ -113,8 +114,8 @@ def _asked(run: Path, model: Model, known: Known | UsageError, n: int) -> dict[s
     return {name: values for name, values in told.items() if name in conditions.askable}
 
 
-def _real(run: Path, data: str | None, model: Model, known: Known | UsageError, n: int) -> tuple[Tensor | None, Tensor | None]:
-    """(examples to score against, n others for the floor), in the model's range; None, with a note, where none are at hand."""
+def _real(run: Path, data: str | None, model: Model, known: Known | UsageError, n: int) -> tuple[Tensor | None, Tensor | None, tuple[str, str]]:
+    """(examples to score against, n others for the floor, what both are called), in the model's range; None, with a note, where none are at hand."""
     from undiffuse.held_out import drawn, named_data
     from undiffuse.streams import GeneratorStream, permuted
 
@@ -126,12 +127,14 @@ def _real(run: Path, data: str | None, model: Model, known: Known | UsageError, 
         order = permuted(GeneratorStream.COMPARED, len(other[0]))
         aside = n if len(order) >= 4 * n else 0
         spared, held = other[0][order[:aside]], other[0][order[aside : aside + most]]
+        kinds = (f"examples of {data}", f"others of {data}")
     elif isinstance(known, UsageError) or not len(known.held_out):
         typer.echo(f"note: no scores: {known if isinstance(known, UsageError) else 'the run held no examples out: name some after the run.'}")
-        return None, None
+        return None, None, ("", "")
     else:
         held, spared = drawn(known.data[known.held_out], most, 1), drawn(known.data[known.training], n, 1)
-    return model.codec.encode_parts(held.values), model.codec.encode_parts(spared.values) if len(spared) >= n else None
+        kinds = ("held-out examples", "training examples")
+    return model.codec.encode_parts(held.values), model.codec.encode_parts(spared.values) if len(spared) >= n else None, kinds
 
 
 def _row(tried: Tried) -> dict[str, object]:
@@ -151,8 +154,10 @@ def _told(score: Estimate | None) -> str:
     return "-" if score is None else f"{score.value:.4g} ± {score.error:.2g}" if score.without else f"{score.value:.4g}"
 
 
-def _table(swept: Sweep, flow: Tried | None, score: Tried | None) -> list[str]:
-    """The front, cheapest first, and what scores best."""
+def _table(swept: Sweep, flow: Tried | None, score: Tried | None, kinds: tuple[str, str]) -> list[str]:
+    """The front, cheapest first, and what scores best.   kinds: of examples, those scored against and those of the floor."""
+    from undiffuse.sweeping import EACH_DIRECTION
+
     head = f"{'solver':14} {'grid':12} {'last level':>10} {'evaluations':>11} {'seconds':>8} {'to the flow':>12} {'score':>18}"
     rows, lines = swept.front(), [head]
     if score is not None and score not in rows:
@@ -167,8 +172,14 @@ def _table(swept: Sweep, flow: Tried | None, score: Tried | None) -> list[str]:
             + (f"   <- recommended: {' and '.join(marks)}" if marks else "")
         )
     if score is not None:
-        lines.append(f"score: Fréchet distance to real examples in {swept.directions} random directions, less is better")
-        lines.append(f"floor: {_told(swept.floor)}, of {swept.n} real examples")
+        lines.append(f"score: Fréchet distance to {swept.compared:,} {kinds[0]} in {swept.directions} random directions, less is better")
+        lines.append(f"floor: {_told(swept.floor)}, of {swept.n} {kinds[1]}" if swept.floor else "floor: -, too few examples to spare")
+    if score is not None and swept.few:
+        wanted = EACH_DIRECTION * swept.directions
+        lines.append(
+            f"note: {swept.compared:,} examples are few to score against, and may not tell settings apart: {wanted} or more, which can be named "
+            f"after the run, say more"
+        )
     return lines
 
 

@@ -117,6 +117,7 @@ def train(
 ) -> None:
     """Train a model on DATA in runs/<name>; the same command resumes."""
     from undiffuse.data.sources import DataConfig, share_or_count
+    from undiffuse.files import inside
     from undiffuse.prepare import default_name, prepare
     from undiffuse.training.cadence import Watch
 
@@ -151,7 +152,7 @@ def train(
     if unconditional and conditions:
         raise UsageError("--unconditional contradicts the conditions that are declared: leave one out.")
     plan = prepare(
-        source, runs / (name or default_name(data, start)), settings=settings, preset=preset, network=network,
+        source, inside(runs, name or default_name(data, start)), settings=settings, preset=preset, network=network,
         conditions=conditions if conditions or unconditional else None, override=override, device=shared.device(device), download=download,
         watch=Watch(shared.seconds(checkpoint_every), shared.seconds(preview_every)), factor=factor, autoencoder=autoencoder,
         start=start, tasks=_tasks(jobs, upscaler),

@@ -58,7 +58,8 @@ def _refuse_others(names: Sequence[str], size: tuple[int, ...]) -> None:
     """Images that would have to be resized before they could be made larger."""
     from PIL import Image
 
-    wanted = "×".join(map(str, size[::-1]))
+    from undiffuse.data.pixels import size_text
+
     for name in names:
         if name.startswith("data:"):
             raise UsageError(f"{name} is of the model's full size: add --simulate, to make it small first.")
@@ -70,4 +71,7 @@ def _refuse_others(names: Sequence[str], size: tuple[int, ...]) -> None:
             except OSError:
                 continue  # whoever reads it says what is wrong
             if (height, width) != size:
-                raise UsageError(f"{name} is {width}×{height}, and this takes {wanted}: resize it, or add --simulate to one of the model's size.")
+                raise UsageError(
+                    f"{name} is {size_text((height, width))}, and this takes {size[0]}×{size[1]}: resize it, or add "
+                    "--simulate to one of the model's size."
+                )

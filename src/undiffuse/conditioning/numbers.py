@@ -8,6 +8,7 @@ between the values seen (Tancik et al. 2020, Fourier features).  Encoded as (z, 
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Literal
@@ -19,6 +20,7 @@ from torch import Tensor
 from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Note, as_token, two_layers, width_for
 from undiffuse.errors import UsageError
 
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 FREQUENCIES = tuple(math.pi / 8 * 2**k for k in range(5))  # periods of 16 … 1 standard deviations
 
 MOST_LISTED = 10
@@ -75,6 +77,8 @@ def as_number(value: object) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
+        if isinstance(value, str) and DECIMAL_COMMA.fullmatch(value.strip()):
+            raise UsageError(f"{value!r} is no number: for a decimal comma write a point, {value.strip().replace(',', '.')}.") from None
         raise UsageError(f"{value!r} is no number: write one like 30 or 0.5.") from None
     if not math.isfinite(number):
         raise UsageError(f"{value!r} is no finite number: write one like 30 or 0.5.")

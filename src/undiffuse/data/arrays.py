@@ -52,14 +52,16 @@ def arranged(values: np.ndarray, layout: str | None) -> tuple[np.ndarray, str]:
 def _dataset(
     name: str, values: np.ndarray, labels: np.ndarray | None, layout: str | None, columns: dict[str, np.ndarray] | None = None
 ) -> Dataset:
-    if values.dtype == bool:
+    truths = values.dtype == bool
+    if truths:
         values = values.astype(np.uint8)
     if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
         raise UsageError(f"the values of {name} are of type {values.dtype}: they should be integers or floats.")
     if 0 in values.shape:
         raise UsageError(f"{name} has the shape {values.shape}, which holds no {'examples' if values.shape[0] == 0 else 'values'}.")
     values, read = arranged(values, layout)
-    notes = [] if layout else [f"read as {read}; say --layout if its axes mean something else"]
+    notes = ["true and false are read as 1 and 0, and samples are uint8, of 1 and 0 too"] if truths else []
+    notes += [] if layout else [f"read as {read}; say --layout if its axes mean something else"]
     if np.issubdtype(values.dtype, np.floating):
         values = _narrowed(values)
         if values.dtype == np.float64:
@@ -75,6 +77,7 @@ def _dataset(
     return Dataset(
         name, values, labels, classes,
         mode=MODES.get((values.dtype.name, values.shape[1])) if two_d else None, columns=columns or {}, notes=tuple(notes),
+        low=0.0 if truths else None, high=1.0 if truths else None,
     )  # fmt: skip
 
 

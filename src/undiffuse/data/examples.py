@@ -15,7 +15,7 @@ import numpy as np
 
 from undiffuse.data.arrays import load_one
 from undiffuse.data.codec import CodecConfig
-from undiffuse.data.pixels import DESCRIBED, MUCH_CUT, SUFFIXES, Unreadable, converted, cut, read_image, resized
+from undiffuse.data.pixels import DESCRIBED, MUCH_CUT, SUFFIXES, Unreadable, converted, cut, read_image, resized, size_text
 from undiffuse.errors import UsageError
 
 PIXEL_MODES = dict(enumerate(list(DESCRIBED)[:4], start=1))
@@ -72,7 +72,7 @@ def _image(path: Path, codec: CodecConfig, fit: str) -> tuple[np.ndarray, list[s
         how = {"crop": "resized, cropping to fit", "pad": "resized, padding to fit", "stretch": "resized, stretching to fit"}[fit]
         share = cut(given.shape[1:], (height, width)) if fit == "crop" else 0.0
         how += f" ({share:.0%} of it is cut away)" if share > MUCH_CUT else ""
-        notes.append(f"{path.name} is {given.shape[2]}×{given.shape[1]}, {how}, to the model's {width}×{height}")
+        notes.append(f"{path.name} is {size_text(given.shape[1:])}, {how}, to the model's {height}×{width}")
         given = resized(given, (height, width), fit)
     values: np.ndarray = given.astype(np.float32)
     if codec.mode is None or picture.mode.endswith(";16") != mode.endswith(";16"):

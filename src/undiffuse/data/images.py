@@ -21,7 +21,7 @@ from threading import Lock
 import numpy as np
 
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.pixels import DESCRIBED, MUCH_CUT, SUFFIXES, Unreadable, deepened, mode_of, read_image
+from undiffuse.data.pixels import DESCRIBED, MUCH_CUT, SUFFIXES, Unreadable, deepened, mode_of, read_image, size_text
 from undiffuse.errors import UsageError
 
 LARGEST_SHARE_UNREADABLE = 0.01
@@ -32,8 +32,9 @@ NAMED = 5  # of what a note counts
 
 @dataclass
 class Found:
-    """files: image files, sorted.   The rest is left out, paths as seen from the folder."""
+    """root: the folder.   files: image files, sorted.   The rest is left out, paths as seen from the folder."""
 
+    root: Path
     files: list[Path] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
     hidden: list[Path] = field(default_factory=list)
@@ -44,10 +45,12 @@ class Found:
 
     def notes(self) -> list[str]:
         """A sentence for each kind of what was left out."""
-        suffixes = Counter(path.suffix.lower() or path.name for path in self.others)
+        known = {path.with_suffix(".txt") for path in self.files}
+        others = [path for path in self.others if self.root / path not in known]  # captions beside pictures are read or offered, see tables.py
+        suffixes = Counter(path.suffix.lower() or path.name for path in others)
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(NAMED))
         counted = (
-            (self.others, "file", f"no image known here ({kinds})"),
+            (others, "file", f"no image known here ({kinds})"),
             (self.hidden, "folder", f"a name that begins with {', '.join(HIDDEN[:2])} or {HIDDEN[2]}"),
             (self.runs, "folder", "a run of this package, not data"),
             (self.dangling, "link", "it leads nowhere; 'git annex get' or 'dvc pull' fetch such files"),
@@ -64,7 +67,7 @@ def is_run(folder: Path) -> bool:
 
 def find(root: Path) -> Found:
     """The images below a folder."""
-    found, read = Found(), {root.resolve()}
+    found, read = Found(root), {root.resolve()}
 
     def walk(folder: Path) -> None:
         try:
@@ -215,7 +218,7 @@ def _decided(root: Path, pictures: dict[Path, _Read], dtype: np.dtype) -> list[s
     outside = [_below(root, path) for path in pictures if not path.resolve().is_relative_to(inside)]
     counted = (
         (several, "several pages or frames: the first is used"),
-        (cut, "more than half of the picture cut away by cropping; --fit pad or --fit stretch keep all of it"),
+        (cut, "more than a quarter of the picture cut away by cropping; --fit pad or --fit stretch keep all of it"),
         (shallow, "8 bits, brought to the 16 of the others"),
         (outside, f"their place outside {root}, and are read there"),
     )
@@ -225,7 +228,7 @@ def _decided(root: Path, pictures: dict[Path, _Read], dtype: np.dtype) -> list[s
 def _same(root: Path, pictures: dict[Path, _Read], convert: bool) -> None:
     """Raises UsageError where sizes or kinds of pixel differ, naming an example of each of the two commonest."""
     for what, of, mend in (
-        ("sizes", lambda p: f"{p.size[1]}×{p.size[0]}", "--size 64 (resizes, cropping to fit; --fit pad or stretch instead)"),
+        ("sizes", lambda p: size_text(p.size[-2:]), "--size {} (resizes, cropping to fit; --fit pad or stretch instead)"),
         ("kinds of pixel", lambda p: DESCRIBED[p.mode], "--channels grey, rgb or rgba"),
     ):  # fmt: skip
         if convert and what == "kinds of pixel":
@@ -238,7 +241,7 @@ def _same(root: Path, pictures: dict[Path, _Read], convert: bool) -> None:
             raise UsageError(
                 f"{root} holds images of {len(seen)} {what}: {len(first[1])} are {first[0]} "
                 f"(such as {_below(root, first[1][0])}), {len(second[1])} are {second[0]} "
-                f"(such as {_below(root, second[1][0])}). Make them one with {mend}."
+                f"(such as {_below(root, second[1][0])}). Make them one with {mend.format(first[0].split()[0].replace('×', 'x'))}."
             )
 
 

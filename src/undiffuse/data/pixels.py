@@ -11,6 +11,7 @@ What would lose something is refused with the reason, so is anything but an imag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ DESCRIBED |= {f"{mode};16" if mode != "L" else "I;16": f"16-bit {text}" for mode
 CHANNELS = {"grey": 1, "rgb": 3, "rgba": 4}
 DEEP = 257  # 65535/255
 BYTE_ORDERS = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B" if np.little_endian else ";16L"}
-MUCH_CUT = 0.5  # of a picture
+MUCH_CUT = 0.25  # of a picture
 LUMA = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601), as Pillow's
 
 
@@ -235,6 +236,11 @@ def _fitted(image: Image.Image, size: tuple[int, int], fit: str) -> Image.Image:
     if fit == "pad":
         return ImageOps.pad(image, (width, height), Image.Resampling.LANCZOS)
     return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def size_text(size: Sequence[int]) -> str:
+    """A size (height, width) as people read it, in the order that --size takes it."""
+    return f"{size[0]}×{size[1]} (height×width)"
 
 
 def cut(given: tuple[int, ...], size: tuple[int, int]) -> float:

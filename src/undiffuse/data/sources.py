@@ -61,6 +61,14 @@ def share_or_count(value: str | float) -> float:
     return share
 
 
+def sides(size: object) -> list[int]:
+    """[height, width] of a size, one side or both. Raises UsageError for anything else."""
+    both = [size, size] if isinstance(size, int | np.integer) else list(size) if isinstance(size, tuple | list) else []
+    if len(both) != 2 or not all(isinstance(side, int | np.integer) and side > 0 for side in both):
+        raise UsageError(f"size is one side, such as 16, or (height, width), such as (48, 64), and not {size!r}.")
+    return [int(side) for side in both]
+
+
 def digits() -> Dataset:
     """1,797 handwritten digits of 8×8, values 0..16 (UCI, CC BY 4.0), part of this package."""
     with resources.files("undiffuse.data").joinpath("digits/digits.npz").open("rb") as file:

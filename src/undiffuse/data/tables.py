@@ -22,7 +22,7 @@ import numpy as np
 
 from undiffuse.data.arrays import arranged, load_one
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.images import read_images
+from undiffuse.data.images import listed, read_images
 from undiffuse.data.table_files import SUFFIXES as SUFFIXES
 from undiffuse.data.table_files import decoded, read_table
 from undiffuse.errors import UsageError
@@ -196,6 +196,13 @@ def captions_beside(data: Dataset) -> np.ndarray | None:
         raise UsageError(f"the captions in {data.folder} cannot be read: {error}.") from None
 
 
+def captions_note(data: Dataset, without: Sequence[int]) -> str:
+    """What was read of captions beside pictures.   without: the examples that have none."""
+    note = f"{len(data) - len(without):,} captions read from .txt files beside the pictures"
+    files = listed(data.columns["file"][row] for row in without)
+    return f"{note}; {len(without):,} {'picture has' if len(without) == 1 else 'pictures have'} none ({files})" if without else note
+
+
 def offers(data: Dataset) -> list[tuple[str, str]]:
     """Captions and tables that lie in a folder of images and are not read unless asked for: (what, a note with the option that reads it)."""
     if data.folder is None:
@@ -231,6 +238,16 @@ def column(data: Dataset, source: str) -> np.ndarray:
     has = f"its columns are {', '.join(known)}" if known else "it has none"
     also = "".join(f"; {note}" for _, note in offers(data))
     raise UsageError(f"the data has no column {source!r}: {has}{also}; an .npy file with a row for each example works too.")
+
+
+def refuse_missing(data: Dataset, sources: Mapping[str, tuple[str, str]]) -> None:
+    """Raises UsageError for a condition whose column is not there.   sources: the kind and the column of each condition."""
+    for name, (kind, source) in sources.items():
+        if source not in data.columns:
+            try:
+                column(data, source)
+            except UsageError as error:
+                raise UsageError(f"{kind} {name!r}: {error}") from None
 
 
 def fingerprints(data: Dataset, sources: Mapping[str, bool]) -> dict[str, str]:
