@@ -189,7 +189,7 @@ def test_wrong_questions_are_one_sentence(run, pets, tmp_path, arguments, words)
 
 @pytest.mark.parametrize(("arguments", "code", "words"), [
     (("--class", "race"), 2, "no column 'race': its columns are file, species, age, marks, caption, mask"),
-    (("--number", "species"), 2, "of example 1, 'cat' is no number"), (("--vector", "no.npy"), 2, "no file no.npy"),
+    (("--number", "species"), 2, ".png, 'cat' is no number"), (("--vector", "no.npy"), 2, "no file no.npy"),
     (("--class", "species", "--class", "species"), 2, "declared twice"), (("--class", "species", "--unconditional"), 2, "contradicts"),
     (("--class", "species", "--inject", "age=concat"), 2, "no condition that is declared"),
     (("--class", "species", "--drop", "age=0.5"), 2, "no condition that is declared"), (("--class", "species", "--drop", "1"), 2, "no share"),
