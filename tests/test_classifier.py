@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.small import TINY, images, randomised, tiny_config, tiny_model
+from tests.small import TINY, TINY_SETTINGS, images, randomised, tiny_config, tiny_model
 from undiffuse.classifier import Classifier, ClassifierConfig, load_classifier, log_likelihood, outputs, save_classifier
 from undiffuse.classifying import ClassifierRun, reading
 from undiffuse.conditioning.classes import ClassConfig
@@ -218,6 +218,16 @@ def test_stopping_and_resuming_changes_no_bit(tmp_path):
     a, b = whole.trainer.tensors(), second.trainer.tensors()
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_of_an_unconditional_run_it_is_said_what_is_missing(run, tmp_path):
+    tiny = [f"--set={path}={json.dumps(value)}" for path, value in TINY_SETTINGS.items()]
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 255, (20, 8, 8)).astype(np.uint8))
+    code, out = run("train", "x.npy", "--steps", "1", *tiny)
+    assert code == 0, out
+    code, out = run("classifier", "runs/x", "--steps", "1")
+    assert code == 2
+    assert "is unconditional and its data has no classes: say what to read" in " ".join(out.split())
 
 
 def test_what_cannot_be_read_off_a_picture_is_refused(tmp_path):

@@ -54,11 +54,16 @@ def test_a_table_is_drawn_column_against_column(run, tmp_path):
         assert code == 0, said
         assert "read as NC" in said
         assert "MLP of" in said
+        assert "examples of 2 (" in said or "examples of 3 (" in said
         folder = f"runs/{name.split('.')[0]}"
         code, said = run("sample", folder, "-n", "6", "--trajectory")
         assert code == 0, said
         samples = np.load(f"{folder}/sampled/001/samples.npy")
-        assert samples.shape[2:] == (1,)
+        columns = 2 if name == "points.npz" else 3
+        assert samples.shape == (6, columns)  # as the table was given
+        code, said = run("reconstruct", folder, f"{folder}/sampled/001/samples.npy", "--steps", "2")
+        assert code == 0, said
+        assert np.load(f"{folder}/edited/001/reconstructed.npy").shape == samples.shape
         pixels = np.asarray(Image.open(f"{folder}/sampled/001/grid.png"))
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20  # something is drawn
         assert len(Path(f"{folder}/sampled/001/samples.csv").read_text(encoding="utf-8").splitlines()) == len(samples) + 1

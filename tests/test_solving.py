@@ -256,6 +256,7 @@ def test_curves_and_volumes_are_filled_in_too(run, files):
 def test_wrong_use_is_one_sentence_and_exit_code_2(run, files, arguments, words):
     before = sorted(str(path) for path in files.rglob("*"))
     code, out = run(*arguments)
+    assert "━" not in out  # no bar of nothing
     assert code == 2, out
     assert words in " ".join(out.replace("│", " ").split()), out
     assert "Traceback" not in out

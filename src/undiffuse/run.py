@@ -39,7 +39,7 @@ from undiffuse.conditioning.seen import SeenConfig
 from undiffuse.configuration import ModelConfig, RunConfig, changed
 from undiffuse.corruptions import Tasks
 from undiffuse.data.augmentation import shifted
-from undiffuse.data.codec import Codec, fitted_codec
+from undiffuse.data.codec import Codec, fitted_codec, shape_in_files
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
 from undiffuse.data.splitting import rows_of
@@ -172,7 +172,7 @@ class Run:
     def description(self) -> str:
         """What is about to be trained, in two lines."""
         trained, parameters = self.trainer.flat.parameter.numel(), sum(p.numel() for p in self.model.denoiser.parameters())
-        design, shape = self.config.design, "×".join(str(n) for n in self.data.shape)
+        design, shape = self.config.design, "×".join(str(n) for n in shape_in_files(self.data.shape))
         told = ", ".join(f"{c.kind} {name}" if c.kind != name else name for name, c in self.config.conditions.items())
         by = "" if self.latents is None else f", by latents of {'×'.join(str(n) for n in self.latents.shape)}"
         return (

@@ -134,6 +134,7 @@ def write(folder: Path, model: Model, results: Mapping[str, tuple[Sequence[str],
     """results: by name, the examples' names and values (n, C, *size): an .npy array, and images where they are images."""
     import numpy as np
 
+    from undiffuse.data.codec import shape_in_files
     from undiffuse.files import write_atomically, write_text
     from undiffuse.pictures.images import save_image
 
@@ -144,6 +145,7 @@ def write(folder: Path, model: Model, results: Mapping[str, tuple[Sequence[str],
     written = ["numbers.json"]
     for kind, (names, values) in results.items():
         array = values.numpy().astype(model.config.codec.dtype, copy=False)
+        array = array.reshape(len(array), *shape_in_files(array.shape[1:]))
         write_atomically(folder / f"{kind}.npy", lambda path, array=array: write_array(path, array), array.nbytes)  # type: ignore[misc]
         written.append(f"{kind}.npy")
         if len(model.config.codec.shape) == 3:

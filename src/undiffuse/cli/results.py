@@ -41,12 +41,14 @@ class Results:
     def __init__(self, folder: Path, name: str, images: str, codec: CodecConfig, n: int, shown: Sequence[int]) -> None:
         import numpy as np
 
+        from undiffuse.data.codec import shape_in_files
+
         self.images, self.codec, self.shown, self.done = folder / images, codec, frozenset(shown), 0
         self.kept: list[Tensor] = []
         self.images.mkdir()
         self.array = open(folder / f"{name}.npy", "wb")  # noqa: SIM115  closed by `finish`
         described = np.lib.format.dtype_to_descr(np.dtype(codec.dtype))
-        np.lib.format.write_array_header_1_0(self.array, {"descr": described, "fortran_order": False, "shape": (n, *codec.shape)})
+        np.lib.format.write_array_header_1_0(self.array, {"descr": described, "fortran_order": False, "shape": (n, *shape_in_files(codec.shape))})
 
     def add(self, values: Tensor) -> None:
         """values: float (B, C, *size), in the data's own range."""

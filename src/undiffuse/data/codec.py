@@ -29,6 +29,11 @@ from undiffuse.errors import UsageError
 MOST_STEPS = 2**24  # between the smallest and the largest whole number that float32 tells apart
 
 
+def shape_in_files(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of one example in an array file: (C,) for a row of a table, whose shape is (C, 1), and for all else its own."""
+    return shape[:1] if len(shape) == 2 and shape[1] == 1 else shape
+
+
 class CodecConfig(BaseModel):
     """shape: (C, *size) of one example.   dtype: of the stored values.   mode: of images, Pillow's name.
 

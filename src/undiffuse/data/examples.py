@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from undiffuse.data.arrays import load_one
-from undiffuse.data.codec import CodecConfig
+from undiffuse.data.codec import CodecConfig, shape_in_files
 from undiffuse.data.pixels import DESCRIBED, MUCH_CUT, SUFFIXES, Unreadable, converted, cut, read_image, resized, size_text
 from undiffuse.errors import UsageError
 
@@ -39,12 +39,12 @@ def read_examples(path: Path, codec: CodecConfig, fit: str = "crop", missing: bo
 
 
 def _array(path: Path, codec: CodecConfig, missing: bool) -> np.ndarray:
-    """An array of one example or several, channels first or last, or left out where there is but one."""
+    """An array of one example or several, channels first or last, or left out where there is but one; rows of a table."""
     content, shape = load_one(path), codec.shape
     if not (np.issubdtype(content.dtype, np.number) or content.dtype == bool) or np.iscomplexobj(content):
         raise UsageError(f"the values of {path} are of type {content.dtype}: they should be integers or floats.")
     last, bare = (*shape[1:], shape[0]), shape[1:]
-    for form in (shape, last) + ((bare,) if shape[0] == 1 else ()):
+    for form in dict.fromkeys((shape, last, shape_in_files(shape), *((bare,) if shape[0] == 1 else ()))):
         if content.shape[-len(form) :] == form and content.ndim in (len(form), len(form) + 1):
             values = content.reshape(-1, *form)
             values = np.moveaxis(values, -1, 1) if form == last and form != shape else values.reshape(-1, *shape)
