@@ -1,6 +1,6 @@
 """Raw or averaged weights: what held-out error chooses, beside what a score of samples says.
 
-    python -m benchmarks.weights_choice digits [DATA …] [--steps 600] [--looks 3] [--samples 500] [--seeds 1]
+    python -m benchmarks.weights_choice digits [DATA …] [--steps 600] [--looks 3] [--samples 500] [--seeds 1] [--size 32] [--as NAME]
 
 Trains a model on each data set and looks at it a few times on the way.  Every look measures both sets of weights on held-out
 examples, as runs do: on the first part alone and by the smaller number, which was the rule once, and on as many as the precision
@@ -89,12 +89,15 @@ def main() -> None:
     parser.add_argument("--looks", type=int, default=3)
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--size", type=int, help="of images")
+    parser.add_argument("--as", dest="name", default="weights_choice", help="of the file of results")
     given, looks, rows = parser.parse_args(), [], []
+    size = None if given.size is None else (given.size, given.size)
     for data in given.data:
         for seed in range(given.seeds):
             with tempfile.TemporaryDirectory() as folder:
                 settings = {"training.steps": given.steps, "training.budget": None, "training.seed": seed}
-                run = prepare(DataConfig(source=data), Path(folder) / "r", settings=settings, watch=Watch(1e9, 1e9)).run()
+                run = prepare(DataConfig(source=data, size=size), Path(folder) / "r", settings=settings, watch=Watch(1e9, 1e9)).run()
                 classifier = reader(run)
                 for update in run.trainer.updates(run._batch):
                     if update.step * given.looks % given.steps < given.looks:
@@ -114,7 +117,7 @@ def main() -> None:
         "difference", "held-out examples", "better samples",
     ]  # fmt: skip
     print(table(head, rows))
-    write("weights_choice", {"machine": machine(), "steps": given.steps, "samples": given.samples, "looks": looks})
+    write(given.name, {"machine": machine(), "steps": given.steps, "samples": given.samples, "looks": looks})
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from undiffuse.networks.unet_config import UNetConfig
 from undiffuse.process.chains import Chain
 from undiffuse.process.predictions import Prediction, make_prediction
 from undiffuse.process.schedules import Schedule
-from undiffuse.sampling.settings import SamplingConfig
+from undiffuse.sampling.settings import SamplingConfig, completed
 from undiffuse.scheduling import CNoiseConfig, ScheduleConfig
 from undiffuse.training.settings import TrainingConfig
 
@@ -174,6 +174,12 @@ class ModelConfig(Config):
     def build_prediction(self) -> Prediction:
         clock = self.clock.build() if self.clock else None
         return make_prediction(self.prediction, self.schedule.build(), self.sigma_data, clock, self.c_noise.build(), self.c_in == "one")
+
+
+def with_sampling_completed(own: SamplingConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a Design by dotted path, with what those of its sampling leave open; see sampling/settings.py, `completed`."""
+    wanted = {path.removeprefix("sampling."): value for path, value in settings.items() if path.startswith("sampling.")}
+    return dict(settings) | {f"sampling.{name}": value for name, value in completed(own, wanted).items()}
 
 
 OfModel = TypeVar("OfModel", Design, ModelConfig)

@@ -22,7 +22,17 @@ from undiffuse.columns import remarks, said_in
 from undiffuse.conditioning.base import Note, checked_name
 from undiffuse.conditioning.declared import Condition
 from undiffuse.conditioning.tags import names_in
-from undiffuse.configuration import Design, LatentDesign, ModelConfig, RunConfig, changed, parsed, refuse_other, stored
+from undiffuse.configuration import (
+    Design,
+    LatentDesign,
+    ModelConfig,
+    RunConfig,
+    changed,
+    parsed,
+    refuse_other,
+    stored,
+    with_sampling_completed,
+)
 from undiffuse.corruptions import Corruption, described
 from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
@@ -167,7 +177,8 @@ def _design(
         latent = latents(shape, cpu, factor or 4) if autoencoder is None else _taken(autoencoder, shape)
     elif any(path.startswith("latent.") for path in settings):
         raise UsageError("settings of latents belong to a model that has them: add --latent.")
-    design = changed(design_for(source, shape, preset, cpu, network, latent), settings)
+    design = design_for(source, shape, preset, cpu, network, latent)
+    design = changed(design, with_sampling_completed(design.sampling, settings))
     if design.adapters:
         raise UsageError("adapters tune weights that were trained before: say whose, by --from RUN, or leave --adapters out.")
     return _ending(design, settings)
@@ -192,7 +203,7 @@ def _sampled_as_before(
     """
     kept = model.sampling if model is not None else before.design.sampling if isinstance(before, RunConfig) else None
     told = {path: value for path, value in settings.items() if path.split(".")[0] == "sampling"}
-    return design if kept is None else changed(design.model_copy(update={"sampling": kept}), told)
+    return design if kept is None else changed(design.model_copy(update={"sampling": kept}), with_sampling_completed(kept, told))
 
 
 def _taken(folder: Path, shape: tuple[int, ...]) -> LatentDesign:

@@ -24,7 +24,7 @@ from undiffuse.columns import fit_conditions
 from undiffuse.conditioning.augmentation import AugmentationConfig
 from undiffuse.conditioning.conditions import ConditionConfig, attended
 from undiffuse.conditioning.declared import Condition
-from undiffuse.configuration import Design, ModelConfig, StartConfig, changed, differences, rescheduled
+from undiffuse.configuration import Design, ModelConfig, StartConfig, changed, differences, rescheduled, with_sampling_completed
 from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.pixels import size_text
@@ -78,7 +78,8 @@ class Start:
         another = noise.get("schedule.name", of.schedule.name) != of.schedule.name  # which keeps nothing of the old one, such as its T
         schedule = changed(of.model_copy(update={"schedule": ScheduleConfig()}) if another else of, noise).schedule
         schedule.build()
-        design = changed(rescheduled(before, schedule), {path: value for path, value in settings.items() if path not in noise})
+        moved, rest = rescheduled(before, schedule), {path: value for path, value in settings.items() if path not in noise}
+        design = changed(moved, with_sampling_completed(moved.sampling, rest))
         other = {path: values for path, values in differences(before, design).items() if path.startswith(MEANING) and path != "network.dropout"}
         if other and not (other.keys() == {"variance"} and not learned and not design.variance.startswith("learned")):
             listed = "; ".join(f"{path}: {old!r} there, {new!r} now" for path, (old, new) in list(other.items())[:6])

@@ -16,8 +16,11 @@ from tests.sampling.mixtures import MIXTURE
 from tests.small import tiny_model
 from undiffuse import editing, solving
 from undiffuse.cli.main import app
+from undiffuse.cli.shared import say_grid
 from undiffuse.configuration import changed
+from undiffuse.data.sources import DataConfig
 from undiffuse.model import save_model
+from undiffuse.prepare import prepare
 from undiffuse.presets import NEW_MODELS
 from undiffuse.process.levels import Level
 from undiffuse.sampling.settings import SamplingConfig
@@ -93,6 +96,25 @@ def test_the_command_says_which_grid_a_solver_brings(tmp_path, capsys, options, 
     save_model(tmp_path / "model.safetensors", model.config, weights, {name: p.clone() for name, p in weights.items()})
     app(["sample", str(tmp_path), "-n", "1", "--solver", "edm", "--steps", "2", *options], standalone_mode=False)
     assert ("note: edm samples on the grid karras" in capsys.readouterr().out) is said
+
+
+@pytest.mark.parametrize("solver", [name for name, entry in SOLVERS.items() if entry.grid])
+def test_a_solver_that_a_run_is_told_brings_its_grid_too(tmp_path, solver):
+    def grid(**settings):
+        chosen = {f"sampling.{name}": value for name, value in settings.items()}
+        return prepare(DataConfig(source="digits"), tmp_path / "r", settings=chosen).config.design.sampling.grid
+
+    assert grid(solver=solver) == SOLVERS[solver].grid
+    assert grid(solver=solver, grid="trailing") == "trailing"
+    assert grid() == NEW_MODELS.grid
+
+
+def test_the_command_says_that_a_grid_may_not_suit(tmp_path, capsys):
+    say_grid(tiny_model(), "dpm2", "angle")
+    assert "on the grid angle its samples may be noise" in capsys.readouterr().out
+    say_grid(tiny_model(), "dpm2", "logsnr")
+    say_grid(tiny_model(), "unipc", "angle")
+    assert not capsys.readouterr().out
 
 
 def test_another_solver_takes_none_of_the_settings_of_the_models_own():

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from undiffuse.model import Model
 
 STEPS = "{task.fields[said]}"
+EVEN_IN_LOG = ("karras", "logsnr", "exponential", "polyexponential")  # grids that solvers in sigma/alpha are made for
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -139,11 +140,15 @@ def again(*more: object) -> str:
 
 
 def say_grid(model: Model, solver: str | None, grid: str | None = None) -> None:
-    """Says which grid a solver brings that is named without one."""
+    """Says which grid a solver brings that is named without one, or that the one that is named may not suit it."""
     from undiffuse.sampling.solvers.registry import own_grid
 
-    if solver not in (None, model.config.sampling.solver) and grid is None and (own := own_grid(solver)):
-        typer.echo(f"note: {solver} samples on the grid {own}, which suits it")
+    named = solver or model.config.sampling.solver
+    own = own_grid(named)
+    if own is not None and grid not in (None, *EVEN_IN_LOG):
+        typer.echo(f"note: {named} is made for levels that are dense at little noise, as those of {own}; on the grid {grid} its samples may be noise")
+    elif own is not None and grid is None and named != model.config.sampling.solver:
+        typer.echo(f"note: {named} samples on the grid {own}, which suits it")
 
 
 def check_out(run: Path, kind: str, out: Path | None) -> None:
