@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+from scipy.stats import norm as normal
+from scipy.stats import t as student
 
 from tests.process.instances import SCHEDULES
 from undiffuse.process.exact import Mixture, fitted_gaussian
 from undiffuse.process.posteriors import Posterior
-from undiffuse.training.scores import CERTAIN, HeldOut, Scores, log_ratio
+from undiffuse.training.scores import CERTAIN, HeldOut, Scores, certain, log_ratio
 from undiffuse.training.validation import Bank, Baseline
 
 LEVELS = 12
@@ -116,3 +118,20 @@ def test_a_covariance_is_factored_once_for_all_levels(monkeypatch):
         mean = m + (x_t - a * m) @ torch.linalg.solve(a**2 * S + s**2 * torch.eye(6, dtype=torch.float64), a * S)
         torch.testing.assert_close(errors[:, row], ((mean - bank.x) ** 2).mean(1), rtol=1e-8, atol=1e-12)
     assert isinstance(gaussian, Mixture)
+
+
+@pytest.mark.parametrize("n", [10, 11, 16, 50, 4096])
+def test_certainty_of_few_examples_is_students(n):
+    wanted = student.ppf(normal.cdf(CERTAIN), n - 1)
+    assert certain(n) == pytest.approx(wanted, rel=3e-3)
+
+
+def test_of_a_handful_of_examples_nothing_is_chosen():
+    """Two equal sets of weights: with few examples the scatter is underrated, and chance would choose."""
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.rand(4000, 2, 4, 3, generator=generator, dtype=torch.float64) + 0.5
+    assert all(Scores({"raw": raw, "averaged": averaged}, averaged).best() == "averaged" for raw, averaged in draws)
+    # of 10 examples chance chooses raw weights as often as of very many: P(t < -t*) = P(z < -2) = 2.28 %, and 4 sd of 4000 trials are 0.95 %
+    draws = 1 + 0.05 * torch.randn(4000, 2, 10, 3, generator=generator, dtype=torch.float64)
+    chosen = sum(Scores({"raw": raw, "averaged": averaged}, averaged).best() == "raw" for raw, averaged in draws)
+    assert abs(chosen / 4000 - normal.cdf(-CERTAIN)) < 4 * (0.0228 * 0.9772 / 4000) ** 0.5
