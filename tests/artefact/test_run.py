@@ -321,10 +321,13 @@ def test_an_interrupt_of_the_python_interface_saves_and_the_same_call_goes_on(tm
         return batch(run, step)
 
     monkeypatch.setattr(Run, "_batch", interrupted)
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        undiffuse.train("digits", runs=tmp_path, steps=6, batch_size=8, settings=TINY_SETTINGS)
-    assert signal.getsignal(signal.SIGINT) is before
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            undiffuse.train("digits", runs=tmp_path, steps=6, batch_size=8, settings=TINY_SETTINGS)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert [path.name for path in (tmp_path / "digits/state").iterdir()] == ["step-00000004.safetensors"]  # the update under way was ended
     monkeypatch.setattr(Run, "_batch", batch)
     undiffuse.train("digits", runs=tmp_path / "whole", steps=6, batch_size=8, settings=TINY_SETTINGS)
