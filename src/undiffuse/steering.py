@@ -118,7 +118,7 @@ def check(model: Steered, how: SamplingConfig, steering: Steering, told: Mapping
         raise UsageError("this model was trained without ever dropping its conditions (drop = 0), so it cannot be guided by them: use guidance 1.")
     if any(guide.form == "mean" for guide in steering.guides) and not isinstance(how.build_solver(model.schedule), Ancestral):
         raise UsageError(f"guidance in the form 'mean' moves the mean of ancestral steps, and {how.solver!r} takes none: use ddpm, or 'score'.")
-    if told is not None and not steering.negative and steering.weaker is None:
+    if isinstance(told, Mapping) and not steering.negative and steering.weaker is None:  # anything else is refused where it is encoded
         _note_unsaid(how, [name for name in conditions.droppable if told.get(name) is not None])
 
 
