@@ -27,11 +27,12 @@ from undiffuse.conditioning.tags import names_in
 from undiffuse.conditioning.texts import TextCondition, text_or_none
 from undiffuse.data import tables
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.ranges import FULL, found_range
+from undiffuse.data.ranges import FULL, colours, found_range, has_alpha
 from undiffuse.errors import UsageError
 from undiffuse.files import as_file_name, write_atomically
 
 KEPT_AS = {"uint8": "uint8", "bool": "uint8", "uint16": "int32"}  # of pictures, by their type in files; of any other float32
+TYPES = {torch.uint8: "uint8", torch.int32: "uint16"}  # whose range is found, by the type that they are kept as
 HEADER = 512  # bytes of a file of encoded texts that come before the states
 MISSING = ("", "nan", "NaN", "None", "null")
 LIKE_MISSING = ("na", "n/a", "#n/a", "nan", "none", "null", "nil", "?", "unknown", "missing", "undefined")
@@ -54,9 +55,10 @@ def fit_conditions(
             column, mode, notes = _read(data, name, condition)
             for note in notes:
                 warnings.warn(f"of the pictures of {name!r}, {note}", Note, stacklevel=2)
-            span = _span(name, column, mode) if isinstance(column, Tensor) and mode and not all_alike else None
+            span = _span(name, column, mode) if isinstance(column, Tensor) and column.dtype in TYPES and not all_alike else None
+            alpha = float(FULL[TYPES[column.dtype]]) if span and has_alpha(mode) and isinstance(column, Tensor) else None
             measured = None if rows is None or all_alike else rows.tolist()
-            found[name] = fitted(condition, column, drop, mode, download, name in known, measured, span)
+            found[name] = fitted(condition, column, drop, mode, download, name in known, measured, span, alpha)
         except ValueError as error:
             raise UsageError(f"{condition.kind} {name!r}: {_place(data, name, condition)}{error}") from None
     return found
@@ -79,12 +81,12 @@ def _place(data: Dataset, name: str, condition: Condition) -> str:
     return ""
 
 
-def _span(name: str, pictures: Tensor, mode: str) -> tuple[float, float]:
-    """The range of pictures in files (data/ranges.py), said in a note where it is not all of their type."""
-    values = pictures.numpy().astype(np.uint16 if mode.endswith(";16") else np.uint8)
-    low, high = found_range(values)
+def _span(name: str, pictures: Tensor, mode: str | None) -> tuple[float, float]:
+    """The range of pictures in files and arrays (data/ranges.py), said in a note where it is not all of their type."""
+    values = pictures.numpy().astype(TYPES[pictures.dtype], copy=False)
+    low, high = found_range(values, mode)
     if high < FULL[values.dtype.name]:
-        warnings.warn(f"the pictures of {name!r} reach {values.max()} and are read as {low:.0f} to {high:.0f}", Note, stacklevel=2)
+        warnings.warn(f"the pictures of {name!r} reach {colours(values, mode).max()} and are read as {low:.0f} to {high:.0f}", Note, stacklevel=2)
     return low, high
 
 

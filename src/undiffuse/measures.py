@@ -149,7 +149,7 @@ def likelihood(
                 if method == "flow":
                     part, found, calls = _by_flow(given(rows), schedule, codec, x, source, exact_divergence)
                 else:
-                    bins: Decoder = Density() if codec.config.bins is None else Bins(codec.config.bins, form="exact" if form == "exact" else "tanh")
+                    bins: Decoder = Density() if codec.bins is None else Bins(codec.bins, form="exact" if form == "exact" else "tanh")
                     part, found, calls = _by_bound(given(rows), schedule, x, source, method, bins, steps)
                 estimates[draw, rows] = part.cpu().double() + (0.0 if quantised and method != "flow" else units)
                 terms.append((len(x), found))

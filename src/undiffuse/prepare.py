@@ -36,7 +36,7 @@ from undiffuse.configuration import (
 from undiffuse.corruptions import Corruption, described
 from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.ranges import range_note
+from undiffuse.data.ranges import colours, range_note
 from undiffuse.data.sources import DataConfig, of_images, open_data, share_or_count, sides
 from undiffuse.data.splitting import SplitConfig, drawn_split, keys_of, rows_of, with_names_kept
 from undiffuse.data.tables import FILE_COLUMNS, fingerprints, offers, refuse_missing
@@ -156,7 +156,7 @@ def prepare(
     refuse_outside(model, dataset, data.range)
     codec = kept_codec(model, (base.codec if base else fitted_codec)(dataset, rows, all_alike=alike), folder)
     if codec.kind == "integer" and dataset.low is None and model is None and not alike:
-        said = range_note(dataset.values, codec.low[0], codec.high[0])
+        said = range_note(colours(dataset.values, dataset.mode), codec.low[0], codec.high[0])
         dataset = replace(dataset, notes=(*dataset.notes, *([said] if said else [])))
     config = RunConfig(
         measured_on="all" if alike else "training", data=data, fingerprint=dataset.fingerprint(), examples=len(dataset), split=split, design=design,

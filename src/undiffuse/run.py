@@ -141,7 +141,7 @@ class Run:
         if training.objective == "simple":
             return simple
         assert isinstance(schedule, Chain)  # checked by Design
-        decoder: Decoder = Bins(codec.config.bins) if codec.config.bins and codec.space is None else Density()
+        decoder: Decoder = Bins(codec.bins) if codec.bins is not None and codec.space is None else Density()
         bound = VariationalBound(schedule, Bridge.table(schedule.levels), decoder)
         return Hybrid(simple, bound) if training.objective == "hybrid" else bound
 

@@ -108,7 +108,7 @@ class Start:
                 "fine-tuning keeps both numbers; convert the data (--channels, for images), or train a new model."
             )
         same = {"shape": fitted.shape, "mode": fitted.mode}
-        inside = of.kind == "integer" and of.low[0] <= data.values.min() and data.values.max() <= of.high[0]
+        inside = of.kind == "integer" and of.holds(data.values)
         filled = all_alike or of.high[0] - of.low[0] <= MOST_UNFILLED * (fitted.high[0] - fitted.low[0])
         if fitted.dtype == of.dtype and inside and filled and (data.low is None or all_alike):
             return of.model_copy(update=same)

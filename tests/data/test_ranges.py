@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from undiffuse.columns import encode_columns, fit_conditions
+from undiffuse.conditioning.base import Note
+from undiffuse.conditioning.conditions import Conditions
+from undiffuse.conditioning.declared import Condition
 from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.examples import read_examples
+from undiffuse.data.pixels import read_image, resized
 from undiffuse.data.sources import DataConfig, digits, open_data
 from undiffuse.errors import UsageError
+from undiffuse.likelihood.bound import Bins
+from undiffuse.pictures.images import save_image
 from undiffuse.prepare import prepare
+from undiffuse.process.posteriors import Transition
 
 RNG = np.random.default_rng(0)
 SMALL = {"network.width": 8, "network.multipliers": [1, 2], "network.groups": 4, "training.steps": 2, "training.batch_size": 4}
@@ -159,3 +170,76 @@ def test_a_run_of_older_code_goes_on_with_what_it_measured(tmp_path):
         else:
             assert again.codec.offset == tuple(values.mean(0, dtype=np.float64).tolist())
             assert again.codec.scale == tuple((2 * values.std(0, dtype=np.float64)).tolist())
+
+
+def alpha_files(folder, kind):
+    """Images of 8×8 and what read_image and --channels make of them: 12 bits, masks and a photograph, with alpha that is full."""
+    folder.mkdir()
+    for k in range(3):
+        if kind == "native masks":
+            pixels = np.stack([integers(1)[k], np.full((8, 8), 255, np.uint8)], -1)
+        elif kind == "photographs":
+            pixels = np.dstack([RNG.integers(0, 256, (8, 8, 3)), np.full((8, 8), 255)]).astype(np.uint8)
+            pixels[0, 0] = 255
+        elif kind == "drawings in black":
+            pixels = np.stack([np.zeros((8, 8), np.uint8), integers(255)[k]], -1)
+        else:
+            pixels = integers(4095, np.uint16)[0] if kind == "scans of 12 bits" else integers(1)[0]
+        Image.fromarray(pixels).save(folder / f"{k}.png")
+    return DataConfig(source=str(folder), channels="rgba" if kind in ("scans of 12 bits", "masks of 0 and 1") else None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "high", "alpha", "noted"),
+    [("scans of 12 bits", 4095, 65535, 1), ("masks of 0 and 1", 1, 255, 1), ("native masks", 1, 255, 1), ("photographs", 255, 255, 0),
+     ("drawings in black", 255, 255, 0)],
+)  # fmt: skip
+def test_alpha_leaves_the_range_of_colours_as_it_is(kind, high, alpha, noted, tmp_path):
+    source = alpha_files(tmp_path / "a", kind)
+    plan = prepare(source, tmp_path / "run", settings=SMALL)
+    colour = plan.data.shape[0] - 1
+    assert plan.codec.high == (float(high),) * colour + (float(alpha),)
+    assert plan.codec.low == (0.0,) * (colour + 1)
+    assert len([note for note in plan.data.notes if "--range" in note]) == noted
+    codec = Codec(plan.codec)
+    x = codec.encode(plan.data.values)
+    assert (x[:, -1].max(), x[:, :-1].min() < -0.9) == (1, True)
+    assert np.array_equal(codec.decode(x).numpy(), plan.data.values)
+    save_image(codec.decode(x)[0], plan.codec, tmp_path / "sample.png")
+    assert np.array_equal(read_image(tmp_path / "sample.png").values, plan.data.values[0])
+    values, _ = read_examples(tmp_path / "a" / "0.png", plan.codec)  # and files given to the model later
+    codec.encode(values)
+    set_ = prepare(source.model_copy(update={"range": (0.0, 65535.0)}), tmp_path / "run", settings=SMALL).codec
+    assert set_.high == (65535.0,) * colour + (float(alpha),)
+
+
+def test_each_channel_has_bins_of_its_own(tmp_path):
+    """Values that are known exactly lie in their own bin, of the colours' width and of alpha's: no nats are lost."""
+    codec = Codec(fitted_codec(open_data(alpha_files(tmp_path / "a", "native masks"))))
+    x = codec.encode(open_data(alpha_files(tmp_path / "b", "native masks")).values)
+    assert codec.bins.flatten().tolist() == [2, 256]
+    wide = Transition(x + 0.2, torch.tensor(2 * math.log(0.05)))  # 0.2 is within half a bin of masks, 1, and not of alpha, 1/255
+    found = Bins(codec.bins, form="exact")(x.clamp(-0.5, 0.5), Transition(x.clamp(-0.5, 0.5) + 0.2, wide.log_variance))
+    assert found[:, 0].max() < 1e-6
+    assert found[:, 1].min() > 3
+
+
+def test_resizing_beside_alpha_makes_nothing_brighter_than_the_depth():
+    values = np.zeros((2, 16, 16), np.uint16)
+    values[0, :, 5:9], values[1] = 4095, 65535
+    assert resized(values, (7, 7), "stretch")[0].max() <= 4095
+
+
+def test_pictures_that_are_conditions_have_alpha_beside_their_range(tmp_path):
+    for k in range(3):
+        Image.fromarray(integers(1)[k]).save(tmp_path / f"{k}.png")
+    data = Dataset("t", integers(255, n=3)[:, None], columns={"mask": np.array(["0.png", "1.png", "2.png"])}, root=tmp_path)
+    declared = {"mask": Condition(kind="image", channels="rgba")}
+    with pytest.warns(Note, match="reach 1 and are read as 0 to 1"):
+        found = fit_conditions(data, declared, 0.0)
+    conditions = Conditions(found, 8)
+    encoded = encode_columns(data, declared, conditions)["mask"][[0, 1, 2]]
+    assert encoded[:, :3].unique().tolist() == [-1, 1]
+    assert (encoded[:, 3:] == 1).all()
+    one = read_image(tmp_path / "1.png", "rgba").values.copy()
+    assert torch.equal(conditions["mask"].encode([one])[0], encoded[1])

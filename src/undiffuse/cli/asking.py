@@ -139,10 +139,10 @@ def _pictures(path: Path, config: Any, fit: str) -> tuple[list[Any], list[str]]:
     from undiffuse.data.codec import CodecConfig
     from undiffuse.data.examples import read_examples
 
-    channels, middle, half = config.shape[0], (config.high + config.low) / 2, (config.high - config.low) / 2
+    low, high = config.span
     as_data = CodecConfig(
-        shape=config.shape, kind="float", dtype="float32", mode=config.mode, offset=(middle,) * channels, scale=(half,) * channels,
-        low=(config.low,) * channels, high=(config.high,) * channels,
+        shape=config.shape, kind="float", dtype="float32", mode=config.mode, low=low, high=high,
+        offset=tuple((a + b) / 2 for a, b in zip(low, high, strict=True)), scale=tuple((b - a) / 2 for a, b in zip(low, high, strict=True)),
     )  # fmt: skip
     values, notes = read_examples(path, as_data, fit)
     for note in notes:

@@ -109,7 +109,8 @@ def share_at_ends(model: Model, inputs: Inputs) -> float:
     codec = model.config.codec
     if codec.kind == "float":
         return 0.0
-    return float(((inputs.values == codec.low[0]) | (inputs.values == codec.high[0])).mean())
+    low, high = (np.reshape(ends, (-1, *[1] * (inputs.values.ndim - 2))) for ends in (codec.low, codec.high))
+    return float(((inputs.values == low) | (inputs.values == high)).mean())
 
 
 def asked(model: Model, class_: str | None) -> dict[str, object]:

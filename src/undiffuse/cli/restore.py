@@ -64,7 +64,7 @@ def restore(
         mode = codec.mode if size[0] == codec.shape[0] else None
         inputs = edits.read(run, model, images, codec.model_copy(update={"shape": size, "mode": mode, **per_channel}), mask == "missing")
         hidden = masks.hidden(mask, inputs.values, seed, edits.fit_of(run), images) if mask else None
-        given = inputs.values if hidden is None else np.where(hidden, codec.offset[0], inputs.values)
+        given = inputs.values if hidden is None else np.where(hidden, np.reshape(per_channel["offset"], (-1, *[1] * (len(size) - 1))), inputs.values)
         names, truth, labels = inputs.names, None, [name] * len(inputs.names)
         seen = tasks.given(model, given, name, hidden=hidden, noise=noise)
     conditions = edits.asked(model, class_)

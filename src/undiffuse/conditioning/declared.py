@@ -72,6 +72,7 @@ class Condition(BaseModel):
 def fitted(
     declared: Condition, column: Sequence[object] | Tensor, drop: float = 0.1, mode: str | None = None, download: bool = False,
     continued: bool = False, rows: Collection[int] | None = None, span: tuple[float, float] | None = None,
+    alpha: float | None = None,
 ) -> ConditionConfig:
     """The configuration of a declared condition for a data set.
 
@@ -81,13 +82,15 @@ def fitted(
     continued: whether the model knows the condition already, so that one value alone may be said.
     rows: those that mean, deviation and the size of a text's states are measured on; all when None, or where they hold too little to be
     measured.  Names, the range of numbers and pictures, and the length of the longest text are those of all rows: what may be asked for.
-    span: the range of pictures; of the values themselves when None.
+    span: the range of pictures; of the values themselves when None.   alpha: as ImageConfig has it.
     Raises UsageError for a column that the kind does not fit.
     """
     common: dict[str, Any] = {"drop": drop if declared.drop is None else declared.drop}
     common |= {"inject": declared.inject} if declared.inject else {}
     if isinstance(column, Tensor):
-        return _of_pictures(column, mode, span, common) if declared.kind == "image" else _of_vectors(declared.kind, column, rows, common)
+        if declared.kind == "image":
+            return _of_pictures(column, mode, span, common | {"alpha": alpha})
+        return _of_vectors(declared.kind, column, rows, common)
     said = [value for value in column if value is not None]
     common["missing"] = len(said) < len(column)
     if not said:
@@ -151,6 +154,6 @@ def _of_pictures(column: Tensor, mode: str | None, span: tuple[float, float] | N
     if not len(said):
         raise UsageError("the pictures are all missing: leave them out.")
     low, high = span or ((0.0, 65535.0 if mode.endswith(";16") else 255.0) if mode else (said.min().item(), said.max().item()))
-    if not math.isfinite(low) or not low < high:
+    if not math.isfinite(low) or not low < high or (mode is None and said.min() == said.max()):
         raise UsageError("the pictures have the same value everywhere, or infinite ones: leave them out.")
     return ImageConfig(shape=tuple(column.shape[1:]), mode=mode, low=low, high=high, missing=not bool(there.all()), **common)

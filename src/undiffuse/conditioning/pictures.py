@@ -27,13 +27,17 @@ NUMBERS_AT_ONCE = 2**20  # of a data set's pictures
 
 
 class ImageConfig(ConditionSettings):
-    """shape: (C, *size).   mode: of images in files, Pillow's name.   low, high: the range of stored values."""
+    """shape: (C, *size).   mode: of images in files, Pillow's name.   low, high: the range of stored values.
+
+    alpha: the highest value of the last channel, where it is alpha with a range of its own.
+    """
 
     kind: Literal["image"] = "image"
     shape: tuple[int, ...] = Field(min_length=2)
     mode: str | None = None
     low: float
     high: float
+    alpha: float | None = None
     inject: Inject = "concat"
 
     def continued(self, data: ImageConfig) -> ImageConfig:
@@ -43,15 +47,22 @@ class ImageConfig(ConditionSettings):
         return self._continued(data, shape=data.shape, mode=data.mode)
 
     @property
+    def span(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The lowest and the highest stored values, one per channel."""
+        if self.alpha is None:
+            return (self.low,) * self.shape[0], (self.high,) * self.shape[0]
+        return (*(self.low,) * (self.shape[0] - 1), 0.0), (*(self.high,) * (self.shape[0] - 1), self.alpha)
+
+    @property
     def beside(self) -> int:
         return self.shape[0] + 1 if self.inject == "concat" else 0
 
 
 class Pictures(EncodedColumn):
-    """Pictures as they are stored (N, C, *size), encoded when rows of them are asked for.   low, high: as of ImageConfig."""
+    """Pictures as they are stored (N, C, *size), encoded when rows of them are asked for."""
 
-    def __init__(self, stored: Tensor, low: float, high: float) -> None:
-        self.stored, self.low, self.high = stored, low, high
+    def __init__(self, stored: Tensor, config: ImageConfig) -> None:
+        self.stored, self.config = stored, config
         self.shape, self.dtype = (stored.shape[1] + 1, *stored.shape[2:]), torch.float32
 
     def __len__(self) -> int:
@@ -60,12 +71,14 @@ class Pictures(EncodedColumn):
     def __getitem__(self, rows: Any) -> Tensor:
         pictures = self.stored[torch.as_tensor(rows)].float()
         missing = pictures.flatten(1).isnan().any(1).reshape(-1, *[1] * (pictures.ndim - 1))
-        return torch.where(missing, 0.0, scaled(pictures, self.low, self.high))
+        return torch.where(missing, 0.0, scaled(pictures, self.config))
 
 
-def scaled(pictures: Tensor, low: float, high: float) -> Tensor:
+def scaled(pictures: Tensor, config: ImageConfig) -> Tensor:
     """Stored values (B, C, *size) → about -1 … 1, with a last channel of ones."""
-    found = (pictures - low) / (high - low) * 2 - 1
+    found = (pictures - config.low) / (config.high - config.low) * 2 - 1
+    if config.alpha is not None:
+        found[:, -1] = pictures[:, -1] / config.alpha * 2 - 1
     return torch.cat([found, torch.ones_like(found[:, :1])], 1)
 
 
@@ -118,13 +131,13 @@ class ImageCondition(ConditionModule):
                 raise UsageError(f"the picture has the shape {tuple(picture.shape)}, but the model takes {c.shape}: resize it.")
             if not picture.isfinite().all():
                 raise UsageError("the picture holds values that are NaN or infinite: mend it.")
-            if picture.min() < c.low or picture.max() > c.high:
+            if any(part.min() < low or part.max() > high for part, low, high in zip(picture, *c.span, strict=True)):
                 raise UsageError(
                     f"the picture's values lie in [{picture.min():g}, {picture.max():g}], but in training they lay in [{c.low:g}, {c.high:g}]: "
                     "scale it as there."
                 )
             rows.append(picture)
-        return scaled(torch.stack(rows), c.low, c.high)
+        return scaled(torch.stack(rows), c)
 
     def encode_all(self, values: Sequence[object] | Tensor) -> Encoded:
         """Pictures in a tensor stay as they are stored; each is looked at once."""
@@ -132,4 +145,4 @@ class ImageCondition(ConditionModule):
             return super().encode_all(values)
         for part in values.split(max(1, NUMBERS_AT_ONCE // math.prod(self.config.shape))):
             self.encode([said_or_none(value) for value in part])
-        return Pictures(values, self.config.low, self.config.high)
+        return Pictures(values, self.config)

@@ -1,7 +1,7 @@
 """The codec: stored values ↔ x in the model's range.  It is part of the model, so samples come out like the data went in.
 
-Integers go from their range (data/ranges.py) to [-1, 1]; floats go channel by channel to mean 0 and standard deviation 1/2, about the
-spread of images on [-1, 1], and are limited to the range seen in training:
+Integers go from their range (data/ranges.py) to [-1, 1], alpha from all of its type; floats go channel by channel to mean 0 and
+standard deviation 1/2, about the spread of images on [-1, 1], and are limited to the range seen in training:
 
     x = (value - offset)/scale,        value = offset + scale · x, rounded for integers.
 
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.ranges import found_range, full_range
+from undiffuse.data.ranges import FULL, colours, found_range, full_range, has_alpha
 from undiffuse.data.statistics import AT_ONCE, channel_statistics, parts_of
 from undiffuse.errors import UsageError
 
@@ -53,8 +53,13 @@ class CodecConfig(BaseModel):
 
     @property
     def bins(self) -> int | None:
-        """The number of values of quantised data; None for floats."""
+        """The number of values of quantised data, of its colours where it has alpha; None for floats."""
         return round(self.high[0] - self.low[0]) + 1 if self.kind == "integer" else None
+
+    def holds(self, values: np.ndarray) -> bool:
+        """Whether stored values (N, C, *size) lie in the range of their channel."""
+        each = zip(self.low, self.high, strict=True)
+        return all(low <= values[:, channel].min() and values[:, channel].max() <= high for channel, (low, high) in enumerate(each))
 
     @property
     def storage(self) -> torch.dtype:
@@ -88,10 +93,11 @@ def fitted_codec(data: Dataset, rows: np.ndarray | None = None, *, all_alike: bo
 
 def _of_integers(data: Dataset, all_alike: bool) -> CodecConfig:
     channels, values = data.shape[0], data.values
-    found = full_range(values) if all_alike else found_range(values)
+    shown, alpha = colours(values, data.mode), (FULL[values.dtype.name],) if has_alpha(data.mode) else ()
+    found = full_range(values) if all_alike else found_range(values, data.mode)
     low, high = found[0] if data.low is None else data.low, found[1] if data.high is None else data.high
-    if values.min() < low or values.max() > high:
-        raise UsageError(f"the values lie in [{values.min()}, {values.max()}], beyond the range {low:g},{high:g}: leave the range out, or widen it.")
+    if shown.min() < low or shown.max() > high:
+        raise UsageError(f"the values lie in [{shown.min()}, {shown.max()}], beyond the range {low:g},{high:g}: leave the range out, or widen it.")
     if high - low > MOST_STEPS or max(-low, high) > 2**53:
         raise UsageError(
             f"the data holds whole numbers from {low:.0f} to {high:.0f}, more or larger than floats tell apart (2^24, up to 2^53): "
@@ -99,10 +105,12 @@ def _of_integers(data: Dataset, all_alike: bool) -> CodecConfig:
         )
     if values.min() == values.max() or high <= low:
         raise UsageError(f"every value of the data is {values.min()}: there is nothing to learn from it.")
+    lows = (low,) * (channels - len(alpha)) + (0.0,) * len(alpha)
+    highs = (high,) * (channels - len(alpha)) + tuple(map(float, alpha))
     return CodecConfig(
         shape=data.shape, kind="integer", dtype=values.dtype.name, mode=data.mode,
-        offset=((low + high) / 2,) * channels, scale=((high - low) / 2,) * channels,
-        low=(low,) * channels, high=(high,) * channels,
+        offset=tuple((a + b) / 2 for a, b in zip(lows, highs, strict=True)), scale=tuple((b - a) / 2 for a, b in zip(lows, highs, strict=True)),
+        low=lows, high=highs,
     )  # fmt: skip
 
 
@@ -161,6 +169,12 @@ class Codec:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.config.shape if self.space is None else self.space.shape
+
+    @property
+    def bins(self) -> int | Tensor | None:
+        """The number of values of quantised data, (C, 1, …) where channels differ; None for floats."""
+        alike = len({*zip(self.config.low, self.config.high, strict=True)}) == 1
+        return self.config.bins if alike or self.config.bins is None else (self.high - self.low).round() + 1
 
     @property
     def plain(self) -> Codec:

@@ -62,7 +62,7 @@ def _image(path: Path, codec: CodecConfig, fit: str) -> tuple[np.ndarray, list[s
     except Unreadable as problem:
         raise UsageError(f"{path} cannot be read: {problem}.") from None
     notes, given = [], picture.values
-    low, high = min(codec.low), max(codec.high)
+    low, high = (np.reshape(ends, (-1, 1, 1)) for ends in (codec.low, codec.high))  # by channel: alpha has a range of its own
     if picture.frames > 1:
         notes.append(f"{path.name} has {picture.frames} pages or frames, the first is used")
     if picture.mode != mode:
@@ -76,8 +76,8 @@ def _image(path: Path, codec: CodecConfig, fit: str) -> tuple[np.ndarray, list[s
         given = resized(given, (height, width), fit)
     values: np.ndarray = given.astype(np.float32)
     if codec.mode is None or picture.mode.endswith(";16") != mode.endswith(";16"):
-        values = low + values / np.iinfo(given.dtype).max * (high - low)
+        values = (low + values / np.iinfo(given.dtype).max * (high - low)).astype(np.float32)
         values = values.round() if codec.kind == "integer" else values
     if codec.mode is None:  # pictures of such data are written with black at its lowest value and white at its highest
-        notes.append(f"{path.name}: black to white read as {low:g} to {high:g}, the range of the model's data")
+        notes.append(f"{path.name}: black to white read as {low.min():g} to {high.max():g}, the range of the model's data")
     return values[None], notes

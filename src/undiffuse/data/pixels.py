@@ -221,7 +221,9 @@ def resized(values: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
         return planes
     if alpha:
         planes[:-1] /= np.maximum(planes[-1:], 1) / 65535
-    return planes.round().clip(0, top_of(values.max(initial=0))).astype(np.uint16)
+    shown = len(planes) - alpha  # as bright as before, beside alpha too, which is brighter than scans of 12 bits
+    planes[:shown] = planes[:shown].clip(0, top_of(values[:shown].max(initial=0)))
+    return planes.round().clip(0, 65535).astype(np.uint16)
 
 
 def _image(values: np.ndarray) -> Image.Image:

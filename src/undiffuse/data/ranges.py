@@ -6,6 +6,7 @@
     uint16 otherwise            0 to the largest number of 8, 10, 12, 14 or 16 bits, the fewest that hold every value: scans of 12 bits
                                 are 0 to 4095, and the next scan, a little brighter, still fits
     other integers              the smallest to the largest
+    alpha                       all of its type: it is full nearly everywhere and says nothing of the colour beside it
 
 All examples count, held-out ones too: a range is the unit of the data, and each of its values must have a place in it.  A setting
 of the data (`--range 0,255`) replaces the rule.  A model keeps the range it was trained with.
@@ -20,14 +21,30 @@ FULL = {"uint8": 255, "uint16": 65535}
 DEPTHS = (8, 10, 12, 14)
 
 
+def has_alpha(mode: str | None) -> bool:
+    """Whether the last channel of a kind of pixel (Pillow's name, data/pixels.py) is alpha; that of an array (None) is not."""
+    return mode is not None and mode.startswith(("LA", "RGBA"))
+
+
+def colours(values: np.ndarray, mode: str | None) -> np.ndarray:
+    """Values (N, C, *size) without alpha."""
+    return values[:, :-1] if has_alpha(mode) else values
+
+
 def top_of(highest: float) -> int:
     """The largest number of the fewest bits, 8, 10, 12, 14 or 16, that hold `highest`."""
     return next((2**bits - 1 for bits in DEPTHS if highest < 2**bits), FULL["uint16"])
 
 
-def found_range(values: np.ndarray) -> tuple[float, float]:
-    """(low, high) of integers, by the rule at the top of this file."""
-    low, high = int(values.min()), int(values.max())
+def found_range(values: np.ndarray, mode: str | None = None) -> tuple[float, float]:
+    """(low, high) of integers, by the rule at the top of this file; of pixels with alpha that of their colours.
+
+    mode: the kind of pixel, None for arrays.   A drawing of one colour, whose shapes are in its alpha, is read as all of its type.
+    """
+    found = colours(values, mode)
+    low, high = int(found.min()), int(found.max())
+    if has_alpha(mode) and low == high:
+        return full_range(values)
     if values.dtype.name not in FULL:
         return float(low), float(high)
     return 0.0, float(high if high <= SMALL else FULL["uint8"] if values.dtype == np.uint8 else top_of(high))
@@ -45,6 +62,6 @@ def range_note(values: np.ndarray, low: float, high: float) -> str | None:
     highest, full = int(values.max()), FULL[values.dtype.name]
     if high < full:
         return f"{values.dtype.name} values reach {highest} and are read as {low:.0f} to {high:.0f}; --range 0,{full} takes them as 0 to {full}"
-    if highest < full // 2:
+    if values.min() < highest < full // 2:
         return f"{values.dtype.name} values reach {highest} and are read as {low:.0f} to {high:.0f}; --range 0,{highest} makes {highest} white"
     return None

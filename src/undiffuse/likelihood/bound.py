@@ -70,18 +70,19 @@ class Density(Decoder):
 
 @dataclass(frozen=True)
 class Bins(Decoder):
-    """Quantised data: `count` values spaced evenly from low to high, in the model's range.
+    """Quantised data: `count` values spaced evenly from low to high, in the model's range; (C, 1, …) where channels differ.
 
     form: "tanh" for comparison with published numbers, "exact" for the normal integral.
     """
 
-    count: int
+    count: int | Tensor
     low: float = -1.0
     high: float = 1.0
     form: Literal["tanh", "exact"] = "tanh"
 
     def __call__(self, x: Tensor, p: Transition) -> Tensor:
         half = (self.high - self.low) / (self.count - 1) / 2
+        half = half.to(x) if isinstance(half, Tensor) else half
         cdf = tanh_normal_cdf if self.form == "tanh" else normal_cdf
         per_sigma = torch.exp(-p.log_variance / 2)
         above = cdf((x + half - p.mean) * per_sigma)
