@@ -165,6 +165,7 @@ LIGHTNESS = np.array([[0.0, 0.01, 0.49, 0.51], [1.0, 0.0, 0.3, 0.9]]).repeat(4, 
     ("d.png", (LIGHTNESS * 255).round().astype(np.uint8)), ("e.png", (LIGHTNESS * 65535).round().astype(np.uint16)),
     ("f.npy", (LIGHTNESS * 65535).round().astype(np.uint16)), ("g.npy", (LIGHTNESS > 0.5).astype(np.int64)), ("h.npy", LIGHTNESS > 0.5),
     ("i.png", (LIGHTNESS > 0.5).astype(np.uint8)), ("j.png", LIGHTNESS > 0.5),
+    ("k.png", (LIGHTNESS * 4095).round().astype(np.uint16)), ("l.npy", (LIGHTNESS * 1023).round().astype(np.uint16)),
 ])  # fmt: skip
 def test_every_kind_of_mask_hides_above_one_half(tmp_path, capsys, name, values):
     if name.endswith(".npy"):
@@ -173,7 +174,9 @@ def test_every_kind_of_mask_hides_above_one_half(tmp_path, capsys, name, values)
         Image.fromarray(values).save(tmp_path / name)
     found = masks.hidden(str(tmp_path / name), np.zeros((1, 1, 8, 8), np.float32), 0)
     assert np.array_equal(found[0, 0], LIGHTNESS > 0.5)
-    assert ("1 is read as white" in capsys.readouterr().out) == (name == "i.png")
+    said = {"i.png": "1 is read as white", "k.png": "4095 is read as white", "l.npy": "1023 is read as white"}
+    out = capsys.readouterr().out
+    assert said[name] in out if name in said else "is read as white" not in out
 
 
 @pytest.mark.parametrize("values", [np.full((8, 8), np.nan), np.full((8, 8), -1.0), np.full((8, 8), 1e6), np.zeros((0, 8)), np.full((8, 8), "a")])

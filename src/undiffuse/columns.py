@@ -26,7 +26,7 @@ from undiffuse.conditioning.numbers import as_number
 from undiffuse.conditioning.tags import names_in
 from undiffuse.conditioning.texts import TextCondition, text_or_none
 from undiffuse.data import tables
-from undiffuse.data.dataset import Dataset
+from undiffuse.data.dataset import MISSING, Dataset
 from undiffuse.data.ranges import FULL, colours, found_range, has_alpha
 from undiffuse.errors import UsageError
 from undiffuse.files import as_file_name, write_atomically
@@ -34,7 +34,6 @@ from undiffuse.files import as_file_name, write_atomically
 KEPT_AS = {"uint8": "uint8", "bool": "uint8", "uint16": "int32"}  # of pictures, by their type in files; of any other float32
 TYPES = {torch.uint8: "uint8", torch.int32: "uint16"}  # whose range is found, by the type that they are kept as
 HEADER = 512  # bytes of a file of encoded texts that come before the states
-MISSING = ("", "nan", "NaN", "None", "null")
 LIKE_MISSING = ("na", "n/a", "#n/a", "nan", "none", "null", "nil", "?", "unknown", "missing", "undefined")
 
 

@@ -28,7 +28,7 @@ from undiffuse.configuration import Design, ModelConfig, StartConfig, changed, d
 from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.pixels import size_text
-from undiffuse.data.ranges import found_range
+from undiffuse.data.ranges import colours, found_range
 from undiffuse.data.sources import DataConfig, of_images, open_data
 from undiffuse.denoiser import Denoiser
 from undiffuse.errors import UsageError
@@ -207,9 +207,10 @@ def refuse_outside(before: ModelConfig | None, data: Dataset, asked: tuple[float
     """Raises UsageError for whole numbers beyond the range that a run's network learned, or another range that is asked for."""
     if before is None or before.codec.kind != "integer" or not np.issubdtype(data.values.dtype, np.integer):
         return
-    low, high, smallest, largest = before.codec.low[0], before.codec.high[0], data.values.min(), data.values.max()
+    shown = colours(data.values, data.mode)
+    low, high, smallest, largest = before.codec.low[0], before.codec.high[0], shown.min(), shown.max()
     if smallest < low or largest > high:
-        wanted = asked or found_range(data.values)
+        wanted = asked or found_range(data.values, data.mode)
         raise UsageError(
             f"the values lie in [{smallest}, {largest}] now, and this run keeps {low:g} to {high:g}: choose another --name to read "
             f"{wanted[0]:g} to {wanted[1]:g}."

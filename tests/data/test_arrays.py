@@ -188,3 +188,12 @@ def test_the_range_of_a_model_stays_where_the_data_fills_it(tmp_path, highest, h
     values[0, 0, 0, 0] = highest
     assert start.codec(Dataset("test", values, mode="L")).high == (high,)
     assert start.codec(Dataset("test", values, mode="L"), all_alike=True).high == (255.0,)
+
+
+def test_labels_that_say_nothing_are_the_same_in_npz_as_in_tables(tmp_path):
+    labels = np.array(["cat", "", "nan", "dog", " NaN ", "None", "null", "cat"])
+    np.savez(tmp_path / "a.npz", images=RNG.integers(0, 256, (8, 4, 4), dtype=np.uint8), labels=labels)
+    data = open_data(DataConfig(source=str(tmp_path / "a.npz")))
+    assert data.classes == ("cat", "dog")
+    assert data.labels.tolist() == [0, -1, -1, 1, -1, -1, -1, 0]
+    assert any("5 of 8 labels are empty" in note for note in data.notes)

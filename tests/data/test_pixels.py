@@ -118,7 +118,7 @@ def test_grey_of_16_bit_colour_weighs_as_pillow_does_of_8(tmp_path):
 
 
 def test_8_and_16_bits_together_become_16_where_one_kind_is_asked_for(tmp_path):
-    shallow, dark = np.arange(30, dtype=np.uint8).reshape(5, 6) * 8, np.arange(30, dtype=np.uint16).reshape(5, 6) * 100
+    shallow, dark = np.arange(30, dtype=np.uint8).reshape(5, 6) * 8, np.arange(30, dtype=np.uint16).reshape(5, 6) * 2000
     Image.fromarray(shallow).save(tmp_path / "a.png")
     Image.fromarray(dark).save(tmp_path / "b.png")
     with pytest.raises(UsageError, match="--channels"):
@@ -128,9 +128,27 @@ def test_8_and_16_bits_together_become_16_where_one_kind_is_asked_for(tmp_path):
         a, b = (0, 1) if not again else (1, 0)
         assert np.array_equal(data.values[a, 0], shallow.astype(int) * 257)
         assert np.array_equal(data.values[b, 0], dark)
-        assert any("1 of 2 images" in note and "16 of the others" in note for note in data.notes)
+        assert any("1 of 2 images" in note and "65535 of the 16 bits that the others use" in note for note in data.notes)
         if not again:
             (tmp_path / "b.png").rename(tmp_path / "0.png")
+
+
+@pytest.mark.parametrize("channels", ["grey", "rgba"])
+@pytest.mark.parametrize("first", ["a", "c"])
+def test_8_bits_beside_scans_of_12_are_brought_to_12(channels, first, tmp_path):
+    """Black and white mean the same in both halves: 255 is 4095, and alpha is full in both."""
+    shallow, scan = np.arange(30, dtype=np.uint8).reshape(5, 6) * 8, np.arange(30, dtype=np.uint16).reshape(5, 6) * 141
+    shallow[-1, -1] = 255
+    Image.fromarray(shallow).save(tmp_path / "b.png")
+    Image.fromarray(scan).save(tmp_path / f"{first}.png")
+    data = open_data(DataConfig(source=str(tmp_path), channels=channels))
+    eight, twelve = (1, 0) if first == "a" else (0, 1)
+    colour = slice(0, 3 if channels == "rgba" else 1)
+    assert (data.values[twelve, colour] == scan).all()
+    assert np.abs(data.values[eight, colour] / 4095 - shallow / 255).max() <= 0.5 / 4095 + 1e-9
+    assert channels == "grey" or (data.values[:, 3] == 65535).all()
+    assert fitted_codec(data).high[0] == 4095
+    assert any("b.png" in note and "4095 of the 12 bits" in note for note in data.notes)
 
 
 def test_floats_and_signed_values_are_refused_whatever_is_asked_for(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -243,3 +244,37 @@ def test_pictures_that_are_conditions_have_alpha_beside_their_range(tmp_path):
     assert (encoded[:, 3:] == 1).all()
     one = read_image(tmp_path / "1.png", "rgba").values.copy()
     assert torch.equal(conditions["mask"].encode([one])[0], encoded[1])
+
+
+LONE = {
+    "void labels": (np.where(RNG.random((20, 8, 8)) < 0.1, 255, integers(20)).astype(np.uint8), "--range 0,21"),
+    "void labels of many": (np.where(RNG.random((20, 8, 8)) < 0.1, 255, integers(33)).astype(np.uint8), "--range 0,34"),
+    "masks of two kinds": (np.concatenate([integers(1), integers(1) * 255]), "masks of 0 and 1 and others of 0 and 255"),
+    "masks of 0 and 255": (integers(1) * 255, None),
+    "four greys": (integers(3) * 85, None),
+    "photos": (KINDS["photos"][0], None),
+    "dark photos": (KINDS["dark photos"][0], None),
+}
+
+
+@pytest.mark.parametrize("kind", LONE)
+def test_a_value_far_beyond_all_others_is_said_and_changes_nothing(kind, tmp_path):
+    values, expected = LONE[kind]
+    np.save(tmp_path / "a.npy", values)
+    plan = prepare(DataConfig(source=str(tmp_path / "a.npy")), tmp_path / "run", settings=SMALL)
+    assert plan.codec.high == (255.0,)
+    said = [note for note in plan.data.notes if "nothing in between" in note]
+    assert len(said) == (expected is not None)
+    assert expected is None or expected in said[0]
+
+
+@pytest.mark.parametrize(("values", "high"), [(integers(60), 255), (integers(3000, np.uint16), 4095), (integers(1), 1), (integers(1, bool), 1)])
+def test_pictures_in_arrays_have_the_range_of_the_same_in_files(values, high):
+    data = Dataset("t", integers(255)[:, None], columns={"it": values})
+    declared = {"it": Condition(kind="image")}
+    with pytest.warns(Note, match=f"read as 0 to {high}") if high != 255 else nullcontext():
+        found = fit_conditions(data, declared, 0.0)
+    assert (found["it"].low, found["it"].high) == (0, high)
+    Conditions(found, 8)["it"].encode([np.full((1, 8, 8), high, np.int64)])  # what training did not reach may be said all the same
+    before = fit_conditions(data, declared, 0.0, all_alike=True)["it"]  # as older runs have it
+    assert (before.low, before.high) == (values.min(), values.max())

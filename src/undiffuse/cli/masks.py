@@ -7,7 +7,8 @@
     missing                     whatever is NaN in the file
     a file                      an image, white where hidden, or an .npy array, 1 or true there
 
-A file is white above one half: of 1 where it holds nothing larger, else of 255, else of 65535; the same for images and arrays.
+A file is white above one half: of 1 where it holds nothing larger, else of 255, else of the largest number of 10, 12, 14 or 16 bits;
+the same for images and arrays.
 One of the size of the images is resized as these are.
 """
 
@@ -26,7 +27,7 @@ from undiffuse.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-WHITES, HALF = (1, 255, 65535), 0.5
+WHITES, HALF = (1, 255, 1023, 4095, 16383, 65535), 0.5
 BLACK, EDGES = 0.1, 0.1  # as far from black, or white, is grey; so much of a mask may be
 ORIENTATION = 274  # EXIF's tag; from 5 on, the image lies on its side
 HALVES = {"left": (-1, False), "right": (-1, True), "top": (-2, False), "bottom": (-2, True)}
@@ -101,6 +102,8 @@ def _file(path: Path, text: str, shape: Sequence[int], fit: str, images: Sequenc
     white = next(white for white in WHITES if values.max() <= white)
     if white == 1 and path.suffix.lower() != ".npy" and values.max() == 1:
         typer.echo(f"note: {path.name} holds 0 and 1, so 1 is read as white")
+    if 255 < white < WHITES[-1]:
+        typer.echo(f"note: {path.name} holds values up to {values.max():g}, so {white} is read as white")
     lightness = (values / white).astype(np.float32)
     if lightness.ndim == 2 == len(shape) - 1 and lightness.shape != tuple(shape[1:]):
         lightness = _resized(lightness, path, shape[1:], fit, images)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from undiffuse.data.dataset import Dataset
+from undiffuse.data.dataset import MISSING, Dataset
 from undiffuse.data.statistics import channel_statistics, parts_of
 from undiffuse.errors import UsageError
 
@@ -110,7 +110,10 @@ def _narrowed(values: np.ndarray) -> np.ndarray:
 
 def _classes(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
     """(int64 (N,), -1 where nothing is said; the names; notes) of one label for each example."""
-    missing = np.isnan(labels) if labels.dtype.kind == "f" else np.zeros(len(labels), dtype=bool)
+    if labels.dtype.kind == "U":
+        missing = np.isin(np.char.strip(labels), MISSING)
+    else:
+        missing = np.isnan(labels) if labels.dtype.kind == "f" else np.zeros(len(labels), dtype=bool)
     said, notes = labels[~missing], []
     if labels.dtype.kind == "f" and (said == said.round()).all():
         said = said.astype(np.int64)
@@ -118,7 +121,8 @@ def _classes(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], list[str]
     found = np.full(len(labels), -1)
     found[~missing] = index
     if missing.any():
-        notes.append(f"{missing.sum()} of {len(labels)} labels are NaN: nothing is said of the class of these examples")
+        such = "NaN" if labels.dtype.kind == "f" else f"empty or {', '.join(MISSING[1:])}"
+        notes.append(f"{missing.sum()} of {len(labels)} labels are {such}: nothing is said of the class of these examples")
     numbers = labels.dtype.kind in "iuf"
     if numbers and (said.dtype.kind == "f" or (len(unique) > MANY_CLASSES and len(said) < FEW_EXAMPLES * len(unique))):
         each = len(said) / len(unique)

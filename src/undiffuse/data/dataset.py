@@ -12,6 +12,8 @@ import numpy as np
 from undiffuse.errors import UsageError
 from undiffuse.streams import GeneratorStream, permuted
 
+MISSING = ("", "nan", "NaN", "None", "null")  # texts that say nothing
+
 
 @dataclass(frozen=True)
 class Dataset:

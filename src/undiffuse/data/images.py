@@ -22,6 +22,7 @@ import numpy as np
 
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.pixels import DESCRIBED, MUCH_CUT, SUFFIXES, Unreadable, deepened, mode_of, read_image, size_text
+from undiffuse.data.ranges import has_alpha, top_of
 from undiffuse.errors import UsageError
 
 LARGEST_SHARE_UNREADABLE = 0.01
@@ -205,21 +206,39 @@ def read_images(
     assert values is not None  # some file was read
     for row, of in enumerate(kept if bad else []):
         values[row] = values[of]
+    shallow = [place for place, row in enumerate(kept) if values.dtype == np.uint16 and not results[row].mode.endswith(";16")]  # type: ignore[union-attr]
+    bits = _of_one_depth(values[: len(kept)], shallow)
     notes = [f"skipped {len(bad)} of {len(files)} images that cannot be read: {said}"] if bad else []
-    return Images(values[: len(kept)], kept, (*notes, *_decided(root, pictures, values.dtype)))
+    return Images(values[: len(kept)], kept, (*notes, *_decided(root, pictures, bits)))
 
 
-def _decided(root: Path, pictures: dict[Path, _Read], dtype: np.dtype) -> list[str]:
-    """What reading decided of images, a sentence each."""
+def _of_one_depth(values: np.ndarray, shallow: list[int]) -> int:
+    """Brings images of 8 bits among deeper ones, read as 16 bits, to the bits that the others use: white of scans of 12 bits is 4095.
+
+    values: (N, C, H, W), changed in place.   shallow: the rows of 8 bits.   Returns the bits; 16 where nothing had to be brought anywhere.
+    """
+    deep = np.setdiff1d(np.arange(len(values)), shallow)
+    if not shallow or not len(deep):
+        return 16
+    colour = slice(0, -1 if has_alpha(mode_of(values[0])) else None)
+    top = top_of(max(int(values[row, colour].max()) for row in deep))
+    for row in shallow if top < 65535 else []:
+        values[row, colour] = (values[row, colour] / 65535 * top).round()
+    return top.bit_length()
+
+
+def _decided(root: Path, pictures: dict[Path, _Read], bits: int) -> list[str]:
+    """What reading decided of images, a sentence each.   bits: those that images of 8 bits were brought to, where there are deeper ones."""
     several = [f"{_below(root, path)} ({picture.frames})" for path, picture in pictures.items() if picture.frames > 1]
     cut = [f"{_below(root, path)} ({picture.cut:.0%})" for path, picture in pictures.items() if picture.cut > MUCH_CUT]
-    shallow = [_below(root, path) for path, picture in pictures.items() if picture.mode.endswith(";16") != (dtype == np.uint16)]
+    eight = [_below(root, path) for path, picture in pictures.items() if not picture.mode.endswith(";16")]
+    shallow = eight if len(eight) < len(pictures) else []
     inside = root.resolve()
     outside = [_below(root, path) for path in pictures if not path.resolve().is_relative_to(inside)]
     counted = (
         (several, "several pages or frames: the first is used"),
         (cut, "more than a quarter of the picture cut away by cropping; --fit pad or --fit stretch keep all of it"),
-        (shallow, "8 bits, brought to the 16 of the others"),
+        (shallow, f"8 bits, white brought to the {2**bits - 1} of the {bits} bits that the others use"),
         (outside, f"their place outside {root}, and are read there"),
     )
     return [f"{len(paths)} of {len(pictures)} images have {what} ({listed(paths)})" for paths, what in counted if paths]

@@ -16,9 +16,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from undiffuse.data.statistics import parts_of
+
 SMALL = 31
 FULL = {"uint8": 255, "uint16": 65535}
 DEPTHS = (8, 10, 12, 14)
+MOST_LABELS, FAR = 64, 0.5  # different values of a label map, and how near the largest the one below it may be, of which a note is made
 
 
 def has_alpha(mode: str | None) -> bool:
@@ -55,11 +58,28 @@ def full_range(values: np.ndarray) -> tuple[float, float]:
     return (0.0, float(FULL[values.dtype.name])) if values.dtype.name in FULL else found_range(values)
 
 
+def _lone(values: np.ndarray) -> tuple[int, int] | None:
+    """(lowest, highest) of few values with the largest far beyond them, such as labels of 0 to 20 and 255 where nothing is said; else None."""
+    counts = np.zeros(FULL[values.dtype.name] + 1, dtype=np.int64)
+    for part in parts_of(values):
+        counts += np.bincount(values[part].ravel(), minlength=len(counts))
+        if np.count_nonzero(counts) > MOST_LABELS:
+            return None
+    *others, highest = np.flatnonzero(counts).tolist()
+    return (others[0], others[-1]) if others and highest > SMALL and 0 < others[-1] < highest * FAR else None
+
+
 def range_note(values: np.ndarray, low: float, high: float) -> str | None:
     """What was decided of integers, None where nothing else could be meant.   low, high: the range that they are read in."""
     if values.dtype.name not in FULL:
         return f"{values.dtype.name} values are read as {low:.0f} to {high:.0f}, their smallest and largest; --range LOW,HIGH says otherwise"
     highest, full = int(values.max()), FULL[values.dtype.name]
+    if lone := _lone(values):
+        masks = f"; if some files hold masks of 0 and 1 and others of 0 and {highest}, make them alike" if lone == (0, 1) else ""
+        return (
+            f"{values.dtype.name} values are {lone[0]} to {lone[1]} and {highest}, nothing in between, and are read as {low:.0f} to {high:.0f}: if they "
+            f"are labels and {highest} means none, store it as {lone[1] + 1} and give --range {lone[0]},{lone[1] + 1}{masks}"
+        )
     if high < full:
         return f"{values.dtype.name} values reach {highest} and are read as {low:.0f} to {high:.0f}; --range 0,{full} takes them as 0 to {full}"
     if values.min() < highest < full // 2:
