@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from undiffuse.likelihood.bound import Bins
 from undiffuse.pictures.images import save_image
 from undiffuse.prepare import prepare
 from undiffuse.process.posteriors import Transition
+from undiffuse.starting import refuse_outside
 
 RNG = np.random.default_rng(0)
 SMALL = {"network.width": 8, "network.multipliers": [1, 2], "network.groups": 4, "training.steps": 2, "training.batch_size": 4}
@@ -210,6 +212,7 @@ def test_alpha_leaves_the_range_of_colours_as_it_is(kind, high, alpha, noted, tm
     assert np.array_equal(read_image(tmp_path / "sample.png").values, plan.data.values[0])
     values, _ = read_examples(tmp_path / "a" / "0.png", plan.codec)  # and files given to the model later
     codec.encode(values)
+    refuse_outside(SimpleNamespace(codec=plan.codec), plan.data, None)  # a run goes on
     set_ = prepare(source.model_copy(update={"range": (0.0, 65535.0)}), tmp_path / "run", settings=SMALL).codec
     assert set_.high == (65535.0,) * colour + (float(alpha),)
 

@@ -106,6 +106,8 @@ def _of_data(data: Dataset, name: str, codec: CodecConfig) -> np.ndarray:
 
 def share_at_ends(model: Model, inputs: Inputs) -> float:
     """The share of values at the lowest or highest that the model's data can have; none for floats, whose range is open."""
+    import numpy as np
+
     codec = model.config.codec
     if codec.kind == "float":
         return 0.0

@@ -77,8 +77,8 @@ def range_note(values: np.ndarray, low: float, high: float) -> str | None:
     if lone := _lone(values):
         masks = f"; if some files hold masks of 0 and 1 and others of 0 and {highest}, make them alike" if lone == (0, 1) else ""
         return (
-            f"{values.dtype.name} values are {lone[0]} to {lone[1]} and {highest}, nothing in between, and are read as {low:.0f} to {high:.0f}: if they "
-            f"are labels and {highest} means none, store it as {lone[1] + 1} and give --range {lone[0]},{lone[1] + 1}{masks}"
+            f"{values.dtype.name} values are {lone[0]} to {lone[1]} and {highest}, nothing in between, and are read as {low:.0f} to {high:.0f}: "
+            f"if they are labels and {highest} means none, store it as {lone[1] + 1} and give --range {lone[0]},{lone[1] + 1}{masks}"
         )
     if high < full:
         return f"{values.dtype.name} values reach {highest} and are read as {low:.0f} to {high:.0f}; --range 0,{full} takes them as 0 to {full}"
