@@ -39,7 +39,8 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.ranges import colours, range_note
 from undiffuse.data.sources import DataConfig, of_images, open_data, share_or_count, sides
 from undiffuse.data.splitting import SplitConfig, drawn_split, keys_of, rows_of, with_names_kept
-from undiffuse.data.tables import FILE_COLUMNS, fingerprints, offers, refuse_missing
+from undiffuse.data.table_rows import FILE_COLUMNS
+from undiffuse.data.tables import fingerprints, offers, refuse_missing
 from undiffuse.devices import usable_device
 from undiffuse.errors import UsageError
 from undiffuse.files import inside, is_leftover, refuse_held

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -46,6 +47,10 @@ def table(folder, head, cell, name="t.csv"):
 ])  # fmt: skip
 def test_rows_are_found_by_the_column_whose_cells_are_the_files(folder, name, written):
     path = table(folder, name, lambda k: written.format(k=k, folder=folder))
+    if (name, written) == ("whatever", "{k}"):
+        with pytest.raises(UsageError, match="the numbers in 'whatever' may be anything: if they name the images, call it 'file'"):
+            opened(folder, table=str(path))
+        return
     data = opened(folder, table=str(path))
     assert [float(value) for value in data.columns["bright"]] == data.values[:, 0, 0, 0].tolist()
     assert (f"by its column '{name}'" in " ".join(data.notes)) == (name != "file")
@@ -66,10 +71,71 @@ def test_bare_numbers_name_images_only_where_each_is_named_once(folder):
 
 def test_two_columns_that_name_the_images_differently_are_refused(folder):
     path = table(folder, "img,next", lambda k: f"{k}.png,{(k + 1) % N}.png")
-    with pytest.raises(UsageError, match=r"columns img and next of the table .* both name the images: call the right one 'file'"):
+    with pytest.raises(UsageError, match=r"columns img and next of the table .* both name the images, and differently: call the right one 'file'"):
         opened(folder, table=str(path))
     data = opened(folder, table=str(table(folder, "img,mask", lambda k: f"{k}.png,{k}.png")))
     assert [float(value) for value in data.columns["bright"]] == data.values[:, 0, 0, 0].tolist()
+
+
+def turned(k):
+    """Another image than k, another for each, but not in the order of anything."""
+    return (5 * k + 3) % N
+
+
+RIGHT = [  # columns, their cells in the row of image k, words of a note
+    (",img", lambda k: f"{turned(k)},{k}.jpg", r"read without their suffixes: 0\.jpg is 0\.png"),  # as pandas' to_csv() writes it
+    (",img", lambda k: f"{turned(k)},{k}.png", "by its column 'img'"),
+    ("img,rank", lambda k: f"{k}.jpg,{turned(k)}", "by its column 'img'"),
+    ("img,id", lambda k: f"{k}.jpg,{turned(k)}", "by its column 'img'"),
+    ("photo,id", lambda k: f"{k}.png,{turned(k)}", "by its column 'photo'"),
+    ("file,neighbour", lambda k: f"{k}.jpg,{turned(k)}.png", "read without their suffixes"),
+    ("img,neighbour", lambda k: f"{k}.JPG,{turned(k) // 2}.png", "by its column 'img'"),
+    ("img,near", lambda k: f"{k}.{'jpg' if k % 2 else 'png'},{turned(k) // 2}.png", "by its column 'img'"),  # half of them converted
+    ("which,near", lambda k: f"{k}.png,{turned(k) // 3 * 3}.png", "by its column 'which'"),
+    ("file,rank", lambda k: f"{k},{turned(k)}", ""),
+]
+REFUSED = [
+    ("rank", turned, "the numbers in 'rank' may be anything: if they name the images, call it 'file'"),
+    ("id,rank", lambda k: f"{k:03},{turned(k)}", "no column of the table .* names the images"),
+    ("rank", lambda k: f"{turned(k)}.0", "no column of the table"),
+    ("photo,nearest", lambda k: f"{k if k != 7 else '7x'}.png,{turned(k)}.png", r"photo names 23 of 24; row 8 says '7x\.png', which is no image"),
+    ("photo,nearest", lambda k: f"{k if k != 7 else '7x'}.png,{turned(k) // 2}.png", r"nothing of 1 of 24 images, such as 7\.png.*row 8 says '7x\.png'"),
+    ("which,nearest", lambda k: f"{k if k != 7 else '7x'}.png,{turned(k)}.png", r"row 8 says '7x\.png'"),
+    ("image,nearest", lambda k: f"{k if k != 7 else '7x'}.png,{turned(k)}.png", r"row 8 says '7x\.png'"),
+    ("img,id", lambda k: f"{k if k != 7 else '7x'}.jpg,{turned(k)}", r"row 8 says '7x\.jpg'"),
+    ("img,rank", lambda k: f"{k if k != 7 else '7x'}.jpg,{turned(k)}", r"'img' names 23 of 24 images; row 8 says '7x\.jpg'"),
+    ("file,neighbour", lambda k: f"scan{k}.png,{turned(k)}.png", r"the column 'file' of the table .* names no image \(it says 'scan0\.png'"),
+    ("file,neighbour", lambda k: f"{k if k != 7 else '7x'}.jpg,{turned(k)}.png", "says nothing of 1 of 24 images"),
+    ("File,neighbour", lambda k: f"{k}.jpg,{turned(k)}.png", "both name the images, and differently"),
+    ("which,neighbour", lambda k: f"{k}.jpg,{turned(k)}.png", "both name the images, and differently"),
+    ("id,neighbour", lambda k: f"{k},{turned(k)}.png", "both name the images, and differently"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("head", "cells", "words"), RIGHT)
+def test_the_column_that_names_the_images_is_found_beside_one_that_may_only_seem_to(folder, head, cells, words):
+    data = opened(folder, table=str(table(folder, head, cells)))
+    assert [float(value) for value in data.columns["bright"]] == data.values[:, 0, 0, 0].tolist()
+    assert re.search(words, " ".join(data.notes))
+
+
+@pytest.mark.parametrize(("head", "cells", "words"), REFUSED)
+def test_where_the_names_miss_no_other_column_takes_their_place(folder, head, cells, words):
+    with pytest.raises(UsageError, match=words):
+        opened(folder, table=str(table(folder, head, cells)))
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_rows_that_say_the_same_number_in_two_ways_are_the_same(folder, name):
+    rows = [(f"{k}.png", str(10 * k)) for k in range(N)] + [("./7.png", "70.0"), ("7.png", "7e1")]
+    path = folder.parent / name
+    lines = ["file,bright", *map(",".join, rows)] if name == "t.csv" else [f'{{"file": "{file}", "bright": {value}}}' for file, value in rows]
+    path.write_text("\n".join(lines) + "\n")
+    data = opened(folder, table=str(path))
+    assert any("2 rows of t" in note for note in data.notes)
+    path.write_text(path.read_text().replace("7e1", "7.01e1"))
+    with pytest.raises(UsageError, match="several rows that say different things"):
+        opened(folder, table=str(path))
 
 
 def test_a_name_in_two_rows_is_refused_unless_they_say_the_same(folder):

@@ -4,15 +4,12 @@ A column is an array of N rows: text as it stands in the file, numbers, vectors 
 a row lacks is an empty text or NaN.  Columns are looked up by name, or are .npy files named instead, or the captions that
 lie beside pictures.
 
-Where the examples are files, the rows of a table are found by the column whose cells name these files, whatever it is called: never by
-order, which is that of the names as text (0, 1, 10, 11, 2, …).
+Where the examples are files, the rows of a table are found by the column whose cells name these files, see table_rows.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import posixpath
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,9 +22,9 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.images import listed, read_images
 from undiffuse.data.table_files import SUFFIXES as SUFFIXES
 from undiffuse.data.table_files import decoded, read_table
+from undiffuse.data.table_rows import FILE_COLUMNS, cell_text, rows_by_name
 from undiffuse.errors import UsageError
 
-FILE_COLUMNS = ("file", "file_name", "filename", "image", "path")
 CAPTIONS = "caption"  # the column of the .txt files beside pictures
 MOST_LOOKED_AT = 100  # cells, to see whether a column names files
 MOST_FIXED = 2**26  # bytes of a text column as an array of fixed width; a longer one is an array of objects
@@ -42,7 +39,7 @@ def as_column(values: Sequence[object]) -> np.ndarray:
             return np.array([[np.nan] * max(lengths) if value is None else value for value in values], dtype=np.float64)
     if all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values):
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    return text_column([_text(value) for value in values])
+    return text_column([cell_text(value) for value in values])
 
 
 def text_column(texts: Sequence[str]) -> np.ndarray:
@@ -59,12 +56,6 @@ def is_text(column: np.ndarray) -> bool:
     return column.dtype.kind in "UO"
 
 
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    return ";".join(str(v) for v in value) if isinstance(value, list) else str(value)
-
-
 def image_table(
     path: Path, size: tuple[int, int] | None = None, fit: str = "crop", channels: str | None = None, max_pixels: int | None = None
 ) -> Dataset:
@@ -73,7 +64,7 @@ def image_table(
     Raises UsageError where no column names files, or as `images.read_images` does.
     """
     content = read_table(path)
-    cells = {name: [_text(value) for value in values] for name, values in content.items()}
+    cells = {name: [cell_text(value) for value in values] for name, values in content.items()}
     column = next((name for name in FILE_COLUMNS if name in content), None)
     notes: list[str] = []
     if column is None:
@@ -110,7 +101,7 @@ def with_table(data: Dataset, path: Path, files: Sequence[str] | None) -> Datase
     content = read_table(path)
     count = len(next(iter(content.values())))
     if files is not None:
-        order, notes = _by_file(content, path, files, data.folder or Path())
+        order, notes = rows_by_name(content, path, files, data.folder or Path())
     elif count != len(data):
         raise UsageError(f"the table {path} has {count} rows for {len(data)} examples: there should be one each.")
     else:
@@ -121,66 +112,6 @@ def with_table(data: Dataset, path: Path, files: Sequence[str] | None) -> Datase
     known = {*data.columns, *(["class"] if data.labels is not None else [])} - {*FILE_COLUMNS}
     notes += [f"the column {name!r} is that of {path.name}, in place of the data's own" for name in columns if name in known]
     return replace(data, columns={**data.columns, **columns}, root=path.parent, notes=(*data.notes, *notes))
-
-
-def _by_file(content: Mapping[str, Sequence[object]], path: Path, files: Sequence[str], root: Path) -> tuple[list[int], list[str]]:
-    """(the row of each file, notes). Raises UsageError where no column, or more than one, says which row is whose."""
-    found = {name: _rows_of(values, path, files, root) for name, values in content.items()}
-    most = max(len(rows) for rows in found.values())
-    column = next((name for name in FILE_COLUMNS if found.get(name)), None)
-    best = [column] if column else [name for name, rows in found.items() if rows and len(rows) == most]
-    if not best:
-        raise UsageError(
-            f"no column of the table {path} names the images ({', '.join(content)} are its columns, and the images are called {', '.join(files[:3])}"
-            f"{', …' if len(files) > 3 else ''}): add a column {FILE_COLUMNS[0]!r} with the name of each row's image."
-        )
-    if any(found[name] != found[best[0]] for name in best):
-        raise UsageError(f"the columns {' and '.join(best)} of the table {path} both name the images: call the right one {FILE_COLUMNS[0]!r}.")
-    rows = found[best[0]]
-    missing = [name for name in files if name not in rows]
-    if missing:
-        raise UsageError(f"the table {path} says nothing of {len(missing)} of {len(files)} images, such as {missing[0]}: add their lines.")
-    different = [name for name in files if len({tuple(_text(column[row]) for column in content.values()) for row in rows[name]}) > 1]
-    if different:
-        lines = " and ".join(str(row + 1) for row in rows[different[0]][:2])
-        raise UsageError(
-            f"the table {path} names {len(different)} of {len(files)} images in several rows that say different things, such as {different[0]} in "
-            f"rows {lines}: keep one row for each image, or train on the table itself (undiffuse train {path}), where every row is an example."
-        )
-    notes = [] if column == best[0] else [f"the rows of {path.name} are found by its column {best[0]!r}, which names the images"]
-    used, count = sum(len(rows[name]) for name in files), len(next(iter(content.values())))
-    notes += [f"{count - used:,} of the {count:,} rows of {path.name} name no image of the data and are left out"] if used < count else []
-    notes += [f"{used - len(files):,} rows of {path.name} repeat another"] if used > len(files) else []
-    return [rows[name][0] for name in files], notes
-
-
-def _rows_of(cells: Sequence[object], path: Path, files: Sequence[str], root: Path) -> dict[str, list[int]]:
-    """The rows whose cell names a file, by file: as seen from the folder of images, as seen from the table, or without its suffix.
-
-    Of these the first way in which any cell names a file counts.  Without suffixes every file has to be named, in a row of its own, since
-    bare numbers may be anything.
-    """
-    known, folder, base = set(files), path.parent.resolve(), root.resolve()
-    stems = {os.path.splitext(name)[0]: name for name in files}
-    names = {name.rpartition("/")[2] for name in known} | {stem.rpartition("/")[2] for stem in stems}
-    texts = [text if (text := _text(cell).strip().replace("\\", "/")).rpartition("/")[2] in names else "" for cell in cells]
-
-    def from_table(text: str) -> str:
-        file = folder / text
-        return file.relative_to(base).as_posix() if text and file.is_relative_to(base) else ""
-
-    def rows(named: Sequence[str]) -> dict[str, list[int]]:
-        found: dict[str, list[int]] = {}
-        for row, name in enumerate(named):
-            if name in known:
-                found.setdefault(name, []).append(row)
-        return found
-
-    found = rows([posixpath.normpath(text) if text else "" for text in texts]) or rows([from_table(posixpath.normpath(text)) for text in texts])
-    if found or len(stems) < len(files):
-        return found
-    found = rows([stems.get(text, "") for text in texts])
-    return found if len(found) == len(files) and all(len(of) == 1 for of in found.values()) else {}
 
 
 def captions_beside(data: Dataset) -> np.ndarray | None:
