@@ -58,6 +58,13 @@ def save(folder: Path, denoiser: Denoiser, config: AdaptersConfig) -> None:
     artefact.write(folder / REST, "adapters", config.model_dump_json(), rest)
 
 
+def written(folder: Path) -> dict[str, Any] | None:
+    """The configuration of the tuned model, plain data, where `save` has written all that it writes; None else."""
+    if not ((folder / WEIGHTS).is_file() and (folder / CONFIG).is_file()):
+        return None
+    return (artefact.config_of(folder / REST) or {}).get("model")
+
+
 def read_rest(folder: Path) -> tuple[AdaptersConfig, dict[str, Tensor]] | None:
     """What a tuned model has beside adapters; None for adapters that another program made. Raises UsageError."""
     if not (folder / CONFIG).exists():

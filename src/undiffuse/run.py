@@ -28,6 +28,7 @@ from torch import Tensor
 from undiffuse import __version__, artefact
 from undiffuse.adapters import AdaptersConfig
 from undiffuse.adapters import save as save_adapters
+from undiffuse.adapters import written as adapters_written
 from undiffuse.columns import encode_columns, fit_conditions, said_in
 from undiffuse.conditioning.augmentation import AugmentationConfig
 from undiffuse.conditioning.base import Note
@@ -68,7 +69,7 @@ MOST_PROBED = 64  # examples, for the probe of conditions
 MOST_REFERENCE_NUMBERS = 2**25  # of the training set, for the reference curves
 METRICS_SECONDS = 1.0
 QUICK, THOROUGH = 3.0, 30.0  # seconds for measuring held-out examples, while training and at its end
-CACHE, METRICS = "cache", "metrics.jsonl"
+CACHE, METRICS, ADAPTERS = "cache", "metrics.jsonl", "adapters"
 
 
 class Run:
@@ -79,7 +80,7 @@ class Run:
         latents: Latents | None = None, start: Start | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.config, self.watch, self.device = folder, config, watch, device
-        self.lock = FolderLock(folder, ("state", "samples", "adapters", CACHE))
+        self.lock = FolderLock(folder, ("state", "samples", ADAPTERS, CACHE))
         self.saving, self.previewing = Cadence(watch.checkpoint, watch.share), Cadence(watch.preview, watch.share)
         design = config.design
         self.notes, self.latents = data.notes, latents
@@ -206,7 +207,7 @@ class Run:
             write_text(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
             if self.trainer.done < 1:
                 yield from self._train()
-            elif self._written() == self.trainer.step:
+            elif self._written() == {self.trainer.step}:
                 return
             with self.saving.working():
                 self.save(THOROUGH)
@@ -222,9 +223,10 @@ class Run:
             self.trainer.resume(*found)
         log.drop_after(self.folder / METRICS, self.trainer.step)  # also of a run that was killed before it saved anything
 
-    def _written(self) -> int | None:
-        """The step that the model file is of, None where there is none: a kill may come between a checkpoint and the model."""
-        return ((artefact.config_of(self.folder / FILE_NAME) or {}).get("provenance") or {}).get("training", {}).get("steps")
+    def _written(self) -> set[int | None]:
+        """The steps that the model file and the adapters are of, None for what is not there: a kill may come between a checkpoint and these."""
+        found = [artefact.config_of(self.folder / FILE_NAME), *([adapters_written(self.folder / ADAPTERS)] if self.config.design.adapters else [])]
+        return {((config or {}).get("provenance") or {}).get("training", {}).get("steps") for config in found}
 
     def _train(self) -> Iterator[Update]:
         """Updates to the end, and between them what is written every so often."""
@@ -279,10 +281,10 @@ class Run:
         raw = merged(denoiser)
         with trainer.average.swapped():
             averaged = merged(denoiser)
-        save_model(self.folder / FILE_NAME, config, raw, averaged, latents=self.latents)
         if self.config.start and self.config.design.adapters:
             with trainer.average.swapped() if best == "averaged" else nullcontext():
-                save_adapters(self.folder / "adapters", denoiser, AdaptersConfig(model=config, start=self.config.start))
+                save_adapters(self.folder / ADAPTERS, denoiser, AdaptersConfig(model=config, start=self.config.start))
+        save_model(self.folder / FILE_NAME, config, raw, averaged, latents=self.latents)
 
     def measured(self, seconds: float = THOROUGH) -> Scores | None:
         """Errors of the averaged and the raw weights on held-out examples, None where there are none.

@@ -99,7 +99,7 @@ REFUSED = [
     ("id,rank", lambda k: f"{k:03},{turned(k)}", "no column of the table .* names the images"),
     ("rank", lambda k: f"{turned(k)}.0", "no column of the table"),
     ("photo,nearest", lambda k: f"{k if k != 7 else '7x'}.png,{turned(k)}.png", r"photo names 23 of 24; row 8 says '7x\.png', which is no image"),
-    ("photo,nearest", lambda k: f"{k if k != 7 else '7x'}.png,{turned(k) // 2}.png", r"nothing of 1 of 24 images, such as 7\.png.*row 8 says '7x\.png'"),
+    ("photo,nearest", lambda k: f"{k if k != 7 else '7x'}.png,{turned(k) // 2}.png", r"of 1 of 24 images, such as 7\.png.*row 8 says '7x\.png'"),
     ("which,nearest", lambda k: f"{k if k != 7 else '7x'}.png,{turned(k)}.png", r"row 8 says '7x\.png'"),
     ("image,nearest", lambda k: f"{k if k != 7 else '7x'}.png,{turned(k)}.png", r"row 8 says '7x\.png'"),
     ("img,id", lambda k: f"{k if k != 7 else '7x'}.jpg,{turned(k)}", r"row 8 says '7x\.jpg'"),

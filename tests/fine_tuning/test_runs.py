@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -195,6 +196,46 @@ def test_resume_is_exact(tmp_path, base, adapters):
     a, b = whole.trainer.tensors(), resumed.trainer.tensors()
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("lost", ["adapters", "adapters/adapter_model.safetensors", "adapters/adapter_config.json", "adapters/start.safetensors"])
+def test_a_run_that_is_trained_writes_the_adapters_that_are_not_there(tmp_path, base, lost):
+    before = trained(started(tmp_path / "r", base, steps=2, adapters={"rank": 2}))
+    path = tmp_path / "r" / lost
+    kept = (tmp_path / "r/adapters/adapter_model.safetensors").read_bytes()
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = trained(started(tmp_path / "r", base, steps=2, adapters={"rank": 2}))
+    assert again.trainer.step == before.trainer.step == 2
+    assert (tmp_path / "r/adapters/adapter_model.safetensors").read_bytes() == kept
+    undiffuse.load(base, adapters=tmp_path / "r/adapters")
+
+
+def test_where_adapters_cannot_be_written_no_model_file_says_that_all_is(tmp_path, base, monkeypatch):
+    """A kill between the two: the run is not taken for finished, and the next writes both."""
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("undiffuse.run.save_adapters", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(started(tmp_path / "r", base, steps=2, adapters={"rank": 2}))
+    assert not (tmp_path / "r/model.safetensors").exists()
+    trained(started(tmp_path / "r", base, steps=2, adapters={"rank": 2}))
+    tuned, joined = undiffuse.load(tmp_path / "r"), undiffuse.load(base, adapters=tmp_path / "r/adapters")
+    assert joined.config == tuned.config
+
+
+def test_what_is_written_is_what_is_there(run, base, tmp_path):
+    arguments = ["train", "digits", "--runs", str(tmp_path), "--name", "r", "--from", str(base), "--adapters", "2", "--steps", "2"]
+    code, said = run(*arguments)
+    assert code == 0, said
+    assert "adapters/" in said.split("wrote ")[1].split("\n")[0]
+    shutil.rmtree(tmp_path / "r/samples")
+    code, said = run(*arguments)
+    assert code == 0, said
+    assert "already trained" in said
+    assert "samples/" not in said.split("wrote ")[1].split("\n")[0]
 
 
 def test_a_base_that_changed_is_another_configuration(tmp_path, base):

@@ -257,6 +257,8 @@ def _settings(steps: int | None, budget: str | None, setting: list[str] | None, 
 
 def follow(run: Run) -> None:
     """Trains with a progress bar; says where everything is, first and last."""
+    from undiffuse.model import FILE_NAME
+
     typer.echo(run.description())
     within = (0.0, 0.0)
 
@@ -272,8 +274,8 @@ def follow(run: Run) -> None:
     beside = "" if first is None else _beside(within, (run.saving.spent, run.previewing.spent))
     steps = f"{run.trainer.step:,} step{'s' * (run.trainer.step != 1)}"
     typer.echo(f"{'resumed; ' if first and first > 1 else ''}trained {steps} in {shared.clock(run.trainer.seconds)}{beside}; {run.verdict()}")
-    also = f"{', heard.png' if run.model.denoiser.conditions.askable else ''}{', adapters/' if run.config.design.adapters else ''}"
-    typer.echo(f"wrote {run.folder}/: the model, metrics.jsonl, samples/{also}")
+    written = {"the model": FILE_NAME, "metrics.jsonl": "metrics.jsonl", "samples/": "samples", "heard.png": "heard.png", "adapters/": "adapters"}
+    typer.echo(f"wrote {run.folder}/: {', '.join(name for name, path in written.items() if (run.folder / path).exists())}")
     stages = [task for task in run.config.design.tasks.values() if task.kind == "upscale" and task.noise[1]]
     if stages:
         typer.echo(f"next: {shared.command('sample', 'BASE', '--upscaler', run.folder)}  for a BASE of examples {stages[0].factor} times smaller")

@@ -91,8 +91,8 @@ def rows_by_name(content: Mapping[str, Sequence[object]], path: Path, files: Seq
     chosen = _chosen(namings, content, path, files) if first is None else namings[0]
     if not chosen.rows:
         raise UsageError(
-            f"the column {first!r} of the table {path} names no image (it says {cell_text(content[chosen.column][0])!r}, and the images are "
-            f"called {', '.join(files[:3])}{', …' if len(files) > 3 else ''}): write their names there, or give it another name and call the column with their names {FILE_COLUMNS[0]!r}."
+            f"the column {first!r} of the table {path} names no image (it says {cell_text(content[chosen.column][0])!r}, and {_called(files)}): write "
+            f"their names there, or give it another name and call the column with their names {FILE_COLUMNS[0]!r}."
         )
     rows = chosen.rows
     missing = [name for name in files if name not in rows]
@@ -119,6 +119,10 @@ def rows_by_name(content: Mapping[str, Sequence[object]], path: Path, files: Seq
     return [rows[name][0] for name in files], notes
 
 
+def _called(files: Sequence[str]) -> str:
+    return f"the images are called {', '.join(files[:3])}{', …' if len(files) > 3 else ''}"
+
+
 def _unknown(naming: Naming, content: Mapping[str, Sequence[object]]) -> str:
     """Words for the first cell of a column that names no image, a misspelt one maybe; empty where all do."""
     named = {row for of in naming.rows.values() for row in of}
@@ -140,8 +144,8 @@ def _chosen(namings: Sequence[Naming], content: Mapping[str, Sequence[object]], 
         else:
             also = f"; {near.column!r} names {len(near.rows)} of {len(files)} images{_unknown(near, content)}"
         raise UsageError(
-            f"no column of the table {path} names the images ({', '.join(content)} are its columns, and the images are called {', '.join(files[:3])}"
-            f"{', …' if len(files) > 3 else ''}): add a column {FILE_COLUMNS[0]!r} with the name of each row's image{also}."
+            f"no column of the table {path} names the images ({', '.join(content)} are its columns, and {_called(files)}): add a column "
+            f"{FILE_COLUMNS[0]!r} with the name of each row's image{also}."
         )
     chosen = max((n for n in counting if n in many), key=lambda n: (n.trust, len(n.rows), n.called), default=counting[0])
     against = [naming for naming in many if (naming.counts or naming.trust != NUMBERS) and naming.contradicts(chosen)]
