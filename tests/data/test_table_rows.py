@@ -104,7 +104,7 @@ REFUSED = [
     ("image,nearest", lambda k: f"{k if k != 7 else '7x'}.png,{turned(k)}.png", r"row 8 says '7x\.png'"),
     ("img,id", lambda k: f"{k if k != 7 else '7x'}.jpg,{turned(k)}", r"row 8 says '7x\.jpg'"),
     ("img,rank", lambda k: f"{k if k != 7 else '7x'}.jpg,{turned(k)}", r"'img' names 23 of 24 images; row 8 says '7x\.jpg'"),
-    ("file,neighbour", lambda k: f"scan{k}.png,{turned(k)}.png", r"the column 'file' of the table .* names no image \(it says 'scan0\.png'"),
+    ("file,neighbour", lambda k: f"scan{k}.png,{turned(k)}.png", r"the column 'file' of .* names no image \(it says 'scan0\.png'"),
     ("file,neighbour", lambda k: f"{k if k != 7 else '7x'}.jpg,{turned(k)}.png", "says nothing of 1 of 24 images"),
     ("File,neighbour", lambda k: f"{k}.jpg,{turned(k)}.png", "both name the images, and differently"),
     ("which,neighbour", lambda k: f"{k}.jpg,{turned(k)}.png", "both name the images, and differently"),

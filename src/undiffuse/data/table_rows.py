@@ -91,7 +91,7 @@ def rows_by_name(content: Mapping[str, Sequence[object]], path: Path, files: Seq
     chosen = _chosen(namings, content, path, files) if first is None else namings[0]
     if not chosen.rows:
         raise UsageError(
-            f"the column {first!r} of the table {path} names no image (it says {cell_text(content[chosen.column][0])!r}, and {_called(files)}): write "
+            f"the column {first!r} of {path} names no image (it says {cell_text(content[chosen.column][0])!r}, and {_called(files)}): write "
             f"their names there, or give it another name and call the column with their names {FILE_COLUMNS[0]!r}."
         )
     rows = chosen.rows
