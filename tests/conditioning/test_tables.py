@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from undiffuse.conditioning.declared import Condition, fitted
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.data.tables import as_column, column, read_table
@@ -191,3 +192,11 @@ def test_rows_of_a_split_are_those_of_its_parts(held_out):
     assert len(rows[1]) == 3
     for part, which in zip(parts, rows, strict=True):
         assert part.values.ravel().tolist() == part.columns["k"].tolist() == which.tolist() == sorted(which)
+
+
+def test_whole_numbers_that_float64_does_not_tell_apart_are_refused():
+    big = 2**53
+    for values in ([str(big), str(big + 1), "5"], [big, big + 1, 5]):
+        with pytest.raises(ValueError, match=r"beyond 2\^53 would be read as the same: subtract the smallest"):
+            fitted(Condition(kind="number"), values)
+    assert fitted(Condition(kind="number"), [str(big), str(big + 2)]).high == big + 2
