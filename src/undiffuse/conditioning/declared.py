@@ -105,7 +105,7 @@ def fitted(
         return TagsConfig(names=_several(vocabulary(name for value in said for name in names_in(value)), continued), **common)
     if declared.kind == "number":
         numbers = torch.tensor([as_number(value) for value in said], dtype=torch.float64)
-        whole = {int(text) for value in said if (text := str(value).strip()).removeprefix("-").isdecimal()}  # exactly, unlike floats
+        whole = {int(digits) for value in said if (digits := str(value).strip()).removeprefix("-").isdecimal()}  # exactly, unlike floats
         if len(whole) > len({float(value) for value in whole}) and not continued:  # a run of before goes on
             raise UsageError("different whole numbers beyond 2^53 would be read as the same: subtract the smallest from all of them.")
         low, high = numbers.min().item(), numbers.max().item()
