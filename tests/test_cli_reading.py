@@ -65,7 +65,9 @@ def test_the_range_is_said_asked_for_and_kept_when_the_run_goes_on(run, tmp_path
     said = " ".join(text.split())
     assert "note: true and false are read as 1 and 0, and samples are uint8" in said
     assert "values reach" not in said
-    assert "resumed" in trained(run, "masks.npy", "--steps", "3")
+    assert "already trained" in trained(run, "masks.npy")
+    code, text = run("train", "masks.npy", *SIGNALS, "--steps", "3")
+    assert (code, "resumed; trained 3 steps" in " ".join(text.split())) == (0, True)
     text = trained(run, "masks.npy", "--range", "0,255", "--name", "wide")
     assert "--range" not in text
     stored = {name: json.loads((tmp_path / "runs" / name / "config.json").read_text())["data"]["range"] for name in ("masks", "wide")}
