@@ -45,7 +45,7 @@ from undiffuse.process.corruption import jump
 from undiffuse.process.levels import Level
 from undiffuse.streams import GeneratorStream, drawing, permuted
 from undiffuse.training import checkpoints
-from undiffuse.training.cadence import Cadence
+from undiffuse.training.fit import fit
 from undiffuse.training.learners import Computing, Learner
 from undiffuse.training.level_samplers import make_level_sampler
 from undiffuse.training.loop import Trainer, Update
@@ -162,16 +162,7 @@ class ClassifierRun:
         with self.lock:
             self.check()
             write_text(self.folder / "config.json", self.run_config.model_dump_json(indent=2) + "\n")
-            found = checkpoints.newest(self.folder / "state")
-            if found:
-                self.trainer.resume(*found)
-            saving = Cadence(every)
-            for update in self.trainer.updates(self.loader):
-                yield update
-                if saving.due and update.done < 1:
-                    with saving.working():
-                        self.save()
-            self.save()
+            yield from fit(self.trainer, self.loader, self.folder / "state", self.save, every)
 
     def save(self) -> None:
         """Writes a checkpoint and the classifier file."""

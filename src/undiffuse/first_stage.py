@@ -48,7 +48,7 @@ from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Cosine
 from undiffuse.streams import GeneratorStream, drawing, permuted
 from undiffuse.training import checkpoints
-from undiffuse.training.cadence import Cadence
+from undiffuse.training.fit import fit
 from undiffuse.training.learners import Computing, Learner
 from undiffuse.training.level_samplers import make_level_sampler
 from undiffuse.training.loop import Trainer, Update
@@ -193,16 +193,7 @@ class AutoencoderRun:
             already(self.folder, self.config)
             write_text(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
             if not self.taken:
-                found = checkpoints.newest(self.folder / "state")
-                if found:
-                    self.trainer.resume(*found)
-                saving = Cadence(every)
-                for update in self.trainer.updates(self.loader):
-                    yield update
-                    if saving.due and update.done < 1:
-                        with saving.working():
-                            self.save()
-                self.save()
+                yield from fit(self.trainer, self.loader, self.folder / "state", self.save, every)
             self.finish()
 
     def save(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from undiffuse.columns import said_in, with_files
 from undiffuse.conditioning.declared import Condition
-from undiffuse.configuration import RunConfig, parsed
+from undiffuse.configuration import RunConfig, stored
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, of_images, open_data
 from undiffuse.data.splitting import rows_of
@@ -23,14 +22,7 @@ NO_DATA = "give the data to use, as in 'undiffuse likelihood RUN DATA'"
 
 def run_config(run: Path) -> RunConfig | None:
     """The configuration of a run folder; None where there is none, as beside a model file that was sent on its own."""
-    path = (run if run.is_dir() else run.parent) / "config.json"
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{path} is damaged ({error}): {NO_DATA}.") from None
-    return parsed(RunConfig, content, f"{path} has settings this version cannot use")
+    return stored((run if run.is_dir() else run.parent) / "config.json", RunConfig, NO_DATA)
 
 
 @dataclass(frozen=True)

@@ -64,11 +64,12 @@ NAMING = ("class", "task", "tags")  # kinds of conditions that say names
 
 @dataclass(frozen=True)
 class Plan:
-    """A run about to be made: `autoencoder()` where it is one of latents, then `run()`."""
+    """A run about to be made: `autoencoder()` where it is one of latents, then `run()`.   rows: of the training and of the held-out part."""
 
     folder: Path
     config: RunConfig
     data: Dataset
+    rows: tuple[np.ndarray, np.ndarray]
     codec: CodecConfig
     device: torch.device
     watch: Watch
@@ -84,7 +85,7 @@ class Plan:
             design=latent, codec=self.codec, fingerprint=self.config.fingerprint, split=split[0], held_out=split[1], seed=split[2],
         )  # fmt: skip
         folder = self.folder / AUTOENCODER
-        return None if already(folder, config) else AutoencoderRun(folder, config, self.data, rows_of(self.data, *split), self.device)
+        return None if already(folder, config) else AutoencoderRun(folder, config, self.data, self.rows, self.device)
 
     def run(self) -> Run:
         """Raises UsageError where the autoencoder is still to be trained."""
@@ -92,7 +93,7 @@ class Plan:
             space = self.start.latents(self.codec.shape, self.device)
         else:
             space = None if self.config.design.latent is None else load_latents(self.folder / AUTOENCODER, self.device)
-        return Run(self.folder, self.config, self.data, self.device, self.watch, self.download, space, self.start)
+        return Run(self.folder, self.config, self.data, self.rows, self.device, self.watch, self.download, space, self.start)
 
 
 def prepare(
@@ -150,12 +151,12 @@ def prepare(
     before, model = _before(folder), stored_config(folder)
     design = _sampled_as_before(design, model, before, settings)
     split, dataset = _split(before, data, dataset, conditions, design.training.seed)
-    rows = rows_of(dataset, split, data.held_out, design.training.seed)[0]
+    rows = rows_of(dataset, split, data.held_out, design.training.seed)
     unread = [note for source, note in offers(dataset) if source not in read]
-    dataset = replace(dataset, notes=(*dataset.notes, *unread, *remarks(dataset, conditions, rows)))
+    dataset = replace(dataset, notes=(*dataset.notes, *unread, *remarks(dataset, conditions, rows[0])))
     alike = before is not None and (before.measured_on == "all" if isinstance(before, RunConfig) else before.split is None)
     refuse_outside(model, dataset, data.range)
-    codec = kept_codec(model, (base.codec if base else fitted_codec)(dataset, rows, all_alike=alike), folder)
+    codec = kept_codec(model, (base.codec if base else fitted_codec)(dataset, rows[0], all_alike=alike), folder)
     if codec.kind == "integer" and dataset.low is None and model is None and not alike:
         said = range_note(colours(dataset.values, dataset.mode), codec.low[0], codec.high[0])
         dataset = replace(dataset, notes=(*dataset.notes, *([said] if said else [])))
@@ -165,7 +166,7 @@ def prepare(
         fingerprints=fingerprints(dataset, {c.column or name: c.kind == "image" for name, c in conditions.items()}),
     )  # fmt: skip
     _refuse_other_run(folder, config, override)
-    return Plan(folder, config, dataset, codec, device, watch, download, base)
+    return Plan(folder, config, dataset, rows, codec, device, watch, download, base)
 
 
 def _design(

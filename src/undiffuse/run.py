@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,7 +44,6 @@ from undiffuse.data.augmentation import shifted
 from undiffuse.data.codec import Codec, fitted_codec, shape_in_files
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
-from undiffuse.data.splitting import rows_of
 from undiffuse.files import FolderLock, write_atomically, write_text
 from undiffuse.latents import Latents
 from undiffuse.likelihood.bound import Bins, Decoder, Density
@@ -76,15 +76,14 @@ class Run:
     """A run folder being trained. `updates` does the work; everything it writes is described at the top of this file."""
 
     def __init__(
-        self, folder: Path, config: RunConfig, data: Dataset, device: torch.device, watch: Watch = USUAL, download: bool = False,
-        latents: Latents | None = None, start: Start | None = None,
+        self, folder: Path, config: RunConfig, data: Dataset, rows: tuple[np.ndarray, np.ndarray], device: torch.device, watch: Watch = USUAL,
+        download: bool = False, latents: Latents | None = None, start: Start | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.config, self.watch, self.device = folder, config, watch, device
         self.lock = FolderLock(folder, ("state", "samples", ADAPTERS, CACHE))
         self.saving, self.previewing = Cadence(watch.checkpoint, watch.share), Cadence(watch.preview, watch.share)
         design = config.design
         self.notes, self.latents = data.notes, latents
-        rows = rows_of(data, config.split, config.data.held_out, design.training.seed)
         before, alike = stored_config(folder), config.measured_on == "all"  # of this run, which may go on with other data than it was fitted to
         codec = Codec(kept_codec(before, (start.codec if start else fitted_codec)(data, rows[0], all_alike=alike), folder), latents)
         fit = start.conditions if start else partial(fit_conditions, known=before.conditions if before else ())

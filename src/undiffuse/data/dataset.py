@@ -66,13 +66,11 @@ class Dataset:
                 digest.update(f"{name}{column.shape}{column.dtype.str}".encode() + np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()[:16]
 
-    def split(self, held_out: float, seed: int) -> tuple[Dataset, Dataset]:
-        """(training, held-out) parts: a share of the examples below 1, or a number of them from 1 on."""
-        training, kept = self.split_rows(held_out, seed)
-        return self[training], self[kept]
-
     def split_rows(self, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of the two parts of `split`, each in order: a permutation of the rows, as runs of before had it, see splitting.py."""
+        """The rows of the training and of the held-out part, each in order, by a permutation: as runs of before had it, see splitting.py.
+
+        held_out: a share of the examples below 1, or a number of them from 1 on.   Raises UsageError where none would be left.
+        """
         count = round(held_out * len(self)) if held_out < 1 else int(held_out)
         if count >= len(self):
             raise UsageError(f"{count} examples cannot be held out of {len(self)}: hold out fewer.")

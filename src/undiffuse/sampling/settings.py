@@ -17,19 +17,6 @@ from undiffuse.sampling.solvers.registry import Settings, make_solver, own_grid
 from undiffuse.sampling.spacings import GridSettings, Interpolation
 from undiffuse.sampling.trajectory import NoiseKind
 
-UNGUIDED: dict[str, Any] = {
-    "guidance": 1.0, "guidance_scales": None, "guidance_form": "plain", "guidance_rescale": 0.0, "guidance_interval": None,
-    "guidance_momentum": 0.0, "guidance_longest": None,
-}  # fmt: skip
-OWN_ENDS: dict[str, Any] = {
-    "sigma_max": None, "sigma_min": None, "rho": None, "steps_offset": None, "interpolation": None, "final_sigma": "zero",
-}  # fmt: skip
-"""The settings of a grid that places its own levels, as it has them itself."""
-OWN_SOLVER: dict[str, Any] = {"order": None, "eta": None, "variance": None, "corrections": None, "lower_order_final": False}
-ONE_WAY: dict[str, Any] = {"churn": 0.0, "churn_interval": None, "s_noise": 1.0, "restart": None}
-"""A grid that never goes back up."""
-OWN_THRESHOLD: dict[str, Any] = {"threshold_quantile": 0.995, "threshold_max": None}
-
 
 class SamplingConfig(BaseModel):
     """How a model samples when nothing else is said: by default 16 steps, and evaluations of the network, of the corrected
@@ -108,7 +95,7 @@ class SamplingConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_clipping(self) -> SamplingConfig:
-        if self.clip != "dynamic" and (self.threshold_quantile != 0.995 or self.threshold_max is not None):
+        if self.clip != "dynamic" and any(getattr(self, name) != value for name, value in OWN_THRESHOLD.items()):
             raise UsageError(f"threshold_quantile and threshold_max belong to clip 'dynamic', not to {self.clip!r}: leave them out.")
         return self
 
@@ -153,21 +140,37 @@ class SamplingConfig(BaseModel):
         return churned(schedule, levels, self.churn, *(self.churn_interval or (0.0, math.inf))) if self.churn else levels
 
 
-def completed(own: SamplingConfig, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def defaults(*names: str) -> dict[str, Any]:
+    """Settings by name, each as it is when nothing is said."""
+    return {name: SamplingConfig.model_fields[name].default for name in names}
+
+
+UNGUIDED = defaults(
+    "guidance", "guidance_scales", "guidance_form", "guidance_rescale", "guidance_interval", "guidance_momentum", "guidance_longest",
+)  # fmt: skip
+OWN_ENDS = defaults("sigma_max", "sigma_min", "rho", "steps_offset", "interpolation", "final_sigma")
+"""The settings of a grid that places its own levels, as it has them itself."""
+OWN_SOLVER = defaults("order", "eta", "variance", "corrections", "lower_order_final")
+ONE_WAY = defaults("churn", "churn_interval", "s_noise", "restart")
+"""A grid that never goes back up."""
+OWN_THRESHOLD = defaults("threshold_quantile", "threshold_max")
+
+
+def completed(stored: SamplingConfig, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The settings `wanted` in place of a model's own, with what they leave open.
 
     Another solver than the model's takes none of the settings of that one, and brings a grid where it needs one (see
     registry.py).  Another grid than the model's takes none of the ends, or fitted levels, of that one.  What is named is obeyed.
     """
     left: dict[str, Any] = {}
-    solver, grid = wanted.get("solver", own.solver), wanted.get("grid")
-    if solver != own.solver:
+    solver, grid = wanted.get("solver", stored.solver), wanted.get("grid")
+    if solver != stored.solver:
         left |= OWN_SOLVER
         grid = grid or own_grid(solver)
-    if grid is None and own.logsnrs is not None and "steps" in wanted:  # levels that were fitted are as many as they are
+    if grid is None and stored.logsnrs is not None and "steps" in wanted:  # levels that were fitted are as many as they are
         grid = SamplingConfig().grid
-    if grid not in (None, own.grid):
+    if grid not in (None, stored.grid):
         left |= OWN_ENDS | {"logsnrs": None, "grid": grid}
-    if wanted.get("clip", own.clip) != own.clip:
+    if wanted.get("clip", stored.clip) != stored.clip:
         left |= OWN_THRESHOLD
     return left | dict(wanted)

@@ -1,0 +1,27 @@
+"""A training in a folder, from its newest checkpoint to its end, saving on the way: what every kind of run does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from undiffuse.training import checkpoints
+from undiffuse.training.cadence import Cadence
+from undiffuse.training.loop import Batches, Trainer, Update
+
+
+def fit(trainer: Trainer, batches: Batches, state: Path, save: Callable[[], None], every: float) -> Iterator[Update]:
+    """Trains to the end, resuming from the newest checkpoint in `state`.   save: called every so many seconds, and at the end.
+
+    A consumer that stops early should save.
+    """
+    found = checkpoints.newest(state)
+    if found:
+        trainer.resume(*found)
+    saving = Cadence(every)
+    for update in trainer.updates(batches):
+        yield update
+        if saving.due and update.done < 1:
+            with saving.working():
+                save()
+    save()
