@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-import sys
 
 import pytest
 import torch
 
-from undiffuse.cli import main as entry
+from tests.commands import exit_code
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -31,12 +30,7 @@ def run(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str):
-        monkeypatch.setattr(sys, "argv", ["undiffuse", *arguments])
-        try:
-            entry.main()
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code or 0
+        code = exit_code(*arguments)
         captured = capsys.readouterr()
         return code, captured.out + captured.err
 

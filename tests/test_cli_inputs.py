@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.commands import exit_code
 from tests.small import TINY_SETTINGS, images, tiny_model
-from undiffuse.cli import main as entry
 from undiffuse.cli import masks
 from undiffuse.model import save_model
 
@@ -55,12 +55,7 @@ def printed(monkeypatch, encoding, *arguments):
     out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", out)
-    monkeypatch.setattr(sys, "argv", ["undiffuse", *arguments])
-    try:
-        entry.main()
-        code = 0
-    except SystemExit as exit_:
-        code = exit_.code or 0
+    code = exit_code(*arguments)
     out.flush()
     return code, out.buffer.getvalue()
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.commands import exit_code
 from tests.small import TINY_SETTINGS
-from undiffuse.cli import main as entry
 
 TINY = ["--steps", "2", "--batch", "8", *(f"--set={path}={json.dumps(value)}" for path, value in TINY_SETTINGS.items())]
 
@@ -20,13 +19,8 @@ TINY = ["--steps", "2", "--batch", "8", *(f"--set={path}={json.dumps(value)}" fo
 def command(folder, *arguments):
     """In this process, which has torch already."""
     out = io.StringIO()
-    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        patch.setattr(sys, "argv", ["undiffuse", *arguments])
-        try:
-            entry.main()
-            code = 0
-        except SystemExit as exit_:
-            code = exit_.code or 0
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        code = exit_code(*arguments)
     return code, out.getvalue()
 
 
