@@ -1,4 +1,7 @@
-"""A training in a folder, from its newest checkpoint to its end, saving on the way: what every kind of run does."""
+"""A training in a folder, from its newest checkpoint to its end, saving on the way: what autoencoders and classifiers share.
+
+A run of a diffusion model writes metrics and pictures between updates too, and has its own (run.py).
+"""
 
 from __future__ import annotations
 
