@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from functools import lru_cache
 
 import numpy as np
@@ -23,8 +24,9 @@ from undiffuse.model import save_model
 from undiffuse.prepare import prepare
 from undiffuse.presets import NEW_MODELS
 from undiffuse.process.levels import Level
-from undiffuse.sampling.settings import SamplingConfig
+from undiffuse.sampling.settings import OWN_ENDS, SamplingConfig
 from undiffuse.sampling.solvers.registry import SOLVERS
+from undiffuse.sampling.spacings import GridSettings
 from undiffuse.sampling.trajectory import final, initial, trajectory
 
 N, EVALUATIONS = 100, 16
@@ -122,6 +124,20 @@ def test_another_solver_takes_none_of_the_settings_of_the_models_own():
     how = tiny_model(sampling=own).how(solver="heun")
     assert (how.solver, how.order, how.eta) == ("heun", None, None)
     assert tiny_model(sampling=own).how(solver="sa") == own
+
+
+def test_another_grid_takes_none_of_the_ends_of_the_models_own():
+    own = SamplingConfig(grid="karras", sigma_min=0.1, sigma_max=10.0, rho=3.0, final_sigma="schedule", steps=5)
+    how = tiny_model(sampling=own).how(grid="logsnr")
+    assert how == SamplingConfig(grid="logsnr", steps=5)
+    assert tiny_model(sampling=own).how(grid="karras") == own
+    assert OWN_ENDS.keys() == {field.name for field in fields(GridSettings)} | {"final_sigma"}
+
+
+def test_another_clipping_takes_none_of_the_thresholds_of_the_models_own():
+    own = SamplingConfig(clip="dynamic", threshold_quantile=0.9, threshold_max=2.0, steps=5)
+    assert tiny_model(sampling=own).how(clip="range") == SamplingConfig(steps=5)
+    assert tiny_model(sampling=own).how(clip="dynamic") == own
 
 
 def test_a_grid_or_steps_that_are_named_replace_levels_that_were_fitted():
