@@ -16,12 +16,13 @@ test: lint types tests
 
 lint: $(TEST_READY)
 	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
 
 types: $(TEST_READY)
 	$(BIN)/mypy
 
 tests: $(TEST_READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 bench: $(TEST_READY)
 	$(BIN)/python -m benchmarks.overhead

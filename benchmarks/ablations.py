@@ -31,27 +31,40 @@ from benchmarks.common import RESULTS, machine, table
 from benchmarks.digits import pixels
 from undiffuse.data.sources import DataConfig, digits
 from undiffuse.evaluation.distances import frechet_distance, neighbour_classes
-from undiffuse.model import Model, load
+from undiffuse.evaluation.likelihood import likelihood
+from undiffuse.models.file import load
+from undiffuse.models.model import Model
 from undiffuse.networks.autoencoder import AutoencoderConfig
 from undiffuse.networks.building import NetworkConfig, build_network
 from undiffuse.networks.mlp import MLPConfig
 from undiffuse.networks.transformer import TransformerConfig
 from undiffuse.networks.unet_config import UNetConfig
 from undiffuse.pictures.plots import COLOURS, STYLE, save
-from undiffuse.prepare import prepare
+from undiffuse.runs.prepare import prepare
 from undiffuse.training.cadence import Watch
 
 NAME = "ablations"
 T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}  # by the number of seeds
 BASE = UNetConfig(width=12, multipliers=(1, 2, 2), depth=1, attention=(2,), groups=4)
 TRAINING: dict[str, Any] = {
-    "training.steps": 300, "training.budget": None, "training.batch_size": 48, "training.learning_rate": 4e-3, "training.average_decay": 0.995,
-    "training.weight_decay": 0.01, "augment.probability": 0.0,
-}  # fmt: skip
+    "training.steps": 300,
+    "training.budget": None,
+    "training.batch_size": 48,
+    "training.learning_rate": 4e-3,
+    "training.average_decay": 0.995,
+    "training.weight_decay": 0.01,
+    "augment.probability": 0.0,
+}
 CHAIN: dict[str, Any] = {"schedule.T": 200, "prediction": "noise", "training.level_density": "uniform"}
 LAST = (  # to be run, the costly ones and those that only round off a group
-    "4 blocks", "2", "nowhere", "4 heads, every resolution, BigGAN", "simple, linear schedule", "autoencoder, noise", "autoencoder, no divergence",
-)  # fmt: skip
+    "4 blocks",
+    "2",
+    "nowhere",
+    "4 heads, every resolution, BigGAN",
+    "simple, linear schedule",
+    "autoencoder, noise",
+    "autoencoder, no divergence",
+)
 SAMPLES = 600
 JUDGED_BITS = 50  # held-out digits
 
@@ -85,33 +98,47 @@ def variants() -> Variants:
     learned = CHAIN | {"variance": "learned_range"}
     return {
         "depth and width, at equal parameters": {
-            "1 block a level": base, "2 blocks": (matched(unet(depth=2)), {}), "4 blocks": (matched(unet(depth=4)), {}),
+            "1 block a level": base,
+            "2 blocks": (matched(unet(depth=2)), {}),
+            "4 blocks": (matched(unet(depth=4)), {}),
         },
         "where it attends": {
-            "at 4×4 and in the middle": base, "at 8×8, 4×4 and 2×2": (unet(attention=(1, 2, 4)), {}),
+            "at 4×4 and in the middle": base,
+            "at 8×8, 4×4 and 2×2": (unet(attention=(1, 2, 4)), {}),
             "nowhere": (unet(attention=(), middle_attention=False), {}),
         },
         "heads, of 24 channels": {"1": base, "2": (unet(heads=2), {}), "4": (unet(heads=4), {})},
-        "changing the resolution": {"by convolutions": base, "in residual blocks (BigGAN)": (unet(residual_resample=True), {})},
+        "changing the resolution": {
+            "by convolutions": base,
+            "in residual blocks (BigGAN)": (unet(residual_resample=True), {}),
+        },
         "how the embedding enters": {"scales and shifts (AdaGN)": base, "is added": (unet(adaptive=False), {})},
         "all of ADM's": {
-            "the base": base, "4 heads, every resolution, BigGAN": (unet(heads=4, attention=(1, 2, 4), residual_resample=True), {}),
+            "the base": base,
+            "4 heads, every resolution, BigGAN": (unet(heads=4, attention=(1, 2, 4), residual_resample=True), {}),
         },
         "noise schedule": {"cosine": base, "linear": (BASE, {"schedule.name": "linear"})},
-        "prediction": {"velocity": base, **{p: (BASE, {"prediction": p}) for p in ("noise", "clean", "flow", "karras", "mean")}},
+        "prediction": {
+            "velocity": base,
+            **{p: (BASE, {"prediction": p}) for p in ("noise", "clean", "flow", "karras", "mean")},
+        },
         "objective, of noise on 200 steps": {
-            "simple": (BASE, CHAIN | {"variance": "fixed_large"}), "hybrid": (BASE, learned | {"training.objective": "hybrid"}),
+            "simple": (BASE, CHAIN | {"variance": "fixed_large"}),
+            "hybrid": (BASE, learned | {"training.objective": "hybrid"}),
             "bound": (BASE, learned | {"training.objective": "bound"}),
             "simple, linear schedule": (BASE, CHAIN | {"variance": "fixed_large", "schedule.name": "linear"}),
         },
         "network, at equal parameters": {
-            "U-Net": base, "transformer": (matched(TransformerConfig(depth=4, heads=1), 4), {}),
-            "MLP": (matched(MLPConfig(depth=3)), {}), "autoencoder, velocity": (autoencoder(), {}),
-            "autoencoder, karras": (autoencoder(), {"prediction": "karras"}), "autoencoder, clean": (autoencoder(), {"prediction": "clean"}),
+            "U-Net": base,
+            "transformer": (matched(TransformerConfig(depth=4, heads=1), 4), {}),
+            "MLP": (matched(MLPConfig(depth=3)), {}),
+            "autoencoder, velocity": (autoencoder(), {}),
+            "autoencoder, karras": (autoencoder(), {"prediction": "karras"}),
+            "autoencoder, clean": (autoencoder(), {"prediction": "clean"}),
             "autoencoder, noise": (autoencoder(), {"prediction": "noise"}),
             "autoencoder, no divergence": (autoencoder().model_copy(update={"kl": 0.0}), {}),
         },
-    }  # fmt: skip
+    }
 
 
 def key(network: NetworkConfig, settings: Mapping[str, Any], seed: int) -> str:
@@ -124,20 +151,25 @@ def one_run(network: NetworkConfig, settings: Mapping[str, Any], seed: int) -> d
     chosen = TRAINING | dict(settings) | {"training.seed": seed, "network": network.model_dump(mode="json")}
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        run = prepare(DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings=chosen, watch=Watch(1e9, 1e9)).run()
+        run = prepare(
+            DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings=chosen, watch=Watch(1e9, 1e9)
+        ).run()
         for _ in run.updates():
             pass
         scores = run.scores()
         best = min(scores, key=lambda name: scores[name]["relative"])
         model = load(run.folder)
         found = {
-            "parameters": sum(p.numel() for p in model.denoiser.network.parameters()), "seconds": run.trainer.seconds,
-            "relative": scores[best]["relative"], "errors": scores[best]["errors"], "ratios": run.bank.levels.ratio.tolist(),
+            "parameters": sum(p.numel() for p in model.denoiser.network.parameters()),
+            "seconds": run.trainer.seconds,
+            "relative": scores[best]["relative"],
+            "errors": scores[best]["errors"],
+            "ratios": run.bank.levels.ratio.tolist(),
             **judged(model, run.training_data.labels, seed),
-        }  # fmt: skip
+        }
         if model.config.schedule.T:
             values, labels = run.held_out.values[:JUDGED_BITS], run.held_out.labels[:JUDGED_BITS]
-            found["bits"] = model.likelihood(values, {"class": [model.classes[k] for k in labels]}).mean / math.log(2)
+            found["bits"] = likelihood(model, values, {"class": [model.classes[k] for k in labels]}).mean / math.log(2)
     return found | {"all_seconds": time.monotonic() - began}
 
 
@@ -176,7 +208,13 @@ def show(runs: Mapping[str, dict[str, Any]], seeds: int) -> None:
                 first = first or of
                 rows.append([name, f"{of[0]['parameters']:,}", *(compared(of, first, measure) for measure in MEASURES)])
         bits = any(row[-1] for row in rows)
-        print(table([group, "parameters", *MEASURES.values()][: None if bits else -1], [row if bits else row[:-1] for row in rows]) + "\n")
+        print(
+            table(
+                [group, "parameters", *MEASURES.values()][: None if bits else -1],
+                [row if bits else row[:-1] for row in rows],
+            )
+            + "\n"
+        )
 
 
 def draw(runs: Mapping[str, dict[str, Any]], seeds: int, path: Path) -> None:
@@ -184,7 +222,10 @@ def draw(runs: Mapping[str, dict[str, Any]], seeds: int, path: Path) -> None:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(8.2, 4.6), layout="constrained")
         options = variants()["network, at equal parameters"]
-        found = {name: [runs[k]["errors"] for seed in range(seeds) if (k := key(*variant, seed)) in runs] for name, variant in options.items()}
+        found = {
+            name: [runs[k]["errors"] for seed in range(seeds) if (k := key(*variant, seed)) in runs]
+            for name, variant in options.items()
+        }
         ratios = next(iter(runs.values()))["ratios"]
         base = np.array(found["U-Net"])
         for colour, (name, errors) in zip(COLOURS, found.items(), strict=False):
@@ -207,7 +248,12 @@ def main() -> None:
     path, began = RESULTS / f"{NAME}.json", time.monotonic()
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"machine": machine(), "runs": {}}
     runs: dict[str, dict[str, Any]] = content["runs"]
-    wanted = [(seed, name, *variant) for seed in range(options.seeds) for group in variants().values() for name, variant in group.items()]
+    wanted = [
+        (seed, name, *variant)
+        for seed in range(options.seeds)
+        for group in variants().values()
+        for name, variant in group.items()
+    ]
     for seed, name, network, settings in sorted(wanted, key=lambda each: each[1] in LAST) if not options.show else []:
         k = key(network, settings, seed)
         if k not in runs and time.monotonic() - began < 60 * options.minutes:

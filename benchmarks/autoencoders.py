@@ -17,11 +17,12 @@ from typing import Any
 import torch
 
 from benchmarks.common import machine, table, write
-from undiffuse.configuration import LatentDesign
 from undiffuse.data.codec import fitted_codec
 from undiffuse.data.sources import DataConfig, open_data
-from undiffuse.first_stage import AutoencoderRun, AutoencoderRunConfig
+from undiffuse.evaluation.autoencoder import ceiling
 from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig
+from undiffuse.runs.autoencoder import AutoencoderRun, AutoencoderRunConfig
+from undiffuse.runs.design import LatentDesign
 from undiffuse.training.settings import TrainingConfig
 
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -32,7 +33,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "1 level at a quarter, deeper": ({"channels": (64,), "patch": 4, "depth": 2}, {}),
     "1 level at a quarter, batches of 32": ({"channels": (64,), "patch": 4}, {"batch_size": 32}),
     "1 level at a quarter, 8 channels": ({"channels": (64,), "patch": 4, "latent_channels": 8}, {}),
-}  # fmt: skip
+}
 
 
 def main() -> None:
@@ -48,8 +49,12 @@ def main() -> None:
         # the learning rate is kept: how fast it should fall depends on how much can be done in the time
         how = TrainingConfig(**({"steps": 10**6, "batch_size": 8, "cooldown": 0.0, "average_decay": 0.99} | training))
         config = AutoencoderRunConfig(
-            design=LatentDesign(autoencoder=autoencoder, training=how), codec=codec, fingerprint="-", held_out=0.1, seed=0
-        )  # fmt: skip
+            design=LatentDesign(autoencoder=autoencoder, training=how),
+            codec=codec,
+            fingerprint="-",
+            held_out=0.1,
+            seed=0,
+        )
         with tempfile.TemporaryDirectory() as folder:
             work = AutoencoderRun(Path(folder) / "a", config, data, split, torch.device("cpu"))
             began = time.process_time()
@@ -57,11 +62,22 @@ def main() -> None:
                 if time.process_time() - began >= options.seconds:
                     break
             work.finish()
-            found = work.ceiling()
+            found = ceiling(work)
         parameters = sum(p.numel() for p in work.both.autoencoder.parameters())
-        rows.append({"autoencoder": name, "parameters": parameters, "steps": work.trainer.step, "psnr": found.psnr, "frechet": found.frechet})
+        rows.append(
+            {
+                "autoencoder": name,
+                "parameters": parameters,
+                "steps": work.trainer.step,
+                "psnr": found.psnr,
+                "frechet": found.frechet,
+            }
+        )
         print(rows[-1], flush=True)
-    cells = [[r["autoencoder"], f"{r['parameters']:,}", f"{r['steps']:,}", f"{r['psnr']:.1f} dB", f"{r['frechet']:.1f}"] for r in rows]
+    cells = [
+        [r["autoencoder"], f"{r['parameters']:,}", f"{r['steps']:,}", f"{r['psnr']:.1f} dB", f"{r['frechet']:.1f}"]
+        for r in rows
+    ]
     print(table(["autoencoder", "parameters", "steps", "reconstructions", "their Fréchet distance"], cells))
     write("autoencoders", {"machine": where, "seconds": options.seconds, "rows": rows})
 

@@ -20,19 +20,20 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.common import machine, table, write
-from undiffuse import steering
-from undiffuse.classifier import load_classifier
 from undiffuse.data.sources import digits
 from undiffuse.evaluation.distances import frechet_distance, neighbour_classes
-from undiffuse.model import load
-from undiffuse.steering import Steering
+from undiffuse.models import guidance as steering
+from undiffuse.models.classifier import load_classifier
+from undiffuse.models.file import load
+from undiffuse.models.guidance import Steering
 
 SCALES = (0.0, 1.0, 2.0, 4.0, 8.0)
 WALKS: list[tuple[str, str, dict[str, Any]]] = [
-    ("score", "adams, 16 steps", {}), ("score", "ddim, 50 steps", {"solver": "ddim", "steps": 50}),
+    ("score", "adams, 16 steps", {}),
+    ("score", "ddim, 50 steps", {"solver": "ddim", "steps": 50}),
     ("score", "ddpm, 100 steps", {"solver": "ddpm", "grid": "uniform", "steps": 100}),
     ("mean", "ddpm, 100 steps", {"solver": "ddpm", "grid": "uniform", "steps": 100}),
-]  # fmt: skip
+]
 EVERYWHERE = (0.0, math.inf)
 
 
@@ -65,8 +66,22 @@ def main() -> None:
             rows.append({"form": form, "walk": walk, "guided": kind, "results": found})
             print(form, walk, kind, [f"{r['accuracy']:.1%} {r['frechet']:.2f}" for r in found], flush=True)
     head = ["form", "solver", "guided", *(f"scale {scale:g}: accuracy, Fréchet" for scale in SCALES)]
-    print(table(head, [[r["form"], r["walk"], r["guided"], *(f"{v['accuracy']:.1%}, {v['frechet']:.2f}" for v in r["results"])] for r in rows]))
-    content = {"machine": where, "n": options.n, "can_guide": classifier.config.can_guide, "readings": classifier.config.provenance, "rows": rows}
+    print(
+        table(
+            head,
+            [
+                [r["form"], r["walk"], r["guided"], *(f"{v['accuracy']:.1%}, {v['frechet']:.2f}" for v in r["results"])]
+                for r in rows
+            ],
+        )
+    )
+    content = {
+        "machine": where,
+        "n": options.n,
+        "can_guide": classifier.config.can_guide,
+        "readings": classifier.config.provenance,
+        "rows": rows,
+    }
     write("classifier_guidance", content)
 
 

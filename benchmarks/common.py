@@ -21,9 +21,13 @@ def machine() -> dict[str, Any]:
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{name}, {os.cpu_count()} cores"
     return {
-        "date": datetime.date.today().isoformat(), "device": device, "threads": torch.get_num_threads(),
-        "torch": torch.__version__, "python": platform.python_version(), "load_before": os.getloadavg()[0],
-    }  # fmt: skip
+        "date": datetime.date.today().isoformat(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "load_before": os.getloadavg()[0],
+    }
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

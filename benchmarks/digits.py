@@ -27,9 +27,11 @@ import torch
 
 from benchmarks.common import machine, table, write
 from undiffuse.data.sources import DataConfig, digits
-from undiffuse.evaluation.distances import copying, frechet_distance, neighbour_classes
-from undiffuse.model import Model, load
-from undiffuse.prepare import prepare
+from undiffuse.evaluation.copying import copying
+from undiffuse.evaluation.distances import frechet_distance, neighbour_classes
+from undiffuse.models.file import load
+from undiffuse.models.model import Model
+from undiffuse.runs.prepare import prepare
 from undiffuse.training.cadence import Watch
 
 GUIDANCE = 2.0
@@ -48,7 +50,9 @@ def class_gaussians(x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def copied(samples: torch.Tensor, training: torch.Tensor, held_out: torch.Tensor) -> float:
     """Share nearer to training, mean over DRAWS subsets of the training set as large as the held-out one."""
-    subsets = [torch.randperm(len(training), generator=torch.Generator().manual_seed(k))[: len(held_out)] for k in range(DRAWS)]
+    subsets = [
+        torch.randperm(len(training), generator=torch.Generator().manual_seed(k))[: len(held_out)] for k in range(DRAWS)
+    ]
     return sum(copying(samples, training[subset], held_out).share for subset in subsets) / DRAWS
 
 
@@ -61,7 +65,9 @@ def judged(model: Model, training, held_out, seed: int, **settings) -> dict[str,
     real = digits()
     everything, labels = pixels(model, real.values), torch.from_numpy(real.labels)
     asked = torch.from_numpy(training.labels)
-    samples = pixels(model, model.sample(len(asked), {"class": [model.classes[k] for k in asked.tolist()]}, seed=seed, **settings))
+    samples = pixels(
+        model, model.sample(len(asked), {"class": [model.classes[k] for k in asked.tolist()]}, seed=seed, **settings)
+    )
     t, h = pixels(model, training.values), pixels(model, held_out.values)
     return {
         "accuracy": (neighbour_classes(samples, everything, labels) == asked).double().mean().item(),
@@ -82,7 +88,9 @@ def yardstick(model: Model) -> float:
 def one_run(seed: int, budget: float | None, updates: int | None, settings: dict) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         chosen = {"training.budget": budget, "training.steps": updates, "training.seed": seed} | settings
-        run = prepare(DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings=chosen, watch=Watch(1e9, 1e9)).run()
+        run = prepare(
+            DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings=chosen, watch=Watch(1e9, 1e9)
+        ).run()
         seconds = [0.0]
         for update in run.updates():
             seconds.append(update.seconds)
@@ -90,12 +98,17 @@ def one_run(seed: int, budget: float | None, updates: int | None, settings: dict
         steps = [b - a for a, b in zip(seconds, seconds[1:], strict=False)]
         batch = run.trainer.config.batch_size
         return {
-            "seed": seed, "parameters": sum(p.numel() for p in model.denoiser.parameters()), "steps": len(steps), "weights": model.config.weights,
-            "images_per_second": len(steps) * batch / seconds[-1], "images_per_second_median_step": batch / median(steps),
+            "seed": seed,
+            "parameters": sum(p.numel() for p in model.denoiser.parameters()),
+            "steps": len(steps),
+            "weights": model.config.weights,
+            "images_per_second": len(steps) * batch / seconds[-1],
+            "images_per_second_median_step": batch / median(steps),
             "evaluations": model.config.sampling.steps * model.config.sampling.build_solver(model.schedule).evaluations,
-            "unguided": judged(model, run.training_data, run.held_out, seed), "guided": judged(model, run.training_data, run.held_out, seed, guidance=GUIDANCE),
+            "unguided": judged(model, run.training_data, run.held_out, seed),
+            "guided": judged(model, run.training_data, run.held_out, seed, guidance=GUIDANCE),
             "half_against_half": yardstick(model),
-        }  # fmt: skip
+        }
 
 
 def main() -> None:
@@ -111,17 +124,37 @@ def main() -> None:
     runs = [one_run(seed, budget, options.updates, {}) for seed in range(options.first, options.first + options.seeds)]
     rows = [
         [
-            r["seed"], f"{r['images_per_second']:,.0f}", r["evaluations"], f"{r['unguided']['accuracy']:.1%}", f"{r['unguided']['frechet']:.3f}",
-            "{copying:.1%} ({gaussians:.1%}, {luck:.1%})".format(**r["unguided"]), f"{r['guided']['accuracy']:.2%}", f"{r['guided']['frechet']:.3f}",
+            r["seed"],
+            f"{r['images_per_second']:,.0f}",
+            r["evaluations"],
+            f"{r['unguided']['accuracy']:.1%}",
+            f"{r['unguided']['frechet']:.3f}",
+            "{copying:.1%} ({gaussians:.1%}, {luck:.1%})".format(**r["unguided"]),
+            f"{r['guided']['accuracy']:.2%}",
+            f"{r['guided']['frechet']:.3f}",
         ]
         for r in runs
-    ]  # fmt: skip
-    head = ["seed", "images/s", "evaluations", "accuracy", "Fréchet", "copying (Gaussians of training, of all)", f"guided {GUIDANCE:g}: accuracy", "Fréchet"]
+    ]
+    head = [
+        "seed",
+        "images/s",
+        "evaluations",
+        "accuracy",
+        "Fréchet",
+        "copying (Gaussians of training, of all)",
+        f"guided {GUIDANCE:g}: accuracy",
+        "Fréchet",
+    ]
     print(table(head, rows))
     copying, luck = (sum(r["unguided"][name] for r in runs) / len(runs) for name in ("copying", "luck"))
     print(f"copying: {copying:.1%} on average, where the splits' luck is {luck:.1%}")
-    print(f"{runs[0]['parameters']:,} parameters; real half against half: {runs[0]['half_against_half']:.3f}; {where['device']}")
-    write(options.name, {"machine": where, "budget": budget, "updates": options.updates, "guidance": GUIDANCE, "runs": runs})
+    print(
+        f"{runs[0]['parameters']:,} parameters; real half against half: {runs[0]['half_against_half']:.3f}; {where['device']}"
+    )
+    write(
+        options.name,
+        {"machine": where, "budget": budget, "updates": options.updates, "guidance": GUIDANCE, "runs": runs},
+    )
 
 
 if __name__ == "__main__":

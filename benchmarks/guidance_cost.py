@@ -17,14 +17,18 @@ from typing import Any
 from benchmarks.common import machine, table, write
 from benchmarks.overhead import alternated
 from undiffuse.data.sources import DataConfig
-from undiffuse.prepare import prepare
+from undiffuse.runs.prepare import prepare
 
 BATCHES = (16, 64, 256)
 WAYS: dict[str, dict[str, Any]] = {
-    "plain": {}, "plain again": {}, "classifier-free, 2": {"guidance": 2.0}, "rescaled": {"guidance": 2.0, "guidance_rescale": 0.7},
-    "projected": {"guidance": 2.0, "guidance_form": "projected"}, "CFG++": {"guidance": 0.6, "guidance_form": "plus"},
+    "plain": {},
+    "plain again": {},
+    "classifier-free, 2": {"guidance": 2.0},
+    "rescaled": {"guidance": 2.0, "guidance_rescale": 0.7},
+    "projected": {"guidance": 2.0, "guidance_form": "projected"},
+    "CFG++": {"guidance": 0.6, "guidance_form": "plus"},
     "outside the interval": {"guidance": 2.0, "guidance_interval": [1e5, 1e6]},
-}  # fmt: skip
+}
 
 
 def stepper(model: Any, n: int, how: dict[str, Any]) -> Callable[[], None]:
@@ -33,7 +37,9 @@ def stepper(model: Any, n: int, how: dict[str, Any]) -> Callable[[], None]:
     def step() -> None:
         for _ in state["moments"]:
             return
-        state["moments"] = model.trajectory(n, {"class": [str(k % 10) for k in range(n)]}, grid="uniform", steps=1000, **how)
+        state["moments"] = model.trajectory(
+            n, {"class": [str(k % 10) for k in range(n)]}, grid="uniform", steps=1000, **how
+        )
         next(state["moments"])
 
     step()
@@ -50,10 +56,17 @@ def main() -> None:
     model.denoiser.eval()
     for n in BATCHES:
         took = alternated([stepper(model, n, how) for how in WAYS.values()], options.rounds)
-        rows.append({"batch": n} | {name: seconds / took[0] for name, seconds in zip(WAYS, took, strict=True)} | {"plain_ms": took[0] * 1e3})
-    print(table(["batch", "plain step", *list(WAYS)[1:]], [
-        [r["batch"], f"{r['plain_ms']:.2f} ms", *(f"{r[name]:.3f}×" for name in list(WAYS)[1:])] for r in rows
-    ]))  # fmt: skip
+        rows.append(
+            {"batch": n}
+            | {name: seconds / took[0] for name, seconds in zip(WAYS, took, strict=True)}
+            | {"plain_ms": took[0] * 1e3}
+        )
+    print(
+        table(
+            ["batch", "plain step", *list(WAYS)[1:]],
+            [[r["batch"], f"{r['plain_ms']:.2f} ms", *(f"{r[name]:.3f}×" for name in list(WAYS)[1:])] for r in rows],
+        )
+    )
     write("guidance_cost", {"machine": where, "rounds": options.rounds, "rows": rows})
 
 

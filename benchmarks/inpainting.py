@@ -31,8 +31,9 @@ import torch
 
 from benchmarks.common import RESULTS, machine, table, write
 from benchmarks.mnist_conditioned import classes, read, trained_judge
-from undiffuse.model import Model, load
-from undiffuse.solving import Approach, inpaint
+from undiffuse.models.file import load
+from undiffuse.models.inverse_problems import Approach, inpaint
+from undiffuse.models.model import Model
 
 APPROACHES: dict[str, tuple[Approach, dict[str, Any]]] = {
     "replace (x̂)": (Approach("replace"), {}),
@@ -47,7 +48,9 @@ LOOKED_AT = 64
 PARTS = {"bottom": (slice(14, 28), slice(0, 28)), "center": (slice(7, 21), slice(7, 21))}
 
 
-def measured(model: Model, judge: Any, images: torch.Tensor, labels: np.ndarray, part: str, told: bool, seeds: int) -> list[dict[str, Any]]:
+def measured(
+    model: Model, judge: Any, images: torch.Tensor, labels: np.ndarray, part: str, told: bool, seeds: int
+) -> list[dict[str, Any]]:
     hidden = torch.zeros(28, 28, dtype=torch.bool)
     hidden[PARTS[part]] = True
     conditions = {"class": [str(label) for label in labels]} if told else {}
@@ -63,12 +66,20 @@ def measured(model: Model, judge: Any, images: torch.Tensor, labels: np.ndarray,
             misfit.append(result.misfit)
         seconds = (time.perf_counter() - start) / seeds / len(images)
         share, error = torch.cat(right).double().mean().item(), torch.cat(errors).double()
-        rows.append({
-            "method": name, "approach": vars(approach), "sampling": sampling, "read_as": share,
-            "read_as_error": math.sqrt(max(share * (1 - share), 1 / len(error)) / len(error)), "psnr": -10 * error.mean().log10().item(),
-            "psnr_error": (10 / math.log(10) * error.std() / len(error) ** 0.5 / error.mean()).item(), "known": known,
-            "misfit": torch.cat(misfit).mean().item(), "seconds": seconds,
-        })  # fmt: skip
+        rows.append(
+            {
+                "method": name,
+                "approach": vars(approach),
+                "sampling": sampling,
+                "read_as": share,
+                "read_as_error": math.sqrt(max(share * (1 - share), 1 / len(error)) / len(error)),
+                "psnr": -10 * error.mean().log10().item(),
+                "psnr_error": (10 / math.log(10) * error.std() / len(error) ** 0.5 / error.mean()).item(),
+                "known": known,
+                "misfit": torch.cat(misfit).mean().item(),
+                "seconds": seconds,
+            }
+        )
         print(json.dumps(rows[-1]), flush=True)
     return rows
 
@@ -90,20 +101,50 @@ def main() -> None:
     given, truth = torch.from_numpy(images[judged, None].astype(np.float32)), labels[judged]
     blank = given.clone()
     blank[(..., *PARTS[options.part])] = 0
-    ends = {name: float((classes(judge, values).numpy() == truth).mean()) for name, values in (("original", given), ("black", blank))}
+    ends = {
+        name: float((classes(judge, values).numpy() == truth).mean())
+        for name, values in (("original", given), ("black", blank))
+    }
     rows = measured(model, judge, given, truth, options.part, options.told, options.seeds)
-    head = ["method", "read as the digit it was", "PSNR of the hidden part", "misfit before pasting", "known pixels", "s a digit"]
-    print(table(head, [
-        [r["method"], f"{r['read_as']:.1%} ± {r['read_as_error']:.1%}", f"{r['psnr']:.2f} ± {r['psnr_error']:.2f} dB", f"{r['misfit']:.3f}",
-         f"{r['known']:g}", f"{r['seconds']:.2f}"] for r in rows
-    ]))  # fmt: skip
-    print(f"read as: the originals {ends['original']:.1%}, with black filled in {ends['black']:.1%}; the judge {tested:.2%} on test digits")
+    head = [
+        "method",
+        "read as the digit it was",
+        "PSNR of the hidden part",
+        "misfit before pasting",
+        "known pixels",
+        "s a digit",
+    ]
+    print(
+        table(
+            head,
+            [
+                [
+                    r["method"],
+                    f"{r['read_as']:.1%} ± {r['read_as_error']:.1%}",
+                    f"{r['psnr']:.2f} ± {r['psnr_error']:.2f} dB",
+                    f"{r['misfit']:.3f}",
+                    f"{r['known']:g}",
+                    f"{r['seconds']:.2f}",
+                ]
+                for r in rows
+            ],
+        )
+    )
+    print(
+        f"read as: the originals {ends['original']:.1%}, with black filled in {ends['black']:.1%}; the judge {tested:.2%} on test digits"
+    )
     path = RESULTS / "inpainting.json"
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     content[options.part + (", told" if options.told else "")] = {
-        "machine": where, "n": options.n, "left_out": LOOKED_AT, "seeds": options.seeds, "judge_test_accuracy": tested, "read_as": ends,
-        "model": {name: model.config.provenance.get(name) for name in ("training", "held_out")}, "results": rows,
-    }  # fmt: skip
+        "machine": where,
+        "n": options.n,
+        "left_out": LOOKED_AT,
+        "seeds": options.seeds,
+        "judge_test_accuracy": tested,
+        "read_as": ends,
+        "model": {name: model.config.provenance.get(name) for name in ("training", "held_out")},
+        "results": rows,
+    }
     write("inpainting", content)
 
 

@@ -27,19 +27,23 @@ from torch import Tensor
 
 from benchmarks.common import machine, table, write
 from benchmarks.emoji_text import Judge, by_features
-from undiffuse import tasks
-from undiffuse.conditioning.declared import Condition
-from undiffuse.corruptions import second_stage
+from undiffuse.conditioning.degradations import second_stage
+from undiffuse.conditioning.spec import Condition
 from undiffuse.data.sources import DataConfig
 from undiffuse.evaluation.distances import frechet_distance
-from undiffuse.held_out import known_data
-from undiffuse.model import load
+from undiffuse.models import restoration
+from undiffuse.models.file import load
 from undiffuse.pictures.sheets import captioned
-from undiffuse.prepare import prepare
+from undiffuse.runs.data import known_data
+from undiffuse.runs.prepare import prepare
 from undiffuse.training.cadence import Watch
 
 SAMPLES, COMPONENTS, MARKS = 400, 64, (0.25, 0.5, 0.75, 1.0)
-KINDS = {"latent": "by latents, autoencoder's time included", "pixel": "by pixels", "cascade": "by two stages, the first one's time included"}
+KINDS = {
+    "latent": "by latents, autoencoder's time included",
+    "pixel": "by pixels",
+    "cascade": "by two stages, the first one's time included",
+}
 COLOURS = {"latent": "#2a6f97", "pixel": "#d1495b", "cascade": "#6a994e"}
 FACTOR, FIRST, STYLE = 4, "cascade-first", {"style": Condition(kind="class")}
 
@@ -53,14 +57,25 @@ def trained(kind: str, source: Path, runs: Path, steps: dict[str, int]) -> list[
         settings["latent.training.steps"] = steps["autoencoder"]
     data = DataConfig(source=str(source), size=(64, 64), channels="rgb")
     plan = prepare(
-        data, runs / kind, settings=settings, watch=Watch(1e9, 1e9), conditions=STYLE, factor=FACTOR if kind == "latent" else None,
+        data,
+        runs / kind,
+        settings=settings,
+        watch=Watch(1e9, 1e9),
+        conditions=STYLE,
+        factor=FACTOR if kind == "latent" else None,
         tasks={f"upscale:{FACTOR}": second_stage(FACTOR)} if kind == "cascade" else None,
-    )  # fmt: skip
+    )
     began = time.process_time()
     before: Any = plan.autoencoder()
     if kind == "cascade" and not found["first"]:
         small = {"training.steps": steps["first"], "training.budget": None}
-        before = prepare(data.model_copy(update={"shrink": FACTOR}), runs / FIRST, settings=small, watch=Watch(1e9, 1e9), conditions=STYLE).run()
+        before = prepare(
+            data.model_copy(update={"shrink": FACTOR}),
+            runs / FIRST,
+            settings=small,
+            watch=Watch(1e9, 1e9),
+            conditions=STYLE,
+        ).run()
     if before is not None:
         for _ in before.updates():
             pass
@@ -85,7 +100,9 @@ def sampled(kind: str, mark: int, runs: Path, n: int) -> Tensor:
     model = load(runs / f"{kind}-{mark}.safetensors")
     asked = {"style": [model.classes[k % len(model.classes)] for k in range(n)]}
     if kind == "cascade":
-        return tasks.upscaled(model, load(runs / FIRST).sample(n, asked, seed=0), noise=tasks.AUGMENTATION, conditions=asked, seed=0)
+        return restoration.upscaled(
+            model, load(runs / FIRST).sample(n, asked, seed=0), noise=restoration.AUGMENTATION, conditions=asked, seed=0
+        )
     return model.sample(n, asked, seed=0)
 
 
@@ -107,7 +124,10 @@ def main() -> None:
     parser.add_argument("--cascade-steps", type=int, default=400)
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
-    steps = {"autoencoder": options.autoencoder_steps, "latent": options.latent_steps, "pixel": options.pixel_steps} | {"first": options.first_steps, "cascade": options.cascade_steps}
+    steps = {"autoencoder": options.autoencoder_steps, "latent": options.latent_steps, "pixel": options.pixel_steps} | {
+        "first": options.first_steps,
+        "cascade": options.cascade_steps,
+    }
     where = machine()
     curves = {kind: trained(kind, options.table, options.runs, steps) for kind in KINDS}
     data, judge = known_data(options.runs / "latent").data, by_features(options.features)
@@ -125,29 +145,54 @@ def main() -> None:
     for kind, marks in curves.items():
         for k, mark in enumerate(marks, start=1):
             if "frechet" not in mark:
-                mark["frechet"] = frechet_distance(features(judge, sampled(kind, k, options.runs, SAMPLES), basis), seen)
+                mark["frechet"] = frechet_distance(
+                    features(judge, sampled(kind, k, options.runs, SAMPLES), basis), seen
+                )
                 log = options.runs / f"{kind}.json"
                 log.write_text(json.dumps(json.loads(log.read_text()) | {"marks": marks}))
             rows.append({"model": kind, **mark})
     cells = [[r["model"], f"{r['seconds'] / 60:.1f}", f"{r['examples']:,.0f}", f"{r['frechet']:.4f}"] for r in rows]
     print(table(["model", "processor minutes", "examples", "Fréchet distance"], cells))
-    print(f"floor of the autoencoder ({model.config.latent.psnr:.1f} dB): {floor:.4f}; real halves: {halves:.4f}; {where['device']}")
+    print(
+        f"floor of the autoencoder ({model.config.latent.psnr:.1f} dB): {floor:.4f}; real halves: {halves:.4f}; {where['device']}"
+    )
     best, whole = min(r["frechet"] for r in rows if r["model"] == "pixel"), curves["pixel"][-1]["seconds"]
     for kind in (kind for kind in KINDS if kind != "pixel"):
         first = next((r["seconds"] for r in rows if r["model"] == kind and r["frechet"] <= best), None)
-        print(f"{KINDS[kind]}: " + (f"passes the pixels' best after {first / 60:.1f} of their {whole / 60:.1f} minutes" if first else "stays behind it"))
+        print(
+            f"{KINDS[kind]}: "
+            + (
+                f"passes the pixels' best after {first / 60:.1f} of their {whole / 60:.1f} minutes"
+                if first
+                else "stays behind it"
+            )
+        )
     draw(options.runs / "latent_emoji.png", [sampled(kind, len(MARKS), options.runs, 20) for kind in KINDS])
     curve(options.runs / "latent_curves.png", rows, floor)
-    write("latent_emoji", {
-        "machine": where, "steps": steps, "samples": SAMPLES, "components": COMPONENTS, "psnr": model.config.latent.psnr, "floor": floor,
-        "real_halves": halves, "rows": rows,
-    })  # fmt: skip
+    write(
+        "latent_emoji",
+        {
+            "machine": where,
+            "steps": steps,
+            "samples": SAMPLES,
+            "components": COMPONENTS,
+            "psnr": model.config.latent.psnr,
+            "floor": floor,
+            "real_halves": halves,
+            "rows": rows,
+        },
+    )
 
 
 def draw(path: Path, shown: list[Tensor]) -> None:
     """Samples of each at the end, the same seeds."""
     pictures = [picture.permute(1, 2, 0).byte().numpy() for made in shown for picture in made]
-    captioned(pictures, [""] * len(pictures), "64×64 emoji after training: two rows each by latents, by pixels, by two stages", columns=10).save(path)
+    captioned(
+        pictures,
+        [""] * len(pictures),
+        "64×64 emoji after training: two rows each by latents, by pixels, by two stages",
+        columns=10,
+    ).save(path)
 
 
 def curve(path: Path, rows: list[dict[str, Any]], floor: float) -> None:
@@ -160,7 +205,12 @@ def curve(path: Path, rows: list[dict[str, Any]], floor: float) -> None:
         axes.plot([r["seconds"] / 60 for r in of], [r["frechet"] for r in of], "o-", color=COLOURS[kind], label=label)
     axes.axhline(floor, color="grey", ls="--", lw=1)
     axes.text(axes.get_xlim()[1], floor, "floor of the autoencoder ", ha="right", va="bottom", color="grey", fontsize=9)
-    axes.set(xlabel="processor minutes of training", ylabel="Fréchet distance of features", yscale="log", title="64×64 emoji: quality against time")
+    axes.set(
+        xlabel="processor minutes of training",
+        ylabel="Fréchet distance of features",
+        yscale="log",
+        title="64×64 emoji: quality against time",
+    )
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)

@@ -29,8 +29,11 @@ MB, CONSTANT = 2**20, 48 * 2**20
 def measure(name: str, n: int, size: int) -> dict[str, Any]:
     """In a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", "--one", name, str(n), str(size)], capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "benchmarks.memory", "--one", name, str(n), str(size)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -43,10 +46,21 @@ def one(name: str, n: int, size: int) -> None:
     began, before = time.monotonic(), _largest()
     result = work()
     peak = _largest() - before
-    print(json.dumps({
-        "subject": name, "examples": n, "size": size, "size_means": SUBJECTS[name].size, "peak_mb": round(peak / MB, 1),
-        "kept_mb": round(kept / MB, 1), "lawful": peak <= 1.1 * kept + CONSTANT, "seconds": round(time.monotonic() - began, 2), "of": type(result).__name__,
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "subject": name,
+                "examples": n,
+                "size": size,
+                "size_means": SUBJECTS[name].size,
+                "peak_mb": round(peak / MB, 1),
+                "kept_mb": round(kept / MB, 1),
+                "lawful": peak <= 1.1 * kept + CONSTANT,
+                "seconds": round(time.monotonic() - began, 2),
+                "of": type(result).__name__,
+            }
+        )
+    )
 
 
 def _largest() -> int:
@@ -70,13 +84,18 @@ def main() -> None:
             row = {"label": options.label} | measure(name, n, size)
             same = ("label", "subject", "examples", "size")
             content["rows"] = [old for old in content["rows"] if any(old[key] != row[key] for key in same)] + [row]
-            print(f"{row['label']}: {name}, {n:,} examples, {size:,} {row['size_means']}: {row['peak_mb']:,} MB in {row['seconds']} s", flush=True)
+            print(
+                f"{row['label']}: {name}, {n:,} examples, {size:,} {row['size_means']}: {row['peak_mb']:,} MB in {row['seconds']} s",
+                flush=True,
+            )
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     content["rows"].sort(key=lambda row: (row["subject"], row["examples"], row["size"], row["label"]))
     labels = sorted({row["label"] for row in content["rows"]})
     measured: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in content["rows"]:
-        measured.setdefault((row["subject"], row["examples"], f"{row['size']:,} {row['size_means']}", row["kept_mb"]), {})[row["label"]] = row["peak_mb"]
+        measured.setdefault(
+            (row["subject"], row["examples"], f"{row['size']:,} {row['size_means']}", row["kept_mb"]), {}
+        )[row["label"]] = row["peak_mb"]
     rows = [[*key[:3], *(peaks.get(label, "-") for label in labels), key[3]] for key, peaks in measured.items()]
     print(table(["subject", "examples", "size", *(f"peak {label}, MB" for label in labels), "kept, MB"], rows))
     write("memory", content)

@@ -37,7 +37,7 @@ def one_batch(n: int) -> int:
 
 
 def _encoded(n: int, column: np.ndarray, condition: Any, shape: tuple[int, ...] = (1,)) -> Any:
-    from undiffuse.columns import encode_columns, fit_conditions
+    from undiffuse.conditioning.columns import encode_columns, fit_conditions
     from undiffuse.conditioning.conditions import Conditions
     from undiffuse.data.dataset import Dataset
 
@@ -60,7 +60,7 @@ def _column(texts: list[str]) -> np.ndarray:
 
 def tags(n: int, size: int) -> Work:
     """10 tags each, of a vocabulary of `size`."""
-    from undiffuse.conditioning.declared import Condition
+    from undiffuse.conditioning.spec import Condition
 
     texts = [";".join(f"tag{(7 * k + 131 * j) % size}" for j in range(10)) for k in range(n)]
     return lambda: _encoded(n, _column(texts), Condition(kind="tags")), n * (10 * 4 + 16) + 4 * n * max(map(len, texts))
@@ -68,7 +68,7 @@ def tags(n: int, size: int) -> Work:
 
 def texts(n: int, size: int) -> Work:
     """Captions of 6 words, all different, and one of `size` words."""
-    from undiffuse.conditioning.declared import Condition
+    from undiffuse.conditioning.spec import Condition
 
     captions = [f"picture {k} of a cat" for k in range(n - 1)] + [" ".join(["word"] * size)]
     words = 5 * (n - 1) + size
@@ -89,7 +89,9 @@ class _Stub:
             yield states
 
     def states(self, texts: list[str], config: Any) -> torch.Tensor:
-        return torch.cat([torch.nn.functional.pad(part, (0, 0, 0, config.most - 20)) for part in self.batches(texts, config)])
+        return torch.cat(
+            [torch.nn.functional.pad(part, (0, 0, 0, config.most - 20)) for part in self.batches(texts, config)]
+        )
 
 
 def states(n: int, size: int) -> Work:
@@ -112,7 +114,7 @@ def states(n: int, size: int) -> Work:
 
 def pictures(n: int, size: int) -> Work:
     """Pictures of 3 x size x size that are conditions, as an array of the user's."""
-    from undiffuse.conditioning.declared import Condition
+    from undiffuse.conditioning.spec import Condition
 
     column = np.random.default_rng(0).integers(0, 256, (n, 3, size, size), dtype=np.uint8)
     return lambda: _encoded(n, column, Condition(kind="image"), (3, size, size)), 0
@@ -129,23 +131,36 @@ def _codec(size: int) -> Any:
     from undiffuse.data.codec import CodecConfig
 
     return CodecConfig(
-        shape=(1, size, size), kind="integer", dtype="uint8", mode="L", offset=(127.5,), scale=(127.5,), low=(0.0,), high=(255.0,)
+        shape=(1, size, size),
+        kind="integer",
+        dtype="uint8",
+        mode="L",
+        offset=(127.5,),
+        scale=(127.5,),
+        low=(0.0,),
+        high=(255.0,),
     )
 
 
 def _model(size: int, width: int = 4, steps: int = 2) -> Any:
     """An untrained model of grey images, whose network answers at once: what is measured is what lies around it."""
-    from undiffuse.configuration import ModelConfig
-    from undiffuse.model import Model
+    from undiffuse.models.config import ModelConfig
+    from undiffuse.models.model import Model
     from undiffuse.networks.unet import UNet
     from undiffuse.networks.unet_config import UNetConfig
+    from undiffuse.process.config import ScheduleConfig
     from undiffuse.sampling.settings import SamplingConfig
-    from undiffuse.scheduling import ScheduleConfig
 
     config = ModelConfig(
-        codec=_codec(size), network=UNetConfig(width=width, multipliers=(1,), depth=1, groups=4), schedule=ScheduleConfig(name="cosine", T=1000),
-        prediction="velocity", variance="fixed_small", sigma_data=0.5, conditions={}, sampling=SamplingConfig(steps=steps),
-    )  # fmt: skip
+        codec=_codec(size),
+        network=UNetConfig(width=width, multipliers=(1,), depth=1, groups=4),
+        schedule=ScheduleConfig(name="cosine", T=1000),
+        prediction="velocity",
+        variance="fixed_small",
+        sigma_data=0.5,
+        conditions={},
+        sampling=SamplingConfig(steps=steps),
+    )
     UNet.forward = lambda self, x, *rest: 0.5 * x  # type: ignore[method-assign]
     return Model(config, *config.build())
 
@@ -160,32 +175,45 @@ def encoding(n: int, size: int) -> Work:
 
 def latents(n: int, size: int) -> Work:
     """Statistics of the latents of an autoencoder that halves each side."""
-    from undiffuse.latents import build_autoencoder, measured
     from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig
+    from undiffuse.networks.latents import build_autoencoder, measured
 
     autoencoder = build_autoencoder(KLAutoencoderConfig(channels=(8, 8), depth=1, latent_channels=4, groups=4), 1)
     x = torch.rand(1, 1, size, size)
-    return lambda: measured(autoencoder, lambda rows: x.expand(len(range(n)[rows]), -1, -1, -1) * torch.rand(len(range(n)[rows]), 1, 1, 1), n), 0
+    return lambda: measured(
+        autoencoder,
+        lambda rows: x.expand(len(range(n)[rows]), -1, -1, -1) * torch.rand(len(range(n)[rows]), 1, 1, 1),
+        n,
+    ), 0
 
 
 def training(n: int, size: int) -> Work:
     """Opening an array, preparing a run, and two updates.   Kept: the values as they are stored."""
-    import undiffuse.prepare
+    import undiffuse.runs.prepare
     from undiffuse.data.sources import DataConfig
 
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name) / "values.npy"
     with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (n, 1, size, size)})
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": (n, 1, size, size)}
+        )
         for start in range(0, n, 256):
             file.write(_images(min(256, n - start), size).tobytes())
 
     def work() -> Any:
         settings = {
-            "training.steps": 2, "training.batch_size": 8, "network.width": 8, "network.multipliers": [1], "network.depth": 1, "network.groups": 4,
+            "training.steps": 2,
+            "training.batch_size": 8,
+            "network.width": 8,
+            "network.multipliers": [1],
+            "network.depth": 1,
+            "network.groups": 4,
             "network.embedding_width": None,
-        }  # fmt: skip
-        run = undiffuse.prepare.prepare(DataConfig(source=str(path), layout="NCHW"), Path(folder.name) / "run", settings=settings).run()
+        }
+        run = undiffuse.runs.prepare.prepare(
+            DataConfig(source=str(path), layout="NCHW"), Path(folder.name) / "run", settings=settings
+        ).run()
         for _ in run.trainer.updates(run._batch):
             if run.trainer.done >= 1:
                 break
@@ -196,7 +224,7 @@ def training(n: int, size: int) -> Work:
 
 def noise(n: int, size: int) -> Work:
     """The noise of n colour pictures, as every step of sampling draws it."""
-    from undiffuse.process.noise import standard_normal
+    from undiffuse.process.philox import standard_normal
 
     return lambda: standard_normal((3, size, size), 0, torch.arange(n)), n * 3 * size**2 * 4
 
@@ -209,7 +237,7 @@ def sampling(n: int, size: int) -> Work:
 
 def editing(n: int, size: int) -> Work:
     """`editing.reconstruct` by Heun, which returns what was given, x, x_t and what came back."""
-    from undiffuse import editing as module
+    from undiffuse.models import editing as module
 
     model, values = _model(size), _images(n, size)
     return lambda: module.reconstruct(model, values, steps=2), 4 * n * size**2 * 4
@@ -217,7 +245,7 @@ def editing(n: int, size: int) -> Work:
 
 def recorded(n: int, size: int) -> Work:
     """The same by recording the noise of 20 steps, which is not returned."""
-    from undiffuse import editing as module
+    from undiffuse.models import editing as module
 
     model, values = _model(size), _images(n, size)
     return lambda: module.reconstruct(model, values, method="recorded", steps=20), 4 * n * size**2 * 4
@@ -227,7 +255,11 @@ def _command(arguments: list[str]) -> Any:
     from undiffuse.cli.main import main
 
     sys.argv = ["undiffuse", *arguments]
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        contextlib.suppress(SystemExit),
+    ):
         main()
 
 
@@ -240,11 +272,16 @@ def _saved(size: int, width: int = 4) -> tempfile.TemporaryDirectory[str]:
 
 
 def _save(folder: str, size: int, width: int) -> None:
-    from undiffuse.model import save_model
+    from undiffuse.models.file import save_model
 
     model = _model(size, width)
     raw = {name: parameter.detach() for name, parameter in model.denoiser.named_parameters()}
-    save_model(Path(folder) / "model.safetensors", model.config, raw, {name: parameter.clone() for name, parameter in raw.items()})
+    save_model(
+        Path(folder) / "model.safetensors",
+        model.config,
+        raw,
+        {name: parameter.clone() for name, parameter in raw.items()},
+    )
 
 
 def samples(n: int, size: int) -> Work:
@@ -256,7 +293,24 @@ def samples(n: int, size: int) -> Work:
 def trajectory(n: int, size: int) -> Work:
     """The command `sample --trajectory` of so many steps (in the place of examples): a strip and an animation."""
     folder = _saved(size)
-    return lambda: (_command(["sample", folder.name, "-n", "8", "--trajectory", "--steps", str(n), "--grid", "uniform", "--device", "cpu"]), folder), 0
+    return lambda: (
+        _command(
+            [
+                "sample",
+                folder.name,
+                "-n",
+                "8",
+                "--trajectory",
+                "--steps",
+                str(n),
+                "--grid",
+                "uniform",
+                "--device",
+                "cpu",
+            ]
+        ),
+        folder,
+    ), 0
 
 
 def loading(n: int, size: int) -> Work:
@@ -264,7 +318,9 @@ def loading(n: int, size: int) -> Work:
     from undiffuse import load
 
     folder = _saved(size, n)
-    return lambda: (load(folder.name, device="cpu"), folder), (Path(folder.name) / "model.safetensors").stat().st_size // 2
+    return lambda: (load(folder.name, device="cpu"), folder), (
+        Path(folder.name) / "model.safetensors"
+    ).stat().st_size // 2
 
 
 SUBJECTS = {

@@ -26,12 +26,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import machine, table, write
-from undiffuse.model import load
+from undiffuse.models.file import load
 
 LEFT_OUT = (10.0, 14.0)  # degrees
 SETTINGS: dict[str, dict[str, Any]] = {
-    "1": {}, "1.5": {"guidance": 1.5}, "2": {"guidance": 2.0}, "3": {"guidance": 3.0}, "class 2, slant 3": {"guidance_scales": {"class": 2.0, "slant": 3.0}},
-}  # fmt: skip
+    "1": {},
+    "1.5": {"guidance": 1.5},
+    "2": {"guidance": 2.0},
+    "3": {"guidance": 3.0},
+    "class 2, slant 3": {"guidance_scales": {"class": 2.0, "slant": 3.0}},
+}
 
 
 def read(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +64,9 @@ def prepare(folder: Path) -> None:
     angle = slant(images)
     kept = ~left_out(angle)
     np.savez("mnist.npz", images=images[kept], labels=labels[kept], slant=angle[kept])
-    print(f"wrote mnist.npz: {kept.sum():,} of {len(kept):,} digits, without those slanted by {LEFT_OUT[0]:g} to {LEFT_OUT[1]:g} degrees")
+    print(
+        f"wrote mnist.npz: {kept.sum():,} of {len(kept):,} digits, without those slanted by {LEFT_OUT[0]:g} to {LEFT_OUT[1]:g} degrees"
+    )
 
 
 def judge_network() -> nn.Module:
@@ -68,7 +74,14 @@ def judge_network() -> nn.Module:
         return [nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.BatchNorm2d(channels_out), nn.ReLU()]
 
     return nn.Sequential(
-        *block(1, 16), nn.MaxPool2d(2), *block(16, 32), nn.MaxPool2d(2), *block(32, 64), nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * 49, 10)
+        *block(1, 16),
+        nn.MaxPool2d(2),
+        *block(16, 32),
+        nn.MaxPool2d(2),
+        *block(32, 64),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(64 * 49, 10),
     )
 
 
@@ -99,14 +112,19 @@ def classes(network: nn.Module, images: Tensor) -> Tensor:
     return torch.cat([network(part / 255).argmax(1) for part in images.split(500)])
 
 
-def judged(model: Any, network: nn.Module, labels: np.ndarray, angle: np.ndarray, how: dict[str, Any]) -> dict[str, float]:
+def judged(
+    model: Any, network: nn.Module, labels: np.ndarray, angle: np.ndarray, how: dict[str, Any]
+) -> dict[str, float]:
     values = model.sample(len(labels), {"class": [str(k) for k in labels], "slant": angle.tolist()}, seed=1, **how)
     error = slant(values[:, 0].numpy()) - angle
     accuracy = (classes(network, values).numpy() == labels).mean()
     return {
-        "accuracy": accuracy, "accuracy_error": math.sqrt(max(accuracy * (1 - accuracy), 1 / len(labels)) / len(labels)),
-        "r2": 1 - (error**2).mean() / angle.var(), "rms_degrees": math.sqrt((error**2).mean()), "bias_degrees": error.mean(),
-    }  # fmt: skip
+        "accuracy": accuracy,
+        "accuracy_error": math.sqrt(max(accuracy * (1 - accuracy), 1 / len(labels)) / len(labels)),
+        "r2": 1 - (error**2).mean() / angle.var(),
+        "rms_degrees": math.sqrt((error**2).mean()),
+        "bias_degrees": error.mean(),
+    }
 
 
 def judge(folder: Path, run: Path, n: int) -> None:
@@ -120,13 +138,37 @@ def judge(folder: Path, run: Path, n: int) -> None:
         row = {"guidance": name, "all": judged(model, network, labels[every], angle[every], how)}
         results.append(row | {"left_out": judged(model, network, labels[out], angle[out], how)})
     head = ["guidance", "class accuracy", "R² of the slant", "rms error", "left-out angles: accuracy", "rms error"]
-    print(table(head, [
-        [r["guidance"], f"{r['all']['accuracy']:.2%} ± {r['all']['accuracy_error']:.2%}", f"{r['all']['r2']:.3f}", f"{r['all']['rms_degrees']:.1f}°",
-         f"{r['left_out']['accuracy']:.2%}", f"{r['left_out']['rms_degrees']:.1f}°"] for r in results
-    ]))  # fmt: skip
-    print(f"the judge: {tested:.2%} on test digits; slants have a standard deviation of {angle.std():.1f}°; {where['device']}")
+    print(
+        table(
+            head,
+            [
+                [
+                    r["guidance"],
+                    f"{r['all']['accuracy']:.2%} ± {r['all']['accuracy_error']:.2%}",
+                    f"{r['all']['r2']:.3f}",
+                    f"{r['all']['rms_degrees']:.1f}°",
+                    f"{r['left_out']['accuracy']:.2%}",
+                    f"{r['left_out']['rms_degrees']:.1f}°",
+                ]
+                for r in results
+            ],
+        )
+    )
+    print(
+        f"the judge: {tested:.2%} on test digits; slants have a standard deviation of {angle.std():.1f}°; {where['device']}"
+    )
     provenance = {name: model.config.provenance.get(name) for name in ("training", "held_out", "heard")}
-    write("mnist_conditioned", {"machine": where, "n": n, "left_out": LEFT_OUT, "judge_test_accuracy": tested, "model": provenance, "results": results})
+    write(
+        "mnist_conditioned",
+        {
+            "machine": where,
+            "n": n,
+            "left_out": LEFT_OUT,
+            "judge_test_accuracy": tested,
+            "model": provenance,
+            "results": results,
+        },
+    )
 
 
 def main() -> None:

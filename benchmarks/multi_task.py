@@ -6,7 +6,7 @@
 
 Trains, each with what `undiffuse train DATA` chooses but for a number of updates, of 64 examples: one model of all K tasks
 (K N updates), one model for each alone (N updates, so the K together cost what the one does), and one of no task (K N), which
-solves them as inverse problems (`undiffuse.solving`) and denoises by its own process.  Judged on 150 held-out examples, corrupted the same
+solves them as inverse problems (`undiffuse.models.inverse_problems`) and denoises by its own process.  Judged on 150 held-out examples, corrupted the same
 way for all:
 
     sample      PSNR of one answer
@@ -35,16 +35,17 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import RESULTS, machine, table, write
-from undiffuse import editing, solving, tasks
-from undiffuse.corruptions import Corruption, Deblur, Denoise, Inpaint, Upscale, described, second_stage
+from undiffuse.conditioning.degradations import Corruption, Deblur, Denoise, Inpaint, Upscale, described, second_stage
 from undiffuse.data.codec import fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.evaluation.distances import frechet_distance, neighbour_classes
-from undiffuse.model import Model, load
+from undiffuse.models import editing, inverse_problems, restoration
+from undiffuse.models.file import load
+from undiffuse.models.model import Model
 from undiffuse.networks.building import build_network
-from undiffuse.prepare import prepare
-from undiffuse.presets import design_for
+from undiffuse.runs.prepare import prepare
+from undiffuse.runs.presets import design_for
 from undiffuse.training.cadence import Watch
 
 HELD_OUT, JUDGED, ANSWERS, SAMPLES, COMPONENTS, AUGMENTATION = 297, 150, 4, 600, 64, 0.1
@@ -53,7 +54,10 @@ MULTI, SINGLE, NONE = "one for all tasks", "one for this task", "trained for non
 
 def corruptions(text: str) -> dict[str, Corruption]:
     """Of the tasks, hiding and noise neither little nor nearly all."""
-    bounds: dict[type[Corruption], dict[str, tuple[float, float]]] = {Inpaint: {"hidden": (0.3, 0.7)}, Denoise: {"noise": (0.3, 0.9)}}
+    bounds: dict[type[Corruption], dict[str, tuple[float, float]]] = {
+        Inpaint: {"hidden": (0.3, 0.7)},
+        Denoise: {"noise": (0.3, 0.9)},
+    }
     return {name: task.model_copy(update=bounds.get(type(task), {})) for name, task in described(text).items()}
 
 
@@ -66,8 +70,15 @@ class Bench:
     seed: int
     learning_rate: float | None
 
-    def trained(self, name: str, updates: int, chosen: dict[str, Corruption] | None = None, shrink: int | None = None) -> Model:
-        settings = {"training.steps": updates, "training.budget": None, "training.seed": self.seed, "training.batch_size": 64}
+    def trained(
+        self, name: str, updates: int, chosen: dict[str, Corruption] | None = None, shrink: int | None = None
+    ) -> Model:
+        settings = {
+            "training.steps": updates,
+            "training.budget": None,
+            "training.seed": self.seed,
+            "training.batch_size": 64,
+        }
         settings |= {"training.learning_rate": self.learning_rate} if self.learning_rate else {}
         data, folder = self.data.model_copy(update={"shrink": shrink}), self.folder / name.replace(":", "")
         for _ in prepare(data, folder, settings=settings, watch=Watch(1e9, 60.0), tasks=chosen).run().updates():
@@ -83,21 +94,21 @@ def multiplications(source: str, shape: Sequence[int], told: int = 0) -> int:
     return counter.get_total_flops()
 
 
-def zero_shot(model: Model, task: Corruption, seen: tasks.Seen) -> Tensor:
+def zero_shot(model: Model, task: Corruption, seen: restoration.Seen) -> Tensor:
     """Answers (inputs, n, …) of a model that was trained for no task."""
     values, n = seen.values, ANSWERS
     if isinstance(task, Inpaint):
         assert seen.known is not None
-        return solving.inpaint(model, values, ~seen.known, n).values
+        return inverse_problems.inpaint(model, values, ~seen.known, n).values
     if isinstance(task, Upscale):
         small = (..., *[slice(None, None, task.factor)] * (values.ndim - 2))
-        return solving.upscale(model, values[small], task.factor, n).values
+        return inverse_problems.upscale(model, values[small], task.factor, n).values
     if isinstance(task, Deblur):
-        return solving.deblur(model, values, task.radius, n).values
-    return solving.colorize(model, values[:, :1], n).values
+        return inverse_problems.deblur(model, values, task.radius, n).values
+    return inverse_problems.colorize(model, values[:, :1], n).values
 
 
-def denoised(model: Model, seen: tasks.Seen) -> tuple[Tensor, Tensor]:
+def denoised(model: Model, seen: restoration.Seen) -> tuple[Tensor, Tensor]:
     """By the model itself, down from where the noise is: one answer of each, and x̂."""
     codec, levels = model.codec, seen.shown[:, -1].flatten(1)[:, 0].tolist()
     noisy = seen.shown[:, :-2] * codec.scale + codec.offset
@@ -115,7 +126,11 @@ class Judge:
 
     def __init__(self, data: Dataset, span: float, seed: int) -> None:
         training, held = data.split_rows(float(HELD_OUT), seed)
-        self.span, self.truth, self.training = span, torch.from_numpy(data.values[held[:JUDGED]]).float(), data[training]
+        self.span, self.truth, self.training = (
+            span,
+            torch.from_numpy(data.values[held[:JUDGED]]).float(),
+            data[training],
+        )
         self.labels = None if data.labels is None else torch.from_numpy(data.labels[held[:JUDGED]])
 
     def scores(self, sample: Tensor, best: Tensor) -> dict[str, Tensor]:
@@ -126,7 +141,10 @@ class Judge:
         return found
 
     def classes(self, values: Tensor) -> Tensor:
-        points, labels = torch.from_numpy(self.training.values).flatten(1).float(), torch.from_numpy(self.training.labels)
+        points, labels = (
+            torch.from_numpy(self.training.values).flatten(1).float(),
+            torch.from_numpy(self.training.labels),
+        )
         return neighbour_classes(values.flatten(1), points, labels)
 
     def _psnr(self, values: Tensor) -> Tensor:
@@ -139,18 +157,26 @@ def over(values: Tensor) -> tuple[float, float]:
 
 
 def judged_tasks(bench: Bench, judge: Judge, chosen: dict[str, Corruption], updates: int) -> list[dict[str, Any]]:
-    multi, plain, rows = bench.trained("multi", len(chosen) * updates, chosen), bench.trained("plain", len(chosen) * updates), []
+    multi, plain, rows = (
+        bench.trained("multi", len(chosen) * updates, chosen),
+        bench.trained("plain", len(chosen) * updates),
+        [],
+    )
     for name, task in chosen.items():
         single = bench.trained(name, updates, {name: task})
-        seen = tasks.simulated(multi, judge.truth, name, seed=1000)
+        seen = restoration.simulated(multi, judge.truth, name, seed=1000)
         answers = {
-            SINGLE: first_and_mean(tasks.made_of(single, seen, ANSWERS).values), MULTI: first_and_mean(tasks.made_of(multi, seen, ANSWERS).values),
+            SINGLE: first_and_mean(restoration.made_of(single, seen, ANSWERS).values),
+            MULTI: first_and_mean(restoration.made_of(multi, seen, ANSWERS).values),
             NONE: denoised(plain, seen) if isinstance(task, Denoise) else first_and_mean(zero_shot(plain, task, seen)),
-        }  # fmt: skip
+        }
         scores = {model: judge.scores(*values) for model, values in answers.items()}
         for model, found in scores.items():
             ahead = over(found["mean"] - scores[SINGLE]["mean"])
-            rows.append({"task": name, "model": model, "ahead": ahead} | {score: over(values) for score, values in found.items()})
+            rows.append(
+                {"task": name, "model": model, "ahead": ahead}
+                | {score: over(values) for score, values in found.items()}
+            )
             print(bench.seed, rows[-1], flush=True)
     return rows
 
@@ -162,20 +188,37 @@ def judged_stages(bench: Bench, judge: Judge, data: Dataset, factor: int, update
     left = round(updates * (one - first) / second)
     small, plain = bench.trained("small", updates, shrink=factor), bench.trained("plain", updates)
     stages = {
-        "second stage, with augmentation": (bench.trained("second", left, {f"upscale:{factor}": second_stage(factor)}), AUGMENTATION),
+        "second stage, with augmentation": (
+            bench.trained("second", left, {f"upscale:{factor}": second_stage(factor)}),
+            AUGMENTATION,
+        ),
         "second stage, without": (bench.trained("second-plain", left, described(f"upscale:{factor}")), 0.0),
-    }  # fmt: skip
+    }
     asked = {"class": [data.classes[k % len(data.classes)] for k in range(SAMPLES)]} if data.classes else {}
     few = small.sample(SAMPLES, asked, seed=1)
-    made = {name: tasks.upscaled(model, few, noise=noise, conditions=asked, seed=1) for name, (model, noise) in stages.items()}
+    made = {
+        name: restoration.upscaled(model, few, noise=noise, conditions=asked, seed=1)
+        for name, (model, noise) in stages.items()
+    }
     made["one stage"] = plain.sample(SAMPLES, asked, seed=1)
     real = torch.from_numpy(data.values).flatten(1).double() / judge.span
     directions = torch.linalg.eigh(torch.cov(real.T)).eigenvectors[:, -COMPONENTS:]
     rows = []
     for name, values in made.items():
         distance = frechet_distance(values.flatten(1).double() / judge.span @ directions, real @ directions)
-        right = (judge.classes(values) == torch.arange(SAMPLES) % len(data.classes)).double().mean().item() if data.classes else None
-        rows.append({"model": name, "updates": updates if name == "one stage" else [updates, left], "frechet": distance, "accuracy": right})
+        right = (
+            (judge.classes(values) == torch.arange(SAMPLES) % len(data.classes)).double().mean().item()
+            if data.classes
+            else None
+        )
+        rows.append(
+            {
+                "model": name,
+                "updates": updates if name == "one stage" else [updates, left],
+                "frechet": distance,
+                "accuracy": right,
+            }
+        )
         print(bench.seed, rows[-1], flush=True)
     return rows
 
@@ -193,7 +236,14 @@ def report(found: list[dict[str, Any]]) -> None:
         for model in (MULTI, SINGLE, NONE):
             of = [row for row in rows if row["task"] == task and row["model"] == model]
             ahead = "" if model == SINGLE else cell([row["ahead"] for row in of], "+.2f")
-            cells.append([task, model, *(cell([row[score] for row in of], ".1%" if score == "class" else ".2f") for score in scores), ahead])
+            cells.append(
+                [
+                    task,
+                    model,
+                    *(cell([row[score] for row in of], ".1%" if score == "class" else ".2f") for score in scores),
+                    ahead,
+                ]
+            )
     head = {"sample": "sample, dB", "mean": "mean of 4, dB", "class": "class kept"}
     print(table(["task", "model", *(head[score] for score in scores), "ahead of one for this task, dB"], cells))
     report_stages(found)
@@ -206,7 +256,13 @@ def report_stages(found: list[dict[str, Any]]) -> None:
         for model in dict.fromkeys(row["model"] for row in stages):
             of = [row for row in stages if row["model"] == model]
             error = f" ± {over(torch.tensor([r['frechet'] for r in of]))[1]:.3f}" if len(of) > 1 else ""
-            right = "" if of[0]["accuracy"] is None else cell([(r["accuracy"], math.sqrt(r["accuracy"] * (1 - r["accuracy"]) / SAMPLES)) for r in of], ".1%")
+            right = (
+                ""
+                if of[0]["accuracy"] is None
+                else cell(
+                    [(r["accuracy"], math.sqrt(r["accuracy"] * (1 - r["accuracy"]) / SAMPLES)) for r in of], ".1%"
+                )
+            )
             cells.append([model, str(of[0]["updates"]), f"{np.mean([r['frechet'] for r in of]):.3f}{error}", right])
         print(table(["samples of", "updates", "Fréchet distance", "class asked for"], cells))
 
@@ -232,21 +288,45 @@ def main() -> None:
     log = options.runs / ("stages.json" if options.stages else "multi_task.json")
     found = json.loads(log.read_text()) if log.exists() else []
     for seed in range(len(found), options.seeds):
-        bench, judge = Bench(config, options.runs / f"seed{seed}", seed, options.learning_rate), Judge(data, codec.high[0] - codec.low[0], seed)
+        bench, judge = (
+            Bench(config, options.runs / f"seed{seed}", seed, options.learning_rate),
+            Judge(data, codec.high[0] - codec.low[0], seed),
+        )
         rows = [] if options.stages else judged_tasks(bench, judge, chosen, options.updates)
-        stages = judged_stages(bench, judge, data, options.cascade, len(chosen) * options.updates) if options.cascade else []
+        stages = (
+            judged_stages(bench, judge, data, options.cascade, len(chosen) * options.updates) if options.cascade else []
+        )
         found.append({"tasks": rows, "stages": stages})
         log.write_text(json.dumps(found))
     name = f"multi_task_{options.runs.name}"
     if options.stages:
         report_stages(found)
         content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        write(name, content | {"stages": {"machine": where, "updates": len(chosen) * options.updates, "samples": SAMPLES, "seeds": found}})
+        write(
+            name,
+            content
+            | {
+                "stages": {
+                    "machine": where,
+                    "updates": len(chosen) * options.updates,
+                    "samples": SAMPLES,
+                    "seeds": found,
+                }
+            },
+        )
         return
     report(found)
-    write(name, {
-        "machine": where, "data": list(data.shape), "updates": options.updates, "held_out": HELD_OUT, "judged": JUDGED, "seeds": found,
-    })  # fmt: skip
+    write(
+        name,
+        {
+            "machine": where,
+            "data": list(data.shape),
+            "updates": options.updates,
+            "held_out": HELD_OUT,
+            "judged": JUDGED,
+            "seeds": found,
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import machine, table, write
 from undiffuse.data.sources import DataConfig
-from undiffuse.prepare import prepare
-from undiffuse.sampling.noises import Independent
+from undiffuse.runs.prepare import prepare
+from undiffuse.sampling.noise import Independent
 
 WARM_UP, SAMPLES = 10, 64
 
@@ -68,9 +68,14 @@ def training(run, rounds: int) -> dict:
         bare()
     ours, alone, with_step = alternated([update, bare, with_adamw], rounds)
     return {
-        "update_ms": ours * 1e3, "bare_ms": alone * 1e3, "with_adamw_ms": with_step * 1e3, "images_per_second": len(x) / ours,
-        "overhead": ours / alone - 1, "overhead_over_adamw": ours / with_step - 1, "flops": counter.get_total_flops(),
-    }  # fmt: skip
+        "update_ms": ours * 1e3,
+        "bare_ms": alone * 1e3,
+        "with_adamw_ms": with_step * 1e3,
+        "images_per_second": len(x) / ours,
+        "overhead": ours / alone - 1,
+        "overhead_over_adamw": ours / with_step - 1,
+        "flops": counter.get_total_flops(),
+    }
 
 
 def matmul_rate(size: int = 1024) -> float:
@@ -117,7 +122,12 @@ def sampling(run, rounds: int, **settings) -> dict:
     (ours, alone), (chunk,) = alternated([step, bare], rounds), alternated([noise], 20)
     amortised = chunk / min(draws.count, 1000) if solver.stochastic else 0.0
     model.denoiser.train()
-    return {"step_ms": (ours + amortised) * 1e3, "noise_ms": amortised * 1e3, "bare_ms": alone * 1e3, "overhead": (ours + amortised) / alone - 1}
+    return {
+        "step_ms": (ours + amortised) * 1e3,
+        "noise_ms": amortised * 1e3,
+        "bare_ms": alone * 1e3,
+        "overhead": (ours + amortised) / alone - 1,
+    }
 
 
 def imports(times: int = 7) -> dict:
@@ -131,10 +141,13 @@ def imports(times: int = 7) -> dict:
 
     torch_alone = seconds("import torch")
     return {
-        "torch": torch_alone, "added_by_import_undiffuse": seconds("import torch, undiffuse") - torch_alone,
+        "torch": torch_alone,
+        "added_by_import_undiffuse": seconds("import torch, undiffuse") - torch_alone,
         "added_by_load_and_train": seconds("import torch, undiffuse; undiffuse.load; undiffuse.train") - torch_alone,
-        "help": seconds("import sys; sys.argv = ['undiffuse', '--help']\nfrom undiffuse.cli.main import main\ntry: main()\nexcept SystemExit: pass"),
-    }  # fmt: skip
+        "help": seconds(
+            "import sys; sys.argv = ['undiffuse', '--help']\nfrom undiffuse.cli.main import main\ntry: main()\nexcept SystemExit: pass"
+        ),
+    }
 
 
 def main() -> None:
@@ -143,24 +156,53 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     where = machine()
     with tempfile.TemporaryDirectory() as folder:
-        run = prepare(DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings={"training.budget": 1e6}).run()
+        run = prepare(
+            DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings={"training.budget": 1e6}
+        ).run()
         trained = training(run, rounds)
         rate = matmul_rate()
         trained["share_of_matmul"] = trained["flops"] / (trained["bare_ms"] / 1e3) / rate
-        sampled = {name: sampling(run, rounds, **s) for name, s in {
-            name: {"solver": name} for name in ("adams", "ddim", "heun", "unipc", "ddpm", "dpm++_sde")
-        }.items()}  # fmt: skip
+        sampled = {
+            name: sampling(run, rounds, **s)
+            for name, s in {
+                name: {"solver": name} for name in ("adams", "ddim", "heun", "unipc", "ddpm", "dpm++_sde")
+            }.items()
+        }
     took = imports()
     update = f"{trained['update_ms']:.2f}"
     rows = [
-        ["training update, over forward and backward", update, f"{trained['bare_ms']:.2f}", f"{trained['overhead']:+.1%}"],
-        ["training update, over these and AdamW", update, f"{trained['with_adamw_ms']:.2f}", f"{trained['overhead_over_adamw']:+.1%}"],
+        [
+            "training update, over forward and backward",
+            update,
+            f"{trained['bare_ms']:.2f}",
+            f"{trained['overhead']:+.1%}",
+        ],
+        [
+            "training update, over these and AdamW",
+            update,
+            f"{trained['with_adamw_ms']:.2f}",
+            f"{trained['overhead_over_adamw']:+.1%}",
+        ],
     ]
-    rows += [[f"sampling step, {name}, {SAMPLES} images", f"{r['step_ms']:.2f}", f"{r['bare_ms']:.2f}", f"{r['overhead']:+.1%}"] for name, r in sampled.items()]
+    rows += [
+        [
+            f"sampling step, {name}, {SAMPLES} images",
+            f"{r['step_ms']:.2f}",
+            f"{r['bare_ms']:.2f}",
+            f"{r['overhead']:+.1%}",
+        ]
+        for name, r in sampled.items()
+    ]
     print(table(["what", "ms", "bare network, ms", "overhead"], rows))
-    print(f"training: {trained['images_per_second']:,.0f} images/s; the bare network reaches {trained['share_of_matmul']:.0%} of a plain matrix product's {rate / 1e9:.0f} GFLOP/s")
-    print(f"import: torch {took['torch']:.2f} s, undiffuse adds {took['added_by_import_undiffuse']:.2f} s, everything {took['added_by_load_and_train']:.2f} s; --help {took['help']:.2f} s")
-    write("overhead", {"machine": where, "training": trained, "sampling": sampled, "imports": took, "matmul_flops": rate})
+    print(
+        f"training: {trained['images_per_second']:,.0f} images/s; the bare network reaches {trained['share_of_matmul']:.0%} of a plain matrix product's {rate / 1e9:.0f} GFLOP/s"
+    )
+    print(
+        f"import: torch {took['torch']:.2f} s, undiffuse adds {took['added_by_import_undiffuse']:.2f} s, everything {took['added_by_load_and_train']:.2f} s; --help {took['help']:.2f} s"
+    )
+    write(
+        "overhead", {"machine": where, "training": trained, "sampling": sampled, "imports": took, "matmul_flops": rate}
+    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 from tests.sampling.mixtures import MIXTURE, POINTS, start, table
 
 from undiffuse.process.levels import Level
-from undiffuse.sampling.noises import Independent
+from undiffuse.sampling.noise import Independent
 
 STEPS = 8
 OUT = Path(__file__).parents[1] / "tests" / "sampling" / "k_diffusion.json"
@@ -57,8 +57,12 @@ def main() -> None:
         "dpmpp_2m": k.sample_dpmpp_2m(model, x, sigmas, disable=True),
         "dpmpp_2s": k.sample_dpmpp_2s_ancestral(model, x, sigmas, disable=True, eta=0.0, noise_sampler=draws),
         "euler_ancestral": k.sample_euler_ancestral(model, x, sigmas, disable=True, noise_sampler=draws),
-        "dpmpp_2m_sde": k.sample_dpmpp_2m_sde(model, x, sigmas, disable=True, eta=1.0, noise_sampler=draws, solver_type="midpoint"),
-        "dpmpp_2m_sde_half": k.sample_dpmpp_2m_sde(model, x, sigmas, disable=True, eta=0.5, noise_sampler=draws, solver_type="midpoint"),
+        "dpmpp_2m_sde": k.sample_dpmpp_2m_sde(
+            model, x, sigmas, disable=True, eta=1.0, noise_sampler=draws, solver_type="midpoint"
+        ),
+        "dpmpp_2m_sde_half": k.sample_dpmpp_2m_sde(
+            model, x, sigmas, disable=True, eta=0.5, noise_sampler=draws, solver_type="midpoint"
+        ),
     } | {f"lms_{order}": k.sample_lms(model, x, sigmas, disable=True, order=order) for order in (1, 2, 3, 4)}
     OUT.write_text(json.dumps({name: end.tolist() for name, end in runs.items()}, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {OUT}")

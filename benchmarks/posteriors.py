@@ -21,18 +21,18 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import machine, table, write
-from undiffuse.process.exact import Mixture
 from undiffuse.process.levels import Level
-from undiffuse.process.noise import standard_normal
 from undiffuse.process.operators import Blur, Downsample, Mask
+from undiffuse.process.oracles import Mixture
+from undiffuse.process.philox import standard_normal
 from undiffuse.process.posteriors import Posterior
 from undiffuse.process.schedules import CONTINUOUS
 from undiffuse.sampling.grids import make_grid, resampled
-from undiffuse.sampling.inverse import DPS, Measurement, RePaint, informed, replaced
+from undiffuse.sampling.inverse_problems import DPS, Measurement, RePaint, informed, replaced
+from undiffuse.sampling.loop import final, trajectory
 from undiffuse.sampling.solvers.ancestral import Ancestral
 from undiffuse.sampling.solvers.base import Solver
 from undiffuse.sampling.solvers.registry import Settings, make_solver
-from undiffuse.sampling.trajectory import final, trajectory
 
 N, DRAWS, NOISE, PRIOR = 16, 4000, 0.05, 0.25
 SCHEDULE = CONTINUOUS["vp"]()
@@ -40,7 +40,11 @@ PLACES = torch.arange(N, dtype=torch.float64)
 S = PRIOR * torch.exp(-((PLACES[:, None] - PLACES) ** 2) / (2 * 1.5**2)) + 1e-4 * torch.eye(N, dtype=torch.float64)
 DATA = Mixture.gaussian(torch.zeros(N, dtype=torch.float64), S)
 KNOWN = (PLACES < N / 2)[None]
-TASKS: dict[str, tuple[Any, float]] = {"mask": (Mask(KNOWN), 0.0), "upscale": (Downsample(4), NOISE), "deblur": (Blur(1.0), NOISE)}
+TASKS: dict[str, tuple[Any, float]] = {
+    "mask": (Mask(KNOWN), 0.0),
+    "upscale": (Downsample(4), NOISE),
+    "deblur": (Blur(1.0), NOISE),
+}
 
 
 def clean(x_t: Tensor, level: Level) -> Posterior:
@@ -60,13 +64,19 @@ def methods(seen: Measurement) -> dict[str, tuple[Any, Solver, Level]]:
     steps, fine = make_grid(SCHEDULE, "angle_beta", 16), make_grid(SCHEDULE, "angle_beta", 50)
     flow, ancestral = make_solver("adams", Settings(), SCHEDULE), Ancestral(0.0)
     exact = {
-        f"exact, {k} iterations{', doubt 0' if not doubt else ''}": (informed(clean, seen, k, PRIOR, doubt), flow, steps)
+        f"exact, {k} iterations{', doubt 0' if not doubt else ''}": (
+            informed(clean, seen, k, PRIOR, doubt),
+            flow,
+            steps,
+        )
         for k, doubt in ((3, 0.01), (3, 0.0), (16, 0.0))
     }
     found: dict[str, tuple[Any, Solver, Level]] = {
-        "replace": (replaced(clean, seen, PRIOR), flow, steps), "pigdm": (informed(clean, seen, 0, PRIOR), flow, steps), **exact,
+        "replace": (replaced(clean, seen, PRIOR), flow, steps),
+        "pigdm": (informed(clean, seen, 0, PRIOR), flow, steps),
+        **exact,
         **{f"dps, zeta {zeta:g}": (clean, DPS(ancestral, seen, zeta), fine) for zeta in (0.28, 0.5, 2.0)},
-    }  # fmt: skip
+    }
     if isinstance(seen.operator, Mask):
         for length, times in ((1, 1), (10, 5), (1, 20)):
             name = f"repaint, jumps of {length}, {times} times" if times > 1 else "repaint, walked once"
@@ -89,13 +99,22 @@ def main() -> None:
             end = final(trajectory(x, denoise, levels, solver, seed=0, index=index))
             along = (end.flatten(1) - mean) @ basis / deviation
             misfit = seen.residual(end).square().mean().sqrt().item() / NOISE
-            rows.append({
-                "task": task, "method": name, "mean": along.mean(0).square().mean().sqrt().item(), "misfit": misfit,
-                "spread": along.var(0).mean().sqrt().item(), "seconds": time.perf_counter() - start,
-            })  # fmt: skip
-    print(table(["task", "method", "mean", "spread", "misfit"], [
-        [r["task"], r["method"], f"{r['mean']:.2f}", f"{r['spread']:.2f}", f"{r['misfit']:.2f}"] for r in rows
-    ]))  # fmt: skip
+            rows.append(
+                {
+                    "task": task,
+                    "method": name,
+                    "mean": along.mean(0).square().mean().sqrt().item(),
+                    "misfit": misfit,
+                    "spread": along.var(0).mean().sqrt().item(),
+                    "seconds": time.perf_counter() - start,
+                }
+            )
+    print(
+        table(
+            ["task", "method", "mean", "spread", "misfit"],
+            [[r["task"], r["method"], f"{r['mean']:.2f}", f"{r['spread']:.2f}", f"{r['misfit']:.2f}"] for r in rows],
+        )
+    )
     write("posteriors", {"machine": where, "draws": DRAWS, "results": rows})
 
 

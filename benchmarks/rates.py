@@ -1,6 +1,6 @@
 """How near each network comes to what the machine can multiply: a forward and a backward pass against a plain matrix product.
 
-    python -m benchmarks.rates [--rounds 15]
+python -m benchmarks.rates [--rounds 15]
 """
 
 from __future__ import annotations
@@ -41,7 +41,12 @@ def main() -> None:
             share = counter.get_total_flops() / seconds / rate
             rows.append([what, name, f"{count:,}", f"{seconds * 1e3:.1f}", f"{share:.0%}"])
             found[f"{what}, {kind}"] = {"parameters": count, "ms": seconds * 1e3, "share_of_matmul": share}
-    print(table(["data", "network", "parameters", f"ms for {BATCH}, forward and backward", "of a matrix product's rate"], rows))
+    print(
+        table(
+            ["data", "network", "parameters", f"ms for {BATCH}, forward and backward", "of a matrix product's rate"],
+            rows,
+        )
+    )
     print(f"matrix product: {rate / 1e9:.0f} GFLOP/s, {where['threads']} threads, {where['device']}")
     write("rates", {"machine": where, "matmul_flops": rate, "found": found})
 

@@ -23,14 +23,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmarks.common import machine, table, write
-from undiffuse import artefact
-from undiffuse.files import write_atomically
+from undiffuse.models import storage
 from undiffuse.process.schedules import Cosine
+from undiffuse.system import write_atomically
 from undiffuse.training import checkpoints
 from undiffuse.training.learners import Learner
-from undiffuse.training.level_samplers import make_level_sampler
 from undiffuse.training.loop import Trainer
 from undiffuse.training.settings import TrainingConfig
+from undiffuse.training.timesteps import make_level_sampler
 
 WIDTH = 1024
 REPEATS = 3
@@ -51,18 +51,26 @@ class Plain(Learner):
 
 def trained(parameters: int) -> Trainer:
     schedule = Cosine()
-    trainer = Trainer(Plain(parameters), schedule, make_level_sampler("uniform", schedule, True), TrainingConfig(steps=2, batch_size=1))
+    trainer = Trainer(
+        Plain(parameters),
+        schedule,
+        make_level_sampler("uniform", schedule, True),
+        TrainingConfig(steps=2, batch_size=1),
+    )
     next(trainer.updates(lambda step: (torch.zeros(1, 1), {})))
     return trainer
 
 
 def written_as_before(path: Path, tensors: dict[str, Tensor]) -> None:
     """Hashed, written, read back whole, and hashed again."""
-    header = {"undiffuse": json.dumps({"format": 1, "kind": "model", "sha256": artefact.digest_of("{}", tensors)}), "config": "{}"}
+    header = {
+        "undiffuse": json.dumps({"format": 1, "kind": "model", "sha256": storage.digest_of("{}", tensors)}),
+        "config": "{}",
+    }
 
     def write_and_read(temporary: Path) -> None:
         save_file(tensors, temporary, header)
-        artefact.read(temporary, "model")
+        storage.read(temporary, "model")
 
     write_atomically(path, write_and_read)
 
@@ -84,12 +92,13 @@ def times(parameters: int) -> dict[str, tuple[float, float]]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         return {
-            "snapshot": seconds(trainer.snapshot), "snapshot, as before": seconds(trainer.tensors),
+            "snapshot": seconds(trainer.snapshot),
+            "snapshot, as before": seconds(trainer.tensors),
             "checkpoint": seconds(lambda: checkpoints.save(place / "state", trainer.snapshot(), trainer.numbers())),
-            "model file": seconds(lambda: artefact.write(place / "m", "model", "{}", weights)),
+            "model file": seconds(lambda: storage.write(place / "m", "model", "{}", weights)),
             "model file, as before": seconds(lambda: written_as_before(place / "m", weights)),
-            "one SHA-256 of both sets": seconds(lambda: artefact.digest_of("{}", weights)),
-        }  # fmt: skip
+            "one SHA-256 of both sets": seconds(lambda: storage.digest_of("{}", weights)),
+        }
 
 
 def peak(parameters: int, how: str) -> float:
@@ -115,11 +124,22 @@ def main() -> None:
         print(peak(given.parameters, given.peak))
         return
     command = [sys.executable, "-m", "benchmarks.saving", "--parameters", str(given.parameters), "--peak"]
-    peaks = {how: float(subprocess.run([*command, how], check=True, capture_output=True, text=True).stdout) for how in ("now", "as before")}
+    peaks = {
+        how: float(subprocess.run([*command, how], check=True, capture_output=True, text=True).stdout)
+        for how in ("now", "as before")
+    }
     took, size = times(given.parameters), given.parameters * 4 / 1e6
-    rows = [[name, f"{clock:.3f}", f"{processor:.3f}", f"{processor / size * 1000:.2f}"] for name, (clock, processor) in took.items()]
+    rows = [
+        [name, f"{clock:.3f}", f"{processor:.3f}", f"{processor / size * 1000:.2f}"]
+        for name, (clock, processor) in took.items()
+    ]
     print(table(["part of a save", "seconds", "of the processor", "of the processor, per GB of parameters"], rows))
-    print(table(["renewing a snapshot", "MB more than the last one", "times the parameters"], [[how, f"{mb:.0f}", f"{mb / size:.2f}"] for how, mb in peaks.items()]))
+    print(
+        table(
+            ["renewing a snapshot", "MB more than the last one", "times the parameters"],
+            [[how, f"{mb:.0f}", f"{mb / size:.2f}"] for how, mb in peaks.items()],
+        )
+    )
     write("saving", {"machine": machine(), "parameters": given.parameters, "seconds": took, "peak_mb": peaks})
 
 

@@ -24,25 +24,34 @@ import torch
 
 from benchmarks.common import machine, table, write
 from undiffuse.data.sources import DataConfig
-from undiffuse.denoiser import Denoiser
-from undiffuse.held_out import held_out_data
-from undiffuse.model import Model, load
-from undiffuse.prepare import prepare
-from undiffuse.process.corruption import jump
+from undiffuse.models.denoiser import Denoiser
+from undiffuse.models.file import load
+from undiffuse.models.model import Model
+from undiffuse.process.config import ScheduleConfig
+from undiffuse.process.forward import jump
 from undiffuse.process.levels import Level
-from undiffuse.process.noise import standard_normal
-from undiffuse.scheduling import ScheduleConfig
+from undiffuse.process.philox import standard_normal
+from undiffuse.runs.data import held_out_data
+from undiffuse.runs.prepare import prepare
 from undiffuse.training.cadence import Watch
 
 MODELS = {
-    "velocity on cosine": {}, "noise on linear": {"schedule.name": "linear", "prediction": "noise", "training.level_density": "uniform"},
-}  # fmt: skip
+    "velocity on cosine": {},
+    "noise on linear": {"schedule.name": "linear", "prediction": "noise", "training.level_density": "uniform"},
+}
 TARGETS = {
-    "cosine": ScheduleConfig(name="cosine"), "cosine, 100 steps": ScheduleConfig(name="cosine", T=100), "linear": ScheduleConfig(name="linear"),
-    "linear, 100 steps": ScheduleConfig(name="linear", T=100), "linear, beta to 0.03": ScheduleConfig(name="linear", beta_end=0.03),
-    "sigmoid": ScheduleConfig(name="sigmoid"), "vp": ScheduleConfig(name="vp"), "ve": ScheduleConfig(name="ve"), "edm": ScheduleConfig(name="edm"),
-    "flow": ScheduleConfig(name="flow"), "cosine, shifted by -2": ScheduleConfig(name="cosine", shift=-2.0),
-}  # fmt: skip
+    "cosine": ScheduleConfig(name="cosine"),
+    "cosine, 100 steps": ScheduleConfig(name="cosine", T=100),
+    "linear": ScheduleConfig(name="linear"),
+    "linear, 100 steps": ScheduleConfig(name="linear", T=100),
+    "linear, beta to 0.03": ScheduleConfig(name="linear", beta_end=0.03),
+    "sigmoid": ScheduleConfig(name="sigmoid"),
+    "vp": ScheduleConfig(name="vp"),
+    "ve": ScheduleConfig(name="ve"),
+    "edm": ScheduleConfig(name="edm"),
+    "flow": ScheduleConfig(name="flow"),
+    "cosine, shifted by -2": ScheduleConfig(name="cosine", shift=-2.0),
+}
 LEVELS = 25
 
 
@@ -77,7 +86,9 @@ def trained(name: str, settings: dict, seeds: int, steps: int) -> dict[str, list
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
             chosen = {"training.steps": steps, "training.budget": None, "training.seed": seed} | settings
-            run = prepare(DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings=chosen, watch=Watch(1e9, 1e9)).run()
+            run = prepare(
+                DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings=chosen, watch=Watch(1e9, 1e9)
+            ).run()
             for _ in run.updates():
                 pass
             x = run.model.codec.encode(run.held_out.values)

@@ -27,15 +27,18 @@ import numpy as np
 
 from benchmarks.common import RESULTS, machine, table, write
 from undiffuse.data.sources import DataConfig
-from undiffuse.model import Model, load
-from undiffuse.prepare import prepare
-from undiffuse.run import Run
+from undiffuse.models.file import load
+from undiffuse.models.model import Model
+from undiffuse.runs.diffusion import Run
+from undiffuse.runs.prepare import prepare
 from undiffuse.training.cadence import Watch
 
 SAMPLES = 500
 NOISE = 0.05
 SCALES, OFFSETS = np.array([1e-3, 1.0, 1e4, 50.0, 7.0]), np.array([0.0, 5.0, 1e6, 0.0, -3.0])
-MIXING = np.array([[1.0, 0, 0, 0, 0], [0.8, 0.6, 0, 0, 0], [0, -0.6, 0.8, 0, 0], [0.5, 0.5, 0.5, 0.5, 0], [0, 0, 0, -0.28, 0.96]])  # rows of length 1
+MIXING = np.array(
+    [[1.0, 0, 0, 0, 0], [0.8, 0.6, 0, 0, 0], [0, -0.6, 0.8, 0, 0], [0.5, 0.5, 0.5, 0.5, 0], [0, 0, 0, -0.28, 0.96]]
+)  # rows of length 1
 PERIODS, LENGTH = (1.0, 4.0), 64
 CENTRES, SIDE, WIDTH = (3.0, 8.0), 12, 2.0
 
@@ -78,16 +81,20 @@ def of_points(x: np.ndarray) -> dict[str, float]:
         return np.where(sign * d[:, 1] >= 0, np.abs(np.hypot(*d.T) - 1), ends)
 
     upper, lower = distance((0.0, 0.0), 1), distance((1.0, 0.5), -1)
-    return {"distance to the circles": np.minimum(upper, lower).mean(), "share on the upper one": (upper < lower).mean()}
+    return {
+        "distance to the circles": np.minimum(upper, lower).mean(),
+        "share on the upper one": (upper < lower).mean(),
+    }
 
 
 def of_rows(x: np.ndarray) -> dict[str, float]:
     """Largest errors of mean and deviation in deviations, and of correlations."""
     z = (x.reshape(len(x), 5) - OFFSETS) / SCALES
     return {
-        "largest error of a mean": np.abs(z.mean(0)).max(), "of a deviation": np.abs(z.std(0) - 1).max(),
+        "largest error of a mean": np.abs(z.mean(0)).max(),
+        "of a deviation": np.abs(z.std(0) - 1).max(),
         "of a correlation": np.abs(np.corrcoef(z.T) - MIXING @ MIXING.T).max(),
-    }  # fmt: skip
+    }
 
 
 def of_signals(x: np.ndarray) -> dict[str, float]:
@@ -100,7 +107,11 @@ def of_signals(x: np.ndarray) -> dict[str, float]:
         basis, _ = np.linalg.qr(np.stack([np.cos(angle), np.sin(angle)], 1))
         left.append((x**2).sum(1) - ((x @ basis) ** 2).sum(1))
     best = tried[np.argmin(left, 0)]
-    return {"beside the sine": np.min(left, 0).sum() / (x**2).sum(), "periods": best.mean(), "their deviation": best.std()}
+    return {
+        "beside the sine": np.min(left, 0).sum() / (x**2).sum(),
+        "periods": best.mean(),
+        "their deviation": best.std(),
+    }
 
 
 def of_volumes(x: np.ndarray) -> dict[str, float]:
@@ -113,8 +124,10 @@ def of_volumes(x: np.ndarray) -> dict[str, float]:
     means = (weights * np.arange(SIDE)).sum(1) / weights.sum(1)  # the centre of mass of a blob at each place
     centres = np.interp(wanted, means, tried)
     return {
-        "beside the blob": ((x - blob(centres)) ** 2).sum() / (x**2).sum(), "centre": centres.mean(), "its deviation": centres.std(0).mean(),
-    }  # fmt: skip
+        "beside the blob": ((x - blob(centres)) ** 2).sum() / (x**2).sum(),
+        "centre": centres.mean(),
+        "its deviation": centres.std(0).mean(),
+    }
 
 
 @dataclass(frozen=True)
@@ -129,17 +142,36 @@ STAGES = {"network.width": 8, "network.multipliers": [1, 2]}
 PATCHES = {"network.patch": 4, "network.width": 48, "network.depth": 3}
 SHORT = {"training.batch_size": 16, "training.learning_rate": 4e-3, "training.average_decay": 0.98}
 SHAPES = {
-    "points": Shape(points, of_points, "NC", {"mlp": {}, "unet": {}}), "table": Shape(rows, of_rows, "NC", {"mlp": {}, "unet": {}}),
-    "signals": Shape(signals, of_signals, "NL", {
-        "unet": {}, "transformer": {"training.learning_rate": 3e-3} | PATCHES, "mlp": {}, "autoencoder": {},
-    }),
-    "volumes": Shape(volumes, of_volumes, "NDHW", {
-        "unet": SHORT | STAGES, "transformer": SHORT | PATCHES, "mlp": SHORT, "autoencoder": SHORT | STAGES,
-    }),
-}  # fmt: skip
+    "points": Shape(points, of_points, "NC", {"mlp": {}, "unet": {}}),
+    "table": Shape(rows, of_rows, "NC", {"mlp": {}, "unet": {}}),
+    "signals": Shape(
+        signals,
+        of_signals,
+        "NL",
+        {
+            "unet": {},
+            "transformer": {"training.learning_rate": 3e-3} | PATCHES,
+            "mlp": {},
+            "autoencoder": {},
+        },
+    ),
+    "volumes": Shape(
+        volumes,
+        of_volumes,
+        "NDHW",
+        {
+            "unet": SHORT | STAGES,
+            "transformer": SHORT | PATCHES,
+            "mlp": SHORT,
+            "autoencoder": SHORT | STAGES,
+        },
+    ),
+}
 
 
-def trained(shape: Shape, network: str, folder: Path, n: int = 4000, settings: dict[str, Any] | None = None) -> tuple[Run, Model]:
+def trained(
+    shape: Shape, network: str, folder: Path, n: int = 4000, settings: dict[str, Any] | None = None
+) -> tuple[Run, Model]:
     """A run on n examples, and the model as loaded from its file."""
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "data.npy", shape.make(n, 0))
@@ -157,7 +189,9 @@ def main() -> None:
     parser.add_argument("--only", choices=SHAPES, help="one shape; the results of the others are kept")
     parser.add_argument("--network", help="one network; the results of the others are kept")
     options = parser.parse_args()
-    before = json.loads((RESULTS / "shapes.json").read_text(encoding="utf-8")) if options.only or options.network else {}
+    before = (
+        json.loads((RESULTS / "shapes.json").read_text(encoding="utf-8")) if options.only or options.network else {}
+    )
     where, found, again = machine(), before.get("found", {}), before.get("again", [])
     length = {"training.steps": options.steps, "training.budget": None if options.steps else options.budget}
     for name, shape in SHAPES.items():
@@ -174,7 +208,11 @@ def main() -> None:
                 laws[network] = shape.laws(model.sample(SAMPLES).numpy())
                 count = sum(p.numel() for p in model.denoiser.parameters())
                 lines.append([network, f"{count:,}", f"{error:.3f}", *(f"{v:.3g}" for v in laws[network].values())])
-                found[f"{name}, {network}"] = {"relative": error, "parameters": count, "steps": run.trainer.step} | laws[network]
+                found[f"{name}, {network}"] = {
+                    "relative": error,
+                    "parameters": count,
+                    "steps": run.trainer.step,
+                } | laws[network]
                 again += [{"row": f"{name}, {network}", "machine": where, "length": length}] if before else []
         print(table([name, "parameters", "held-out error", *laws["fresh examples"]], lines) + "\n", flush=True)
     first = {"machine": where, "budget": options.budget, "yardstick": NOISE * math.sqrt(2 / math.pi)}

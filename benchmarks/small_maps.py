@@ -1,6 +1,6 @@
 """A 3×3 convolution on a map of 2×2, as a convolution and as the matrix product it is; and the demo model with each.
 
-    python -m benchmarks.small_maps
+python -m benchmarks.small_maps
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from benchmarks.common import machine, table, write
 from benchmarks.overhead import alternated
 from undiffuse.networks.blocks import Conv2d
 from undiffuse.networks.unet import UNet
-from undiffuse.presets import digits
+from undiffuse.runs.presets import digits
 
 BATCH, ROUNDS = 192, 80
 
@@ -39,8 +39,19 @@ def main() -> None:
             module.__class__ = nn.Conv2d  # the same parameters, torch's own forward
     x, clock = torch.randn(BATCH, 1, 8, 8), torch.rand(BATCH) * 1000
     rows.append(["the demo network", *alternated([step(network, x, clock), step(plain_network, x, clock)], ROUNDS)])
-    print(table(["forward and backward", "product, ms", "convolution, ms", "ratio"], [[name, f"{a * 1e3:.2f}", f"{b * 1e3:.2f}", f"{a / b:.2f}"] for name, a, b in rows]))
-    write("small_maps", {"machine": where, "rows": [dict(zip(("what", "product_s", "convolution_s"), row, strict=True)) for row in rows]})
+    print(
+        table(
+            ["forward and backward", "product, ms", "convolution, ms", "ratio"],
+            [[name, f"{a * 1e3:.2f}", f"{b * 1e3:.2f}", f"{a / b:.2f}"] for name, a, b in rows],
+        )
+    )
+    write(
+        "small_maps",
+        {
+            "machine": where,
+            "rows": [dict(zip(("what", "product_s", "convolution_s"), row, strict=True)) for row in rows],
+        },
+    )
 
 
 if __name__ == "__main__":

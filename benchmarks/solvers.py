@@ -23,28 +23,37 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from benchmarks.common import machine, table, write
-from undiffuse.configuration import changed
-from undiffuse.model import load
+from undiffuse.config import changed
+from undiffuse.models.file import load
 from undiffuse.process.betas import BETAS
 from undiffuse.process.chains import Chain
-from undiffuse.process.exact import Mixture
 from undiffuse.process.levels import Level, meet
-from undiffuse.process.noise import standard_normal
+from undiffuse.process.oracles import Mixture
+from undiffuse.process.philox import standard_normal
 from undiffuse.process.posteriors import Denoise
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.grids import make_grid
+from undiffuse.sampling.loop import final, trajectory
 from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.sampling.solvers.registry import Settings, make_solver
-from undiffuse.sampling.trajectory import final, trajectory
 
 EVALUATIONS = (5, 6, 8, 10, 13, 16, 24)
 SEED = 1  # the default was chosen on the mixtures of seed 0
 GRIDS = ("trailing", "karras", "logsnr", "angle", "beta", "angle_beta")
 SOLVERS = {
-    "DDIM": ("ddim", None), "Heun (angle)": ("heun", None), "EDM Heun": ("edm", None), "DPM-Solver++ 2M": ("dpm++", 2), "DPM-Solver++ 3M": ("dpm++", 3),
-    "DEIS-3": ("deis", 3), "LMS-4": ("lms", 4), "PLMS": ("plms", 4), "UniPC-2": ("unipc", 2), "UniPC-3": ("unipc", 3),
-    "Adams-2": ("adams", 2), "Adams-3": ("adams", 3),
-}  # fmt: skip
+    "DDIM": ("ddim", None),
+    "Heun (angle)": ("heun", None),
+    "EDM Heun": ("edm", None),
+    "DPM-Solver++ 2M": ("dpm++", 2),
+    "DPM-Solver++ 3M": ("dpm++", 3),
+    "DEIS-3": ("deis", 3),
+    "LMS-4": ("lms", 4),
+    "PLMS": ("plms", 4),
+    "UniPC-2": ("unipc", 2),
+    "UniPC-3": ("unipc", 3),
+    "Adams-2": ("adams", 2),
+    "Adams-3": ("adams", 3),
+}
 
 
 def mixture(dims: int, components: int, seed: int) -> Mixture:
@@ -63,7 +72,9 @@ def mixture_problem(dims: int, components: int) -> tuple[Schedule, Denoise, Tens
     first, last = schedule.levels[0], schedule.levels[-2]
 
     def slope(log_u: float, X: np.ndarray) -> np.ndarray:
-        level = Level(torch.ones((), dtype=torch.float64), torch.tensor(math.exp(log_u), dtype=torch.float64), torch.zeros(()))
+        level = Level(
+            torch.ones((), dtype=torch.float64), torch.tensor(math.exp(log_u), dtype=torch.float64), torch.zeros(())
+        )
         at = torch.from_numpy(X.reshape(len(z), dims))
         return (at - exact(at, level).mean).numpy().ravel()
 
@@ -84,17 +95,25 @@ def model_problem(path: str, n: int) -> tuple[Schedule, Denoise, Tensor, Tensor]
     return model.schedule, denoise, z, ends[1]
 
 
-def walk(schedule: Schedule, denoise: Denoise, z: Tensor, solver: str, order: int | None, grid: str, steps: int) -> Tensor:
+def walk(
+    schedule: Schedule, denoise: Denoise, z: Tensor, solver: str, order: int | None, grid: str, steps: int
+) -> Tensor:
     levels = make_grid(schedule, grid, steps)
     x = meet(levels.sigma[0], z) * z
-    return final(trajectory(x, denoise, levels, make_solver(solver, Settings(order=order), schedule), seed=0, index=torch.arange(len(z))))
+    return final(
+        trajectory(
+            x, denoise, levels, make_solver(solver, Settings(order=order), schedule), seed=0, index=torch.arange(len(z))
+        )
+    )
 
 
 def distance(a: Tensor, b: Tensor) -> float:
     return (a - b).double().flatten(1).pow(2).mean(1).sqrt().median().item()
 
 
-def measured(schedule: Schedule, denoise: Denoise, z: Tensor, end: Tensor, progress: Callable[[str], None]) -> list[dict]:
+def measured(
+    schedule: Schedule, denoise: Denoise, z: Tensor, end: Tensor, progress: Callable[[str], None]
+) -> list[dict]:
     rows = []
     for name, (solver, order) in SOLVERS.items():
         progress(name)
@@ -117,12 +136,22 @@ def main() -> None:
     problems |= {name: model_problem(path, options.n) for name, path in (each.split("=", 1) for each in options.model)}
     results = {}
     for problem, parts in problems.items():
-        rows = results[problem] = measured(*parts, progress=lambda name, problem=problem: print(f"{problem}: {name} ...", flush=True))
+        rows = results[problem] = measured(
+            *parts, progress=lambda name, problem=problem: print(f"{problem}: {name} ...", flush=True)
+        )
         lines = []
         for name in SOLVERS:
-            best = [min((r for r in rows if r["solver"] == name and r["evaluations"] == e), key=lambda r: r["error"]) for e in EVALUATIONS]
+            best = [
+                min((r for r in rows if r["solver"] == name and r["evaluations"] == e), key=lambda r: r["error"])
+                for e in EVALUATIONS
+            ]
             lines.append([name, *(f"{r['error']:.4f} {r['grid']}" for r in best)])
-        own = [r for e in EVALUATIONS for r in rows if (SOLVERS[r["solver"]][0], r["grid"], r["evaluations"]) == (default.solver, default.grid, e)]
+        own = [
+            r
+            for e in EVALUATIONS
+            for r in rows
+            if (SOLVERS[r["solver"]][0], r["grid"], r["evaluations"]) == (default.solver, default.grid, e)
+        ]
         own = [r for r in own if SOLVERS[r["solver"]][1] in (None, default.order or 3)]
         lines.append(["**the default**", *(f"**{r['error']:.4f}** {r['grid']}" for r in own)])
         print(f"\n### {problem}\n")

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import machine, table, write
-from undiffuse.classifier import Classifier
-from undiffuse.classifying import ClassifierRun
-from undiffuse.conditioning.declared import Condition
+from undiffuse.conditioning.spec import Condition
 from undiffuse.data.sources import DataConfig
 from undiffuse.evaluation.distances import frechet_distance
-from undiffuse.prepare import prepare
-from undiffuse.run import Run
+from undiffuse.models.classifier import Classifier
+from undiffuse.runs.classifier import ClassifierRun
+from undiffuse.runs.diffusion import Run
+from undiffuse.runs.prepare import prepare
 from undiffuse.training.cadence import Watch
 from undiffuse.training.scores import Scores
 from undiffuse.training.settings import TrainingConfig
@@ -40,8 +40,17 @@ def reader(run: Run) -> Classifier:
     training = TrainingConfig(steps=READER_STEPS, batch_size=64, learning_rate=1e-3, weight_decay=0.05, warmup=20)
     rows = run.training_rows, np.array([], dtype=np.int64)
     work = ClassifierRun(
-        Path(), run.model_config, run.codec, run.data, rows, "class", Condition(kind="class"), training, run.device, clean=True
-    )  # fmt: skip
+        Path(),
+        run.model_config,
+        run.codec,
+        run.data,
+        rows,
+        "class",
+        Condition(kind="class"),
+        training,
+        run.device,
+        clean=True,
+    )
     for _ in work.trainer.updates(work.loader):
         pass
     return work.classifier
@@ -63,7 +72,10 @@ def look(run: Run, classifier: Classifier, n: int) -> dict:
     first = Scores({name: errors[:size] for name, errors in found.errors.items()}, found.baseline[:size])
     names = run.model.classes
     told = {"class": [names[k % len(names)] for k in range(n)]}
-    real = features(classifier, run.codec.encode(run.training_data.values[np.random.default_rng(0).permutation(len(run.training_rows))[:REAL]]))
+    real = features(
+        classifier,
+        run.codec.encode(run.training_data.values[np.random.default_rng(0).permutation(len(run.training_rows))[:REAL]]),
+    )
     made = {"raw": features(classifier, run.codec.encode(run.model.sample(n, told)))}
     with run.trainer.average.swapped():
         made["averaged"] = features(classifier, run.codec.encode(run.model.sample(n, told)))
@@ -73,13 +85,19 @@ def look(run: Run, classifier: Classifier, n: int) -> dict:
         differences.append(frechet_distance(real, made["raw"][rows]) - frechet_distance(real, made["averaged"][rows]))
     held_out = features(classifier, run.codec.encode(run.held_out.values))
     return {
-        "step": run.trainer.step, "measured": len(found), "of": len(run.held_out), "seconds": seconds,
+        "step": run.trainer.step,
+        "measured": len(found),
+        "of": len(run.held_out),
+        "seconds": seconds,
         "held_out": found.summary() | {name: {"errors": None} | vars(found.relative(name)) for name in found.errors},
-        "once": min(first.errors, key=lambda name: first.relative(name).value), "once_measured": size, "now": found.best(),
-        "frechet": {name: frechet_distance(real, each) for name, each in made.items()}, "real": frechet_distance(real, held_out),
+        "once": min(first.errors, key=lambda name: first.relative(name).value),
+        "once_measured": size,
+        "now": found.best(),
+        "frechet": {name: frechet_distance(real, each) for name, each in made.items()},
+        "real": frechet_distance(real, held_out),
         "raw_minus_averaged": frechet_distance(real, made["raw"]) - frechet_distance(real, made["averaged"]),
         "its_error": torch.tensor(differences).std().item(),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -97,25 +115,51 @@ def main() -> None:
         for seed in range(given.seeds):
             with tempfile.TemporaryDirectory() as folder:
                 settings = {"training.steps": given.steps, "training.budget": None, "training.seed": seed}
-                run = prepare(DataConfig(source=data, size=size), Path(folder) / "r", settings=settings, watch=Watch(1e9, 1e9)).run()
+                run = prepare(
+                    DataConfig(source=data, size=size), Path(folder) / "r", settings=settings, watch=Watch(1e9, 1e9)
+                ).run()
                 classifier = reader(run)
                 for update in run.trainer.updates(run._batch):
                     if update.step * given.looks % given.steps < given.looks:
                         found = look(run, classifier, given.samples) | {"data": Path(data).name, "seed": seed}
                         looks.append(found)
                         raw, averaged = (found["held_out"][name] for name in ("raw", "averaged"))
-                        better = "either" if abs(found["raw_minus_averaged"]) < 2 * found["its_error"] else min(found["frechet"], key=found["frechet"].get)
-                        rows.append([
-                            found["data"], seed, found["step"], f"{raw['value']:.3f} ± {raw['error']:.3f}", f"{averaged['value']:.3f} ± {averaged['error']:.3f}",
-                            f"{found['once']} ({found['once_measured']})", f"{found['now']} ({found['measured']})",
-                            f"{found['frechet']['raw']:.3g}", f"{found['frechet']['averaged']:.3g}",
-                            f"{found['raw_minus_averaged']:+.3g} ± {found['its_error']:.2g}", f"{found['real']:.3g}", better,
-                        ])  # fmt: skip
+                        better = (
+                            "either"
+                            if abs(found["raw_minus_averaged"]) < 2 * found["its_error"]
+                            else min(found["frechet"], key=found["frechet"].get)
+                        )
+                        rows.append(
+                            [
+                                found["data"],
+                                seed,
+                                found["step"],
+                                f"{raw['value']:.3f} ± {raw['error']:.3f}",
+                                f"{averaged['value']:.3f} ± {averaged['error']:.3f}",
+                                f"{found['once']} ({found['once_measured']})",
+                                f"{found['now']} ({found['measured']})",
+                                f"{found['frechet']['raw']:.3g}",
+                                f"{found['frechet']['averaged']:.3g}",
+                                f"{found['raw_minus_averaged']:+.3g} ± {found['its_error']:.2g}",
+                                f"{found['real']:.3g}",
+                                better,
+                            ]
+                        )
                         print(rows[-1], flush=True)
     head = [
-        "data", "seed", "step", "raw, held-out", "averaged, held-out", "chosen once (n)", "chosen now (n)", "raw, Fréchet", "averaged, Fréchet",
-        "difference", "held-out examples", "better samples",
-    ]  # fmt: skip
+        "data",
+        "seed",
+        "step",
+        "raw, held-out",
+        "averaged, held-out",
+        "chosen once (n)",
+        "chosen now (n)",
+        "raw, Fréchet",
+        "averaged, Fréchet",
+        "difference",
+        "held-out examples",
+        "better samples",
+    ]
     print(table(head, rows))
     write(given.name, {"machine": machine(), "steps": given.steps, "samples": given.samples, "looks": looks})
 

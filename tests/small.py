@@ -6,15 +6,21 @@ import numpy as np
 import torch
 
 from undiffuse.conditioning.classes import ClassConfig
-from undiffuse.configuration import ModelConfig
 from undiffuse.data.codec import CodecConfig
-from undiffuse.model import Model
+from undiffuse.models.config import ModelConfig
+from undiffuse.models.model import Model
 from undiffuse.networks.unet_config import UNetConfig
+from undiffuse.process.config import ScheduleConfig
 from undiffuse.sampling.settings import SamplingConfig
-from undiffuse.scheduling import ScheduleConfig
 
 TINY = UNetConfig(width=8, multipliers=(1, 2), depth=1, groups=4)
-TINY_SETTINGS = {"network.width": 8, "network.multipliers": [1, 2], "network.depth": 1, "network.groups": 4, "network.embedding_width": None}
+TINY_SETTINGS = {
+    "network.width": 8,
+    "network.multipliers": [1, 2],
+    "network.depth": 1,
+    "network.groups": 4,
+    "network.embedding_width": None,
+}
 
 
 def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -29,14 +35,25 @@ def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 def tiny_config(**changes) -> ModelConfig:
     shape = changes.pop("shape", (1, 8, 8))
     codec = CodecConfig(
-        shape=shape, kind="integer", dtype="uint8", mode="L" if shape[0] == 1 else None, offset=(127.5,) * shape[0],
-        scale=(127.5,) * shape[0], low=(0.0,) * shape[0], high=(255.0,) * shape[0],
-    )  # fmt: skip
+        shape=shape,
+        kind="integer",
+        dtype="uint8",
+        mode="L" if shape[0] == 1 else None,
+        offset=(127.5,) * shape[0],
+        scale=(127.5,) * shape[0],
+        low=(0.0,) * shape[0],
+        high=(255.0,) * shape[0],
+    )
     content = {
-        "codec": codec, "network": TINY.model_copy(update={"dims": len(shape) - 1}), "schedule": ScheduleConfig(name="cosine", T=100),
-        "prediction": "velocity", "variance": "fixed_small", "sigma_data": 0.5, "conditions": {"class": ClassConfig(names=("cat", "dog", "7"))},
+        "codec": codec,
+        "network": TINY.model_copy(update={"dims": len(shape) - 1}),
+        "schedule": ScheduleConfig(name="cosine", T=100),
+        "prediction": "velocity",
+        "variance": "fixed_small",
+        "sigma_data": 0.5,
+        "conditions": {"class": ClassConfig(names=("cat", "dog", "7"))},
         "sampling": SamplingConfig(steps=5),
-    }  # fmt: skip
+    }
     return ModelConfig(**(content | changes))
 
 

@@ -11,68 +11,58 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "undiffuse"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-# room: the rooms of ours it may import
+# The rooms from the ground floor up, each with those that it may import.  Any may import the ground floor.
+GROUND = {"config", "errors", "rng", "system"}
 ALLOWED = {
-    "process": set(),
-    "networks": set(),
-    "conditioning": {"extras"},
-    "artefact": {"files"},
-    "carrying": {"conditioning", "denoiser", "networks", "process"},
-    "adapters": {"artefact", "configuration", "denoiser", "files", "networks"},
-    "starting": {
-        "carrying", "columns", "conditioning", "configuration", "data", "denoiser", "latents", "model", "networks", "scheduling", "training",
-    },
-    "scheduling": {"process"},
-    "columns": {"conditioning", "data", "files"},
-    "devices": {"networks", "process"},
     "errors": set(),
-    "streams": set(),
-    "files": set(),
-    "extras": set(),
+    "rng": set(),
+    "config": set(),
+    "system": set(),
     "data": set(),
-    "denoiser": {"process", "conditioning", "networks"},
-    "likelihood": {"process", "extras"},
-    "measures": {"data", "likelihood", "process"},
-    "held_out": {"columns", "conditioning", "configuration", "data"},
-    "sampling": {"process", "extras"},
-    "evaluation": set(),
-    "training": {"process", "conditioning", "denoiser", "likelihood", "files"},
-    "corruptions": {"process"},
-    "latents": {"networks"},
-    "first_stage": {
-        "artefact", "classifier", "conditioning", "configuration", "data", "evaluation", "files", "latents", "networks", "pictures", "process",
-        "training",
-    },
-    "configuration": {"corruptions", "latents", "scheduling", "process", "networks", "conditioning", "denoiser", "data", "sampling", "training"},
-    "steering": {"conditioning", "configuration", "data", "denoiser", "process", "sampling"},
-    "model": {
-        "adapters", "artefact", "carrying", "conditioning", "configuration", "data", "denoiser", "devices", "files", "latents", "measures",
-        "process", "sampling", "scheduling", "steering",
-    },
-    "classifier": {"artefact", "conditioning", "configuration", "data", "devices", "latents", "networks", "process", "sampling", "scheduling"},
-    "classifying": {"artefact", "classifier", "columns", "conditioning", "configuration", "data", "files", "networks", "process", "training"},
-    "adherence": {"classifying", "columns", "conditioning", "data", "model", "process", "training"},
-    "editing": {"configuration", "model", "process", "sampling"},
-    "tasks": {"corruptions", "model", "process"},
-    "solving": {"configuration", "editing", "model", "process", "sampling", "steering"},
-    "sweeping": {"configuration", "evaluation", "model", "process", "sampling"},
-    "presets": {"configuration", "data", "latents", "networks", "sampling", "scheduling", "training"},
+    "networks": set(),
+    "process": set(),
+    "sampling": {"process"},
+    "conditioning": {"data", "process"},
+    "models": {"conditioning", "data", "networks", "process", "sampling"},
+    "training": {"conditioning", "models", "process"},
     "pictures": {"data", "process", "sampling"},
-    "run": {
-        "adapters", "artefact", "columns", "conditioning", "configuration", "corruptions", "data", "denoiser", "files", "latents", "likelihood",
-        "model", "networks", "pictures", "previews", "process", "starting", "training",
-    },
-    "previews": {"conditioning", "model", "pictures", "training"},
-    "prepare": {
-        "columns", "conditioning", "configuration", "corruptions", "data", "devices", "files", "first_stage", "model", "presets", "process", "run",
-        "starting", "training",
-    },
+    "runs": {"conditioning", "data", "models", "networks", "pictures", "process", "sampling", "training"},
+    "evaluation": {"conditioning", "data", "models", "networks", "process", "runs", "sampling", "training"},
+    "api": {"conditioning", "data", "evaluation", "models", "runs", "sampling", "training"},
 }
-OUTSIDE = {"process": {"torch"}, "networks": {"torch", "pydantic"}, "sampling": {"torch", "pydantic"}, "conditioning": {"torch", "pydantic"}}
+# The engine: of a model it knows how x̂ is asked for, and nothing of files, solvers, pictures or where data is from.
+ONLY = {
+    ("training", "models"): {"undiffuse.models.denoiser"},
+    ("conditioning", "process"): {"undiffuse.process.operators"},
+}
+OUTSIDE = {
+    "process": {"torch", "pydantic"},
+    "networks": {"torch", "pydantic"},
+    "sampling": {"torch", "pydantic"},
+    "conditioning": {"torch", "pydantic", "numpy", "safetensors"},
+}
 STANDARD_ONLY = {
-    "__future__", "abc", "array", "collections", "contextlib", "dataclasses", "difflib", "functools", "hashlib", "itertools", "math", "os",
-    "pathlib", "re", "types", "typing", "warnings", "zlib",
-}  # fmt: skip
+    "__future__",
+    "abc",
+    "array",
+    "collections",
+    "contextlib",
+    "dataclasses",
+    "difflib",
+    "functools",
+    "hashlib",
+    "itertools",
+    "json",
+    "struct",
+    "math",
+    "os",
+    "pathlib",
+    "re",
+    "types",
+    "typing",
+    "warnings",
+    "zlib",
+}
 
 
 def room(path: Path) -> str:
@@ -86,7 +76,11 @@ def imports(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: write imports in full"
-            names |= {f"undiffuse.{a.name}" for a in node.names if a.name[0] != "_"} if node.module == "undiffuse" else {node.module}
+            names |= (
+                {f"undiffuse.{a.name}" for a in node.names if a.name[0] != "_"}
+                if node.module == "undiffuse"
+                else {node.module}
+            )
     return names
 
 
@@ -95,9 +89,12 @@ def test_rooms_only_know_the_rooms_below_them(path):
     here = room(path)
     if here in ("cli", "__init__", "__main__"):
         return
-    ours = {name.split(".")[1] for name in imports(path) if name.startswith("undiffuse.")} - {"errors", "streams"}
-    unknown = ours - ALLOWED[here] - {here}
+    ours = {name for name in imports(path) if name.startswith("undiffuse.")}
+    unknown = {name.split(".")[1] for name in ours} - ALLOWED[here] - {here} - GROUND
     assert not unknown, f"{here} may not import {sorted(unknown)}"
+    for (room_, other), names in ONLY.items():
+        if room_ == here:
+            assert {name for name in ours if name.split(".")[1] == other} <= names
     if here in OUTSIDE:
         outside = {name.split(".")[0] for name in imports(path) if not name.startswith("undiffuse")}
         assert outside <= OUTSIDE[here] | STANDARD_ONLY
@@ -112,7 +109,9 @@ def test_training_knows_no_solver():
 def test_nothing_is_unpickled_or_executed(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names = {alias.name for alias in node.names} | ({node.module} if isinstance(node, ast.ImportFrom) else set())
+            names = {alias.name for alias in node.names} | (
+                {node.module} if isinstance(node, ast.ImportFrom) else set()
+            )
             assert not names & {"pickle", "marshal", "shelve", "dill", "joblib", "urllib", "requests", "socket"}
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
@@ -126,7 +125,7 @@ def test_nothing_is_unpickled_or_executed(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_files_are_read_in_one_sitting_and_say_what_they_are(path):
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 350
+    assert len(text.splitlines()) <= 460
     assert path.name == "__init__.py" or ast.get_docstring(ast.parse(text)), path
     assert not re.search(r"\b(TODO|FIXME|XXX)\b", text)
 
@@ -151,23 +150,41 @@ def test_nothing_concrete_is_subclassed():
 
 
 def test_random_numbers_come_from_the_one_place_that_numbers_their_streams():
-    """Generators are made and seeded in streams.py alone; noise of examples names its stream; only networks draw from the global generator."""
-    drawing = {f"torch.{name}" for name in ("rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "rand_like", "randn_like")}
+    """Generators are made and seeded in rng.py alone; noise of examples names its stream; only networks draw from the global generator."""
+    drawing = {
+        f"torch.{name}"
+        for name in (
+            "rand",
+            "randn",
+            "randint",
+            "randperm",
+            "normal",
+            "bernoulli",
+            "multinomial",
+            "rand_like",
+            "randn_like",
+        )
+    }
     for path in FILES:
-        if path.name == "streams.py":
+        if path.name == "rng.py":
             continue
         tree, where = ast.parse(path.read_text(encoding="utf-8")), path.relative_to(SOURCE)
         inside = {
-            id(node) for block in ast.walk(tree) if isinstance(block, ast.With) for node in ast.walk(block)
+            id(node)
+            for block in ast.walk(tree)
+            if isinstance(block, ast.With)
+            for node in ast.walk(block)
             if any(ast.unparse(item.context_expr).startswith("drawing(GeneratorStream.") for item in block.items)
-        }  # fmt: skip
+        }
         assert "random" not in imports(path), where
         for node in ast.walk(tree):
             if not isinstance(node, ast.Call):
                 continue
             called, given = ast.unparse(node.func), {k.arg: k.value for k in node.keywords}
             what = f"{where}:{node.lineno}: {called}"
-            assert not re.search(r"manual_seed|torch\.Generator|np\.random|default_rng|RandomState|torch\.seed", called), what
+            assert not re.search(
+                r"manual_seed|torch\.Generator|np\.random|default_rng|RandomState|torch\.seed", called
+            ), what
             if called in drawing:
                 assert "generator" in given or where.parts[0] in ("networks", "conditioning"), what
             if re.search(r"(pca|svd)_lowrank", called):

@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 
 from tests.small import images, tiny_model
-from undiffuse import editing, solving
 from undiffuse.cli.results import MOST_SHOWN, few
-from undiffuse.model import AT_ONCE, NUMBERS, at_once, save_model
+from undiffuse.models import editing, inverse_problems
+from undiffuse.models.file import save_model
+from undiffuse.models.model import AT_ONCE, NUMBERS, at_once
 from undiffuse.pictures.edits import FRAMES, MOST_COLUMNS, MOST_NUMBERS, Walk
-from undiffuse.sampling import recording
-from undiffuse.sampling.trajectory import Moment
+from undiffuse.sampling import ddpm_inversion as recording
+from undiffuse.sampling.loop import Moment
 
 
 def batches_of(model, monkeypatch):
@@ -30,12 +31,20 @@ def test_a_batch_is_bounded_by_examples_and_by_numbers():
     assert at_once((3, 4096, 4096)) == 1
 
 
-@pytest.mark.parametrize("work", [
-    lambda m, x: m.sample(len(x), steps=1), lambda m, x: editing.reconstruct(m, x, steps=2), lambda m, x: editing.vary(m, x[:3], 0.5, 7, steps=2),
-    lambda m, x: editing.interpolate(m, x[0], x[1], len(x), steps=2), lambda m, x: editing.restore(m, x, level=0.4, steps=2),
-    lambda m, x: editing.reconstruct(m, x, method="recorded", steps=3),
-    lambda m, x: solving.inpaint(m, x, np.arange(256)[None].repeat(256, 0) < 9, approach="replace", steps=2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda m, x: m.sample(len(x), steps=1),
+        lambda m, x: editing.reconstruct(m, x, steps=2),
+        lambda m, x: editing.vary(m, x[:3], 0.5, 7, steps=2),
+        lambda m, x: editing.interpolate(m, x[0], x[1], len(x), steps=2),
+        lambda m, x: editing.restore(m, x, level=0.4, steps=2),
+        lambda m, x: editing.reconstruct(m, x, method="recorded", steps=3),
+        lambda m, x: inverse_problems.inpaint(
+            m, x, np.arange(256)[None].repeat(256, 0) < 9, approach="replace", steps=2
+        ),
+    ],
+)
 def test_large_examples_go_through_the_network_a_few_at_a_time(monkeypatch, work):
     """20 examples of 2^16 numbers: at most 2^20 of them at once."""
     model = tiny_model(shape=(1, 256, 256))
@@ -113,7 +122,9 @@ def test_a_sheet_shows_a_stated_number(run, tmp_path):
     assert few(["a", "b"]) == [0, 1]
     model = tiny_model(conditions={})
     weights = dict(model.denoiser.named_parameters())
-    save_model(tmp_path / "m/model.safetensors", model.config, weights, {name: p.clone() for name, p in weights.items()})
+    save_model(
+        tmp_path / "m/model.safetensors", model.config, weights, {name: p.clone() for name, p in weights.items()}
+    )
     code, out = run("sample", "m", "-n", str(MOST_SHOWN + 60), "--steps", "1")
     assert code == 0, out
     values = np.load(tmp_path / "m/sampled/001/samples.npy")
@@ -128,7 +139,9 @@ def test_a_sheet_shows_a_stated_number(run, tmp_path):
 def test_a_small_strength_is_a_step_and_the_bar_says_so(run, tmp_path):
     model = tiny_model()
     weights = dict(model.denoiser.named_parameters())
-    save_model(tmp_path / "m/model.safetensors", model.config, weights, {name: p.clone() for name, p in weights.items()})
+    save_model(
+        tmp_path / "m/model.safetensors", model.config, weights, {name: p.clone() for name, p in weights.items()}
+    )
     np.save(tmp_path / "a.npy", images(1)[:, None])
     for strength, said in (("0.0001", "1 of 1 steps"), ("0.5", "3 of 3 steps"), ("1", "5 of 5 steps")):
         code, out = run("vary", "m", "a.npy", "--strength", strength, "--steps", "5", "-n", "1")

@@ -11,31 +11,42 @@ from PIL import Image
 
 import undiffuse
 from tests.small import TINY_SETTINGS, images, tiny_config, tiny_model
-from undiffuse import editing, solving
 from undiffuse.conditioning.base import Note
-from undiffuse.conditioning.declared import Condition
+from undiffuse.conditioning.spec import Condition
 from undiffuse.data.sources import share_or_count, sides
 from undiffuse.errors import Failure, UsageError
-from undiffuse.model import save_model
-from undiffuse.sampling.gradients import Guide
-from undiffuse.steering import Steering
+from undiffuse.evaluation.likelihood import likelihood
+from undiffuse.models import editing, inverse_problems
+from undiffuse.models.file import save_model
+from undiffuse.models.guidance import Steering
+from undiffuse.sampling.classifier_guidance import Guide
 
 HALF = np.arange(8)[None].repeat(8, 0) < 4
 CAT = {"class": "cat"}
 
 
-@pytest.mark.parametrize(("settings", "plain"), [
-    ({"steps": np.int64(3)}, {"steps": 3}), ({"steps": torch.tensor(3)}, {"steps": 3}), ({"guidance": np.float32(2)}, {"guidance": 2.0}),
-    ({"guidance": torch.tensor(2.0)}, {"guidance": 2.0}), ({"guidance_scales": {"class": np.float64(2)}}, {"guidance_scales": {"class": 2.0}}),
-    ({"restart": [*np.array([0.1, 3.0]).tolist(), np.int32(1)]}, {"restart": [0.1, 3.0, 1]}), ({"seed": np.uint8(4)}, {"seed": 4}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "plain"),
+    [
+        ({"steps": np.int64(3)}, {"steps": 3}),
+        ({"steps": torch.tensor(3)}, {"steps": 3}),
+        ({"guidance": np.float32(2)}, {"guidance": 2.0}),
+        ({"guidance": torch.tensor(2.0)}, {"guidance": 2.0}),
+        ({"guidance_scales": {"class": np.float64(2)}}, {"guidance_scales": {"class": 2.0}}),
+        ({"restart": [*np.array([0.1, 3.0]).tolist(), np.int32(1)]}, {"restart": [0.1, 3.0, 1]}),
+        ({"seed": np.uint8(4)}, {"seed": 4}),
+    ],
+)
 def test_numbers_of_numpy_and_torch_are_numbers(settings, plain):
     model = tiny_model()
     assert torch.equal(model.sample(2, CAT, **settings), model.sample(2, CAT, **plain))
 
 
 def test_a_method_may_be_named():
-    one, other = (solving.inpaint(tiny_model(), images(2)[:, None], HALF, approach=a, steps=3) for a in ("dps", solving.Approach("dps")))
+    one, other = (
+        inverse_problems.inpaint(tiny_model(), images(2)[:, None], HALF, approach=a, steps=3)
+        for a in ("dps", inverse_problems.Approach("dps"))
+    )
     assert torch.equal(one.values, other.values)
 
 
@@ -47,17 +58,39 @@ def inference(call):
     return within
 
 
-@pytest.mark.parametrize("call", [
-    lambda m, x: m.sample(2, ["class"]), lambda m, x: m.sample(2, "cat"), lambda m, x: m.sample(2.5), lambda m, x: m.sample("2"),
-    lambda m, x: m.sample(2, seed=0.5), lambda m, x: m.sample(2, index=["a", "b"]), lambda m, x: m.sample(2, steering={"negative": CAT}),
-    lambda m, x: m.sample(2, CAT, guidance=float("nan")), lambda m, x: m.sample(2, steps=len), lambda m, x: m.sample(2, batch_size=0),
-    lambda m, x: m.trajectory(0), lambda m, x: m.likelihood(x[:0]), lambda m, x: m.likelihood(x, ["cat", "cat"]),
-    lambda m, x: editing.reconstruct(m, x[:0]), lambda m, x: editing.reconstruct(m, "a.png"), lambda m, x: editing.vary(m, x, float("nan")),
-    lambda m, x: solving.inpaint(m, x, HALF, approach="magic"), lambda m, x: solving.inpaint(m, x, "center"),
-    lambda m, x: solving.inpaint(m, x[:0], HALF), lambda m, x: Condition(kind="colour"), lambda m, x: Condition(kind="class", size=3),
-    inference(lambda m, x: solving.inpaint(m, x, HALF)), inference(lambda m, x: editing.restore(m, x, steps=3)),
-    inference(lambda m, x: m.sample(2, steering=Steering(guides=(Guide(lambda x_t, level, index: x_t.flatten(1).sum(1)),)))),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m, x: m.sample(2, ["class"]),
+        lambda m, x: m.sample(2, "cat"),
+        lambda m, x: m.sample(2.5),
+        lambda m, x: m.sample("2"),
+        lambda m, x: m.sample(2, seed=0.5),
+        lambda m, x: m.sample(2, index=["a", "b"]),
+        lambda m, x: m.sample(2, steering={"negative": CAT}),
+        lambda m, x: m.sample(2, CAT, guidance=float("nan")),
+        lambda m, x: m.sample(2, steps=len),
+        lambda m, x: m.sample(2, batch_size=0),
+        lambda m, x: m.trajectory(0),
+        lambda m, x: likelihood(m, x[:0]),
+        lambda m, x: likelihood(m, x, ["cat", "cat"]),
+        lambda m, x: editing.reconstruct(m, x[:0]),
+        lambda m, x: editing.reconstruct(m, "a.png"),
+        lambda m, x: editing.vary(m, x, float("nan")),
+        lambda m, x: inverse_problems.inpaint(m, x, HALF, approach="magic"),
+        lambda m, x: inverse_problems.inpaint(m, x, "center"),
+        lambda m, x: inverse_problems.inpaint(m, x[:0], HALF),
+        lambda m, x: Condition(kind="colour"),
+        lambda m, x: Condition(kind="class", size=3),
+        inference(lambda m, x: inverse_problems.inpaint(m, x, HALF)),
+        inference(lambda m, x: editing.restore(m, x, steps=3)),
+        inference(
+            lambda m, x: m.sample(
+                2, steering=Steering(guides=(Guide(lambda x_t, level, index: x_t.flatten(1).sum(1)),))
+            )
+        ),
+    ],
+)
 def test_mistakes_are_sentences(call):
     with pytest.raises(UsageError) as refused:
         call(tiny_model(), images(2)[:, None])
@@ -94,12 +127,19 @@ def test_a_device_that_is_not_there_is_said(model_file, device):
 # Samples that are none ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", [
-    lambda m, x: m.sample(2, CAT, guidance=1e38, clip="none"),
-    lambda m, x: m.sample(2, steering=Steering(guides=(Guide(lambda x_t, level, index: (x_t * torch.nan).flatten(1).sum(1)),))),
-    lambda m, x: editing.vary(m, x, 0.5, conditions=CAT, guidance=1e38, clip="none", steps=5),
-    lambda m, x: solving.inpaint(m, x, HALF, approach="replace", conditions=CAT, guidance=1e38, clip="none", steps=5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m, x: m.sample(2, CAT, guidance=1e38, clip="none"),
+        lambda m, x: m.sample(
+            2, steering=Steering(guides=(Guide(lambda x_t, level, index: (x_t * torch.nan).flatten(1).sum(1)),))
+        ),
+        lambda m, x: editing.vary(m, x, 0.5, conditions=CAT, guidance=1e38, clip="none", steps=5),
+        lambda m, x: inverse_problems.inpaint(
+            m, x, HALF, approach="replace", conditions=CAT, guidance=1e38, clip="none", steps=5
+        ),
+    ],
+)
 def test_samples_that_are_no_numbers_are_a_failure(call):
     with pytest.raises(Failure, match="NaN or infinite"):
         call(tiny_model(), images(2)[:, None])
@@ -119,9 +159,19 @@ def test_train_takes_the_data_options_of_the_command(tmp_path):
     """Channels-last pictures of another size than wanted: layout and shrink make them what the command would have."""
     np.save(tmp_path / "a.npy", images(12, (16, 16, 3)))
     model = undiffuse.train(
-        tmp_path / "a.npy", runs=tmp_path / "runs", name="r", layout="NHWC", shrink=2, held_out=3, device="cpu", steps=np.int64(1),
-        batch_size=np.int64(4), checkpoint_every=60, preview_every=60, settings=TINY_SETTINGS,
-    )  # fmt: skip
+        tmp_path / "a.npy",
+        runs=tmp_path / "runs",
+        name="r",
+        layout="NHWC",
+        shrink=2,
+        held_out=3,
+        device="cpu",
+        steps=np.int64(1),
+        batch_size=np.int64(4),
+        checkpoint_every=60,
+        preview_every=60,
+        settings=TINY_SETTINGS,
+    )
     assert model.config.codec.shape == (3, 8, 8)
     assert model.config.provenance["data"]["held_out"] == 3
 
@@ -129,7 +179,9 @@ def test_train_takes_the_data_options_of_the_command(tmp_path):
 def test_what_reading_decides_is_said_in_python_too(tmp_path):
     np.savez(tmp_path / "a.npz", x=images(12), age=np.arange(12.0))
     with pytest.warns(Note, match="age"):
-        undiffuse.train(tmp_path / "a.npz", runs=tmp_path / "runs", held_out=2, steps=1, batch_size=4, settings=TINY_SETTINGS)
+        undiffuse.train(
+            tmp_path / "a.npz", runs=tmp_path / "runs", held_out=2, steps=1, batch_size=4, settings=TINY_SETTINGS
+        )
 
 
 @pytest.mark.parametrize("size", ["16", 16.0, (16,), (16, 0), (1, 2, 3), (8, "8")])
@@ -145,20 +197,36 @@ def test_train_resizes_images(tmp_path):
     for k, picture in enumerate(images(6, (10, 12))):
         Image.fromarray(picture).save(tmp_path / f"d/{k}.png")
     model = undiffuse.train(
-        Path(tmp_path / "d"), runs=tmp_path / "runs", size=8, fit="stretch", channels="rgb", held_out=1, steps=1, batch_size=2,
+        Path(tmp_path / "d"),
+        runs=tmp_path / "runs",
+        size=8,
+        fit="stretch",
+        channels="rgb",
+        held_out=1,
+        steps=1,
+        batch_size=2,
         settings=TINY_SETTINGS,
-    )  # fmt: skip
+    )
     assert model.config.codec.shape == (3, 8, 8)
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    ({"data": np.zeros((3, 8, 8))}, "savez"), ({"data": torch.zeros(3, 8, 8)}, "savez"), ({"data": "digits", "fit": "squeeze"}, "fit"),
-    ({"data": "digits", "held_out": 1.0}, "neither a share"), ({"data": "digits", "layout": "NHW"}, "axes of an array"),
-    ({"data": "digits", "conditions": ["class"]}, "Condition"), ({"data": "digits", "conditions": {"class": "class"}}, "Condition"),
-    ({"data": "digits", "settings": ["prediction"]}, "dotted path"), ({"data": "digits", "latent": 2.5}, "latent is 2"),
-    ({"data": "digits", "batch_size": "many"}, "batch_size"), ({"data": "digits", "colour": 3}, "no setting"),
-    ({"data": "digits", "size": 64}, "images"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"data": np.zeros((3, 8, 8))}, "savez"),
+        ({"data": torch.zeros(3, 8, 8)}, "savez"),
+        ({"data": "digits", "fit": "squeeze"}, "fit"),
+        ({"data": "digits", "held_out": 1.0}, "neither a share"),
+        ({"data": "digits", "layout": "NHW"}, "axes of an array"),
+        ({"data": "digits", "conditions": ["class"]}, "Condition"),
+        ({"data": "digits", "conditions": {"class": "class"}}, "Condition"),
+        ({"data": "digits", "settings": ["prediction"]}, "dotted path"),
+        ({"data": "digits", "latent": 2.5}, "latent is 2"),
+        ({"data": "digits", "batch_size": "many"}, "batch_size"),
+        ({"data": "digits", "colour": 3}, "no setting"),
+        ({"data": "digits", "size": 64}, "images"),
+    ],
+)
 def test_what_cannot_be_trained_is_a_sentence(tmp_path, arguments, words):
     with pytest.raises(UsageError, match=words) as refused:
         undiffuse.train(**arguments, runs=tmp_path, steps=1)

@@ -25,7 +25,9 @@ def test_a_table_keeps_the_scale_of_each_column(tmp_path):
 
     400 draws of the truth miss by 0.05, 0.035 and 0.05, one standard error.  The data are Gaussian: nothing beats the linear denoiser.
     """
-    relative, laws = learned("table", "mlp", tmp_path, 400, **{"training.steps": 300, "network.width": 64, "network.depth": 2})
+    relative, laws = learned(
+        "table", "mlp", tmp_path, 400, **{"training.steps": 300, "network.width": 64, "network.depth": 2}
+    )
     assert 0.95 < relative < 1.15
     assert laws["largest error of a mean"] < 0.2
     assert laws["of a deviation"] < 0.15
@@ -34,7 +36,9 @@ def test_a_table_keeps_the_scale_of_each_column(tmp_path):
 
 def test_points_lie_on_their_curve(tmp_path):
     """Nearer to the two half circles than draws of the Gaussian of the same mean and covariance, by a third at least."""
-    _, laws = learned("points", "mlp", tmp_path, 400, **{"training.steps": 500, "network.width": 64, "network.depth": 3})
+    _, laws = learned(
+        "points", "mlp", tmp_path, 400, **{"training.steps": 500, "network.width": 64, "network.depth": 3}
+    )
     real = SHAPES["points"].make(4000, 1)
     gaussian = np.random.default_rng(0).multivariate_normal(real.mean(0), np.cov(real.T), 4000)
     assert laws["distance to the circles"] < 2 / 3 * SHAPES["points"].laws(gaussian)["distance to the circles"]
@@ -44,9 +48,14 @@ def test_points_lie_on_their_curve(tmp_path):
 SIGNALS: dict[str, dict] = {
     "unet": {"network.width": 12, "network.multipliers": [1, 2, 2], "training.steps": 120},
     "transformer": {
-        "network.width": 48, "network.depth": 3, "network.heads": 3, "network.patch": 8, "training.steps": 600, "training.learning_rate": 3e-3,
+        "network.width": 48,
+        "network.depth": 3,
+        "network.heads": 3,
+        "network.patch": 8,
+        "training.steps": 600,
+        "training.learning_rate": 3e-3,
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("network", SIGNALS)
@@ -58,14 +67,29 @@ def test_signals_are_sines(network, tmp_path):
     _, laws = learned("signals", network, tmp_path, 200, **SIGNALS[network] | {"training.batch_size": 32})
     real = SHAPES["signals"].make(4000, 1)
     gaussian = np.random.default_rng(0).multivariate_normal(real.mean(0), np.cov(real.T), 400)
-    assert laws["beside the sine"] < {"unet": 0.5, "transformer": 0.67}[network] * SHAPES["signals"].laws(gaussian)["beside the sine"]
+    assert (
+        laws["beside the sine"]
+        < {"unet": 0.5, "transformer": 0.67}[network] * SHAPES["signals"].laws(gaussian)["beside the sine"]
+    )
     assert abs(laws["periods"] - 2.5) < 0.4  # 0.06 is one standard error
     assert 0.6 < laws["their deviation"] < 1.1
 
 
 VOLUMES = {
-    "unet": {"network.width": 8, "network.multipliers": [1, 2], "training.steps": 40, "training.batch_size": 8, "sampling.steps": 4},
-    "transformer": {"network.width": 48, "network.depth": 3, "network.heads": 3, "network.patch": 4, "training.steps": 100},
+    "unet": {
+        "network.width": 8,
+        "network.multipliers": [1, 2],
+        "training.steps": 40,
+        "training.batch_size": 8,
+        "sampling.steps": 4,
+    },
+    "transformer": {
+        "network.width": 48,
+        "network.depth": 3,
+        "network.heads": 3,
+        "network.patch": 4,
+        "training.steps": 100,
+    },
 }
 
 

@@ -24,13 +24,24 @@ class OnDevice(torch.Tensor):
         kwargs = kwargs or {}
         if func == DEVICE:
             return MPS
-        target = kwargs.get("device", next((a for a in args[1:] if isinstance(a, torch.device | str)), None)) if func is torch.Tensor.to else None
+        target = (
+            kwargs.get("device", next((a for a in args[1:] if isinstance(a, torch.device | str)), None))
+            if func is torch.Tensor.to
+            else None
+        )
         flat = [a for a in tree_flatten((args, kwargs))[0] if isinstance(a, torch.Tensor)]
         moved = func is torch.Tensor.to and len(flat) > 1  # x.to(other)
-        leaves = func in LEAVES or (target is not None and torch.device(target).type == "cpu") or (moved and not isinstance(flat[1], cls))
-        if func not in (torch.Tensor.to, torch.Tensor.copy_, torch.Tensor.__setitem__, torch.Tensor.__getitem__) and any(
-            not isinstance(a, cls) and a.ndim for a in flat
-        ):
+        leaves = (
+            func in LEAVES
+            or (target is not None and torch.device(target).type == "cpu")
+            or (moved and not isinstance(flat[1], cls))
+        )
+        if func not in (
+            torch.Tensor.to,
+            torch.Tensor.copy_,
+            torch.Tensor.__setitem__,
+            torch.Tensor.__getitem__,
+        ) and any(not isinstance(a, cls) and a.ndim for a in flat):
             raise RuntimeError(f"Expected all tensors to be on the same device ({func.__name__}).")
         with torch._C.DisableTorchFunction():
             if func is not torch.autograd.grad:  # which looks for the very tensors of the graph

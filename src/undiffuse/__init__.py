@@ -1,8 +1,8 @@
 """undiffuse: trains, samples, steers, measures and explains diffusion models on people's own data.
 
-    import undiffuse
-    model = undiffuse.train("digits", steps=2000)
-    images = model.sample(16, {"class": 7}, guidance=2.0, seed=0)
+import undiffuse
+model = undiffuse.train("digits", steps=2000)
+images = model.sample(16, {"class": 7}, guidance=2.0, seed=0)
 """
 
 from __future__ import annotations
@@ -11,19 +11,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Condition", "Guide", "Model", "Steering", "load", "load_classifier", "train"]
+__all__ = ["Condition", "Guide", "Model", "Steering", "likelihood", "load", "load_classifier", "train"]
 HOMES = {
-    "Condition": "conditioning.declared", "Guide": "sampling.gradients", "Model": "model", "Steering": "steering", "load": "model",
-    "load_classifier": "classifier", "train": "prepare",
-}  # fmt: skip
+    "Condition": "conditioning.spec",
+    "Guide": "sampling.classifier_guidance",
+    "Model": "models.model",
+    "Steering": "models.guidance",
+    "likelihood": "evaluation.likelihood",
+    "load": "models.file",
+    "load_classifier": "models.classifier",
+    "train": "api",
+}
 
 if TYPE_CHECKING:
-    from undiffuse.classifier import load_classifier
-    from undiffuse.conditioning.declared import Condition
-    from undiffuse.model import Model, load
-    from undiffuse.prepare import train
-    from undiffuse.sampling.gradients import Guide
-    from undiffuse.steering import Steering
+    from undiffuse.api import train
+    from undiffuse.conditioning.spec import Condition
+    from undiffuse.evaluation.likelihood import likelihood
+    from undiffuse.models.classifier import load_classifier
+    from undiffuse.models.file import load
+    from undiffuse.models.guidance import Steering
+    from undiffuse.models.model import Model
+    from undiffuse.sampling.classifier_guidance import Guide
 
 
 def __getattr__(name: str) -> Any:

@@ -24,7 +24,9 @@ def explained(error: Any) -> str:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"there is no setting {place!r}."
-    return f"{place}: {message} (it is {first['input']!r})." if place and first["type"] != "value_error" else f"{message}."
+    return (
+        f"{place}: {message} (it is {first['input']!r})." if place and first["type"] != "value_error" else f"{message}."
+    )
 
 
 def whole(value: Any, what: str) -> int:

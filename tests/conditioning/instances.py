@@ -57,7 +57,13 @@ DROPPABLE = {
     "number": Kind(NumberConfig, {"mean": 40.0, "deviation": 10.0, "low": 0.0, "high": 90.0}, (30, 40.5, 0.0)),
     "vector": Kind(VectorConfig, {"mean": (1.0, -2.0), "deviation": (2.0, 0.5)}, ((3.0, 1.0), (1.0, -2.0), (0.0, 0.0))),
     "text": Kind(TextConfig, {"encoder": WordsEncoder(buckets=97, most=4)}, ("a red cat", "a dog", "!"), tokens=4),
-    "image": Kind(ImageConfig, {"shape": (2, 8, 8), "low": 0.0, "high": 255.0}, (picture(0), picture(1), picture(2)), tokens=64, beside=3),
-}  # fmt: skip
+    "image": Kind(
+        ImageConfig,
+        {"shape": (2, 8, 8), "low": 0.0, "high": 255.0},
+        (picture(0), picture(1), picture(2)),
+        tokens=64,
+        beside=3,
+    ),
+}
 TASK = Kind(TaskConfig, {"names": ("paint", "enlarge")}, ("paint", "enlarge"))
 KIND_OF = DROPPABLE | {"task": TASK}

@@ -33,10 +33,15 @@ def test_encoding_takes_one_value_for_all_or_one_each():
     assert numbered.encode({"class": torch.tensor([1, 0])}, 2)["class"].tolist() == [1, 0]
 
 
-@pytest.mark.parametrize(("asked", "words"), [
-    ({"class": "hrse"}, "did you mean horse"), ({"class": 3}, "cat, dog, horse"), ({"species": "cat"}, "its conditions are: class"),
-    ({"class": ["cat", "dog"]}, "2 values"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"class": "hrse"}, "did you mean horse"),
+        ({"class": 3}, "cat, dog, horse"),
+        ({"species": "cat"}, "its conditions are: class"),
+        ({"class": ["cat", "dog"]}, "2 values"),
+    ],
+)
 def test_what_cannot_be_understood_is_refused(asked, words):
     with pytest.raises(ValueError, match=words):
         conditions().encode(asked, 3)

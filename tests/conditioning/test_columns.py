@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from undiffuse.columns import encode_columns, fit_conditions, remarks, said_in
+from undiffuse.conditioning.columns import encode_columns, fit_conditions, remarks, said_in
 from undiffuse.conditioning.conditions import Conditions
-from undiffuse.conditioning.declared import Condition
+from undiffuse.conditioning.spec import Condition
 from undiffuse.conditioning.texts import WordsEncoder
 from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
@@ -33,17 +33,20 @@ def fitted(data, name="it", drop=0.1, **declared):
     return configs[name], encode_columns(data, declared, Conditions(configs, 8))[name][np.arange(len(data))]
 
 
-@pytest.mark.parametrize(("column", "names", "encoded"), [
-    (["10", "9", "2", "9"], ("2", "9", "10"), [2, 1, 0, 1]),
-    (["b", "a", "10", "B"], ("10", "B", "a", "b"), [3, 2, 0, 1]),
-    ([10, 9, 2, 9], ("2", "9", "10"), [2, 1, 0, 1]),
-    ([10.0, NAN, 2.0, 9.0], ("2", "9", "10"), [2, 3, 0, 1]),
-    ([0.5, 1.0, NAN, 0.25], ("0.25", "0.5", "1.0"), [1, 2, 3, 0]),
-    (["cat", "", "dog", " "], ("cat", "dog"), [0, 2, 1, 2]),
-    (["cat", "nan", "dog", "None"], ("cat", "dog"), [0, 2, 1, 2]),
-    ([True, False, True, True], ("False", "True"), [1, 0, 1, 1]),
-    (["1.0", "01", "1", "0"], ("0", "01", "1", "1.0"), [3, 1, 2, 0]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("column", "names", "encoded"),
+    [
+        (["10", "9", "2", "9"], ("2", "9", "10"), [2, 1, 0, 1]),
+        (["b", "a", "10", "B"], ("10", "B", "a", "b"), [3, 2, 0, 1]),
+        ([10, 9, 2, 9], ("2", "9", "10"), [2, 1, 0, 1]),
+        ([10.0, NAN, 2.0, 9.0], ("2", "9", "10"), [2, 3, 0, 1]),
+        ([0.5, 1.0, NAN, 0.25], ("0.25", "0.5", "1.0"), [1, 2, 3, 0]),
+        (["cat", "", "dog", " "], ("cat", "dog"), [0, 2, 1, 2]),
+        (["cat", "nan", "dog", "None"], ("cat", "dog"), [0, 2, 1, 2]),
+        ([True, False, True, True], ("False", "True"), [1, 0, 1, 1]),
+        (["1.0", "01", "1", "0"], ("0", "01", "1", "1.0"), [3, 1, 2, 0]),
+    ],
+)
 def test_classes_are_in_the_order_of_numbers_where_they_are_numbers(column, names, encoded):
     config, values = fitted(data_of(it=column), kind="class")
     assert config.names == names
@@ -67,7 +70,9 @@ def test_numbers_are_fitted_and_standardised(column):
     assert config.deviation == pytest.approx(np.std(said, ddof=1), rel=1e-14)
     assert values[:, 1].tolist() == [float(str(value) not in ("", "nan")) for value in column]
     z = values[values[:, 1] == 1, 0].double()
-    np.testing.assert_allclose(z.numpy(), (np.array(said) - np.mean(said)) / np.std(said, ddof=1), atol=2**-23)  # float32, z < 2
+    np.testing.assert_allclose(
+        z.numpy(), (np.array(said) - np.mean(said)) / np.std(said, ddof=1), atol=2**-23
+    )  # float32, z < 2
     assert config.missing == (0 in values[:, 1])
 
 
@@ -104,11 +109,19 @@ def test_texts_make_room_for_the_longest():
     assert (values[:, :, 0] > 0).sum(1).tolist() == [3, 1, 0, 4]
 
 
-@pytest.mark.parametrize(("shape", "column", "fitted_shape"), [
-    ((1, 4, 4), (5, 4, 4), (1, 4, 4)), ((3, 4, 4), (5, 2, 4, 6), (2, 4, 6)), ((3, 4, 4), (5, 4, 6, 2), (2, 4, 6)),
-    ((1, 7), (5, 9), (1, 9)), ((1, 7), (5, 2, 9), (2, 9)), ((1, 7), (5, 9, 2), (2, 9)),
-    ((1, 3, 4, 5), (5, 3, 4, 5), (1, 3, 4, 5)), ((1, 3, 4, 5), (5, 2, 3, 4, 5), (2, 3, 4, 5)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shape", "column", "fitted_shape"),
+    [
+        ((1, 4, 4), (5, 4, 4), (1, 4, 4)),
+        ((3, 4, 4), (5, 2, 4, 6), (2, 4, 6)),
+        ((3, 4, 4), (5, 4, 6, 2), (2, 4, 6)),
+        ((1, 7), (5, 9), (1, 9)),
+        ((1, 7), (5, 2, 9), (2, 9)),
+        ((1, 7), (5, 9, 2), (2, 9)),
+        ((1, 3, 4, 5), (5, 3, 4, 5), (1, 3, 4, 5)),
+        ((1, 3, 4, 5), (5, 2, 3, 4, 5), (2, 3, 4, 5)),
+    ],
+)
 def test_pictures_from_arrays_have_as_many_axes_as_the_examples(shape, column, fitted_shape):
     array = np.random.default_rng(0).random(column)
     array.flat[:2] = 0, 1
@@ -157,21 +170,40 @@ def test_a_drop_of_its_own_comes_before_the_design_s():
     assert (config.drop, config.inject) == (0, "concat")
 
 
-@pytest.mark.parametrize(("kind", "column", "words"), [
-    ("number", [5, 5, 5], "5 in every row: there is nothing to learn"), ("number", ["1", "old", "3"], "of example 2, 'old' is no number"),
-    ("number", ["1", "2", "150,72"], "of example 3, '150,72' is no number: for a decimal comma write a point, 150.72"),
-    ("number", [1.0, float("inf"), 2.0], "no finite number"), ("number", [[1.0], [2.0], [3.0]], "a vector is several"),
-    ("number", ["", "nan", ""], "nothing is said in any row"), ("class", ["a", "a", ""], "only one value, 'a'"),
-    ("class", [NAN, NAN, NAN], "nothing is said"), ("task", ["a", "", "b"], "1 rows name no task"), ("tags", ["", "-", ""], "no row names any"),
-    ("tags", ["red", "", "red"], "only one value, 'red'"), ("tags", [[0, 2], [1, 0], [1, 1]], "holds other values"),
-    ("tags", [["a", "b"]] * 3, "holds other values"),
-    ("vector", ["1;2", "3;4", "5"], r"shape \(3,\) and type <U3"), ("vector", [1.0, 2.0, 3.0], r"shape \(3,\)"),
-    ("vector", [[1.0, 2.0]] * 3, "the same in every row"), ("vector", [[NAN, 1.0]] * 3, "all missing"),
-    ("vector", [[1.0, float("inf")], [1.0, 2.0], [0.0, 0.0]], "infinite"), ("text", ["", "", " "], "nothing is said"),
-    ("text", [["a"]] * 3, "a text is one value for each example"), ("image", np.zeros((3, 4, 4)), "same value everywhere"),
-    ("image", np.full((3, 4, 4), NAN), "all missing"), ("image", [1.0, 2.0, 3.0], "holds no pictures"),
-    ("image", np.zeros((3, 8)), "holds no pictures"), ("image", np.zeros((3, 1, 2, 3, 4)), "holds no pictures"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "column", "words"),
+    [
+        ("number", [5, 5, 5], "5 in every row: there is nothing to learn"),
+        ("number", ["1", "old", "3"], "of example 2, 'old' is no number"),
+        (
+            "number",
+            ["1", "2", "150,72"],
+            "of example 3, '150,72' is no number: for a decimal comma write a point, 150.72",
+        ),
+        ("number", [1.0, float("inf"), 2.0], "no finite number"),
+        ("number", [[1.0], [2.0], [3.0]], "a vector is several"),
+        ("number", ["", "nan", ""], "nothing is said in any row"),
+        ("class", ["a", "a", ""], "only one value, 'a'"),
+        ("class", [NAN, NAN, NAN], "nothing is said"),
+        ("task", ["a", "", "b"], "1 rows name no task"),
+        ("tags", ["", "-", ""], "no row names any"),
+        ("tags", ["red", "", "red"], "only one value, 'red'"),
+        ("tags", [[0, 2], [1, 0], [1, 1]], "holds other values"),
+        ("tags", [["a", "b"]] * 3, "holds other values"),
+        ("vector", ["1;2", "3;4", "5"], r"shape \(3,\) and type <U3"),
+        ("vector", [1.0, 2.0, 3.0], r"shape \(3,\)"),
+        ("vector", [[1.0, 2.0]] * 3, "the same in every row"),
+        ("vector", [[NAN, 1.0]] * 3, "all missing"),
+        ("vector", [[1.0, float("inf")], [1.0, 2.0], [0.0, 0.0]], "infinite"),
+        ("text", ["", "", " "], "nothing is said"),
+        ("text", [["a"]] * 3, "a text is one value for each example"),
+        ("image", np.zeros((3, 4, 4)), "same value everywhere"),
+        ("image", np.full((3, 4, 4), NAN), "all missing"),
+        ("image", [1.0, 2.0, 3.0], "holds no pictures"),
+        ("image", np.zeros((3, 8)), "holds no pictures"),
+        ("image", np.zeros((3, 1, 2, 3, 4)), "holds no pictures"),
+    ],
+)
 def test_columns_that_do_not_fit_are_refused_by_name(kind, column, words):
     with pytest.raises(ValueError, match=words) as caught:
         fitted(data_of(it=column), kind=kind)
@@ -180,11 +212,18 @@ def test_columns_that_do_not_fit_are_refused_by_name(kind, column, words):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("declared", "words"), [
-    ({"kind": "class", "encoder": "words"}, "an encoder reads texts"), ({"kind": "text", "pooling": "mean"}, "pooling belongs to a transformer"),
-    ({"kind": "number", "channels": "rgb"}, "channels are those of pictures"), ({"kind": "task", "drop": 0.1}, "never dropped"),
-    ({"kind": "sound"}, "kind"), ({"kind": "class", "drop": 1.0}, "drop"), ({"kind": "class", "colum": "x"}, "colum"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        ({"kind": "class", "encoder": "words"}, "an encoder reads texts"),
+        ({"kind": "text", "pooling": "mean"}, "pooling belongs to a transformer"),
+        ({"kind": "number", "channels": "rgb"}, "channels are those of pictures"),
+        ({"kind": "task", "drop": 0.1}, "never dropped"),
+        ({"kind": "sound"}, "kind"),
+        ({"kind": "class", "drop": 1.0}, "drop"),
+        ({"kind": "class", "colum": "x"}, "colum"),
+    ],
+)
 def test_declarations_that_would_be_ignored_are_refused(declared, words):
     with pytest.raises(UsageError, match=words):
         Condition(**declared)
@@ -200,14 +239,23 @@ def test_what_examples_say_can_be_asked_for_again():
     pictures = np.random.default_rng(0).random((4, 4, 4))
     pictures[1] = NAN
     data = data_of(
-        kind=["a", "b", "", "a"], age=[1.0, NAN, 3.0, 2.0], tags=["red", "", "red;big", "-"], text=["a b", "c", "", "d"],
-        vector=[[1.0, 2.0], [NAN, 0.0], [3.0, 3.0], [0.0, 1.0]], image=pictures,
-    )  # fmt: skip
+        kind=["a", "b", "", "a"],
+        age=[1.0, NAN, 3.0, 2.0],
+        tags=["red", "", "red;big", "-"],
+        text=["a b", "c", "", "d"],
+        vector=[[1.0, 2.0], [NAN, 0.0], [3.0, 3.0], [0.0, 1.0]],
+        image=pictures,
+    )
     declared = {name: Condition(kind={"kind": "class", "age": "number"}.get(name, name)) for name in data.columns}
     conditions = Conditions(fit_conditions(data, declared, 0.1), 8)
     values, rows = encode_columns(data, declared, conditions), np.array([3, 1, 2, 1])
     asked = {name: said_in(data, name, condition, rows) for name, condition in declared.items()}
-    assert (asked["vector"][1] is None, asked["image"][1] is None, asked["age"][1] is None, asked["kind"][2] is None) == (True,) * 4
+    assert (
+        asked["vector"][1] is None,
+        asked["image"][1] is None,
+        asked["age"][1] is None,
+        asked["kind"][2] is None,
+    ) == (True,) * 4
     again = conditions.encode(asked, 4)
     for name, value in again.items():
         assert torch.equal(value, values[name][rows]), name
@@ -254,7 +302,10 @@ def test_statistics_are_those_of_the_training_rows_and_names_those_of_all():
     assert measured(names, kind="tags").names == ("kept", "trained")
     assert measured(np.where(names == "kept", "three words here", "one"), kind="text").encoder.most == 3
     before = measured(numbers, alike=True, kind="number")  # a run of older code goes on with what it measured
-    assert (before.mean, before.deviation) == (pytest.approx(numbers.mean(), rel=1e-12), pytest.approx(numbers.std(ddof=1), rel=1e-12))
+    assert (before.mean, before.deviation) == (
+        pytest.approx(numbers.mean(), rel=1e-12),
+        pytest.approx(numbers.std(ddof=1), rel=1e-12),
+    )
 
 
 def test_the_size_of_a_texts_states_is_that_of_the_training_rows(folder):
@@ -265,12 +316,23 @@ def test_the_size_of_a_texts_states_is_that_of_the_training_rows(folder):
 
 
 def test_what_columns_do_not_say_is_counted_and_names_like_nothing_are_pointed_out():
-    data = data_of(kind=["cat", "NA", "", "dog", "cat", "hare"], age=[1.0, NAN, NAN, 4.0, 5.0, 6.0], text=["a", " ", "", "b", "c", "d"])
-    declared = {"kind": Condition(kind="class"), "age": Condition(kind="number"), "text": Condition(kind="text"), "gone": Condition(kind="class")}
+    data = data_of(
+        kind=["cat", "NA", "", "dog", "cat", "hare"],
+        age=[1.0, NAN, NAN, 4.0, 5.0, 6.0],
+        text=["a", " ", "", "b", "c", "d"],
+    )
+    declared = {
+        "kind": Condition(kind="class"),
+        "age": Condition(kind="number"),
+        "text": Condition(kind="text"),
+        "gone": Condition(kind="class"),
+    }
     found = remarks(data, declared, np.array([0, 1, 2, 3, 4]))
     assert [note.split(" (")[0] for note in found if "say nothing" in note] == [
-        "1 of 6 examples say nothing of 'kind'", "2 of 6 examples say nothing of 'age'", "2 of 6 examples say nothing of 'text'",
-    ]  # fmt: skip
+        "1 of 6 examples say nothing of 'kind'",
+        "2 of 6 examples say nothing of 'age'",
+        "2 of 6 examples say nothing of 'text'",
+    ]
     assert any("'NA' is a class of its own in 'kind'" in note for note in found)
     assert any("no example that is trained on says the class 'hare' of 'kind'" in note for note in found)
     assert len(found) == 5

@@ -23,7 +23,11 @@ def inputs(dims, channels=6, width=10, tokens=5, seed=0):
     generator = torch.Generator().manual_seed(seed)
     absent = torch.zeros(2, tokens, dtype=torch.bool)
     absent[0, -2:] = absent[1, 1] = True
-    return torch.randn(2, channels, *SIZES[dims], generator=generator), torch.randn(2, tokens, width, generator=generator), absent
+    return (
+        torch.randn(2, channels, *SIZES[dims], generator=generator),
+        torch.randn(2, tokens, width, generator=generator),
+        absent,
+    )
 
 
 @pytest.mark.parametrize("dims", SIZES)
@@ -48,7 +52,9 @@ def test_it_is_the_formula_over_the_tokens_that_are_there(heads):
             q, found, d = h[:, position] @ block.q.weight.T + block.q.bias, [], 6 // heads
             for head in range(heads):
                 part = slice(head * d, (head + 1) * d)
-                weights = torch.tensor([math.exp(float(q[part] @ key[part]) / math.sqrt(d)) for key in k], dtype=torch.float64)
+                weights = torch.tensor(
+                    [math.exp(float(q[part] @ key[part]) / math.sqrt(d)) for key in k], dtype=torch.float64
+                )
                 found.append((weights[:, None] * v[:, part]).sum(0) / weights.sum())
             expected = x[b, :, position] + torch.cat(found) @ block.out.weight.T + block.out.bias
             torch.testing.assert_close(out[b, :, position], expected, rtol=1e-10, atol=1e-12)
@@ -71,7 +77,9 @@ def test_the_order_of_tokens_is_nothing(dims):
     x, tokens, absent = inputs(dims)
     block = randomised(CrossAttention(6, 10, heads=2, norm=NORM))
     order = torch.tensor([3, 0, 4, 2, 1])
-    torch.testing.assert_close(block(x, tokens[:, order], absent[:, order]), block(x, tokens, absent), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        block(x, tokens[:, order], absent[:, order]), block(x, tokens, absent), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_heads_that_do_not_divide_the_channels_are_refused():
@@ -79,14 +87,21 @@ def test_heads_that_do_not_divide_the_channels_are_refused():
         CrossAttention(6, 10, heads=4, norm=NORM)
 
 
-@pytest.mark.parametrize(("dims", "size"), [(1, (7,)), (1, (50,)), (2, (8, 8)), (2, (9, 6)), (2, (1, 1)), (3, (5, 6, 7))])
+@pytest.mark.parametrize(
+    ("dims", "size"), [(1, (7,)), (1, (50,)), (2, (8, 8)), (2, (9, 6)), (2, (1, 1)), (3, (5, 6, 7))]
+)
 @pytest.mark.parametrize("where", [None, (1,), (1, 2, 4), ()])
 def test_a_u_net_is_told_tokens_at_any_size(dims, size, where):
     """Told tokens: absent ones have no say, their order is nothing, and each that is there is heard."""
-    config = UNetConfig(dims=dims, width=8, multipliers=(1, 2, 2), depth=1, groups=4, attention=(2,), cross_attention=where)
+    config = UNetConfig(
+        dims=dims, width=8, multipliers=(1, 2, 2), depth=1, groups=4, attention=(2,), cross_attention=where
+    )
     network = randomised(UNet(config, 2, 3, tokens=True)).eval()
     generator = torch.Generator().manual_seed(0)
-    x, tokens = torch.randn(2, 2, *size, generator=generator), torch.randn(2, 4, network.embedding_width, generator=generator)
+    x, tokens = (
+        torch.randn(2, 2, *size, generator=generator),
+        torch.randn(2, 4, network.embedding_width, generator=generator),
+    )
     clock, absent = torch.tensor([3.0, 500.0]), torch.tensor([[False, True, False, False], [False, False, True, True]])
 
     def out(tokens, absent=absent):
@@ -119,8 +134,13 @@ def test_attention_to_tokens_is_where_it_is_asked_for():
 
 def test_every_parameter_that_attends_to_tokens_can_learn():
     network = randomised(UNet(TINY, 1, 1, tokens=True))
-    tokens, absent = torch.randn(2, 3, network.embedding_width, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 3, dtype=torch.bool)
+    tokens, absent = (
+        torch.randn(2, 3, network.embedding_width, generator=torch.Generator().manual_seed(0)),
+        torch.zeros(2, 3, dtype=torch.bool),
+    )
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     network(x, torch.tensor([1.0, 5.0]), None, tokens, absent).square().sum().backward()
     blocks = [module for module in network.modules() if isinstance(module, CrossAttention)]
-    assert not [name for block in blocks for name, p in block.named_parameters() if p.grad is None or (p.grad == 0).all()]
+    assert not [
+        name for block in blocks for name, p in block.named_parameters() if p.grad is None or (p.grad == 0).all()
+    ]

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from tests.conditioning.instances import DROPPABLE, WIDTH
-from undiffuse.columns import encode_columns, fit_conditions
+from undiffuse.conditioning.columns import encode_columns, fit_conditions
 from undiffuse.conditioning.conditions import Conditions
-from undiffuse.conditioning.declared import Condition
 from undiffuse.conditioning.encoded import Part
+from undiffuse.conditioning.spec import Condition
 from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader, batch_indices
@@ -77,7 +77,11 @@ def test_states_of_a_transformer_are_kept_once_each_in_a_file(folders, tmp_path,
     for found in (plain, kept[rows], again[rows]):
         assert torch.equal(found, expected)
     width = conditions["t"].config.encoder.width + 1
-    tokens = sum(conditions["t"].encoder.length([text]) for text in dict.fromkeys(texts) if text) if pooling == "tokens" else 3
+    tokens = (
+        sum(conditions["t"].encoder.length([text]) for text in dict.fromkeys(texts) if text)
+        if pooling == "tokens"
+        else 3
+    )
     assert file.stat().st_size == 8 + 512 + 4 * width * tokens + 4 * 3
     file.write_bytes(file.read_bytes()[:600])  # cut short
     assert torch.equal(encode_columns(data, declared, conditions, tmp_path)["t"][rows], expected)
@@ -100,9 +104,9 @@ def test_the_loader_takes_rows_of_any_column(monkeypatch, kept):
 MEASURED = """
 import resource, sys
 import numpy as np
-from undiffuse.columns import encode_columns, fit_conditions
+from undiffuse.conditioning.columns import encode_columns, fit_conditions
 from undiffuse.conditioning.conditions import Conditions
-from undiffuse.conditioning.declared import Condition
+from undiffuse.conditioning.spec import Condition
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.tables import text_column
 kind, n = sys.argv[1], 20_000

@@ -10,7 +10,7 @@ from tests.conditioning.instances import DROPPABLE, KIND_OF, WAYS, WIDTH, pictur
 from tests.small import randomised, tiny_model
 from undiffuse.conditioning.conditions import Conditions
 from undiffuse.conditioning.pictures import ImageConfig
-from undiffuse.denoiser import Denoiser
+from undiffuse.models.denoiser import Denoiser
 from undiffuse.process.betas import cosine_betas
 from undiffuse.process.chains import Chain
 from undiffuse.process.predictions import make_prediction
@@ -49,7 +49,9 @@ def test_every_one_of_several_is_heard(inject):
     base = believed(model, values)
     for name, kind in KIND_OF.items():
         other = believed(model, values | {name: conditions[name].encode([kind.values[1]])})
-        assert (base - other).abs().max() > 1e-5, name  # one of 75 tokens where they are attended to; 0 if it were not heard
+        assert (base - other).abs().max() > 1e-5, (
+            name
+        )  # one of 75 tokens where they are attended to; 0 if it were not heard
 
 
 @droppable
@@ -85,13 +87,17 @@ def test_conditions_beside_fit_examples_of_any_number_of_axes(shape):
     smaller = (1, *(max(2, n // 2) for n in shape[1:]))
     configs["small"] = ImageConfig(shape=smaller, low=0.0, high=1.0)
     model = tiny_model(shape=shape, conditions=configs)
-    a, b = model.sample(2, {"class": "cat", "small": torch.zeros(smaller)}), model.sample(2, {"class": "cat", "small": torch.ones(smaller)})
+    a, b = (
+        model.sample(2, {"class": "cat", "small": torch.zeros(smaller)}),
+        model.sample(2, {"class": "cat", "small": torch.ones(smaller)}),
+    )
     assert a.shape == (2, *shape)
     assert not torch.equal(a, b)
 
 
 def test_a_picture_beside_the_input_is_seen_where_it_lies():
     """One convolution of 3×3 sees one neighbour far and no further: what is beside the noisy input is not moved."""
+
     class Reach(nn.Module):
         def __init__(self):
             super().__init__()
@@ -107,6 +113,9 @@ def test_a_picture_beside_the_input_is_seen_where_it_lies():
     b = a.clone()
     b[:, 2, 6] = 255 - b[:, 2, 6]
     x = torch.zeros(1, 1, 8, 8)
-    changed = denoiser(x, chain(5.0), conditions.encode({"it": a}, 1)).mean != denoiser(x, chain(5.0), conditions.encode({"it": b}, 1)).mean
+    changed = (
+        denoiser(x, chain(5.0), conditions.encode({"it": a}, 1)).mean
+        != denoiser(x, chain(5.0), conditions.encode({"it": b}, 1)).mean
+    )
     rows, columns = changed[0, 0].nonzero().T
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (1, 3, 5, 7)

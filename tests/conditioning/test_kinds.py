@@ -83,7 +83,9 @@ def test_arrays_serve_as_lists_of_numbers_vectors_and_pictures():
     vectors, numbers = np.array([[3.0, 1.0], [0.0, 5.0]]), np.array([3, 40])
     pictures = torch.stack([picture(0), picture(1)])
     as_arrays = conditions.encode({"number": numbers, "vector": vectors, "image": pictures}, 2)
-    as_lists = conditions.encode({"number": [3, 40], "vector": [[3.0, 1.0], [0.0, 5.0]], "image": [picture(0), picture(1)]}, 2)
+    as_lists = conditions.encode(
+        {"number": [3, 40], "vector": [[3.0, 1.0], [0.0, 5.0]], "image": [picture(0), picture(1)]}, 2
+    )
     for name, value in as_arrays.items():
         assert torch.equal(value, as_lists[name])
 
@@ -122,7 +124,9 @@ def test_each_example_is_dropped_on_its_own_at_the_asked_rate(kind, drop):
 def test_several_are_dropped_one_by_one_and_now_and_then_all_together(drops):
     """With j = min(drop) of those that are dropped at all: one alone with 1 - (1 - d)(1 - j), all with j + (1 - j) Π d."""
     n = 40_000
-    conditions = Conditions({str(k): DROPPABLE["class"].config(drop=drop, missing=True) for k, drop in enumerate(drops)}, WIDTH)
+    conditions = Conditions(
+        {str(k): DROPPABLE["class"].config(drop=drop, missing=True) for k, drop in enumerate(drops)}, WIDTH
+    )
     values = {name: torch.zeros(n, dtype=torch.int64) for name in conditions.names}
     dropped = conditions.dropped(values, torch.Generator().manual_seed(2))
     hit = {k: (dropped[str(k)] == 3).double() for k, drop in enumerate(drops)}
@@ -144,10 +148,17 @@ def test_several_are_dropped_one_by_one_and_now_and_then_all_together(drops):
 
 
 def test_augmentation_is_neither_dropped_nor_asked_for():
-    conditions = Conditions({"augmentation": AugmentationConfig(numbers=2), "class": DROPPABLE["class"].config(drop=0.9)}, WIDTH)
+    conditions = Conditions(
+        {"augmentation": AugmentationConfig(numbers=2), "class": DROPPABLE["class"].config(drop=0.9)}, WIDTH
+    )
     assert conditions.askable == ["class"]
-    values = {"augmentation": torch.randn(500, 2, generator=torch.Generator().manual_seed(0)), "class": torch.zeros(500, dtype=torch.int64)}
-    assert torch.equal(conditions.dropped(values, torch.Generator().manual_seed(0))["augmentation"], values["augmentation"])
+    values = {
+        "augmentation": torch.randn(500, 2, generator=torch.Generator().manual_seed(0)),
+        "class": torch.zeros(500, dtype=torch.int64),
+    }
+    assert torch.equal(
+        conditions.dropped(values, torch.Generator().manual_seed(0))["augmentation"], values["augmentation"]
+    )
     assert (conditions.encode({}, 3)["augmentation"] == 0).all()
     with pytest.raises(ValueError, match="cannot be told 'augmentation'"):
         conditions.encode({"augmentation": [0.0, 0.0]}, 1)
@@ -223,11 +234,15 @@ REFUSED = {
     "text, too long": ("text", "one two three four five", "has 5 words, and .* at most 4"),
     "image, another size": ("image", torch.zeros(2, 8, 7), r"\(2, 8, 7\), but the model takes \(2, 8, 8\)"),
     "image, other channels": ("image", torch.zeros(3, 8, 8), r"the model takes \(2, 8, 8\)"),
-    "image, too bright": ("image", torch.full((2, 8, 8), 256.0), r"in \[256, 256\], but in training they lay in \[0, 255\]"),
+    "image, too bright": (
+        "image",
+        torch.full((2, 8, 8), 256.0),
+        r"in \[256, 256\], but in training they lay in \[0, 255\]",
+    ),
     "image, too dark": ("image", torch.full((2, 8, 8), -1.0), "scale it as there"),
     "image, NaN": ("image", torch.full((2, 8, 8), NAN), "NaN or infinite"),
     "image, a word": ("image", "cat.png", "is no picture"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("name", "value", "words"), REFUSED.values(), ids=REFUSED)
@@ -252,7 +267,11 @@ def test_other_conditions_and_other_numbers_of_values_are_refused(kind):
         with pytest.raises(ValueError, match=f"{len(values)} values of 'it' were given for 2 examples"):
             model.sample(2, {"it": values})
     with pytest.raises(ValueError, match=r"\['it'\] were given to a model whose conditions are \['age', 'it'\]"):
-        model.denoiser(torch.zeros(1, 1, 8, 8), model.schedule(5.0), {"it": model.denoiser.conditions["it"].encode([kind.values[0]])})
+        model.denoiser(
+            torch.zeros(1, 1, 8, 8),
+            model.schedule(5.0),
+            {"it": model.denoiser.conditions["it"].encode([kind.values[0]])},
+        )
 
 
 def test_an_unconditional_model_says_that_it_is_one():
@@ -268,7 +287,9 @@ def test_the_null_token_is_made_once_and_is_no_part_of_a_file(kind, monkeypatch)
     monkeypatch.setattr(type(module), "nothing", lambda self: made.append(self) or expected)
     encoded = module.read(kind.values[:2]) if module.asked_by_name else expected.expand(2, *expected.shape)
     for _ in range(3):
-        assert rows_equal(module.dropped(encoded, torch.tensor([True, True])), expected.expand(2, *expected.shape)).all()
+        assert rows_equal(
+            module.dropped(encoded, torch.tensor([True, True])), expected.expand(2, *expected.shape)
+        ).all()
         assert torch.equal(module.null(2, encoded.device)[1], expected)
     assert len(made) == 1
     assert not any("null" in name for name in module.state_dict())

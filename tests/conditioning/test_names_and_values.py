@@ -10,20 +10,20 @@ import torch
 
 from tests.conditioning.instances import DROPPABLE, KIND_OF
 from tests.small import TINY_SETTINGS, images, tiny_model
-from undiffuse import editing, tasks
-from undiffuse.classifier import ClassifierConfig, load_classifier, save_classifier
+from undiffuse.api import train
 from undiffuse.cli import asking
-from undiffuse.columns import fit_conditions
 from undiffuse.conditioning.classes import ClassConfig, TaskConfig
+from undiffuse.conditioning.columns import fit_conditions
 from undiffuse.conditioning.conditions import Conditions
-from undiffuse.conditioning.declared import Condition
-from undiffuse.conditioning.seen import SeenConfig
-from undiffuse.corruptions import described
+from undiffuse.conditioning.degradations import described
+from undiffuse.conditioning.observation import SeenConfig
+from undiffuse.conditioning.spec import Condition
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
-from undiffuse.model import load, save_model
+from undiffuse.models import editing, restoration
+from undiffuse.models.classifier import ClassifierConfig, load_classifier, save_classifier
+from undiffuse.models.file import load, save_model
 from undiffuse.networks.unet_config import UNetConfig
-from undiffuse.prepare import train
 
 NO_NAMES = ["a/../../../x", "..", ".", "", " ", "a\\b", "/x", "a\0b", "a\nb", "x" * 101]
 
@@ -55,11 +55,19 @@ def test_a_name_that_leads_out_of_a_folder_is_refused_where_it_is_read(tmp_path,
     with pytest.raises(UsageError, match="cannot be the name of a condition"):
         load(tmp_path)
     config = ClassifierConfig(
-        codec=model.config.codec, network=UNetConfig(width=8, multipliers=(1, 2), groups=4, depth=1), schedule=model.config.schedule, name="kind",
+        codec=model.config.codec,
+        network=UNetConfig(width=8, multipliers=(1, 2), groups=4, depth=1),
+        schedule=model.config.schedule,
+        name="kind",
         target=ClassConfig(names=("a", "b")),
-    )  # fmt: skip
+    )
     own = dict(config.build().named_parameters())
-    save_classifier(tmp_path / "classifier.safetensors", config.model_copy(update={"name": name}), own, {n: p.clone() for n, p in own.items()})
+    save_classifier(
+        tmp_path / "classifier.safetensors",
+        config.model_copy(update={"name": name}),
+        own,
+        {n: p.clone() for n, p in own.items()},
+    )
     with pytest.raises(UsageError, match="cannot be the name of a condition"):
         load_classifier(tmp_path)
 
@@ -91,31 +99,51 @@ def test_a_tuple_of_tags_is_of_every_example():
     model = tiny_model(conditions={"tags": DROPPABLE["tags"].config(), "age": DROPPABLE["number"].config()})
     values = torch.from_numpy(images(2)[:, None]).float()
     both, each = ("red", "round"), [("red", "round"), ("red", "round")]
-    for conditions in ({"tags": both, "age": np.array([3.0, 40.0])}, {"tags": each, "age": [3.0, 40.0]}, {"tags": ["red;round"] * 2, "age": (3, 40)}):
+    for conditions in (
+        {"tags": both, "age": np.array([3.0, 40.0])},
+        {"tags": each, "age": [3.0, 40.0]},
+        {"tags": ["red;round"] * 2, "age": (3, 40)},
+    ):
         one = editing.vary(model, values, 0.5, 2, conditions=conditions, steps=3).values
         restored = editing.restore(model, values, level=0.5, conditions=conditions, steps=3).mean
         if conditions["tags"] is both:
             expected = one, restored
         assert torch.equal(one, expected[0])
         assert torch.equal(restored, expected[1])
-    other = editing.vary(model, values, 0.5, 2, conditions={"tags": ["red", "round"], "age": [3.0, 40.0]}, steps=3).values
+    other = editing.vary(
+        model, values, 0.5, 2, conditions={"tags": ["red", "round"], "age": [3.0, 40.0]}, steps=3
+    ).values
     assert not torch.equal(other, expected[0])
 
 
 def test_a_tuple_of_tags_is_of_all_that_a_task_makes():
     conditions = {"tags": DROPPABLE["tags"].config(), "seen": SeenConfig(shape=(3, 8, 8))}
     model = tiny_model(conditions=conditions, tasks=described("inpaint"))
-    seen = tasks.simulated(model, images(2)[:, None])
-    made = [tasks.made_of(model, seen, 2, conditions={"tags": value}, steps=2).values for value in (("red", "round"), ["red;round", "red;round"])]
+    seen = restoration.simulated(model, images(2)[:, None])
+    made = [
+        restoration.made_of(model, seen, 2, conditions={"tags": value}, steps=2).values
+        for value in (("red", "round"), ["red;round", "red;round"])
+    ]
     assert torch.equal(*made)
 
 
-@pytest.mark.parametrize(("kind", "value", "same"), [
-    ("class", np.str_("dog"), "dog"), ("class", np.array("dog"), "dog"), ("number", np.float32(30), 30.0), ("number", np.int64(30), 30),
-    ("number", np.array(30), 30), ("number", torch.tensor(30), 30), ("number", np.array([30, 40], np.int16), [30, 40]),
-    ("tags", [np.array(["red", "round"]), np.array([], str)], ["red;round", "-"]), ("tags", np.array(["red;round", "big"]), ["red;round", "big"]),
-    ("text", np.str_("a red cat"), "a red cat"), ("vector", np.array([3, 1]), [3.0, 1.0]), ("vector", np.ones((2, 2), np.float16), [[1.0, 1.0]] * 2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "value", "same"),
+    [
+        ("class", np.str_("dog"), "dog"),
+        ("class", np.array("dog"), "dog"),
+        ("number", np.float32(30), 30.0),
+        ("number", np.int64(30), 30),
+        ("number", np.array(30), 30),
+        ("number", torch.tensor(30), 30),
+        ("number", np.array([30, 40], np.int16), [30, 40]),
+        ("tags", [np.array(["red", "round"]), np.array([], str)], ["red;round", "-"]),
+        ("tags", np.array(["red;round", "big"]), ["red;round", "big"]),
+        ("text", np.str_("a red cat"), "a red cat"),
+        ("vector", np.array([3, 1]), [3.0, 1.0]),
+        ("vector", np.ones((2, 2), np.float16), [[1.0, 1.0]] * 2),
+    ],
+)
 def test_numpys_and_torchs_values_are_as_good_as_pythons(kind, value, same):
     conditions = Conditions({"it": KIND_OF[kind].config()}, 8)
     assert torch.equal(conditions.encode({"it": value}, 2)["it"], conditions.encode({"it": same}, 2)["it"])

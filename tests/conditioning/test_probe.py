@@ -9,11 +9,11 @@ from torch import nn
 
 from tests.conditioning.instances import KIND_OF, WAYS
 from tests.small import TINY_SETTINGS, tiny_config, tiny_model
-from undiffuse import Condition
 from undiffuse.conditioning.probe import effect, refuse_deaf, shuffled, zeros_lent
+from undiffuse.conditioning.spec import Condition
 from undiffuse.data.sources import DataConfig
 from undiffuse.networks.unet import UNet
-from undiffuse.prepare import prepare
+from undiffuse.runs.prepare import prepare
 
 MANY = {f"{name} {inject}": (kind, inject) for name, kind in KIND_OF.items() for inject in WAYS}
 
@@ -39,7 +39,9 @@ def test_a_model_of_every_kind_by_every_way_passes_though_it_starts_as_nothing()
         denoiser, schedule = tiny_config(conditions=many()).build()
     values, answer = told_to(denoiser), answer_of(denoiser, schedule)
     with torch.no_grad():
-        assert torch.equal(answer(values), answer(denoiser.conditions.encode({n: k.values[0] for n, (k, _) in MANY.items()}, 6)))  # says nothing yet
+        assert torch.equal(
+            answer(values), answer(denoiser.conditions.encode({n: k.values[0] for n, (k, _) in MANY.items()}, 6))
+        )  # says nothing yet
     before = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
     denoiser.train()
     refuse_deaf(denoiser, answer, values)
@@ -69,13 +71,21 @@ def test_what_is_the_same_for_all_is_not_blamed():
     answer = answer_of(model.denoiser, model.schedule, 4)
     assert effect(answer, values, "class") is None
     refuse_deaf(model.denoiser, answer, values)
-    refuse_deaf(model.denoiser, answer_of(model.denoiser, model.schedule, 1), {name: value[:1] for name, value in values.items()})
+    refuse_deaf(
+        model.denoiser,
+        answer_of(model.denoiser, model.schedule, 1),
+        {name: value[:1] for name, value in values.items()},
+    )
     refuse_deaf(nn.Linear(1, 1), lambda told: torch.zeros(3), {})
 
 
 def test_the_effect_is_the_root_mean_square_change():
     """An answer that is one number told: shuffling 0, 1, 0, 1 by one place changes each by 1, times its weight."""
-    values = {"a": torch.tensor([0.0, 1.0, 0.0, 1.0]), "b": torch.tensor([5.0, 5.0, 5.0, 5.0]), "c": torch.tensor([0, 3, 0, 3])}
+    values = {
+        "a": torch.tensor([0.0, 1.0, 0.0, 1.0]),
+        "b": torch.tensor([5.0, 5.0, 5.0, 5.0]),
+        "c": torch.tensor([0, 3, 0, 3]),
+    }
 
     def answer(told):
         return 0.5 * told["a"][:, None] + told["b"][:, None] + 0.0 * told["c"][:, None]
@@ -86,7 +96,9 @@ def test_the_effect_is_the_root_mean_square_change():
     assert values["a"].tolist() == [0, 1, 0, 1]
 
 
-@pytest.mark.parametrize("rows", [[0, 1], [0] * 5 + [1], [0] * 30 + [1] * 30, [0, 1] * 8, list(range(7)), [[0, 0], [0, 1], [0, 0], [0, 0]]])
+@pytest.mark.parametrize(
+    "rows", [[0, 1], [0] * 5 + [1], [0] * 30 + [1] * 30, [0, 1] * 8, list(range(7)), [[0, 0], [0, 1], [0, 0], [0, 0]]]
+)
 def test_shuffling_changes_rows_and_only_moves_them(rows):
     value = torch.tensor(rows)
     other = shuffled(value)
@@ -122,7 +134,11 @@ def test_zeros_are_lent_and_given_back_even_where_the_probe_fails():
 
 def test_a_run_whose_network_is_deaf_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     """Also where classes lie one after another in the data, as those of folders do, so that the first 64 are all alike."""
-    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).integers(0, 256, (300, 8, 8), dtype=np.uint8), y=np.repeat([0, 1, 2], 100))
+    np.savez(
+        tmp_path / "x.npz",
+        x=np.random.default_rng(0).integers(0, 256, (300, 8, 8), dtype=np.uint8),
+        y=np.repeat([0, 1, 2], 100),
+    )
     settings = TINY_SETTINGS | {"training.steps": 2, "augment.probability": 0.5}
     hear = UNet.forward
     monkeypatch.setattr(UNet, "forward", lambda self, x, clock, *told: hear(self, x, clock))
@@ -135,11 +151,20 @@ def test_a_run_whose_network_is_deaf_is_refused_before_anything_is_written(tmp_p
 
 def test_a_run_that_loses_tokens_on_the_way_is_refused(tmp_path, monkeypatch):
     x = np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8)
-    np.savez(tmp_path / "x.npz", x=x, kind=np.array(["a", "b", "c"] * 10), caption=np.array([f"picture {k}" for k in range(30)]))
+    np.savez(
+        tmp_path / "x.npz",
+        x=x,
+        kind=np.array(["a", "b", "c"] * 10),
+        caption=np.array([f"picture {k}" for k in range(30)]),
+    )
     hear = UNet.forward
-    monkeypatch.setattr(UNet, "forward", lambda self, x, clock, layers, tokens, absent: hear(self, x, clock, layers, 0 * tokens, absent))
+    monkeypatch.setattr(
+        UNet, "forward", lambda self, x, clock, layers, tokens, absent: hear(self, x, clock, layers, 0 * tokens, absent)
+    )
     conditions = {"kind": Condition(kind="class"), "caption": Condition(kind="text")}
     with pytest.raises(ValueError, match="does not hear caption: "):
         settings = TINY_SETTINGS | {"training.steps": 2}
-        prepare(DataConfig(source=str(tmp_path / "x.npz")), tmp_path / "r", settings=settings, conditions=conditions).run()
+        prepare(
+            DataConfig(source=str(tmp_path / "x.npz")), tmp_path / "r", settings=settings, conditions=conditions
+        ).run()
     assert not (tmp_path / "r").exists()

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from undiffuse.conditioning.declared import Condition, fitted
+from undiffuse.conditioning.spec import Condition, fitted
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, open_data
-from undiffuse.data.tables import as_column, column, read_table
+from undiffuse.data.table_files import read_table
+from undiffuse.data.tables import as_column, column
 
 
 def opened(path, **options):
@@ -27,12 +28,15 @@ def save_images(folder, names):
     return values
 
 
-@pytest.mark.parametrize(("name", "text"), [
-    ("t.csv", 'age,caption\r\n3,"a cat, ""red""\r\nand round"\r\n,dog\r\n'),
-    ("t.csv", '\ufeffage,caption\n3,"a cat, ""red""\nand round"\n\n,dog'),
-    ("t.tsv", 'age\tcaption\n3\t"a cat, ""red""\nand round"\n\tdog\n'),
-    ("t.jsonl", '{"age": "3", "caption": "a cat, \\"red\\"\\nand round"}\n\n{"caption": "dog", "age": ""}\n'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", 'age,caption\r\n3,"a cat, ""red""\r\nand round"\r\n,dog\r\n'),
+        ("t.csv", '\ufeffage,caption\n3,"a cat, ""red""\nand round"\n\n,dog'),
+        ("t.tsv", 'age\tcaption\n3\t"a cat, ""red""\nand round"\n\tdog\n'),
+        ("t.jsonl", '{"age": "3", "caption": "a cat, \\"red\\"\\nand round"}\n\n{"caption": "dog", "age": ""}\n'),
+    ],
+)
 def test_the_three_kinds_of_table_say_the_same(tmp_path, name, text):
     (tmp_path / name).write_bytes(text.encode())
     assert read_table(tmp_path / name) == {"age": ["3", ""], "caption": ['a cat, "red"\nand round', "dog"]}
@@ -52,13 +56,21 @@ def test_a_line_of_json_may_leave_out_what_it_does_not_know(tmp_path):
     assert read_table(tmp_path / "t.jsonl") == {"a": [1, None], "b": [None, "x"]}
 
 
-@pytest.mark.parametrize(("name", "text", "words"), [
-    ("t.csv", "a,b\n1,2\n3\n", "line 3 has another number of cells"),
-    ("t.csv", 'a,b\n"1\n1",2\n3,4,5\n', "line 4 has another number of cells"),
-    ("t.csv", "a,a\n1,2\n", "two columns called 'a'"), ("t.csv", "a,b\n", "holds no rows"), ("t.csv", "", "holds no rows"),
-    ("t.csv", 'a\n"1\n', "cannot be read"), ("t.jsonl", '{"a": 1}\n{"a": ', "cannot be read"), ("t.jsonl", "[1, 2]\n", "holds no rows"),
-    ("t.tsv", b"a\n\xff\xfe\n", "cannot be read"), ("missing.csv", None, "cannot be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("t.csv", "a,b\n1,2\n3\n", "line 3 has another number of cells"),
+        ("t.csv", 'a,b\n"1\n1",2\n3,4,5\n', "line 4 has another number of cells"),
+        ("t.csv", "a,a\n1,2\n", "two columns called 'a'"),
+        ("t.csv", "a,b\n", "holds no rows"),
+        ("t.csv", "", "holds no rows"),
+        ("t.csv", 'a\n"1\n', "cannot be read"),
+        ("t.jsonl", '{"a": 1}\n{"a": ', "cannot be read"),
+        ("t.jsonl", "[1, 2]\n", "holds no rows"),
+        ("t.tsv", b"a\n\xff\xfe\n", "cannot be read"),
+        ("missing.csv", None, "cannot be read"),
+    ],
+)
 def test_tables_that_are_none_are_refused(tmp_path, name, text, words):
     if text is not None:
         (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -70,15 +82,18 @@ def test_tables_that_are_none_are_refused(tmp_path, name, text, words):
 NAN = float("nan")
 
 
-@pytest.mark.parametrize(("values", "expected"), [
-    ([1, 2.5, None], np.array([1, 2.5, NAN])),
-    ([[1, 2], [3, 4.5]], np.array([[1, 2], [3, 4.5]])),
-    ([[1, 2], None, [3, 4]], np.array([[1, 2], [NAN, NAN], [3, 4]])),
-    (["a", None, "1"], np.array(["a", "", "1"])),
-    ([["red", "round"], [], None], np.array(["red;round", "", ""])),
-    ([[1, 2], [3]], np.array(["1;2", "3"])),
-    ([True, False], np.array(["True", "False"])),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, 2.5, None], np.array([1, 2.5, NAN])),
+        ([[1, 2], [3, 4.5]], np.array([[1, 2], [3, 4.5]])),
+        ([[1, 2], None, [3, 4]], np.array([[1, 2], [NAN, NAN], [3, 4]])),
+        (["a", None, "1"], np.array(["a", "", "1"])),
+        ([["red", "round"], [], None], np.array(["red;round", "", ""])),
+        ([[1, 2], [3]], np.array(["1;2", "3"])),
+        ([True, False], np.array(["True", "False"])),
+    ],
+)
 def test_values_become_numbers_vectors_or_texts(values, expected):
     found = as_column(values)
     assert found.dtype.kind == expected.dtype.kind
@@ -115,7 +130,9 @@ def test_a_table_that_names_files_that_are_not_there(tmp_path, where):
 
 def test_a_table_that_names_no_files(tmp_path):
     (tmp_path / "t.csv").write_text("age,picture\n3,a.png\n")
-    with pytest.raises(ValueError, match="has the columns age, picture, and none of them names image files: call that one 'file'"):
+    with pytest.raises(
+        ValueError, match="has the columns age, picture, and none of them names image files: call that one 'file'"
+    ):
         opened(tmp_path / "t.csv")
 
 
@@ -162,9 +179,13 @@ def test_a_column_may_be_an_npy_file_with_a_row_for_each_example(tmp_path, monke
     np.save("one.npy", np.array(5.0))
     np.save("objects.npy", np.array([{}, {}, {}], dtype=object), allow_pickle=True)
     for source, words in (
-        ("short.npy", r"shape \(2, 2\), but there are 3 examples"), ("one.npy", r"shape \(\), but"), ("gone.npy", r"no file gone\.npy"),
-        ("objects.npy", "never loaded"), ("size", "no column 'size': its columns are age"), ("class", "no column 'class'"),
-    ):  # fmt: skip
+        ("short.npy", r"shape \(2, 2\), but there are 3 examples"),
+        ("one.npy", r"shape \(\), but"),
+        ("gone.npy", r"no file gone\.npy"),
+        ("objects.npy", "never loaded"),
+        ("size", "no column 'size': its columns are age"),
+        ("class", "no column 'class'"),
+    ):
         with pytest.raises(ValueError, match=words):
             column(data, source)
 
@@ -177,16 +198,26 @@ def test_the_fingerprint_is_of_every_column_and_its_name():
 
     age = np.array([1.0, 2.0, NAN])
     found = [
-        fingerprint(), fingerprint(age=age), fingerprint(size=age), fingerprint(age=age[::-1]), fingerprint(age=age, size=age),
-        fingerprint(age=age.astype(np.float32)), fingerprint(text=np.array(["a", "b", "c"])), fingerprint(text=np.array(["a", "b", "d"])),
-    ]  # fmt: skip
+        fingerprint(),
+        fingerprint(age=age),
+        fingerprint(size=age),
+        fingerprint(age=age[::-1]),
+        fingerprint(age=age, size=age),
+        fingerprint(age=age.astype(np.float32)),
+        fingerprint(text=np.array(["a", "b", "c"])),
+        fingerprint(text=np.array(["a", "b", "d"])),
+    ]
     assert len(set(found)) == len(found)
-    assert fingerprint(size=age, age=age[::-1]) == fingerprint(age=age[::-1].copy(), size=age)  # the order of columns is nothing
+    assert fingerprint(size=age, age=age[::-1]) == fingerprint(
+        age=age[::-1].copy(), size=age
+    )  # the order of columns is nothing
 
 
 @pytest.mark.parametrize("held_out", [0.25, 3])
 def test_rows_of_a_split_are_those_of_its_parts(held_out):
-    data = Dataset("d", np.arange(12, dtype=np.uint8).reshape(12, 1, 1), columns={"k": np.arange(12)}, notes=("a note",))
+    data = Dataset(
+        "d", np.arange(12, dtype=np.uint8).reshape(12, 1, 1), columns={"k": np.arange(12)}, notes=("a note",)
+    )
     rows = data.split_rows(held_out, 5)
     parts = [data[part] for part in rows]
     assert sorted(np.concatenate(rows)) == list(range(12))

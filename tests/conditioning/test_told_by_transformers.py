@@ -12,10 +12,10 @@ from PIL import Image
 import undiffuse
 from tests.conditioning.encoders import MADE, TEXTS
 from tests.small import TINY_SETTINGS, randomised
-from undiffuse import Condition
+from undiffuse.conditioning.spec import Condition
 from undiffuse.conditioning.texts import TextCondition
 from undiffuse.data.sources import DataConfig
-from undiffuse.prepare import prepare
+from undiffuse.runs.prepare import prepare
 from undiffuse.training.cadence import Watch
 
 SETTINGS = TINY_SETTINGS | {"training.steps": 2, "training.batch_size": 8, "sampling.steps": 2}
@@ -32,7 +32,13 @@ def captioned(tmp_path):
 
 def run_in(folder, source, **declared):
     condition = Condition(kind="text", **declared)
-    return prepare(DataConfig(source=str(source)), folder, settings=SETTINGS, conditions={"caption": condition}, watch=Watch(1e9, 1e9)).run()
+    return prepare(
+        DataConfig(source=str(source)),
+        folder,
+        settings=SETTINGS,
+        conditions={"caption": condition},
+        watch=Watch(1e9, 1e9),
+    ).run()
 
 
 @pytest.mark.parametrize("pooling", [None, "tokens"])
@@ -53,7 +59,12 @@ def test_a_model_trains_saves_loads_and_samples_by_text(folder, captioned, tmp_p
         undiffuse.load(tmp_path / "r", encoder=str(other)).sample(1, {"caption": "a dog"})
     randomised(model.denoiser)  # two steps are too few to see by
     assert not torch.equal(model.sample(1, {"caption": "a red cat"}), model.sample(1, {"caption": "owl!"}))
-    assert undiffuse.load(tmp_path / "r", encoder=str(other)).sample(1).shape == (1, 1, 8, 8)  # nothing said needs no encoder
+    assert undiffuse.load(tmp_path / "r", encoder=str(other)).sample(1).shape == (
+        1,
+        1,
+        8,
+        8,
+    )  # nothing said needs no encoder
 
 
 def test_texts_are_encoded_once_and_kept(folder, captioned, tmp_path, monkeypatch):

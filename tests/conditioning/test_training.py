@@ -12,17 +12,19 @@ from PIL import Image
 
 import undiffuse
 from tests.small import TINY_SETTINGS
-from undiffuse import Condition
+from undiffuse.conditioning.spec import Condition
 from undiffuse.data.sources import DataConfig
-from undiffuse.prepare import prepare
+from undiffuse.runs.prepare import prepare
 from undiffuse.training.cadence import Watch
 
 N, NAN, SELDOM = 40, float("nan"), Watch(1e9, 1e9)
 SETTINGS = TINY_SETTINGS | {"training.steps": 3, "training.batch_size": 8, "sampling.steps": 3}
 DECLARED = {
-    "type": Condition(kind="class"), "age": Condition(kind="number", inject="concat"), "looks": Condition(kind="tags", inject="attention"),
+    "type": Condition(kind="class"),
+    "age": Condition(kind="number", inject="concat"),
+    "looks": Condition(kind="tags", inject="attention"),
     "emb": Condition(kind="vector", drop=0.3),
-}  # fmt: skip
+}
 ASKED = {"type": "cat", "age": 30, "looks": "0;2", "emb": [0.5, -1.0, 2.0]}
 
 
@@ -39,7 +41,9 @@ def toys(tmp_path):
 
 
 def trained(source, folder, declared=DECLARED, watch=SELDOM, **settings):
-    run = prepare(DataConfig(source=str(source)), folder, settings=SETTINGS | settings, conditions=declared, watch=watch).run()
+    run = prepare(
+        DataConfig(source=str(source)), folder, settings=SETTINGS | settings, conditions=declared, watch=watch
+    ).run()
     verdicts = [update.verdict for update in run.updates()]
     assert verdicts == ["fine"] * len(verdicts)
     return run
@@ -62,7 +66,9 @@ def test_four_conditions_train_save_load_and_sample(tmp_path, toys):
             assert ((values >= 0) & (values <= 255)).all()
             seen.append(values)
     assert model.sample(2, ASKED, guidance=2.0).shape == (2, 1, 8, 8)
-    mixed = model.sample(2, {"type": ["cat", None], "age": [30, None], "looks": ["0;2", None], "emb": [ASKED["emb"], None]})
+    mixed = model.sample(
+        2, {"type": ["cat", None], "age": [30, None], "looks": ["0;2", None], "emb": [ASKED["emb"], None]}
+    )
     torch.testing.assert_close(mixed[0], seen[-1][0], rtol=1e-3, atol=1e-2)  # of 255: everything said, and
     torch.testing.assert_close(mixed[1], seen[0][1], rtol=1e-3, atol=1e-2)  # nothing said, side by side
 
@@ -76,7 +82,12 @@ def test_what_is_told_in_training_is_what_the_columns_say(tmp_path, toys):
     for step in range(12):
         x, values = run._batch(step)
         for example, kind, age, looks, emb in zip(
-            run.model.codec.decode(x).numpy().astype(np.uint8), values["type"], values["age"], values["looks"], values["emb"], strict=True
+            run.model.codec.decode(x).numpy().astype(np.uint8),
+            values["type"],
+            values["age"],
+            values["looks"],
+            values["emb"],
+            strict=True,
         ):
             row = row_of[example.tobytes()]
             seen.add(row)
@@ -85,10 +96,14 @@ def test_what_is_told_in_training_is_what_the_columns_say(tmp_path, toys):
             np.testing.assert_array_equal(looks[:-1], np.nan_to_num(content["looks"][row]))
             assert looks[-1] == (not np.isnan(content["looks"][row]).any())
             if age[1]:
-                assert age[0] * config["age"].deviation + config["age"].mean == pytest.approx(content["age"][row], abs=1e-4)
+                assert age[0] * config["age"].deviation + config["age"].mean == pytest.approx(
+                    content["age"][row], abs=1e-4
+                )
             if emb[-1]:
                 np.testing.assert_allclose(
-                    emb[:-1].numpy() * config["emb"].deviation + config["emb"].mean, np.nan_to_num(content["emb"][row]), atol=1e-5
+                    emb[:-1].numpy() * config["emb"].deviation + config["emb"].mean,
+                    np.nan_to_num(content["emb"][row]),
+                    atol=1e-5,
                 )
             else:
                 assert np.isnan(content["emb"][row]).all()
@@ -133,14 +148,23 @@ def test_words_and_masks_of_a_table_of_images(tmp_path):
     rng, lines = np.random.default_rng(0), ["file,mask,caption,job"]
     for k in range(24):
         for kind in ("x", "m"):
-            Image.fromarray(rng.integers(0, 256, (8, 8, 3) if kind == "x" else (8, 8), dtype=np.uint8)).save(tmp_path / f"{kind}{k}.png")
-        lines.append(f"x{k}.png,m{k}.png,{'' if k % 5 == 0 else 'a red cat' if k % 2 else 'a dog'},{'paint' if k % 3 else 'enlarge'}")
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3) if kind == "x" else (8, 8), dtype=np.uint8)).save(
+                tmp_path / f"{kind}{k}.png"
+            )
+        lines.append(
+            f"x{k}.png,m{k}.png,{'' if k % 5 == 0 else 'a red cat' if k % 2 else 'a dog'},{'paint' if k % 3 else 'enlarge'}"
+        )
     (tmp_path / "t.csv").write_text("\n".join(lines))
     declared = {"mask": Condition(kind="image"), "caption": Condition(kind="text"), "job": Condition(kind="task")}
     trained(tmp_path / "t.csv", tmp_path / "r", declared)
     model = undiffuse.load(tmp_path / "r")
     mask = np.zeros((8, 8), np.uint8)
-    for asked in ({"mask": mask, "caption": "a red dog"}, {"mask": [mask, 255 - mask]}, {"caption": ["a cat", None]}, {}):
+    for asked in (
+        {"mask": mask, "caption": "a red dog"},
+        {"mask": [mask, 255 - mask]},
+        {"caption": ["a cat", None]},
+        {},
+    ):
         assert model.sample(2, {"job": "paint"} | asked).shape == (2, 3, 8, 8)
     with pytest.raises(ValueError, match=r"job: .*without ever dropping"):
         model.sample(1, {"caption": "a dog"})

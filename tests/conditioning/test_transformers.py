@@ -19,7 +19,10 @@ from undiffuse.conditioning.transformers import Encoder, described, open_encoder
 
 def alone(folder, text):
     """The states of the tokens of one text, run by the library with nothing else beside it: (tokens, 16)."""
-    tokenizer, model = transformers.AutoTokenizer.from_pretrained(folder), transformers.AutoModel.from_pretrained(folder).eval()
+    tokenizer, model = (
+        transformers.AutoTokenizer.from_pretrained(folder),
+        transformers.AutoModel.from_pretrained(folder).eval(),
+    )
     with torch.no_grad():
         return model(torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state[0]
 
@@ -80,7 +83,10 @@ def test_each_architecture_has_its_pooling(folders):
     assert described(str(folders["gpt"]), None, TEXTS).pooling == "last"
     assert described(str(folders["bert"]), None, TEXTS).pooling == "mean"
     assert described(str(folders["gpt"]), "mean", TEXTS).pooling == "mean"
-    assert {described(str(folder), None, TEXTS).architecture for folder in folders.values()} == {"BertModel", "GPT2Model"}
+    assert {described(str(folder), None, TEXTS).architecture for folder in folders.values()} == {
+        "BertModel",
+        "GPT2Model",
+    }
     assert described(str(folders["bert"]), None, TEXTS).source == str(folders["bert"].resolve())
 
 
@@ -97,7 +103,12 @@ def test_every_pooling_goes_in_by_every_way(folder, pooling, inject):
     distances = [(embedding[a] - embedding[b]).abs().max() for a, b in ((0, 1), (0, 2), (1, 2))]
     assert min(distances) > 1e-3
     if pooling == "tokens":
-        assert (~absent).sum(1).tolist() == [len(alone(folder, "a dog")), 0, len(alone(folder, "a red cat")), len(alone(folder, "a dog"))]
+        assert (~absent).sum(1).tolist() == [
+            len(alone(folder, "a dog")),
+            0,
+            len(alone(folder, "a red cat")),
+            len(alone(folder, "a dog")),
+        ]
     else:
         assert absent is None
 
@@ -149,7 +160,9 @@ def test_another_encoder_under_the_same_name_is_refused(folder, tmp_path, change
 @pytest.mark.parametrize("pooling", ["last", "tokens"])
 def test_texts_that_are_too_long_are_refused(folder, pooling):
     long = "a dog and " * 20
-    with pytest.raises(ValueError, match=rf"'a dog and .* tokens, and the text encoder takes at most {MOST}: shorten it"):
+    with pytest.raises(
+        ValueError, match=rf"'a dog and .* tokens, and the text encoder takes at most {MOST}: shorten it"
+    ):
         described(str(folder), pooling, ["a dog", long])
     config = described(str(folder), pooling, TEXTS[:2])
     most = max(len(alone(folder, text)) for text in TEXTS[:2]) if pooling == "tokens" else MOST
@@ -170,9 +183,11 @@ def test_what_is_not_on_this_machine_is_not_looked_for_elsewhere(tmp_path, monke
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: asked.append(a) or pytest.fail("asked for an address"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     for source, words in (
-        (str(tmp_path / "gone"), rf"encoder gone is not in {tmp_path}: give its folder with --encoder"), ("./gone", "encoder gone is not in"),
-        ("someone/not-here", "someone/not-here is not on this machine, .*--download"), ("not-here", "not-here is not on this machine"),
-    ):  # fmt: skip
+        (str(tmp_path / "gone"), rf"encoder gone is not in {tmp_path}: give its folder with --encoder"),
+        ("./gone", "encoder gone is not in"),
+        ("someone/not-here", "someone/not-here is not on this machine, .*--download"),
+        ("not-here", "not-here is not on this machine"),
+    ):
         with pytest.raises(RuntimeError, match=words) as caught:
             Encoder(source)
         assert "pip install 'undiffuse[text]'" in str(caught.value)
@@ -185,7 +200,9 @@ def test_without_the_library_it_says_what_to_install(folder, monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(extras.importlib, "import_module", missing)
-    with pytest.raises(RuntimeError, match=r"needs transformers, which is not installed: pip install 'undiffuse\[text\]'"):
+    with pytest.raises(
+        RuntimeError, match=r"needs transformers, which is not installed: pip install 'undiffuse\[text\]'"
+    ):
         Encoder(str(folder))
 
 
@@ -215,14 +232,19 @@ def test_weights_in_a_pickle_are_never_opened(folder, tmp_path):
 def test_code_in_a_folder_is_never_run(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / "own.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'sprung')!r})\nclass Own: pass\n")
-    told = json.loads((copy / "config.json").read_text()) | {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModel": "own.Own"}}
+    told = json.loads((copy / "config.json").read_text()) | {
+        "model_type": "own",
+        "auto_map": {"AutoConfig": "own.Own", "AutoModel": "own.Own"},
+    }
     (copy / "config.json").write_text(json.dumps(told))
     with pytest.raises(ValueError, match="holds no text encoder that can be opened safely"):
         Encoder(str(copy))
     assert not (tmp_path / "sprung").exists()
 
 
-@pytest.mark.parametrize("spoil", ["empty", "no tokenizer", "cut short", "a layer short", "of another width", "reads and writes"])
+@pytest.mark.parametrize(
+    "spoil", ["empty", "no tokenizer", "cut short", "a layer short", "of another width", "reads and writes"]
+)
 def test_folders_that_hold_no_encoder_are_refused(folders, tmp_path, spoil):
     copy = tmp_path / "copy"
     shutil.copytree(folders["bert"], copy)
@@ -237,7 +259,11 @@ def test_folders_that_hold_no_encoder_are_refused(folders, tmp_path, spoil):
         (copy / "model.safetensors").write_bytes(content[: len(content) // 2])
     elif spoil == "a layer short":  # which the library would fill with random weights, others every time
         tensors = load_file(copy / "model.safetensors")
-        save_file({name: tensor for name, tensor in tensors.items() if "layer.1." not in name}, copy / "model.safetensors", {"format": "pt"})
+        save_file(
+            {name: tensor for name, tensor in tensors.items() if "layer.1." not in name},
+            copy / "model.safetensors",
+            {"format": "pt"},
+        )
     elif spoil == "of another width":
         told = json.loads((copy / "config.json").read_text()) | {"hidden_size": 32}
         (copy / "config.json").write_text(json.dumps(told))

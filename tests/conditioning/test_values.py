@@ -23,7 +23,14 @@ from undiffuse.conditioning.texts import PARTS, TextConfig, WordsEncoder, hashed
 
 def test_numbers_are_standardised_exactly():
     module = DROPPABLE["number"].module()
-    assert module.encode([40, 50, "30", 0.0, 45.0, None]).tolist() == [[0, 1], [1, 1], [-1, 1], [-4, 1], [0.5, 1], [0, 0]]
+    assert module.encode([40, 50, "30", 0.0, 45.0, None]).tolist() == [
+        [0, 1],
+        [1, 1],
+        [-1, 1],
+        [-4, 1],
+        [0.5, 1],
+        [0, 0],
+    ]
     vector = DROPPABLE["vector"].module()
     assert vector.encode([(1.0, -2.0), (3.0, -3.0), None]).tolist() == [[0, 0, 1], [1, -2, 1], [0, 0, 0]]
 
@@ -55,7 +62,9 @@ def test_numbers_between_those_seen_lie_between_their_neighbours():
 # Tags -------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("same", ["red;round", "round, red", "red|round", ("red", "round"), {"red", "round"}, " red ; round ;"])
+@pytest.mark.parametrize(
+    "same", ["red;round", "round, red", "red|round", ("red", "round"), {"red", "round"}, " red ; round ;"]
+)
 def test_tags_are_a_set_however_they_are_written(same):
     assert DROPPABLE["tags"].module().encode([same]).tolist() == [[0, 1, 1, 1]]
 
@@ -71,7 +80,11 @@ def test_no_tags_is_something_else_than_nothing_said():
 
 def test_a_list_is_the_tags_of_several_examples():
     conditions = Conditions({"tags": DROPPABLE["tags"].config()}, WIDTH)
-    assert conditions.encode({"tags": ["red", ("big", "round"), None]}, 3)["tags"].tolist() == [[0, 1, 0, 1], [1, 0, 1, 1], [0, 0, 0, 0]]
+    assert conditions.encode({"tags": ["red", ("big", "round"), None]}, 3)["tags"].tolist() == [
+        [0, 1, 0, 1],
+        [1, 0, 1, 1],
+        [0, 0, 0, 0],
+    ]
     assert conditions.encode({"tags": ("big", "round")}, 2)["tags"].tolist() == [[1, 0, 1, 1]] * 2
     assert conditions.encode({"tags": [["red"], ["red", "big"]]}, 2)["tags"].tolist() == [[0, 1, 0, 1], [1, 1, 0, 1]]
 
@@ -95,7 +108,13 @@ def test_pictures_of_one_channel_may_leave_it_out():
     both = conditions["it"].encode([a[None], b[None]])
     for one in (a, a[None], torch.from_numpy(a), a.tolist()):
         assert torch.equal(conditions.encode({"it": one}, 2)["it"], both[[0, 0]])
-    for two in ([a, b], np.stack([a, b]), [torch.from_numpy(a), torch.from_numpy(b)], [a[None], b], np.stack([a, b])[:, None]):
+    for two in (
+        [a, b],
+        np.stack([a, b]),
+        [torch.from_numpy(a), torch.from_numpy(b)],
+        [a[None], b],
+        np.stack([a, b])[:, None],
+    ):
         assert torch.equal(conditions.encode({"it": two}, 2)["it"], both)
     for one in ([a], [a[None]], [torch.from_numpy(a)]):
         assert torch.equal(conditions.encode({"it": one}, 1)["it"], both[:1])
@@ -120,7 +139,9 @@ def test_words_are_found_by_the_crc_of_their_parts():
 def test_hashing_is_the_same_in_another_process():
     code = "from undiffuse.conditioning.texts import hashed; print(hashed('größer', 4096))"
     for seed in ("1", "2"):
-        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed})
+        found = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}
+        )
         assert found.stdout.strip() == str(hashed("größer", 4096))
 
 
@@ -150,14 +171,21 @@ def test_room_for_more_words_changes_nothing(inject):
     many.denoiser.load_state_dict(weights)
     x, level = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)), few.schedule(40.0)
     with torch.no_grad():
-        a, b = (m.denoiser(x, level, m.denoiser.conditions.encode({"text": ["a red cat", "dog", None]}, 3)).mean for m in (few, many))
+        a, b = (
+            m.denoiser(x, level, m.denoiser.conditions.encode({"text": ["a red cat", "dog", None]}, 3)).mean
+            for m in (few, many)
+        )
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert (a[0] - a[1]).abs().max() > 1e-3
 
 
 def test_absent_are_the_tokens_past_the_text_and_only_they():
     module = DROPPABLE["text"].module(inject="attention")
-    assert module.absent(module.encode(["a red cat", "!", None])).tolist() == [[False] * 3 + [True], [False] + [True] * 3, [True] * 4]
+    assert module.absent(module.encode(["a red cat", "!", None])).tolist() == [
+        [False] * 3 + [True],
+        [False] + [True] * 3,
+        [True] * 4,
+    ]
 
 
 def test_the_order_of_words_is_heard_where_they_are_attended_to():

@@ -9,17 +9,17 @@ from PIL import Image
 
 from tests.data.test_sources import write_idx
 from tests.small import tiny_config, tiny_model
-from undiffuse.columns import encode_columns, fit_conditions, said_in
 from undiffuse.conditioning.base import Note
+from undiffuse.conditioning.columns import encode_columns, fit_conditions, said_in
 from undiffuse.conditioning.conditions import Conditions
-from undiffuse.conditioning.declared import Condition
+from undiffuse.conditioning.spec import Condition
 from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
 from undiffuse.data.sources import DataConfig, digits, open_data
 from undiffuse.errors import UsageError
-from undiffuse.model import save_model
-from undiffuse.starting import Start
+from undiffuse.models.file import save_model
+from undiffuse.runs.fine_tuning import Start
 
 RNG = np.random.default_rng(0)
 FLOATS = RNG.normal(size=(12, 8, 8)).astype(np.float32)
@@ -84,15 +84,34 @@ def test_labels_as_floats_are_whole_numbers_and_nan_is_not_said(tmp_path):
     declared = {"class": Condition(kind="class")}
     config = fit_conditions(data, declared, 0.0)
     assert (config["class"].names, config["class"].missing) == (("2", "7"), True)
-    assert said_in(data, "class", declared["class"], np.arange(12)) == ["7", None, "2", "7", "2", None, "7", "2", "2", "7", "7", "2"]
+    assert said_in(data, "class", declared["class"], np.arange(12)) == [
+        "7",
+        None,
+        "2",
+        "7",
+        "2",
+        None,
+        "7",
+        "2",
+        "2",
+        "7",
+        "7",
+        "2",
+    ]
     encoded = encode_columns(data, declared, Conditions(config, 8))["class"][np.arange(12)].flatten().tolist()
     assert [index == 2 for index in encoded] == np.isnan(labels).tolist()
 
 
-@pytest.mark.parametrize(("labels", "noted"), [
-    (RNG.normal(size=600), True), (np.arange(600) // 4, True), (np.arange(600) // 60, False), (np.arange(600) // 10, False),
-    (np.array([f"id{k}" for k in range(600)]), False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("labels", "noted"),
+    [
+        (RNG.normal(size=600), True),
+        (np.arange(600) // 4, True),
+        (np.arange(600) // 60, False),
+        (np.arange(600) // 10, False),
+        (np.array([f"id{k}" for k in range(600)]), False),
+    ],
+)
 def test_labels_of_many_values_point_to_numbers(tmp_path, labels, noted):
     np.savez(tmp_path / "a.npz", x=np.zeros((600, 4, 4), np.float32), y=labels)
     data = opened(tmp_path / "a.npz")
@@ -157,7 +176,10 @@ def test_a_loader_trains_on_its_rows_alone(monkeypatch):
     codec = Codec(fitted_codec(data))
     for most in (Loader.KEPT_ENCODED, 0):
         monkeypatch.setattr(Loader, "KEPT_ENCODED", most)
-        whole, part = Loader(data[rows], codec, 16, 3, torch.device("cpu")), Loader(data, codec, 16, 3, torch.device("cpu"), rows=rows)
+        whole, part = (
+            Loader(data[rows], codec, 16, 3, torch.device("cpu")),
+            Loader(data, codec, 16, 3, torch.device("cpu"), rows=rows),
+        )
         for step in (0, 30):
             assert torch.equal(whole(step)[0], part(step)[0])
 
@@ -168,7 +190,9 @@ def test_encoding_is_never_of_all_examples_at_once(monkeypatch):
     codec = Codec(fitted_codec(data))
     encode = Codec.encode
     monkeypatch.setattr("undiffuse.data.codec.AT_ONCE", 64 * 100)
-    monkeypatch.setattr(Codec, "encode", lambda self, values, limited=True: seen.append(len(values)) or encode(self, values, limited))
+    monkeypatch.setattr(
+        Codec, "encode", lambda self, values, limited=True: seen.append(len(values)) or encode(self, values, limited)
+    )
     rows = np.arange(1, 1797, 2)
     assert torch.equal(codec.encode_parts(data.values, rows), encode(codec, data.values[rows]))
     assert torch.equal(codec.encode_parts(data.values), encode(codec, data.values))
@@ -182,7 +206,11 @@ def test_encoding_is_never_of_all_examples_at_once(monkeypatch):
 @pytest.mark.parametrize(("highest", "high"), [(255, 255), (200, 255), (70, 255), (16, 16), (1, 1)])
 def test_the_range_of_a_model_stays_where_the_data_fills_it(tmp_path, highest, high):
     model = tiny_model()
-    save_model(tmp_path / "m.safetensors", tiny_config(), *({n: p.clone() for n, p in model.denoiser.named_parameters()} for _ in range(2)))
+    save_model(
+        tmp_path / "m.safetensors",
+        tiny_config(),
+        *({n: p.clone() for n, p in model.denoiser.named_parameters()} for _ in range(2)),
+    )
     start = Start(tmp_path / "m.safetensors")
     values = RNG.integers(0, highest + 1, (9, 1, 8, 8), dtype=np.uint8)
     values[0, 0, 0, 0] = highest

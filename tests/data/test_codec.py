@@ -58,10 +58,14 @@ def test_data_in_another_range_or_shape_is_refused_with_both_ranges():
         codec.encode(np.zeros((1, 3, 8, 8)))
 
 
-@pytest.mark.parametrize(("values", "words"), [
-    (np.full((3, 1, 4), np.nan, dtype=np.float32), "NaN"), (np.zeros((3, 1, 4), dtype=np.float32), "same value"),
-    (np.zeros((3, 1, 4), dtype=np.int32), "nothing to learn"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.full((3, 1, 4), np.nan, dtype=np.float32), "NaN"),
+        (np.zeros((3, 1, 4), dtype=np.float32), "same value"),
+        (np.zeros((3, 1, 4), dtype=np.int32), "nothing to learn"),
+    ],
+)
 def test_data_with_nothing_in_it_is_refused(values, words):
     with pytest.raises(ValueError, match=words):
         codec_for(values)

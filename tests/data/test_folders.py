@@ -13,7 +13,7 @@ from PIL import Image, features
 from undiffuse.data.pixels import SUFFIXES
 from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.errors import UsageError
-from undiffuse.prepare import default_name
+from undiffuse.runs.prepare import default_name
 
 
 def picture(seed=0, size=(6, 5)):
@@ -117,7 +117,18 @@ def test_runs_are_never_data(tmp_path, monkeypatch, run):
     for k in range(12):
         save(tmp_path / "photos" / "ab"[k % 2] / f"{k}.png", k, (8, 8))
     monkeypatch.chdir(tmp_path / "photos")
-    small = ("--steps", "2", "--set", "network.width=8", "--set", "network.groups=4", "--set", "network.multipliers=[1,2]", "--batch", "4")
+    small = (
+        "--steps",
+        "2",
+        "--set",
+        "network.width=8",
+        "--set",
+        "network.groups=4",
+        "--set",
+        "network.multipliers=[1,2]",
+        "--batch",
+        "4",
+    )
     for _ in range(2):
         code, text = run_in(monkeypatch, tmp_path / "photos", run, "train", ".", *small)
         assert code == 0, text

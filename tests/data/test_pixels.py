@@ -29,7 +29,10 @@ def filtered_png(values, interlaced=False):
     raw = [np.frombuffer(line.astype(">u2").tobytes(), np.uint8).astype(int) for line in values]
     step, lines, above = 2 * channels, b"", np.zeros(width * channels * 2, int)
     for y, line in enumerate(raw):
-        left, corner = np.concatenate([np.zeros(step, int), line[:-step]]), np.concatenate([np.zeros(step, int), above[:-step]])
+        left, corner = (
+            np.concatenate([np.zeros(step, int), line[:-step]]),
+            np.concatenate([np.zeros(step, int), above[:-step]]),
+        )
         p = left + above - corner
         near = np.stack([abs(p - left), abs(p - above), abs(p - corner)]).argmin(0)
         predicted = [0 * line, left, above, (left + above) // 2, np.choose(near, [left, above, corner])][y % 5]
@@ -48,7 +51,13 @@ def tiff(values, order, compressed):
     height, width, channels = values.shape
     data = values.astype(order + "u2").tobytes()
     data = zlib.compress(data) if compressed else data
-    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, channels, 0), (259, 3, 1, 8 if compressed else 1), (262, 3, 1, 2)]
+    entries = [
+        (256, 4, 1, width),
+        (257, 4, 1, height),
+        (258, 3, channels, 0),
+        (259, 3, 1, 8 if compressed else 1),
+        (262, 3, 1, 2),
+    ]
     entries += [(273, 4, 1, 0), (277, 3, 1, channels), (278, 4, 1, height), (279, 4, 1, len(data)), (284, 3, 1, 1)]
     entries += [(338, 3, 1, 2)] if channels == 4 else []
     bits_at = 8 + 2 + 12 * len(entries) + 4
@@ -114,7 +123,9 @@ def test_grey_of_16_bit_colour_weighs_as_pillow_does_of_8(tmp_path):
     colour = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
     (tmp_path / "a.png").write_bytes(png_of_16_bits(colour.astype(np.uint16) * 257))
     eight = np.asarray(Image.fromarray(colour).convert("L")).astype(float)
-    assert np.abs(read_image(tmp_path / "a.png", "grey").values[0] / 257 - eight).max() <= 0.5 + 1e-2  # Pillow rounds, and its weights have 16 bits
+    assert (
+        np.abs(read_image(tmp_path / "a.png", "grey").values[0] / 257 - eight).max() <= 0.5 + 1e-2
+    )  # Pillow rounds, and its weights have 16 bits
 
 
 def test_8_and_16_bits_together_become_16_where_one_kind_is_asked_for(tmp_path):
@@ -128,7 +139,9 @@ def test_8_and_16_bits_together_become_16_where_one_kind_is_asked_for(tmp_path):
         a, b = (0, 1) if not again else (1, 0)
         assert np.array_equal(data.values[a, 0], shallow.astype(int) * 257)
         assert np.array_equal(data.values[b, 0], dark)
-        assert any("1 of 2 images" in note and "65535 of the 16 bits that the others use" in note for note in data.notes)
+        assert any(
+            "1 of 2 images" in note and "65535 of the 16 bits that the others use" in note for note in data.notes
+        )
         if not again:
             (tmp_path / "b.png").rename(tmp_path / "0.png")
 
@@ -185,10 +198,14 @@ def test_the_bits_of_an_avif_are_found_in_its_head(tmp_path):
         assert _bits(tmp_path / "b.avif", SimpleNamespace(format="AVIF")) == bits
 
 
-@pytest.mark.parametrize(("mode", "transparent", "result"), [("L", 7, "LA"), ("RGB", (7, 7, 7), "RGBA"), ("I;16", 7, "LA;16")])
+@pytest.mark.parametrize(
+    ("mode", "transparent", "result"), [("L", 7, "LA"), ("RGB", (7, 7, 7), "RGBA"), ("I;16", 7, "LA;16")]
+)
 def test_a_transparent_colour_is_alpha(tmp_path, mode, transparent, result):
     grey = np.array([[7, 8, 200], [7, 0, 9]], dtype=np.uint16 if mode == "I;16" else np.uint8)
-    Image.fromarray(np.repeat(grey[..., None], 3, 2) if mode == "RGB" else grey).save(tmp_path / "a.png", transparency=transparent)
+    Image.fromarray(np.repeat(grey[..., None], 3, 2) if mode == "RGB" else grey).save(
+        tmp_path / "a.png", transparency=transparent
+    )
     picture = read_image(tmp_path / "a.png")
     assert picture.mode == result
     assert np.array_equal(picture.values[-1] == 0, grey == 7)

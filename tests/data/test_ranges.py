@@ -12,24 +12,30 @@ import pytest
 import torch
 from PIL import Image
 
-from undiffuse.columns import encode_columns, fit_conditions
 from undiffuse.conditioning.base import Note
+from undiffuse.conditioning.columns import encode_columns, fit_conditions
 from undiffuse.conditioning.conditions import Conditions
-from undiffuse.conditioning.declared import Condition
+from undiffuse.conditioning.spec import Condition
 from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.examples import read_examples
 from undiffuse.data.pixels import read_image, resized
 from undiffuse.data.sources import DataConfig, digits, open_data
 from undiffuse.errors import UsageError
-from undiffuse.likelihood.bound import Bins
 from undiffuse.pictures.images import save_image
-from undiffuse.prepare import prepare
+from undiffuse.process.likelihood.bound import Bins
 from undiffuse.process.posteriors import Transition
-from undiffuse.starting import refuse_outside
+from undiffuse.runs.fine_tuning import refuse_outside
+from undiffuse.runs.prepare import prepare
 
 RNG = np.random.default_rng(0)
-SMALL = {"network.width": 8, "network.multipliers": [1, 2], "network.groups": 4, "training.steps": 2, "training.batch_size": 4}
+SMALL = {
+    "network.width": 8,
+    "network.multipliers": [1, 2],
+    "network.groups": 4,
+    "training.steps": 2,
+    "training.batch_size": 4,
+}
 
 
 def integers(highest, dtype=np.uint8, n=20, **options):
@@ -54,7 +60,10 @@ KINDS = {
     "dark photos": (np.minimum(RNG.exponential(9, (20, 8, 8)), 70).astype(np.uint8), (0, 255)),
     "very dark photos": (integers(32), (0, 255)),
     "label maps of many": (integers(150), (0, 255)),
-    "other integers": (np.append(integers(3000, np.int16) - 1024, np.full((1, 8, 8), -1024, np.int16), 0), (-1024, 1976)),
+    "other integers": (
+        np.append(integers(3000, np.int16) - 1024, np.full((1, 8, 8), -1024, np.int16), 0),
+        (-1024, 1976),
+    ),
 }
 
 
@@ -72,7 +81,9 @@ def test_the_rule(kind, tmp_path):
     assert "photos" in kind or x.std() > 0.05
 
 
-@pytest.mark.parametrize("kind", ["masks of 0 and 1", "scans of 12 bits", "very dark photos", "other integers", "photos"])
+@pytest.mark.parametrize(
+    "kind", ["masks of 0 and 1", "scans of 12 bits", "very dark photos", "other integers", "photos"]
+)
 def test_what_was_decided_is_said_and_a_setting_replaces_it(kind, tmp_path):
     values, (low, high) = KINDS[kind]
     np.save(tmp_path / "a.npy", values)
@@ -108,11 +119,17 @@ def test_a_range_has_no_place_with_floats(tmp_path):
         fitted_codec(open_data(DataConfig(source=str(tmp_path / "a.npy"), range=(0.0, 1.0))))
 
 
-@pytest.mark.parametrize(("values", "exact"), [
-    (np.arange(100_000_001, 100_000_005, dtype=np.int32), True), (np.array([-(2**40), 3 - 2**40], dtype=np.int64), True),
-    (np.array([0, 2**24], dtype=np.int64), True), (np.array([0, 2**24 + 1], dtype=np.int64), False),
-    (np.array([2**60, 2**60 + 2], dtype=np.int64), False), (np.array([0, 2**64 - 1], dtype=np.uint64), False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "exact"),
+    [
+        (np.arange(100_000_001, 100_000_005, dtype=np.int32), True),
+        (np.array([-(2**40), 3 - 2**40], dtype=np.int64), True),
+        (np.array([0, 2**24], dtype=np.int64), True),
+        (np.array([0, 2**24 + 1], dtype=np.int64), False),
+        (np.array([2**60, 2**60 + 2], dtype=np.int64), False),
+        (np.array([0, 2**64 - 1], dtype=np.uint64), False),
+    ],
+)
 def test_integers_come_back_as_they_were_or_are_refused(values, exact):
     data = Dataset("test", values.reshape(-1, 1, 1))
     if exact:
@@ -123,10 +140,17 @@ def test_integers_come_back_as_they_were_or_are_refused(values, exact):
             fitted_codec(data)
 
 
-@pytest.mark.parametrize(("offset", "scale", "dtype"), [
-    (1.7e9, 1.0, "float64"), (2.4e6, 30.0, "float64"), (0.0, 1e300, "float64"), (0.0, 1e-300, "float64"),
-    (300.0, 10.0, "float32"), (0.0, 1e-30, "float32"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("offset", "scale", "dtype"),
+    [
+        (1.7e9, 1.0, "float64"),
+        (2.4e6, 30.0, "float64"),
+        (0.0, 1e300, "float64"),
+        (0.0, 1e-300, "float64"),
+        (300.0, 10.0, "float32"),
+        (0.0, 1e-30, "float32"),
+    ],
+)
 def test_floats_are_kept_as_finely_as_they_vary(offset, scale, dtype, tmp_path):
     """Timestamps, coordinates, Julian days: what is learned is how they vary, not how large they are."""
     values = offset + scale * RNG.normal(size=(50, 1, 30))
@@ -194,9 +218,14 @@ def alpha_files(folder, kind):
 
 @pytest.mark.parametrize(
     ("kind", "high", "alpha", "noted"),
-    [("scans of 12 bits", 4095, 65535, 1), ("masks of 0 and 1", 1, 255, 1), ("native masks", 1, 255, 1), ("photographs", 255, 255, 0),
-     ("drawings in black", 255, 255, 0)],
-)  # fmt: skip
+    [
+        ("scans of 12 bits", 4095, 65535, 1),
+        ("masks of 0 and 1", 1, 255, 1),
+        ("native masks", 1, 255, 1),
+        ("photographs", 255, 255, 0),
+        ("drawings in black", 255, 255, 0),
+    ],
+)
 def test_alpha_leaves_the_range_of_colours_as_it_is(kind, high, alpha, noted, tmp_path):
     source = alpha_files(tmp_path / "a", kind)
     plan = prepare(source, tmp_path / "run", settings=SMALL)
@@ -222,7 +251,9 @@ def test_each_channel_has_bins_of_its_own(tmp_path):
     codec = Codec(fitted_codec(open_data(alpha_files(tmp_path / "a", "native masks"))))
     x = codec.encode(open_data(alpha_files(tmp_path / "b", "native masks")).values)
     assert codec.bins.flatten().tolist() == [2, 256]
-    wide = Transition(x + 0.2, torch.tensor(2 * math.log(0.05)))  # 0.2 is within half a bin of masks, 1, and not of alpha, 1/255
+    wide = Transition(
+        x + 0.2, torch.tensor(2 * math.log(0.05))
+    )  # 0.2 is within half a bin of masks, 1, and not of alpha, 1/255
     found = Bins(codec.bins, form="exact")(x.clamp(-0.5, 0.5), Transition(x.clamp(-0.5, 0.5) + 0.2, wide.log_variance))
     assert found[:, 0].max() < 1e-6
     assert found[:, 1].min() > 3
@@ -237,7 +268,9 @@ def test_resizing_beside_alpha_makes_nothing_brighter_than_the_depth():
 def test_pictures_that_are_conditions_have_alpha_beside_their_range(tmp_path):
     for k in range(3):
         Image.fromarray(integers(1)[k]).save(tmp_path / f"{k}.png")
-    data = Dataset("t", integers(255, n=3)[:, None], columns={"mask": np.array(["0.png", "1.png", "2.png"])}, root=tmp_path)
+    data = Dataset(
+        "t", integers(255, n=3)[:, None], columns={"mask": np.array(["0.png", "1.png", "2.png"])}, root=tmp_path
+    )
     declared = {"mask": Condition(kind="image", channels="rgba")}
     with pytest.warns(Note, match="reach 1 and are read as 0 to 1"):
         found = fit_conditions(data, declared, 0.0)
@@ -252,7 +285,10 @@ def test_pictures_that_are_conditions_have_alpha_beside_their_range(tmp_path):
 LONE = {
     "void labels": (np.where(RNG.random((20, 8, 8)) < 0.1, 255, integers(20)).astype(np.uint8), "--range 0,21"),
     "void labels of many": (np.where(RNG.random((20, 8, 8)) < 0.1, 255, integers(33)).astype(np.uint8), "--range 0,34"),
-    "masks of two kinds": (np.concatenate([integers(1), integers(1) * 255]), "masks of 0 and 1 and others of 0 and 255"),
+    "masks of two kinds": (
+        np.concatenate([integers(1), integers(1) * 255]),
+        "masks of 0 and 1 and others of 0 and 255",
+    ),
     "masks of 0 and 255": (integers(1) * 255, None),
     "four greys": (integers(3) * 85, None),
     "photos": (KINDS["photos"][0], None),
@@ -271,13 +307,18 @@ def test_a_value_far_beyond_all_others_is_said_and_changes_nothing(kind, tmp_pat
     assert expected is None or expected in said[0]
 
 
-@pytest.mark.parametrize(("values", "high"), [(integers(60), 255), (integers(3000, np.uint16), 4095), (integers(1), 1), (integers(1, bool), 1)])
+@pytest.mark.parametrize(
+    ("values", "high"),
+    [(integers(60), 255), (integers(3000, np.uint16), 4095), (integers(1), 1), (integers(1, bool), 1)],
+)
 def test_pictures_in_arrays_have_the_range_of_the_same_in_files(values, high):
     data = Dataset("t", integers(255)[:, None], columns={"it": values})
     declared = {"it": Condition(kind="image")}
     with pytest.warns(Note, match=f"read as 0 to {high}") if high != 255 else nullcontext():
         found = fit_conditions(data, declared, 0.0)
     assert (found["it"].low, found["it"].high) == (0, high)
-    Conditions(found, 8)["it"].encode([np.full((1, 8, 8), high, np.int64)])  # what training did not reach may be said all the same
+    Conditions(found, 8)["it"].encode(
+        [np.full((1, 8, 8), high, np.int64)]
+    )  # what training did not reach may be said all the same
     before = fit_conditions(data, declared, 0.0, all_alike=True)["it"]  # as older runs have it
     assert (before.low, before.high) == (values.min(), values.max())

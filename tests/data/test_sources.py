@@ -137,20 +137,38 @@ def test_folders_without_images(tmp_path):
         opened(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(("shape", "layout", "result", "read"), [
-    ((9, 20), None, (9, 1, 20), "NL"), ((9, 5), None, (9, 5, 1), "NC"), ((9, 5), "NL", (9, 1, 5), "NL"), ((9, 20), "NC", (9, 20, 1), "NC"),
-    ((9, 8, 7), None, (9, 1, 8, 7), "NHW"), ((9, 8, 7, 3), None, (9, 3, 8, 7), "NHWC"),
-    ((9, 3, 8, 7), None, (9, 3, 8, 7), "NCHW"), ((9, 4, 5, 6, 2), None, (9, 2, 4, 5, 6), "NDHWC"), ((9, 2, 20), "NCL", (9, 2, 20), "NCL"),
-    ((8, 7, 3, 9), "HWCN", (9, 3, 8, 7), "HWCN"), ((9, 7, 8, 33), "NCHW", (9, 7, 8, 33), "NCHW"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shape", "layout", "result", "read"),
+    [
+        ((9, 20), None, (9, 1, 20), "NL"),
+        ((9, 5), None, (9, 5, 1), "NC"),
+        ((9, 5), "NL", (9, 1, 5), "NL"),
+        ((9, 20), "NC", (9, 20, 1), "NC"),
+        ((9, 8, 7), None, (9, 1, 8, 7), "NHW"),
+        ((9, 8, 7, 3), None, (9, 3, 8, 7), "NHWC"),
+        ((9, 3, 8, 7), None, (9, 3, 8, 7), "NCHW"),
+        ((9, 4, 5, 6, 2), None, (9, 2, 4, 5, 6), "NDHWC"),
+        ((9, 2, 20), "NCL", (9, 2, 20), "NCL"),
+        ((8, 7, 3, 9), "HWCN", (9, 3, 8, 7), "HWCN"),
+        ((9, 7, 8, 33), "NCHW", (9, 7, 8, 33), "NCHW"),
+    ],
+)
 def test_layouts(shape, layout, result, read):
     values, how = arranged(np.zeros(shape), layout)
     assert (values.shape, how) == (result, read)
 
 
-@pytest.mark.parametrize(("shape", "layout"), [
-    ((9,), None), ((9, 8, 7), "NHWC"), ((9, 8, 7), "NHH"), ((9, 8), "HW"), ((9, 8), "CN1"), ((2, 2, 2, 2, 2, 2), None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ((9,), None),
+        ((9, 8, 7), "NHWC"),
+        ((9, 8, 7), "NHH"),
+        ((9, 8), "HW"),
+        ((9, 8), "CN1"),
+        ((2, 2, 2, 2, 2, 2), None),
+    ],
+)
 def test_layouts_that_do_not_fit(shape, layout):
     with pytest.raises(ValueError, match=r"axes|layout"):
         arranged(np.zeros(shape), layout)

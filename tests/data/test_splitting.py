@@ -34,9 +34,11 @@ def test_a_key_is_the_keyed_hash_of_the_values():
 
 @settings(max_examples=25, deadline=None)
 @given(
-    seed=st.integers(0, 2**63 - 1), held_out=st.sampled_from([0.0, 0.1, 0.35, 7.0]), lost=st.sets(st.integers(0, 199), max_size=150),
+    seed=st.integers(0, 2**63 - 1),
+    held_out=st.sampled_from([0.0, 0.1, 0.35, 7.0]),
+    lost=st.sets(st.integers(0, 199), max_size=150),
     gained=st.integers(0, 60),
-)  # fmt: skip
+)
 def test_no_example_ever_changes_sides(seed, held_out, lost, gained):
     """Whatever is taken out or added, and in whatever order: what was trained on is not held out, and the other way round."""
     data, rng = pictures(), np.random.default_rng(seed % 2**32)
@@ -51,7 +53,9 @@ def test_of_new_examples_the_same_share_is_held_out():
     split = drawn_split(keys_of(pictures(), 3), 0.25, 3)
     new = pictures(4000, seed=1)
     share = len(out(new, split)) / 4000
-    assert abs(share - 0.25) < 4 * np.sqrt(0.25 * 0.75 * (1 / 4000 + 1 / 200))  # of a threshold that is itself the quantile of 200
+    assert abs(share - 0.25) < 4 * np.sqrt(
+        0.25 * 0.75 * (1 / 4000 + 1 / 200)
+    )  # of a threshold that is itself the quantile of 200
 
 
 def test_equal_pictures_stay_together_and_equal_points_do_not():
@@ -83,7 +87,9 @@ def test_no_names_last_example_is_held_out():
         assert not out(both, again) & {x.tobytes() for x in data.values[training]}
 
 
-@pytest.mark.parametrize(("held_out", "values"), [(10.0, pictures(10).values), (1.0, np.repeat(pictures(1).values, 5, axis=0))])
+@pytest.mark.parametrize(
+    ("held_out", "values"), [(10.0, pictures(10).values), (1.0, np.repeat(pictures(1).values, 5, axis=0))]
+)
 def test_something_must_be_left(held_out, values):
     data = Dataset("x", values)
     with pytest.raises(UsageError, match="hold out fewer"):

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from undiffuse.columns import encode_columns, fit_conditions, remarks
+from undiffuse.conditioning.columns import encode_columns, fit_conditions, remarks
 from undiffuse.conditioning.conditions import Conditions
-from undiffuse.conditioning.declared import Condition
+from undiffuse.conditioning.spec import Condition
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.data.tables import column, fingerprints, offers, text_column
 from undiffuse.errors import UsageError
-from undiffuse.prepare import prepare
+from undiffuse.runs.prepare import prepare
 
 N = 24
 
@@ -42,13 +42,24 @@ def table(folder, head, cell, name="t.csv"):
 
 
 @pytest.mark.parametrize("name", ["file", "img", "Image", "id", "whatever"])
-@pytest.mark.parametrize("written", [
-    "{k}.png", "./{k}.png", "in/{k}.png", "in\\{k}.png", "{k}", "{folder}/{k}.png", " {k}.png ",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "written",
+    [
+        "{k}.png",
+        "./{k}.png",
+        "in/{k}.png",
+        "in\\{k}.png",
+        "{k}",
+        "{folder}/{k}.png",
+        " {k}.png ",
+    ],
+)
 def test_rows_are_found_by_the_column_whose_cells_are_the_files(folder, name, written):
     path = table(folder, name, lambda k: written.format(k=k, folder=folder))
     if (name, written) == ("whatever", "{k}"):
-        with pytest.raises(UsageError, match="the numbers in 'whatever' may be anything: if they name the images, call it 'file'"):
+        with pytest.raises(
+            UsageError, match="the numbers in 'whatever' may be anything: if they name the images, call it 'file'"
+        ):
             opened(folder, table=str(path))
         return
     data = opened(folder, table=str(path))
@@ -59,7 +70,10 @@ def test_rows_are_found_by_the_column_whose_cells_are_the_files(folder, name, wr
 def test_a_table_that_names_no_image_is_refused_and_never_taken_in_the_order_of_names(folder):
     """Sorted as text the files are 0, 1, 10, 11, …, 2: no order of a table is this one by chance."""
     path = table(folder, "note", lambda k: f"a note on {k}")
-    with pytest.raises(UsageError, match=r"no column of the table .* names the images .*0\.png, 1\.png, 10\.png, …\): add a column 'file'"):
+    with pytest.raises(
+        UsageError,
+        match=r"no column of the table .* names the images .*0\.png, 1\.png, 10\.png, …\): add a column 'file'",
+    ):
         opened(folder, table=str(path))
 
 
@@ -71,7 +85,10 @@ def test_bare_numbers_name_images_only_where_each_is_named_once(folder):
 
 def test_two_columns_that_name_the_images_differently_are_refused(folder):
     path = table(folder, "img,next", lambda k: f"{k}.png,{(k + 1) % N}.png")
-    with pytest.raises(UsageError, match=r"columns img and next of the table .* both name the images, and differently: call the right one 'file'"):
+    with pytest.raises(
+        UsageError,
+        match=r"columns img and next of the table .* both name the images, and differently: call the right one 'file'",
+    ):
         opened(folder, table=str(path))
     data = opened(folder, table=str(table(folder, "img,mask", lambda k: f"{k}.png,{k}.png")))
     assert [float(value) for value in data.columns["bright"]] == data.values[:, 0, 0, 0].tolist()
@@ -83,14 +100,22 @@ def turned(k):
 
 
 RIGHT = [  # columns, their cells in the row of image k, words of a note
-    (",img", lambda k: f"{turned(k)},{k}.jpg", r"read without their suffixes: 0\.jpg is 0\.png"),  # as pandas' to_csv() writes it
+    (
+        ",img",
+        lambda k: f"{turned(k)},{k}.jpg",
+        r"read without their suffixes: 0\.jpg is 0\.png",
+    ),  # as pandas' to_csv() writes it
     (",img", lambda k: f"{turned(k)},{k}.png", "by its column 'img'"),
     ("img,rank", lambda k: f"{k}.jpg,{turned(k)}", "by its column 'img'"),
     ("img,id", lambda k: f"{k}.jpg,{turned(k)}", "by its column 'img'"),
     ("photo,id", lambda k: f"{k}.png,{turned(k)}", "by its column 'photo'"),
     ("file,neighbour", lambda k: f"{k}.jpg,{turned(k)}.png", "read without their suffixes"),
     ("img,neighbour", lambda k: f"{k}.JPG,{turned(k) // 2}.png", "by its column 'img'"),
-    ("img,near", lambda k: f"{k}.{'jpg' if k % 2 else 'png'},{turned(k) // 2}.png", "by its column 'img'"),  # half of them converted
+    (
+        "img,near",
+        lambda k: f"{k}.{'jpg' if k % 2 else 'png'},{turned(k) // 2}.png",
+        "by its column 'img'",
+    ),  # half of them converted
     ("which,near", lambda k: f"{k}.png,{turned(k) // 3 * 3}.png", "by its column 'which'"),
     ("file,rank", lambda k: f"{k},{turned(k)}", ""),
 ]
@@ -98,18 +123,34 @@ REFUSED = [
     ("rank", turned, "the numbers in 'rank' may be anything: if they name the images, call it 'file'"),
     ("id,rank", lambda k: f"{k:03},{turned(k)}", "no column of the table .* names the images"),
     ("rank", lambda k: f"{turned(k)}.0", "no column of the table"),
-    ("photo,nearest", lambda k: f"{k if k != 7 else '7x'}.png,{turned(k)}.png", r"photo names 23 of 24; row 8 says '7x\.png', which is no image"),
-    ("photo,nearest", lambda k: f"{k if k != 7 else '7x'}.png,{turned(k) // 2}.png", r"of 1 of 24 images, such as 7\.png.*row 8 says '7x\.png'"),
+    (
+        "photo,nearest",
+        lambda k: f"{k if k != 7 else '7x'}.png,{turned(k)}.png",
+        r"photo names 23 of 24; row 8 says '7x\.png', which is no image",
+    ),
+    (
+        "photo,nearest",
+        lambda k: f"{k if k != 7 else '7x'}.png,{turned(k) // 2}.png",
+        r"of 1 of 24 images, such as 7\.png.*row 8 says '7x\.png'",
+    ),
     ("which,nearest", lambda k: f"{k if k != 7 else '7x'}.png,{turned(k)}.png", r"row 8 says '7x\.png'"),
     ("image,nearest", lambda k: f"{k if k != 7 else '7x'}.png,{turned(k)}.png", r"row 8 says '7x\.png'"),
     ("img,id", lambda k: f"{k if k != 7 else '7x'}.jpg,{turned(k)}", r"row 8 says '7x\.jpg'"),
-    ("img,rank", lambda k: f"{k if k != 7 else '7x'}.jpg,{turned(k)}", r"'img' names 23 of 24 images; row 8 says '7x\.jpg'"),
-    ("file,neighbour", lambda k: f"scan{k}.png,{turned(k)}.png", r"the column 'file' of .* names no image \(it says 'scan0\.png'"),
+    (
+        "img,rank",
+        lambda k: f"{k if k != 7 else '7x'}.jpg,{turned(k)}",
+        r"'img' names 23 of 24 images; row 8 says '7x\.jpg'",
+    ),
+    (
+        "file,neighbour",
+        lambda k: f"scan{k}.png,{turned(k)}.png",
+        r"the column 'file' of .* names no image \(it says 'scan0\.png'",
+    ),
     ("file,neighbour", lambda k: f"{k if k != 7 else '7x'}.jpg,{turned(k)}.png", "says nothing of 1 of 24 images"),
     ("File,neighbour", lambda k: f"{k}.jpg,{turned(k)}.png", "both name the images, and differently"),
     ("which,neighbour", lambda k: f"{k}.jpg,{turned(k)}.png", "both name the images, and differently"),
     ("id,neighbour", lambda k: f"{k},{turned(k)}.png", "both name the images, and differently"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("head", "cells", "words"), RIGHT)
@@ -129,7 +170,11 @@ def test_where_the_names_miss_no_other_column_takes_their_place(folder, head, ce
 def test_rows_that_say_the_same_number_in_two_ways_are_the_same(folder, name):
     rows = [(f"{k}.png", str(10 * k)) for k in range(N)] + [("./7.png", "70.0"), ("7.png", "7e1")]
     path = folder.parent / name
-    lines = ["file,bright", *map(",".join, rows)] if name == "t.csv" else [f'{{"file": "{file}", "bright": {value}}}' for file, value in rows]
+    lines = (
+        ["file,bright", *map(",".join, rows)]
+        if name == "t.csv"
+        else [f'{{"file": "{file}", "bright": {value}}}' for file, value in rows]
+    )
     path.write_text("\n".join(lines) + "\n")
     data = opened(folder, table=str(path))
     assert any("2 rows of t" in note for note in data.notes)
@@ -142,7 +187,10 @@ def test_a_name_in_two_rows_is_refused_unless_they_say_the_same(folder):
     path = table(folder, "file", lambda k: f"{k}.png")
     content = path.read_text()
     path.write_text(content + "7.png,999\n")
-    with pytest.raises(UsageError, match=r"names 1 of 24 images in several rows that say different things, such as 7\.png in rows 8 and 25"):
+    with pytest.raises(
+        UsageError,
+        match=r"names 1 of 24 images in several rows that say different things, such as 7\.png in rows 8 and 25",
+    ):
         opened(folder, table=str(path))
     path.write_text(content + "7.png,70\n")
     data = opened(folder, table=str(path))
@@ -170,7 +218,9 @@ def test_a_table_that_is_the_data_names_its_images_in_any_column(folder):
     assert any("that the column 'photo' names" in note for note in data.notes)
     path.write_text(path.read_text() + "in/3.png,5\n")
     assert any("1 images are named by several rows each, such as in/3.png" in note for note in opened(path).notes)
-    with pytest.raises(UsageError, match=r"each of the columns photo, mask names files: call the one with the examples 'file'"):
+    with pytest.raises(
+        UsageError, match=r"each of the columns photo, mask names files: call the one with the examples 'file'"
+    ):
         opened(table(folder, "photo,mask", lambda k: f"in/{k}.png,in/{k}.png"))
 
 
@@ -180,13 +230,21 @@ def test_a_table_of_numbers_as_the_data_is_refused_with_what_works(tmp_path):
         opened(tmp_path / "iris.csv")
 
 
-@pytest.mark.parametrize(("name", "content", "words"), [
-    ("t.csv", b"file;age\na.png;3\nb.png;4\n", "separated by semicolons: save it with commas"),
-    ("t.csv", b"file\tage\na.png\t3,5\n", r"separated by tabs: name it t\.tsv"),
-    ("t.tsv", b"file,age\na.png,3\n", r"separated by commas: name it t\.csv"),
-    ("t.csv", "file,ort\na.png,M\u00fcnchen\n".encode("cp1252"), r"line 2 holds the byte 0xfc.*cp1252: save it as UTF-8 \(iconv -f CP1252"),
-    ("t.csv", "file,age\na.png,3\n".encode("utf-16"), "it is in UTF-16"), ("t.csv", "file,age\na.png,3\n".encode("utf-16-le"), "it is in UTF-16"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("t.csv", b"file;age\na.png;3\nb.png;4\n", "separated by semicolons: save it with commas"),
+        ("t.csv", b"file\tage\na.png\t3,5\n", r"separated by tabs: name it t\.tsv"),
+        ("t.tsv", b"file,age\na.png,3\n", r"separated by commas: name it t\.csv"),
+        (
+            "t.csv",
+            "file,ort\na.png,M\u00fcnchen\n".encode("cp1252"),
+            r"line 2 holds the byte 0xfc.*cp1252: save it as UTF-8 \(iconv -f CP1252",
+        ),
+        ("t.csv", "file,age\na.png,3\n".encode("utf-16"), "it is in UTF-16"),
+        ("t.csv", "file,age\na.png,3\n".encode("utf-16-le"), "it is in UTF-16"),
+    ],
+)
 def test_the_cause_is_named(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match=words):
@@ -201,10 +259,16 @@ def test_captions_beside_pictures_are_read_when_asked_by_name_and_offered_else(f
     for k in shuffled[1:]:
         (folder / f"{k}.txt").write_text(f" picture {k} \n", encoding="utf-8")
     data = opened(folder)
-    assert [int(value) // 10 for value in data.values[:, 0, 0, 0]] == [int(name.split(".")[0]) for name in data.columns["file"]]
+    assert [int(value) // 10 for value in data.values[:, 0, 0, 0]] == [
+        int(name.split(".")[0]) for name in data.columns["file"]
+    ]
     said = column(data, "caption").tolist()
-    assert said == ["" if k == shuffled[0] else f"picture {k}" for k in (int(name.split(".")[0]) for name in data.columns["file"])]
-    assert "23 of the 24 images have a caption in a .txt file beside them: --text caption" in dict(offers(data))["caption"]
+    assert said == [
+        "" if k == shuffled[0] else f"picture {k}" for k in (int(name.split(".")[0]) for name in data.columns["file"])
+    ]
+    assert (
+        "23 of the 24 images have a caption in a .txt file beside them: --text caption" in dict(offers(data))["caption"]
+    )
     with pytest.raises(UsageError, match=r"no column 'text': its columns are file, caption; .*--text caption"):
         column(data, "text")
     before = fingerprints(data, {"caption": False})
@@ -246,13 +310,20 @@ def test_one_long_cell_costs_what_it_holds_and_changes_no_fingerprint():
     fixed = Dataset("d", values[:5], columns={"t": few.astype(str)})
     assert Dataset("d", values[:5], columns={"t": few}).fingerprint() == fixed.fingerprint()
     empty, same = few[1:2].repeat(2), np.array(["", ""])
-    assert Dataset("d", values[:2], columns={"t": empty}).fingerprint() == Dataset("d", values[:2], columns={"t": same}).fingerprint()
+    assert (
+        Dataset("d", values[:2], columns={"t": empty}).fingerprint()
+        == Dataset("d", values[:2], columns={"t": same}).fingerprint()
+    )
 
 
 def test_whole_numbers_beside_others_are_pointed_out(tmp_path):
     rng = np.random.default_rng(0)
     floats, ages = rng.normal(size=(40, 1)), rng.integers(0, 90, (40, 1))
-    for name, columns, noted in (("mixed", (floats, ages, ages > 40), True), ("floats", (floats, floats), False), ("ages", (ages, ages), False)):
+    for name, columns, noted in (
+        ("mixed", (floats, ages, ages > 40), True),
+        ("floats", (floats, floats), False),
+        ("ages", (ages, ages), False),
+    ):
         np.save(tmp_path / f"{name}.npy", np.concatenate(columns, 1).astype(np.float64))
         notes = " ".join(opened(tmp_path / f"{name}.npy").notes)
         assert ("columns 1, 2 (counted from 0) hold whole numbers alone" in notes) == noted
@@ -273,8 +344,11 @@ def test_no_name_in_a_table_is_held_out_altogether(tmp_path, kind, seed):
     (tmp_path / "t.csv").write_text("img,it\n" + "\n".join(lines) + "\n")
     source = DataConfig(source=str(tmp_path / "in"), table=str(tmp_path / "t.csv"), held_out=0.3)
     plan = prepare(
-        source, tmp_path / "run", conditions={"it": Condition(kind=kind)}, settings={"training.steps": 1, "training.seed": seed},
-    )  # fmt: skip
+        source,
+        tmp_path / "run",
+        conditions={"it": Condition(kind=kind)},
+        settings={"training.steps": 1, "training.seed": seed},
+    )
     training, held_out = plan.config.split.rows(plan.data)
     said = plan.data.columns["it"]
     assert set(said[training]) == set(said)
@@ -284,7 +358,10 @@ def test_no_name_in_a_table_is_held_out_altogether(tmp_path, kind, seed):
 
 def test_a_run_of_before_says_which_names_it_never_trains_on(tmp_path):
     """Its examples were held out by their rows, and that does not change: so it says what the split leaves out."""
-    x, it = np.random.default_rng(0).integers(0, 256, (40, 4, 4), dtype=np.uint8), np.array([f"n{k // 2}" for k in range(40)])
+    x, it = (
+        np.random.default_rng(0).integers(0, 256, (40, 4, 4), dtype=np.uint8),
+        np.array([f"n{k // 2}" for k in range(40)]),
+    )
     np.savez(tmp_path / "x.npz", x=x, it=it)
     data = opened(tmp_path / "x.npz")
     training, _ = data.split_rows(0.5, 1)

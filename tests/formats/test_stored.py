@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from undiffuse import tasks
-from undiffuse.classifier import load_classifier
-from undiffuse.model import load
+from undiffuse.models import restoration
+from undiffuse.models.classifier import load_classifier
+from undiffuse.models.file import load
 
 HERE = Path(__file__).parent / "0.1"
 STORED = HERE / "stored"
@@ -56,7 +56,7 @@ def test_a_stored_model_samples_what_it_sampled_there(name, expected):
 def test_a_stored_model_for_tasks_restores_what_it_restored_there(expected):
     model = load(STORED / "tasks", device="cpu")
     small = torch.nn.functional.avg_pool2d(torch.from_numpy(DATA[:1, None].astype(np.float32)), 2)
-    restored = tasks.made_of(model, tasks.given(model, small, "upscale:2"), seed=5)
+    restored = restoration.made_of(model, restoration.given(model, small, "upscale:2"), seed=5)
     assert (restored.values - expected["restored"]).abs().max() < TOLERANCE
 
 
@@ -77,7 +77,15 @@ def test_a_stored_run_goes_on(name, trained, run, tmp_path):
     options = [f"--set=network.{key}={json.dumps(network[key])}" for key in kept]
     options += ["--set", "training.batch_size=8"]
     if name == "latents":
-        options += ["--latent", "--latent-factor", "2", "--set", "latent.training.steps=6", "--set", "latent.training.batch_size=8"]
+        options += [
+            "--latent",
+            "--latent-factor",
+            "2",
+            "--set",
+            "latent.training.steps=6",
+            "--set",
+            "latent.training.batch_size=8",
+        ]
         options += ["--set", "latent.autoencoder.channels=[4,8]", "--set", "latent.autoencoder.groups=2"]
     code, told = run("train", "data.npz", "--name", name, "--steps", str(trained + 2), "--device", "cpu", *options)
     assert code == 0, told

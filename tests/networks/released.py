@@ -48,7 +48,13 @@ def from_diffusers(theirs, config: UNetConfig, negated: bool = False) -> dict[st
             found[f"{new}.{part}"] = sign * given.pop(f"{old}.{part}")
 
     def block(old: str, new: str) -> None:
-        for a, b in (("norm1", "norm1"), ("conv1", "conv1"), ("time_emb_proj", "embed"), ("norm2", "norm2"), ("conv2", "conv2")):
+        for a, b in (
+            ("norm1", "norm1"),
+            ("conv1", "conv1"),
+            ("time_emb_proj", "embed"),
+            ("norm2", "norm2"),
+            ("conv2", "conv2"),
+        ):
             take(f"{old}.{a}", f"{new}.{b}")
         if f"{old}.conv_shortcut.weight" in given:
             take(f"{old}.conv_shortcut", f"{new}.skip")
@@ -109,7 +115,20 @@ class EDMUNet:
     attention: downsampling factors.   residual: the encoder's pyramid, of NCSN++.   taps: of the filter.
     """
 
-    def __init__(self, width, mults, depth, attention, *, song, fourier=False, residual=False, taps=(1, 1), classes=0, device="cpu"):
+    def __init__(
+        self,
+        width,
+        mults,
+        depth,
+        attention,
+        *,
+        song,
+        fourier=False,
+        residual=False,
+        taps=(1, 1),
+        classes=0,
+        device="cpu",
+    ):
         self.width, self.mults, self.depth, self.attention = width, [int(m) for m in mults], depth, attention
         self.song, self.fourier, self.residual, self.taps, self.device = song, fourier, residual, taps, device
         self.classes = classes
@@ -119,13 +138,23 @@ class EDMUNet:
 
     def weight(self, name, *shape):
         if name not in self.weights:
-            drawn = torch.empty(shape, device="meta") if self.device == "meta" else torch.randn(shape, generator=self.generator)
+            drawn = (
+                torch.empty(shape, device="meta")
+                if self.device == "meta"
+                else torch.randn(shape, generator=self.generator)
+            )
             self.weights[name] = drawn / max(1, math.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 0.3 * drawn
         return self.weights[name]
 
     def norm(self, name, x):
         channels = x.shape[1]
-        return group_norm(x, min(32, channels // 4), 1 + self.weight(f"{name}.gain", channels), self.weight(f"{name}.bias", channels), self.eps)
+        return group_norm(
+            x,
+            min(32, channels // 4),
+            1 + self.weight(f"{name}.gain", channels),
+            self.weight(f"{name}.bias", channels),
+            self.eps,
+        )
 
     def filtered(self, x, way):
         f = torch.tensor(self.taps, dtype=torch.float32, device=self.device)
@@ -137,7 +166,12 @@ class EDMUNet:
         return conv2d(x, f, stride=2, padding=edge, groups=channels)
 
     def conv(self, name, x, channels, size):
-        return conv2d(x, self.weight(f"{name}.weight", channels, x.shape[1], size, size), self.weight(f"{name}.bias", channels), padding=size // 2)
+        return conv2d(
+            x,
+            self.weight(f"{name}.weight", channels, x.shape[1], size, size),
+            self.weight(f"{name}.bias", channels),
+            padding=size // 2,
+        )
 
     def dense(self, name, x, channels):
         return linear(x, self.weight(f"{name}.weight", channels, x.shape[1]), self.weight(f"{name}.bias", channels))
@@ -160,14 +194,18 @@ class EDMUNet:
             qkv = self.conv(f"{name}.qkv", self.norm(f"{name}.norm2", x), 3 * channels, 1)
             q, k, v = qkv.reshape(len(x), heads, channels // heads, 3, -1).unbind(3)  # (B, heads, c, positions)
             weights = (q.transpose(2, 3) @ k / math.sqrt(channels // heads)).softmax(-1)
-            x = self.scale * (x + self.conv(f"{name}.proj", (v @ weights.transpose(2, 3)).reshape(x.shape), channels, 1))
+            x = self.scale * (
+                x + self.conv(f"{name}.proj", (v @ weights.transpose(2, 3)).reshape(x.shape), channels, 1)
+            )
         return x
 
     def label(self, k):
         """What the classes (B,) add to the embedding: before the clock's layers in SongUNet, after them in DhariwalUNet, which has no bias."""
         one_hot = torch.nn.functional.one_hot(k, self.classes).float()
         if self.song:
-            return self.dense("map_label", one_hot * math.sqrt(self.classes), 2 * self.width if self.fourier else self.width)
+            return self.dense(
+                "map_label", one_hot * math.sqrt(self.classes), 2 * self.width if self.fourier else self.width
+            )
         return linear(one_hot, self.weight("map_label.weight", 4 * self.width, self.classes))
 
     def table(self):
@@ -202,7 +240,10 @@ class EDMUNet:
                     aux = conv2d(pad(aux, [edge] * 4), self.weight(f"{name}.weight", x.shape[1], aux.shape[1], 3, 3))
                     f = torch.tensor(self.taps, dtype=torch.float32, device=self.device)
                     f = ((f[:, None] * f)[None, None] / f.sum() ** 2).repeat(x.shape[1], 1, 1, 1)
-                    aux = conv2d(aux, f, stride=2, groups=x.shape[1]) + self.weight(f"{name}.bias", x.shape[1])[:, None, None]
+                    aux = (
+                        conv2d(aux, f, stride=2, groups=x.shape[1])
+                        + self.weight(f"{name}.bias", x.shape[1])[:, None, None]
+                    )
                     x = aux = (x + aux) / math.sqrt(2)
                 skips.append(x)
             for k in range(self.depth):
@@ -215,7 +256,13 @@ class EDMUNet:
                 x = self.block(f"dec.{level}.up", x, emb, x.shape[1], "up")
             for k in range(self.depth + 1):
                 attends = 2**level in self.attention and (k == self.depth or not self.song)
-                x = self.block(f"dec.{level}.{k}", torch.cat([x, skips.pop()], 1), emb, self.width * self.mults[level], attends=attends)
+                x = self.block(
+                    f"dec.{level}.{k}",
+                    torch.cat([x, skips.pop()], 1),
+                    emb,
+                    self.width * self.mults[level],
+                    attends=attends,
+                )
         return self.conv("out", silu(self.norm("out.norm", x)), channels_out, 3)
 
     def renamed(self, config: UNetConfig) -> dict[str, torch.Tensor]:
@@ -241,7 +288,11 @@ class EDMUNet:
                 channels = given[f"{old}.proj.bias"].shape[0]
                 heads = 1 if self.song else channels // 64
                 for part in ("weight", "bias"):  # theirs lie as (head, channel, q k v), ours as (q k v, head, channel)
-                    theirs = given.pop(f"{old}.qkv.{part}").flatten(1) if part == "weight" else given.pop(f"{old}.qkv.{part}")[:, None]
+                    theirs = (
+                        given.pop(f"{old}.qkv.{part}").flatten(1)
+                        if part == "weight"
+                        else given.pop(f"{old}.qkv.{part}")[:, None]
+                    )
                     ours = theirs.reshape(heads, channels // heads, 3, -1).permute(2, 0, 1, 3).reshape(3 * channels, -1)
                     found[f"{attention}.qkv.{part}"] = ours if part == "weight" else ours[:, 0]
                 found[f"{attention}.out.weight"] = given.pop(f"{old}.proj.weight").flatten(1)

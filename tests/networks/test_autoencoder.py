@@ -23,7 +23,9 @@ def test_the_divergence_is_that_of_the_distributions():
     bottleneck = randomised(Bottleneck(AUTOENCODER, 16))
     x = torch.randn(5, 16, 3, 4)
     mean, log_variance = bottleneck.into(torch.nn.functional.silu(bottleneck.norm(x))).chunk(2, 1)
-    theirs = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(torch.zeros_like(mean), torch.ones_like(mean)))
+    theirs = kl_divergence(
+        Normal(mean, (log_variance / 2).exp()), Normal(torch.zeros_like(mean), torch.ones_like(mean))
+    )
     torch.testing.assert_close(bottleneck(x)[1], theirs.flatten(1).sum(1))
 
 
@@ -73,9 +75,17 @@ def test_the_divergence_reaches_the_loss_per_dimension(dtype):
     losses, divergence = {}, []
     for kl in (0.0, 0.3):
         which, schedule = learner(kl)
-        which.denoiser.network.bottleneck.register_forward_hook(lambda module, given, out: divergence.append(out[1].detach()))
+        which.denoiser.network.bottleneck.register_forward_hook(
+            lambda module, given, out: divergence.append(out[1].detach())
+        )
         torch.manual_seed(5)
-        losses[kl] = which.losses(x, eps, schedule(torch.full((4,), 0.5)), {}, lambda: torch.autocast("cpu", dtype, enabled=dtype != torch.float32))
+        losses[kl] = which.losses(
+            x,
+            eps,
+            schedule(torch.full((4,), 0.5)),
+            {},
+            lambda: torch.autocast("cpu", dtype, enabled=dtype != torch.float32),
+        )
         assert losses[kl].dtype == torch.float32
     assert (divergence[0] > 1).all()
     torch.testing.assert_close(losses[0.3] - losses[0.0], 0.3 * divergence[1] / 64, rtol=1e-3, atol=1e-4)

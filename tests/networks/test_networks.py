@@ -10,17 +10,19 @@ import torch
 
 from tests.networks.instances import NETWORKS, built
 from tests.small import randomised, tiny_config, tiny_model
-from undiffuse.classifying import classifying_network
 from undiffuse.conditioning.classes import ClassConfig
-from undiffuse.configuration import Design, ModelConfig, changed, parsed
-from undiffuse.model import load, save_model
+from undiffuse.config import changed, parsed
+from undiffuse.models.config import ModelConfig
+from undiffuse.models.file import load, save_model
 from undiffuse.networks.autoencoder import AutoencoderConfig
 from undiffuse.networks.building import build_network, suggested
 from undiffuse.networks.encoder import Encoder
 from undiffuse.networks.mlp import MLPConfig
 from undiffuse.networks.transformer import TransformerConfig
 from undiffuse.networks.unet_config import UNetConfig
-from undiffuse.presets import design_for
+from undiffuse.runs.classifier import classifying_network
+from undiffuse.runs.design import Design
+from undiffuse.runs.presets import design_for
 
 CLOCK = torch.tensor([3.0, 700.0])
 names = pytest.mark.parametrize("name", NETWORKS)
@@ -43,14 +45,20 @@ def test_it_starts_as_nothing_and_every_parameter_can_learn(name):
     assert (network(x, CLOCK, told, tokens, absent) == 0).all()
     randomised(network)
     network(x, CLOCK, told, tokens, absent).square().sum().backward()
-    assert not [name for name, p in network.named_parameters() if p.requires_grad and (p.grad is None or (p.grad == 0).all())]
+    assert not [
+        name for name, p in network.named_parameters() if p.requires_grad and (p.grad is None or (p.grad == 0).all())
+    ]
 
 
 @names
 def test_it_hears_the_clock_its_conditions_and_every_token_that_is_there(name):
     network = randomised(built(name, tokens=True)).eval()
     width, generator = network.embedding_width, torch.Generator().manual_seed(0)
-    x, told, tokens = torch.randn(1, 1, 8, 8), torch.randn(1, width, generator=generator), torch.randn(1, 3, width, generator=generator)
+    x, told, tokens = (
+        torch.randn(1, 1, 8, 8),
+        torch.randn(1, width, generator=generator),
+        torch.randn(1, 3, width, generator=generator),
+    )
     absent = torch.tensor([[False, False, True]])
 
     def answer(clock=5.0, told=told, tokens=tokens, absent=absent):
@@ -96,7 +104,9 @@ def test_half_precision_is_near(name):
 def test_the_conditions_enter_every_layer(name):
     """With all others deaf, each way of the embedding into the network alone still changes the output."""
     network = randomised(built(name)).eval()
-    ways = [m.embed for m in network.modules() if hasattr(m, "embed")] + [m.linear for m in network.modules() if type(m).__name__ == "Modulation"]
+    ways = [m.embed for m in network.modules() if hasattr(m, "embed")] + [
+        m.linear for m in network.modules() if type(m).__name__ == "Modulation"
+    ]
     assert len(ways) >= 2
     x, a = torch.randn(1, 1, 8, 8), torch.zeros(1, network.embedding_width)
     kept = [way.weight.detach().clone() for way in ways]
@@ -114,7 +124,9 @@ def test_a_model_file_describes_its_network(name, tmp_path):
     save_model(tmp_path / "m.safetensors", model.config, raw, averaged)
     again = load(tmp_path / "m.safetensors", "cpu")
     assert again.config.network == NETWORKS[name]
-    torch.testing.assert_close(again.sample(2, {"class": "dog"}), model.sample(2, {"class": "dog"}), rtol=0, atol=1.0)  # of 256 grey levels
+    torch.testing.assert_close(
+        again.sample(2, {"class": "dog"}), model.sample(2, {"class": "dog"}), rtol=0, atol=1.0
+    )  # of 256 grey levels
 
 
 def test_a_file_without_new_settings_is_read_as_it_was_meant():
@@ -139,7 +151,11 @@ IMPOSSIBLE = {
     "heads that do not divide": (TransformerConfig(width=16, heads=3), (1, 8, 8), "equal heads"),
     "heads too narrow to rotate": (TransformerConfig(width=16, heads=8), (1, 8, 8), "cannot be rotated"),
     "an image for an mlp": (MLPConfig(), (3, 64, 64), "unet or transformer"),
-    "more levels than halvings": (AutoencoderConfig(multipliers=(1, 1, 1, 1, 1)), (1, 8, 8), "halves its input 4 times"),
+    "more levels than halvings": (
+        AutoencoderConfig(multipliers=(1, 1, 1, 1, 1)),
+        (1, 8, 8),
+        "halves its input 4 times",
+    ),
     "a U-Net for other axes": (UNetConfig(dims=1), (1, 8, 8), "network.dims"),
 }
 
@@ -186,7 +202,10 @@ def test_an_autoencoder_predicts_what_is_left_beyond_each_number_on_its_own():
     """Of noise as of velocity, part is the noise itself, which cannot pass; whatever is said explicitly is kept."""
     for source, preset in (("photos", None), ("digits", None), ("photos", "ddpm_cifar10")):
         assert design_for(source, (1, 8, 8), preset, network="autoencoder").prediction == "karras"
-        assert design_for(source, (1, 8, 8), preset, network="transformer").prediction == design_for(source, (1, 8, 8), preset).prediction
+        assert (
+            design_for(source, (1, 8, 8), preset, network="transformer").prediction
+            == design_for(source, (1, 8, 8), preset).prediction
+        )
 
 
 def test_points_and_tables_are_for_an_mlp_and_all_else_for_a_unet():

@@ -12,10 +12,22 @@ from tests.small import images
 from undiffuse.errors import UsageError
 
 SETTINGS = {
-    "network.width": 8, "network.multipliers": [1, 2], "network.depth": 1, "network.embedding_width": None, "network.clock_embedding": "fourier",
-    "network.encoder_type": "residual", "network.residual_resample": True, "network.resample_filter": [1, 3, 3, 1], "schedule.name": "ve",
-    "prediction": "noise", "c_in": "one", "c_noise.of": "log_sigma", "c_noise.scale": 0.25, "training.batch_size": 8, "training.budget": None,
-}  # fmt: skip
+    "network.width": 8,
+    "network.multipliers": [1, 2],
+    "network.depth": 1,
+    "network.embedding_width": None,
+    "network.clock_embedding": "fourier",
+    "network.encoder_type": "residual",
+    "network.residual_resample": True,
+    "network.resample_filter": [1, 3, 3, 1],
+    "schedule.name": "ve",
+    "prediction": "noise",
+    "c_in": "one",
+    "c_noise.of": "log_sigma",
+    "c_noise.scale": 0.25,
+    "training.batch_size": 8,
+    "training.budget": None,
+}
 
 
 def trained(folder, name, steps, **more):
@@ -40,5 +52,11 @@ def test_a_run_is_resumed_stored_and_carried_over_with_its_frequencies_clock_and
     assert model.on(model.config.schedule.model_copy(update={"name": "cosine"})).sample(1, steps=2).isfinite().all()
     with pytest.raises(UsageError, match="c_in: 'one' there, 'scaled' now"):
         undiffuse.train(
-            str(tmp_path / "x.npy"), name="other", runs=tmp_path, steps=1, layout="NHW", start=tmp_path / "whole", settings={"c_in": "scaled"}
+            str(tmp_path / "x.npy"),
+            name="other",
+            runs=tmp_path,
+            steps=1,
+            layout="NHW",
+            start=tmp_path / "whole",
+            settings={"c_in": "scaled"},
         )

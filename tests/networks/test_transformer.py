@@ -14,7 +14,9 @@ from undiffuse.networks.building import build_network
 from undiffuse.networks.transformer import Block, TransformerConfig, _from_patches, _to_patches, rotated
 
 
-@pytest.mark.parametrize(("size", "patch"), [((12,), (3,)), ((4, 6), (2, 3)), ((4, 2, 6), (2, 1, 3)), ((5,), (1,)), ((4, 4), (4, 4))])
+@pytest.mark.parametrize(
+    ("size", "patch"), [((12,), (3,)), ((4, 6), (2, 3)), ((4, 2, 6), (2, 1, 3)), ((5,), (1,)), ((4, 4), (4, 4))]
+)
 def test_patches_are_the_pieces_of_an_example_in_order(size, patch):
     x = torch.randn(2, 3, *size)
     pieces = _to_patches(x, patch)
@@ -39,14 +41,18 @@ def test_rotated_products_depend_on_how_far_apart_two_patches_are_and_on_nothing
     means = {apart: np.mean(values) for apart, values in found.items()}
     # the angles are float32's, of positions up to 9
     assert max(np.ptp(values) for values in found.values()) < 1e-5
-    assert min(abs(means[apart] - means[(0,) * len(size)]) for apart in means if any(apart)) > 1e-3  # and they do depend on it
+    assert (
+        min(abs(means[apart] - means[(0,) * len(size)]) for apart in means if any(apart)) > 1e-3
+    )  # and they do depend on it
 
 
 def test_a_block_is_attention_and_an_mlp_between_adaptive_norms():
     """Put together from PyTorch's MultiheadAttention and LayerNorm with the same weights."""
     block = randomised(Block(TransformerConfig(width=12, heads=3, qk_norm=False), 5, False))
     x, embedding = torch.randn(2, 7, 12), torch.randn(2, 5)
-    shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (embedding @ block.modulation.linear.weight.T + block.modulation.linear.bias).split(12, 1)
+    shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (
+        embedding @ block.modulation.linear.weight.T + block.modulation.linear.bias
+    ).split(12, 1)
     theirs, norm = nn.MultiheadAttention(12, 3, batch_first=True), nn.LayerNorm(12, eps=1e-6, elementwise_affine=False)
     with torch.no_grad():
         theirs.in_proj_weight.copy_(block.qkv.weight)
@@ -73,7 +79,9 @@ def test_normalised_queries_and_keys_do_not_hear_how_large_their_weights_are():
 @pytest.mark.parametrize("positions", ["rotary", "sines", "learned"])
 def test_it_knows_where_a_patch_is(positions):
     """Without positions, patches in another order would be answered in that order."""
-    network = randomised(build_network(TransformerConfig(patch=4, width=16, depth=2, heads=2, positions=positions), 1, 1, (16,), False)).eval()
+    network = randomised(
+        build_network(TransformerConfig(patch=4, width=16, depth=2, heads=2, positions=positions), 1, 1, (16,), False)
+    ).eval()
     x, clock = torch.randn(1, 1, 16), torch.tensor([5.0])
     apart = (network(x.roll(4, 2), clock) - network(x, clock).roll(4, 2)).abs().max() / network(x, clock).abs().max()
     assert apart > 1e-4  # float error is a hundredth of this
@@ -95,7 +103,9 @@ def test_learned_positions_are_for_one_size():
 
 def test_padding_is_never_seen_beyond_the_end():
     """A size that is no multiple of the patch is one that is, with zeros at the end, cropped."""
-    network = randomised(build_network(TransformerConfig(patch=4, width=16, depth=2, heads=2), 1, 1, (8, 8), False)).eval()
+    network = randomised(
+        build_network(TransformerConfig(patch=4, width=16, depth=2, heads=2), 1, 1, (8, 8), False)
+    ).eval()
     x, clock = torch.randn(1, 1, 7, 5), torch.tensor([5.0])
     torch.testing.assert_close(network(x, clock), network(nn.functional.pad(x, (0, 3, 0, 1)), clock)[..., :7, :5])
 
@@ -103,7 +113,9 @@ def test_padding_is_never_seen_beyond_the_end():
 @pytest.mark.parametrize("positions", ["rotary", "sines"])
 def test_positions_of_another_size_are_made_once(positions, monkeypatch):
     """On a GPU, making them anew at each step of a sampling is a copy that waits for all before it."""
-    network = randomised(build_network(TransformerConfig(patch=2, width=16, depth=1, heads=2, positions=positions), 1, 1, (8, 8), False)).eval()
+    network = randomised(
+        build_network(TransformerConfig(patch=2, width=16, depth=1, heads=2, positions=positions), 1, 1, (8, 8), False)
+    ).eval()
     made, original = [], type(network)._positions
     monkeypatch.setattr(type(network), "_positions", lambda self, grid: made.append(grid) or original(self, grid))
     x, clock = torch.randn(2, 1, 6, 10), torch.tensor([3.0, 700.0])

@@ -16,30 +16,44 @@ from undiffuse.networks.building import build_network
 from undiffuse.networks.embeddings import sinusoidal_embedding
 from undiffuse.networks.unet import UNet
 from undiffuse.networks.unet_config import UNetConfig
-from undiffuse.presets import PRESETS
+from undiffuse.runs.presets import PRESETS
 
 
 def parameters(preset, channels, classes):
     """Of a network that also answers with variances where the preset learns them, and of its embedding of classes."""
     design = PRESETS[preset]()
     with torch.device("meta"):
-        network = build_network(design.network, channels, 2 * channels if design.variance == "learned_range" else channels, (64, 64), False)
+        network = build_network(
+            design.network, channels, 2 * channels if design.variance == "learned_range" else channels, (64, 64), False
+        )
         config = ClassConfig(names=tuple(map(str, range(classes or 1))), drop=0.1 if preset.startswith("dit") else 0.0)
         condition = ClassCondition(config, network.embedding_width) if classes else nn.Identity()
     return sum(p.numel() for module in (network, condition) for p in module.parameters())
 
 
-@pytest.mark.parametrize(("preset", "classes", "published"), [
-    ("adm_imagenet64", 1000, 295_904_454), ("adm_imagenet128", 1000, 421_529_606), ("adm_imagenet256", 1000, 553_838_086),
-    ("ddpm_cifar10", 0, 35_746_307),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("preset", "classes", "published"),
+    [
+        ("adm_imagenet64", 1000, 295_904_454),
+        ("adm_imagenet128", 1000, 421_529_606),
+        ("adm_imagenet256", 1000, 553_838_086),
+        ("ddpm_cifar10", 0, 35_746_307),
+    ],
+)
 def test_published_parameter_counts(preset, classes, published):
     assert parameters(preset, 3, classes) == published
 
 
-@pytest.mark.parametrize(("preset", "channels", "classes", "millions"), [
-    ("iddpm_imagenet64", 3, 0, 120), ("dit_s", 4, 1000, 33), ("dit_b", 4, 1000, 130), ("dit_l", 4, 1000, 458), ("dit_xl", 4, 1000, 675),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("preset", "channels", "classes", "millions"),
+    [
+        ("iddpm_imagenet64", 3, 0, 120),
+        ("dit_s", 4, 1000, 33),
+        ("dit_b", 4, 1000, 130),
+        ("dit_l", 4, 1000, 458),
+        ("dit_xl", 4, 1000, 675),
+    ],
+)
 def test_parameter_counts_published_in_millions(preset, channels, classes, millions):
     """To the digits given: improved DDPM's "120M" has two of them, the table of the DiT paper whole millions."""
     digits = 5 if preset.startswith("iddpm") else 0.5
@@ -48,13 +62,30 @@ def test_parameter_counts_published_in_millions(preset, channels, classes, milli
 
 VARIANTS = {
     "ddpm": UNetConfig(width=16, multipliers=(1, 2), attention=(2,), adaptive=False, depth=1, clock_embedding="ddpm"),
-    "adm": UNetConfig(width=16, multipliers=(1, 2, 3), attention=(1, 4), head_channels=8, residual_resample=True, depth=(1, 2, 1)),
-    "legacy": UNetConfig(width=16, multipliers=(1,), attention=(1,), heads=4, attention_order="legacy", depth=1, dropout=0.1),
-    "heads wider than the channels": UNetConfig(width=16, multipliers=(1, 2), attention=(1,), head_channels=32, depth=1),
-    "ddpm's padding": UNetConfig(width=8, multipliers=(1, 2), depth=1, downsample_padding=0, first_width=4, noise_channels=6, norm_eps=1e-6),
+    "adm": UNetConfig(
+        width=16, multipliers=(1, 2, 3), attention=(1, 4), head_channels=8, residual_resample=True, depth=(1, 2, 1)
+    ),
+    "legacy": UNetConfig(
+        width=16, multipliers=(1,), attention=(1,), heads=4, attention_order="legacy", depth=1, dropout=0.1
+    ),
+    "heads wider than the channels": UNetConfig(
+        width=16, multipliers=(1, 2), attention=(1,), head_channels=32, depth=1
+    ),
+    "ddpm's padding": UNetConfig(
+        width=8, multipliers=(1, 2), depth=1, downsample_padding=0, first_width=4, noise_channels=6, norm_eps=1e-6
+    ),
     "pyramids": UNetConfig(
-        width=8, multipliers=(1, 2, 2), depth=1, attention=(2,), residual_resample=True, resample_filter=(1, 2, 2, 1), resample_proj=True,
-        encoder_type="skip", decoder_type="skip", min_channels_per_group=4, skip_scale=0.7,
+        width=8,
+        multipliers=(1, 2, 2),
+        depth=1,
+        attention=(2,),
+        residual_resample=True,
+        resample_filter=(1, 2, 2, 1),
+        resample_proj=True,
+        encoder_type="skip",
+        decoder_type="skip",
+        min_channels_per_group=4,
+        skip_scale=0.7,
     ),
     "odd widths": UNetConfig(width=10, multipliers=(1, 3), depth=1, middle_attention=False, embedding_width=7),
 }
@@ -73,7 +104,9 @@ def test_any_size_and_channel_count(config, channels, size):
 @pytest.mark.parametrize(("dims", "size"), [(1, (50,)), (2, (9, 6)), (3, (5, 6, 7))])
 @pytest.mark.parametrize("residual_resample", [False, True])
 def test_one_two_and_three_dimensions(dims, size, residual_resample):
-    config = UNetConfig(dims=dims, width=8, multipliers=(1, 2, 2), depth=1, attention=(2,), residual_resample=residual_resample)
+    config = UNetConfig(
+        dims=dims, width=8, multipliers=(1, 2, 2), depth=1, attention=(2,), residual_resample=residual_resample
+    )
     network = randomised(UNet(config, 2, 3)).eval()
     out = network(torch.randn(2, 2, *size), torch.tensor([0.0, 9.0]))
     assert out.shape == (2, 3, *size)
@@ -86,7 +119,9 @@ def test_it_starts_as_nothing_and_every_parameter_can_learn(config):
     assert (network(x, clock, told) == 0).all()
     randomised(network)
     network(x, clock, told).square().sum().backward()
-    assert not [name for name, p in network.named_parameters() if p.requires_grad and (p.grad is None or (p.grad == 0).all())]
+    assert not [
+        name for name, p in network.named_parameters() if p.requires_grad and (p.grad is None or (p.grad == 0).all())
+    ]
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
@@ -167,7 +202,10 @@ def along_one_axis(x, taps, way):
     """The filter's definition: down, y_n = sum_k f_k x_(2n+k-p); up, the same sum over x with a zero after each number, twice as large."""
     f, p = [tap / sum(taps) for tap in taps], len(taps) // 2 - 1
     if way == "down":
-        return [sum(f[k] * x[2 * n + k - p] for k in range(len(f)) if 0 <= 2 * n + k - p < len(x)) for n in range(len(x) // 2)]
+        return [
+            sum(f[k] * x[2 * n + k - p] for k in range(len(f)) if 0 <= 2 * n + k - p < len(x))
+            for n in range(len(x) // 2)
+        ]
     y = [0.0] * (2 * len(x))
     for i, value in enumerate(x):
         for k, tap in enumerate(f):
@@ -184,7 +222,11 @@ def test_resampling_is_the_filters_definition_along_each_axis(taps, way, dims):
     generator = torch.Generator().manual_seed(0)
     along = [torch.randn(n, generator=generator) for n in (8, 6, 4)[:dims]]
     made = [torch.tensor(along_one_axis(axis.tolist(), taps, way)) for axis in along]
-    product = {1: lambda a: a[0], 2: lambda a: a[0][:, None] * a[1], 3: lambda a: a[0][:, None, None] * a[1][:, None] * a[2]}[dims]
+    product = {
+        1: lambda a: a[0],
+        2: lambda a: a[0][:, None] * a[1],
+        3: lambda a: a[0][:, None, None] * a[1][:, None] * a[2],
+    }[dims]
     x = torch.stack([product(along), 2 * product(along)])[None]
     found = Resampling(dims, way, taps)(x)
     torch.testing.assert_close(found, torch.stack([product(made), 2 * product(made)])[None])
@@ -201,12 +243,22 @@ def test_settings_of_others_leave_the_networks_there_were_as_they_were():
     network = UNet(UNetConfig(width=24, multipliers=(1, 2), depth=1, residual_resample=True, attention=(2,)), 1, 1)
     norms = [m for m in network.modules() if isinstance(m, nn.GroupNorm)]
     assert all(m.eps == 1e-5 and m.num_groups == max(g for g in range(1, 33) if m.num_channels % g == 0) for m in norms)
-    assert {name.split(".")[0] for name, _ in network.named_parameters()} == {"clock_mlp", "encoder", "middle", "decoder", "norm", "last"}
+    assert {name.split(".")[0] for name, _ in network.named_parameters()} == {
+        "clock_mlp",
+        "encoder",
+        "middle",
+        "decoder",
+        "norm",
+        "last",
+    }
     residuals = [m for m in network.modules() if hasattr(m, "embed")]
     assert all(isinstance(m.skip, nn.Identity) == (m.conv1.in_channels == m.conv1.out_channels) for m in residuals)
 
 
-@pytest.mark.parametrize(("channels", "least", "groups"), [(128, 4, 32), (64, 4, 16), (48, 4, 12), (24, 4, 6), (36, 4, 9), (3, 4, 1), (512, 4, 32)])
+@pytest.mark.parametrize(
+    ("channels", "least", "groups"),
+    [(128, 4, 32), (64, 4, 16), (48, 4, 12), (24, 4, 6), (36, 4, 9), (3, 4, 1), (512, 4, 32)],
+)
 def test_groups_of_at_least_so_many_channels(channels, least, groups):
     """EDM's rule, min(32, channels / 4) where that divides the channels."""
     assert group_norm(channels, 32, least=least).num_groups == groups
@@ -221,16 +273,23 @@ def test_fourier_frequencies_are_kept_with_the_weights_and_never_trained():
     assert "fourier" in dict(network.named_parameters())
 
 
-@pytest.mark.parametrize(("wrong", "message"), [
-    ({"resample_filter": (1, 2, 1), "residual_resample": True}, "3 taps"), ({"resample_filter": (1, 3, 3, 1)}, "residual_resample to true"),
-    ({"resample_proj": True}, "residual_resample to true"), ({"residual_resample": True, "downsample_padding": 0}, "downsample_padding"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"resample_filter": (1, 2, 1), "residual_resample": True}, "3 taps"),
+        ({"resample_filter": (1, 3, 3, 1)}, "residual_resample to true"),
+        ({"resample_proj": True}, "residual_resample to true"),
+        ({"residual_resample": True, "downsample_padding": 0}, "downsample_padding"),
+    ],
+)
 def test_settings_that_would_be_ignored_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         UNetConfig(**wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"multipliers": ()}, {"depth": (1, 2), "multipliers": (1,)}, {"widht": 3}, {"dims": 4}, {"width": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"multipliers": ()}, {"depth": (1, 2), "multipliers": (1,)}, {"widht": 3}, {"dims": 4}, {"width": 0}]
+)
 def test_impossible_configurations_are_refused(wrong):
     with pytest.raises(ValueError, match=r"\w"):
         UNetConfig(**wrong)

@@ -21,7 +21,11 @@ RNG = np.random.default_rng(0)
 
 def config(shape, dtype=np.uint8, mode=None):
     top = 65535 if dtype == np.uint16 else 255
-    values = RNG.integers(0, top + 1, (4, *shape)).astype(dtype) if dtype != np.float32 else RNG.normal(size=(4, *shape)).astype(dtype)
+    values = (
+        RNG.integers(0, top + 1, (4, *shape)).astype(dtype)
+        if dtype != np.float32
+        else RNG.normal(size=(4, *shape)).astype(dtype)
+    )
     return fitted_codec(Dataset("t", values, mode=mode)), torch.from_numpy(values.astype(np.float32))
 
 
@@ -33,7 +37,9 @@ def test_brightness_never_depends_on_the_picture_itself():
     assert np.array_equal(to_rgb(torch.cat([dim, bright]), codec)[0], to_rgb(dim, codec)[0])
 
 
-@pytest.mark.parametrize("shape", [(1, 9, 7), (2, 9, 7), (3, 9, 7), (4, 9, 7), (7, 9, 7), (1, 50), (3, 50), (1, 5, 6, 7)])
+@pytest.mark.parametrize(
+    "shape", [(1, 9, 7), (2, 9, 7), (3, 9, 7), (4, 9, 7), (7, 9, 7), (1, 50), (3, 50), (1, 5, 6, 7)]
+)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_every_kind_of_example_has_a_picture(shape, dtype):
     codec, values = config(shape, dtype)
@@ -71,7 +77,9 @@ def test_every_label_has_rows_and_its_name(monkeypatch):
 
     codec, values = config((1, 8, 8))
     drawn = []
-    monkeypatch.setattr(views, "sheet", lambda rows, title, row_labels=(): drawn.append(([len(row) for row in rows], list(row_labels))))
+    monkeypatch.setattr(
+        views, "sheet", lambda rows, title, row_labels=(): drawn.append(([len(row) for row in rows], list(row_labels)))
+    )
     samples_grid(values[[0] * 66], Codec(codec), ["a", "b", "c"] * 22, "title")
     samples_grid(values[[0] * 14], Codec(codec), ["a"] * 9 + ["b"] * 5, "title")
     samples_grid(values[[0] * 14], Codec(codec), [""] * 14, "title")

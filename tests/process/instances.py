@@ -7,7 +7,11 @@ from undiffuse.process.chains import Chain
 from undiffuse.process.schedules import CONTINUOUS, Schedule
 
 CHAINS: dict[str, Chain] = {
-    **{f"{name}-{T}": Chain(BETAS[name](T)) for name in ("linear", "scaled_linear", "cosine", "sigmoid", "constant") for T in (1000, 100, 37)},
+    **{
+        f"{name}-{T}": Chain(BETAS[name](T))
+        for name in ("linear", "scaled_linear", "cosine", "sigmoid", "constant")
+        for T in (1000, 100, 37)
+    },
     **{f"{name}-1000": Chain(BETAS[name](1000)) for name in ("sigmoid_alpha_bar", "polynomial")},
     "linear-4000": Chain(BETAS["linear"](4000)),
     "linear-zero": Chain(zero_terminal_snr(BETAS["linear"](100))),

@@ -10,9 +10,9 @@ from tests.process.instances import CHAINS, SCHEDULES
 from undiffuse.process import betas as B
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
-from undiffuse.process.corruption import jump, step, trajectory
+from undiffuse.process.forward import jump, step, trajectory
 from undiffuse.process.levels import Level
-from undiffuse.process.noise import standard_normal
+from undiffuse.process.philox import standard_normal
 from undiffuse.process.posteriors import Fixed, Known, Learned, LearnedRange
 
 EACH = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
@@ -45,13 +45,22 @@ def test_bridges_are_the_papers_posterior_also_respaced(name, rows):
     levels = chain.levels if indices is None else chain.levels[[999 - i for i in reversed(indices)]].and_clean()
     ours = Bridge.table(levels)
     theirs = reference_tables(betas.numpy(), indices)
-    for mine, its in (("on_x", "coef1"), ("on_xt", "coef2"), ("small", "variance"), ("large", "betas"), ("log_small", "log_clipped")):
+    for mine, its in (
+        ("on_x", "coef1"),
+        ("on_xt", "coef2"),
+        ("small", "variance"),
+        ("large", "betas"),
+        ("log_small", "log_clipped"),
+    ):
         # cumprod of 1000 factors and 1 - alpha-bar_1 ~ 1e-4 cost the reference about 1e-11 relative
         np.testing.assert_allclose(getattr(ours, mine).numpy()[::-1], theirs[its], rtol=1e-10, atol=1e-15)
     np.testing.assert_allclose(
-        LearnedRange(torch.tensor(0.3, dtype=torch.float64)).log_variance(ours, torch.zeros(len(ours), dtype=torch.float64)).numpy()[::-1],
-        0.65 * np.log(theirs["betas"]) + 0.35 * theirs["log_clipped"], rtol=1e-10,
-    )  # fmt: skip
+        LearnedRange(torch.tensor(0.3, dtype=torch.float64))
+        .log_variance(ours, torch.zeros(len(ours), dtype=torch.float64))
+        .numpy()[::-1],
+        0.65 * np.log(theirs["betas"]) + 0.35 * theirs["log_clipped"],
+        rtol=1e-10,
+    )
 
 
 def pairs(schedule):
@@ -150,7 +159,9 @@ def test_steps_of_the_forward_process_add_up_to_the_jump():
 
 
 def test_a_jump_mixes_signal_and_noise_per_example():
-    level = Level(torch.tensor([1.0, 0.6]).double(), torch.tensor([0.0, 0.8]).double(), torch.tensor([-1.0, 3.0]).double())
+    level = Level(
+        torch.tensor([1.0, 0.6]).double(), torch.tensor([0.0, 0.8]).double(), torch.tensor([-1.0, 3.0]).double()
+    )
     x, eps = torch.ones(2, 1, 2, 2), torch.full((2, 1, 2, 2), 2.0)
     torch.testing.assert_close(jump(x, level, eps)[:, 0, 0, 0], torch.tensor([1.0, 2.2]))
     assert jump(x, level, eps).dtype == torch.float32

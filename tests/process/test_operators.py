@@ -108,12 +108,19 @@ def test_a_blur_is_scipys_where_both_are_exact():
     torch.testing.assert_close(Blur(2.0)(x)[0, 0], torch.from_numpy(expected), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("A", "shape", "words"), [
-    (Mask(torch.ones(1, 4, 4, dtype=torch.bool)), (1, 4, 5), "of their size"),
-    (Downsample(3), (1, 8, 8), "does not divide the size 8×8; these do: 2, 4, 8"),
-    (Downsample(2), (1, 7, 8), "none does"), (Downsample(1), (1, 8), "2 or more"), (Grey(REC_601), (1, 8, 8), "grey already"),
-    (Grey(REC_601), (2, 8, 8), "2 channels"), (Blur(0.0), (1, 8), "above 0"), (Blur(float("nan")), (1, 8), "above 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("A", "shape", "words"),
+    [
+        (Mask(torch.ones(1, 4, 4, dtype=torch.bool)), (1, 4, 5), "of their size"),
+        (Downsample(3), (1, 8, 8), "does not divide the size 8×8; these do: 2, 4, 8"),
+        (Downsample(2), (1, 7, 8), "none does"),
+        (Downsample(1), (1, 8), "2 or more"),
+        (Grey(REC_601), (1, 8, 8), "grey already"),
+        (Grey(REC_601), (2, 8, 8), "2 channels"),
+        (Blur(0.0), (1, 8), "above 0"),
+        (Blur(float("nan")), (1, 8), "above 0"),
+    ],
+)
 def test_what_does_not_fit_is_a_sentence(A, shape, words):
     with pytest.raises(ValueError, match=words):
         A.shape_of(shape)
@@ -128,12 +135,17 @@ def test_one_mask_for_all_is_the_same_as_one_for_each():
         assert torch.equal(found.expand(5, 3, 4, 6), whole.expand(5, 3, 4, 6))
 
 
-@pytest.mark.parametrize(("given", "channels", "words"), [
-    (torch.ones(4, 5), True, "give one of their size"), (torch.ones(2, 4, 6), True, "give one of their size"),
-    (torch.ones(4, 1, 4, 6), True, "one for each"), (torch.eye(4, 6).expand(3, 4, 6), False, "give one of their size"),
-    (torch.zeros(4, 6), True, "hides nothing of example 0"),
-    (torch.stack([torch.eye(4, 6)] * 4 + [torch.ones(4, 6)])[:, None], True, "hides everything of example 4"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "channels", "words"),
+    [
+        (torch.ones(4, 5), True, "give one of their size"),
+        (torch.ones(2, 4, 6), True, "give one of their size"),
+        (torch.ones(4, 1, 4, 6), True, "one for each"),
+        (torch.eye(4, 6).expand(3, 4, 6), False, "give one of their size"),
+        (torch.zeros(4, 6), True, "hides nothing of example 0"),
+        (torch.stack([torch.eye(4, 6)] * 4 + [torch.ones(4, 6)])[:, None], True, "hides everything of example 4"),
+    ],
+)
 def test_masks_that_fit_nothing_are_refused(given, channels, words):
     with pytest.raises(ValueError, match=words):
         hidden_places(given, (3, 4, 6), 5, channels)

@@ -8,7 +8,7 @@ import torch
 from tests.process.instances import CHAINS, SCHEDULES
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
-from undiffuse.process.corruption import jump
+from undiffuse.process.forward import jump
 from undiffuse.process.posteriors import bridge_mean
 from undiffuse.process.predictions import PREDICTIONS, make_prediction
 
@@ -47,13 +47,18 @@ def test_targets_are_what_their_names_say():
     sd = 0.5
     x_t = a * x + s * eps
     expected = {
-        "noise": eps, "clean": x, "velocity": a * eps - s * x, "flow": eps - x,
+        "noise": eps,
+        "clean": x,
+        "velocity": a * eps - s * x,
+        "flow": eps - x,
         # EDM (Karras et al. 2022, eq. 8) for the rescaled y = x_t/alpha at sigma/alpha
         "karras": (x - sd**2 / ((s / a) ** 2 + sd**2) * (x_t / a)) * ((s / a) ** 2 + sd**2).sqrt() / ((s / a) * sd),
         "mean": bridge_mean(x, x_t, Bridge.table(schedule.levels)[schedule.row(level)]),
-    }  # fmt: skip
+    }
     for name, target in expected.items():
-        torch.testing.assert_close(make_prediction(name, schedule, sd).target(x, eps, level), target, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(
+            make_prediction(name, schedule, sd).target(x, eps, level), target, rtol=1e-8, atol=1e-8
+        )
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -11,8 +11,8 @@ import torch
 from tests.process.instances import CHAINS, SCHEDULES
 from undiffuse.process import betas as B
 from undiffuse.process.chains import Chain
+from undiffuse.process.config import ScheduleConfig
 from undiffuse.process.schedules import CONTINUOUS, sub_variance_preserving
-from undiffuse.scheduling import ScheduleConfig
 
 d = torch.float64
 EACH = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
@@ -46,10 +46,18 @@ def test_levels_are_float64_between_clean_and_noise(schedule):
     assert (level.sigma > 0).all()
 
 
-@pytest.mark.parametrize(("name", "law"), [
-    ("vp", lambda a, s: a**2 + s**2), ("cosine_continuous", lambda a, s: a**2 + s**2), ("laplace", lambda a, s: a**2 + s**2),
-    ("flow", lambda a, s: a + s), ("ve", lambda a, s: a), ("edm", lambda a, s: a), ("sub_vp", lambda a, s: a**2 + s),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "law"),
+    [
+        ("vp", lambda a, s: a**2 + s**2),
+        ("cosine_continuous", lambda a, s: a**2 + s**2),
+        ("laplace", lambda a, s: a**2 + s**2),
+        ("flow", lambda a, s: a + s),
+        ("ve", lambda a, s: a),
+        ("edm", lambda a, s: a),
+        ("sub_vp", lambda a, s: a**2 + s),
+    ],
+)
 def test_families_keep_their_constraint_also_when_shifted(name, law):
     for schedule in (CONTINUOUS[name](), CONTINUOUS[name]().shifted(-3.0)):
         level = schedule(times(schedule))
@@ -143,7 +151,9 @@ def test_zero_terminal_snr_ends_in_noise_and_keeps_the_first_level():
     assert chain.levels.sigma[0] == 1
 
 
-@pytest.mark.parametrize(("name", "smallest"), [("linear", 21), ("scaled_linear", 13), ("sigmoid", 21), ("constant", 11)])
+@pytest.mark.parametrize(
+    ("name", "smallest"), [("linear", 21), ("scaled_linear", 13), ("sigmoid", 21), ("constant", 11)]
+)
 def test_a_chain_too_short_names_the_smallest_that_works(name, smallest):
     with pytest.raises(ValueError, match=f"smallest T that works is {smallest}"):
         B.BETAS[name](smallest - 1)
@@ -176,7 +186,10 @@ def test_the_sigmoid_in_alpha_bar_is_the_papers(T, settings):
     from scipy.special import expit
 
     start, end, tau = settings.get("start", -3.0), settings.get("end", 3.0), settings.get("tau", 1.0)
-    gamma = [(expit(end / tau) - expit((k / T * (end - start) + start) / tau)) / (expit(end / tau) - expit(start / tau)) for k in range(T + 1)]
+    gamma = [
+        (expit(end / tau) - expit((k / T * (end - start) + start) / tau)) / (expit(end / tau) - expit(start / tau))
+        for k in range(T + 1)
+    ]
     chain = ScheduleConfig(name="sigmoid_alpha_bar", T=T, **settings).build()
     found = chain(torch.arange(T - 1, dtype=d)).alpha ** 2
     torch.testing.assert_close(found, torch.tensor(gamma[1:-1], dtype=d) / gamma[0], rtol=1e-9, atol=0)
@@ -194,7 +207,9 @@ def test_the_polynomial_schedule_is_that_of_edm_for_molecules(power, precision):
         last *= max(square / before, 0.001)
         squares.append((1 - 2 * precision) * last + precision)
     chain = ScheduleConfig(name="polynomial", T=timesteps + 1, power=power, precision=precision).build()
-    torch.testing.assert_close(chain(torch.arange(timesteps + 1, dtype=d)).alpha ** 2, torch.tensor(squares, dtype=d), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        chain(torch.arange(timesteps + 1, dtype=d)).alpha ** 2, torch.tensor(squares, dtype=d), rtol=1e-9, atol=0
+    )
 
 
 def test_the_paths_of_flow_matchings_library():
@@ -203,17 +218,26 @@ def test_the_paths_of_flow_matchings_library():
         level = ScheduleConfig(name="flow_polynomial", power=power).build()(t)
         torch.testing.assert_close(level.alpha, (1 - t) ** power, rtol=1e-12, atol=0)
         torch.testing.assert_close(level.sigma, 1 - (1 - t) ** power, rtol=1e-9, atol=0)
-    torch.testing.assert_close(ScheduleConfig(name="flow_polynomial", power=1.0).build()(t).sigma, ScheduleConfig(name="flow").build()(t).sigma)
+    torch.testing.assert_close(
+        ScheduleConfig(name="flow_polynomial", power=1.0).build()(t).sigma, ScheduleConfig(name="flow").build()(t).sigma
+    )
     level = ScheduleConfig(name="linear_vp").build()(t)
     torch.testing.assert_close(level.alpha, 1 - t, rtol=1e-12, atol=0)
     torch.testing.assert_close(level.sigma, (1 - (1 - t) ** 2).sqrt(), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("settings", [
-    {"name": "cosine", "power": 2.0}, {"name": "flow", "tau": 1.0}, {"name": "betas", "betas": (0.1, 0.2), "precision": 1e-3},
-    {"name": "betas", "betas": (0.1, 0.2), "beta_start": 1e-3},
-    {"name": "sigmoid_alpha_bar", "start": 3.0}, {"name": "sigmoid_alpha_bar", "power": 3.0},
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"name": "cosine", "power": 2.0},
+        {"name": "flow", "tau": 1.0},
+        {"name": "betas", "betas": (0.1, 0.2), "precision": 1e-3},
+        {"name": "betas", "betas": (0.1, 0.2), "beta_start": 1e-3},
+        {"name": "sigmoid_alpha_bar", "start": 3.0},
+        {"name": "sigmoid_alpha_bar", "power": 3.0},
+    ],
+    ids=str,
+)
 def test_settings_of_another_schedule_are_refused(settings):
     with pytest.raises(ValueError, match=r"belongs to|range of betas|larger end"):
         ScheduleConfig(**settings).build()

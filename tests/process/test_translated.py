@@ -10,15 +10,29 @@ import torch
 from tests.process.instances import SCHEDULES
 from undiffuse.process.betas import linear_betas
 from undiffuse.process.chains import Chain
-from undiffuse.process.exact import Mixture
 from undiffuse.process.levels import meet
+from undiffuse.process.oracles import Mixture
 from undiffuse.process.predictions import PREDICTIONS, make_prediction
 
 MIXTURE = Mixture(
-    torch.tensor([0.3, 0.7], dtype=torch.float64), torch.tensor([[1.0, -0.5], [-0.6, 0.4]], dtype=torch.float64),
+    torch.tensor([0.3, 0.7], dtype=torch.float64),
+    torch.tensor([[1.0, -0.5], [-0.6, 0.4]], dtype=torch.float64),
     torch.tensor([[[0.2, 0.1], [0.1, 0.3]], [[0.05, 0.0], [0.0, 0.1]]], dtype=torch.float64),
-)  # fmt: skip
-NAMES = ("linear-1000", "cosine-1000", "cosine-100", "sigmoid-1000", "linear-zero", "vp", "sub_vp", "ve", "edm", "flow", "laplace", "flow-shifted")
+)
+NAMES = (
+    "linear-1000",
+    "cosine-1000",
+    "cosine-100",
+    "sigmoid-1000",
+    "linear-zero",
+    "vp",
+    "sub_vp",
+    "ve",
+    "edm",
+    "flow",
+    "laplace",
+    "flow-shifted",
+)
 
 
 class Exact:
@@ -36,7 +50,9 @@ class Exact:
 
 def believed(prediction, network, x_t, level):
     row = prediction.affine(level)
-    return meet(row.c_skip, x_t) * x_t + meet(row.c_out, x_t) * network(meet(row.c_in, x_t) * x_t, prediction.asked(level).label)
+    return meet(row.c_skip, x_t) * x_t + meet(row.c_out, x_t) * network(
+        meet(row.c_in, x_t) * x_t, prediction.asked(level).label
+    )
 
 
 def time_of(name):
@@ -82,16 +98,25 @@ def test_on_its_own_schedule_nothing_changes(name):
     plain, translated = make_prediction(name, schedule), make_prediction(name, schedule, clock=schedule)
     torch.testing.assert_close(translated.asked(level).label, level.label, rtol=0, atol=1e-9)
     for coefficient in ("c_skip", "c_out", "c_in"):
-        torch.testing.assert_close(getattr(translated.affine(level), coefficient), getattr(plain.affine(level), coefficient), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            getattr(translated.affine(level), coefficient),
+            getattr(plain.affine(level), coefficient),
+            rtol=1e-9,
+            atol=1e-9,
+        )
 
 
 def test_pure_noise_is_asked_at_the_noisiest_level_the_network_knows():
     before, after = SCHEDULES["linear-1000"], SCHEDULES["flow"]
-    prediction = make_prediction("noise", after, clock=before)  # undefined on flow itself, whose last level is nothing but noise
+    prediction = make_prediction(
+        "noise", after, clock=before
+    )  # undefined on flow itself, whose last level is nothing but noise
     row = prediction.affine(after(1.0))
     assert all(torch.isfinite(getattr(row, name)) for name in ("c_skip", "c_out", "c_in"))
     asked = before(999.0)
-    assert abs(row.c_in * 1.0 - torch.hypot(asked.alpha, asked.sigma)) < 1e-12  # x_t has length 1 there, as everywhere on linear
+    assert (
+        abs(row.c_in * 1.0 - torch.hypot(asked.alpha, asked.sigma)) < 1e-12
+    )  # x_t has length 1 there, as everywhere on linear
 
 
 def test_a_mean_is_asked_at_a_level_of_its_chain():

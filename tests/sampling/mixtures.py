@@ -10,8 +10,8 @@ import torch
 from scipy.integrate import solve_ivp
 
 from tests.process.instances import SCHEDULES
-from undiffuse.process.exact import Mixture
 from undiffuse.process.levels import Level
+from undiffuse.process.oracles import Mixture
 
 d = torch.float64
 POINTS = 12
@@ -24,7 +24,13 @@ MIXTURE = Mixture(
 )
 
 # sigma/alpha from and to; the ends are interior levels, so that nothing but a solver's own order shows
-ENDS = {"linear-1000": (12.0, 0.05), "cosine_continuous": (12.0, 0.05), "ve": (10.0, 0.05), "edm": (10.0, 0.05), "flow": (12.0, 0.05)}
+ENDS = {
+    "linear-1000": (12.0, 0.05),
+    "cosine_continuous": (12.0, 0.05),
+    "ve": (10.0, 0.05),
+    "edm": (10.0, 0.05),
+    "flow": (12.0, 0.05),
+}
 
 
 def table(name: str, steps: int) -> Level:
@@ -52,5 +58,7 @@ def exact_end(name: str) -> torch.Tensor:
         return (X - MIXTURE(torch.from_numpy(X), level).mean.numpy()).ravel()
 
     high, low = ENDS[name]
-    end = solve_ivp(slope, (math.log(high), math.log(low)), first.ravel(), method="DOP853", rtol=1e-12, atol=1e-12).y[:, -1]
+    end = solve_ivp(slope, (math.log(high), math.log(low)), first.ravel(), method="DOP853", rtol=1e-12, atol=1e-12).y[
+        :, -1
+    ]
     return torch.from_numpy(end.reshape(POINTS, 2)) * levels.alpha[1]

@@ -11,24 +11,34 @@ from tests.process.instances import CHAINS, SCHEDULES
 from undiffuse.process.betas import linear_betas
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
-from undiffuse.process.exact import FiniteSet, Mixture
-from undiffuse.process.noise import standard_normal
+from undiffuse.process.oracles import FiniteSet, Mixture
+from undiffuse.process.philox import standard_normal
 from undiffuse.process.posteriors import Fixed, Known, Learned, LearnedRange, Posterior, bridge_mean, transition
 from undiffuse.sampling.grids import make_grid
+from undiffuse.sampling.loop import final, trajectory
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
-from undiffuse.sampling.trajectory import final, trajectory
 
 d = torch.float64
 MEAN, DEVIATION = 0.3, 0.5
 GAUSSIAN = Mixture.gaussian(torch.tensor([MEAN], dtype=d), torch.tensor([[DEVIATION**2]], dtype=d))
-SOLVERS = {"ddim": DDIM(), "ddim-half": DDIM(0.5), "ddim-one": DDIM(1.0), "ddpm": Ancestral(), "ddpm-large": Ancestral(1.0)}
+SOLVERS = {
+    "ddim": DDIM(),
+    "ddim-half": DDIM(0.5),
+    "ddim-one": DDIM(1.0),
+    "ddpm": Ancestral(),
+    "ddpm-large": Ancestral(1.0),
+}
 
 
 def affine_of(solver, denoise, row):
     """A step on Gaussian data is x_s = A x_t + B + S z: read off by evaluating it, not from its formula."""
     values = []
     for x_t, z in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
-        values.append(solver.step(torch.tensor([[x_t]], dtype=d), denoise, row, lambda k, z=z: torch.tensor([[z]], dtype=d), None).x.item())
+        values.append(
+            solver.step(
+                torch.tensor([[x_t]], dtype=d), denoise, row, lambda k, z=z: torch.tensor([[z]], dtype=d), None
+            ).x.item()
+        )
     return values[1] - values[0], values[0], values[2] - values[0]
 
 
@@ -51,14 +61,20 @@ def exact_recursion(levels, variance_of):
 VARIANCES = {
     "fixed_small": (lambda x: Fixed(0.0), lambda beta, tilde, c1, v: tilde),
     "fixed_large": (lambda x: Fixed(1.0), lambda beta, tilde, c1, v: beta),
-    "learned_range": (lambda x: LearnedRange(torch.full_like(x, 0.2)), lambda beta, tilde, c1, v: beta**0.6 * tilde**0.4),
+    "learned_range": (
+        lambda x: LearnedRange(torch.full_like(x, 0.2)),
+        lambda beta, tilde, c1, v: beta**0.6 * tilde**0.4,
+    ),
     "learned": (lambda x: Learned(torch.full_like(x, -5.0)), lambda beta, tilde, c1, v: math.exp(-5.0)),
     "optimal": (None, lambda beta, tilde, c1, v: tilde + c1**2 * v),
 }
 
 
 @pytest.mark.parametrize("kind", VARIANCES)
-@pytest.mark.parametrize(("name", "grid"), [("linear-1000", "every"), ("linear-1000", "50"), ("cosine-100", "every"), ("cosine-1000", "10,15,20")])
+@pytest.mark.parametrize(
+    ("name", "grid"),
+    [("linear-1000", "every"), ("linear-1000", "50"), ("cosine-100", "every"), ("cosine-1000", "10,15,20")],
+)
 def test_the_reverse_chain_on_gaussian_data_is_the_exact_recursion(kind, name, grid):
     chain = CHAINS[name]
     levels = make_grid(chain, grid, 1)
@@ -79,7 +95,13 @@ def test_the_reverse_chain_on_gaussian_data_is_the_exact_recursion(kind, name, g
 def test_published_values_of_the_recursion():
     """T = 50 linear, N(0.3, 0.5²): 0.19656 small and 0.26619 large; DDIM eta 0 / 0.5: 0.22314 / 0.21758 (references)."""
     levels = Chain(linear_betas(50)).levels
-    for solver, expected in ((Ancestral(0.0), 0.19656), (Ancestral(1.0), 0.26619), (DDIM(0.0), 0.22314), (DDIM(0.5), 0.21758), (DDIM(1.0), 0.19656)):
+    for solver, expected in (
+        (Ancestral(0.0), 0.19656),
+        (Ancestral(1.0), 0.26619),
+        (DDIM(0.0), 0.22314),
+        (DDIM(0.5), 0.21758),
+        (DDIM(1.0), 0.19656),
+    ):
         variance = 1.0
         for row in solver.plan(levels):
             A, _, S = affine_of(solver, GAUSSIAN, row)
@@ -92,7 +114,11 @@ def test_stochastic_samples_have_the_recursions_moments():
     levels = make_grid(CHAINS["cosine-1000"], "20", 1)
     index = torch.arange(n)
     x = standard_normal((1,), 3, index).double() * levels.sigma[0]
-    end = final(trajectory(x, lambda x_t, level: Posterior(GAUSSIAN(x_t, level).mean), levels, Ancestral(0.0), seed=3, index=index))
+    end = final(
+        trajectory(
+            x, lambda x_t, level: Posterior(GAUSSIAN(x_t, level).mean), levels, Ancestral(0.0), seed=3, index=index
+        )
+    )
     mean, variance = exact_recursion(levels, VARIANCES["fixed_small"][1])
     assert abs(end.mean() - mean) < 4 * (variance / n) ** 0.5
     assert abs(end.var() - variance) < 4 * variance * (2 / n) ** 0.5
@@ -114,7 +140,11 @@ def test_ddim_with_eta_one_is_the_ancestral_chain():
     for levels in (make_grid(CHAINS["linear-1000"], "50", 1), make_grid(SCHEDULES["vp"], "uniform", 20)):
         x = standard_normal((3,), 0, torch.arange(4)).double()
         a, b = (
-            final(trajectory(x, lambda x_t, level: Posterior(x_t.tanh(), Known(x_t**2)), levels, s, seed=9, index=torch.arange(4)))
+            final(
+                trajectory(
+                    x, lambda x_t, level: Posterior(x_t.tanh(), Known(x_t**2)), levels, s, seed=9, index=torch.arange(4)
+                )
+            )
             for s in (DDIM(1.0), Ancestral(0.0))
         )
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)

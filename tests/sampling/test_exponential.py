@@ -13,27 +13,48 @@ from scipy.integrate import quad
 
 from tests.process.instances import SCHEDULES
 from tests.sampling.mixtures import ENDS, MIXTURE, POINTS, exact_end, start, table
-from undiffuse.process.exact import Mixture
 from undiffuse.process.levels import Level
-from undiffuse.process.noise import standard_normal
+from undiffuse.process.oracles import Mixture
+from undiffuse.process.philox import standard_normal
 from undiffuse.process.posteriors import Posterior
 from undiffuse.process.predictions import make_prediction
 from undiffuse.sampling.grids import make_grid
+from undiffuse.sampling.loop import final, trajectory
 from undiffuse.sampling.solvers.adaptive import Adaptive
 from undiffuse.sampling.solvers.base import Solver, Step
 from undiffuse.sampling.solvers.exponential import Heun, Multistep, Singlestep
-from undiffuse.sampling.solvers.forms import FLOW, FLOW_TIME, LOGSNR, NOISE, RATIO, ROW, angle, angle_form, clean, weights
+from undiffuse.sampling.solvers.forms import (
+    FLOW,
+    FLOW_TIME,
+    LOGSNR,
+    NOISE,
+    RATIO,
+    ROW,
+    angle,
+    angle_form,
+    clean,
+    weights,
+)
 from undiffuse.sampling.solvers.langevin import Langevin
 from undiffuse.sampling.solvers.registry import SOLVERS, Settings, make_solver
-from undiffuse.sampling.trajectory import final, trajectory
 
 d = torch.float64
 VP = SCHEDULES["vp"]
-FORMS = {"noise": NOISE, "clean": clean(), "clean-sde": clean(1.0), "flow": FLOW, "angle": angle_form(), "angle-half": angle_form(0.5)}
+FORMS = {
+    "noise": NOISE,
+    "clean": clean(),
+    "clean-sde": clean(1.0),
+    "flow": FLOW,
+    "angle": angle_form(),
+    "angle-half": angle_form(0.5),
+}
 COORDINATES = {"logsnr": LOGSNR, "ratio": RATIO, "flow_time": FLOW_TIME, "angle": angle(), "angle-half": angle(0.5)}
 EVERY = [(name, order) for name, entry in SOLVERS.items() for order in entry.orders if name != "adaptive"]
 WALKS = [(name, order) for name, order in EVERY if not make_solver(name, Settings(order=order), VP).stochastic]
-PEER = {name: torch.tensor(end, dtype=d) for name, end in json.loads(Path(__file__).with_name("k_diffusion.json").read_text()).items()}
+PEER = {
+    name: torch.tensor(end, dtype=d)
+    for name, end in json.loads(Path(__file__).with_name("k_diffusion.json").read_text()).items()
+}
 
 
 def solver(name, order=None, **settings):
@@ -68,7 +89,9 @@ def test_weights_integrate_polynomials(form, coordinate):
 
 def test_rows_are_weighed_as_adams_and_bashforth_did():
     u = torch.tensor([9.0, 5.0, 2.5, 1.0, 0.4], dtype=d)
-    w = weights(NOISE, ROW, "exact", u, torch.tensor([3]), torch.tensor([4]), torch.tensor([[3, 2, 1, 0]]))[0] / (0.4 - 1.0)
+    w = weights(NOISE, ROW, "exact", u, torch.tensor([3]), torch.tensor([4]), torch.tensor([[3, 2, 1, 0]]))[0] / (
+        0.4 - 1.0
+    )
     torch.testing.assert_close(w, torch.tensor([55.0, -59.0, 37.0, -9.0], dtype=d) / 24, rtol=1e-12, atol=0)
 
 
@@ -83,7 +106,10 @@ def test_the_flow_of_a_mixture_is_approached_at_the_solvers_order(which, order, 
     """
     expected = min(order + (which in ("unipc", "sa", "adams")), 2 if which == "plms" else 3)
     expected = {"heun": 2, "edm": 2, "dpm2": 2}.get(which, expected)
-    errors = [(walked(name, table(name, steps), solver(which, order)) - exact_end(name)).pow(2).mean().sqrt().item() for steps in (48, 96)]
+    errors = [
+        (walked(name, table(name, steps), solver(which, order)) - exact_end(name)).pow(2).mean().sqrt().item()
+        for steps in (48, 96)
+    ]
     assert math.log2(errors[0] / errors[1]) > expected - 0.3
 
 
@@ -122,12 +148,16 @@ def test_rescaling_x_t_changes_nothing(which, order):
 
 MIDDLES = table("edm", 16)  # every second level is one of the 8-step table, the others lie in the middle of its steps
 SAME_AS_PEER = {
-    "euler": (solver("euler"), None), "heun": (solver("edm"), None), "dpm_2": (solver("dpm2"), MIDDLES),
-    "dpmpp_2m": (solver("dpm++"), None), "dpmpp_2s": (solver("dpm++_single"), MIDDLES),
-    "euler_ancestral": (solver("euler_ancestral"), None), "dpmpp_2m_sde": (solver("dpm++_sde"), None),
+    "euler": (solver("euler"), None),
+    "heun": (solver("edm"), None),
+    "dpm_2": (solver("dpm2"), MIDDLES),
+    "dpmpp_2m": (solver("dpm++"), None),
+    "dpmpp_2s": (solver("dpm++_single"), MIDDLES),
+    "euler_ancestral": (solver("euler_ancestral"), None),
+    "dpmpp_2m_sde": (solver("dpm++_sde"), None),
     "dpmpp_2m_sde_half": (solver("dpm++_sde", eta=0.5), None),
     **{f"lms_{order}": (solver("lms", order), None) for order in (1, 2, 3, 4)},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SAME_AS_PEER)
@@ -141,7 +171,9 @@ def test_the_third_order_sde_solver_is_of_third_order():
     """k-diffusion's halves the quadratic term of dpmpp_3m_sde, and converges at second order."""
     walk = Multistep(clean(), LOGSNR, 3)
     assert solver("dpm++_sde", 3) == Multistep(clean(1.0), LOGSNR, 3)
-    errors = [(walked("edm", table("edm", steps), walk) - exact_end("edm")).pow(2).mean().sqrt().item() for steps in (24, 48)]
+    errors = [
+        (walked("edm", table("edm", steps), walk) - exact_end("edm")).pow(2).mean().sqrt().item() for steps in (24, 48)
+    ]
     assert math.log2(errors[0] / errors[1]) > 2.7
 
 
@@ -159,20 +191,36 @@ def test_each_form_integrates_its_own_problem_in_one_step(form):
             return Posterior((x_t - sigma * c) / alpha)
         if form is FLOW:  # eps - x̂ = c
             return Posterior((x_t - sigma * c) / (alpha + sigma))
-        return Posterior(c) if form.name == "clean" else Mixture.gaussian(torch.zeros(2, dtype=d), torch.eye(2, dtype=d))(x_t, level)
+        return (
+            Posterior(c)
+            if form.name == "clean"
+            else Mixture.gaussian(torch.zeros(2, dtype=d), torch.eye(2, dtype=d))(x_t, level)
+        )
 
     end = final(trajectory(x, denoise, levels, Multistep(form, LOGSNR, 1), seed=0, index=torch.arange(1)))
     expected = {
-        "noise": b / a * x + (r - b * s / a) * c, "clean": r / s * x + (b - a * r / s) * c,
-        "flow": (b + r) * (x / (a + s) + (r / (b + r) - s / (a + s)) * c), "angle": x,
-    }  # fmt: skip
+        "noise": b / a * x + (r - b * s / a) * c,
+        "clean": r / s * x + (b - a * r / s) * c,
+        "flow": (b + r) * (x / (a + s) + (r / (b + r) - s / (a + s)) * c),
+        "angle": x,
+    }
     torch.testing.assert_close(end, expected[form.name], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])
-@pytest.mark.parametrize(("which", "order"), [
-    ("dpm++_sde", 1), ("dpm++_sde", 2), ("dpm++_sde", 3), ("sa", 1), ("sa", 2), ("sa", 3), ("dpm++_single", 2), ("dpm++_single", 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("which", "order"),
+    [
+        ("dpm++_sde", 1),
+        ("dpm++_sde", 2),
+        ("dpm++_sde", 3),
+        ("sa", 1),
+        ("sa", 2),
+        ("sa", 3),
+        ("dpm++_single", 2),
+        ("dpm++_single", 3),
+    ],
+)
 def test_stochastic_solvers_have_the_marginals_of_gaussian_data(which, order, eta):
     """On Gaussian data a whole trajectory is affine in (x_T, z_1, z_2, …): its mean and variance are read off exactly.
 
@@ -256,8 +304,12 @@ def test_history_is_kept_no_longer_than_the_order_needs():
 def test_blocks_are_cut_short_by_the_end_of_a_table():
     """Two steps of a third-order block are the second-order block; a single one is DDIM's."""
     levels = table("edm", 2)
-    torch.testing.assert_close(walked("edm", levels, Singlestep(NOISE, LOGSNR, 3)), walked("edm", levels, Singlestep(NOISE, LOGSNR, 2)))
-    torch.testing.assert_close(walked("edm", table("edm", 1), Singlestep(NOISE, LOGSNR, 3)), walked("edm", table("edm", 1), solver("ddim")))
+    torch.testing.assert_close(
+        walked("edm", levels, Singlestep(NOISE, LOGSNR, 3)), walked("edm", levels, Singlestep(NOISE, LOGSNR, 2))
+    )
+    torch.testing.assert_close(
+        walked("edm", table("edm", 1), Singlestep(NOISE, LOGSNR, 3)), walked("edm", table("edm", 1), solver("ddim"))
+    )
 
 
 def test_a_history_cannot_be_taken_up_without_its_state():
@@ -298,13 +350,18 @@ def test_heun_in_the_ratio_is_edms_algorithm_1():
 def test_the_adaptive_solver_finds_the_flow_to_its_tolerance():
     schedule = SCHEDULES["edm"]
     levels = table("edm", 1)
-    errors = [(walked("edm", levels, Adaptive(schedule, tolerance, tolerance)) - exact_end("edm")).abs().max().item() for tolerance in (1e-4, 1e-8)]
+    errors = [
+        (walked("edm", levels, Adaptive(schedule, tolerance, tolerance)) - exact_end("edm")).abs().max().item()
+        for tolerance in (1e-4, 1e-8)
+    ]
     # errors of single steps are kept below the tolerance; along the way some tens of them add up
     assert errors[0] < 1e-2
     assert errors[1] < 1e-6
     point = Posterior(torch.tensor([[0.7, -0.2]], dtype=d).expand(POINTS, 2))
     whole = Level.of_rows([schedule(80.0), Level.clean()])
-    torch.testing.assert_close(walked("edm", whole, make_solver("adaptive", Settings(), schedule), lambda *_: point), point.mean)
+    torch.testing.assert_close(
+        walked("edm", whole, make_solver("adaptive", Settings(), schedule), lambda *_: point), point.mean
+    )
 
 
 def test_euler_in_the_time_of_rectified_flow_is_its_published_step():
@@ -319,11 +376,19 @@ def test_euler_in_the_time_of_rectified_flow_is_its_published_step():
     torch.testing.assert_close(ours, x, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("name", "settings", "words"), [
-    ("heun", {"eta": 0.5}, "dpm\\+\\+_sde"), ("heun", {"variance": 1.0}, "'ddpm'"), ("rk", {}, "choose one"), ("lms", {"order": 5}, "1, 2, 3, 4"),
-    ("ddim", {"eta": 1.5}, "between 0"), ("ddim", {"order": 2}, "orders 1"),
-    ("unipc", {"corrections": 2}, "'pc'"), ("pc", {"corrections": -1}, "at least 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("heun", {"eta": 0.5}, "dpm\\+\\+_sde"),
+        ("heun", {"variance": 1.0}, "'ddpm'"),
+        ("rk", {}, "choose one"),
+        ("lms", {"order": 5}, "1, 2, 3, 4"),
+        ("ddim", {"eta": 1.5}, "between 0"),
+        ("ddim", {"order": 2}, "orders 1"),
+        ("unipc", {"corrections": 2}, "'pc'"),
+        ("pc", {"corrections": -1}, "at least 1"),
+    ],
+)
 def test_wrong_settings_are_refused(name, settings, words):
     with pytest.raises(ValueError, match=words):
         make_solver(name, Settings(**settings), VP)

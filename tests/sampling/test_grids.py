@@ -94,8 +94,12 @@ def test_other_names_are_the_same_grids():
 
 def test_log_snr_and_angles_are_evenly_spaced():
     levels = make_grid(SCHEDULES["edm"], "logsnr", 9)
-    torch.testing.assert_close(levels.logsnr[:-1].diff(), torch.full((8,), 2 * math.log(80 / 0.002) / 8, dtype=torch.float64))
-    angles = torch.atan2(*(getattr(make_grid(SCHEDULES["cosine_continuous"], "angle", 9), name) for name in ("sigma", "alpha")))
+    torch.testing.assert_close(
+        levels.logsnr[:-1].diff(), torch.full((8,), 2 * math.log(80 / 0.002) / 8, dtype=torch.float64)
+    )
+    angles = torch.atan2(
+        *(getattr(make_grid(SCHEDULES["cosine_continuous"], "angle", 9), name) for name in ("sigma", "alpha"))
+    )
     torch.testing.assert_close(angles.diff(), angles.diff()[:1].expand(9), rtol=1e-6, atol=0)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from tests.process.instances import CHAINS, SCHEDULES
-from undiffuse.process.exact import Mixture
-from undiffuse.process.noise import standard_normal
+from undiffuse.process.oracles import Mixture
+from undiffuse.process.philox import standard_normal
 from undiffuse.process.posteriors import Posterior
 from undiffuse.sampling.grids import make_grid
 from undiffuse.sampling.guidance import (
@@ -19,9 +19,9 @@ from undiffuse.sampling.guidance import (
     rescaled,
     separately,
 )
+from undiffuse.sampling.loop import final, trajectory
 from undiffuse.sampling.solvers.ancestral import DDIM
 from undiffuse.sampling.solvers.exponential import Heun
-from undiffuse.sampling.trajectory import final, trajectory
 
 d = torch.float64
 MEANS = torch.tensor([[-1.0], [1.0]], dtype=d)
@@ -148,7 +148,9 @@ def test_the_two_conventions_give_the_two_published_steps():
 
     x_hat = ((x_t - s * eps) / a).clamp(-1, 1)
     for keep, expected in ((False, b * x_hat + r * (x_t - a * x_hat) / s), (True, b * x_hat + r * eps)):
-        moment = next(trajectory(x_t, clipped(denoise, -1, 1, keep_eps=keep), levels, DDIM(), seed=0, index=torch.arange(1)))
+        moment = next(
+            trajectory(x_t, clipped(denoise, -1, 1, keep_eps=keep), levels, DDIM(), seed=0, index=torch.arange(1))
+        )
         torch.testing.assert_close(moment.x, expected)
 
 

@@ -1,6 +1,6 @@
 """A noise estimate that is kept beside x̂: CFG++ (Chung et al. 2025, Algorithm 2) and clipping as diffusers does it, with every solver.
 
-    x_s = alpha_s x̂ + sigma_s eps        at every step, x̂ guided or clipped, eps unguided or unclipped                     (1)
+x_s = alpha_s x̂ + sigma_s eps        at every step, x̂ guided or clipped, eps unguided or unclipped                     (1)
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from diffusers import DDIMScheduler
 from tests.process.instances import CHAINS, SCHEDULES
 from tests.sampling.test_guidance import BOTH, RIGHT, d
 from undiffuse.process.bridges import Bridge
-from undiffuse.process.exact import Mixture
 from undiffuse.process.levels import Level
+from undiffuse.process.oracles import Mixture
 from undiffuse.process.posteriors import Posterior
-from undiffuse.sampling.gradients import Guide, MeanGuided
+from undiffuse.sampling.classifier_guidance import Guide, MeanGuided
 from undiffuse.sampling.grids import make_grid
 from undiffuse.sampling.guidance import classifier_free, clipped, plus, separately
+from undiffuse.sampling.loop import final, trajectory
 from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
 from undiffuse.sampling.solvers.base import moves
 from undiffuse.sampling.solvers.registry import SOLVERS, Settings, make_solver
-from undiffuse.sampling.trajectory import final, trajectory
 
 SCHEDULE = SCHEDULES["cosine_continuous"]
 WALKING = [name for name in SOLVERS if name not in ("adaptive", "lcm")]
@@ -102,7 +102,9 @@ def test_the_first_step_is_an_ordinary_one_from_where_the_pair_belongs(name, ord
         return with_.with_mean(x_hat) if torch.equal(level.sigma, s) else plus(PAIR, SHARE)(y, level)
 
     ours = next(trajectory(x_t, plus(PAIR, SHARE), levels, solver, seed=0, index=index)).x
-    torch.testing.assert_close(ours, next(trajectory(a * x_hat + s * eps, known, levels, solver, seed=0, index=index)).x)
+    torch.testing.assert_close(
+        ours, next(trajectory(a * x_hat + s * eps, known, levels, solver, seed=0, index=index)).x
+    )
 
 
 def test_dpm_solver_plus_plus_2m_by_hand():
@@ -139,7 +141,11 @@ def test_blocks_of_two_by_hand():
         second = torch.lerp(without.mean, with_.mean, SHARE)
         h, r = (sigma[k] / sigma[k + 2]).log(), (sigma[k] / sigma[k + 1]).log() / (sigma[k] / sigma[k + 2]).log()
         mixed = (1 - 1 / (2 * r)) * guided + 1 / (2 * r) * second
-        x = sigma[k + 2] / sigma[k] * x + sigma[k + 2] / sigma[k + 1] * (second - without.mean) - torch.expm1(-h) * mixed
+        x = (
+            sigma[k + 2] / sigma[k] * x
+            + sigma[k + 2] / sigma[k + 1] * (second - without.mean)
+            - torch.expm1(-h) * mixed
+        )
     with_, without = PAIR(x, levels[6])
     torch.testing.assert_close(ours, torch.lerp(without.mean, with_.mean, SHARE))
 
@@ -149,20 +155,28 @@ def test_samples_are_neither_unguided_nor_plainly_guided(name):
     """And they go where DDIM's go: what twenty steps of two solvers differ by is less than what guidance does."""
     levels = make_grid(SCHEDULE, "karras", 20)
     x = torch.linspace(-2, 2, 41, dtype=d)[:, None] * levels.sigma[0]
-    ours, unguided, plain = (walked(denoise, name, levels, x) for denoise in (plus(PAIR, SHARE), BOTH, classifier_free(PAIR, SHARE)))
+    ours, unguided, plain = (
+        walked(denoise, name, levels, x) for denoise in (plus(PAIR, SHARE), BOTH, classifier_free(PAIR, SHARE))
+    )
     assert (ours - unguided).abs().mean() > 0.9
     assert (ours - plain).abs().mean() > 0.1
-    assert (ours > 0).double().mean() > max(0.95, (plain > 0).double().mean())  # all that started on the left were taken over
+    assert (ours > 0).double().mean() > max(
+        0.95, (plain > 0).double().mean()
+    )  # all that started on the left were taken over
     if not solver_of(name).stochastic:
         assert (ours - walked(plus(PAIR, SHARE), "ddim", levels, x)).abs().mean() < 0.1
 
 
 @pytest.mark.parametrize("name", WALKING)
 def test_clipping_that_keeps_the_noise_is_neither_none_nor_the_other_clipping(name):
-    wide = Mixture(torch.tensor([0.5, 0.5], dtype=d), torch.tensor([[-1.0], [1.0]], dtype=d), torch.full((2, 1, 1), 0.25, dtype=d))
+    wide = Mixture(
+        torch.tensor([0.5, 0.5], dtype=d), torch.tensor([[-1.0], [1.0]], dtype=d), torch.full((2, 1, 1), 0.25, dtype=d)
+    )
     levels = make_grid(SCHEDULE, "logsnr", 10)[:-1]  # a clean end is clipped by all three
     x = torch.linspace(-2, 2, 41, dtype=d)[:, None] * levels.sigma[0]
-    none, again, kept = (walked(f, name, levels, x) for f in (wide, clipped(wide, -1, 1), clipped(wide, -1, 1, keep_eps=True)))
+    none, again, kept = (
+        walked(f, name, levels, x) for f in (wide, clipped(wide, -1, 1), clipped(wide, -1, 1, keep_eps=True))
+    )
     assert (kept - none).abs().max() > 0.1
     assert (kept - again).abs().max() > 1e-3
 

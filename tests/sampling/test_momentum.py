@@ -9,15 +9,20 @@ from tests.process.instances import SCHEDULES
 from tests.sampling.test_guidance import BOTH, RIGHT, d, examples, fixed_pair
 from undiffuse.sampling.grids import make_grid, restarted
 from undiffuse.sampling.guidance import projected, separately
+from undiffuse.sampling.loop import trajectory
 from undiffuse.sampling.momentum import Remembering, WithMomentum
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
 from undiffuse.sampling.solvers.exponential import Heun
 from undiffuse.sampling.solvers.forms import NOISE, RATIO
 from undiffuse.sampling.solvers.registry import Settings, make_solver
-from undiffuse.sampling.trajectory import trajectory
 
 LEVELS = make_grid(SCHEDULES["vp"], "uniform", 8)
-SOLVERS = [DDIM(), Ancestral(0.0), Heun(NOISE, RATIO), *(make_solver(name, Settings(), SCHEDULES["vp"]) for name in ("adams", "dpm++"))]
+SOLVERS = [
+    DDIM(),
+    Ancestral(0.0),
+    Heun(NOISE, RATIO),
+    *(make_solver(name, Settings(), SCHEDULES["vp"]) for name in ("adams", "dpm++")),
+]
 
 
 def remembering(beta, pair=separately(RIGHT, BOTH)):  # noqa: B008
@@ -25,13 +30,17 @@ def remembering(beta, pair=separately(RIGHT, BOTH)):  # noqa: B008
 
 
 def walked(solver, x, levels=LEVELS, beta=-0.5, **where):
-    return list(trajectory(x, remembering(beta), levels, WithMomentum(solver), seed=0, index=torch.arange(len(x)), **where))
+    return list(
+        trajectory(x, remembering(beta), levels, WithMomentum(solver), seed=0, index=torch.arange(len(x)), **where)
+    )
 
 
 @pytest.mark.parametrize("beta", [-0.75, -0.5, 0.4])
 def test_a_constant_difference_adds_up_to_a_geometric_series(beta):
     s = 3.0
-    moments = trajectory(examples(0), remembering(beta, fixed_pair), LEVELS, WithMomentum(DDIM()), seed=0, index=torch.arange(5))
+    moments = trajectory(
+        examples(0), remembering(beta, fixed_pair), LEVELS, WithMomentum(DDIM()), seed=0, index=torch.arange(5)
+    )
     for k, moment in enumerate(moments):
         pushed = (1 - beta ** (k + 1)) / (1 - beta)
         torch.testing.assert_close(moment.clean, examples(1) + (s - 1) * pushed * (examples(1) - examples(2)))

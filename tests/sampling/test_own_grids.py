@@ -15,23 +15,25 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 from tests.process.instances import SCHEDULES
 from tests.sampling.mixtures import MIXTURE
 from tests.small import tiny_model
-from undiffuse import editing, solving
 from undiffuse.cli.main import app
 from undiffuse.cli.shared import say_grid
-from undiffuse.configuration import changed
+from undiffuse.config import changed
 from undiffuse.data.sources import DataConfig
-from undiffuse.model import save_model
-from undiffuse.prepare import prepare
-from undiffuse.presets import NEW_MODELS
+from undiffuse.models import editing, inverse_problems
+from undiffuse.models.file import save_model
 from undiffuse.process.levels import Level
+from undiffuse.runs.prepare import prepare
+from undiffuse.runs.presets import NEW_MODELS
+from undiffuse.sampling.loop import final, initial, trajectory
 from undiffuse.sampling.settings import OWN_ENDS, SamplingConfig
 from undiffuse.sampling.solvers.registry import SOLVERS
 from undiffuse.sampling.spacings import GridSettings
-from undiffuse.sampling.trajectory import final, initial, trajectory
 
 N, EVALUATIONS = 100, 16
 DENSITY = MixtureSameFamily(Categorical(MIXTURE.weights), MultivariateNormal(MIXTURE.means, MIXTURE.covariances))
-WIDTH = math.sqrt((MIXTURE.weights * MIXTURE.covariances.diagonal(dim1=1, dim2=2).sum(1)).sum().item())  # rms distance from a mode's centre
+WIDTH = math.sqrt(
+    (MIXTURE.weights * MIXTURE.covariances.diagonal(dim1=1, dim2=2).sum(1)).sum().item()
+)  # rms distance from a mode's centre
 
 
 @lru_cache
@@ -50,14 +52,19 @@ def flowed(angle: float) -> torch.Tensor:
         return (alpha * (x_t - alpha * clean) / sigma - sigma * clean).numpy().ravel()
 
     first = (math.sin(angle) * noise()).numpy().ravel()
-    return torch.from_numpy(solve_ivp(slope, (angle, 1e-4), first, method="DOP853", rtol=1e-8, atol=1e-8).y[:, -1].reshape(N, 2))
+    return torch.from_numpy(
+        solve_ivp(slope, (angle, 1e-4), first, method="DOP853", rtol=1e-8, atol=1e-8).y[:, -1].reshape(N, 2)
+    )
 
 
 @pytest.mark.parametrize(
     ("schedule", "own"),
-    [(s, SamplingConfig()) for s in ("cosine-1000", "linear-1000", "edm")] + [(s, NEW_MODELS) for s in ("cosine-1000", "cosine_continuous", "flow")],
+    [(s, SamplingConfig()) for s in ("cosine-1000", "linear-1000", "edm")]
+    + [(s, NEW_MODELS) for s in ("cosine-1000", "cosine_continuous", "flow")],
 )
-@pytest.mark.parametrize("name", [name for name in SOLVERS if name != "adaptive"])  # which takes as many evaluations as it likes
+@pytest.mark.parametrize(
+    "name", [name for name in SOLVERS if name != "adaptive"]
+)  # which takes as many evaluations as it likes
 def test_with_16_evaluations_every_solver_lands_on_the_modes(name, schedule, own):
     """On a model that samples as models did by default, or as new ones do.
 
@@ -85,9 +92,11 @@ def test_a_named_grid_is_obeyed_and_the_models_own_solver_keeps_its_grid():
 
 def test_editing_and_inverse_problems_bring_it_too():
     model = tiny_model()
-    assert solving.settings(model, solving.Approach("exact"), solver="edm").grid == "karras"
+    assert inverse_problems.settings(model, inverse_problems.Approach("exact"), solver="edm").grid == "karras"
     values = torch.rand(1, 1, 8, 8) * 16
-    ends = [editing.vary(model, values, 1.0, 1, solver="dpm2", steps=6, **grid).values for grid in ({}, {"grid": "karras"})]
+    ends = [
+        editing.vary(model, values, 1.0, 1, solver="dpm2", steps=6, **grid).values for grid in ({}, {"grid": "karras"})
+    ]
     assert torch.equal(*ends)
 
 

@@ -11,17 +11,19 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 
 from tests.process.instances import CHAINS, SCHEDULES
 from tests.sampling.test_exponential import MIXTURE, d
-from undiffuse.process.noise import standard_normal
+from undiffuse.process.philox import standard_normal
 from undiffuse.process.posteriors import Posterior
+from undiffuse.rng import NoiseStream
 from undiffuse.sampling.grids import make_grid
 from undiffuse.sampling.guidance import dynamically_thresholded
+from undiffuse.sampling.loop import final, trajectory
 from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.sampling.solvers.ancestral import DDIM, LCM
 from undiffuse.sampling.spacings import GridSettings
-from undiffuse.sampling.trajectory import final, trajectory
-from undiffuse.streams import NoiseStream
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers with this NumPy
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # of diffusers with this NumPy
 CHAIN = CHAINS["linear-1000"]
 INDEX = torch.arange(7)
 
@@ -40,7 +42,11 @@ def denoise(x_t, level):
 
 
 def ours(how: SamplingConfig, x):
-    return final(trajectory(x, denoise, how.build_levels(CHAIN), how.build_solver(CHAIN), seed=0, index=INDEX, s_noise=how.s_noise))
+    return final(
+        trajectory(
+            x, denoise, how.build_levels(CHAIN), how.build_solver(CHAIN), seed=0, index=INDEX, s_noise=how.s_noise
+        )
+    )
 
 
 def theirs(scheduler, steps, x):
@@ -66,9 +72,15 @@ def test_dpm_solvers_linspace(steps):
 def test_dpm_solver_plus_plus_with_its_ends(order, end, lower):
     """Its last step is of first order where lower_order_final (or a clean end) says so. Its levels are float32: 1e-4."""
     scheduler = DPMSolverMultistepScheduler(
-        1000, solver_order=order, timestep_spacing="linspace", lower_order_final=lower, final_sigmas_type={"schedule": "sigma_min"}.get(end, end),
-    )  # fmt: skip
-    how = SamplingConfig(solver="dpm++", order=order, grid="time_uniform", steps=9, final_sigma=end, lower_order_final=lower)
+        1000,
+        solver_order=order,
+        timestep_spacing="linspace",
+        lower_order_final=lower,
+        final_sigmas_type={"schedule": "sigma_min"}.get(end, end),
+    )
+    how = SamplingConfig(
+        solver="dpm++", order=order, grid="time_uniform", steps=9, final_sigma=end, lower_order_final=lower
+    )
     torch.testing.assert_close(ours(how, drawn()), theirs(scheduler, 9, drawn()), rtol=2e-4, atol=2e-4)
 
 
@@ -92,7 +104,9 @@ def test_steps_offset_is_stable_diffusions():
     how = SamplingConfig(solver="ddim", grid="leading", steps=50, steps_offset=1, final_sigma="schedule", clip="none")
     scheduler.set_timesteps(50)
     assert how.build_levels(CHAIN).label.tolist() == [*scheduler.timesteps.tolist(), 0]
-    scheduler = DDIMScheduler(1000, timestep_spacing="leading", steps_offset=1, set_alpha_to_one=False, clip_sample=False)
+    scheduler = DDIMScheduler(
+        1000, timestep_spacing="leading", steps_offset=1, set_alpha_to_one=False, clip_sample=False
+    )
     torch.testing.assert_close(ours(how, drawn()), theirs(scheduler, 50, drawn()), rtol=1e-3, atol=1e-3)
 
 
@@ -109,7 +123,9 @@ def test_an_end_that_is_there_already_makes_the_table_a_step_shorter():
 def test_levels_between_indices_are_those_of_euler_discrete(kind, spacing):
     """diffusers turns Karras's sigmas into times by their logarithm alone, and takes 1e-10 for sigma where it interpolates logarithms."""
     karras = spacing == "karras"
-    scheduler = EulerDiscreteScheduler(1000, interpolation_type="linear", timestep_spacing="linspace", use_karras_sigmas=karras)
+    scheduler = EulerDiscreteScheduler(
+        1000, interpolation_type="linear", timestep_spacing="linspace", use_karras_sigmas=karras
+    )
     scheduler.set_timesteps(13)
     settings = GridSettings(200.0, 0.0, interpolation=kind) if karras else GridSettings(interpolation=kind)
     found = make_grid(CHAIN, "karras" if karras else "uniform", 13, settings)
@@ -139,16 +155,24 @@ def test_polyexponential_is_k_diffusions(rho):
     """exp(ramp^rho (log sigma_max - log sigma_min) + log sigma_min), ramp from 1 to 0; 1 is the exponential grid."""
     ramp = np.linspace(1, 0, 11) ** rho
     expected = np.exp(ramp * (math.log(20) - math.log(0.1)) + math.log(0.1))
-    found = make_grid(SCHEDULES["edm"], "polyexponential", 11, GridSettings(sigma_max=20.0, sigma_min=0.1, rho=rho)).sigma[:-1].numpy()
+    found = (
+        make_grid(SCHEDULES["edm"], "polyexponential", 11, GridSettings(sigma_max=20.0, sigma_min=0.1, rho=rho))
+        .sigma[:-1]
+        .numpy()
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-9)
     if rho == 1:
-        np.testing.assert_allclose(found, make_grid(SCHEDULES["edm"], "exponential", 11, GridSettings(20.0, 0.1)).sigma[:-1].numpy(), rtol=1e-9)
+        np.testing.assert_allclose(
+            found, make_grid(SCHEDULES["edm"], "exponential", 11, GridSettings(20.0, 0.1)).sigma[:-1].numpy(), rtol=1e-9
+        )
 
 
 def test_karras_takes_another_rho():
     i = np.arange(9)
     expected = (80 ** (1 / 3) + i / 8 * (0.002 ** (1 / 3) - 80 ** (1 / 3))) ** 3
-    np.testing.assert_allclose(make_grid(SCHEDULES["edm"], "karras", 9, GridSettings(rho=3.0)).sigma[:-1].numpy(), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        make_grid(SCHEDULES["edm"], "karras", 9, GridSettings(rho=3.0)).sigma[:-1].numpy(), expected, rtol=1e-9
+    )
 
 
 def test_s_noise_and_its_interval_are_edms():
@@ -200,21 +224,31 @@ def test_lcm_draws_from_the_data_where_x_hat_is_a_sample_of_it():
     """Of data at one point x̂ is that point, and every level it passes has the marginal N(alpha m, sigma²)."""
     levels, index, m = make_grid(CHAIN, "logsnr", 5), torch.arange(4000), 0.7
     x = standard_normal((1,), 1, index).double() * levels.sigma[0] + levels.alpha[0] * m
-    for moment in trajectory(x, lambda x_t, level: Posterior(torch.full_like(x_t, m)), levels, LCM(), seed=2, index=index):
+    for moment in trajectory(
+        x, lambda x_t, level: Posterior(torch.full_like(x_t, m)), levels, LCM(), seed=2, index=index
+    ):
         there = levels[moment.row + 1]
         error = 4.5 * float(there.sigma) / 4000**0.5
         assert abs(float(moment.x.mean() - there.alpha * m)) <= error + 1e-9
         assert abs(float(moment.x.std() - there.sigma)) <= error + 1e-9
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"grid": "angle", "rho": 3.0}, "karras and polyexponential"), ({"grid": "uniform", "steps_offset": 1}, "leading"),
-    ({"grid": "leading", "steps_offset": 200, "steps": 10}, "give a smaller one"),
-    ({"grid": "every", "interpolation": "linear"}, "has no interpolation"),
-    ({"solver": "ddim", "lower_order_final": True}, "look back"), ({"solver": "dpm_single", "lower_order_final": True}, "look back"),
-    ({"s_noise": 1.1}, "nothing does"), ({"churn_interval": (0.1, 2.0)}, "belongs to a churn"),
-    ({"threshold_max": 2.0}, "belong to clip 'dynamic'"), ({"grid": "1", "final_sigma": "schedule"}, "take more steps"),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"grid": "angle", "rho": 3.0}, "karras and polyexponential"),
+        ({"grid": "uniform", "steps_offset": 1}, "leading"),
+        ({"grid": "leading", "steps_offset": 200, "steps": 10}, "give a smaller one"),
+        ({"grid": "every", "interpolation": "linear"}, "has no interpolation"),
+        ({"solver": "ddim", "lower_order_final": True}, "look back"),
+        ({"solver": "dpm_single", "lower_order_final": True}, "look back"),
+        ({"s_noise": 1.1}, "nothing does"),
+        ({"churn_interval": (0.1, 2.0)}, "belongs to a churn"),
+        ({"threshold_max": 2.0}, "belong to clip 'dynamic'"),
+        ({"grid": "1", "final_sigma": "schedule"}, "take more steps"),
+    ],
+    ids=str,
+)
 def test_settings_that_would_do_nothing_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         how = SamplingConfig(**settings)

@@ -42,8 +42,24 @@ def defined(spacing: str, T: int, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_trailing_as_lin_et_al_and_diffusers_have_it():
     assert make_grid(LINEAR[1000], "trailing", 16).label.tolist() == [
-        999, 937, 874, 811, 749, 687, 624, 561, 499, 437, 374, 311, 249, 187, 124, 61, -1,
-    ]  # fmt: skip
+        999,
+        937,
+        874,
+        811,
+        749,
+        687,
+        624,
+        561,
+        499,
+        437,
+        374,
+        311,
+        249,
+        187,
+        124,
+        61,
+        -1,
+    ]
 
 
 @pytest.mark.parametrize("T", LENGTHS)
@@ -87,7 +103,9 @@ def test_levels_between_indices_are_the_definitions_at_every_number_of_steps(T):
         for spacing, ratio in expected.items():
             found = make_grid(chain, spacing, n).ratio[:-1].numpy()
             # quantiles are interpolated between 4,097 of them: 1e-5 of the angle, which counts for most near a right one
-            np.testing.assert_allclose(np.arctan(found), np.arctan(ratio), rtol=1e-9, atol=2e-5 if spacing == "angle_beta" else 1e-12)
+            np.testing.assert_allclose(
+                np.arctan(found), np.arctan(ratio), rtol=1e-9, atol=2e-5 if spacing == "angle_beta" else 1e-12
+            )
         times = make_grid(chain, "beta", n).label[:-1].numpy()
         np.testing.assert_allclose(times, (T - 1) * stats.beta.ppf(1 - np.arange(n) / n, 0.6, 0.6), atol=1e-5 * T)
 

@@ -9,13 +9,13 @@ import torch
 
 from tests.small import tiny_config
 from undiffuse.errors import Failure, UsageError
-from undiffuse.likelihood.bound import Bins
 from undiffuse.process.bridges import Bridge
+from undiffuse.process.likelihood.bound import Bins
 from undiffuse.training.learners import DenoiserLearner
-from undiffuse.training.level_samplers import make_level_sampler
 from undiffuse.training.loop import Trainer
 from undiffuse.training.objectives import Hybrid, Simple, VariationalBound, make_weight
 from undiffuse.training.settings import TrainingConfig
+from undiffuse.training.timesteps import make_level_sampler
 
 DATA = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -188,7 +188,10 @@ def test_snapshots_are_kept_once_in_the_memory_of_the_host():
     assert {name: value.data_ptr() for name, value in kept.items()} == first  # renewed in place: never twice in memory
     assert all(kept[name].data_ptr() == before[name].data_ptr() for name in before)
     assert all(value.device.type == "cpu" for value in kept.values())
-    assert not {value.untyped_storage().data_ptr() for value in kept.values()} & {t.flat.parameter.data_ptr(), t.average.buffer.data_ptr()}
+    assert not {value.untyped_storage().data_ptr() for value in kept.values()} & {
+        t.flat.parameter.data_ptr(),
+        t.average.buffer.data_ptr(),
+    }
 
 
 def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing():

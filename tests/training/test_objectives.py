@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from tests.process.instances import CHAINS, SCHEDULES
-from undiffuse.likelihood.bound import LOG_2, Bins, Density, chain_bound
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
-from undiffuse.process.exact import Mixture
 from undiffuse.process.levels import meet
+from undiffuse.process.likelihood.bound import LOG_2, Bins, Density, chain_bound
+from undiffuse.process.oracles import Mixture
 from undiffuse.process.posteriors import LearnedRange, Posterior
 from undiffuse.process.predictions import PREDICTIONS, make_prediction
 from undiffuse.training.objectives import WEIGHTS, Hybrid, Simple, VariationalBound, edm_weight, make_weight
@@ -46,7 +46,9 @@ def test_unit_weight_is_the_plain_error_of_what_is_predicted(prediction):
 def test_snr_weight_is_the_error_of_the_noise():
     level, x, eps = draws(SCHEDULES["vp"])
     x_hat = x + 0.1
-    loss = Simple(make_weight("snr", make_prediction("clean", SCHEDULES["vp"]), 0.5))(lambda *_: Posterior(x_hat), x, eps, level)
+    loss = Simple(make_weight("snr", make_prediction("clean", SCHEDULES["vp"]), 0.5))(
+        lambda *_: Posterior(x_hat), x, eps, level
+    )
     eps_hat = eps - (level.alpha / level.sigma)[:, None] * 0.1
     torch.testing.assert_close(loss, (eps_hat - eps).pow(2).mean(1), rtol=1e-9, atol=0)
 
@@ -56,9 +58,13 @@ def test_the_other_weights_are_the_papers_formulas():
     snr = (level.alpha / level.sigma) ** 2
     prediction = make_prediction("noise", SCHEDULES["vp"])
     expected = {
-        "snr": snr, "min_snr": torch.minimum(snr, torch.tensor(5.0, dtype=d)), "p2": snr / (1 + snr),
-        "sigmoid": snr / (1 + snr), "unit": snr, "edm": (snr**-1 + 0.25) * snr / 0.25,
-    }  # fmt: skip
+        "snr": snr,
+        "min_snr": torch.minimum(snr, torch.tensor(5.0, dtype=d)),
+        "p2": snr / (1 + snr),
+        "sigmoid": snr / (1 + snr),
+        "unit": snr,
+        "edm": (snr**-1 + 0.25) * snr / 0.25,
+    }
     assert set(expected) == set(WEIGHTS)
     for name, weight in expected.items():
         torch.testing.assert_close(make_weight(name, prediction, 0.5)(level), weight, rtol=1e-9, atol=0)

@@ -10,7 +10,7 @@ from scipy.stats import norm as normal
 from scipy.stats import t as student
 
 from tests.process.instances import SCHEDULES
-from undiffuse.process.exact import Mixture, fitted_gaussian
+from undiffuse.process.oracles import Mixture, fitted_gaussian
 from undiffuse.process.posteriors import Posterior
 from undiffuse.training.scores import CERTAIN, HeldOut, Scores, certain, log_ratio
 from undiffuse.training.validation import Bank, Baseline
@@ -32,7 +32,9 @@ def test_the_standard_error_is_that_of_many_repetitions():
     found = [log_ratio(*drawn(60, 0.8, seed)) for seed in range(400)]
     values, errors = (torch.tensor([getattr(each, name) for each in found]) for name in ("value", "error"))
     scatter = values.std().item()
-    assert abs(errors.mean().item() - scatter) < 3 * scatter / math.sqrt(2 * 400) + 0.05 * scatter  # of the first order in 1/sqrt(60)
+    assert (
+        abs(errors.mean().item() - scatter) < 3 * scatter / math.sqrt(2 * 400) + 0.05 * scatter
+    )  # of the first order in 1/sqrt(60)
     assert abs(values.mean().item() - math.log(0.7)) < 4 * scatter / math.sqrt(400) + 1 / 60 * 0.1
     # what makes an example hard for both cancels: unpaired, the error would be that of the difficulty, some ten times as large
     errors_, baseline = drawn(60, 0.1, 0)
@@ -43,11 +45,18 @@ def test_raw_weights_are_chosen_where_they_are_better_and_not_by_chance():
     errors, baseline = drawn(60, 0.5, 0)
     assert Scores({"raw": 0.8 * errors, "averaged": errors}, baseline).best() == "raw"
     assert Scores({"raw": 1.2 * errors, "averaged": errors}, baseline).best() == "averaged"
-    assert Scores({"raw": errors[:1] * 0.5, "averaged": errors[:1]}, baseline[:1]).best() == "averaged"  # one example says nothing
-    chosen = [Scores({"raw": drawn(16, 0.8, s)[0], "averaged": drawn(16, 0.8, s + 1000)[0]}, drawn(16, 0.8, s)[1]).best() for s in range(300)]
+    assert (
+        Scores({"raw": errors[:1] * 0.5, "averaged": errors[:1]}, baseline[:1]).best() == "averaged"
+    )  # one example says nothing
+    chosen = [
+        Scores({"raw": drawn(16, 0.8, s)[0], "averaged": drawn(16, 0.8, s + 1000)[0]}, drawn(16, 0.8, s)[1]).best()
+        for s in range(300)
+    ]
     # equally good weights: chance chooses raw ones in one of some 40 cases (CERTAIN = 2), where the smaller number did in every second
     assert CERTAIN == 2.0
-    assert chosen.count("raw") < 0.023 * 300 + 4 * math.sqrt(0.023 * 300) + 0.03 * 300  # Student's tails of 16 examples are heavier
+    assert (
+        chosen.count("raw") < 0.023 * 300 + 4 * math.sqrt(0.023 * 300) + 0.03 * 300
+    )  # Student's tails of 16 examples are heavier
 
 
 def held_out(n, size=16):
@@ -73,7 +82,9 @@ def test_as_many_examples_as_the_precision_takes():
         assert len(scores) % 16 == 0
         counts.append(len(scores))
     assert counts == sorted(set(counts))
-    assert 2.5 < counts[2] / counts[1] < 16  # four times as many halve it: (5/2)² = 6.25, and the first estimate of few is uncertain
+    assert (
+        2.5 < counts[2] / counts[1] < 16
+    )  # four times as many halve it: (5/2)² = 6.25, and the first estimate of few is uncertain
     few, _ = held_out(40)
     assert len(few.measured({"raw": worse}, precision=1e-9)) == 40  # all there are
     assert len(found.measured({"raw": worse}, seconds=-1.0, precision=1e-9)) == 16  # a part at least

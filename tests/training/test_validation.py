@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tests.process.instances import CHAINS, SCHEDULES
-from undiffuse.process.exact import FiniteSet, fitted_gaussian
+from undiffuse.process.oracles import FiniteSet, fitted_gaussian
 from undiffuse.process.posteriors import Posterior
 from undiffuse.training.validation import Bank, references, relative
 

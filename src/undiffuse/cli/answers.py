@@ -17,19 +17,31 @@ from undiffuse.cli import asking, edits, shared
 if TYPE_CHECKING:
     import numpy as np
 
-    from undiffuse.model import Model
-    from undiffuse.solving import Approach, Solution
+    from undiffuse.models.inverse_problems import Approach, Solution
+    from undiffuse.models.model import Model
 
 N = Annotated[int, Option("-n", help="Answers for each image: there are many that fit.")]
-MethodName = Annotated[str, Option("--method", help="dps, pigdm, exact, replace, and for masks repaint; docs/tasks.md compares them.")]
+MethodName = Annotated[
+    str, Option("--method", help="dps, pigdm, exact, replace, and for masks repaint; docs/tasks.md compares them.")
+]
 Iterations = Annotated[int | None, Option(help="Of conjugate gradients, of exact: more is truer and slower.")]
-Zeta = Annotated[float | None, Option(help="Length of the steps of dps: longer obeys the image more and the model less; by the size when left out.")]
+Zeta = Annotated[
+    float | None,
+    Option(
+        help="Length of the steps of dps: longer obeys the image more and the model less; by the size when left out."
+    ),
+]
 Times = Annotated[int | None, Option(help="How often repaint walks each stretch.")]
-Solver = Annotated[str | None, Option(help="Listed by 'undiffuse solvers'; the model's or the method's own when left out.")]
+Solver = Annotated[
+    str | None, Option(help="Listed by 'undiffuse solvers'; the model's or the method's own when left out.")
+]
 Steps = Annotated[int | None, Option(help="Of the grid; the model's or the method's own when left out.")]
 Guidance = Annotated[float | None, Option(help="Strength of guidance, 1 is plain conditional.")]
 Seed = Annotated[int, Option(help="Of the noise, and of a random mask.")]
-Noise = Annotated[float | None, Option(help="Of the image given, a standard deviation in its own units; that of rounding when left out.")]
+Noise = Annotated[
+    float | None,
+    Option(help="Of the image given, a standard deviation in its own units; that of rounding when left out."),
+]
 
 
 @dataclass(frozen=True)
@@ -71,8 +83,8 @@ class Options:
     def job(self, run: Path, times: int | None = None) -> Job:
         """Raises UsageError for settings that make no sense, before anything is read."""
         shared.check_out(run, "edited", self.out)
-        from undiffuse.model import load
-        from undiffuse.solving import Approach
+        from undiffuse.models.file import load
+        from undiffuse.models.inverse_problems import Approach
 
         approach = Approach(self.method, **shared.given(iterations=self.iterations, zeta=self.zeta, times=times))  # type: ignore[arg-type]
         model = load(run, shared.device(self.device), self.weights)
@@ -86,44 +98,70 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """The command with every one of Options, which it takes last and together, as an option of its own."""
     kinds = get_type_hints(Options, include_extras=True)
     own = list(signature(command, eval_str=True).parameters.values())[:-1]
-    common = [Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=kinds[field.name]) for field in fields(Options)]
+    common = [
+        Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=kinds[field.name])
+        for field in fields(Options)
+    ]
 
     @wraps(command)
     def separate(**typed: Any) -> None:
         together = Options(**{parameter.name: typed.pop(parameter.name) for parameter in common})
         command(**typed, options=together)
 
-    separate.__signature__ = Signature([*(parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own), *common])  # type: ignore[attr-defined]
+    separate.__signature__ = Signature(  # type: ignore[attr-defined]
+        [*(parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in own), *common]
+    )
     return separate
 
 
 def solved(
-    job: Job, solve: Callable[..., Solution], title: str, shown: Callable[[Solution], Sequence[tuple[str, Sequence[np.ndarray]]]],
-    names: Sequence[str], task: Mapping[str, Any], following: str,
-) -> None:  # fmt: skip
+    job: Job,
+    solve: Callable[..., Solution],
+    title: str,
+    shown: Callable[[Solution], Sequence[tuple[str, Sequence[np.ndarray]]]],
+    names: Sequence[str],
+    task: Mapping[str, Any],
+    following: str,
+) -> None:
     """Solves, draws, writes and tells.   solve: of the settings that all tasks take.   shown: the rows before the answers.
     task: what else is to be written down.   following: the command to type next."""
-    from undiffuse import solving
+    from undiffuse.models import inverse_problems
     from undiffuse.pictures import edits as pictures
 
     codec = job.model.codec
-    how = solving.settings(job.model, job.approach, **job.sampling)
-    steps = len(solving.grid(job.model, job.approach, how)) - 1
+    how = inverse_problems.settings(job.model, job.approach, **job.sampling)
+    steps = len(inverse_problems.grid(job.model, job.approach, how)) - 1
     walk = edits.walk_of(job.model, job.trajectory)
     with shared.steps_bar("walking", steps) as progress:
         result = solve(
-            n=job.n, approach=job.approach, conditions=job.conditions, seed=job.seed, watch=walk.see if walk else None, progress=progress,
+            n=job.n,
+            approach=job.approach,
+            conditions=job.conditions,
+            seed=job.seed,
+            watch=walk.see if walk else None,
+            progress=progress,
             **job.sampling,
-        )  # fmt: skip
+        )
     folder = shared.result_folder(job.run, "edited", job.out)
-    answers = [(f"answer {k + 1}" if job.n > 1 else "answer", pictures.pictures_of(result.values[:, k], codec)) for k in range(job.n)]
-    pictures.rows_of([*shown(result), *answers], f"{title}: {job.approach.method}, {how.solver}, {steps} steps", names).save(folder / "picture.png")
+    answers = [
+        (f"answer {k + 1}" if job.n > 1 else "answer", pictures.pictures_of(result.values[:, k], codec))
+        for k in range(job.n)
+    ]
+    pictures.rows_of(
+        [*shown(result), *answers], f"{title}: {job.approach.method}, {how.solver}, {steps} steps", names
+    ).save(folder / "picture.png")
     each = [f"{name}-{k}" for name in names for k in range(job.n)]
     numbers = {
-        **task, "method": job.approach.method, "conditions": {name: str(value) for name, value in job.conditions.items()}, "n": job.n,
-        "seed": job.seed, "steps": steps, "solver": how.solver, "misfit": dict(zip(names, result.misfit.tolist(), strict=True)),
+        **task,
+        "method": job.approach.method,
+        "conditions": {name: str(value) for name, value in job.conditions.items()},
+        "n": job.n,
+        "seed": job.seed,
+        "steps": steps,
+        "solver": how.solver,
+        "misfit": dict(zip(names, result.misfit.tolist(), strict=True)),
         "misfit_means": "root mean square of y - A x, in the model's range",
-    }  # fmt: skip
+    }
     results = {"answers": (each, result.values.flatten(0, 1)), "seen": (names, result.seen)}
     written = ["picture.png", *edits.write(folder, job.model, results, numbers)]
     if walk is not None:

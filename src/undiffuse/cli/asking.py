@@ -15,12 +15,16 @@ from typer import Option
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
-    from undiffuse.model import Model
+    from undiffuse.models.model import Model
 
 Several = list[str] | None
-Classes = Annotated[Several, Option("--class", help="A class, or several: 3,5,7; NAME=3 where there are several conditions of classes.")]
+Classes = Annotated[
+    Several, Option("--class", help="A class, or several: 3,5,7; NAME=3 where there are several conditions of classes.")
+]
 Numbers = Annotated[Several, Option("--number", help="A number: NAME=30, several as 20,30, or a range low:high:count.")]
-Tags = Annotated[Several, Option("--tags", help="Tags, separated by ; and - for none. May be repeated for several examples.")]
+Tags = Annotated[
+    Several, Option("--tags", help="Tags, separated by ; and - for none. May be repeated for several examples.")
+]
 Texts = Annotated[Several, Option("--text", help="A text. May be repeated.")]
 Vectors = Annotated[Several, Option("--vector", help="An .npy file of one vector, or one in each row.")]
 Images = Annotated[Several, Option("--image", help="A picture that is a condition. May be repeated.")]
@@ -56,7 +60,9 @@ class Asking:
         return [list(choice) for choice in itertools.product(*self.shown.values())]
 
 
-def read(model: Model, options: Mapping[str, Several], also: Mapping[str, Any] | None = None, fit: str = "crop") -> Asking:
+def read(
+    model: Model, options: Mapping[str, Several], also: Mapping[str, Any] | None = None, fit: str = "crop"
+) -> Asking:
     """What the options of each kind ask for.
 
     also: what a classifier reads, by name, which the model need not be told.   fit: how to resize pictures.
@@ -78,7 +84,9 @@ def read(model: Model, options: Mapping[str, Several], also: Mapping[str, Any] |
 def _known(model: Model) -> dict[str, str]:
     """The kind of each condition that an option can ask for: none that is retired, or that is made of the example itself."""
     conditions = model.config.conditions
-    return {name: conditions[name].kind for name in model.denoiser.conditions.askable if conditions[name].kind != "seen"}
+    return {
+        name: conditions[name].kind for name in model.denoiser.conditions.askable if conditions[name].kind != "seen"
+    }
 
 
 def _named(kind: str, text: str, names: Sequence[str], known: Mapping[str, str]) -> tuple[str, str]:
@@ -92,7 +100,9 @@ def _named(kind: str, text: str, names: Sequence[str], known: Mapping[str, str])
         has = ", ".join(f"{n} (--{k})" for n, k in known.items())
         raise UsageError(f"this model is told no {kind}: its conditions are {has}.")
     if len(names) > 1:
-        raise UsageError(f"this model is told several of that kind: say which is meant, as in --{kind} {names[0]}={text}, of {', '.join(names)}.")
+        raise UsageError(
+            f"this model is told several of that kind: say which is meant, as in --{kind} {names[0]}={text}, of {', '.join(names)}."
+        )
     if equals and kind in ("number", "vector"):
         raise UsageError(f"this model cannot be told {name!r}: its --{kind} is {names[0]}.")
     return names[0], text
@@ -114,7 +124,7 @@ def _values(kind: str, text: str, config: Any, fit: str) -> tuple[list[Any], lis
 
 
 def _numbers(text: str) -> list[float]:
-    """"30", "20,30" or "0:40:5", five numbers from 0 to 40."""
+    """ "30", "20,30" or "0:40:5", five numbers from 0 to 40."""
     from undiffuse.conditioning.numbers import as_number
 
     if text.count(":") != 2:
@@ -141,9 +151,15 @@ def _pictures(path: Path, config: Any, fit: str) -> tuple[list[Any], list[str]]:
 
     low, high = config.span
     as_data = CodecConfig(
-        shape=config.shape, kind="float", dtype="float32", mode=config.mode, low=low, high=high,
-        offset=tuple((a + b) / 2 for a, b in zip(low, high, strict=True)), scale=tuple((b - a) / 2 for a, b in zip(low, high, strict=True)),
-    )  # fmt: skip
+        shape=config.shape,
+        kind="float",
+        dtype="float32",
+        mode=config.mode,
+        low=low,
+        high=high,
+        offset=tuple((a + b) / 2 for a, b in zip(low, high, strict=True)),
+        scale=tuple((b - a) / 2 for a, b in zip(low, high, strict=True)),
+    )
     values, notes = read_examples(path, as_data, fit)
     for note in notes:
         typer.echo(f"note: {note}")
@@ -157,17 +173,21 @@ def negative(model: Model, texts: Sequence[str]) -> dict[str, Any]:
         name, equals, _ = text.partition("=")
         known = _known(model)
         if not equals or name not in known:
-            raise UsageError(f"--negative takes NAME=VALUE with a condition of the model ({', '.join(known) or 'none'}), not {text!r}.")
+            raise UsageError(
+                f"--negative takes NAME=VALUE with a condition of the model ({', '.join(known) or 'none'}), not {text!r}."
+            )
         options.setdefault(known[name], []).append(text)
     found = read(model, options).values
     several = [name for name, values in found.items() if len(values) > 1]
     if several:
-        raise UsageError(f"--negative gives {several[0]!r} several values, and one is kept away from at a time: give one.")
+        raise UsageError(
+            f"--negative gives {several[0]!r} several values, and one is kept away from at a time: give one."
+        )
     return {name: values[0] for name, values in found.items()}
 
 
 def scales(text: str) -> tuple[list[float], dict[str, float]]:
-    """"2" or "1,2,4" → the strengths, for all conditions; "class=3,age=1" → of each."""
+    """ "2" or "1,2,4" → the strengths, for all conditions; "class=3,age=1" → of each."""
     if "=" not in text:
         return [_scale(part) for part in text.split(",")], {}
     pairs = [part.partition("=") for part in text.split(",")]
@@ -180,5 +200,7 @@ def _scale(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UsageError(f"{text!r} is no strength of guidance: write 2, or class=3,age=1 for a strength of each, or 1,2,4 with --compare.")
+        raise UsageError(
+            f"{text!r} is no strength of guidance: write 2, or class=3,age=1 for a strength of each, or 1,2,4 with --compare."
+        )
     return value

@@ -14,14 +14,16 @@ from undiffuse.cli.train import declared
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
-    from undiffuse.classifying import Reading
+    from undiffuse.runs.classifier import Reading
 
 STEPS = 2000
 
 
 def classifier(
     run: Annotated[Path, Argument(metavar="RUN", help="A run folder.")],
-    class_: Annotated[str | None, Option("--class", metavar="COLUMN", help="Read this class; the run's when left out.")] = None,
+    class_: Annotated[
+        str | None, Option("--class", metavar="COLUMN", help="Read this class; the run's when left out.")
+    ] = None,
     number: Annotated[str | None, Option("--number", metavar="COLUMN", help="Read this number instead.")] = None,
     tags: Annotated[str | None, Option("--tags", metavar="COLUMN", help="Read these tags instead.")] = None,
     steps: Annotated[int | None, Option(help=f"Train for so many updates; {STEPS} when neither is given.")] = None,
@@ -33,13 +35,13 @@ def classifier(
     device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
 ) -> None:
     """Train a classifier that knows noise on a run's own data and schedule, to guide its samples."""
-    from undiffuse.classifying import ClassifierRun
-    from undiffuse.columns import remarks, with_files
-    from undiffuse.configuration import parsed
-    from undiffuse.devices import usable_device
-    from undiffuse.files import as_file_name
-    from undiffuse.held_out import known_data
-    from undiffuse.model import load
+    from undiffuse.conditioning.columns import remarks, with_files
+    from undiffuse.config import parsed
+    from undiffuse.models.devices import usable_device
+    from undiffuse.models.file import load
+    from undiffuse.runs.classifier import ClassifierRun
+    from undiffuse.runs.data import known_data
+    from undiffuse.system import as_file_name
     from undiffuse.training.settings import TrainingConfig
 
     asked = {"class": class_, "number": number, "tags": tags}
@@ -48,15 +50,22 @@ def classifier(
     found = declared({kind: [value] if value else None for kind, value in asked.items()})
     known = known_data(run, "give a run folder made by 'undiffuse train'")
     if not found and not known.declared and known.data.labels is None and "class" not in known.data.columns:
-        raise UsageError(f"{run} is unconditional and its data has no classes: say what to read, as in --class COLUMN or --number COLUMN.")
+        raise UsageError(
+            f"{run} is unconditional and its data has no classes: say what to read, as in --class COLUMN or --number COLUMN."
+        )
     if not found:
         found = {name: c for name, c in known.declared.items() if c.kind == "class"} or declared({"class": ["class"]})
     name, target = next(iter(found.items()))
     model, data = load(run), with_files(known.data, found)
     described = {
-        "steps": STEPS if steps is None and budget is None else steps, "budget": shared.seconds(budget) if budget else None,
-        "batch_size": batch, "learning_rate": lr, "seed": seed, "weight_decay": 0.05, "deterministic": deterministic,
-    }  # fmt: skip
+        "steps": STEPS if steps is None and budget is None else steps,
+        "budget": shared.seconds(budget) if budget else None,
+        "batch_size": batch,
+        "learning_rate": lr,
+        "seed": seed,
+        "weight_decay": 0.05,
+        "deterministic": deterministic,
+    }
     training = parsed(TrainingConfig, described, "these settings of the training do not work")
     rows = known.training, known.held_out
     for note in remarks(data, {name: target}, rows[0]):
@@ -72,13 +81,17 @@ def classifier(
     for line in _table(readings, target.kind):
         typer.echo(line)
     if not readings:
-        typer.echo(f"no held-out example says what {name} is, so where it can guide is not known: hold out more by 'undiffuse train --held-out'")
+        typer.echo(
+            f"no held-out example says what {name} is, so where it can guide is not known: hold out more by 'undiffuse train --held-out'"
+        )
     written = "the classifier, levels.json"
     if readings:
         _draw(folder, readings, target.kind, name)
         written += ", levels.png"
     typer.echo(f"wrote {folder}/: {written}")
-    value = {"class": ["--class", "NAME"], "number": ["--number", f"{name}=VALUE"], "tags": ["--tags", f"{name}=NAME"]}[target.kind]
+    value = {"class": ["--class", "NAME"], "number": ["--number", f"{name}=VALUE"], "tags": ["--tags", f"{name}=NAME"]}[
+        target.kind
+    ]
     typer.echo(f"next: {shared.command('sample', run, '--classifier', folder, '--classifier-scale', 2, *value)}")
 
 
@@ -92,7 +105,9 @@ def _table(readings: list[Reading], kind: str) -> list[str]:
     if useful:
         lines.append(f"it can guide where σ/α is {min(useful):.3g} to {max(useful):.3g}")
     elif readings:
-        lines.append("it reads nothing at any noise level: train it for longer, or look whether the data says anything of this")
+        lines.append(
+            "it reads nothing at any noise level: train it for longer, or look whether the data says anything of this"
+        )
     return lines
 
 
@@ -102,4 +117,13 @@ def _draw(folder: Path, readings: list[Reading], kind: str, name: str) -> None:
     columns = zip(*((r.ratio, r.score, r.error, r.chance, r.can_guide) for r in readings), strict=True)
     ratio, score, error, chance, guides = (list(column) for column in columns)
     what = "R²" if kind == "number" else "accuracy"
-    draw(folder / "levels.png", ratio, score, error, chance, guides, what, f"What the classifier reads of {name!r} off noisy examples")
+    draw(
+        folder / "levels.png",
+        ratio,
+        score,
+        error,
+        chance,
+        guides,
+        what,
+        f"What the classifier reads of {name!r} off noisy examples",
+    )

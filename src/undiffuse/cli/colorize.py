@@ -11,13 +11,15 @@ from typer import Argument
 from undiffuse.cli import answers, edits, shared
 
 if TYPE_CHECKING:
-    from undiffuse.solving import Solution
+    from undiffuse.models.inverse_problems import Solution
 
 
 @answers.with_options
 def colorize(
     run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file; of a model of colour images.")],
-    images: Annotated[list[str], Argument(metavar="IMAGE…", help=f"Grey, or in colour, which is taken away first. {edits.INPUTS}")],
+    images: Annotated[
+        list[str], Argument(metavar="IMAGE…", help=f"Grey, or in colour, which is taken away first. {edits.INPUTS}")
+    ],
     noise: answers.Noise = None,
     *,
     options: answers.Options,
@@ -26,7 +28,7 @@ def colorize(
     job = options.job(run)
     import torch
 
-    from undiffuse import solving
+    from undiffuse.models import inverse_problems
     from undiffuse.pictures import edits as pictures
 
     inputs = edits.read(run, job.model, images)
@@ -37,6 +39,11 @@ def colorize(
         return [("given", given), ("what the model saw", pictures.pictures_of(result.seen, codec))]
 
     answers.solved(
-        job, partial(solving.colorize, job.model, inputs.values, noise=noise), "Coloured", shown, inputs.names,
-        {"task": "colorize", "noise": noise}, f"{shared.again('--seed', job.seed + 1)}  for other answers",
-    )  # fmt: skip
+        job,
+        partial(inverse_problems.colorize, job.model, inputs.values, noise=noise),
+        "Coloured",
+        shown,
+        inputs.names,
+        {"task": "colorize", "noise": noise},
+        f"{shared.again('--seed', job.seed + 1)}  for other answers",
+    )

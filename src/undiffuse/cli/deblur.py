@@ -11,14 +11,16 @@ from typer import Argument, Option
 from undiffuse.cli import answers, edits, shared
 
 if TYPE_CHECKING:
-    from undiffuse.solving import Solution
+    from undiffuse.models.inverse_problems import Solution
 
 
 @answers.with_options
 def deblur(
     run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
     images: Annotated[list[str], Argument(metavar="IMAGE…", help=edits.INPUTS)],
-    radius: Annotated[float, Option(help="Of the Gaussian that blurred them: its standard deviation in pixels of the model's size.")] = 1.5,
+    radius: Annotated[
+        float, Option(help="Of the Gaussian that blurred them: its standard deviation in pixels of the model's size.")
+    ] = 1.5,
     simulate: Annotated[bool, Option("--simulate", help="Take sharp images, and blur them first.")] = False,
     noise: answers.Noise = None,
     *,
@@ -28,7 +30,7 @@ def deblur(
     job = options.job(run)
     import torch
 
-    from undiffuse import solving
+    from undiffuse.models import inverse_problems
     from undiffuse.pictures import edits as pictures
     from undiffuse.process.operators import Blur
 
@@ -37,14 +39,20 @@ def deblur(
     inputs = edits.read(run, job.model, images)
     values = torch.from_numpy(inputs.values)
     before: list[tuple[str, Any]] = [("original", pictures.pictures_of(values, codec))] if simulate else []
-    y = codec.decode(codec.encode(operator(values), limited=False)) if simulate else values  # rounded, as a file would be
+    y = (
+        codec.decode(codec.encode(operator(values), limited=False)) if simulate else values
+    )  # rounded, as a file would be
 
     def shown(result: Solution) -> list[tuple[str, Any]]:
         return [*before, ("what the model saw", pictures.pictures_of(result.seen, codec))]
 
     again = shared.again("--seed", job.seed + 1)
     answers.solved(
-        job, partial(solving.deblur, job.model, y, radius, noise=noise), f"A blur of radius {radius:g} undone", shown, inputs.names,
+        job,
+        partial(inverse_problems.deblur, job.model, y, radius, noise=noise),
+        f"A blur of radius {radius:g} undone",
+        shown,
+        inputs.names,
         {"task": "deblur", "radius": radius, "simulated": simulate, "noise": noise},
         f"{again}  for other answers",
-    )  # fmt: skip
+    )

@@ -12,7 +12,7 @@ from undiffuse.cli import shared
 from undiffuse.cli.train import follow
 
 if TYPE_CHECKING:
-    from undiffuse.run import Run
+    from undiffuse.runs.diffusion import Run
 
 STRIP, PER_CLASS = 10, 4
 GUIDANCE = 2.0  # of the one reverse trajectory that is shown; the samples by class are plain
@@ -25,12 +25,14 @@ def demo(
 ) -> None:
     """Train on handwritten digits for a minute and a half; draw a poster of what diffusion is."""
     from undiffuse.data.sources import DataConfig
-    from undiffuse.prepare import prepare
+    from undiffuse.runs.prepare import prepare
     from undiffuse.training.cadence import Watch
 
     long = shared.seconds(budget)
     settings = {"training.budget": long, "training.steps": None}
-    run = prepare(DataConfig(source="digits", held_out=297.0), folder, settings=settings, watch=Watch(long, long / 3)).run()
+    run = prepare(
+        DataConfig(source="digits", held_out=297.0), folder, settings=settings, watch=Watch(long, long / 3)
+    ).run()
     follow(run)
     path = folder / "poster.png"
     draw_poster(run, path)
@@ -41,7 +43,7 @@ def draw_poster(run: Run, path: Path) -> None:
     """The poster of a trained run of a data set with classes."""
     import torch
 
-    from undiffuse.model import load
+    from undiffuse.models.file import load
     from undiffuse.pictures.images import to_rgb
     from undiffuse.pictures.poster import Poster, draw
     from undiffuse.pictures.views import forward_pictures, reverse_pictures
@@ -56,10 +58,14 @@ def draw_poster(run: Run, path: Path) -> None:
     levels = getattr(model.schedule, "levels", None) or uniform(model.schedule, 200)
     # the held-out example nearest to the mean of its class: a typical one
     typical = (of_class[shown] - of_class[shown].mean(0)).flatten(1).norm(dim=1).argmin()
-    forward, forward_labels = forward_pictures(codec.encode(of_class[shown][typical][None])[0], levels, codec, seed=0, count=STRIP)
+    forward, forward_labels = forward_pictures(
+        codec.encode(of_class[shown][typical][None])[0], levels, codec, seed=0, count=STRIP
+    )
     moments = list(model.trajectory(1, {"class": classes[shown]}, seed=0, guidance=GUIDANCE))
     x_t, clean, reverse_labels = reverse_pictures(moments, codec, count=STRIP)
-    made = model.sample(PER_CLASS * len(classes), {"class": [name for name in classes for _ in range(PER_CLASS)]}, seed=1)
+    made = model.sample(
+        PER_CLASS * len(classes), {"class": [name for name in classes for _ in range(PER_CLASS)]}, seed=1
+    )
     scores = run.scores()[model.config.weights]
     draw(
         Poster(
@@ -68,13 +74,18 @@ def draw_poster(run: Run, path: Path) -> None:
                 f"A diffusion model trained for {run.trainer.seconds:.0f} seconds on {len(run.training_rows):,} handwritten digits "
                 f"of {data.shape[1]}×{data.shape[2]} pixels, on {run.device.type.upper()}."
             ),
-            forward=forward, forward_labels=forward_labels, x_t=x_t, clean=clean, reverse_labels=reverse_labels,
+            forward=forward,
+            forward_labels=forward_labels,
+            x_t=x_t,
+            clean=clean,
+            reverse_labels=reverse_labels,
             reverse_title=f"2  Reverse: told to make a {classes[shown]}, a network turns pure noise into a new one",
-            classes=classes, real=[list(to_rgb(of[:PER_CLASS], codec.config)) for of in of_class],
+            classes=classes,
+            real=[list(to_rgb(of[:PER_CLASS], codec.config)) for of in of_class],
             made=[list(to_rgb(part, codec.config)) for part in made.split(PER_CLASS)],
             ratio=run.bank.levels.ratio.tolist(),
             errors=run.curves() | {"model": scores["errors"]},
             held_out=len(run.measured() or ()),
         ),
         path,
-    )  # fmt: skip
+    )

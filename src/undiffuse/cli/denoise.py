@@ -16,7 +16,9 @@ MUCH_CUT_OFF = 0.1  # of the values
 def denoise(
     run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
     images: Annotated[list[str], Argument(metavar="IMAGE…", help=edits.INPUTS)],
-    noise: Annotated[float | None, Option(help="Its standard deviation, in the units of the data's values; estimated when left out.")] = None,
+    noise: Annotated[
+        float | None, Option(help="Its standard deviation, in the units of the data's values; estimated when left out.")
+    ] = None,
     level: Annotated[float | None, Option(help="The same as sigma/alpha, in the model's units.")] = None,
     estimate: Annotated[str, Option(help="How to estimate it: likelihood (asks the model) or wavelet.")] = "likelihood",
     steps: Annotated[int, Option(help="Of the walk down from the noise.")] = 50,
@@ -30,8 +32,8 @@ def denoise(
 ) -> None:
     """Remove noise from images: the best estimate, and one example that may have been there."""
     shared.check_out(run, "edited", out)
-    from undiffuse import editing
-    from undiffuse.model import load
+    from undiffuse.models import editing
+    from undiffuse.models.file import load
     from undiffuse.pictures import edits as pictures
 
     model = load(run, shared.device(device), weights)
@@ -48,12 +50,23 @@ def denoise(
     walk = edits.walk_of(model, trajectory, only=[noisiest])
     with shared.steps_bar("walking") as progress:
         result = editing.restore(
-            model, inputs.values, level=ratio, conditions=conditions, seed=seed, steps=steps, watch=walk.see if walk else None,
-            progress=progress, **shared.given(solver=solver),
-        )  # fmt: skip
+            model,
+            inputs.values,
+            level=ratio,
+            conditions=conditions,
+            seed=seed,
+            steps=steps,
+            watch=walk.see if walk else None,
+            progress=progress,
+            **shared.given(solver=solver),
+        )
     folder, codec = shared.result_folder(run, "edited", out), model.codec
     units = editing.in_data_units(model, result.ratio)
-    labels = [f"σ/α {value:.2g}" for value in result.ratio.tolist()] if units is None else [f"noise {value:.3g}" for value in units.tolist()]
+    labels = (
+        [f"σ/α {value:.2g}" for value in result.ratio.tolist()]
+        if units is None
+        else [f"noise {value:.3g}" for value in units.tolist()]
+    )
     few = slice(pictures.MOST_COLUMNS)
     change, change_label = pictures.difference(codec.encode(result.mean[few]).to(result.x), result.x[few], codec)
     rows = [
@@ -65,10 +78,14 @@ def denoise(
     title = f"Noise removed; how much there is was {told}"
     pictures.rows_of(rows, title, labels).save(folder / "picture.png")
     numbers = {
-        "noise_was": told, "sigma_over_alpha": dict(zip(inputs.names, result.ratio.tolist(), strict=True)),
+        "noise_was": told,
+        "sigma_over_alpha": dict(zip(inputs.names, result.ratio.tolist(), strict=True)),
         "noise_in_data_units": None if units is None else dict(zip(inputs.names, units.tolist(), strict=True)),
-        "class": class_, "steps": steps, "solver": solver or "ddpm", "seed": seed,
-    }  # fmt: skip
+        "class": class_,
+        "steps": steps,
+        "solver": solver or "ddpm",
+        "seed": seed,
+    }
     results = {"estimate": (inputs.names, result.mean), "sample": (inputs.names, result.sample)}
     written = ["picture.png", *edits.write(folder, model, results, numbers)]
     if walk is not None:

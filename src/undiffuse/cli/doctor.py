@@ -57,21 +57,41 @@ def _torch(mends: list[str]) -> list[tuple[str, str]]:
 
     if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < OLDEST_TORCH:
         mends.append("torch is too old: pip install 'torch>=2.9'.")
-    lines = [("cpu", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")]
+    lines = [
+        (
+            "cpu",
+            f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        )
+    ]
     memory = _available_memory()
     if memory is not None:
         lines.append(("memory", f"{memory / 1e9:.1f} GB available"))
         if memory < LITTLE_MEMORY:
-            mends.append("less than 2 GB of memory is available: close other programs, or train with a smaller --batch and --width.")
+            mends.append(
+                "less than 2 GB of memory is available: close other programs, or train with a smaller --batch and --width."
+            )
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(number)
             half = "bf16" if torch.cuda.is_bf16_supported(False) else "no bf16"
-            lines.append((f"cuda:{number}", f"{torch.cuda.get_device_name(number)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, {half}"))
+            lines.append(
+                (
+                    f"cuda:{number}",
+                    f"{torch.cuda.get_device_name(number)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, {half}",
+                )
+            )
     else:
-        lines.append(("cuda", "none: everything works on the CPU, slower" + ("" if torch.version.cuda else " (this torch is a CPU build)")))
+        lines.append(
+            (
+                "cuda",
+                "none: everything works on the CPU, slower"
+                + ("" if torch.version.cuda else " (this torch is a CPU build)"),
+            )
+        )
     if torch.backends.mps.is_available():
-        lines.append(("mps", "Apple's GPU, used where --device mps asks for it; nobody has tried it yet, so say how it went"))
+        lines.append(
+            ("mps", "Apple's GPU, used where --device mps asks for it; nobody has tried it yet, so say how it went")
+        )
     return lines
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from undiffuse.data.codec import CodecConfig
     from undiffuse.data.dataset import Dataset
-    from undiffuse.model import Model
+    from undiffuse.models.model import Model
     from undiffuse.pictures.edits import Walk
 
 ClassName = Annotated[str | None, Option("--class", help="What the model is told; nothing when left out.")]
@@ -41,7 +41,9 @@ class Inputs:
     names: list[str]
 
 
-def read(run: Path, model: Model, inputs: Sequence[str], codec: CodecConfig | None = None, missing: bool = False) -> Inputs:
+def read(
+    run: Path, model: Model, inputs: Sequence[str], codec: CodecConfig | None = None, missing: bool = False
+) -> Inputs:
     """The examples that are named; says what is done to any that do not fit as they are.
 
     codec: of another shape than the model's, for files.   missing: whether values may be NaN.
@@ -77,7 +79,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 def fit_of(run: Path) -> str:
     """How the run's images were resized: crop, pad or stretch."""
-    from undiffuse.held_out import run_config
+    from undiffuse.runs.data import run_config
 
     config = run_config(run)
     return "crop" if config is None else config.data.fit
@@ -86,14 +88,16 @@ def fit_of(run: Path) -> str:
 def _data(run: Path, inputs: Sequence[str]) -> Dataset | None:
     """The data the run was trained on, where any input names an example of it: opened once for all."""
     from undiffuse.data.sources import open_data
-    from undiffuse.held_out import run_config
+    from undiffuse.runs.data import run_config
 
     named = [name for name in inputs if name.startswith("data:")]
     if not named:
         return None
     config = run_config(run)
     if config is None:
-        raise UsageError(f"{run} does not say which data it was trained on, so {named[0]} names nothing: give an image or an .npy file.")
+        raise UsageError(
+            f"{run} does not say which data it was trained on, so {named[0]} names nothing: give an image or an .npy file."
+        )
     return open_data(config.data)
 
 
@@ -133,13 +137,15 @@ def walk_of(model: Model, trajectory: bool, **which: Sequence[int]) -> Walk | No
     return Walk(model.codec.shape, **which) if trajectory else None
 
 
-def write(folder: Path, model: Model, results: Mapping[str, tuple[Sequence[str], Tensor]], numbers: Mapping[str, Any]) -> list[str]:
+def write(
+    folder: Path, model: Model, results: Mapping[str, tuple[Sequence[str], Tensor]], numbers: Mapping[str, Any]
+) -> list[str]:
     """results: by name, the examples' names and values (n, C, *size): an .npy array, and images where they are images."""
     import numpy as np
 
     from undiffuse.data.codec import shape_in_files
-    from undiffuse.files import write_atomically, write_text
     from undiffuse.pictures.images import save_image
+    from undiffuse.system import write_atomically, write_text
 
     def write_array(path: Path, values: np.ndarray) -> None:
         with open(path, "wb") as file:  # np.save would add an ending to a name

@@ -22,6 +22,7 @@ class Work(Protocol):
     """What is trained in a folder."""
 
     folder: Path
+
     @property
     def trainer(self) -> Trainer: ...
 
@@ -39,7 +40,10 @@ def followed(updates: Iterator[Update], work: Work, phase: str = "training") -> 
     An interrupt saves, says how to go on, and exits.
     """
     first, spent_before, loss, drawn = None, 0.0, float("nan"), -1.0
-    with stopping() as stop, shared.progress_bar("{task.fields[rate]}", "loss {task.fields[loss]}", "{task.fields[left]} left") as bar:
+    with (
+        stopping() as stop,
+        shared.progress_bar("{task.fields[rate]}", "loss {task.fields[loss]}", "{task.fields[left]} left") as bar,
+    ):
         task = bar.add_task(phase, total=1.0, rate="", loss="…", left="…")
         for update in updates:
             if first is None:
@@ -48,14 +52,19 @@ def followed(updates: Iterator[Update], work: Work, phase: str = "training") -> 
             if update.seconds - drawn > 0.2 or update.done >= 1:
                 steps, spent = update.step - first + 1, max(update.seconds - spent_before, 1e-3)
                 bar.update(
-                    task, completed=update.done, loss=f"{loss:.4f}", rate=_rate((steps - 1) * work.trainer.config.batch_size, spent),
+                    task,
+                    completed=update.done,
+                    loss=f"{loss:.4f}",
+                    rate=_rate((steps - 1) * work.trainer.config.batch_size, spent),
                     left=shared.clock(update.seconds * (1 - update.done) / max(update.done, 1e-9)),
-                )  # fmt: skip
+                )
                 drawn = update.seconds
             if stop:
                 work.save()
                 break
     if stop:
-        typer.echo(f"stopped and saved at step {work.trainer.step} in {work.folder}; the same command goes on from there.")
+        typer.echo(
+            f"stopped and saved at step {work.trainer.step} in {work.folder}; the same command goes on from there."
+        )
         raise typer.Exit(INTERRUPTED + stop[0])
     return first

@@ -11,7 +11,7 @@ from typer import Argument, Option
 from undiffuse.cli import answers, edits, masks, shared
 
 if TYPE_CHECKING:
-    from undiffuse.solving import Solution
+    from undiffuse.models.inverse_problems import Solution
 
 
 @answers.with_options
@@ -27,7 +27,7 @@ def inpaint(
     job = options.job(run, times)
     import torch
 
-    from undiffuse import solving
+    from undiffuse.models import inverse_problems
     from undiffuse.pictures import edits as pictures
 
     inputs = edits.read(run, job.model, images, missing=mask == "missing")
@@ -40,7 +40,11 @@ def inpaint(
         return [*given, ("mask", covered), ("what the model saw", seen)]
 
     answers.solved(
-        job, partial(solving.inpaint, job.model, inputs.values, where), "Filled in", shown, inputs.names,
+        job,
+        partial(inverse_problems.inpaint, job.model, inputs.values, where),
+        "Filled in",
+        shown,
+        inputs.names,
         {"task": "inpaint", "mask": mask, "hidden": where.double().mean().item()},
         f"{shared.again('--seed', job.seed + 1)}  for other answers",
-    )  # fmt: skip
+    )

@@ -29,20 +29,32 @@ def interpolate(
     shared.check_out(run, "edited", out)
     import torch
 
-    from undiffuse import editing
-    from undiffuse.model import load
+    from undiffuse.models import editing
+    from undiffuse.models.file import load
     from undiffuse.pictures import edits as pictures
 
     model = load(run, shared.device(device), weights)
     inputs, conditions = edits.read(run, model, [a, b]), edits.asked(model, class_)
     if len(inputs.values) != 2:
-        raise UsageError(f"interpolation is between two examples, but {a} and {b} hold {len(inputs.values)}: give files of one each.")
-    walk, steps = edits.walk_of(model, trajectory, also=[n // 2]), editing.default_steps(model) if steps is None else steps
+        raise UsageError(
+            f"interpolation is between two examples, but {a} and {b} hold {len(inputs.values)}: give files of one each."
+        )
+    walk, steps = (
+        edits.walk_of(model, trajectory, also=[n // 2]),
+        editing.default_steps(model) if steps is None else steps,
+    )
     with shared.steps_bar("walking") as progress:
         result = editing.interpolate(
-            model, inputs.values[0], inputs.values[1], n, method=method, conditions=conditions, watch=walk.see if walk else None, progress=progress,  # type: ignore[arg-type]
+            model,
+            inputs.values[0],
+            inputs.values[1],
+            n,
+            method=method,  # type: ignore[arg-type]
+            conditions=conditions,
+            watch=walk.see if walk else None,
+            progress=progress,
             steps=steps,
-        )  # fmt: skip
+        )
     folder, codec = shared.result_folder(run, "edited", out), model.codec
     plain = codec.in_plain(result.x)
     blend = torch.cat([torch.lerp(plain[:1], plain[1:], share) for share in result.shares[: pictures.MOST_COLUMNS]])
@@ -58,9 +70,15 @@ def interpolate(
     page.save(folder / "picture.png")
     names = [f"{share:.3f}" for share in result.shares]
     numbers = {
-        "a": a, "b": b, "n": n, "method": method, "steps": steps, "class": class_, "shares": list(result.shares),
+        "a": a,
+        "b": b,
+        "n": n,
+        "method": method,
+        "steps": steps,
+        "class": class_,
+        "shares": list(result.shares),
         "psnr_db_of_ends": edits.finite(result.psnr),
-    }  # fmt: skip
+    }
     written = ["picture.png", *edits.write(folder, model, {"interpolated": (names, result.values)}, numbers)]
     if walk is not None:
         down, middle = walk.only("down"), n // 2

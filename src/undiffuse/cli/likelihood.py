@@ -13,35 +13,46 @@ from typer import Argument, Option
 
 from undiffuse.cli import shared
 from undiffuse.errors import UsageError
-from undiffuse.files import write_text
+from undiffuse.system import write_text
 
 if TYPE_CHECKING:
-    from undiffuse.measures import Likelihood, Method
+    from undiffuse.evaluation.likelihood import Likelihood, Method
 
 
 def likelihood(
     run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
-    data: Annotated[str | None, Argument(metavar="[DATA]", help="Examples to judge by; the run's held-out ones when left out.")] = None,
+    data: Annotated[
+        str | None, Argument(metavar="[DATA]", help="Examples to judge by; the run's held-out ones when left out.")
+    ] = None,
     method: Annotated[str | None, Option(help="chain, flow or continuous; chain where the model has one.")] = None,
     n: Annotated[int, Option("-n", help="How many examples, drawn at random.")] = 256,
     draws: Annotated[int, Option(help="Repetitions with other noise; two or more tell its part of the error.")] = 1,
     decoder: Annotated[str | None, Option(help="Of quantised data: tanh, as published numbers, or exact.")] = None,
     unit: Annotated[str | None, Option(help="bits or nats, per dimension; float data has nats alone.")] = None,
-    steps: Annotated[int | None, Option(help="Of a respaced chain (all), or levels of the continuous bound (64).")] = None,
-    variance: Annotated[float | None, Option(help="Of the chain: 0 small, 1 large; the model's own when left out.")] = None,
-    exact_divergence: Annotated[bool, Option("--exact-divergence", help="Of a flow: a derivative per dimension, no probe.")] = False,
+    steps: Annotated[
+        int | None, Option(help="Of a respaced chain (all), or levels of the continuous bound (64).")
+    ] = None,
+    variance: Annotated[
+        float | None, Option(help="Of the chain: 0 small, 1 large; the model's own when left out.")
+    ] = None,
+    exact_divergence: Annotated[
+        bool, Option("--exact-divergence", help="Of a flow: a derivative per dimension, no probe.")
+    ] = False,
     seed: Annotated[int, Option(help="Of the examples drawn and of all noise.")] = 0,
     weights: Annotated[str | None, Option(help="averaged or raw; the better ones when left out.")] = None,
-    out: Annotated[Path | None, Option(help="Folder to write to; a new one in the run's likelihood/ when left out.")] = None,
+    out: Annotated[
+        Path | None, Option(help="Folder to write to; a new one in the run's likelihood/ when left out.")
+    ] = None,
     device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
 ) -> None:
     """How probable examples are under a model, in bits per dimension, step by step."""
     if n < 1:
         raise UsageError(f"-n {n} asks for nothing: ask for at least 1.")
     shared.check_out(run, "likelihood", out)
-    from undiffuse.held_out import drawn, held_out_data, named_data, told_of
-    from undiffuse.measures import in_unit
-    from undiffuse.model import load
+    from undiffuse.evaluation.likelihood import in_unit
+    from undiffuse.evaluation.likelihood import likelihood as model_likelihood
+    from undiffuse.models.file import load
+    from undiffuse.runs.data import drawn, held_out_data, named_data, told_of
 
     model = load(run, shared.device(device), weights)
     chosen, divisor = in_unit(unit, model.codec.config.bins is not None)
@@ -49,9 +60,13 @@ def likelihood(
     for note in () if data is None else whole.notes:
         typer.echo(f"note: {note}")
     if trained_on:
-        typer.echo(f"note: the run was trained on {data}, so these are training and held-out examples together; leave DATA out for held-out ones.")
+        typer.echo(
+            f"note: the run was trained on {data}, so these are training and held-out examples together; leave DATA out for held-out ones."
+        )
     examples = drawn(whole, n, seed)
-    told = {name: values for name, values in told_of(run, examples).items() if name in model.denoiser.conditions.askable}
+    told = {
+        name: values for name, values in told_of(run, examples).items() if name in model.denoiser.conditions.askable
+    }
     if not told and "class" in model.denoiser.conditions.askable and examples.labels is not None:
         told = {"class": [examples.classes[k] if k >= 0 else None for k in examples.labels]}
     with shared.progress_bar("{task.fields[left]} left") as bar:
@@ -62,11 +77,19 @@ def likelihood(
             left = shared.clock((time.monotonic() - began) * (1 - share) / share) if share > 0.01 else "…"
             bar.update(task, completed=share, left=left)
 
-        found = model.likelihood(
-            examples.values, told, method=cast("Method | None", method), draws=draws, seed=seed,
-            decoder=cast("Literal['tanh', 'exact'] | None", decoder), steps=steps, variance=variance,
-            exact_divergence=exact_divergence, progress=watch,
-        )  # fmt: skip
+        found = model_likelihood(
+            model,
+            examples.values,
+            told,
+            method=cast("Method | None", method),
+            draws=draws,
+            seed=seed,
+            decoder=cast("Literal['tanh', 'exact'] | None", decoder),
+            steps=steps,
+            variance=variance,
+            exact_divergence=exact_divergence,
+            progress=watch,
+        )
     unit_name = f"{chosen}/dim"
     which = f"{len(examples)} {'held-out examples' if data is None else f'examples of {whole.name}'}"
     which += " with their " + " and ".join({"class": "classes"}.get(name, name) for name in told) if told else ""
@@ -74,14 +97,24 @@ def likelihood(
     parts = ", ".join(f"{_plural(kind)} {nats / divisor:.3f}" for kind, nats in found.sums().items())
     folder = shared.result_folder(run, "likelihood", out)
     settings = {
-        "draws": draws, "seed": seed, "steps": steps, "variance": variance, "exact_divergence": exact_divergence,
-        "weights": model.config.weights, "data": data, "told": list(told),
-    }  # fmt: skip
+        "draws": draws,
+        "seed": seed,
+        "steps": steps,
+        "variance": variance,
+        "exact_divergence": exact_divergence,
+        "weights": model.config.weights,
+        "data": data,
+        "told": list(told),
+    }
     text = json.dumps(_numbers(found, unit_name, divisor, settings), indent=1, allow_nan=False)
     write_text(folder / "likelihood.json", text + "\n")
     from undiffuse.pictures import plots
 
-    title = {"chain": "Cost of each step of the chain", "continuous": "Cost of each stretch of log-SNR", "flow": "Growth of volume along the flow"}
+    title = {
+        "chain": "Cost of each step of the chain",
+        "continuous": "Cost of each stretch of log-SNR",
+        "flow": "Growth of volume along the flow",
+    }
     terms = [(term.kind, term.ratio, term.nats / divisor) for term in found.terms]
     plots.likelihood(folder / "likelihood.png", terms, total, unit_name, title[found.method])
     decoded = f"; {found.decoder} decoder" if found.decoder in ("tanh", "exact") else ""
@@ -97,16 +130,23 @@ def _plural(kind: str) -> str:
 def _walk(found: Likelihood) -> str:
     """The method and how long it walked."""
     return {
-        "chain": f"chain, {found.evaluations} steps", "continuous": f"continuous time, {found.evaluations - 1} levels",
+        "chain": f"chain, {found.evaluations} steps",
+        "continuous": f"continuous time, {found.evaluations - 1} levels",
         "flow": f"flow, {found.evaluations} evaluations",
-    }[found.method]  # fmt: skip
+    }[found.method]
 
 
 def _meaning(found: Likelihood, unit_name: str, divisor: float) -> str:
     """What the number and its ± are."""
-    density = "of the density of the values as they are stored" if not found.quantised else "of the probability of the values"
+    density = (
+        "of the density of the values as they are stored" if not found.quantised else "of the probability of the values"
+    )
     bound = "" if found.method == "flow" and not found.quantised else "an upper bound on -log p, "
-    noise = "" if found.noise_error is None else f", {found.noise_error / divisor:.3f} of it from the noise of {len(found.estimates)} draws"
+    noise = (
+        ""
+        if found.noise_error is None
+        else f", {found.noise_error / divisor:.3f} of it from the noise of {len(found.estimates)} draws"
+    )
     spread = "; one example has no ±" if found.error is None else f"; ± is one standard error over the examples{noise}"
     return f"{bound}in {unit_name} {density}{spread}"
 
@@ -121,16 +161,25 @@ def _numbers(found: Likelihood, unit: str, divisor: float, settings: dict[str, A
         return number(None if nats is None else nats / divisor)
 
     return {
-        "method": found.method, "unit": unit, "of": "probability" if found.quantised else "density",
-        "decoder": found.decoder, "mean": amount(found.mean), "standard_error": amount(found.error),
-        "standard_error_of_noise": amount(found.noise_error), "parts": {k: amount(v) for k, v in found.sums().items()},
-        "settings": settings, "evaluations": found.evaluations,
+        "method": found.method,
+        "unit": unit,
+        "of": "probability" if found.quantised else "density",
+        "decoder": found.decoder,
+        "mean": amount(found.mean),
+        "standard_error": amount(found.error),
+        "standard_error_of_noise": amount(found.noise_error),
+        "parts": {k: amount(v) for k, v in found.sums().items()},
+        "settings": settings,
+        "evaluations": found.evaluations,
         "terms": [
             {
-                "kind": term.kind, "sigma_over_alpha": number(term.ratio), "label": number(term.label),
-                "log_snr": number(-2 * math.log(term.ratio)) if 0 < term.ratio < math.inf else None, "amount": amount(term.nats),
+                "kind": term.kind,
+                "sigma_over_alpha": number(term.ratio),
+                "label": number(term.label),
+                "log_snr": number(-2 * math.log(term.ratio)) if 0 < term.ratio < math.inf else None,
+                "amount": amount(term.nats),
             }
             for term in found.terms
         ],
         "examples": [amount(nats) for nats in found.examples.tolist()],
-    }  # fmt: skip
+    }

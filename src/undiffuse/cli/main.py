@@ -47,9 +47,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    train, sample, evaluate, classifier, denoise, reconstruct, interpolate, inpaint, vary, upscale, colorize, deblur, restore, likelihood, sweep,
-    schedule, reschedule, solvers, demo, doctor,
-):  # fmt: skip
+    train,
+    sample,
+    evaluate,
+    classifier,
+    denoise,
+    reconstruct,
+    interpolate,
+    inpaint,
+    vary,
+    upscale,
+    colorize,
+    deblur,
+    restore,
+    likelihood,
+    sweep,
+    schedule,
+    reschedule,
+    solvers,
+    demo,
+    doctor,
+):
     app.command()(command)
 
 
@@ -61,7 +79,9 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -98,7 +118,11 @@ def main() -> None:
             raise
         if not (isinstance(error, UsageError | Failure | OSError | MemoryError) or _out_of_memory(error)):
             traceback.print_exc()
-            typer.secho("undiffuse: this is a fault of the program, not of yours; please report the lines above.", fg="red", err=True)
+            typer.secho(
+                "undiffuse: this is a fault of the program, not of yours; please report the lines above.",
+                fg="red",
+                err=True,
+            )
             sys.exit(FAILURE)
         sentence = " ".join(str(error).split()) or type(error).__name__
         typer.secho(f"undiffuse: {sentence}", fg="red", err=True)

@@ -65,14 +65,16 @@ def hidden(text: str, values: np.ndarray, seed: int, fit: str = "crop", images: 
 def _random(text: str, n: int, size: Sequence[int], seed: int) -> np.ndarray:
     import torch
 
-    from undiffuse.process.noise import standard_normal
-    from undiffuse.streams import NoiseStream
+    from undiffuse.process.philox import standard_normal
+    from undiffuse.rng import NoiseStream
 
     share = float(text) if re.fullmatch(r"\d*\.?\d+", text) else math.nan
     places = math.prod(size)
     count = round(share * places) if 0 < share < 1 else 0
     if not 0 < count < places:
-        raise UsageError(f"random:{text} hides no share of the {places} places: write one between 0 and 1, like random:0.5.")
+        raise UsageError(
+            f"random:{text} hides no share of the {places} places: write one between 0 and 1, like random:0.5."
+        )
     order = standard_normal((places,), seed, torch.arange(n), stream=NoiseStream.MASK).argsort(1).argsort(1)
     return (order < count).reshape(n, 1, *size).numpy()
 
@@ -81,10 +83,14 @@ def _box(text: str, size: Sequence[int]) -> tuple[slice, ...]:
     numbers = [int(part) for part in text.split(",")] if re.fullmatch(r"\d+(,\d+)*", text) else []
     axes = len(size)
     starts, lengths = numbers[:axes], numbers[axes:]
-    fits = len(numbers) == 2 * axes and all(length > 0 and start + length <= end for start, length, end in zip(starts, lengths, size, strict=True))
+    fits = len(numbers) == 2 * axes and all(
+        length > 0 and start + length <= end for start, length, end in zip(starts, lengths, size, strict=True)
+    )
     if not fits:
         whole = "×".join(map(str, size))
-        raise UsageError(f"box:{text} is no box in {whole}: write where it starts along each axis, then its lengths, {2 * axes} whole numbers.")
+        raise UsageError(
+            f"box:{text} is no box in {whole}: write where it starts along each axis, then its lengths, {2 * axes} whole numbers."
+        )
     return tuple(slice(start, start + length) for start, length in zip(starts, lengths, strict=True))
 
 
@@ -98,7 +104,9 @@ def _file(path: Path, text: str, shape: Sequence[int], fit: str, images: Sequenc
     values = _array(path) if path.suffix.lower() == ".npy" else _image(path)
     if np.isnan(values).any() or values.min() < 0 or values.max() > WHITES[-1]:
         low, high = values.min(), values.max()
-        raise UsageError(f"the mask {path} holds values from {low:g} to {high:g}: give 0 for what stays, and 1 or 255 for what is to be filled in.")
+        raise UsageError(
+            f"the mask {path} holds values from {low:g} to {high:g}: give 0 for what stays, and 1 or 255 for what is to be filled in."
+        )
     white = next(white for white in WHITES if values.max() <= white)
     if white == 1 and path.suffix.lower() != ".npy" and values.max() == 1:
         typer.echo(f"note: {path.name} holds 0 and 1, so 1 is read as white")
@@ -108,7 +116,9 @@ def _file(path: Path, text: str, shape: Sequence[int], fit: str, images: Sequenc
     if lightness.ndim == 2 == len(shape) - 1 and lightness.shape != tuple(shape[1:]):
         lightness = _resized(lightness, path, shape[1:], fit, images)
     if lightness.shape not in (tuple(shape[1:]), (1, *shape[1:]), tuple(shape)):
-        raise UsageError(f"the mask {path} has the shape {values.shape}, but the model's examples have the size {tuple(shape[1:])}: make it fit.")
+        raise UsageError(
+            f"the mask {path} has the shape {values.shape}, but the model's examples have the size {tuple(shape[1:])}: make it fit."
+        )
     if _is_grey(values / white):
         typer.echo(f"note: {path.name} is not black and white; what is lighter than half is hidden")
     typer.echo(f"the mask hides {(lightness > HALF).mean():.0%} of the picture")
@@ -158,7 +168,9 @@ def _resized(lightness: np.ndarray, path: Path, size: Sequence[int], fit: str, i
                 f"or of the model's {size[0]}×{size[1]}."
             )
     how = {"crop": "cropping to fit", "pad": "padding to fit", "stretch": "stretching to fit"}[fit]
-    typer.echo(f"note: the mask {path.name} is {size_text((height, width))}, resized, {how}, to the model's {size[0]}×{size[1]}, as images are")
+    typer.echo(
+        f"note: the mask {path.name} is {size_text((height, width))}, resized, {how}, to the model's {size[0]}×{size[1]}, as images are"
+    )
     return resized(lightness[None], (size[0], size[1]), fit)[0]
 
 

@@ -10,6 +10,7 @@ from typer import Argument, Option
 
 from undiffuse.cli import shared
 from undiffuse.errors import UsageError
+from undiffuse.models import storage
 
 
 def reschedule(
@@ -17,18 +18,27 @@ def reschedule(
     name: Annotated[str, Argument(metavar="NAME", help="The noise schedule, see 'undiffuse schedule'.")],
     T: Annotated[int | None, Option("--T", help="Steps of a discrete schedule.")] = None,
     betas: Annotated[str | None, Option(help="First and last beta of a schedule of 1000 steps: 0.0001,0.02.")] = None,
-    zero_terminal_snr: Annotated[bool, Option("--zero-terminal-snr", help="Rescale a discrete one to end in pure noise.")] = False,
+    zero_terminal_snr: Annotated[
+        bool, Option("--zero-terminal-snr", help="Rescale a discrete one to end in pure noise.")
+    ] = False,
     shift: Annotated[float, Option(help="Added to every log-SNR.")] = 0.0,
     out: Annotated[Path | None, Option(help="The model file to write; RUN/on-NAME.safetensors when left out.")] = None,
 ) -> None:
     """Put a trained model on another noise schedule, without training it."""
-    from undiffuse import artefact
-    from undiffuse.configuration import parsed, rescheduled
-    from undiffuse.model import file_of, read_file
-    from undiffuse.scheduling import ScheduleConfig
+    from undiffuse.config import parsed
+    from undiffuse.models.config import rescheduled
+    from undiffuse.models.file import file_of, read_file
+    from undiffuse.process.config import ScheduleConfig
 
     start, end = shared.rates(betas) if betas else (None, None)
-    described = {"name": name, "T": T, "beta_start": start, "beta_end": end, "zero_terminal_snr": zero_terminal_snr, "shift": shift}
+    described = {
+        "name": name,
+        "T": T,
+        "beta_start": start,
+        "beta_end": end,
+        "zero_terminal_snr": zero_terminal_snr,
+        "shift": shift,
+    }
     schedule = parsed(ScheduleConfig, described, "this noise schedule cannot be made")
     schedule.build()
     path = file_of(run)
@@ -37,6 +47,8 @@ def reschedule(
         raise UsageError(f"{out} exists, and nothing is written over: name another --out.")
     shared.refuse_unwritable(out.parent)
     config, tensors = read_file(path)
-    artefact.write(out, "model", rescheduled(config, schedule).model_dump_json(), tensors)
-    typer.echo(f"wrote {out}: the model of {path} on {name}, its clock still that of {(config.clock or config.schedule).name}")
+    storage.write(out, "model", rescheduled(config, schedule).model_dump_json(), tensors)
+    typer.echo(
+        f"wrote {out}: the model of {path} on {name}, its clock still that of {(config.clock or config.schedule).name}"
+    )
     typer.echo(f"next: {shared.command('sample', out)}")

@@ -14,19 +14,28 @@ from undiffuse.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from undiffuse.model import Model
-    from undiffuse.tasks import Seen
+    from undiffuse.models.model import Model
+    from undiffuse.models.restoration import Seen
 
 
 def restore(
     run: Annotated[Path, Argument(metavar="RUN", help="A run that was trained with --tasks.")],
     images: Annotated[list[str], Argument(metavar="IMAGE…", help=edits.INPUTS)],
-    task: Annotated[str | None, Option(help="One of the run's tasks; all in turn with --simulate when left out.")] = None,
-    simulate: Annotated[bool, Option("--simulate", help="The images are whole: hide what the task hides, and see what comes back.")] = False,
-    mask: Annotated[
-        str | None, Option(help="Of inpainting: left, center, random:0.5, box:y,x,h,w, missing, or a file, white where to fill in.")
+    task: Annotated[
+        str | None, Option(help="One of the run's tasks; all in turn with --simulate when left out.")
     ] = None,
-    noise: Annotated[float | None, Option(help="How noisy the images are, in the model's range (black to white is 2).")] = None,
+    simulate: Annotated[
+        bool, Option("--simulate", help="The images are whole: hide what the task hides, and see what comes back.")
+    ] = False,
+    mask: Annotated[
+        str | None,
+        Option(
+            help="Of inpainting: left, center, random:0.5, box:y,x,h,w, missing, or a file, white where to fill in."
+        ),
+    ] = None,
+    noise: Annotated[
+        float | None, Option(help="How noisy the images are, in the model's range (black to white is 2).")
+    ] = None,
     n: Annotated[int, Option("-n", help="How many answers for each.")] = 3,
     class_: edits.ClassName = None,
     steps: Annotated[int | None, Option(help="Steps of sampling.")] = None,
@@ -40,19 +49,21 @@ def restore(
     import numpy as np
     import torch
 
-    from undiffuse import tasks
-    from undiffuse.model import load
+    from undiffuse.models import restoration
+    from undiffuse.models.file import load
     from undiffuse.pictures import edits as pictures
-    from undiffuse.streams import GeneratorStream, generator
+    from undiffuse.rng import GeneratorStream, generator
 
     model = load(run, shared.device(device), weights)
     asked = [task] if task or not simulate else list(model.config.tasks)
-    corruptions = [tasks.corruption_of(model, name) for name in asked or [None]]
+    corruptions = [restoration.corruption_of(model, name) for name in asked or [None]]
     if simulate and (mask or noise is not None):
         raise UsageError("--simulate draws what is hidden as training does: leave --mask and --noise out.")
     if simulate:
         inputs = edits.read(run, model, images)
-        seen = tasks.together([tasks.simulated(model, inputs.values, name, seed=seed) for name, _ in corruptions])
+        seen = restoration.together(
+            [restoration.simulated(model, inputs.values, name, seed=seed) for name, _ in corruptions]
+        )
         truth = torch.cat([model.codec.decode(model.codec.encode(inputs.values))] * len(corruptions))
         labels = [name for name, _ in corruptions for _ in inputs.names]
         names = [f"{name}-{stem}".replace(":", "-") for name, _ in corruptions for stem in inputs.names]
@@ -62,14 +73,22 @@ def restore(
         size = corruption.operator(codec.shape, 1, generator(GeneratorStream.DISCARDED)).shape_of(codec.shape)
         per_channel = {of: getattr(codec, of)[: size[0]] for of in ("offset", "scale", "low", "high")}
         mode = codec.mode if size[0] == codec.shape[0] else None
-        inputs = edits.read(run, model, images, codec.model_copy(update={"shape": size, "mode": mode, **per_channel}), mask == "missing")
+        inputs = edits.read(
+            run, model, images, codec.model_copy(update={"shape": size, "mode": mode, **per_channel}), mask == "missing"
+        )
         hidden = masks.hidden(mask, inputs.values, seed, edits.fit_of(run), images) if mask else None
-        given = inputs.values if hidden is None else np.where(hidden, np.reshape(per_channel["offset"], (-1, *[1] * (len(size) - 1))), inputs.values)
+        given = (
+            inputs.values
+            if hidden is None
+            else np.where(hidden, np.reshape(per_channel["offset"], (-1, *[1] * (len(size) - 1))), inputs.values)
+        )
         names, truth, labels = inputs.names, None, [name] * len(inputs.names)
-        seen = tasks.given(model, given, name, hidden=hidden, noise=noise)
+        seen = restoration.given(model, given, name, hidden=hidden, noise=noise)
     conditions = edits.asked(model, class_)
     with shared.steps_bar("sampling") as progress:
-        made = tasks.made_of(model, seen, n, conditions=conditions, seed=seed, progress=progress, **shared.given(steps=steps))
+        made = restoration.made_of(
+            model, seen, n, conditions=conditions, seed=seed, progress=progress, **shared.given(steps=steps)
+        )
     folder = shared.result_folder(run, "edited", out)
     rows = [("seen", _seen(seen, model))]
     rows += [(f"answer {k + 1}", pictures.pictures_of(made.values[:, k], model.codec)) for k in range(n)]

@@ -48,7 +48,9 @@ class Results:
         self.images.mkdir()
         self.array = open(folder / f"{name}.npy", "wb")  # noqa: SIM115  closed by `finish`
         described = np.lib.format.dtype_to_descr(np.dtype(codec.dtype))
-        np.lib.format.write_array_header_1_0(self.array, {"descr": described, "fortran_order": False, "shape": (n, *shape_in_files(codec.shape))})
+        np.lib.format.write_array_header_1_0(
+            self.array, {"descr": described, "fortran_order": False, "shape": (n, *shape_in_files(codec.shape))}
+        )
 
     def add(self, values: Tensor) -> None:
         """values: float (B, C, *size), in the data's own range."""

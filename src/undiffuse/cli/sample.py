@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import Tensor
 
-    from undiffuse.classifier import Classifier
-    from undiffuse.model import Model
-    from undiffuse.sampling.gradients import Guide
-    from undiffuse.steering import Steering
+    from undiffuse.models.classifier import Classifier
+    from undiffuse.models.guidance import Steering
+    from undiffuse.models.model import Model
+    from undiffuse.sampling.classifier_guidance import Guide
 
 STRIP_EXAMPLES = 10
 MOST_ROWS = 10
@@ -42,107 +42,205 @@ def sample(
     tasks: asking.Tasks = None,
     unconditional: Annotated[bool, Option("--unconditional", help="Without telling it anything.")] = False,
     compare: Annotated[
-        bool, Option("--compare", help="A row for each value that is listed, of guidance too, and the same noise in each column: -n columns.")
+        bool,
+        Option(
+            "--compare",
+            help="A row for each value that is listed, of guidance too, and the same noise in each column: -n columns.",
+        ),
     ] = False,
-    guidance: Annotated[str | None, Option(help="Strength of guidance, 1 is plain conditional; or of each condition: class=3,age=1.")] = None,
-    guidance_form: Annotated[str | None, Option(help="plain, projected (APG) or plus (CFG++, with a guidance of 0 to 1).")] = None,
-    guidance_rescale: Annotated[float | None, Option(help="Against too much contrast: 0 none to 1, of the plain form.")] = None,
-    guidance_momentum: Annotated[float | None, Option(help="Of the projected form: the share of earlier steps, such as -0.5.")] = None,
-    guidance_longest: Annotated[float | None, Option(help="Of the projected form: the longest difference that guides.")] = None,
+    guidance: Annotated[
+        str | None, Option(help="Strength of guidance, 1 is plain conditional; or of each condition: class=3,age=1.")
+    ] = None,
+    guidance_form: Annotated[
+        str | None, Option(help="plain, projected (APG) or plus (CFG++, with a guidance of 0 to 1).")
+    ] = None,
+    guidance_rescale: Annotated[
+        float | None, Option(help="Against too much contrast: 0 none to 1, of the plain form.")
+    ] = None,
+    guidance_momentum: Annotated[
+        float | None, Option(help="Of the projected form: the share of earlier steps, such as -0.5.")
+    ] = None,
+    guidance_longest: Annotated[
+        float | None, Option(help="Of the projected form: the longest difference that guides.")
+    ] = None,
     guidance_interval: Annotated[str | None, Option(help="Guide only between these sigma/alpha: low,high.")] = None,
-    negative: Annotated[list[str] | None, Option(help="Guide away from this instead of from nothing said: NAME=VALUE.")] = None,
+    negative: Annotated[
+        list[str] | None, Option(help="Guide away from this instead of from nothing said: NAME=VALUE.")
+    ] = None,
     weaker: Annotated[Path | None, Option(help="Guide away from a weaker model: an earlier or smaller run.")] = None,
     classifier: Annotated[Path | None, Option(help="Guide by a classifier, see 'undiffuse classifier'.")] = None,
     classifier_scale: Annotated[float, Option(help="How strongly; 1 follows Bayes' rule.")] = 1.0,
-    classifier_form: Annotated[str, Option(help="score, for any solver, or mean, for ancestral steps (ddpm).")] = "score",
+    classifier_form: Annotated[
+        str, Option(help="score, for any solver, or mean, for ancestral steps (ddpm).")
+    ] = "score",
     classifier_interval: Annotated[
         str | None, Option(help="Only between these sigma/alpha: low,high; up to where it beats chance when left out.")
     ] = None,
     solver: Annotated[str | None, Option(help="Listed by 'undiffuse solvers'.")] = None,
     order: Annotated[int | None, Option(help="Of the solver, where it has several.")] = None,
     grid: Annotated[
-        str | None, Option(help="Listed by 'undiffuse solvers', or a spacing like 250 or ddim50; one that suits the solver when left out.")
+        str | None,
+        Option(
+            help="Listed by 'undiffuse solvers', or a spacing like 250 or ddim50; one that suits the solver when left out."
+        ),
     ] = None,
     steps: Annotated[int | None, Option(help="Steps of the grid.")] = None,
     sigma_max: Annotated[float | None, Option(help="Where the grid starts: sigma/alpha of its first level.")] = None,
-    sigma_min: Annotated[float | None, Option(help="Where the grid jumps to the clean estimate: sigma/alpha of its last noisy level.")] = None,
+    sigma_min: Annotated[
+        float | None, Option(help="Where the grid jumps to the clean estimate: sigma/alpha of its last noisy level.")
+    ] = None,
     rho: Annotated[float | None, Option(help="Of the grids karras, 7 when left out, and polyexponential, 1.")] = None,
-    steps_offset: Annotated[int | None, Option(help="Of the grid leading: added to every index, 1 in Stable Diffusion.")] = None,
-    interpolation: Annotated[str | None, Option(help="Levels between a chain's indices: linear or log_linear in sigma/alpha.")] = None,
-    final_sigma: Annotated[str | None, Option(help="Where sampling ends: zero, or schedule, its least noisy level.")] = None,
+    steps_offset: Annotated[
+        int | None, Option(help="Of the grid leading: added to every index, 1 in Stable Diffusion.")
+    ] = None,
+    interpolation: Annotated[
+        str | None, Option(help="Levels between a chain's indices: linear or log_linear in sigma/alpha.")
+    ] = None,
+    final_sigma: Annotated[
+        str | None, Option(help="Where sampling ends: zero, or schedule, its least noisy level.")
+    ] = None,
     eta: Annotated[float | None, Option(help="Noise of ddim, dpm++_sde and sa, 0 to 1.")] = None,
-    churn: Annotated[float | None, Option(help="EDM's: go back up a little before every step, in all by this much.")] = None,
+    churn: Annotated[
+        float | None, Option(help="EDM's: go back up a little before every step, in all by this much.")
+    ] = None,
     restart: Annotated[str | None, Option(help="Walk a stretch of sigma/alpha again: low,high,times.")] = None,
-    churn_interval: Annotated[str | None, Option(help="Only between these sigma/alpha, EDM's S_tmin and S_tmax: low,high.")] = None,
-    s_noise: Annotated[float | None, Option(help="EDM's: multiplies the noise of going back up, such as 1.003.")] = None,
+    churn_interval: Annotated[
+        str | None, Option(help="Only between these sigma/alpha, EDM's S_tmin and S_tmax: low,high.")
+    ] = None,
+    s_noise: Annotated[
+        float | None, Option(help="EDM's: multiplies the noise of going back up, such as 1.003.")
+    ] = None,
     corrections: Annotated[int | None, Option(help="Langevin steps at each level, of pc.")] = None,
-    lower_order_final: Annotated[bool | None, Option("--lower-order-final", help="The last steps at a lower order, of multistep solvers.")] = None,
+    lower_order_final: Annotated[
+        bool | None, Option("--lower-order-final", help="The last steps at a lower order, of multistep solvers.")
+    ] = None,
     noise: Annotated[str | None, Option(help="independent, or brownian: the same for any number of steps.")] = None,
-    variance: Annotated[float | None, Option(help="Of ddpm: 0 small, 1 large, between; the model's own when left out.")] = None,
-    keep_eps: Annotated[bool | None, Option("--keep-eps", help="Walk with the noise of the unclipped estimate, as diffusers does.")] = None,
+    variance: Annotated[
+        float | None, Option(help="Of ddpm: 0 small, 1 large, between; the model's own when left out.")
+    ] = None,
+    keep_eps: Annotated[
+        bool | None, Option("--keep-eps", help="Walk with the noise of the unclipped estimate, as diffusers does.")
+    ] = None,
     clip: Annotated[str | None, Option(help="Of the clean estimate: range, dynamic or none.")] = None,
-    threshold_quantile: Annotated[float | None, Option(help="Of dynamic: which quantile is brought to the end of the range, 0.995.")] = None,
-    threshold_max: Annotated[float | None, Option(help="Of dynamic: the most that quantile may be, 1 is the end of the range.")] = None,
+    threshold_quantile: Annotated[
+        float | None, Option(help="Of dynamic: which quantile is brought to the end of the range, 0.995.")
+    ] = None,
+    threshold_max: Annotated[
+        float | None, Option(help="Of dynamic: the most that quantile may be, 1 is the end of the range.")
+    ] = None,
     seed: Annotated[int, Option(help="Image k of a seed is always the same.")] = 0,
     first: Annotated[int, Option(help="Start at this image of the seed.")] = 0,
     weights: Annotated[str | None, Option(help="averaged or raw; the better ones when left out.")] = None,
-    adapters: Annotated[Path | None, Option(help="Tune the model by adapters: a run's adapters/, or a folder that peft wrote.")] = None,
-    trajectory: Annotated[bool, Option("--trajectory", help="Also draw forward and reverse strips and an animation.")] = False,
-    upscaler: Annotated[Path | None, Option(help="Make the samples larger by a second stage, see 'train --upscaler'.")] = None,
+    adapters: Annotated[
+        Path | None, Option(help="Tune the model by adapters: a run's adapters/, or a folder that peft wrote.")
+    ] = None,
+    trajectory: Annotated[
+        bool, Option("--trajectory", help="Also draw forward and reverse strips and an animation.")
+    ] = False,
+    upscaler: Annotated[
+        Path | None, Option(help="Make the samples larger by a second stage, see 'train --upscaler'.")
+    ] = None,
     augmentation: Annotated[
-        float | None, Option(help="Noise added to what the second stage is shown, in its range, and told to it; 0.1 where that may be.")
+        float | None,
+        Option(
+            help="Noise added to what the second stage is shown, in its range, and told to it; 0.1 where that may be."
+        ),
     ] = None,
     encoder: asking.Encoder = None,
     download: asking.Download = False,
-    out: Annotated[Path | None, Option(help="Folder to write to; a new one in the run's sampled/ when left out.")] = None,
+    out: Annotated[
+        Path | None, Option(help="Folder to write to; a new one in the run's sampled/ when left out.")
+    ] = None,
     device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
 ) -> None:
     """Make new examples with a trained model."""
     if n is not None and n < 1:
         raise UsageError(f"-n {n} asks for nothing: ask for at least 1.")
     shared.check_out(run, "sampled", out)
-    from undiffuse.classifier import load_classifier
-    from undiffuse.model import load
-    from undiffuse.tasks import check_stages
+    from undiffuse.models.classifier import load_classifier
+    from undiffuse.models.file import load
+    from undiffuse.models.restoration import check_stages
 
     model = load(run, shared.device(device), weights, encoder, download, adapters)
     shared.say_grid(model, solver, grid)
     guide = load_classifier(classifier, model.device) if classifier else None
     if guide is None and (classifier_scale != 1 or classifier_form != "score" or classifier_interval):
-        raise UsageError("--classifier-scale, --classifier-form and --classifier-interval need a classifier: name it with --classifier.")
+        raise UsageError(
+            "--classifier-scale, --classifier-form and --classifier-interval need a classifier: name it with --classifier."
+        )
     if classifier_form not in ("score", "mean"):
         raise UsageError(f"there is no form {classifier_form!r} of guidance by a classifier: choose score or mean.")
-    options = {"class": classes, "number": numbers, "tags": tags, "text": texts, "vector": vectors, "image": images, "task": tasks}
+    options = {
+        "class": classes,
+        "number": numbers,
+        "tags": tags,
+        "text": texts,
+        "vector": vectors,
+        "image": images,
+        "task": tasks,
+    }
     told = _told(model, options, unconditional, guide)
     strengths, each = asking.scales(guidance) if guidance is not None else ([], {})
     if len(strengths) > 1 and not compare:
-        raise UsageError(f"--guidance {guidance} lists several strengths, and one is used at a time: give one, or add --compare.")
+        raise UsageError(
+            f"--guidance {guidance} lists several strengths, and one is used at a time: give one, or add --compare."
+        )
     settings = shared.given(
-        solver=solver, order=order, grid=grid, steps=steps, sigma_max=sigma_max, sigma_min=sigma_min, rho=rho,
-        steps_offset=steps_offset, interpolation=interpolation, final_sigma=final_sigma, eta=eta, variance=variance, clip=clip,
-        keep_eps=keep_eps, churn=churn, corrections=corrections, noise=noise, restart=shared.stretch(restart) if restart else None,
-        churn_interval=shared.interval(churn_interval) if churn_interval else None, s_noise=s_noise, lower_order_final=lower_order_final,
-        threshold_quantile=threshold_quantile, threshold_max=threshold_max,
-        guidance_form=guidance_form, guidance_rescale=guidance_rescale, guidance_scales=each or None,
-        guidance_momentum=guidance_momentum, guidance_longest=guidance_longest,
+        solver=solver,
+        order=order,
+        grid=grid,
+        steps=steps,
+        sigma_max=sigma_max,
+        sigma_min=sigma_min,
+        rho=rho,
+        steps_offset=steps_offset,
+        interpolation=interpolation,
+        final_sigma=final_sigma,
+        eta=eta,
+        variance=variance,
+        clip=clip,
+        keep_eps=keep_eps,
+        churn=churn,
+        corrections=corrections,
+        noise=noise,
+        restart=shared.stretch(restart) if restart else None,
+        churn_interval=shared.interval(churn_interval) if churn_interval else None,
+        s_noise=s_noise,
+        lower_order_final=lower_order_final,
+        threshold_quantile=threshold_quantile,
+        threshold_max=threshold_max,
+        guidance_form=guidance_form,
+        guidance_rescale=guidance_rescale,
+        guidance_scales=each or None,
+        guidance_momentum=guidance_momentum,
+        guidance_longest=guidance_longest,
         guidance_interval=shared.interval(guidance_interval) if guidance_interval else None,
-    )  # fmt: skip
-    away = {"negative": asking.negative(model, negative) if negative else None, "weaker": load(weaker, model.device) if weaker else None}
+    )
+    away = {
+        "negative": asking.negative(model, negative) if negative else None,
+        "weaker": load(weaker, model.device) if weaker else None,
+    }
     within = tuple(shared.interval(classifier_interval)) if classifier_interval else None
     if within and not within[0] < within[1]:
-        raise UsageError(f"--classifier-interval {classifier_interval} holds no level: write the lower sigma/alpha first.")
+        raise UsageError(
+            f"--classifier-interval {classifier_interval} holds no level: write the lower sigma/alpha first."
+        )
     by = (guide, {"scale": classifier_scale, "form": classifier_form, "interval": within}) if guide else None
     job = Job(model, told, [*strengths] or [None], settings, away, by, seed, first)
     if model.config.tasks:
         tasks_ = ", ".join(model.config.tasks)
-        raise UsageError(f"this model makes examples of what is left of them ({tasks_}): use {shared.command('restore', run)}.")
+        raise UsageError(
+            f"this model makes examples of what is left of them ({tasks_}): use {shared.command('restore', run)}."
+        )
     second = load(upscaler, model.device) if upscaler else None
     if second is None and augmentation is not None:
         raise UsageError("--augmentation is noise for a second stage: name one with --upscaler.")
     strength = check_stages(model, second, augmentation)[1] if second else 0.0
     rows = _rows(job, n, compare)
     if n is not None and len(job.choices()) > 1 and not any(options.values()):
-        typer.echo(f"note: nothing is asked for, so all {len(job.choices())} classes get an equal share; --class asks for one")
+        typer.echo(
+            f"note: nothing is asked for, so all {len(job.choices())} classes get an equal share; --class asks for one"
+        )
     with fresh_folder(run, "sampled", out) as folder:
         written = _write(job, rows, compare, folder, second, strength)
         if trajectory:
@@ -173,14 +271,16 @@ class Job:
         """Every combination of values and strengths: (conditions, strength, label, cells of a table)."""
         found = []
         for strength in self.strengths:
-            for conditions, label, cells in zip(self.told.combinations(), self.told.labels(), self.told.cells(), strict=True):
+            for conditions, label, cells in zip(
+                self.told.combinations(), self.told.labels(), self.told.cells(), strict=True
+            ):
                 mark = f"guidance {strength:g}" if len(self.strengths) > 1 else ""
                 found.append((conditions, strength, ", ".join(part for part in (label, mark) if part), cells))
         return found
 
     def split(self, each: list[dict[str, Any]]) -> tuple[dict[str, Any], Steering]:
         """Conditions of examples → (those the model is told, the steering with what only the classifier reads)."""
-        from undiffuse.steering import Steering
+        from undiffuse.models.guidance import Steering
 
         columns: dict[str, Any] = {name: [conditions.get(name) for conditions in each] for name in self.told.values}
         guides: tuple[Guide, ...] = ()
@@ -189,14 +289,18 @@ class Job:
             target = classifier.config.name
             if target not in columns:
                 kind = classifier.config.target.kind
-                raise UsageError(f"the classifier guides towards a value of {target!r}: say which, as in --{kind} {target}=…")
+                raise UsageError(
+                    f"the classifier guides towards a value of {target!r}: say which, as in --{kind} {target}=…"
+                )
             guides = (classifier.guide(columns[target], len(each), **how),)
             if target not in self.model.denoiser.conditions.askable:
                 del columns[target]
         return columns, Steering(**self.away, guides=guides)
 
 
-def _told(model: Model, options: dict[str, list[str] | None], unconditional: bool, guide: Classifier | None) -> asking.Asking:
+def _told(
+    model: Model, options: dict[str, list[str] | None], unconditional: bool, guide: Classifier | None
+) -> asking.Asking:
     """What is asked for; every class in turn where nothing is."""
     if unconditional and any(options.values()):
         raise UsageError("--unconditional contradicts what is asked for: give one.")
@@ -208,7 +312,9 @@ def _told(model: Model, options: dict[str, list[str] | None], unconditional: boo
     classes = [(name, c.names) for name, c in model.config.conditions.items() if c.kind == "class" and not c.retired]
     if not classes and guide is not None and guide.config.target.kind == "class":
         classes = [(guide.config.name, guide.config.target.names)]
-    return asking.Asking({classes[0][0]: list(classes[0][1])}, {classes[0][0]: list(classes[0][1])}) if classes else told
+    return (
+        asking.Asking({classes[0][0]: list(classes[0][1])}, {classes[0][0]: list(classes[0][1])}) if classes else told
+    )
 
 
 @dataclass(frozen=True)
@@ -236,7 +342,7 @@ def _rows(job: Job, n: int | None, compare: bool) -> list[Row]:
 
 def _batches(job: Job, rows: list[Row], bar: Progress) -> Iterator[tuple[list[Row], Tensor]]:
     """The samples of rows, some at a time, with a bar for each strength. Complains before anything is drawn."""
-    from undiffuse.steering import check
+    from undiffuse.models.guidance import check
 
     model = job.model
     groups = [[row for row in rows if row.strength == strength] for strength in job.strengths]
@@ -246,10 +352,18 @@ def _batches(job: Job, rows: list[Row], bar: Progress) -> Iterator[tuple[list[Ro
         model.denoiser.conditions.encode(conditions, len(group))
     for group, (conditions, steering), strength in zip(groups, asked, job.strengths, strict=True):
         each = len(model.how(**job.how(strength)).build_levels(model.schedule)) - 1
-        progress = shared.steps(bar, "sampling" if strength is None or len(groups) == 1 else f"guidance {strength:g}", each)
+        progress = shared.steps(
+            bar, "sampling" if strength is None or len(groups) == 1 else f"guidance {strength:g}", each
+        )
         done, which = 0, [row.index for row in group]
         for values in model.sample_in_batches(
-            len(group), conditions, seed=job.seed, index=which, steering=steering, progress=progress, **job.how(strength)
+            len(group),
+            conditions,
+            seed=job.seed,
+            index=which,
+            steering=steering,
+            progress=progress,
+            **job.how(strength),
         ):
             yield group[done : done + len(values)], values
             done += len(values)
@@ -273,7 +387,10 @@ def _write(job: Job, rows: list[Row], compare: bool, folder: Path, second: Model
     labels = [labels[k] for k in shown]
     left_out = "" if len(shown) == len(rows) else f" ({len(shown)} of them shown)"
     constant = ", ".join(f"{name} {values[0]}" for name, values in job.told.shown.items() if len(values) == 1)
-    title, captions = f"{len(rows)} samples{left_out}, seed {job.seed}" + (f", {constant}" if constant else ""), len(set(labels)) > len(labels) / 2
+    title, captions = (
+        f"{len(rows)} samples{left_out}, seed {job.seed}" + (f", {constant}" if constant else ""),
+        len(set(labels)) > len(labels) / 2,
+    )
     few_, codec = small.finish(), job.model.codec
     if compare:
         page = compared_grid(few_, codec, list(dict.fromkeys(labels)), f"The same noise in each column: {title}")
@@ -289,12 +406,21 @@ def _write(job: Job, rows: list[Row], compare: bool, folder: Path, second: Model
 
 
 def _enlarged(
-    job: Job, second: Model, rows: list[Row], values: Tensor, augmentation: float, progress: Callable[[int, int], None] | None
+    job: Job,
+    second: Model,
+    rows: list[Row],
+    values: Tensor,
+    augmentation: float,
+    progress: Callable[[int, int], None] | None,
 ) -> Tensor:
     """Samples made larger by a second stage, told the same."""
-    from undiffuse.tasks import upscaled
+    from undiffuse.models.restoration import upscaled
 
-    told = {name: [row.conditions.get(name) for row in rows] for name in job.told.values if name in second.denoiser.conditions.askable}
+    told = {
+        name: [row.conditions.get(name) for row in rows]
+        for name in job.told.values
+        if name in second.denoiser.conditions.askable
+    }
     which = [row.index for row in rows]
     return upscaled(second, values, noise=augmentation, conditions=told, seed=job.seed, index=which, progress=progress)
 
@@ -320,7 +446,9 @@ def _draw_trajectory(job: Job, rows: list[Row], folder: Path) -> None:
     which = each if len(each) > 1 else rows
     for k, row in enumerate(which[: min(STRIP_EXAMPLES, len(walk.examples))]):
         told, steering = job.split([row.conditions])
-        for moment in model.trajectory(1, told, seed=job.seed, first=row.index, steering=steering, **job.how(row.strength)):
+        for moment in model.trajectory(
+            1, told, seed=job.seed, first=row.index, steering=steering, **job.how(row.strength)
+        ):
             walk.see("down", moment, torch.tensor([k]))
     moments = [moment for _, moment in walk.moments]
     reverse_strip(moments, model.codec).save(folder / "reverse.png")

@@ -33,7 +33,9 @@ def schedule(
         ),
     ] = None,
     T: Annotated[int | None, Option("--T", help="Steps of the discrete ones (1000).")] = None,
-    zero_terminal_snr: Annotated[bool, Option("--zero-terminal-snr", help="Rescale discrete ones to end in pure noise.")] = False,
+    zero_terminal_snr: Annotated[
+        bool, Option("--zero-terminal-snr", help="Rescale discrete ones to end in pure noise.")
+    ] = False,
     shift: Annotated[float, Option(help="Added to every log-SNR; 2 ln(64/side) for larger images.")] = 0.0,
     image: Annotated[Path | None, Option(help="The image to noise; a digit when left out.")] = None,
     out: Annotated[Path, Option(help="The picture to write.")] = Path("schedules.png"),
@@ -43,7 +45,7 @@ def schedule(
     import numpy as np
     import torch
 
-    from undiffuse.configuration import parsed
+    from undiffuse.config import parsed
     from undiffuse.data.codec import Codec, fitted_codec
     from undiffuse.data.dataset import Dataset
     from undiffuse.data.pixels import Unreadable, read_image
@@ -51,22 +53,31 @@ def schedule(
     from undiffuse.pictures import plots
     from undiffuse.pictures.images import to_rgb
     from undiffuse.process.betas import BETAS
-    from undiffuse.process.corruption import jump
-    from undiffuse.process.noise import standard_normal
-    from undiffuse.scheduling import ScheduleConfig
-    from undiffuse.streams import NoiseStream
+    from undiffuse.process.config import ScheduleConfig
+    from undiffuse.process.forward import jump
+    from undiffuse.process.philox import standard_normal
+    from undiffuse.rng import NoiseStream
 
     out = out if out.suffix else out.with_name(f"{out.name}.png")
     if out.suffix.lower() not in PICTURES:
-        raise UsageError(f"--out {out} names no kind of picture that can be written: choose one of {', '.join(PICTURES)}.")
+        raise UsageError(
+            f"--out {out} names no kind of picture that can be written: choose one of {', '.join(PICTURES)}."
+        )
     shared.refuse_unwritable(out.parent)
     names = names or COMPARED
     built = {
-        name: parsed(ScheduleConfig, {
-            "name": name, "T": T if name in BETAS else None, "zero_terminal_snr": zero_terminal_snr and name in BETAS, "shift": shift,
-        }, f"the noise schedule {name!r} cannot be made").build()
+        name: parsed(
+            ScheduleConfig,
+            {
+                "name": name,
+                "T": T if name in BETAS else None,
+                "zero_terminal_snr": zero_terminal_snr and name in BETAS,
+                "shift": shift,
+            },
+            f"the noise schedule {name!r} cannot be made",
+        ).build()
         for name in names
-    }  # fmt: skip
+    }
     if image is None:
         data = digits()[np.array([4])]
     else:
@@ -90,10 +101,13 @@ def schedule(
         times = _times(s, torch.tensor(SHARES))
         table = s(times)
         numbers[name] = {
-            "share": list(SHARES), "t": times.tolist(),
-            "alpha": table.alpha.tolist(), "sigma": table.sigma.tolist(),
-            "alpha_bar": (table.alpha**2 / (table.alpha**2 + table.sigma**2)).tolist(), "log_snr": table.logsnr.tolist(),
-        }  # fmt: skip
+            "share": list(SHARES),
+            "t": times.tolist(),
+            "alpha": table.alpha.tolist(),
+            "sigma": table.sigma.tolist(),
+            "alpha_bar": (table.alpha**2 / (table.alpha**2 + table.sigma**2)).tolist(),
+            "log_snr": table.logsnr.tolist(),
+        }
     plots.schedules(out, list(built), curves, strips)
     if as_json:
         typer.echo(json.dumps(numbers, indent=2))

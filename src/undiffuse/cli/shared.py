@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from rich.progress import Progress
 
-    from undiffuse.model import Model
+    from undiffuse.models.model import Model
 
 STEPS = "{task.fields[said]}"
 EVEN_IN_LOG = ("karras", "logsnr", "exponential", "polyexponential")  # grids that solvers in sigma/alpha are made for
@@ -29,7 +29,7 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def seconds(text: str) -> float:
-    """"90s", "15m", "2h", "1.5d" or a plain number of seconds → seconds."""
+    """ "90s", "15m", "2h", "1.5d" or a plain number of seconds → seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     if not match or float(match[1]) <= 0:
         raise UsageError(f"{text!r} is no duration: write 90s, 15m, 2h or 1d.")
@@ -37,7 +37,7 @@ def seconds(text: str) -> float:
 
 
 def size(text: str) -> tuple[int, int]:
-    """"64" or "48x80" (height × width) → (height, width)."""
+    """ "64" or "48x80" (height × width) → (height, width)."""
     match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text.strip())
     if not match:
         raise UsageError(f"{text!r} is no size: write 64, or height×width as 48x80.")
@@ -45,14 +45,14 @@ def size(text: str) -> tuple[int, int]:
 
 
 def integers(text: str) -> list[int]:
-    """"1,2,2" → [1, 2, 2]."""
+    """ "1,2,2" → [1, 2, 2]."""
     if not re.fullmatch(r"\d+(,\d+)*", text):
         raise UsageError(f"{text!r} is no list of numbers: write them like 1,2,2.")
     return [int(part) for part in text.split(",")]
 
 
 def span(text: str) -> list[float]:
-    """"0,255" → the lowest and the highest value."""
+    """ "0,255" → the lowest and the highest value."""
     try:
         low, high = (float(part) for part in text.split(","))
         if math.isfinite(low) and math.isfinite(high) and low < high:
@@ -63,7 +63,7 @@ def span(text: str) -> list[float]:
 
 
 def numbers(text: str) -> list[float]:
-    """"0.05,0.1" → [0.05, 0.1]."""
+    """ "0.05,0.1" → [0.05, 0.1]."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
@@ -71,15 +71,17 @@ def numbers(text: str) -> list[float]:
 
 
 def stretch(text: str) -> list[float | int]:
-    """"0.06,0.3,2" → a stretch of noise levels and how often it is walked again."""
+    """ "0.06,0.3,2" → a stretch of noise levels and how often it is walked again."""
     match = re.fullmatch(r"(\d*\.?\d+),(\d*\.?\d+),(\d+)", text.strip())
     if not match:
-        raise UsageError(f"{text!r} is no stretch to restart: write the lowest and highest sigma/alpha and how often, like 0.06,0.3,2.")
+        raise UsageError(
+            f"{text!r} is no stretch to restart: write the lowest and highest sigma/alpha and how often, like 0.06,0.3,2."
+        )
     return [float(match[1]), float(match[2]), int(match[3])]
 
 
 def interval(text: str) -> list[float]:
-    """"0.3,5" → two numbers, the second of which may be inf."""
+    """ "0.3,5" → two numbers, the second of which may be inf."""
     match = re.fullmatch(r"(\d*\.?\d+),(\d*\.?\d+|inf)", text.strip())
     if not match:
         raise UsageError(f"{text!r} is no interval: write the lowest and highest sigma/alpha, like 0.3,5.")
@@ -87,7 +89,7 @@ def interval(text: str) -> list[float]:
 
 
 def rates(text: str) -> tuple[float, float]:
-    """"0.0001,0.02" → the first and last beta."""
+    """ "0.0001,0.02" → the first and last beta."""
     try:
         start, end = (float(part) for part in text.split(","))
         if start > 0 and end > 0:
@@ -110,7 +112,7 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
 
 def device(name: str | None) -> torch.device | None:
     """The device of that name. Raises UsageError unless what training and sampling need works on it."""
-    from undiffuse.devices import usable_device
+    from undiffuse.models.devices import usable_device
 
     return None if name is None else usable_device(name)
 
@@ -128,7 +130,14 @@ def command(*parts: object) -> str:
 def again(*more: object) -> str:
     """The command as it was typed, without --out and with `more` options in place of its own, to be pasted."""
     texts = [str(part) for part in more]
-    valued = {"--out", *(text for text, value in zip(texts, texts[1:], strict=False) if text.startswith("-") and not value.startswith("-"))}
+    valued = {
+        "--out",
+        *(
+            text
+            for text, value in zip(texts, texts[1:], strict=False)
+            if text.startswith("-") and not value.startswith("-")
+        ),
+    }
     kept, typed = list[str](), iter(sys.argv[1:])
     for part in typed:
         name, equals, _ = part.partition("=")
@@ -146,7 +155,9 @@ def say_grid(model: Model, solver: str | None, grid: str | None = None) -> None:
     named = solver or model.config.sampling.solver
     own = own_grid(named)
     if own is not None and grid not in (None, *EVEN_IN_LOG):
-        typer.echo(f"note: {named} is made for levels that are dense at little noise, as those of {own}; on the grid {grid} its samples may be noise")
+        typer.echo(
+            f"note: {named} is made for levels that are dense at little noise, as those of {own}; on the grid {grid} its samples may be noise"
+        )
     elif own is not None and grid is None and named != model.config.sampling.solver:
         typer.echo(f"note: {named} samples on the grid {own}, which suits it")
 
@@ -202,9 +213,13 @@ def progress_bar(*columns: str) -> Iterator[Progress]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     with Progress(
-        TextColumn("[bold]{task.description}"), BarColumn(bar_width=30), TaskProgressColumn(), TimeElapsedColumn(),
-        *(TextColumn(column) for column in columns), transient=False,
-    ) as bar:  # fmt: skip
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=30),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        *(TextColumn(column) for column in columns),
+        transient=False,
+    ) as bar:
         try:
             yield bar
         finally:

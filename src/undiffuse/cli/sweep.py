@@ -12,30 +12,40 @@ from typer import Argument, Option
 
 from undiffuse.cli import shared
 from undiffuse.errors import UsageError
-from undiffuse.files import write_text
+from undiffuse.system import write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from undiffuse.evaluation.jackknife import Estimate
-    from undiffuse.held_out import Known
-    from undiffuse.model import Model
-    from undiffuse.sweeping import Sweep, Tried
+    from undiffuse.evaluation.sweep import Sweep, Tried
+    from undiffuse.models.model import Model
+    from undiffuse.runs.data import Known
 
 MOST_COMPARED, MOST_NUMBERS = 5000, 2**25  # examples that samples are scored against, and numbers in all of them
 
 
 def sweep(
     run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
-    data: Annotated[str | None, Argument(metavar="[DATA]", help="Examples to score against; those the run held out when left out.")] = None,
+    data: Annotated[
+        str | None, Argument(metavar="[DATA]", help="Examples to score against; those the run held out when left out.")
+    ] = None,
     solvers: Annotated[str | None, Option(help="Which, like adams,unipc; a good few when left out.")] = None,
     grids: Annotated[str | None, Option(help="Which, like angle_beta,aligned; aligned is fitted to the model.")] = None,
     steps: Annotated[str | None, Option(help="How many, like 4,8,16.")] = None,
-    sigma_min: Annotated[str | None, Option(help="Last noisy levels, like 0.05,0.1; each grid's own when left out.")] = None,
-    n: Annotated[int, Option("-n", help="How many samples to judge each setting by; a score takes some hundreds.")] = 64,
+    sigma_min: Annotated[
+        str | None, Option(help="Last noisy levels, like 0.05,0.1; each grid's own when left out.")
+    ] = None,
+    n: Annotated[
+        int, Option("-n", help="How many samples to judge each setting by; a score takes some hundreds.")
+    ] = 64,
     guidance: Annotated[float | None, Option(help="Strength of guidance; the model's own when left out.")] = None,
-    tolerance: Annotated[float, Option(help="Distance to the exact flow that is near enough, of values from -1 to 1.")] = 0.01,
-    by: Annotated[str, Option(help="Recommend by flow, how near to the exact flow, or by score, how like examples it never saw.")] = "flow",
+    tolerance: Annotated[
+        float, Option(help="Distance to the exact flow that is near enough, of values from -1 to 1.")
+    ] = 0.01,
+    by: Annotated[
+        str, Option(help="Recommend by flow, how near to the exact flow, or by score, how like examples it never saw.")
+    ] = "flow",
     keep: Annotated[bool, Option("--keep", help="Make the recommended setting the model's default.")] = False,
     seed: Annotated[int, Option(help="Of the noise that every setting starts from.")] = 0,
     out: Annotated[Path | None, Option(help="Folder to write to; a new one in the run's sweep/ when left out.")] = None,
@@ -45,14 +55,19 @@ def sweep(
     shared.check_out(run, "sweep", out)
     if by not in ("flow", "score"):
         raise UsageError(f"--by {by} is no way to recommend: choose flow or score.")
-    from undiffuse import sweeping
-    from undiffuse.model import FILE_NAME, load, store_sampling
+    from undiffuse.evaluation import sweep as sweeping
+    from undiffuse.models.file import load, store_sampling
+    from undiffuse.models.model import FILE_NAME
 
     model = load(run, shared.device(device))
     settings = sweeping.settings_for(
-        model, solvers.split(",") if solvers else sweeping.DEFAULT_SOLVERS, grids.split(",") if grids else sweeping.DEFAULT_GRIDS,
-        shared.integers(steps) if steps else sweeping.DEFAULT_STEPS, guidance, shared.numbers(sigma_min) if sigma_min else [None],
-    )  # fmt: skip
+        model,
+        solvers.split(",") if solvers else sweeping.DEFAULT_SOLVERS,
+        grids.split(",") if grids else sweeping.DEFAULT_GRIDS,
+        shared.integers(steps) if steps else sweeping.DEFAULT_STEPS,
+        guidance,
+        shared.numbers(sigma_min) if sigma_min else [None],
+    )
     known = _known(run)
     real, others, kinds = _real(run, data, model, known, n)
     if real is None and by == "score":
@@ -61,9 +76,15 @@ def sweep(
     with shared.progress_bar("{task.completed} of {task.total} settings") as bar:
         task = bar.add_task("sweeping", total=len(settings) + 1)
         swept = sweeping.sweep(
-            model, settings, n=n, conditions=asked, seed=seed, data=real, others=others,
+            model,
+            settings,
+            n=n,
+            conditions=asked,
+            seed=seed,
+            data=real,
+            others=others,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )  # fmt: skip
+        )
     flow, score = swept.recommended(tolerance), swept.best_score()
     best = flow if by == "flow" else score
     folder = shared.result_folder(run, "sweep", out)
@@ -80,7 +101,9 @@ def sweep(
     if keep:
         store_sampling(run / FILE_NAME if run.is_dir() else run, how)
         unsure = f", chosen by a score against only {swept.compared:,} examples" if by == "score" and swept.few else ""
-        typer.echo(f"the model now samples with {how.solver} on {how.grid}, {how.steps} steps{unsure}; next: {shared.command('sample', run)}")
+        typer.echo(
+            f"the model now samples with {how.solver} on {how.grid}, {how.steps} steps{unsure}; next: {shared.command('sample', run)}"
+        )
     elif how.grid == "aligned":
         typer.echo("next: the same with --keep, to make it the model's default")
     else:
@@ -91,7 +114,7 @@ def sweep(
 
 def _known(run: Path) -> Known | UsageError:
     """What the run was trained on, or why that is not to be found."""
-    from undiffuse.held_out import known_data
+    from undiffuse.runs.data import known_data
 
     try:
         return known_data(run, "name some after the run")
@@ -101,7 +124,7 @@ def _known(run: Path) -> Known | UsageError:
 
 def _asked(run: Path, model: Model, known: Known | UsageError, n: int) -> dict[str, object]:
     """Conditions for n samples: what held-out examples of the run's data say, or, where there are none, the classes in turn."""
-    from undiffuse.held_out import told_of
+    from undiffuse.runs.data import told_of
 
     conditions = model.denoiser.conditions
     classes = {name: c.names for name, c in model.config.conditions.items() if c.kind == "class" and not c.retired}
@@ -114,10 +137,12 @@ def _asked(run: Path, model: Model, known: Known | UsageError, n: int) -> dict[s
     return {name: values for name, values in told.items() if name in conditions.askable}
 
 
-def _real(run: Path, data: str | None, model: Model, known: Known | UsageError, n: int) -> tuple[Tensor | None, Tensor | None, tuple[str, str]]:
+def _real(
+    run: Path, data: str | None, model: Model, known: Known | UsageError, n: int
+) -> tuple[Tensor | None, Tensor | None, tuple[str, str]]:
     """(examples to score against, n others for the floor, what both are called), in the model's range; None, with a note, where none are at hand."""
-    from undiffuse.held_out import drawn, named_data
-    from undiffuse.streams import GeneratorStream, permuted
+    from undiffuse.rng import GeneratorStream, permuted
+    from undiffuse.runs.data import drawn, named_data
 
     most = max(n, min(MOST_COMPARED, MOST_NUMBERS // math.prod(model.config.codec.shape)))
     other = None if data is None else named_data(run, data)
@@ -129,25 +154,42 @@ def _real(run: Path, data: str | None, model: Model, known: Known | UsageError, 
         spared, held = other[0][order[:aside]], other[0][order[aside : aside + most]]
         kinds = (f"examples of {data}", f"others of {data}")
     elif isinstance(known, UsageError) or not len(known.held_out):
-        typer.echo(f"note: no scores: {known if isinstance(known, UsageError) else 'the run held no examples out: name some after the run.'}")
+        typer.echo(
+            f"note: no scores: {known if isinstance(known, UsageError) else 'the run held no examples out: name some after the run.'}"
+        )
         return None, None, ("", "")
     else:
         held, spared = drawn(known.data[known.held_out], most, 1), drawn(known.data[known.training], n, 1)
         kinds = ("held-out examples", "training examples")
-    return model.codec.encode_parts(held.values), model.codec.encode_parts(spared.values) if len(spared) >= n else None, kinds
+    return (
+        model.codec.encode_parts(held.values),
+        model.codec.encode_parts(spared.values) if len(spared) >= n else None,
+        kinds,
+    )
 
 
 def _row(tried: Tried) -> dict[str, object]:
     how = tried.sampling
     return {
-        "solver": how.solver, "grid": how.grid, "steps": how.steps, "sigma_min": how.sigma_min, "logsnrs": how.logsnrs, "guidance": how.guidance,
-        "evaluations": tried.evaluations, "seconds": round(tried.seconds, 4), "to_reference": tried.to_reference, **_numbers(tried.score),
-    }  # fmt: skip
+        "solver": how.solver,
+        "grid": how.grid,
+        "steps": how.steps,
+        "sigma_min": how.sigma_min,
+        "logsnrs": how.logsnrs,
+        "guidance": how.guidance,
+        "evaluations": tried.evaluations,
+        "seconds": round(tried.seconds, 4),
+        "to_reference": tried.to_reference,
+        **_numbers(tried.score),
+    }
 
 
 def _numbers(score: Estimate | None) -> dict[str, object]:
     """Of a score; strict JSON has no NaN, which an error is where samples are too few for one."""
-    return {"to_data": None if score is None else score.value, "to_data_error": None if score is None or not score.without else score.error}
+    return {
+        "to_data": None if score is None else score.value,
+        "to_data_error": None if score is None or not score.without else score.error,
+    }
 
 
 def _told(score: Estimate | None) -> str:
@@ -156,7 +198,7 @@ def _told(score: Estimate | None) -> str:
 
 def _table(swept: Sweep, flow: Tried | None, score: Tried | None, kinds: tuple[str, str]) -> list[str]:
     """The front, cheapest first, and what scores best.   kinds: of examples, those scored against and those of the floor."""
-    from undiffuse.sweeping import EACH_DIRECTION
+    from undiffuse.evaluation.sweep import EACH_DIRECTION
 
     head = f"{'solver':14} {'grid':12} {'last level':>10} {'evaluations':>11} {'seconds':>8} {'to the flow':>12} {'score':>18}"
     rows, lines = swept.front(), [head]
@@ -172,8 +214,14 @@ def _table(swept: Sweep, flow: Tried | None, score: Tried | None, kinds: tuple[s
             + (f"   <- recommended: {' and '.join(marks)}" if marks else "")
         )
     if score is not None:
-        lines.append(f"score: Fréchet distance to {swept.compared:,} {kinds[0]} in {swept.directions} random directions, less is better")
-        lines.append(f"floor: {_told(swept.floor)}, of {swept.n} {kinds[1]}" if swept.floor else "floor: -, too few examples to spare")
+        lines.append(
+            f"score: Fréchet distance to {swept.compared:,} {kinds[0]} in {swept.directions} random directions, less is better"
+        )
+        lines.append(
+            f"floor: {_told(swept.floor)}, of {swept.n} {kinds[1]}"
+            if swept.floor
+            else "floor: -, too few examples to spare"
+        )
     if score is not None and swept.few:
         wanted = EACH_DIRECTION * swept.directions
         lines.append(
@@ -187,23 +235,37 @@ def _write(swept: Sweep, best: dict[str, Tried | None], by: str, tolerance: floa
     from undiffuse.pictures.pareto import Point, pareto
 
     content = {
-        "n": swept.n, "reference_evaluations": swept.reference, "tolerance": tolerance, "unit": "median rms per number, of values from -1 to 1",
-        "floor": _numbers(swept.floor), "by": by, "recommended": _row(chosen) if (chosen := best[by]) else None,
+        "n": swept.n,
+        "reference_evaluations": swept.reference,
+        "tolerance": tolerance,
+        "unit": "median rms per number, of values from -1 to 1",
+        "floor": _numbers(swept.floor),
+        "by": by,
+        "recommended": _row(chosen) if (chosen := best[by]) else None,
         "recommended_by": {name: _row(tried) if tried else None for name, tried in best.items()},
-        "front": [_row(t) for t in swept.front()], "tried": [_row(t) for t in swept.tried],
-    }  # fmt: skip
+        "front": [_row(t) for t in swept.front()],
+        "tried": [_row(t) for t in swept.tried],
+    }
     write_text(folder / "sweep.json", json.dumps(content, indent=2) + "\n")
     reference: dict[tuple[str, str], list[Point]] = {}
     data: dict[tuple[str, str], list[Point]] = {}
     for tried in swept.tried:
         name = (tried.sampling.solver, tried.sampling.grid)
-        for panel, value in ((reference, tried.to_reference), (data, None if tried.score is None else tried.score.value)):
+        for panel, value in (
+            (reference, tried.to_reference),
+            (data, None if tried.score is None else tried.score.value),
+        ):
             if value is not None:
                 panel.setdefault(name, []).append((tried.evaluations, value))
     front = [(t.evaluations, t.to_reference) for t in swept.front() if t.to_reference is not None]
     flow = best["flow"]
     circle = None if flow is None or flow.to_reference is None else (flow.evaluations, flow.to_reference)
     pareto(
-        folder / "sweep.png", reference, data, front, circle, f"{swept.n} samples of one seed, each setting from the same noise",
+        folder / "sweep.png",
+        reference,
+        data,
+        front,
+        circle,
+        f"{swept.n} samples of one seed, each setting from the same noise",
         f"Fréchet distance to real examples in {swept.directions} random directions",
-    )  # fmt: skip
+    )

@@ -13,15 +13,19 @@ from undiffuse.cli import answers, edits, shared
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
-    from undiffuse.solving import Solution
+    from undiffuse.models.inverse_problems import Solution
 
 
 @answers.with_options
 def upscale(
     run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
-    images: Annotated[list[str], Argument(metavar="IMAGE…", help=f"Of the model's size divided by the factor. {edits.INPUTS}")],
+    images: Annotated[
+        list[str], Argument(metavar="IMAGE…", help=f"Of the model's size divided by the factor. {edits.INPUTS}")
+    ],
     factor: Annotated[int, Option(help="How many times larger, along each axis.")] = 2,
-    simulate: Annotated[bool, Option("--simulate", help="Take images of the model's full size, and make them small first.")] = False,
+    simulate: Annotated[
+        bool, Option("--simulate", help="Take images of the model's full size, and make them small first.")
+    ] = False,
     noise: answers.Noise = None,
     *,
     options: answers.Options,
@@ -30,7 +34,7 @@ def upscale(
     job = options.job(run)
     import torch
 
-    from undiffuse import solving
+    from undiffuse.models import inverse_problems
     from undiffuse.pictures import edits as pictures
     from undiffuse.process.operators import Downsample
 
@@ -48,10 +52,14 @@ def upscale(
 
     again = shared.again("--seed", job.seed + 1)
     answers.solved(
-        job, partial(solving.upscale, job.model, y, factor, noise=noise), f"{factor} times larger", shown, inputs.names,
+        job,
+        partial(inverse_problems.upscale, job.model, y, factor, noise=noise),
+        f"{factor} times larger",
+        shown,
+        inputs.names,
         {"task": "upscale", "factor": factor, "simulated": simulate, "noise": noise},
         f"{again}  for other answers",
-    )  # fmt: skip
+    )
 
 
 def _refuse_others(names: Sequence[str], size: tuple[int, ...]) -> None:

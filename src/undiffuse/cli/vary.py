@@ -22,7 +22,9 @@ def vary(
     texts: asking.Texts = None,
     guidance: answers.Guidance = None,
     solver: answers.Solver = None,
-    steps: Annotated[int | None, Option(help="Of the whole grid, 100 when left out, of which the strength's share is walked.")] = None,
+    steps: Annotated[
+        int | None, Option(help="Of the whole grid, 100 when left out, of which the strength's share is walked.")
+    ] = None,
     seed: Annotated[int, Option(help="Of the noise.")] = 0,
     weights: edits.Weights = None,
     trajectory: edits.Trajectory = False,
@@ -31,8 +33,8 @@ def vary(
 ) -> None:
     """Variations of images: noised part of the way, and back another way."""
     shared.check_out(run, "edited", out)
-    from undiffuse import editing
-    from undiffuse.model import load
+    from undiffuse.models import editing
+    from undiffuse.models.file import load
     from undiffuse.pictures import edits as pictures
     from undiffuse.pictures.views import level_label
 
@@ -43,9 +45,17 @@ def vary(
     walk, steps = edits.walk_of(model, trajectory), editing.default_steps(model) if steps is None else steps
     with shared.steps_bar("walking") as progress:
         result = editing.vary(
-            model, inputs.values, strength, n, conditions=conditions, seed=seed, watch=walk.see if walk else None, progress=progress, steps=steps,
+            model,
+            inputs.values,
+            strength,
+            n,
+            conditions=conditions,
+            seed=seed,
+            watch=walk.see if walk else None,
+            progress=progress,
+            steps=steps,
             **shared.given(guidance=guidance, solver=solver),
-        )  # fmt: skip
+        )
     folder, codec = shared.result_folder(run, "edited", out), model.codec
     first = [k * n for k in range(len(inputs.names))][: pictures.MOST_COLUMNS]
     rows = [
@@ -57,10 +67,15 @@ def vary(
     pictures.rows_of(rows, title, inputs.names).save(folder / "picture.png")
     each = [f"{name}-{k}" for name in inputs.names for k in range(n)]
     numbers_ = {
-        "strength": strength, "n": n, "steps": steps, "conditions": {name: str(value) for name, value in conditions.items()}, "seed": seed,
+        "strength": strength,
+        "n": n,
+        "steps": steps,
+        "conditions": {name: str(value) for name, value in conditions.items()},
+        "seed": seed,
         "sigma_over_alpha": result.top.ratio.item() if result.top.alpha > 0 else None,
-        "psnr_db": dict(zip(each, edits.finite(result.psnr), strict=True)), "null_psnr_means": "identical",
-    }  # fmt: skip
+        "psnr_db": dict(zip(each, edits.finite(result.psnr), strict=True)),
+        "null_psnr_means": "identical",
+    }
     written = ["picture.png", *edits.write(folder, model, {"variations": (each, result.values)}, numbers_)]
     if walk is not None and walk.moments:
         pictures.strip(walk, codec, f"{title}: {each[0]}").save(folder / "trajectory.png")

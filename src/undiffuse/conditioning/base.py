@@ -36,7 +36,11 @@ LONGEST_NAME = 100  # characters
 
 def checked_name(name: str) -> str:
     """The name of a condition or a task, which names files and folders too. Raises UsageError for one that would lead out of a folder."""
-    if not name.strip(". ") or len(name) > LONGEST_NAME or any(sign in "/\\" or not sign.isprintable() for sign in name):
+    if (
+        not name.strip(". ")
+        or len(name) > LONGEST_NAME
+        or any(sign in "/\\" or not sign.isprintable() for sign in name)
+    ):
         raise UsageError(
             f"{name[:LONGEST_NAME]!r} cannot be the name of a condition or a task, since files are called after it: "
             f"give it one of 1 to {LONGEST_NAME} characters without slashes, as in --class NAME=COLUMN."
@@ -98,7 +102,9 @@ class ConditionSettings(BaseModel, ABC):
     def _continued(self, data: Self, **grown: object) -> Self:
         """What all kinds do of `continued`."""
         if data.inject != self.inject:
-            raise UsageError(f"the model was told it by {self.inject!r}, and its weights are for that: leave --inject out, or give it another name.")
+            raise UsageError(
+                f"the model was told it by {self.inject!r}, and its weights are for that: leave --inject out, or give it another name."
+            )
         same = {"drop": data.drop, "missing": data.missing or self.droppable, "retired": False}
         return self.model_copy(update={**same, **grown})
 
@@ -207,7 +213,9 @@ class ConditionModule(nn.Module, ABC):
 
     def dropped(self, encoded: Tensor, drop: Tensor) -> Tensor:
         """Encoded values with the null token where `drop` (B,) is true."""
-        return torch.where(drop.reshape(-1, *[1] * (encoded.ndim - 1)), self.null(1, encoded.device).to(encoded.dtype), encoded)
+        return torch.where(
+            drop.reshape(-1, *[1] * (encoded.ndim - 1)), self.null(1, encoded.device).to(encoded.dtype), encoded
+        )
 
 
 def joined(names: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:

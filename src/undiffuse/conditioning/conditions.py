@@ -21,20 +21,35 @@ from undiffuse.conditioning.augmentation import AugmentationCondition, Augmentat
 from undiffuse.conditioning.base import ConditionModule
 from undiffuse.conditioning.classes import ClassCondition, ClassConfig, TaskConfig
 from undiffuse.conditioning.numbers import NumberCondition, NumberConfig
+from undiffuse.conditioning.observation import SeenCondition, SeenConfig
 from undiffuse.conditioning.pictures import ImageCondition, ImageConfig
-from undiffuse.conditioning.seen import SeenCondition, SeenConfig
 from undiffuse.conditioning.tags import TagsCondition, TagsConfig
 from undiffuse.conditioning.texts import TextCondition, TextConfig
 from undiffuse.conditioning.vectors import VectorCondition, VectorConfig
 from undiffuse.errors import UsageError
 
 KINDS: dict[str, Callable[[Any, int], ConditionModule]] = {
-    "class": ClassCondition, "task": ClassCondition, "tags": TagsCondition, "number": NumberCondition, "vector": VectorCondition,
-    "text": TextCondition, "image": ImageCondition, "augmentation": AugmentationCondition, "seen": SeenCondition,
-}  # fmt: skip
+    "class": ClassCondition,
+    "task": ClassCondition,
+    "tags": TagsCondition,
+    "number": NumberCondition,
+    "vector": VectorCondition,
+    "text": TextCondition,
+    "image": ImageCondition,
+    "augmentation": AugmentationCondition,
+    "seen": SeenCondition,
+}
 
 ConditionConfig = Annotated[
-    ClassConfig | TaskConfig | TagsConfig | NumberConfig | VectorConfig | TextConfig | ImageConfig | AugmentationConfig | SeenConfig,
+    ClassConfig
+    | TaskConfig
+    | TagsConfig
+    | NumberConfig
+    | VectorConfig
+    | TextConfig
+    | ImageConfig
+    | AugmentationConfig
+    | SeenConfig,
     Field(discriminator="kind"),
 ]
 
@@ -81,7 +96,9 @@ class Conditions(nn.Module):
         super().__init__()
         self.names = tuple(configs)
         widths = {name: (layers or width) if config.inject == "layers" else width for name, config in configs.items()}
-        self.each = nn.ModuleDict({_key(name): KINDS[config.kind](config, widths[name]) for name, config in configs.items()})
+        self.each = nn.ModuleDict(
+            {_key(name): KINDS[config.kind](config, widths[name]) for name, config in configs.items()}
+        )
         for name, module in self.items():
             module.name = name
         # a token that is always there, so that attention has something to look at where nothing is said
@@ -113,7 +130,9 @@ class Conditions(nn.Module):
 
     def forward(self, values: Values) -> Told:
         if values.keys() != set(self.names):
-            raise UsageError(f"conditions {sorted(values)} were given to a model whose conditions are {sorted(self.names)}.")
+            raise UsageError(
+                f"conditions {sorted(values)} were given to a model whose conditions are {sorted(self.names)}."
+            )
         layers: list[Tensor] = []
         beside: list[Tensor] = []
         tokens: list[Tensor] = []
@@ -123,7 +142,11 @@ class Conditions(nn.Module):
             {"layers": layers, "concat": beside, "attention": tokens}[module.config.inject].append(embedding)
             if module.config.inject == "attention":
                 missing = module.absent(values[name])
-                absent.append(torch.zeros(embedding.shape[:2], dtype=torch.bool, device=embedding.device) if missing is None else missing)
+                absent.append(
+                    torch.zeros(embedding.shape[:2], dtype=torch.bool, device=embedding.device)
+                    if missing is None
+                    else missing
+                )
         summed = torch.stack(layers).sum(0) if len(layers) > 1 else layers[0] if layers else None
         if not tokens:
             return Told(summed, tuple(beside))
@@ -162,7 +185,8 @@ class Conditions(nn.Module):
         """The same with nothing said of `names`, of all that may be left unsaid where None: what guidance starts from."""
         left_out = self.droppable if names is None else names
         return {
-            name: self[name].null(len(value), value.device) if name in left_out else value for name, value in values.items()
+            name: self[name].null(len(value), value.device) if name in left_out else value
+            for name, value in values.items()
         }
 
     def dropped(self, values: Values, generator: torch.Generator) -> Values:
@@ -173,5 +197,7 @@ class Conditions(nn.Module):
         if len(own) > 1:
             together = torch.rand(n, generator=generator) < min(own.values())
             drop = {name: which | together for name, which in drop.items()}
-        return {name: self[name].dropped(value, drop[name].to(value.device)) if name in drop else value for name, value in values.items()}
-
+        return {
+            name: self[name].dropped(value, drop[name].to(value.device)) if name in drop else value
+            for name, value in values.items()
+        }

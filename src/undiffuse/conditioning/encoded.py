@@ -71,7 +71,11 @@ class Distinct(EncodedColumn):
 
     def __getitem__(self, rows: Any) -> Tensor:
         which = self.which[torch.as_tensor(rows)]
-        found = self.content[which.clamp(min=0)] if len(self.content) else torch.zeros(len(which), *self.shape, dtype=self.dtype)
+        found = (
+            self.content[which.clamp(min=0)]
+            if len(self.content)
+            else torch.zeros(len(which), *self.shape, dtype=self.dtype)
+        )
         return torch.where((which >= 0).reshape(-1, *[1] * len(self.shape)), found, torch.zeros((), dtype=self.dtype))
 
 
@@ -84,8 +88,17 @@ class Ragged(EncodedColumn):
     dtype: of the rows that are handed out.
     """
 
-    def __init__(self, content: Tensor, starts: Tensor, which: Tensor, most: int, dtype: torch.dtype, named: bool = False) -> None:
-        self.content, self.starts, self.which, self.most, self.dtype, self.named = content, starts, which, most, dtype, named
+    def __init__(
+        self, content: Tensor, starts: Tensor, which: Tensor, most: int, dtype: torch.dtype, named: bool = False
+    ) -> None:
+        self.content, self.starts, self.which, self.most, self.dtype, self.named = (
+            content,
+            starts,
+            which,
+            most,
+            dtype,
+            named,
+        )
         self.shape = (most + 1,) if named else (most, *content.shape[1:])
 
     def __len__(self) -> int:

@@ -53,7 +53,9 @@ class NumberCondition(ConditionModule):
     def forward(self, encoded: Tensor) -> Tensor:
         z, said = encoded[:, :1], encoded[:, 1:]
         angles = z * self.frequencies
-        return as_token(self.mlp(torch.cat([said * torch.cat([z, angles.sin(), angles.cos()], 1), said], 1)), self.config)
+        return as_token(
+            self.mlp(torch.cat([said * torch.cat([z, angles.sin(), angles.cos()], 1), said], 1)), self.config
+        )
 
     def nothing(self) -> Tensor:
         return torch.zeros(2)
@@ -62,12 +64,15 @@ class NumberCondition(ConditionModule):
         numbers = [as_number(value) for value in values]
         outside = sorted({number for number in numbers if not self.config.low <= number <= self.config.high})
         if outside:
-            listed = ", ".join(f"{number:g}" for number in outside[:MOST_LISTED]) + (", …" if len(outside) > MOST_LISTED else "")
+            listed = ", ".join(f"{number:g}" for number in outside[:MOST_LISTED]) + (
+                ", …" if len(outside) > MOST_LISTED else ""
+            )
             warnings.warn(
                 f"{self.name + ': ' if self.name else ''}{listed} {'lies' if len(outside) == 1 else 'lie'} outside {self.config.low:g} to "
                 f"{self.config.high:g}, all that the model has seen: it can only guess there",
-                Note, stacklevel=2,
-            )  # fmt: skip
+                Note,
+                stacklevel=2,
+            )
         z = (torch.tensor(numbers, dtype=torch.float64) - self.config.mean) / self.config.deviation
         return torch.stack([z, torch.ones_like(z)], 1).float()
 
@@ -78,7 +83,9 @@ def as_number(value: object) -> float:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         if isinstance(value, str) and DECIMAL_COMMA.fullmatch(value.strip()):
-            raise UsageError(f"{value!r} is no number: for a decimal comma write a point, {value.strip().replace(',', '.')}.") from None
+            raise UsageError(
+                f"{value!r} is no number: for a decimal comma write a point, {value.strip().replace(',', '.')}."
+            ) from None
         raise UsageError(f"{value!r} is no number: write one like 30 or 0.5.") from None
     if not math.isfinite(number):
         raise UsageError(f"{value!r} is no finite number: write one like 30 or 0.5.")

@@ -43,7 +43,9 @@ class ImageConfig(ConditionSettings):
     def continued(self, data: ImageConfig) -> ImageConfig:
         """The scale stays the one that the network knows."""
         if data.shape[0] != self.shape[0]:
-            raise UsageError(f"its pictures have {data.shape[0]} channels, and the model takes {self.shape[0]}: convert them, or name it otherwise.")
+            raise UsageError(
+                f"its pictures have {data.shape[0]} channels, and the model takes {self.shape[0]}: convert them, or name it otherwise."
+            )
         return self._continued(data, shape=data.shape, mode=data.mode)
 
     @property
@@ -128,7 +130,9 @@ class ImageCondition(ConditionModule):
             if channels == 1 and list(picture.shape) == size:
                 picture = picture[None]
             if tuple(picture.shape) != c.shape:
-                raise UsageError(f"the picture has the shape {tuple(picture.shape)}, but the model takes {c.shape}: resize it.")
+                raise UsageError(
+                    f"the picture has the shape {tuple(picture.shape)}, but the model takes {c.shape}: resize it."
+                )
             if not picture.isfinite().all():
                 raise UsageError("the picture holds values that are NaN or infinite: mend it.")
             if any(part.min() < low or part.max() > high for part, low, high in zip(picture, *c.span, strict=True)):

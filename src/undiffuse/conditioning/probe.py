@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from undiffuse.conditioning.conditions import Values
 from undiffuse.errors import UsageError
-from undiffuse.streams import GeneratorStream, generator
+from undiffuse.rng import GeneratorStream, generator
 
 NONE: Mapping[str, Tensor] = MappingProxyType({})
 LENT = 0.1  # deviation of the values lent to zero parameters
@@ -50,7 +50,11 @@ def zeros_lent(module: nn.Module, fresh: Mapping[str, Tensor] = NONE) -> Iterato
     try:
         with torch.no_grad():
             for name, p in module.named_parameters():
-                lent = fresh[name].to(p.device) if name in fresh and p.any() else torch.tensor(not p.any(), device=p.device)
+                lent = (
+                    fresh[name].to(p.device)
+                    if name in fresh and p.any()
+                    else torch.tensor(not p.any(), device=p.device)
+                )
                 if lent.any():
                     before.append((p, p.clone()))
                     p.copy_(torch.where(lent, (LENT * torch.randn(p.shape, generator=draws)).to(p), p))
@@ -61,7 +65,9 @@ def zeros_lent(module: nn.Module, fresh: Mapping[str, Tensor] = NONE) -> Iterato
                 parameter.copy_(value)
 
 
-def refuse_deaf(module: nn.Module, answer: Callable[[Values], Tensor], values: Values, fresh: Mapping[str, Tensor] = NONE) -> None:
+def refuse_deaf(
+    module: nn.Module, answer: Callable[[Values], Tensor], values: Values, fresh: Mapping[str, Tensor] = NONE
+) -> None:
     """Raises UsageError for a condition that does not reach the answer of a module at all.   fresh: see `zeros_lent`."""
     was_training = module.training
     module.eval()

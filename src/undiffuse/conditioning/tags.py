@@ -15,7 +15,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Places, as_token, joined, placed, two_layers, width_for
+from undiffuse.conditioning.base import (
+    ConditionModule,
+    ConditionSettings,
+    Places,
+    as_token,
+    joined,
+    placed,
+    two_layers,
+    width_for,
+)
 from undiffuse.conditioning.classes import unknown
 from undiffuse.conditioning.encoded import Encoded, Ragged, starts_of
 from undiffuse.errors import UsageError
@@ -78,7 +87,9 @@ class TagsCondition(ConditionModule):
         if -1 in which:
             self.refuse_unsaid()
         content = torch.tensor(indices, dtype=torch.int32)
-        return Ragged(content, starts_of(lengths), torch.tensor(which), len(self.config.names), torch.float32, named=True)
+        return Ragged(
+            content, starts_of(lengths), torch.tensor(which), len(self.config.names), torch.float32, named=True
+        )
 
     def _indices(self, value: object) -> list[int]:
         names = names_in(value)

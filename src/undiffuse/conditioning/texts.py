@@ -47,7 +47,9 @@ class TextConfig(ConditionSettings):
     def continued(self, data: TextConfig) -> TextConfig:
         before, after = (c.encoder.model_dump(exclude={"most", "scale", "source"}) for c in (self, data))
         if before != after:
-            raise UsageError("its texts were read by another encoder than the model's: name that one with --encoder, or give it another name.")
+            raise UsageError(
+                "its texts were read by another encoder than the model's: name that one with --encoder, or give it another name."
+            )
         now: dict[str, object] = {"most": max(self.encoder.most, data.encoder.most)}
         now |= {"source": data.encoder.source} if isinstance(data.encoder, TransformerEncoder) else {}
         return self._continued(data, encoder=self.encoder.model_copy(update=now))
@@ -189,7 +191,9 @@ class TextCondition(ConditionModule):
     def _words(self, text: str) -> list[str]:
         words, most = words_of(text), self.config.encoder.most
         if len(words) > most:
-            raise UsageError(f"{text[:30]!r}… has {len(words)} words, and the model's encoder takes at most {most}: shorten it.")
+            raise UsageError(
+                f"{text[:30]!r}… has {len(words)} words, and the model's encoder takes at most {most}: shorten it."
+            )
         return words
 
     def read(self, values: Sequence[object]) -> Tensor:
@@ -203,4 +207,3 @@ class TextCondition(ConditionModule):
             if words := self._words(text):
                 rows[row, : len(words)] = torch.tensor([hashed(word, encoder.buckets) for word in words])
         return rows
-

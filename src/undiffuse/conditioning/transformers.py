@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from undiffuse.errors import Failure, UsageError
-from undiffuse.extras import optional
+from undiffuse.system import optional
 
 Pooling = Literal["tokens", "mean", "last"]
 BATCH = 64
@@ -61,33 +61,47 @@ class Encoder:
         library = optional("transformers")
         library.utils.logging.disable_progress_bar()
         if not any(path for pattern in VOCABULARIES for path in self.folder.glob(pattern)):
-            raise UsageError(f"{self.folder} holds no text encoder with a tokenizer of its own: give a folder with a tokenizer.json as well.")
+            raise UsageError(
+                f"{self.folder} holds no text encoder with a tokenizer of its own: give a folder with a tokenizer.json as well."
+            )
         safe = {"local_files_only": True, "trust_remote_code": False}
         try:
             self.tokenizer: Any = library.AutoTokenizer.from_pretrained(self.folder, **safe)
             self.model: Any
-            self.model, loaded = library.AutoModel.from_pretrained(self.folder, use_safetensors=True, output_loading_info=True, **safe)
+            self.model, loaded = library.AutoModel.from_pretrained(
+                self.folder, use_safetensors=True, output_loading_info=True, **safe
+            )
         except Exception as error:  # the library raises many kinds; of one folder, all mean the same
             first = (str(error).splitlines() or [""])[0]
-            raise UsageError(f"{self.folder} holds no text encoder that can be opened safely, with safetensors and a tokenizer ({first}).") from None
+            raise UsageError(
+                f"{self.folder} holds no text encoder that can be opened safely, with safetensors and a tokenizer ({first})."
+            ) from None
         missing = [name for name in loaded["missing_keys"] if "pooler" not in name]  # what is not asked may be missing
         if missing:
-            raise UsageError(f"the weights in {self.folder} are not all of a {type(self.model).__name__}, {missing[0]} is missing: fetch them again.")
+            raise UsageError(
+                f"the weights in {self.folder} are not all of a {type(self.model).__name__}, {missing[0]} is missing: fetch them again."
+            )
         self.model.eval()
         if self.tokenizer.pad_token is None:  # GPT-like models have none; what is padded is masked, so any token serves
             self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
         self.tokenizer.padding_side = "right"
         self.width: int = getattr(self.model.config, "hidden_size", 0)
         if not self.width or getattr(self.model.config, "is_encoder_decoder", False):
-            raise UsageError(f"{self.folder} holds a {type(self.model).__name__}, which reads more than one text: give an encoder like BERT or GPT.")
-        positions = max(int(getattr(self.model.config, name, 0) or 0) for name in ("max_position_embeddings", "n_positions"))
+            raise UsageError(
+                f"{self.folder} holds a {type(self.model).__name__}, which reads more than one text: give an encoder like BERT or GPT."
+            )
+        positions = max(
+            int(getattr(self.model.config, name, 0) or 0) for name in ("max_position_embeddings", "n_positions")
+        )
         self.takes = min(positions or 512, self.tokenizer.model_max_length)  # RoBERTa has positions that it cannot use
 
     @property
     def reads_left_to_right(self) -> bool:
         """Whether it is GPT-like, where only the last token has seen the whole text."""
         names = [type(self.model).__name__, *(self.model.config.architectures or [])]
-        return bool(getattr(self.model.config, "is_decoder", False)) or any("GPT" in name or "CausalLM" in name for name in names)
+        return bool(getattr(self.model.config, "is_decoder", False)) or any(
+            "GPT" in name or "CausalLM" in name for name in names
+        )
 
     def length(self, texts: list[str]) -> int:
         """Tokens of the longest text. Raises UsageError for one longer than the encoder takes."""
@@ -110,13 +124,19 @@ class Encoder:
             tokens = self.tokenizer(batch, padding=True, truncation=False, return_tensors="pt", verbose=False)
             there = tokens["attention_mask"]
             _check(batch, there.sum(1).tolist(), config.most)
-            state = self.model(input_ids=tokens["input_ids"], attention_mask=there).last_hidden_state.float() / config.scale
+            state = (
+                self.model(input_ids=tokens["input_ids"], attention_mask=there).last_hidden_state.float() / config.scale
+            )
             said = there[:, :, None].float()
             if config.pooling == "tokens":
                 yield torch.cat([state * said, said], 2)
             else:
                 last = there.sum(1).clamp(min=1) - 1
-                pooled = (state * said).sum(1) / said.sum(1).clamp(min=1) if config.pooling == "mean" else state[torch.arange(len(state)), last]
+                pooled = (
+                    (state * said).sum(1) / said.sum(1).clamp(min=1)
+                    if config.pooling == "mean"
+                    else state[torch.arange(len(state)), last]
+                )
                 yield torch.cat([pooled, torch.ones(len(pooled), 1)], 1)
 
     def sha256(self) -> str:
@@ -149,10 +169,13 @@ def described(
     """
     encoder, different = Encoder(source, download), list(dict.fromkeys(texts))
     config = TransformerEncoder(
-        source=str(encoder.folder.resolve()) if Path(source).expanduser().is_dir() else source, sha256=encoder.sha256(),
-        architecture=type(encoder.model).__name__, pooling=pooling or ("last" if encoder.reads_left_to_right else "mean"),
-        width=encoder.width, most=encoder.length(different) if pooling == "tokens" else encoder.takes,
-    )  # fmt: skip
+        source=str(encoder.folder.resolve()) if Path(source).expanduser().is_dir() else source,
+        sha256=encoder.sha256(),
+        architecture=type(encoder.model).__name__,
+        pooling=pooling or ("last" if encoder.reads_left_to_right else "mean"),
+        width=encoder.width,
+        most=encoder.length(different) if pooling == "tokens" else encoder.takes,
+    )
     states = encoder.states(list(dict.fromkeys(measured or texts))[:1024], config)
     said = states[..., -1] > 0
     return config.model_copy(update={"scale": states[..., :-1][said].square().mean().sqrt().item()})
@@ -178,14 +201,20 @@ def _folder(source: str, download: bool) -> Path:
     looks_like_hub = not source.startswith(("/", ".", "~")) and source.count("/") <= 1
     mend = "give its folder with --encoder" + (", or let it be fetched with --download" if looks_like_hub else "")
     if not looks_like_hub:
-        raise Failure(f"the text encoder {name} is not in {path.parent}: {mend} (needs the extra: pip install 'undiffuse[text]').")
+        raise Failure(
+            f"the text encoder {name} is not in {path.parent}: {mend} (needs the extra: pip install 'undiffuse[text]')."
+        )
     hub = optional("huggingface_hub")
     try:
-        return Path(hub.snapshot_download(source, local_files_only=not download, allow_patterns=[*IDENTITY, "*.json", "*.txt"]))
+        return Path(
+            hub.snapshot_download(source, local_files_only=not download, allow_patterns=[*IDENTITY, "*.json", "*.txt"])
+        )
     except (OSError, ValueError) as error:
         if download:
             why = (str(error).splitlines() or [""])[0]
-            raise Failure(f"the text encoder {source} cannot be fetched ({why}): give its folder with --encoder.") from None
+            raise Failure(
+                f"the text encoder {source} cannot be fetched ({why}): give its folder with --encoder."
+            ) from None
         raise Failure(
             f"the text encoder {source} is not on this machine, neither as a folder nor in the hub's cache: {mend} "
             "(needs the extra: pip install 'undiffuse[text]')."

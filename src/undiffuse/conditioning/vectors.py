@@ -26,7 +26,9 @@ class VectorConfig(ConditionSettings):
 
     def continued(self, data: VectorConfig) -> VectorConfig:
         if len(data.mean) != len(self.mean):
-            raise UsageError(f"its vectors have {len(data.mean)} numbers, and the model takes {len(self.mean)}: give the same embedding.")
+            raise UsageError(
+                f"its vectors have {len(data.mean)} numbers, and the model takes {len(self.mean)}: give the same embedding."
+            )
         return self._continued(data)
 
 
@@ -53,11 +55,17 @@ class VectorCondition(ConditionModule):
             try:
                 vector = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
             except (TypeError, ValueError, RuntimeError):
-                raise UsageError(f"{str(value)[:40]!r} is no vector: give {d} numbers, or an .npy file of them.") from None
+                raise UsageError(
+                    f"{str(value)[:40]!r} is no vector: give {d} numbers, or an .npy file of them."
+                ) from None
             if vector.shape != (d,):
-                raise UsageError(f"the vector has the shape {tuple(vector.shape)}, but the model takes ({d},): give the embedding of training.")
+                raise UsageError(
+                    f"the vector has the shape {tuple(vector.shape)}, but the model takes ({d},): give the embedding of training."
+                )
             if not vector.isfinite().all():
                 raise UsageError("the vector holds numbers that are NaN or infinite: mend it.")
             rows.append(vector)
-        z = (torch.stack(rows) - torch.tensor(self.config.mean, dtype=torch.float64)) / torch.tensor(self.config.deviation, dtype=torch.float64)
+        z = (torch.stack(rows) - torch.tensor(self.config.mean, dtype=torch.float64)) / torch.tensor(
+            self.config.deviation, dtype=torch.float64
+        )
         return torch.cat([z, torch.ones(len(z), 1)], 1).float()

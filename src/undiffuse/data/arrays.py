@@ -36,12 +36,21 @@ def arranged(values: np.ndarray, layout: str | None) -> tuple[np.ndarray, str]:
     """
     if layout is None:
         if values.ndim not in (2, 3, 4, 5):
-            raise UsageError(f"an array of shape {values.shape} is no set of examples: it should have 2 to 5 axes, examples first.")
+            raise UsageError(
+                f"an array of shape {values.shape} is no set of examples: it should have 2 to 5 axes, examples first."
+            )
         size = {2: "C" if values.shape[1] <= WIDEST_TABLE else "L", 3: "HW", 4: "HW", 5: "DHW"}[values.ndim]
         channels_first = values.ndim > 3 and values.shape[1] < values.shape[-1]
         layout = "N" + size if values.ndim < 4 else ("NC" + size if channels_first else "N" + size + "C")
-    if sorted(set(layout)) != sorted(layout) or not set(layout) <= set("NCDHWL") or "N" not in layout or len(layout) != values.ndim:
-        raise UsageError(f"the layout {layout!r} does not fit an array of shape {values.shape}: name its axes with {LAYOUTS}.")
+    if (
+        sorted(set(layout)) != sorted(layout)
+        or not set(layout) <= set("NCDHWL")
+        or "N" not in layout
+        or len(layout) != values.ndim
+    ):
+        raise UsageError(
+            f"the layout {layout!r} does not fit an array of shape {values.shape}: name its axes with {LAYOUTS}."
+        )
     axes = layout
     for axis, missing in (("C", "C" not in layout), ("L", not set(layout) & set("DHWL"))):
         values, axes = (values[..., None], axes + axis) if missing else (values, axes)
@@ -50,7 +59,11 @@ def arranged(values: np.ndarray, layout: str | None) -> tuple[np.ndarray, str]:
 
 
 def _dataset(
-    name: str, values: np.ndarray, labels: np.ndarray | None, layout: str | None, columns: dict[str, np.ndarray] | None = None
+    name: str,
+    values: np.ndarray,
+    labels: np.ndarray | None,
+    layout: str | None,
+    columns: dict[str, np.ndarray] | None = None,
 ) -> Dataset:
     truths = values.dtype == bool
     if truths:
@@ -58,27 +71,39 @@ def _dataset(
     if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
         raise UsageError(f"the values of {name} are of type {values.dtype}: they should be integers or floats.")
     if 0 in values.shape:
-        raise UsageError(f"{name} has the shape {values.shape}, which holds no {'examples' if values.shape[0] == 0 else 'values'}.")
+        raise UsageError(
+            f"{name} has the shape {values.shape}, which holds no {'examples' if values.shape[0] == 0 else 'values'}."
+        )
     values, read = arranged(values, layout)
     notes = ["true and false are read as 1 and 0, and samples are uint8, of 1 and 0 too"] if truths else []
     notes += [] if layout else [f"read as {read}; say --layout if its axes mean something else"]
     if np.issubdtype(values.dtype, np.floating):
         values = _narrowed(values)
         if values.dtype == np.float64:
-            notes.append("values stay float64, since float32 would change them by more than a small part of their deviation")
+            notes.append(
+                "values stay float64, since float32 would change them by more than a small part of their deviation"
+            )
         notes += _whole_columns(values)
     classes: tuple[str, ...] = ()
     if labels is not None:
         if labels.shape != (len(values),):
-            raise UsageError(f"{name} holds {len(values)} examples but labels of shape {labels.shape}: there should be one each.")
+            raise UsageError(
+                f"{name} holds {len(values)} examples but labels of shape {labels.shape}: there should be one each."
+            )
         labels, classes, said = _classes(labels)
         notes += said
     two_d = values.ndim == 4
     return Dataset(
-        name, values, labels, classes,
-        mode=MODES.get((values.dtype.name, values.shape[1])) if two_d else None, columns=columns or {}, notes=tuple(notes),
-        low=0.0 if truths else None, high=1.0 if truths else None,
-    )  # fmt: skip
+        name,
+        values,
+        labels,
+        classes,
+        mode=MODES.get((values.dtype.name, values.shape[1])) if two_d else None,
+        columns=columns or {},
+        notes=tuple(notes),
+        low=0.0 if truths else None,
+        high=1.0 if truths else None,
+    )
 
 
 def _whole_columns(values: np.ndarray) -> list[str]:
@@ -103,9 +128,13 @@ def _narrowed(values: np.ndarray) -> np.ndarray:
     with np.errstate(all="ignore"):
         _, deviation, low, high = channel_statistics(wide)
         narrow = wide.astype(np.float32)
-        lost = np.max([np.abs(narrow[part] - wide[part]).max(axes) for part in parts_of(wide)], 0)  # inf where float32 has no such number
+        lost = np.max(
+            [np.abs(narrow[part] - wide[part]).max(axes) for part in parts_of(wide)], 0
+        )  # inf where float32 has no such number
         much = lost > LOST * deviation
-    return wide if (much & np.isfinite(low) & np.isfinite(high)).any() else narrow  # what is no number is told by whoever fits the codec
+    return (
+        wide if (much & np.isfinite(low) & np.isfinite(high)).any() else narrow
+    )  # what is no number is told by whoever fits the codec
 
 
 def _classes(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
@@ -122,11 +151,15 @@ def _classes(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], list[str]
     found[~missing] = index
     if missing.any():
         such = "NaN" if labels.dtype.kind == "f" else f"empty or {', '.join(MISSING[1:])}"
-        notes.append(f"{missing.sum()} of {len(labels)} labels are {such}: nothing is said of the class of these examples")
+        notes.append(
+            f"{missing.sum()} of {len(labels)} labels are {such}: nothing is said of the class of these examples"
+        )
     numbers = labels.dtype.kind in "iuf"
     if numbers and (said.dtype.kind == "f" or (len(unique) > MANY_CLASSES and len(said) < FEW_EXAMPLES * len(unique))):
         each = len(said) / len(unique)
-        notes.append(f"the labels are {len(unique)} classes of about {each:.0f} examples; if they are numbers, --number label=class tells them so")
+        notes.append(
+            f"the labels are {len(unique)} classes of about {each:.0f} examples; if they are numbers, --number label=class tells them so"
+        )
     return found, tuple(str(value) for value in unique), notes
 
 
@@ -137,7 +170,9 @@ def load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
         return content if isinstance(content, np.ndarray) else {key: content[key] for key in content.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         if "pickle" in str(error).lower():
-            raise UsageError(f"{path} holds pickled objects, which are never loaded: save plain arrays of numbers.") from None
+            raise UsageError(
+                f"{path} holds pickled objects, which are never loaded: save plain arrays of numbers."
+            ) from None
         raise UsageError(f"{path} cannot be read as a NumPy file: {error}.") from None
 
 
@@ -162,7 +197,9 @@ def numpy_file(path: Path, layout: str | None = None) -> Dataset:
     label = next((name for name in LABELS if name in content), None)
     values = content[key]
     columns = {
-        name: column for name, column in content.items() if name not in (key, label) and column.shape[:1] == values.shape[:1] and column.ndim
+        name: column
+        for name, column in content.items()
+        if name not in (key, label) and column.shape[:1] == values.shape[:1] and column.ndim
     }
     return _dataset(path.stem, values, content[label] if label else None, layout, columns)
 
@@ -187,5 +224,7 @@ def idx(path: Path, layout: str | None = None) -> Dataset:
     beside = path.with_name(path.name.replace("images-idx3", "labels-idx1").replace("images.idx3", "labels.idx1"))
     labels = _idx_array(beside) if beside != path and beside.exists() else None
     data = _dataset(path.name.split("-images")[0].split(".")[0], _idx_array(path), labels, layout)
-    looked = f"no {beside.name} is beside it" if beside != path else "its name has no 'images-idx3', so none were looked for"
+    looked = (
+        f"no {beside.name} is beside it" if beside != path else "its name has no 'images-idx3', so none were looked for"
+    )
     return data if labels is not None else replace(data, notes=(*data.notes, f"no labels: {looked}"))

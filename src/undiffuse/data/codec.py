@@ -59,12 +59,17 @@ class CodecConfig(BaseModel):
     def holds(self, values: np.ndarray) -> bool:
         """Whether stored values (N, C, *size) lie in the range of their channel."""
         each = zip(self.low, self.high, strict=True)
-        return all(low <= values[:, channel].min() and values[:, channel].max() <= high for channel, (low, high) in enumerate(each))
+        return all(
+            low <= values[:, channel].min() and values[:, channel].max() <= high
+            for channel, (low, high) in enumerate(each)
+        )
 
     @property
     def storage(self) -> torch.dtype:
         """The float type that tells stored values apart."""
-        exact = max(map(abs, (*self.low, *self.high))) <= MOST_STEPS if self.kind == "integer" else self.dtype != "float64"
+        exact = (
+            max(map(abs, (*self.low, *self.high))) <= MOST_STEPS if self.kind == "integer" else self.dtype != "float64"
+        )
         return torch.float32 if exact else torch.float64
 
     def carried(self, values: np.ndarray | Tensor) -> Tensor:
@@ -78,7 +83,9 @@ class CodecConfig(BaseModel):
                 return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64 if wide else np.float32))
             values = torch.as_tensor(values)
         except (TypeError, ValueError):
-            raise UsageError(f"examples are an array or a tensor of numbers, and not a {type(values).__name__} of anything else.") from None
+            raise UsageError(
+                f"examples are an array or a tensor of numbers, and not a {type(values).__name__} of anything else."
+            ) from None
         return values.cpu().double() if wide else values.float()
 
 
@@ -88,7 +95,11 @@ def fitted_codec(data: Dataset, rows: np.ndarray | None = None, *, all_alike: bo
     all_alike: of runs that began when the type alone said the range (data/ranges.py) and every example was measured.
     Raises UsageError for values that are not finite, all equal, too far apart for float32, or outside the range that was set.
     """
-    return _of_integers(data, all_alike) if np.issubdtype(data.values.dtype, np.integer) else _of_floats(data, rows, all_alike)
+    return (
+        _of_integers(data, all_alike)
+        if np.issubdtype(data.values.dtype, np.integer)
+        else _of_floats(data, rows, all_alike)
+    )
 
 
 def _of_integers(data: Dataset, all_alike: bool) -> CodecConfig:
@@ -97,7 +108,9 @@ def _of_integers(data: Dataset, all_alike: bool) -> CodecConfig:
     found = full_range(values) if all_alike else found_range(values, data.mode)
     low, high = found[0] if data.low is None else data.low, found[1] if data.high is None else data.high
     if shown.min() < low or shown.max() > high:
-        raise UsageError(f"the values lie in [{shown.min()}, {shown.max()}], beyond the range {low:g},{high:g}: leave the range out, or widen it.")
+        raise UsageError(
+            f"the values lie in [{shown.min()}, {shown.max()}], beyond the range {low:g},{high:g}: leave the range out, or widen it."
+        )
     if high - low > MOST_STEPS or max(-low, high) > 2**53:
         raise UsageError(
             f"the data holds whole numbers from {low:.0f} to {high:.0f}, more or larger than floats tell apart (2^24, up to 2^53): "
@@ -108,22 +121,31 @@ def _of_integers(data: Dataset, all_alike: bool) -> CodecConfig:
     lows = (low,) * (channels - len(alpha)) + (0.0,) * len(alpha)
     highs = (high,) * (channels - len(alpha)) + tuple(map(float, alpha))
     return CodecConfig(
-        shape=data.shape, kind="integer", dtype=values.dtype.name, mode=data.mode,
-        offset=tuple((a + b) / 2 for a, b in zip(lows, highs, strict=True)), scale=tuple((b - a) / 2 for a, b in zip(lows, highs, strict=True)),
-        low=lows, high=highs,
-    )  # fmt: skip
+        shape=data.shape,
+        kind="integer",
+        dtype=values.dtype.name,
+        mode=data.mode,
+        offset=tuple((a + b) / 2 for a, b in zip(lows, highs, strict=True)),
+        scale=tuple((b - a) / 2 for a, b in zip(lows, highs, strict=True)),
+        low=lows,
+        high=highs,
+    )
 
 
 def _of_floats(data: Dataset, rows: np.ndarray | None, all_alike: bool) -> CodecConfig:
     values = data.values
     if data.low is not None or data.high is not None:
-        raise UsageError("a range is set for whole numbers, and these are floats, which go by their mean and deviation: leave --range out.")
+        raise UsageError(
+            "a range is set for whole numbers, and these are floats, which go by their mean and deviation: leave --range out."
+        )
     bad = sum(int((~np.isfinite(values[part])).sum()) for part in parts_of(values))
     if bad:
         raise UsageError(f"the data holds {bad} values that are NaN or infinite: remove them.")
     mean, deviation, low, high = channel_statistics(values, None if all_alike else rows)
     if (low == high).any():
-        raise UsageError(f"channel {int(np.argmax(low == high))} of the data has the same value everywhere: leave it out.")
+        raise UsageError(
+            f"channel {int(np.argmax(low == high))} of the data has the same value everywhere: leave it out."
+        )
     if all_alike:  # to the last digit what was stored
         axes = (0, *range(2, values.ndim))
         mean, deviation = values.mean(axes, dtype=np.float64), values.std(axes, dtype=np.float64)
@@ -132,9 +154,15 @@ def _of_floats(data: Dataset, rows: np.ndarray | None, all_alike: bool) -> Codec
         return tuple(float(number) for number in numbers)
 
     return CodecConfig(
-        shape=data.shape, kind="float", dtype=values.dtype.name, mode=None, offset=each(mean), scale=each(2 * deviation),
-        low=each(low), high=each(high),
-    )  # fmt: skip
+        shape=data.shape,
+        kind="float",
+        dtype=values.dtype.name,
+        mode=None,
+        offset=each(mean),
+        scale=each(2 * deviation),
+        low=each(low),
+        high=each(high),
+    )
 
 
 class Space(Protocol):
@@ -163,7 +191,8 @@ class Codec:
         self.config, self.space = config, space
         column = (-1, *[1] * (len(config.shape) - 1))
         self.offset, self.scale, self.low, self.high = (
-            torch.tensor(numbers, dtype=config.storage).reshape(column) for numbers in (config.offset, config.scale, config.low, config.high)
+            torch.tensor(numbers, dtype=config.storage).reshape(column)
+            for numbers in (config.offset, config.scale, config.low, config.high)
         )
 
     @property
@@ -192,9 +221,13 @@ class Codec:
         """
         raw = self.config.carried(values)
         if raw.shape[1:] != self.config.shape:
-            raise UsageError(f"the model takes examples of shape {self.config.shape}, but these have {tuple(raw.shape[1:])}.")
+            raise UsageError(
+                f"the model takes examples of shape {self.config.shape}, but these have {tuple(raw.shape[1:])}."
+            )
         device = raw.device
-        slack = 0.0 if self.config.kind == "integer" else float("inf")  # floats outside the range seen are data all the same
+        slack = (
+            0.0 if self.config.kind == "integer" else float("inf")
+        )  # floats outside the range seen are data all the same
         if limited and ((raw < self.low.to(device) - slack).any() or (raw > self.high.to(device) + slack).any()):
             raise UsageError(
                 f"the values lie in [{raw.min():g}, {raw.max():g}], but the model was made for "
@@ -204,7 +237,11 @@ class Codec:
         return x if self.space is None else self.space.encode(x)
 
     def encode_parts(
-        self, values: np.ndarray | Tensor, rows: np.ndarray | None = None, device: torch.device | str = "cpu", limited: bool = True
+        self,
+        values: np.ndarray | Tensor,
+        rows: np.ndarray | None = None,
+        device: torch.device | str = "cpu",
+        limited: bool = True,
     ) -> Tensor:
         """x of rows of stored values (of all when None), encoded part by part, so that no more is in memory than what is returned.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from undiffuse.errors import UsageError
-from undiffuse.streams import GeneratorStream, permuted
+from undiffuse.rng import GeneratorStream, permuted
 
 MISSING = ("", "nan", "NaN", "None", "null")  # texts that say nothing
 
@@ -63,7 +63,9 @@ class Dataset:
             if column.dtype == object:
                 _update_by_texts(digest, name, column)
             else:
-                digest.update(f"{name}{column.shape}{column.dtype.str}".encode() + np.ascontiguousarray(column).tobytes())
+                digest.update(
+                    f"{name}{column.shape}{column.dtype.str}".encode() + np.ascontiguousarray(column).tobytes()
+                )
         return digest.hexdigest()[:16]
 
     def split_rows(self, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

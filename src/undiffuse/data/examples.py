@@ -15,13 +15,25 @@ import numpy as np
 
 from undiffuse.data.arrays import load_one
 from undiffuse.data.codec import CodecConfig, shape_in_files
-from undiffuse.data.pixels import DESCRIBED, MUCH_CUT, SUFFIXES, Unreadable, converted, cut, read_image, resized, size_text
+from undiffuse.data.pixels import (
+    DESCRIBED,
+    MUCH_CUT,
+    SUFFIXES,
+    Unreadable,
+    converted,
+    cut,
+    read_image,
+    resized,
+    size_text,
+)
 from undiffuse.errors import UsageError
 
 PIXEL_MODES = dict(enumerate(list(DESCRIBED)[:4], start=1))
 
 
-def read_examples(path: Path, codec: CodecConfig, fit: str = "crop", missing: bool = False) -> tuple[np.ndarray, list[str]]:
+def read_examples(
+    path: Path, codec: CodecConfig, fit: str = "crop", missing: bool = False
+) -> tuple[np.ndarray, list[str]]:
     """The examples in a file, (n, C, *size) of type `codec.storage` in the range of the model's data, and notes on what was done.
 
     fit: how to resize: crop, pad or stretch.   missing: whether values of an array may be NaN.
@@ -34,7 +46,9 @@ def read_examples(path: Path, codec: CodecConfig, fit: str = "crop", missing: bo
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path} is neither an image nor an .npy array: give one of these.")
     if len(codec.shape) != 3 or codec.shape[0] not in PIXEL_MODES:
-        raise UsageError(f"this model is for arrays of shape {codec.shape}, which an image cannot hold: give an .npy file instead of {path}.")
+        raise UsageError(
+            f"this model is for arrays of shape {codec.shape}, which an image cannot hold: give an .npy file instead of {path}."
+        )
     return _image(path, codec, fit)
 
 
@@ -49,9 +63,13 @@ def _array(path: Path, codec: CodecConfig, missing: bool) -> np.ndarray:
             values = content.reshape(-1, *form)
             values = np.moveaxis(values, -1, 1) if form == last and form != shape else values.reshape(-1, *shape)
             if len(values) == 0 or np.isinf(values).any() or (np.isnan(values).any() and not missing):
-                raise UsageError(f"{path} holds {'no examples' if len(values) == 0 else 'values that are NaN or infinite'}: mend the file.")
+                raise UsageError(
+                    f"{path} holds {'no examples' if len(values) == 0 else 'values that are NaN or infinite'}: mend the file."
+                )
             return codec.carried(np.ascontiguousarray(values)).numpy()
-    raise UsageError(f"{path} has the shape {content.shape}, but the model takes {shape}, or several as (n, {', '.join(map(str, shape))}).")
+    raise UsageError(
+        f"{path} has the shape {content.shape}, but the model takes {shape}, or several as (n, {', '.join(map(str, shape))})."
+    )
 
 
 def _image(path: Path, codec: CodecConfig, fit: str) -> tuple[np.ndarray, list[str]]:
@@ -62,14 +80,22 @@ def _image(path: Path, codec: CodecConfig, fit: str) -> tuple[np.ndarray, list[s
     except Unreadable as problem:
         raise UsageError(f"{path} cannot be read: {problem}.") from None
     notes, given = [], picture.values
-    low, high = (np.reshape(ends, (-1, 1, 1)) for ends in (codec.low, codec.high))  # by channel: alpha has a range of its own
+    low, high = (
+        np.reshape(ends, (-1, 1, 1)) for ends in (codec.low, codec.high)
+    )  # by channel: alpha has a range of its own
     if picture.frames > 1:
         notes.append(f"{path.name} has {picture.frames} pages or frames, the first is used")
     if picture.mode != mode:
-        notes.append(f"{path.name} is {DESCRIBED[picture.mode]}, converted to {DESCRIBED[mode]} as the model's data are")
+        notes.append(
+            f"{path.name} is {DESCRIBED[picture.mode]}, converted to {DESCRIBED[mode]} as the model's data are"
+        )
         given = converted(given, channels)
     if given.shape[1:] != (height, width):
-        how = {"crop": "resized, cropping to fit", "pad": "resized, padding to fit", "stretch": "resized, stretching to fit"}[fit]
+        how = {
+            "crop": "resized, cropping to fit",
+            "pad": "resized, padding to fit",
+            "stretch": "resized, stretching to fit",
+        }[fit]
         share = cut(given.shape[1:], (height, width)) if fit == "crop" else 0.0
         how += f" ({share:.0%} of it is cut away)" if share > MUCH_CUT else ""
         notes.append(f"{path.name} is {size_text(given.shape[1:])}, {how}, to the model's {height}×{width}")
@@ -79,5 +105,7 @@ def _image(path: Path, codec: CodecConfig, fit: str) -> tuple[np.ndarray, list[s
         values = (low + values / np.iinfo(given.dtype).max * (high - low)).astype(np.float32)
         values = values.round() if codec.kind == "integer" else values
     if codec.mode is None:  # pictures of such data are written with black at its lowest value and white at its highest
-        notes.append(f"{path.name}: black to white read as {low.min():g} to {high.max():g}, the range of the model's data")
+        notes.append(
+            f"{path.name}: black to white read as {low.min():g} to {high.max():g}, the range of the model's data"
+        )
     return values[None], notes

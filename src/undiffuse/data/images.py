@@ -47,7 +47,9 @@ class Found:
     def notes(self) -> list[str]:
         """A sentence for each kind of what was left out."""
         known = {path.with_suffix(".txt") for path in self.files}
-        others = [path for path in self.others if self.root / path not in known]  # captions beside pictures are read or offered, see tables.py
+        others = [
+            path for path in self.others if self.root / path not in known
+        ]  # captions beside pictures are read or offered, see tables.py
         suffixes = Counter(path.suffix.lower() or path.name for path in others)
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(NAMED))
         counted = (
@@ -58,12 +60,18 @@ class Found:
             (self.again, "link", "it leads to a folder that is read already"),
             (self.closed, "folder", "it may not be read: change its permissions"),
         )
-        return [f"left out {len(paths)} {what}{'s' * (len(paths) > 1)}, {listed(paths)}: {why}" for paths, what, why in counted if paths]
+        return [
+            f"left out {len(paths)} {what}{'s' * (len(paths) > 1)}, {listed(paths)}: {why}"
+            for paths, what, why in counted
+            if paths
+        ]
 
 
 def is_run(folder: Path) -> bool:
     """Whether training wrote a folder."""
-    return (folder / "config.json").is_file() and any((folder / name).exists() for name in ("metrics.jsonl", "state", "model.safetensors"))
+    return (folder / "config.json").is_file() and any(
+        (folder / name).exists() for name in ("metrics.jsonl", "state", "model.safetensors")
+    )
 
 
 def find(root: Path) -> Found:
@@ -119,7 +127,11 @@ def _classes(root: Path, files: list[Path]) -> tuple[list[str] | None, list[str]
                 "images into sub-folders, or none."
             )
         return None, []
-    deeper = list(dict.fromkeys(Path(*path.relative_to(root).parts[:2]) for path in files if len(path.relative_to(root).parts) > 2))
+    deeper = list(
+        dict.fromkeys(
+            Path(*path.relative_to(root).parts[:2]) for path in files if len(path.relative_to(root).parts) > 2
+        )
+    )
     classes = list(dict.fromkeys(names))
     note = (
         f"classes are the folders right below {root} ({listed(classes)}), and deeper ones are part of these ({listed(deeper)}); "
@@ -160,7 +172,14 @@ class Images:
 class _Reading:
     """The one array that images are read into, as many at once as there are threads."""
 
-    def __init__(self, files: Sequence[Path], channels: str | None, size: tuple[int, int] | None, fit: str, max_pixels: int | None) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        channels: str | None,
+        size: tuple[int, int] | None,
+        fit: str,
+        max_pixels: int | None,
+    ) -> None:
         self.files, self.options, self.convert = files, (channels, size, fit, max_pixels), channels is not None
         self.values: np.ndarray | None = None
         self.lock = Lock()
@@ -175,7 +194,9 @@ class _Reading:
         with self.lock:
             if self.values is None:
                 self.values = np.zeros((len(self.files), *given.shape), given.dtype)
-            elif self.convert and given.dtype == np.uint16 and self.values.dtype == np.uint8:  # one kind was asked for: the one that keeps all
+            elif (
+                self.convert and given.dtype == np.uint16 and self.values.dtype == np.uint8
+            ):  # one kind was asked for: the one that keeps all
                 self.values = deepened(self.values)
             given = deepened(given) if self.convert and self.values.dtype == np.uint16 else given
             if self.values.shape[1:] == given.shape and self.values.dtype == given.dtype:
@@ -184,9 +205,13 @@ class _Reading:
 
 
 def read_images(
-    root: Path, files: Sequence[Path], size: tuple[int, int] | None = None, fit: str = "crop", channels: str | None = None,
+    root: Path,
+    files: Sequence[Path],
+    size: tuple[int, int] | None = None,
+    fit: str = "crop",
+    channels: str | None = None,
     max_pixels: int | None = None,
-) -> Images:  # fmt: skip
+) -> Images:
     """Reads files in parallel into one array.   root: for what is said of them.   The rest: see `pixels.read_image`.
 
     Raises UsageError where more than 1 % cannot be read, or sizes or kinds of pixel differ.
@@ -206,7 +231,11 @@ def read_images(
     assert values is not None  # some file was read
     for row, of in enumerate(kept if bad else []):
         values[row] = values[of]
-    shallow = [place for place, row in enumerate(kept) if values.dtype == np.uint16 and not results[row].mode.endswith(";16")]  # type: ignore[union-attr]
+    shallow = [
+        place
+        for place, row in enumerate(kept)
+        if values.dtype == np.uint16 and not results[row].mode.endswith(";16")  # type: ignore[union-attr]
+    ]
     bits = _of_one_depth(values[: len(kept)], shallow)
     notes = [f"skipped {len(bad)} of {len(files)} images that cannot be read: {said}"] if bad else []
     return Images(values[: len(kept)], kept, (*notes, *_decided(root, pictures, bits)))
@@ -247,9 +276,13 @@ def _decided(root: Path, pictures: dict[Path, _Read], bits: int) -> list[str]:
 def _same(root: Path, pictures: dict[Path, _Read], convert: bool) -> None:
     """Raises UsageError where sizes or kinds of pixel differ, naming an example of each of the two commonest."""
     for what, of, mend in (
-        ("sizes", lambda p: size_text(p.size[-2:]), "--size {} (resizes, cropping to fit; --fit pad or stretch instead)"),
+        (
+            "sizes",
+            lambda p: size_text(p.size[-2:]),
+            "--size {} (resizes, cropping to fit; --fit pad or stretch instead)",
+        ),
         ("kinds of pixel", lambda p: DESCRIBED[p.mode], "--channels grey, rgb or rgba"),
-    ):  # fmt: skip
+    ):
         if convert and what == "kinds of pixel":
             continue
         seen: dict[str, list[Path]] = {}
@@ -265,15 +298,23 @@ def _same(root: Path, pictures: dict[Path, _Read], convert: bool) -> None:
 
 
 def image_folder(
-    root: Path, size: tuple[int, int] | None = None, fit: str = "crop", channels: str | None = None, max_pixels: int | None = None
+    root: Path,
+    size: tuple[int, int] | None = None,
+    fit: str = "crop",
+    channels: str | None = None,
+    max_pixels: int | None = None,
 ) -> Dataset:
     """All images below root, of one size and kind of pixel after `size` (height, width) and `channels` (grey, rgb, rgba)."""
     if is_run(root):
-        raise UsageError(f"{root} is a run of this package, not data: give a folder of images, such as {root / 'samples'} for what it drew.")
+        raise UsageError(
+            f"{root} is a run of this package, not data: give a folder of images, such as {root / 'samples'} for what it drew."
+        )
     found = find(root)
     if not found.files:
         left = "; ".join(found.notes()) or "nothing"
-        raise UsageError(f"there are no images in {root}, {left}. It should hold .png, .jpg, .webp, .bmp, .tif or .gif files.")
+        raise UsageError(
+            f"there are no images in {root}, {left}. It should hold .png, .jpg, .webp, .bmp, .tif or .gif files."
+        )
     labels, notes = _classes(root, found.files)
     images = read_images(root, found.files, size, fit, channels, max_pixels)
     names: tuple[str, ...] = tuple(sorted(set(labels))) if labels else ()

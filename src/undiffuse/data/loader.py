@@ -18,7 +18,7 @@ from torch import Tensor
 
 from undiffuse.data.codec import Codec
 from undiffuse.data.dataset import Dataset
-from undiffuse.streams import GeneratorStream, permuted
+from undiffuse.rng import GeneratorStream, permuted
 
 FLOAT = 4  # bytes
 
@@ -59,9 +59,15 @@ class Loader:
     KEPT_ENCODED = 2**28  # bytes of x, whatever the values take that it is made of
 
     def __init__(
-        self, data: Dataset, codec: Codec, batch_size: int, seed: int, device: torch.device, values: Mapping[str, Rows] | None = None,
+        self,
+        data: Dataset,
+        codec: Codec,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        values: Mapping[str, Rows] | None = None,
         rows: np.ndarray | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.data, self.codec, self.batch_size, self.seed, self.device = data, codec, batch_size, seed, device
         self.rows = np.arange(len(data)) if rows is None else rows
         small = len(self.rows) * math.prod(codec.shape) * FLOAT <= self.KEPT_ENCODED
@@ -74,5 +80,9 @@ class Loader:
     def __call__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         rows = batch_indices(len(self.rows), self.batch_size, self.seed, step)
         index = torch.from_numpy(rows).to(self.device)
-        x = self.encoded[index] if self.encoded is not None else self.codec.encode(self.data.values[self.rows[rows]]).to(self.device)
+        x = (
+            self.encoded[index]
+            if self.encoded is not None
+            else self.codec.encode(self.data.values[self.rows[rows]]).to(self.device)
+        )
         return x, {name: value[index.to(value.device)].to(self.device) for name, value in self.values.items()}

@@ -22,8 +22,24 @@ from PIL import Image, ImageFile, ImageOps
 from undiffuse.data.ranges import top_of
 
 SUFFIXES = {
-    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm", ".tga", ".jp2", ".j2k",
-}  # fmt: skip
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".webp",
+    ".avif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".ppm",
+    ".pgm",
+    ".pnm",
+    ".tga",
+    ".jp2",
+    ".j2k",
+}
 DESCRIBED = {"L": "grey", "LA": "grey with alpha", "RGB": "colour", "RGBA": "colour with alpha"}
 DESCRIBED |= {f"{mode};16" if mode != "L" else "I;16": f"16-bit {text}" for mode, text in DESCRIBED.items()}
 CHANNELS = {"grey": 1, "rgb": 3, "rgba": 4}
@@ -57,7 +73,11 @@ def mode_of(values: np.ndarray) -> str:
 
 
 def read_image(
-    path: Path, channels: str | None = None, size: tuple[int, int] | None = None, fit: str = "crop", max_pixels: int | None = None
+    path: Path,
+    channels: str | None = None,
+    size: tuple[int, int] | None = None,
+    fit: str = "crop",
+    max_pixels: int | None = None,
 ) -> Picture:
     """One image.
 
@@ -73,7 +93,9 @@ def read_image(
             if limit and file.width * file.height > limit:
                 raise Unreadable(_too_large(file.width * file.height, limit))
             # the second picture of MPO is the camera's own copy of the first
-            frames = int(getattr(file, "n_frames", 1)) if getattr(file, "is_animated", False) and file.format != "MPO" else 1
+            frames = (
+                int(getattr(file, "n_frames", 1)) if getattr(file, "is_animated", False) and file.format != "MPO" else 1
+            )
             deep = _deep(path, file)
             values = _plain(ImageOps.exif_transpose(file)) if deep is None else deep
     except Unreadable:
@@ -103,12 +125,20 @@ def _deep(path: Path, file: Image.Image) -> np.ndarray | None:
         return _ppm(path, tiles[0].offset, file.size, tiles[0].args[-1])
     if not any(";16" in mode for mode in modes) or file.mode not in ("LA", "RGB", "RGBA"):
         if (bits := _bits(path, file)) > 8 and file.mode != "I;16":
-            raise Unreadable(f"a {file.format} of {bits} bits in several channels, which would lose all beyond 8: store such images as .npy")
+            raise Unreadable(
+                f"a {file.format} of {bits} bits in several channels, which would lose all beyond 8: store such images as .npy"
+            )
         return None
-    swapped = {mode: mode[:-4] + BYTE_ORDERS[mode[-4:]] for mode in modes if mode[-4:] in BYTE_ORDERS and mode[:-4] in ("RGB", "RGBA")}
+    swapped = {
+        mode: mode[:-4] + BYTE_ORDERS[mode[-4:]]
+        for mode in modes
+        if mode[-4:] in BYTE_ORDERS and mode[:-4] in ("RGB", "RGBA")
+    }
     swapped |= {"LA;16B": "RGBA"} if modes == {"LA;16B"} else {}  # its four bytes
     if modes != swapped.keys():
-        raise Unreadable(f"16-bit pixels stored as {', '.join(sorted(modes))}, which would lose half of their depth: store such images as .npy")
+        raise Unreadable(
+            f"16-bit pixels stored as {', '.join(sorted(modes))}, which would lose half of their depth: store such images as .npy"
+        )
     transparent = file.info.get("transparency")
     high = np.asarray(ImageOps.exif_transpose(file))
     with Image.open(path) as again:
@@ -142,9 +172,13 @@ def _bits(path: Path, file: Image.Image) -> int:
     with open(path, "rb") as stream:
         head = stream.read(4096)
     if file.format == "JPEG2000":
-        size = head.find(b"\xff\x51")  # marker SIZ (ISO 15444-1, A.5.1); the depth of the first component stands 40 bytes on
+        size = head.find(
+            b"\xff\x51"
+        )  # marker SIZ (ISO 15444-1, A.5.1); the depth of the first component stands 40 bytes on
         return (head[size + 40] & 0x7F) + 1 if size >= 0 and len(head) > size + 40 else 8
-    config = head.find(b"av1C")  # AV1 in ISO base media, 2.3.3: after the marker, the third byte has high_bitdepth and twelve_bit
+    config = head.find(
+        b"av1C"
+    )  # AV1 in ISO base media, 2.3.3: after the marker, the third byte has high_bitdepth and twelve_bit
     flags = head[config + 6] if config >= 0 and len(head) > config + 6 else 0
     return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
 

@@ -21,7 +21,10 @@ from undiffuse.data.statistics import parts_of
 SMALL = 31
 FULL = {"uint8": 255, "uint16": 65535}
 DEPTHS = (8, 10, 12, 14)
-MOST_LABELS, FAR = 64, 0.5  # different values of a label map, and how near the largest the one below it may be, of which a note is made
+MOST_LABELS, FAR = (
+    64,
+    0.5,
+)  # different values of a label map, and how near the largest the one below it may be, of which a note is made
 
 
 def has_alpha(mode: str | None) -> bool:
@@ -75,7 +78,11 @@ def range_note(values: np.ndarray, low: float, high: float) -> str | None:
         return f"{values.dtype.name} values are read as {low:.0f} to {high:.0f}, their smallest and largest; --range LOW,HIGH says otherwise"
     highest, full = int(values.max()), FULL[values.dtype.name]
     if lone := _lone(values):
-        masks = f"; if some files hold masks of 0 and 1 and others of 0 and {highest}, make them alike" if lone == (0, 1) else ""
+        masks = (
+            f"; if some files hold masks of 0 and 1 and others of 0 and {highest}, make them alike"
+            if lone == (0, 1)
+            else ""
+        )
         return (
             f"{values.dtype.name} values are {lone[0]} to {lone[1]} and {highest}, nothing in between, and are read as {low:.0f} to {high:.0f}: "
             f"if they are labels and {highest} means none, store it as {lone[1] + 1} and give --range {lone[0]},{lone[1] + 1}{masks}"

@@ -57,7 +57,9 @@ def share_or_count(value: str | float) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share < 1:
-        raise UsageError(f"held_out {text} is neither a share of the examples below 1, such as 0.1, nor a whole number of them, such as 100.")
+        raise UsageError(
+            f"held_out {text} is neither a share of the examples below 1, such as 0.1, nor a whole number of them, such as 100."
+        )
     return share
 
 
@@ -81,7 +83,9 @@ def shrunk(data: Dataset, factor: int) -> Dataset:
     """Examples whose numbers are the averages of blocks, rounded where they are integers. Raises UsageError where blocks do not fit."""
     size = data.shape[1:]
     if any(n % factor for n in size):
-        raise UsageError(f"blocks of {factor} do not fit examples of {'×'.join(str(n) for n in size)}: shrink by a number that divides every side.")
+        raise UsageError(
+            f"blocks of {factor} do not fit examples of {'×'.join(str(n) for n in size)}: shrink by a number that divides every side."
+        )
     blocks = data.values.reshape(*data.values.shape[:2], *(part for n in size for part in (n // factor, factor)))
     means = blocks.mean(tuple(range(3, blocks.ndim, 2)), dtype=np.float64)
     values = (means.round() if np.issubdtype(data.values.dtype, np.integer) else means).astype(data.values.dtype)
@@ -101,11 +105,17 @@ def open_data(config: DataConfig) -> Dataset:
     if config.source == "digits":
         data = digits()
         if path.exists():
-            data = replace(data, notes=("'digits' is the data set that comes with undiffuse; what is called so here is ./digits",))
+            data = replace(
+                data, notes=("'digits' is the data set that comes with undiffuse; what is called so here is ./digits",)
+            )
     elif path.is_dir():
-        data = replace(images.image_folder(path, config.size, config.fit, config.channels, config.max_pixels), folder=path)
+        data = replace(
+            images.image_folder(path, config.size, config.fit, config.channels, config.max_pixels), folder=path
+        )
     elif not path.exists():
-        raise UsageError(f"there is no data at {path}: give 'digits', a folder of images, or a .csv, .npy, .npz or idx.gz file.")
+        raise UsageError(
+            f"there is no data at {path}: give 'digits', a folder of images, or a .csv, .npy, .npz or idx.gz file."
+        )
     elif suffix in tables.SUFFIXES:
         data = tables.image_table(path, config.size, config.fit, config.channels, config.max_pixels)
     elif suffix in (".npy", ".npz"):
@@ -113,7 +123,9 @@ def open_data(config: DataConfig) -> Dataset:
     elif "idx" in path.name.lower():
         data = arrays.idx(path, config.layout)
     else:
-        raise UsageError(f"{path} is no kind of data known here: give a folder of images, or a .csv, .npy, .npz or idx.gz file.")
+        raise UsageError(
+            f"{path} is no kind of data known here: give a folder of images, or a .csv, .npy, .npz or idx.gz file."
+        )
     if (config.size or config.channels) and not of_images(config):
         raise UsageError("--size and --channels are for images; change an array before giving it.")
     data = data if config.shrink is None else shrunk(data, config.shrink)

@@ -41,7 +41,9 @@ class SplitConfig(BaseModel):
 
     def out(self, keys: np.ndarray) -> np.ndarray:
         """Which examples are held out, by their keys; bool (N,)."""
-        return (keys < np.uint64(int(self.below, 16))) & ~np.isin(keys, np.array([int(key, 16) for key in self.kept], dtype=np.uint64))
+        return (keys < np.uint64(int(self.below, 16))) & ~np.isin(
+            keys, np.array([int(key, 16) for key in self.kept], dtype=np.uint64)
+        )
 
 
 def rows_of(data: Dataset, split: SplitConfig | None, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

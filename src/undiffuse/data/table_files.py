@@ -20,11 +20,17 @@ def read_table(path: Path) -> dict[str, list[object]]:
     """The columns of a table, in the order of the file. Raises UsageError for a file that cannot be read as one."""
     try:
         text = decoded(path)
-        rows = [json.loads(line) for line in text.split("\n") if line.strip()] if path.suffix.lower() == ".jsonl" else _rows(text, path)
+        rows = (
+            [json.loads(line) for line in text.split("\n") if line.strip()]
+            if path.suffix.lower() == ".jsonl"
+            else _rows(text, path)
+        )
     except (OSError, ValueError, csv.Error) as error:
         raise UsageError(f"the table {path} cannot be read: {str(error).removesuffix('.')}.") from None
     if not rows or not all(isinstance(row, dict) for row in rows):
-        raise UsageError(f"the table {path} holds no rows: it should have a head line with the names of its columns, then a line for each example.")
+        raise UsageError(
+            f"the table {path} holds no rows: it should have a head line with the names of its columns, then a line for each example."
+        )
     names = list(dict.fromkeys(name for row in rows for name in row))
     return {name: [row.get(name) for row in rows] for name in names}
 
@@ -61,7 +67,9 @@ def _rows(text: str, path: Path) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for row in reader:
         if None in row or any(value is None for value in row.values()):
-            raise UsageError(f"line {reader.line_num} has another number of cells than the head line; a cell that holds a separator needs quotes")
+            raise UsageError(
+                f"line {reader.line_num} has another number of cells than the head line; a cell that holds a separator needs quotes"
+            )
         rows.append(dict(row))
     return rows
 
@@ -81,6 +89,6 @@ def _refuse_another_separator(text: str, separator: str, path: Path) -> None:
         raise UsageError(f"its cells are separated by {SEPARATED[other]}: name it {path.stem}{right}")
     if other is not None:
         raise UsageError(
-            f"its cells are separated by {SEPARATED[other]}: save it with commas (python -c \"import csv, sys; csv.writer(sys.stdout).writerows("
+            f'its cells are separated by {SEPARATED[other]}: save it with commas (python -c "import csv, sys; csv.writer(sys.stdout).writerows('
             f"csv.reader(sys.stdin, delimiter='{other}'))\" < '{path}' > '{path.with_stem(path.stem + '-commas')}')"
         )

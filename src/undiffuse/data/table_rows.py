@@ -26,9 +26,27 @@ from undiffuse.errors import UsageError
 
 FILE_COLUMNS = ("file", "file_name", "filename", "image", "path")
 CALLED = {
-    *FILE_COLUMNS, "file_id", "file_path", "filepath", "image_id", "image_name", "image_file", "image_path", "img", "img_id", "img_name", "img_path",
-    "id", "name", "stem", "key", "photo", "photo_id", "picture", "picture_id",
-}  # fmt: skip
+    *FILE_COLUMNS,
+    "file_id",
+    "file_path",
+    "filepath",
+    "image_id",
+    "image_name",
+    "image_file",
+    "image_path",
+    "img",
+    "img_id",
+    "img_name",
+    "img_path",
+    "id",
+    "name",
+    "stem",
+    "key",
+    "photo",
+    "photo_id",
+    "picture",
+    "picture_id",
+}
 SUFFIX = re.compile(r"\.(?=[0-9]*[A-Za-z])[A-Za-z0-9]{1,5}")  # .5 is no suffix
 NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")  # 007 is a name, not 7
 NAMES, OTHER_SUFFIX, NUMBERS = 2, 1, 0  # trust
@@ -46,7 +64,9 @@ def _same(value: object) -> object:
     if isinstance(value, list):
         return tuple(_same(each) for each in value)
     text = cell_text(value).strip()
-    return Decimal(text) if NUMBER.fullmatch(text) and any(sign.isdigit() for sign in re.split("[eE]", text)[0]) else text
+    return (
+        Decimal(text) if NUMBER.fullmatch(text) and any(sign.isdigit() for sign in re.split("[eE]", text)[0]) else text
+    )
 
 
 @dataclass(frozen=True)
@@ -69,7 +89,9 @@ class Naming:
 
     @property
     def counts(self) -> bool:
-        return bool(self.rows) and (self.trust == NAMES or (self.whole and self.once and (self.trust != NUMBERS or self.called)))
+        return bool(self.rows) and (
+            self.trust == NAMES or (self.whole and self.once and (self.trust != NUMBERS or self.called))
+        )
 
     def contradicts(self, other: Naming) -> bool:
         """Whether it gives an image to a row that the column taken, `other`, does not, and is to be heard, see the top of this file."""
@@ -80,7 +102,9 @@ class Naming:
         return self.called or self.whole or self.once
 
 
-def rows_by_name(content: Mapping[str, Sequence[object]], path: Path, files: Sequence[str], root: Path) -> tuple[list[int], list[str]]:
+def rows_by_name(
+    content: Mapping[str, Sequence[object]], path: Path, files: Sequence[str], root: Path
+) -> tuple[list[int], list[str]]:
     """(the row of each file, notes).   files: relative to `root`.
 
     Raises UsageError where no column, or more than one, says which row is whose, or the one that does leaves out images or says two things.
@@ -102,19 +126,31 @@ def rows_by_name(content: Mapping[str, Sequence[object]], path: Path, files: Seq
             f"images{_unknown(chosen, content)}): add their lines, or mend their names."
         )
     others = [values for name, values in content.items() if name != chosen.column]
-    different = [name for name in files if len(rows[name]) > 1 and len({tuple(_same(each[row]) for each in others) for row in rows[name]}) > 1]
+    different = [
+        name
+        for name in files
+        if len(rows[name]) > 1 and len({tuple(_same(each[row]) for each in others) for row in rows[name]}) > 1
+    ]
     if different:
         lines = " and ".join(str(row + 1) for row in rows[different[0]][:2])
         raise UsageError(
             f"the table {path} names {len(different)} of {len(files)} images in several rows that say different things, such as {different[0]} in "
             f"rows {lines}: keep one row for each image, or train on the table itself (undiffuse train {path}), where every row is an example."
         )
-    notes = [] if first else [f"the rows of {path.name} are found by its column {chosen.column!r}, which names the images"]
+    notes = (
+        [] if first else [f"the rows of {path.name} are found by its column {chosen.column!r}, which names the images"]
+    )
     if chosen.example:
         cell, name = chosen.example
-        notes.append(f"the names in the column {chosen.column!r} of {path.name} are read without their suffixes: {cell} is {name}")
+        notes.append(
+            f"the names in the column {chosen.column!r} of {path.name} are read without their suffixes: {cell} is {name}"
+        )
     used = sum(len(rows[name]) for name in files)
-    notes += [f"{count - used:,} of the {count:,} rows of {path.name} name no image of the data and are left out"] if used < count else []
+    notes += (
+        [f"{count - used:,} of the {count:,} rows of {path.name} name no image of the data and are left out"]
+        if used < count
+        else []
+    )
     notes += [f"{used - len(files):,} rows of {path.name} repeat another"] if used > len(files) else []
     return [rows[name][0] for name in files], notes
 
@@ -131,7 +167,9 @@ def _unknown(naming: Naming, content: Mapping[str, Sequence[object]]) -> str:
     return "" if row is None else f"; row {row + 1} says {cell_text(cells[row])!r}, which is no image"
 
 
-def _chosen(namings: Sequence[Naming], content: Mapping[str, Sequence[object]], path: Path, files: Sequence[str]) -> Naming:
+def _chosen(
+    namings: Sequence[Naming], content: Mapping[str, Sequence[object]], path: Path, files: Sequence[str]
+) -> Naming:
     """The column that is trusted most. Raises UsageError where none names images, or another contradicts it."""
     counting = [naming for naming in namings if naming.counts]
     many = [naming for naming in namings if len(naming.rows) > len(files) / 2]
@@ -147,11 +185,16 @@ def _chosen(namings: Sequence[Naming], content: Mapping[str, Sequence[object]], 
             f"no column of the table {path} names the images ({', '.join(content)} are its columns, and {_called(files)}): add a column "
             f"{FILE_COLUMNS[0]!r} with the name of each row's image{also}."
         )
-    chosen = max((n for n in counting if n in many), key=lambda n: (n.trust, len(n.rows), n.called), default=counting[0])
+    chosen = max(
+        (n for n in counting if n in many), key=lambda n: (n.trust, len(n.rows), n.called), default=counting[0]
+    )
     against = [naming for naming in many if (naming.counts or naming.trust != NUMBERS) and naming.contradicts(chosen)]
     if against:
         both = [naming for naming in namings if naming is chosen or naming in against]
-        partly = next((f" ({n.column} names {len(n.rows)} of {len(files)}{_unknown(n, content)})" for n in both if not n.whole), "")
+        partly = next(
+            (f" ({n.column} names {len(n.rows)} of {len(files)}{_unknown(n, content)})" for n in both if not n.whole),
+            "",
+        )
         raise UsageError(
             f"the columns {' and '.join(naming.column or repr('') for naming in both)} of the table {path} both name the images, and "
             f"differently{partly}: call the right one {FILE_COLUMNS[0]!r}."
@@ -168,7 +211,9 @@ def _naming(column: str, cells: Sequence[object], path: Path, files: Sequence[st
     alone = {stem: names[0] for stem, names in stems.items() if len(names) == 1}
     ends = {name.rpartition("/")[2] for name in (*known, *stems)}
     texts = [cell_text(cell).strip().replace("\\", "/") for cell in cells]
-    texts = [text if {text.rpartition("/")[2], _without_suffix(text).rpartition("/")[2]} & ends else "" for text in texts]  # most name nothing
+    texts = [
+        text if {text.rpartition("/")[2], _without_suffix(text).rpartition("/")[2]} & ends else "" for text in texts
+    ]  # most name nothing
 
     def from_table(text: str) -> str:
         file = folder / text
@@ -186,8 +231,14 @@ def _naming(column: str, cells: Sequence[object], path: Path, files: Sequence[st
         if text in known:
             rows.setdefault(text, []).append(row)
     whole_names = set(rows)
-    rest = [(row, name) for row, text in enumerate(view) if text not in known and (name := by_stem(text)) and name not in whole_names]
-    number = bool(rest) and not whole_names and all(NUMBER.fullmatch(texts[row]) or texts[row].isdigit() for row, _ in rest)
+    rest = [
+        (row, name)
+        for row, text in enumerate(view)
+        if text not in known and (name := by_stem(text)) and name not in whole_names
+    ]
+    number = (
+        bool(rest) and not whole_names and all(NUMBER.fullmatch(texts[row]) or texts[row].isdigit() for row, _ in rest)
+    )
     if rest and (not whole_names or len(whole_names | {name for _, name in rest}) == len(files)):
         for row, name in rest:
             rows.setdefault(name, []).append(row)

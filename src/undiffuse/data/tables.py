@@ -33,7 +33,9 @@ MOST_FIXED = 2**26  # bytes of a text column as an array of fixed width; a longe
 def as_column(values: Sequence[object]) -> np.ndarray:
     """Values of a table as an array: equally long lists of numbers (N, d), numbers (N,), anything else as text (N,)."""
     vectors = [value for value in values if value is not None]
-    if vectors and all(isinstance(value, list) and value and all(isinstance(v, int | float) for v in value) for value in vectors):
+    if vectors and all(
+        isinstance(value, list) and value and all(isinstance(v, int | float) for v in value) for value in vectors
+    ):
         lengths = {len(value) for value in vectors}  # type: ignore[arg-type]
         if len(lengths) == 1:
             return np.array([[np.nan] * max(lengths) if value is None else value for value in values], dtype=np.float64)
@@ -57,7 +59,11 @@ def is_text(column: np.ndarray) -> bool:
 
 
 def image_table(
-    path: Path, size: tuple[int, int] | None = None, fit: str = "crop", channels: str | None = None, max_pixels: int | None = None
+    path: Path,
+    size: tuple[int, int] | None = None,
+    fit: str = "crop",
+    channels: str | None = None,
+    max_pixels: int | None = None,
 ) -> Dataset:
     """The images a table names, in its order, with its other columns.
 
@@ -70,7 +76,9 @@ def image_table(
     if column is None:
         naming = [name for name, texts in cells.items() if _names_files(texts, path.parent)]
         if len(naming) > 1:
-            raise UsageError(f"in {path} each of the columns {', '.join(naming)} names files: call the one with the examples {FILE_COLUMNS[0]!r}.")
+            raise UsageError(
+                f"in {path} each of the columns {', '.join(naming)} names files: call the one with the examples {FILE_COLUMNS[0]!r}."
+            )
         if not naming:
             raise UsageError(
                 f"{path} has the columns {', '.join(content)}, and none of them names image files: call that one {FILE_COLUMNS[0]!r}. "
@@ -80,11 +88,15 @@ def image_table(
         notes.append(f"the images are those that the column {column!r} names")
     twice = [name for name, count in Counter(cells[column]).items() if count > 1]
     if twice:
-        notes.append(f"{len(twice)} images are named by several rows each, such as {twice[0]}: every row is an example of its own")
+        notes.append(
+            f"{len(twice)} images are named by several rows each, such as {twice[0]}: every row is an example of its own"
+        )
     files = [path.parent / name for name in cells[column]]
     images = read_images(path.parent, files, size, fit, channels, max_pixels)
     columns = {name: as_column(values)[images.kept] for name, values in content.items()}
-    return Dataset(path.stem, images.values, mode=images.mode, columns=columns, root=path.parent, notes=(*notes, *images.notes))
+    return Dataset(
+        path.stem, images.values, mode=images.mode, columns=columns, root=path.parent, notes=(*notes, *images.notes)
+    )
 
 
 def _names_files(cells: Sequence[str], folder: Path) -> bool:
@@ -105,12 +117,17 @@ def with_table(data: Dataset, path: Path, files: Sequence[str] | None) -> Datase
     elif count != len(data):
         raise UsageError(f"the table {path} has {count} rows for {len(data)} examples: there should be one each.")
     else:
-        order, notes = list(range(count)), [f"the {count:,} rows of {path.name} are taken for the examples in their order"]
+        order, notes = (
+            list(range(count)),
+            [f"the {count:,} rows of {path.name} are taken for the examples in their order"],
+        )
     columns = {name: as_column(values)[order] for name, values in content.items()}
     if files is not None and "file" in columns and columns["file"].tolist() != list(files):
         del columns["file"]  # it names the images in another way than the data itself
     known = {*data.columns, *(["class"] if data.labels is not None else [])} - {*FILE_COLUMNS}
-    notes += [f"the column {name!r} is that of {path.name}, in place of the data's own" for name in columns if name in known]
+    notes += [
+        f"the column {name!r} is that of {path.name}, in place of the data's own" for name in columns if name in known
+    ]
     return replace(data, columns={**data.columns, **columns}, root=path.parent, notes=(*data.notes, *notes))
 
 
@@ -131,7 +148,11 @@ def captions_note(data: Dataset, without: Sequence[int]) -> str:
     """What was read of captions beside pictures.   without: the examples that have none."""
     note = f"{len(data) - len(without):,} captions read from .txt files beside the pictures"
     files = listed(data.columns["file"][row] for row in without)
-    return f"{note}; {len(without):,} {'picture has' if len(without) == 1 else 'pictures have'} none ({files})" if without else note
+    return (
+        f"{note}; {len(without):,} {'picture has' if len(without) == 1 else 'pictures have'} none ({files})"
+        if without
+        else note
+    )
 
 
 def offers(data: Dataset) -> list[tuple[str, str]]:
@@ -143,7 +164,9 @@ def offers(data: Dataset) -> list[tuple[str, str]]:
         note = f"{count:,} of the {len(data):,} images have a caption in a .txt file beside them: --text {CAPTIONS} tells it to the model"
         notes.append((CAPTIONS, note))
     if data.columns.keys() == {"file"}:
-        found = sorted(path for path in data.folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+        found = sorted(
+            path for path in data.folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        )
         notes += [(path.name, f"the folder holds {path.name}: --table '{path}' reads its columns") for path in found]
     return notes
 
@@ -160,15 +183,23 @@ def column(data: Dataset, source: str) -> np.ndarray:
             raise UsageError(f"there is no file {path} to read a condition from.")
         content = load_one(path)
         if content.ndim == 0 or len(content) != len(data):
-            raise UsageError(f"{path} has the shape {content.shape}, but there are {len(data)} examples: it should have a row for each.")
+            raise UsageError(
+                f"{path} has the shape {content.shape}, but there are {len(data)} examples: it should have a row for each."
+            )
         return content
     captions = captions_beside(data)
     if source == CAPTIONS and captions is not None:
         return captions
-    known = [*data.columns, *(["class"] if data.labels is not None else []), *([CAPTIONS] if captions is not None else [])]
+    known = [
+        *data.columns,
+        *(["class"] if data.labels is not None else []),
+        *([CAPTIONS] if captions is not None else []),
+    ]
     has = f"its columns are {', '.join(known)}" if known else "it has none"
     also = "".join(f"; {note}" for _, note in offers(data))
-    raise UsageError(f"the data has no column {source!r}: {has}{also}; an .npy file with a row for each example works too.")
+    raise UsageError(
+        f"the data has no column {source!r}: {has}{also}; an .npy file with a row for each example works too."
+    )
 
 
 def refuse_missing(data: Dataset, sources: Mapping[str, tuple[str, str]]) -> None:
@@ -189,9 +220,15 @@ def fingerprints(data: Dataset, sources: Mapping[str, bool]) -> dict[str, str]:
     found = {}
     for source, are_pictures in sources.items():
         named = data.columns.get(source)
-        if named is None and (source.lower().endswith(".npy") or (source == CAPTIONS and captions_beside(data) is not None)):
+        if named is None and (
+            source.lower().endswith(".npy") or (source == CAPTIONS and captions_beside(data) is not None)
+        ):
             content = column(data, source)
-            alone = Dataset(source, content) if not is_text(content) else Dataset(source, np.zeros(0), columns={source: content})
+            alone = (
+                Dataset(source, content)
+                if not is_text(content)
+                else Dataset(source, np.zeros(0), columns={source: content})
+            )
             found[source] = alone.fingerprint()
         elif named is not None and are_pictures and is_text(named):
             digest, root = hashlib.sha256(), data.root or Path()
@@ -201,17 +238,23 @@ def fingerprints(data: Dataset, sources: Mapping[str, bool]) -> dict[str, str]:
     return found
 
 
-def pictures(data: Dataset, values: np.ndarray, channels: str | None = None) -> tuple[np.ndarray, str | None, tuple[str, ...]]:
+def pictures(
+    data: Dataset, values: np.ndarray, channels: str | None = None
+) -> tuple[np.ndarray, str | None, tuple[str, ...]]:
     """A column of pictures, (N, C, *size), their kind of pixel and notes: arrays as they are, or the files that it names."""
     if not is_text(values):
         axes = {1: "L", 2: "HW", 3: "DHW"}[len(data.shape) - 1]
         layouts = ["N" + axes, "NC" + axes if values.shape[1:2] < values.shape[-1:] else "N" + axes + "C"]
         fitting = next((layout for layout in layouts if len(layout) == values.ndim), None)
         if fitting is None or values.dtype.kind not in "fiub":
-            raise UsageError(f"a column of shape {values.shape} and type {values.dtype} holds no pictures like the examples, of shape {data.shape}.")
+            raise UsageError(
+                f"a column of shape {values.shape} and type {values.dtype} holds no pictures like the examples, of shape {data.shape}."
+            )
         return arranged(values, fitting)[0], None, ()
     root = data.root or Path()
     images = read_images(root, [root / name for name in values], None, "crop", channels)
     if len(images.kept) != len(values):
-        raise UsageError(f"{len(values) - len(images.kept)} pictures that are conditions cannot be read: mend or remove them.")
+        raise UsageError(
+            f"{len(values) - len(images.kept)} pictures that are conditions cannot be read: mend or remove them."
+        )
     return images.values, images.mode, images.notes

@@ -11,8 +11,6 @@ number means; name them, and n, whenever one is printed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -38,7 +36,10 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 def nearest(queries: Tensor, points: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
     """The k nearest points of each query: (distances (N, k), rows (N, k)), exact Euclidean in float64."""
     points = points.double()
-    found = [torch.cdist(part.double(), points, compute_mode="donot_use_mm_for_euclid_dist").topk(k, largest=False) for part in queries.split(CHUNK)]
+    found = [
+        torch.cdist(part.double(), points, compute_mode="donot_use_mm_for_euclid_dist").topk(k, largest=False)
+        for part in queries.split(CHUNK)
+    ]
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
 
@@ -48,34 +49,3 @@ def neighbour_classes(queries: Tensor, points: Tensor, labels: Tensor, k: int = 
     votes = torch.nn.functional.one_hot(labels[rows]).double()
     nearness = torch.linspace(1, 0.5, k, dtype=torch.float64)[None, :, None] * 1e-3
     return (votes * (1 + nearness)).sum(1).argmax(1)
-
-
-@dataclass(frozen=True)
-class Copying:
-    """share: of samples nearer to a training example than to a held-out one, 1/2 where nothing is copied.
-
-    low, high: its 95 % interval (Wilson).   n: number of samples, ties left out.
-    """
-
-    share: float
-    low: float
-    high: float
-    n: int
-
-
-def copying(samples: Tensor, training: Tensor, held_out: Tensor) -> Copying:
-    """Whether samples lie nearer to training than to held-out examples.
-
-    The two sets must be equally many, or the larger is nearer by its size alone.  Raises UsageError otherwise.
-    """
-    if len(training) != len(held_out):
-        raise UsageError(f"{len(training)} training examples are compared with {len(held_out)} held-out ones: take equally many.")
-    to_training, _ = nearest(samples, training)
-    to_held_out, _ = nearest(samples, held_out)
-    differ = to_training != to_held_out
-    n = int(differ.sum())
-    share = ((to_training < to_held_out) & differ).sum().item() / max(n, 1)
-    z = 1.959963984540054
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n) if n else 0.5
-    half = z * ((share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5) / (1 + z**2 / n) if n else 0.5
-    return Copying(share, centre - half, centre + half, n)

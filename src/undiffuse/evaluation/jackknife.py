@@ -40,7 +40,9 @@ class Estimate:
 
     def above(self, other: Estimate) -> Estimate:
         """The difference from another statistic of the same rows."""
-        return Estimate(self.value - other.value, tuple(a - b for a, b in zip(self.without, other.without, strict=True)))
+        return Estimate(
+            self.value - other.value, tuple(a - b for a, b in zip(self.without, other.without, strict=True))
+        )
 
 
 def estimated(statistic: Callable[[Tensor], float], rows: Tensor, blocks: int = BLOCKS, least: int = 2) -> Estimate:

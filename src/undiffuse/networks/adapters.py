@@ -50,7 +50,11 @@ class Adapter(nn.Module):
 
 def adaptable(network: nn.Module) -> dict[str, nn.Module]:
     """The layers of a network that can have an adapter, by their path."""
-    return {path: module for path, module in network.named_modules() if isinstance(module, ADAPTED) and getattr(module, "groups", 1) == 1}
+    return {
+        path: module
+        for path, module in network.named_modules()
+        if isinstance(module, ADAPTED) and getattr(module, "groups", 1) == 1
+    }
 
 
 def adapt(network: nn.Module, config: AdapterConfig, paths: list[str]) -> None:

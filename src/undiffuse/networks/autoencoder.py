@@ -57,14 +57,21 @@ class Autoencoder(Network):
     Raises UsageError for more levels than the size can be halved.
     """
 
-    def __init__(self, config: AutoencoderConfig, channels_in: int, channels_out: int, size: Sequence[int], tokens: bool = False) -> None:
+    def __init__(
+        self, config: AutoencoderConfig, channels_in: int, channels_out: int, size: Sequence[int], tokens: bool = False
+    ) -> None:
         stages = Stages(config, tokens)
         if stages.multiple > min(size):
             raise UsageError(
                 f"an autoencoder of {len(stages.widths)} levels halves its input {len(stages.widths) - 1} times, which examples of "
                 f"{'×'.join(str(n) for n in size)} do not allow: give network.multipliers fewer numbers."
             )
-        super().__init__(config.noise_channels or config.width, stages.embedding_width, config.clock_embedding, config.conditions_join)
+        super().__init__(
+            config.noise_channels or config.width,
+            stages.embedding_width,
+            config.clock_embedding,
+            config.conditions_join,
+        )
         self.config, self.stages, channels = config, stages, stages.widths[-1]
         self.encoder, _ = stages.encoder(channels_in)
         self.middle = stages.middle()
@@ -77,7 +84,12 @@ class Autoencoder(Network):
         self._cost: Tensor | None = None
 
     def forward(
-        self, x: Tensor, clock: Tensor, conditioning: Tensor | None = None, tokens: Tensor | None = None, absent: Tensor | None = None
+        self,
+        x: Tensor,
+        clock: Tensor,
+        conditioning: Tensor | None = None,
+        tokens: Tensor | None = None,
+        absent: Tensor | None = None,
     ) -> Tensor:
         size = x.shape[2:]
         x = self.stages.padded(x)

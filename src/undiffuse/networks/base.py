@@ -13,7 +13,13 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from undiffuse.networks.embeddings import Convention, clock_mlp, fourier_embedding, fourier_frequencies, sinusoidal_embedding
+from undiffuse.networks.embeddings import (
+    Convention,
+    clock_mlp,
+    fourier_embedding,
+    fourier_frequencies,
+    sinusoidal_embedding,
+)
 
 
 class Network(nn.Module, ABC):
@@ -23,16 +29,30 @@ class Network(nn.Module, ABC):
     """
 
     def __init__(
-        self, frequencies: int, embedding_width: int, convention: Convention = "adm", conditions_join: Literal["after", "before"] = "after"
+        self,
+        frequencies: int,
+        embedding_width: int,
+        convention: Convention = "adm",
+        conditions_join: Literal["after", "before"] = "after",
     ) -> None:
         super().__init__()
-        self.frequencies, self.embedding_width, self.convention, self.conditions_join = frequencies, embedding_width, convention, conditions_join
+        self.frequencies, self.embedding_width, self.convention, self.conditions_join = (
+            frequencies,
+            embedding_width,
+            convention,
+            conditions_join,
+        )
         self.clock_mlp = clock_mlp(frequencies, embedding_width)
         self.fourier = fourier_frequencies(frequencies) if convention == "fourier" else None
 
     @abstractmethod
     def forward(
-        self, x: Tensor, clock: Tensor, conditioning: Tensor | None = None, tokens: Tensor | None = None, absent: Tensor | None = None
+        self,
+        x: Tensor,
+        clock: Tensor,
+        conditioning: Tensor | None = None,
+        tokens: Tensor | None = None,
+        absent: Tensor | None = None,
     ) -> Tensor:
         """(B, channels_in, *size), (B,), (B, conditioning_width), (B, n, embedding_width), (B, n) → (B, channels_out, *size).
 

@@ -41,7 +41,9 @@ class Conv2d(nn.Conv2d):
             return super().forward(x)
         kernel = self.weight.permute(0, 2, 3, 1)
         parts = [kernel[:, 1 - row : 3 - row, 1 - column : 3 - column] for row in (0, 1) for column in (0, 1)]
-        matrix = torch.stack(parts).reshape(4 * self.out_channels, -1)  # (position out, channel out) × (position in, channel in)
+        matrix = torch.stack(parts).reshape(
+            4 * self.out_channels, -1
+        )  # (position out, channel out) × (position in, channel in)
         bias = None if self.bias is None else self.bias.repeat(4)
         y = nn.functional.linear(x.permute(0, 2, 3, 1).flatten(1), matrix, bias)
         return y.reshape(-1, 2, 2, self.out_channels).permute(0, 3, 1, 2)
@@ -112,7 +114,9 @@ class Resampling(nn.Module):
     axis, as many as keep the size even when not given.
     """
 
-    def __init__(self, dims: int, way: Resample | None, taps: Sequence[int] = (1, 1), padding: int | None = None) -> None:
+    def __init__(
+        self, dims: int, way: Resample | None, taps: Sequence[int] = (1, 1), padding: int | None = None
+    ) -> None:
         super().__init__()
         self.dims, self.way, self.plain = dims, way, tuple(taps) == (1, 1)
         self.padding = len(taps) // 2 - 1 if padding is None else padding
@@ -192,7 +196,9 @@ class ResidualBlock(nn.Module):
         self.norm2 = norm(channels_out)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(conv(dims, channels_out, channels_out))
-        self.skip = conv(dims, channels_in, channels_out, size=1) if project or channels_in != channels_out else nn.Identity()
+        self.skip = (
+            conv(dims, channels_in, channels_out, size=1) if project or channels_in != channels_out else nn.Identity()
+        )
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = nn.functional.silu(self.norm1(x), inplace=True)
@@ -215,7 +221,9 @@ class Attention(nn.Module):
     as in the checkpoints released with DDPM-era code.   skip_scale: what the sum is multiplied by.
     """
 
-    def __init__(self, channels: int, *, heads: int, norm: Norm, order: Literal["new", "legacy"], skip_scale: float = 1.0) -> None:
+    def __init__(
+        self, channels: int, *, heads: int, norm: Norm, order: Literal["new", "legacy"], skip_scale: float = 1.0
+    ) -> None:
         super().__init__()
         split_evenly(channels, heads)
         self.heads, self.order, self.skip_scale = heads, order, skip_scale
@@ -256,5 +264,8 @@ class CrossAttention(nn.Module):
         """absent: (B, n), True where a token is not there; at least one is in every row."""
         B, C, *size = x.shape
         q = self.q(self.norm(x).flatten(2).transpose(1, 2)).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        k, v = (part.transpose(1, 2) for part in self.kv(self.token_norm(tokens)).unflatten(2, (2, self.heads, -1)).unbind(2))
+        k, v = (
+            part.transpose(1, 2)
+            for part in self.kv(self.token_norm(tokens)).unflatten(2, (2, self.heads, -1)).unbind(2)
+        )
         return x + self.out(attended(q, k, v, absent)).transpose(1, 2).reshape(B, C, *size)

@@ -24,10 +24,14 @@ FEW_NUMBERS = 16  # of points and tables
 MOST_PATCHES = {True: 64, False: 256}  # by whether it is for a CPU
 
 
-def build_network(config: NetworkConfig, channels_in: int, channels_out: int, size: Sequence[int], tokens: bool) -> Network:
+def build_network(
+    config: NetworkConfig, channels_in: int, channels_out: int, size: Sequence[int], tokens: bool
+) -> Network:
     """The network with fresh weights.   size: of the examples.   tokens: whether it is told any.   Raises UsageError."""
     if isinstance(config, UNetConfig | AutoencoderConfig) and config.dims != len(size):
-        raise UsageError(f"the {NAMES[config.kind]} is for {config.dims} axes, and the examples have {len(size)}: set network.dims to {len(size)}.")
+        raise UsageError(
+            f"the {NAMES[config.kind]} is for {config.dims} axes, and the examples have {len(size)}: set network.dims to {len(size)}."
+        )
     if isinstance(config, UNetConfig):
         return UNet(config, channels_in, channels_out, tokens)
     if isinstance(config, TransformerConfig):
@@ -62,9 +66,16 @@ def suggested_unet(shape: Sequence[int], cpu: bool) -> UNetConfig:
     levels = max(1, min(3 if cpu else 4, side.bit_length() - 2))
     attention = tuple(2**level for level in range(1, levels) if side / 2**level <= 16)
     return UNetConfig(
-        dims=dims, width=24 if cpu else 64, multipliers=(1, 2, 3, 4)[:levels], depth=1 if cpu else 2, groups=4 if cpu else 32,
-        attention=() if cpu else attention, head_channels=32, middle_attention=not cpu, residual_resample=not cpu,
-    )  # fmt: skip
+        dims=dims,
+        width=24 if cpu else 64,
+        multipliers=(1, 2, 3, 4)[:levels],
+        depth=1 if cpu else 2,
+        groups=4 if cpu else 32,
+        attention=() if cpu else attention,
+        head_channels=32,
+        middle_attention=not cpu,
+        residual_resample=not cpu,
+    )
 
 
 def _patch(size: Sequence[int], cpu: bool) -> tuple[int, ...]:

@@ -47,7 +47,9 @@ class Encoder(nn.Module):
     def __init__(self, config: UNetConfig, shape: tuple[int, ...], outputs: int) -> None:
         super().__init__()
         if config.clock_embedding == "fourier" or config.encoder_type != "standard":
-            raise UsageError("an encoder alone has sinusoidal clock embeddings and no pyramid: leave clock_embedding and encoder_type as they are.")
+            raise UsageError(
+                "an encoder alone has sinusoidal clock embeddings and no pyramid: leave clock_embedding and encoder_type as they are."
+            )
         self.config, self.stages = config, Stages(config)
         self.waves = config.noise_channels or config.width
         self.clock_mlp = clock_mlp(self.waves, self.stages.embedding_width)

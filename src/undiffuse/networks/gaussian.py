@@ -1,6 +1,6 @@
 """The Gaussian between a variational autoencoder's encoder and decoder (Kingma & Welling 2014, eq. 10 and appendix B).
 
-    z = mean + deviation · noise,      KL( N(mean, variance) | N(0, I) ) = ½ Σ ( mean² + variance - 1 - log variance )
+z = mean + deviation · noise,      KL( N(mean, variance) | N(0, I) ) = ½ Σ ( mean² + variance - 1 - log variance )
 """
 
 from __future__ import annotations

@@ -55,9 +55,17 @@ class Block(nn.Module):
 
     def __init__(self, config: KLAutoencoderConfig, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.norm1, self.conv1 = group_norm(channels_in, config.groups, EPS), conv(config.dims, channels_in, channels_out)
-        self.norm2, self.conv2 = group_norm(channels_out, config.groups, EPS), conv(config.dims, channels_out, channels_out)
-        self.conv_shortcut = conv(config.dims, channels_in, channels_out, size=1) if channels_in != channels_out else nn.Identity()
+        self.norm1, self.conv1 = (
+            group_norm(channels_in, config.groups, EPS),
+            conv(config.dims, channels_in, channels_out),
+        )
+        self.norm2, self.conv2 = (
+            group_norm(channels_out, config.groups, EPS),
+            conv(config.dims, channels_out, channels_out),
+        )
+        self.conv_shortcut = (
+            conv(config.dims, channels_in, channels_out, size=1) if channels_in != channels_out else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(silu(self.norm1(x)))
@@ -117,7 +125,9 @@ class Up(nn.Module):
 class DownLevel(nn.Module):
     def __init__(self, config: KLAutoencoderConfig, channels_in: int, channels_out: int, last: bool) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList([Block(config, channels_in if k == 0 else channels_out, channels_out) for k in range(config.depth)])
+        self.resnets = nn.ModuleList(
+            [Block(config, channels_in if k == 0 else channels_out, channels_out) for k in range(config.depth)]
+        )
         self.downsamplers = nn.ModuleList([] if last else [Down(config.dims, channels_out)])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,7 +139,9 @@ class DownLevel(nn.Module):
 class UpLevel(nn.Module):
     def __init__(self, config: KLAutoencoderConfig, channels_in: int, channels_out: int, last: bool) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList([Block(config, channels_in if k == 0 else channels_out, channels_out) for k in range(config.depth + 1)])
+        self.resnets = nn.ModuleList(
+            [Block(config, channels_in if k == 0 else channels_out, channels_out) for k in range(config.depth + 1)]
+        )
         self.upsamplers = nn.ModuleList([] if last else [Up(config.dims, channels_out)])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,7 +155,9 @@ class KLEncoder(nn.Module):
         super().__init__()
         of = config.channels
         self.conv_in = conv(config.dims, channels_in, of[0])
-        self.down_blocks = nn.ModuleList([DownLevel(config, of[max(k - 1, 0)], of[k], k == len(of) - 1) for k in range(len(of))])
+        self.down_blocks = nn.ModuleList(
+            [DownLevel(config, of[max(k - 1, 0)], of[k], k == len(of) - 1) for k in range(len(of))]
+        )
         self.mid_block = Middle(config, of[-1])
         self.conv_norm_out = group_norm(of[-1], config.groups, EPS)
         self.conv_out = conv(config.dims, of[-1], channels_out)
@@ -161,7 +175,9 @@ class KLDecoder(nn.Module):
         of = config.channels[::-1]
         self.conv_in = conv(config.dims, channels_in, of[0])
         self.mid_block = Middle(config, of[0])
-        self.up_blocks = nn.ModuleList([UpLevel(config, of[max(k - 1, 0)], of[k], k == len(of) - 1) for k in range(len(of))])
+        self.up_blocks = nn.ModuleList(
+            [UpLevel(config, of[max(k - 1, 0)], of[k], k == len(of) - 1) for k in range(len(of))]
+        )
         self.conv_norm_out = group_norm(of[-1], config.groups, EPS)
         self.conv_out = conv(config.dims, of[-1], channels_out)
 

@@ -51,7 +51,9 @@ class MLP(Network):
     Raises UsageError for examples of more than 4096 numbers.
     """
 
-    def __init__(self, config: MLPConfig, channels_in: int, channels_out: int, size: Sequence[int], tokens: bool = False) -> None:
+    def __init__(
+        self, config: MLPConfig, channels_in: int, channels_out: int, size: Sequence[int], tokens: bool = False
+    ) -> None:
         super().__init__(FREQUENCIES, config.embedding_width or config.width)
         numbers = channels_in * math.prod(size)
         if numbers > MOST_NUMBERS:
@@ -66,7 +68,12 @@ class MLP(Network):
         self.last = zeroed(nn.Linear(config.width, channels_out * math.prod(size)))
 
     def forward(
-        self, x: Tensor, clock: Tensor, conditioning: Tensor | None = None, tokens: Tensor | None = None, absent: Tensor | None = None
+        self,
+        x: Tensor,
+        clock: Tensor,
+        conditioning: Tensor | None = None,
+        tokens: Tensor | None = None,
+        absent: Tensor | None = None,
     ) -> Tensor:
         embedding, h = self.embedding(clock, conditioning), self.first(x.flatten(1))[:, None]
         h = h.to(torch.promote_types(h.dtype, x.dtype))  # under autocast too: the residual keeps small updates
@@ -83,7 +90,9 @@ class Block(nn.Module):
         width = config.width
         self.modulation = Modulation(embedding_width, width, 3)
         self.to_tokens = AttentionToTokens(width, embedding_width, config.heads) if tokens else None
-        self.layers = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Dropout(config.dropout), nn.Linear(width, width))
+        self.layers = nn.Sequential(
+            nn.Linear(width, width), nn.SiLU(), nn.Dropout(config.dropout), nn.Linear(width, width)
+        )
 
     def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor | None, absent: Tensor | None) -> Tensor:
         shift, scale, gate = self.modulation(embedding)

@@ -38,7 +38,9 @@ class InputResidual(nn.Module):
 
     def __init__(self, dims: int, channels_in: int, channels: int, taps: Sequence[int]) -> None:
         super().__init__()
-        self.conv = CONV[dims](channels_in, channels, 3, padding=len(taps) // 2)  # 1 of it, and what the filter asks for
+        self.conv = CONV[dims](
+            channels_in, channels, 3, padding=len(taps) // 2
+        )  # 1 of it, and what the filter asks for
         self.resampling = Resampling(dims, "down", taps, padding=0)
 
     def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:

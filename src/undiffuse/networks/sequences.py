@@ -47,5 +47,8 @@ class AttentionToTokens(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor, absent: Tensor) -> Tensor:
         q = self.q(self.norm(x)).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        k, v = (part.transpose(1, 2) for part in self.kv(self.token_norm(tokens)).unflatten(2, (2, self.heads, -1)).unbind(2))
+        k, v = (
+            part.transpose(1, 2)
+            for part in self.kv(self.token_norm(tokens)).unflatten(2, (2, self.heads, -1)).unbind(2)
+        )
         return x + self.out(attended(q, k, v, absent))

@@ -8,18 +8,32 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from undiffuse.networks.blocks import Attention, CrossAttention, Downsample, Norm, ResidualBlock, Upsample, conv, group_norm, padded
+from undiffuse.networks.blocks import (
+    Attention,
+    CrossAttention,
+    Downsample,
+    Norm,
+    ResidualBlock,
+    Upsample,
+    conv,
+    group_norm,
+    padded,
+)
 from undiffuse.networks.unet_config import StagesConfig
 
 
 class Stage(nn.Sequential):
     """Blocks in a row, each given the embedding, or the tokens where it attends to them."""
 
-    def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None, absent: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None, absent: Tensor | None = None
+    ) -> Tensor:
         return through(self, x, embedding, tokens, absent)
 
 
-def through(blocks: Iterable[nn.Module], x: Tensor, embedding: Tensor, tokens: Tensor | None, absent: Tensor | None) -> Tensor:
+def through(
+    blocks: Iterable[nn.Module], x: Tensor, embedding: Tensor, tokens: Tensor | None, absent: Tensor | None
+) -> Tensor:
     """What blocks, one after the other, make of x (B, channels, *size), see Stage."""
     for block in blocks:
         x = block(x, tokens, absent) if isinstance(block, CrossAttention) else block(x, embedding)
@@ -63,7 +77,10 @@ class Stages:
         for level, (width, depth) in reversed(list(enumerate(zip(self.widths, self.config.depths, strict=True)))):
             for block in range(depth + 1):
                 attends = self.config.decoder_attention == "every" or block == depth
-                stage = [self._residual(channels + (left.pop() if kept else 0), width), *self._attention(width, factor, attends)]
+                stage = [
+                    self._residual(channels + (left.pop() if kept else 0), width),
+                    *self._attention(width, factor, attends),
+                ]
                 channels = width
                 if level and block == depth:
                     stage.append(self._resampler(channels, "up"))
@@ -75,18 +92,32 @@ class Stages:
         """x padded to a size that halves evenly."""
         return padded(x, (self.multiple,) * self.config.dims)
 
-    def _residual(self, channels_in: int, channels_out: int, resample: Literal["up", "down"] | None = None) -> nn.Module:
+    def _residual(
+        self, channels_in: int, channels_out: int, resample: Literal["up", "down"] | None = None
+    ) -> nn.Module:
         c = self.config
         return ResidualBlock(
-            c.dims, channels_in, channels_out, self.embedding_width,
-            norm=self.norm, dropout=c.dropout, adaptive=c.adaptive, resample=resample, taps=c.resample_filter,
-            project=c.resample_proj and resample is not None, skip_scale=c.skip_scale,
-        )  # fmt: skip
+            c.dims,
+            channels_in,
+            channels_out,
+            self.embedding_width,
+            norm=self.norm,
+            dropout=c.dropout,
+            adaptive=c.adaptive,
+            resample=resample,
+            taps=c.resample_filter,
+            project=c.resample_proj and resample is not None,
+            skip_scale=c.skip_scale,
+        )
 
     def _resampler(self, channels: int, way: Literal["up", "down"]) -> nn.Module:
         if self.config.residual_resample:
             return self._residual(channels, channels, way)
-        return Upsample(self.config.dims, channels) if way == "up" else Downsample(self.config.dims, channels, self.config.downsample_padding)
+        return (
+            Upsample(self.config.dims, channels)
+            if way == "up"
+            else Downsample(self.config.dims, channels, self.config.downsample_padding)
+        )
 
     def _attention(self, channels: int, factor: int, attends: bool = True) -> list[nn.Module]:
         """What follows the residual block of a level: attention to positions where it `attends`, to tokens, to both or neither."""
@@ -100,7 +131,9 @@ class Stages:
 
     def _attend(self, channels: int) -> nn.Module:
         c = self.config
-        return Attention(channels, heads=self._heads(channels), norm=self.norm, order=c.attention_order, skip_scale=c.skip_scale)
+        return Attention(
+            channels, heads=self._heads(channels), norm=self.norm, order=c.attention_order, skip_scale=c.skip_scale
+        )
 
     def _attend_to_tokens(self, channels: int) -> nn.Module:
         return CrossAttention(channels, self.embedding_width, heads=self._heads(channels), norm=self.norm)

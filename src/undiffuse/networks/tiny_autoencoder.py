@@ -41,7 +41,11 @@ class Block(nn.Module):
     def __init__(self, dims: int, channels: int) -> None:
         super().__init__()
         self.conv = nn.Sequential(
-            conv(dims, channels, channels), nn.ReLU(), conv(dims, channels, channels), nn.ReLU(), conv(dims, channels, channels)
+            conv(dims, channels, channels),
+            nn.ReLU(),
+            conv(dims, channels, channels),
+            nn.ReLU(),
+            conv(dims, channels, channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:

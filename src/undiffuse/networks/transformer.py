@@ -64,7 +64,9 @@ class TransformerConfig(BaseModel):
         """The patch along each of `dims` axes. Raises UsageError."""
         patch = self.patch if isinstance(self.patch, tuple) else (self.patch,) * dims
         if len(patch) != dims:
-            raise UsageError(f"a patch of {len(patch)} axes was given for examples of {dims}: give one number for each, or one for all.")
+            raise UsageError(
+                f"a patch of {len(patch)} axes was given for examples of {dims}: give one number for each, or one for all."
+            )
         return patch
 
 
@@ -74,11 +76,15 @@ class Transformer(Network):
     Raises UsageError for a patch larger than the size, or heads that do not divide the width.
     """
 
-    def __init__(self, config: TransformerConfig, channels_in: int, channels_out: int, size: Sequence[int], tokens: bool = False) -> None:
+    def __init__(
+        self, config: TransformerConfig, channels_in: int, channels_out: int, size: Sequence[int], tokens: bool = False
+    ) -> None:
         super().__init__(FREQUENCIES, config.embedding_width or config.width)
         self.config, self.patch, width = config, config.patches(len(size)), config.width
         if any(patch > n for patch, n in zip(self.patch, size, strict=True)):
-            raise UsageError(f"patches of {_times(self.patch)} do not fit into examples of {_times(size)}: make network.patch smaller.")
+            raise UsageError(
+                f"patches of {_times(self.patch)} do not fit into examples of {_times(size)}: make network.patch smaller."
+            )
         split_evenly(width, config.heads)
         if config.positions == "rotary" and width // config.heads < 2 * len(size):
             raise UsageError(
@@ -91,20 +97,34 @@ class Transformer(Network):
         self.modulation = Modulation(self.embedding_width, width, 2)
         self.last = zeroed(nn.Linear(width, channels_out * numbers))
         self.grid = tuple(-(-n // patch) for n, patch in zip(size, self.patch, strict=True))
-        self.places = nn.Parameter(0.02 * torch.randn(math.prod(self.grid), width)) if config.positions == "learned" else None
-        self._elsewhere: tuple[tuple[tuple[int, ...], torch.device], Tensor] | None = None  # of the last grid of another size
+        self.places = (
+            nn.Parameter(0.02 * torch.randn(math.prod(self.grid), width)) if config.positions == "learned" else None
+        )
+        self._elsewhere: tuple[tuple[tuple[int, ...], torch.device], Tensor] | None = (
+            None  # of the last grid of another size
+        )
         self._known: Tensor
-        self.register_buffer("_known", None if self.places is not None else self._positions(self.grid), persistent=False)
+        self.register_buffer(
+            "_known", None if self.places is not None else self._positions(self.grid), persistent=False
+        )
 
     def forward(
-        self, x: Tensor, clock: Tensor, conditioning: Tensor | None = None, tokens: Tensor | None = None, absent: Tensor | None = None
+        self,
+        x: Tensor,
+        clock: Tensor,
+        conditioning: Tensor | None = None,
+        tokens: Tensor | None = None,
+        absent: Tensor | None = None,
     ) -> Tensor:
         size = x.shape[2:]
         x = padded(x, self.patch)
         grid = tuple(n // patch for n, patch in zip(x.shape[2:], self.patch, strict=True))
         embedding, positions = self.embedding(clock, conditioning), self._at(grid, x.device)
         h = self.first(_to_patches(x, self.patch))
-        h, rotation = h.to(torch.promote_types(h.dtype, x.dtype)), None  # under autocast too: the residual keeps small updates
+        h, rotation = (
+            h.to(torch.promote_types(h.dtype, x.dtype)),
+            None,
+        )  # under autocast too: the residual keeps small updates
         if self.config.positions == "rotary":
             rotation = positions
         else:
@@ -154,11 +174,17 @@ class Block(nn.Module):
         norms = (nn.RMSNorm(width // config.heads, eps=EPS) if config.qk_norm else nn.Identity() for _ in range(2))
         self.q_norm, self.k_norm = norms
         self.to_tokens = AttentionToTokens(width, embedding_width, config.heads) if tokens else None
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Dropout(config.dropout), nn.Linear(hidden, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU("tanh"), nn.Dropout(config.dropout), nn.Linear(hidden, width)
+        )
 
-    def forward(self, x: Tensor, embedding: Tensor, rotation: Tensor | None, tokens: Tensor | None, absent: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, embedding: Tensor, rotation: Tensor | None, tokens: Tensor | None, absent: Tensor | None
+    ) -> Tensor:
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(embedding)
-        q, k, v = self.qkv(modulated(x, shift, scale)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (
+            self.qkv(modulated(x, shift, scale)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        )
         exact = torch.promote_types(q.dtype, torch.float32)  # of roots and angles
         q, k = self.q_norm(q.to(exact)), self.k_norm(k.to(exact))
         if rotation is not None:

@@ -33,7 +33,12 @@ class UNet(Network):
 
     def __init__(self, config: UNetConfig, channels_in: int, channels_out: int, tokens: bool = False) -> None:
         stages = Stages(config, tokens)
-        super().__init__(config.noise_channels or config.width, stages.embedding_width, config.clock_embedding, config.conditions_join)
+        super().__init__(
+            config.noise_channels or config.width,
+            stages.embedding_width,
+            config.clock_embedding,
+            config.conditions_join,
+        )
         self.config, self.stages = config, stages
         self.encoder, kept = stages.encoder(channels_in)
         self.middle = stages.middle()
@@ -46,7 +51,12 @@ class UNet(Network):
         self.upsampling = Resampling(config.dims, "up", config.resample_filter)
 
     def forward(
-        self, x: Tensor, clock: Tensor, conditioning: Tensor | None = None, tokens: Tensor | None = None, absent: Tensor | None = None
+        self,
+        x: Tensor,
+        clock: Tensor,
+        conditioning: Tensor | None = None,
+        tokens: Tensor | None = None,
+        absent: Tensor | None = None,
     ) -> Tensor:
         size = x.shape[2:]
         x = self.stages.padded(x)
@@ -61,7 +71,9 @@ class UNet(Network):
         made = None
         for number, stage in enumerate(self.decoder):
             x = torch.cat([x, kept.pop()], 1)
-            if str(number) in self.output_pyramid:  # takes what is there before the last part of the stage doubles the resolution
+            if (
+                str(number) in self.output_pyramid
+            ):  # takes what is there before the last part of the stage doubles the resolution
                 *before, last = cast(Stage, stage)
                 x = through(before, x, embedding, tokens, absent)
                 made = self.output_pyramid[str(number)](x, made)

@@ -76,11 +76,17 @@ class StagesConfig(BaseModel, ABC):
         if isinstance(self.depth, tuple) and len(self.depth) != len(self.multipliers):
             raise UsageError(f"{len(self.depth)} depths were given for {len(self.multipliers)} levels: give one each.")
         if len(self.resample_filter) % 2:
-            raise UsageError(f"resample_filter has {len(self.resample_filter)} taps: a filter that halves the resolution evenly has 2, 4, …")
+            raise UsageError(
+                f"resample_filter has {len(self.resample_filter)} taps: a filter that halves the resolution evenly has 2, 4, …"
+            )
         if not self.residual_resample and (self.resample_filter != PLAIN or self.resample_proj):
-            raise UsageError("resample_filter and resample_proj are of residual blocks that resample: set residual_resample to true with them.")
+            raise UsageError(
+                "resample_filter and resample_proj are of residual blocks that resample: set residual_resample to true with them."
+            )
         if self.residual_resample and self.downsample_padding == 0:
-            raise UsageError("downsample_padding is of strided convolutions, and with residual_resample there are none: leave it out.")
+            raise UsageError(
+                "downsample_padding is of strided convolutions, and with residual_resample there are none: leave it out."
+            )
         return self
 
     @property

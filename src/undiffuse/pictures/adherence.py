@@ -35,10 +35,42 @@ def adherence(path: Path, rows: Sequence[Row], title: str) -> None:
         ax = axes[0][0]
         for k, row in enumerate(rows):
             ax.plot([row.floor, row.ceiling], [k, k], color=FAINT, linewidth=9, solid_capstyle="round", zorder=1)
-            ax.plot(row.floor, k, "|", color=MUTED, markersize=16, markeredgewidth=2.5, label="floor: shuffled" if k == 0 else None)
-            ax.plot(row.ceiling, k, "|", color=COLOURS[2], markersize=16, markeredgewidth=2.5, label="ceiling: real examples" if k == 0 else None)
-            ax.errorbar(row.samples, k, xerr=2 * row.error, fmt="o", color=COLOURS[0], markersize=9, capsize=4, label="samples" if k == 0 else None)
-            ax.annotate(f"{row.samples:.3g}", (row.samples, k), xytext=(0, 10), textcoords="offset points", ha="center", color=INK)
+            ax.plot(
+                row.floor,
+                k,
+                "|",
+                color=MUTED,
+                markersize=16,
+                markeredgewidth=2.5,
+                label="floor: shuffled" if k == 0 else None,
+            )
+            ax.plot(
+                row.ceiling,
+                k,
+                "|",
+                color=COLOURS[2],
+                markersize=16,
+                markeredgewidth=2.5,
+                label="ceiling: real examples" if k == 0 else None,
+            )
+            ax.errorbar(
+                row.samples,
+                k,
+                xerr=2 * row.error,
+                fmt="o",
+                color=COLOURS[0],
+                markersize=9,
+                capsize=4,
+                label="samples" if k == 0 else None,
+            )
+            ax.annotate(
+                f"{row.samples:.3g}",
+                (row.samples, k),
+                xytext=(0, 10),
+                textcoords="offset points",
+                ha="center",
+                color=INK,
+            )
         ax.set_yticks(range(len(rows)), [f"{row.name}: {row.measure}" for row in rows])
         ax.set_ylim(len(rows) - 0.4, -0.8)
         ax.set(xlabel="score (bars: two standard errors)", title=title)
@@ -48,5 +80,9 @@ def adherence(path: Path, rows: Sequence[Row], title: str) -> None:
             ends = [min(*row.asked, *row.read), max(*row.asked, *row.read)]
             ax.plot(ends, ends, "--", color=MUTED, linewidth=1.2)
             ax.plot(row.asked, row.read, ".", color=COLOURS[0], alpha=0.45)
-            ax.set(xlabel=f"{row.name}, asked", ylabel=f"{row.name}, read off the sample", title=f"{row.name}: R² {row.samples:.3f}")
+            ax.set(
+                xlabel=f"{row.name}, asked",
+                ylabel=f"{row.name}, read off the sample",
+                title=f"{row.name}: R² {row.samples:.3f}",
+            )
         save(figure, path)

@@ -18,9 +18,9 @@ from undiffuse.data.codec import Codec
 from undiffuse.pictures.images import INK, SIGNAL_SIZE, to_rgb
 from undiffuse.pictures.sheets import animate, sheet
 from undiffuse.pictures.views import level_label
-from undiffuse.process.flow import angle_of, norm_of
 from undiffuse.process.levels import Level, meet
-from undiffuse.sampling.trajectory import Moment
+from undiffuse.process.probability_flow import angle_of, norm_of
+from undiffuse.sampling.loop import Moment
 
 CELL, MOST_COLUMNS, FRAMES, SECONDS = 96, 12, 48, 5.0
 MOST_NUMBERS = 2**25  # of a walk that is kept
@@ -138,7 +138,10 @@ def rows_of(rows: Sequence[tuple[str, Sequence[np.ndarray]]], title: str, column
     shown = min(MOST_COLUMNS, len(columns))
     left_out = f" (the first {shown} of {len(columns)})" if shown < len(columns) else ""
     return sheet(
-        [list(row)[:shown] for _, row in rows], title=title + left_out, row_labels=[label for label, _ in rows], column_labels=columns[:shown]
+        [list(row)[:shown] for _, row in rows],
+        title=title + left_out,
+        row_labels=[label for label, _ in rows],
+        column_labels=columns[:shown],
     )
 
 
@@ -159,8 +162,15 @@ def animation(walk: Walk, codec: Codec, path: Path, columns: Sequence[str]) -> N
     frames = []
     for way, m in walk.spread(FRAMES):
         title = f"{ARROWS[way]} {level_label(m.level)}"
-        rows = [("x_t", at_level(m.x_t[:n], m.level, codec)), ("belief x̂", pictures_of(codec.decode(m.clean[:n]), codec))]
-        frames.append(sheet([row for _, row in rows], title=title, row_labels=[name for name, _ in rows], column_labels=columns[:n]))
+        rows = [
+            ("x_t", at_level(m.x_t[:n], m.level, codec)),
+            ("belief x̂", pictures_of(codec.decode(m.clean[:n]), codec)),
+        ]
+        frames.append(
+            sheet(
+                [row for _, row in rows], title=title, row_labels=[name for name, _ in rows], column_labels=columns[:n]
+            )
+        )
     end = pictures_of(codec.decode(walk.moments[-1][1].x[:n]), codec)
     frames.append(sheet([end, end], title="end", row_labels=["x_t", "belief x̂"], column_labels=columns[:n]))
     animate(frames, path, SECONDS)

@@ -74,7 +74,9 @@ def png_of_16_bits(values: np.ndarray) -> bytes:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    lines = b"".join(b"\0" + line.tobytes() for line in values.astype(">u2"))  # each begins with the number of its filter: none
+    lines = b"".join(
+        b"\0" + line.tobytes() for line in values.astype(">u2")
+    )  # each begins with the number of its filter: none
     head = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
 

@@ -18,20 +18,35 @@ LINES: Any = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
 
 
 def pareto(
-    path: Path, to_reference: Mapping[tuple[str, str], Sequence[Point]], to_data: Mapping[tuple[str, str], Sequence[Point]],
-    front: Sequence[Point], chosen: Point | None, title: str, data_label: str,
-) -> None:  # fmt: skip
+    path: Path,
+    to_reference: Mapping[tuple[str, str], Sequence[Point]],
+    to_data: Mapping[tuple[str, str], Sequence[Point]],
+    front: Sequence[Point],
+    chosen: Point | None,
+    title: str,
+    data_label: str,
+) -> None:
     """to_reference, to_data: (evaluations, distance) of each (solver, grid).   front: its cheapest; chosen: the cheapest that is near enough."""
     solvers = list(dict.fromkeys(solver for solver, _ in [*to_reference, *to_data]))
     grids = list(dict.fromkeys(grid for _, grid in [*to_reference, *to_data]))
     with plt.rc_context(STYLE):
         panels = [p for p in (to_reference, to_data) if p]
-        figure, axes = plt.subplots(1, len(panels), figsize=(7.2 * len(panels), 5.2), layout="constrained", squeeze=False)
+        figure, axes = plt.subplots(
+            1, len(panels), figsize=(7.2 * len(panels), 5.2), layout="constrained", squeeze=False
+        )
         for ax, panel in zip(axes[0], panels, strict=True):
             for (solver, grid), points in panel.items():
                 x, y = zip(*points, strict=True)
                 style = LINES[grids.index(grid) % len(LINES)]
-                ax.plot(x, y, color=COLOURS[solvers.index(solver) % len(COLOURS)], linestyle=style, marker="o", markersize=3.5, linewidth=1.6)
+                ax.plot(
+                    x,
+                    y,
+                    color=COLOURS[solvers.index(solver) % len(COLOURS)],
+                    linestyle=style,
+                    marker="o",
+                    markersize=3.5,
+                    linewidth=1.6,
+                )
             _evaluations(ax, sorted({x for points in panel.values() for x, _ in points}))
         if to_reference:
             ax = axes[0][0]
@@ -39,11 +54,17 @@ def pareto(
             ax.step(*zip(*front, strict=True), where="post", color=INK, linewidth=7, alpha=0.1, solid_capstyle="round")
             if chosen:
                 ax.plot(*chosen, "o", markersize=15, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.8)
-                ax.annotate("near enough", chosen, xytext=(14, 14), textcoords="offset points", color=INK, fontweight="bold")
+                ax.annotate(
+                    "near enough", chosen, xytext=(14, 14), textcoords="offset points", color=INK, fontweight="bold"
+                )
         if to_data:
             axes[0][-1].set(ylabel=data_label, title="How like the data")
-        handles = [Line2D([], [], color=COLOURS[k % len(COLOURS)], linewidth=2.4, label=name) for k, name in enumerate(solvers)]
-        styles = [Line2D([], [], color=MUTED, linestyle=LINES[k % len(LINES)], label=name) for k, name in enumerate(grids)]
+        handles = [
+            Line2D([], [], color=COLOURS[k % len(COLOURS)], linewidth=2.4, label=name) for k, name in enumerate(solvers)
+        ]
+        styles = [
+            Line2D([], [], color=MUTED, linestyle=LINES[k % len(LINES)], label=name) for k, name in enumerate(grids)
+        ]
         axes[0][-1].legend(handles=[*handles, *styles], loc="upper right", fontsize=9)
         figure.suptitle(title, x=0.01, ha="left")
         save(figure, path)

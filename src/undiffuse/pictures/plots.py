@@ -18,11 +18,23 @@ from matplotlib.figure import Figure
 INK, MUTED, FAINT = "#1f2937", "#6b7280", "#e5e7eb"
 COLOURS = ("#2563eb", "#d97706", "#059669", "#be185d", "#7c3aed", "#0891b2", "#65a30d", "#b91c1c")
 STYLE: Any = {
-    "font.size": 10, "axes.edgecolor": MUTED, "axes.labelcolor": INK, "text.color": INK, "xtick.color": MUTED,
-    "ytick.color": MUTED, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": FAINT,
-    "axes.axisbelow": True, "legend.frameon": False, "axes.titlelocation": "left", "axes.titleweight": "bold",
-    "figure.facecolor": "white", "savefig.facecolor": "white",
-}  # fmt: skip
+    "font.size": 10,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": FAINT,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
 
 
 def save(figure: Figure, path: Path, dpi: int = 120) -> None:
@@ -32,7 +44,11 @@ def save(figure: Figure, path: Path, dpi: int = 120) -> None:
 
 
 def error_by_level(
-    axes: Axes, ratio: Sequence[float], errors: Mapping[str, Sequence[float]], held_out: int, title: str = "Error by noise level"
+    axes: Axes,
+    ratio: Sequence[float],
+    errors: Mapping[str, Sequence[float]],
+    held_out: int,
+    title: str = "Error by noise level",
 ) -> None:
     """E |x̂ - x_0|² against sigma/alpha. errors: by name, "model" drawn boldest, references dashed."""
     styles = {
@@ -43,8 +59,16 @@ def error_by_level(
     }
     for name, values in errors.items():
         label, colour, line = styles[name]
-        axes.loglog(ratio, values, line, color=colour, label=label, linewidth=2.6 if name == "model" else 1.5,
-                    marker="o" if name == "model" else None, markersize=4)  # fmt: skip
+        axes.loglog(
+            ratio,
+            values,
+            line,
+            color=colour,
+            label=label,
+            linewidth=2.6 if name == "model" else 1.5,
+            marker="o" if name == "model" else None,
+            markersize=4,
+        )
     axes.set_xlabel("noise level σ/α")
     axes.set_ylabel(f"E |x̂ − x₀|² per pixel, {held_out} held-out")
     axes.set_title(title)
@@ -52,9 +76,11 @@ def error_by_level(
 
 
 def schedules(
-    path: Path, names: Sequence[str], curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    path: Path,
+    names: Sequence[str],
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
     strips: Mapping[str, Sequence[np.ndarray]],
-) -> None:  # fmt: skip
+) -> None:
     """Schedules compared. curves: per name (share of the way, alpha², log-SNR); strips: the same image along each."""
     with plt.rc_context(STYLE):
         rows = len(names)
@@ -67,7 +93,12 @@ def schedules(
             colour = COLOURS[i % len(COLOURS)]
             left.plot(share, signal, color=colour, label=name, linewidth=2)
             right.plot(share, logsnr, color=colour, label=name, linewidth=2)
-        left.set(title="Signal left: α² / (α² + σ²), alpha-bar of a chain", xlabel="share of the forward trajectory", xlim=(0, 1), ylim=(0, 1.02))
+        left.set(
+            title="Signal left: α² / (α² + σ²), alpha-bar of a chain",
+            xlabel="share of the forward trajectory",
+            xlim=(0, 1),
+            ylim=(0, 1.02),
+        )
         right.set(title="log-SNR: log α²/σ²", xlabel="share of the forward trajectory", xlim=(0, 1))
         left.legend()
         grid = bottom.subplots(rows, len(next(iter(strips.values()))), squeeze=False)
@@ -99,13 +130,29 @@ def likelihood(path: Path, terms: Sequence[tuple[str, float, float]], total: str
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
         floor = amount.max() * 10.0**-DECADES if bound and (amount > 0).any() else -np.inf
-        left.plot(ratio, np.maximum(amount, floor), color=COLOURS[0], linewidth=2, marker="o" if len(ratio) < 80 else None, markersize=4)
+        left.plot(
+            ratio,
+            np.maximum(amount, floor),
+            color=COLOURS[0],
+            linewidth=2,
+            marker="o" if len(ratio) < 80 else None,
+            markersize=4,
+        )
         if np.isfinite(floor):
             left.set_yscale("log")
             for name, (place, colour) in marks.items():
                 below = " or less" if sums[name] < floor else ""
                 label = f"{name}: {max(sums[name], floor):.2g}{below}"
-                left.plot([place], [max(sums[name], floor)], "D", color=colour, markersize=8, label=label, clip_on=False, zorder=5)
+                left.plot(
+                    [place],
+                    [max(sums[name], floor)],
+                    "D",
+                    color=colour,
+                    markersize=8,
+                    label=label,
+                    clip_on=False,
+                    zorder=5,
+                )
             left.legend(frameon=True, framealpha=1, edgecolor="none")
         left.set(title=title, xlabel="noise level σ/α, cleaner to the right", ylabel=f"{unit}, {len(ratio)} steps")
         running = np.cumsum([sums["units"] + sums["prior"], *amount, sums["decoder"]])
@@ -113,7 +160,16 @@ def likelihood(path: Path, terms: Sequence[tuple[str, float, float]], total: str
         stretches = {"prior": [sums["units"], running[0]], "decoder": [running[-2], running[-1]]}
         for name, (place, colour) in marks.items():
             if bound or name == "prior":
-                right.plot([place] * 2, stretches[name], "D-", color=colour, linewidth=2.6, markersize=6, label=f"{name}: {sums[name]:.3f}", zorder=5)
+                right.plot(
+                    [place] * 2,
+                    stretches[name],
+                    "D-",
+                    color=colour,
+                    linewidth=2.6,
+                    markersize=6,
+                    label=f"{name}: {sums[name]:.3f}",
+                    zorder=5,
+                )
         if sums["units"]:
             right.axhline(sums["units"], color=MUTED, linestyle=":", label=f"the values' unit: {sums['units']:.3f}")
         right.axhline(running[-1], color=INK, linestyle="--", linewidth=1.2)

@@ -51,9 +51,14 @@ def _picture(axes: Axes, picture: np.ndarray) -> None:
 
 
 def _strip(
-    figure: SubFigure, rows: Sequence[Sequence[np.ndarray]], row_labels: Sequence[str], labels: Sequence[str], title: str, note: str,
+    figure: SubFigure,
+    rows: Sequence[Sequence[np.ndarray]],
+    row_labels: Sequence[str],
+    labels: Sequence[str],
+    title: str,
+    note: str,
     colour: str,
-) -> None:  # fmt: skip
+) -> None:
     figure.text(0.012, 0.985, title, fontsize=15, fontweight="bold", color=colour, va="top")
     figure.text(0.012, 0.985 - (0.17 if len(rows) == 1 else 0.105), note, fontsize=10.5, color=MUTED, va="top")
     top = 0.62 if len(rows) == 1 else 0.75
@@ -73,22 +78,43 @@ def _mosaic(rows: Sequence[Sequence[np.ndarray]], gap: int = 1) -> np.ndarray:
     page = np.full((len(rows) * (height + gap) - gap, len(rows[0]) * (width + gap) - gap, 3), 255, dtype=np.uint8)
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
-            page[r * (height + gap) : r * (height + gap) + height, c * (width + gap) : c * (width + gap) + width] = picture
+            page[r * (height + gap) : r * (height + gap) + height, c * (width + gap) : c * (width + gap) + width] = (
+                picture
+            )
     return page
 
 
 def _by_class(figure: SubFigure, poster: Poster) -> None:
     """Real examples above, samples below, a column for each class."""
-    figure.text(0.022, 0.985, "3  Told a class, it makes new ones", fontsize=15, fontweight="bold", color=COLOURS[2], va="top")
-    figure.text(0.022, 0.985 - NOTE, "Real digits it never saw, and digits it made when asked for each class.", fontsize=10.5, color=MUTED, va="top")
-    upper, lower = figure.subplots(2, 1, gridspec_kw={"left": 0.085, "right": 0.985, "top": 0.885, "bottom": 0.06, "hspace": 0.06})
+    figure.text(
+        0.022, 0.985, "3  Told a class, it makes new ones", fontsize=15, fontweight="bold", color=COLOURS[2], va="top"
+    )
+    figure.text(
+        0.022,
+        0.985 - NOTE,
+        "Real digits it never saw, and digits it made when asked for each class.",
+        fontsize=10.5,
+        color=MUTED,
+        va="top",
+    )
+    upper, lower = figure.subplots(
+        2, 1, gridspec_kw={"left": 0.085, "right": 0.985, "top": 0.885, "bottom": 0.06, "hspace": 0.06}
+    )
     for axes, pictures, name in ((upper, poster.real, "real"), (lower, poster.made, "made")):
         axes.imshow(_mosaic(list(zip(*pictures, strict=True))), interpolation="nearest")
         axes.set_axis_off()
         axes.text(-0.015, 0.5, name, transform=axes.transAxes, ha="right", va="center", fontsize=11)
     width = poster.made[0][0].shape[1]
     for column, name in enumerate(poster.classes):
-        lower.text(column * (width + 1) + width / 2 - 0.5, -0.02, name, transform=lower.get_xaxis_transform(), ha="center", va="top", fontsize=11)
+        lower.text(
+            column * (width + 1) + width / 2 - 0.5,
+            -0.02,
+            name,
+            transform=lower.get_xaxis_transform(),
+            ha="center",
+            va="top",
+            fontsize=11,
+        )
 
 
 def draw(poster: Poster, path: Path) -> None:
@@ -98,11 +124,24 @@ def draw(poster: Poster, path: Path) -> None:
         head, forward, reverse, bottom = bands
         head.text(0.012, 0.80, poster.title, fontsize=24, fontweight="bold", va="top")
         head.text(0.012, 0.32, poster.subtitle, fontsize=11.5, color=MUTED, va="top")
-        _strip(forward, [poster.forward], ["$x_t$"], poster.forward_labels, "1  Forward: a real example dissolves",
-               "A little Gaussian noise is added at every step, until nothing of it is left.  x_t = α·x₀ + σ·ε", COLOURS[0])  # fmt: skip
-        _strip(reverse, [poster.x_t, poster.clean], ["$x_t$", "what it\nbelieves\n$x_0$ to be"], poster.reverse_labels,
-               poster.reverse_title,
-               "At every step it says what it believes the clean picture to be, and one small step is taken towards that.", COLOURS[1])  # fmt: skip
+        _strip(
+            forward,
+            [poster.forward],
+            ["$x_t$"],
+            poster.forward_labels,
+            "1  Forward: a real example dissolves",
+            "A little Gaussian noise is added at every step, until nothing of it is left.  x_t = α·x₀ + σ·ε",
+            COLOURS[0],
+        )
+        _strip(
+            reverse,
+            [poster.x_t, poster.clean],
+            ["$x_t$", "what it\nbelieves\n$x_0$ to be"],
+            poster.reverse_labels,
+            poster.reverse_title,
+            "At every step it says what it believes the clean picture to be, and one small step is taken towards that.",
+            COLOURS[1],
+        )
         left, right = bottom.subfigures(1, 2, width_ratios=(1.25, 1))
         _by_class(left, poster)
         right.text(0.0, 0.985, "4  What it has learned", fontsize=15, fontweight="bold", color=COLOURS[3], va="top")

@@ -31,7 +31,11 @@ def _enlarged(picture: np.ndarray) -> Image.Image:
 
 
 def sheet(
-    rows: Sequence[Sequence[np.ndarray]], *, title: str = "", row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()
+    rows: Sequence[Sequence[np.ndarray]],
+    *,
+    title: str = "",
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
 ) -> Image.Image:
     """Rows of pictures, uint8 (H, W, 3) each and all of one size, with labels at the left and on top."""
     cells = [[_enlarged(picture) for picture in row] for row in rows]
@@ -65,7 +69,9 @@ def captioned(pictures: Iterable[np.ndarray], captions: Sequence[str], title: st
     rows = -(-len(cells) // columns)
     tall = height + 3 * line + 10
     shown = min(columns, len(cells))
-    page = Image.new("RGB", (2 * MARGIN + shown * (column + 2 * GAP) - 2 * GAP, 2 * MARGIN + TITLE + 12 + rows * tall), PAPER)
+    page = Image.new(
+        "RGB", (2 * MARGIN + shown * (column + 2 * GAP) - 2 * GAP, 2 * MARGIN + TITLE + 12 + rows * tall), PAPER
+    )
     draw = ImageDraw.Draw(page)
     draw.text((MARGIN, MARGIN - 3), title, font=_font(TITLE), fill=INK)
     for k, (cell, lines) in enumerate(zip(cells, wrapped, strict=True)):

@@ -56,7 +56,13 @@ def scatter(values: Tensor, codec: CodecConfig, labels: Sequence[str], title: st
         shown = f" (columns 0 to {columns - 1} of {values.shape[1]})" if columns < values.shape[1] else ""
         figure.suptitle(title + shown, x=0.02, ha="left", fontsize=11)
         if len(groups) > 1:
-            figure.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=len(groups), fontsize=9, markerscale=2)
+            figure.legend(
+                *axes[0][-1].get_legend_handles_labels(),
+                loc="outside lower center",
+                ncols=len(groups),
+                fontsize=9,
+                markerscale=2,
+            )
         figure.set_dpi(110)
         figure.canvas.draw()
         pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]

@@ -14,11 +14,11 @@ from undiffuse.data.codec import Codec
 from undiffuse.pictures.images import to_rgb
 from undiffuse.pictures.sheets import animate, captioned, sheet
 from undiffuse.pictures.tables import is_table, scatter
-from undiffuse.process.corruption import trajectory as forward_trajectory
+from undiffuse.process.forward import trajectory as forward_trajectory
 from undiffuse.process.levels import Level
-from undiffuse.process.noise import standard_normal
-from undiffuse.sampling.trajectory import Moment
-from undiffuse.streams import NoiseStream
+from undiffuse.process.philox import standard_normal
+from undiffuse.rng import NoiseStream
+from undiffuse.sampling.loop import Moment
 
 
 def label_of(values: Sequence[object]) -> str:
@@ -44,7 +44,11 @@ def samples_grid(
         grouped = {name: [pictures[i] for i, label in enumerate(labels) if label == name] for name in distinct}
         most = max(len(group) for group in grouped.values())
         wide = most if most <= 2 * columns else columns
-        named = [(name if start == 0 else "", group[start : start + wide]) for name, group in grouped.items() for start in range(0, len(group), wide)]
+        named = [
+            (name if start == 0 else "", group[start : start + wide])
+            for name, group in grouped.items()
+            for start in range(0, len(group), wide)
+        ]
         return sheet([row for _, row in named], title=title, row_labels=[name for name, _ in named])
     rows = [list(pictures[start : start + columns]) for start in range(0, len(pictures), columns)]
     return sheet(rows, title=title)
@@ -57,9 +61,11 @@ def compared_grid(values: Tensor, codec: Codec, rows: Sequence[str], title: str)
     pictures = to_rgb(values, codec.config)
     columns = len(pictures) // len(rows)
     return sheet(
-        [list(pictures[k * columns : (k + 1) * columns]) for k in range(len(rows))], title=title, row_labels=rows if len(rows) > 1 else (),
+        [list(pictures[k * columns : (k + 1) * columns]) for k in range(len(rows))],
+        title=title,
+        row_labels=rows if len(rows) > 1 else (),
         column_labels=[str(k) for k in range(columns)],
-    )  # fmt: skip
+    )
 
 
 def level_label(level: Level) -> str:
@@ -76,7 +82,9 @@ def spread_rows(levels: Level, count: int) -> list[int]:
     return sorted({int((angle - w).abs().argmin()) for w in wanted})
 
 
-def forward_pictures(x: Tensor, levels: Level, codec: Codec, seed: int, count: int = 9) -> tuple[list[np.ndarray], list[str]]:
+def forward_pictures(
+    x: Tensor, levels: Level, codec: Codec, seed: int, count: int = 9
+) -> tuple[list[np.ndarray], list[str]]:
     """One example x (C, *size), in the model's range, along the forward trajectory, clean first: pictures and labels.
 
     Every step of the chain is walked, each with noise of its own.
@@ -105,15 +113,19 @@ def reverse_pictures(
 
 def forward_strip(x: Tensor, levels: Level, codec: Codec, seed: int) -> Image.Image:
     pictures, labels = forward_pictures(x, levels, codec, seed)
-    return sheet([pictures], title="Forward: noise is added until nothing is left", column_labels=labels, row_labels=["x_t"])
+    return sheet(
+        [pictures], title="Forward: noise is added until nothing is left", column_labels=labels, row_labels=["x_t"]
+    )
 
 
 def reverse_strip(moments: Sequence[Moment], codec: Codec, example: int = 0) -> Image.Image:
     x_t, clean, labels = reverse_pictures(moments, codec, example)
     return sheet(
-        [x_t, clean], title="Reverse: the network removes it again", column_labels=labels,
+        [x_t, clean],
+        title="Reverse: the network removes it again",
+        column_labels=labels,
         row_labels=["x_t", "belief about x_0"],
-    )  # fmt: skip
+    )
 
 
 def animate_reverse(moments: Sequence[Moment], codec: Codec, path: Path, columns: int = 10) -> None:

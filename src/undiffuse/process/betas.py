@@ -75,14 +75,18 @@ def cosine_betas(T: int, s: float = 0.008, beta_max: float = 0.999) -> Tensor:
     return (1 - f[1:] / f[:-1]).clamp(max=beta_max)
 
 
-def sigmoid_alpha_bar_betas(T: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0, beta_max: float = 0.999) -> Tensor:
+def sigmoid_alpha_bar_betas(
+    T: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0, beta_max: float = 0.999
+) -> Tensor:
     """alpha-bar_t falls along a logistic curve (Chen 2023, Figure 8, the `gamma` of its code; denoising-diffusion-pytorch's default).
 
     With v(t) = sigmoid((start + t/T (end - start))/tau): alpha-bar_t = (v(T) - v(t))/(v(T) - v(0)).  A larger `start`, up to 0,
     or a smaller tau adds noise.   Raises UsageError for a tau that is not positive, or start >= end.
     """
     if not (tau > 0 and start < end):
-        raise UsageError(f"a sigmoid in alpha-bar goes from a start to a larger end, tau positive, not from {start:g} to {end:g} with {tau:g}.")
+        raise UsageError(
+            f"a sigmoid in alpha-bar goes from a start to a larger end, tau positive, not from {start:g} to {end:g} with {tau:g}."
+        )
     t = torch.arange(_steps(T) + 1, dtype=torch.float64) / T
     v = torch.sigmoid((start + t * (end - start)) / tau)
     alpha_bar = (v[-1] - v) / (v[-1] - v[0])
@@ -96,7 +100,9 @@ def polynomial_betas(T: int, power: float = 2.0, precision: float = 1e-5, smalle
     the square loses no more than to a `smallest` share of itself in a step.   Raises UsageError for a power or a precision out of range.
     """
     if not (power > 0 and 0 < precision < 0.5):
-        raise UsageError(f"a polynomial schedule has a positive power and a precision between 0 and 0.5, not {power:g} and {precision:g}.")
+        raise UsageError(
+            f"a polynomial schedule has a positive power and a precision between 0 and 0.5, not {power:g} and {precision:g}."
+        )
     root = 1 - (torch.arange(_steps(T), dtype=torch.float64) / max(T - 1, 1)) ** power
     share = torch.cat([root[:1] ** 2, (root[1:] / root[:-1]) ** 2]).clamp(min=smallest)
     alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), (1 - 2 * precision) * share.cumprod(0) + precision])

@@ -28,7 +28,11 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 
-REC_601 = (0.299, 0.587, 0.114)  # how bright red, green and blue look (ITU-R BT.601), as Pillow's conversion to grey has them
+REC_601 = (
+    0.299,
+    0.587,
+    0.114,
+)  # how bright red, green and blue look (ITU-R BT.601), as Pillow's conversion to grey has them
 
 
 class Operator(ABC):
@@ -68,7 +72,9 @@ class Mask(Operator):
     def shape_of(self, shape: Sequence[int]) -> tuple[int, ...]:
         one = tuple(self.known.shape[-len(shape) :])
         if one not in (tuple(shape), (1, *shape[1:])):
-            raise UsageError(f"the mask has the shape {tuple(self.known.shape)}, the examples have {tuple(shape)}: give one of their size.")
+            raise UsageError(
+                f"the mask has the shape {tuple(self.known.shape)}, the examples have {tuple(shape)}: give one of their size."
+            )
         return tuple(shape)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -94,13 +100,18 @@ class Downsample(Operator):
         if self.factor < 2:
             raise UsageError(f"a factor of {self.factor} makes nothing larger: give 2 or more.")
         if any(length % self.factor for length in shape[1:]):
-            size, factors = "×".join(map(str, shape[1:])), [k for k in range(2, max(shape[1:]) + 1) if not any(n % k for n in shape[1:])]
+            size, factors = (
+                "×".join(map(str, shape[1:])),
+                [k for k in range(2, max(shape[1:]) + 1) if not any(n % k for n in shape[1:])],
+            )
             fit = f"these do: {', '.join(map(str, factors))}" if factors else "none does"
             raise UsageError(f"a factor of {self.factor} does not divide the size {size}; {fit}.")
         return (shape[0], *(length // self.factor for length in shape[1:]))
 
     def __call__(self, x: Tensor) -> Tensor:
-        blocks = x.reshape(*x.shape[:2], *(part for length in x.shape[2:] for part in (length // self.factor, self.factor)))
+        blocks = x.reshape(
+            *x.shape[:2], *(part for length in x.shape[2:] for part in (length // self.factor, self.factor))
+        )
         return blocks.mean(tuple(range(3, blocks.ndim, 2)))
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -125,7 +136,9 @@ class Grey(Operator):
         if shape[0] == 1:
             raise UsageError("these examples have one channel, so they are grey already: colour needs several.")
         if len(self.weights) != shape[0] or not any(self.weights):
-            raise UsageError(f"{self.weights} are no weights of {shape[0]} channels: give one for each, not all of them 0.")
+            raise UsageError(
+                f"{self.weights} are no weights of {shape[0]} channels: give one for each, not all of them 0."
+            )
         return (1, *shape[1:])
 
     def _column(self, like: Tensor) -> Tensor:
@@ -198,11 +211,22 @@ def hidden_places(mask: object, shape: Sequence[int], inputs: int, channels: boo
     size, wide = tuple(shape[1:]), {1, shape[0]} if channels else {1}
     whole = given[None] if given.shape == size else given
     whole = whole[None] if whole.ndim == len(shape) else whole
-    if whole.ndim != len(shape) + 1 or whole.shape[2:] != size or whole.shape[1] not in wide or len(whole) not in (1, inputs):
+    if (
+        whole.ndim != len(shape) + 1
+        or whole.shape[2:] != size
+        or whole.shape[1] not in wide
+        or len(whole) not in (1, inputs)
+    ):
         wanted = "×".join(map(str, size))
-        raise UsageError(f"the mask has the shape {tuple(given.shape)}, and the examples are {wanted}: give one of their size, or one for each.")
+        raise UsageError(
+            f"the mask has the shape {tuple(given.shape)}, and the examples are {wanted}: give one of their size, or one for each."
+        )
     for k, part in enumerate(whole):
         if part.all() or not part.any():
-            what, mend = ("nothing", "there is nothing to fill in") if not part.any() else ("everything", "nothing is left to go by")
+            what, mend = (
+                ("nothing", "there is nothing to fill in")
+                if not part.any()
+                else ("everything", "nothing is left to go by")
+            )
             raise UsageError(f"the mask hides {what} of example {k}: {mend}.")
     return whole.expand(inputs, *whole.shape[1:])

@@ -114,7 +114,9 @@ class Posterior:
 
     def detached(self) -> Posterior:
         """Cut off from what it was computed from, its spread excepted."""
-        return replace(self, mean=self.mean.detach(), kept_eps=None if self.kept_eps is None else self.kept_eps.detach())
+        return replace(
+            self, mean=self.mean.detach(), kept_eps=None if self.kept_eps is None else self.kept_eps.detach()
+        )
 
 
 Denoise = Callable[[Tensor, Level], Posterior]

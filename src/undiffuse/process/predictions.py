@@ -50,8 +50,8 @@ from torch import Tensor
 from undiffuse.errors import UsageError
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
-from undiffuse.process.flow import angle_of, level_at, norm_of
 from undiffuse.process.levels import Level, meet
+from undiffuse.process.probability_flow import angle_of, level_at, norm_of
 from undiffuse.process.schedules import Schedule
 
 
@@ -123,9 +123,7 @@ class Karras(Prediction):
 
     def affine(self, level: Level) -> Affine:
         k2 = level.sigma**2 + (level.alpha * self.sigma_data) ** 2
-        return Affine(
-            level.alpha * self.sigma_data**2 / k2, level.sigma * self.sigma_data * k2.rsqrt(), k2.rsqrt()
-        )
+        return Affine(level.alpha * self.sigma_data**2 / k2, level.sigma * self.sigma_data * k2.rsqrt(), k2.rsqrt())
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,6 @@ class Translated(Prediction):
         asked = self.asked(level)
         row, scale = self.inner.affine(asked), norm_of(asked) / norm_of(level)
         return Affine(scale * row.c_skip, row.c_out, scale * row.c_in)
-
 
     def c_noise(self, level: Level) -> Tensor:
         return self.inner.c_noise(self.asked(level))
@@ -199,7 +196,12 @@ PREDICTIONS = ("noise", "clean", "mean", "velocity", "flow", "karras")
 
 
 def make_prediction(
-    name: str, schedule: Schedule, sigma_data: float = 0.5, clock: Schedule | None = None, noise: CNoise | None = None, unscaled: bool = False
+    name: str,
+    schedule: Schedule,
+    sigma_data: float = 0.5,
+    clock: Schedule | None = None,
+    noise: CNoise | None = None,
+    unscaled: bool = False,
 ) -> Prediction:
     """The prediction called `name` for networks used on `schedule`, and trained on `clock` where that is another.
 
@@ -211,7 +213,9 @@ def make_prediction(
     if noise is not None or unscaled:
         noise = noise or CNoise()
         if noise.of == "log_sigma" and schedule(schedule.t_max).alpha == 0:
-            raise UsageError("c_noise of log_sigma is infinite on a schedule that ends in pure noise: use the timestep, c_noise.of=timestep.")
+            raise UsageError(
+                "c_noise of log_sigma is infinite on a schedule that ends in pure noise: use the timestep, c_noise.of=timestep."
+            )
         return Preconditioned(make_prediction(name, schedule, sigma_data), noise, unscaled)
     if name == "noise" and schedule(schedule.t_max).alpha == 0:
         raise UsageError(

@@ -49,14 +49,18 @@ def respaced_indices(T: int, sections: str) -> list[int]:
                 return list(range(0, T, stride))
         raise UsageError(f"no integer stride visits exactly {count} of {T} levels: use {count!r} without 'ddim'.")
     if not re.fullmatch(r"\d+(,\d+)*", sections):
-        raise UsageError(f"{sections!r} is no spacing: write a number (250), numbers for equal sections (10,15,20), or ddim50.")
+        raise UsageError(
+            f"{sections!r} is no spacing: write a number (250), numbers for equal sections (10,15,20), or ddim50."
+        )
     counts = [int(count) for count in sections.split(",")]
     indices: list[int] = []
     start = 0
     for section, count in enumerate(counts):
         size = T // len(counts) + (1 if section < T % len(counts) else 0)
         if not 1 <= count <= size:
-            raise UsageError(f"section {section + 1} of the chain has {size} levels, so 1 to {size} steps, not {count}.")
+            raise UsageError(
+                f"section {section + 1} of the chain has {size} levels, so 1 to {size} steps, not {count}."
+            )
         fraction = 1.0 if count == 1 else (size - 1) / (count - 1)
         # The reference code adds up the fractional strides one by one, in floating point, and rounds half to even.
         offset = 0.0
@@ -99,7 +103,9 @@ def restarted(levels: Level, low: float, high: float, times: int) -> Level:
     ratio = levels.ratio
     inside = ((ratio >= low) & (ratio <= high)).nonzero()[:, 0]
     if len(inside) < 2:
-        raise UsageError(f"there are {len(inside)} levels with sigma/alpha between {low:g} and {high:g}, nothing to walk again: widen the stretch.")
+        raise UsageError(
+            f"there are {len(inside)} levels with sigma/alpha between {low:g} and {high:g}, nothing to walk again: widen the stretch."
+        )
     rows, first, last = levels.rows(), int(inside[0]), int(inside[-1])
     return Level.of_rows([*rows[: last + 1], *rows[first : last + 1] * times, *rows[last + 1 :]])
 
@@ -110,7 +116,9 @@ def resampled(levels: Level, length: int, times: int) -> Level:
     The jumps start at the last noisy level and at every `length` levels above it, but not where there is no room to jump.
     """
     if length < 1 or times < 1:
-        raise UsageError(f"jumps of {length} steps and stretches walked {times} times are none: give 1 or more of each.")
+        raise UsageError(
+            f"jumps of {length} steps and stretches walked {times} times are none: give 1 or more of each."
+        )
     rows, last = levels.rows(), len(levels) - 2
     walked = list[Level]()
     for row in range(last + 1):
@@ -131,10 +139,14 @@ def make_grid(schedule: Schedule, grid: str, steps: int, settings: GridSettings 
     if grid in SPACINGS:
         for name, owners in OWNERS.items():
             if getattr(settings, name) is not None and grid not in owners:
-                raise UsageError(f"{name} is a setting of the grid {' and '.join(owners)}, and {grid!r} has none: leave it out.")
+                raise UsageError(
+                    f"{name} is a setting of the grid {' and '.join(owners)}, and {grid!r} has none: leave it out."
+                )
         return SPACINGS[grid](schedule, steps, settings)
     if grid != "every" and not re.fullmatch(r"(ddim)?\d+(,\d+)*", grid):
-        raise UsageError(f"there is no grid {grid!r}: choose one of {', '.join(GRIDS)}, or a spacing like 250, 10,15,20 or ddim50.")
+        raise UsageError(
+            f"there is no grid {grid!r}: choose one of {', '.join(GRIDS)}, or a spacing like 250, 10,15,20 or ddim50."
+        )
     refuse_settings(grid, settings)
     return every(schedule) if grid == "every" else respaced(schedule, grid)
 
@@ -147,7 +159,9 @@ def ending_noisy(schedule: Schedule, levels: Level) -> Level:
     end = schedule([schedule.t_min])
     if torch.isclose(levels.ratio[-2], end.ratio[0], rtol=1e-9, atol=0):
         if len(levels) < 3:
-            raise UsageError("the grid has no level but the one that it would end at: take more steps, or final_sigma 'zero'.")
+            raise UsageError(
+                "the grid has no level but the one that it would end at: take more steps, or final_sigma 'zero'."
+            )
         return levels[:-1]
     return Level.of_rows([*levels[:-1].rows(), *end.rows()])
 
@@ -156,4 +170,6 @@ def refuse_settings(grid: str, settings: GridSettings) -> None:
     """Raises UsageError for any setting of a grid that does not place its own levels."""
     told = [name for name, value in vars(settings).items() if value is not None]
     if told:
-        raise UsageError(f"the grid {grid!r} takes levels that are given, so it has no {told[0]}: leave that out, or take another grid.")
+        raise UsageError(
+            f"the grid {grid!r} takes levels that are given, so it has no {told[0]}: leave that out, or take another grid."
+        )

@@ -88,7 +88,9 @@ def rescaled(pair: Pair, scale: float, share: float) -> Denoise:
     return denoise
 
 
-def projected(pair: Pair, scale: float, *, along: float = 0.0, longest: float = math.inf, running: Running | None = None) -> Denoise:
+def projected(
+    pair: Pair, scale: float, *, along: float = 0.0, longest: float = math.inf, running: Running | None = None
+) -> Denoise:
     """x̂_c + (scale - 1) Δ with Δ = x̂_c - x̂_u shortened to the length `longest` and its part along x̂_c multiplied by `along`.
 
     Lengths are Euclidean, over all numbers of an example.   running: what Δ is added to first, of the steps before.
@@ -102,7 +104,11 @@ def projected(pair: Pair, scale: float, *, along: float = 0.0, longest: float = 
         tiny = torch.finfo(difference.dtype).tiny
         if longest < math.inf:
             difference = difference * (longest / _norm(difference).clamp(min=longest))
-        parallel = (difference * towards).flatten(1).sum(1).reshape(-1, *[1] * (towards.ndim - 1)) / (_norm(towards) ** 2).clamp(min=tiny) * towards
+        parallel = (
+            (difference * towards).flatten(1).sum(1).reshape(-1, *[1] * (towards.ndim - 1))
+            / (_norm(towards) ** 2).clamp(min=tiny)
+            * towards
+        )
         return with_.with_mean(with_.mean + (scale - 1) * (difference + (along - 1) * parallel))
 
     return denoise

@@ -30,8 +30,8 @@ from torch import Tensor
 from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level, meet
 from undiffuse.process.posteriors import Denoise
+from undiffuse.sampling.loop import Moment
 from undiffuse.sampling.solvers.base import Solver
-from undiffuse.sampling.trajectory import Moment
 
 SMALLEST_SINE = 1e-7  # of an angle, below which (2) loses its digits and the sphere is as good as flat
 
@@ -53,7 +53,9 @@ def inverted(x: Tensor, denoise: Denoise, levels: Level, solver: Solver) -> Iter
     Gradients are not recorded.   Raises UsageError for a solver that draws noise.
     """
     if solver.stochastic:
-        raise UsageError("inversion follows the flow, which has no noise to draw: use a deterministic solver, such as 'heun'.")
+        raise UsageError(
+            "inversion follows the flow, which has no noise to draw: use a deterministic solver, such as 'heun'."
+        )
     up, state = ascending(levels), None
     rows, plan = up.rows(), solver.plan(up)
     x = lifted(x, levels)

@@ -76,7 +76,9 @@ class WithMomentum(Solver):
     def step(self, x_t: Tensor, denoise: Denoise, row: Any, noise: NoiseSource, state: Any) -> Step:
         """Raises UsageError for a Denoise that is no Remembering."""
         if not isinstance(denoise, Remembering):
-            raise UsageError("this solver carries the momentum of guidance, and there is none in this Denoise: take its inner solver.")
+            raise UsageError(
+                "this solver carries the momentum of guidance, and there is none in this Denoise: take its inner solver."
+            )
         inner, before = (None, None) if state is None else state
         running = Running(denoise.share, before)
         step = self.inner.step(x_t, denoise.build(running), row, noise, inner)

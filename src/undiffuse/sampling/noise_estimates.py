@@ -29,9 +29,9 @@ from torch import Tensor
 from undiffuse.errors import UsageError
 from undiffuse.process import derivatives
 from undiffuse.process.levels import Level, meet
-from undiffuse.process.noise import standard_normal
+from undiffuse.process.philox import standard_normal
 from undiffuse.process.posteriors import Denoise
-from undiffuse.streams import NoiseStream
+from undiffuse.rng import NoiseStream
 
 MEDIAN_OF_NORMAL = 0.6744897501960817  # of its absolute value
 
@@ -39,7 +39,9 @@ MEDIAN_OF_NORMAL = 0.6744897501960817  # of its absolute value
 def by_wavelet(y: Tensor) -> Tensor:
     """Equation (1) for each example. y: (B, C, *size), every axis of size at least 2. Returns (B,), in the units of y."""
     if min(y.shape[2:]) < 2:
-        raise UsageError(f"examples of shape {tuple(y.shape[1:])} have an axis without neighbours: estimate their noise by likelihood.")
+        raise UsageError(
+            f"examples of shape {tuple(y.shape[1:])} have an axis without neighbours: estimate their noise by likelihood."
+        )
     for axis in range(2, y.ndim):
         y = y.diff(dim=axis) / 2**0.5
     return y.flatten(1).abs().median(1).values / MEDIAN_OF_NORMAL

@@ -12,10 +12,10 @@ from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.grids import at_logsnrs, churned, ending_noisy, make_grid, refuse_settings, restarted
+from undiffuse.sampling.loop import NoiseKind
 from undiffuse.sampling.solvers.base import Solver
 from undiffuse.sampling.solvers.registry import Settings, make_solver, own_grid
 from undiffuse.sampling.spacings import GridSettings, Interpolation
-from undiffuse.sampling.trajectory import NoiseKind
 
 
 class SamplingConfig(BaseModel):
@@ -82,45 +82,76 @@ class SamplingConfig(BaseModel):
     @model_validator(mode="after")
     def _grid_that_falls(self) -> SamplingConfig:
         if self.sigma_max is not None and self.sigma_min is not None and self.sigma_min >= self.sigma_max:
-            raise UsageError(f"a grid falls from sigma_max to sigma_min, not from {self.sigma_max:g} to {self.sigma_min:g}: swap them.")
+            raise UsageError(
+                f"a grid falls from sigma_max to sigma_min, not from {self.sigma_max:g} to {self.sigma_min:g}: swap them."
+            )
         return self
 
     @model_validator(mode="after")
     def _noise_of_going_back_up(self) -> SamplingConfig:
-        if self.churn_interval is not None and not (self.churn and 0 <= self.churn_interval[0] < self.churn_interval[1] < math.inf):
-            raise UsageError("a churn interval belongs to a churn, and goes from a lower to a higher sigma/alpha, a number: change or leave it out.")
+        if self.churn_interval is not None and not (
+            self.churn and 0 <= self.churn_interval[0] < self.churn_interval[1] < math.inf
+        ):
+            raise UsageError(
+                "a churn interval belongs to a churn, and goes from a lower to a higher sigma/alpha, a number: change or leave it out."
+            )
         if self.s_noise != 1 and not self.churn and not self.restart:
-            raise UsageError("s_noise multiplies the noise of going back up, and nothing does: give a churn or a restart, or leave it out.")
+            raise UsageError(
+                "s_noise multiplies the noise of going back up, and nothing does: give a churn or a restart, or leave it out."
+            )
         return self
 
     @model_validator(mode="after")
     def _one_clipping(self) -> SamplingConfig:
         if self.clip != "dynamic" and any(getattr(self, name) != value for name, value in OWN_THRESHOLD.items()):
-            raise UsageError(f"threshold_quantile and threshold_max belong to clip 'dynamic', not to {self.clip!r}: leave them out.")
+            raise UsageError(
+                f"threshold_quantile and threshold_max belong to clip 'dynamic', not to {self.clip!r}: leave them out."
+            )
         return self
 
     @model_validator(mode="after")
     def _one_guidance(self) -> SamplingConfig:
         if self.guidance_rescale and self.guidance_form != "plain":
-            raise UsageError(f"guidance_rescale belongs to the plain form of guidance, not to {self.guidance_form!r}: leave one out.")
+            raise UsageError(
+                f"guidance_rescale belongs to the plain form of guidance, not to {self.guidance_form!r}: leave one out."
+            )
         if (self.guidance_momentum or self.guidance_longest is not None) and self.guidance_form != "projected":
-            raise UsageError(f"momentum and a longest difference belong to the projected form, not to {self.guidance_form!r}: leave them out.")
+            raise UsageError(
+                f"momentum and a longest difference belong to the projected form, not to {self.guidance_form!r}: leave them out."
+            )
         if self.guidance_scales and (self.guidance_form != "plain" or self.guidance_rescale):
-            raise UsageError("scales for each condition belong to the plain form of guidance, without rescaling: leave one out.")
+            raise UsageError(
+                "scales for each condition belong to the plain form of guidance, without rescaling: leave one out."
+            )
         if self.guidance_form == "plus" and not 0 <= self.guidance <= 1:
-            raise UsageError(f"the guidance of the form 'plus' (CFG++) lies between 0 and 1, but is {self.guidance:g}: try 0.6.")
-        if self.guidance == 1 and not self.guidance_scales and self.guidance_form != "plus" and (
-            self.guidance_rescale or self.guidance_interval or self.guidance_momentum or self.guidance_longest
+            raise UsageError(
+                f"the guidance of the form 'plus' (CFG++) lies between 0 and 1, but is {self.guidance:g}: try 0.6."
+            )
+        if (
+            self.guidance == 1
+            and not self.guidance_scales
+            and self.guidance_form != "plus"
+            and (self.guidance_rescale or self.guidance_interval or self.guidance_momentum or self.guidance_longest)
         ):
-            raise UsageError("guidance 1 guides nothing, so there is nothing to rescale, shorten or keep in an interval: give another guidance.")
+            raise UsageError(
+                "guidance 1 guides nothing, so there is nothing to rescale, shorten or keep in an interval: give another guidance."
+            )
         if self.guidance_interval is not None and not 0 <= self.guidance_interval[0] < self.guidance_interval[1]:
-            raise UsageError("a guidance interval goes from a lower to a higher sigma/alpha, none below 0: swap or change them.")
+            raise UsageError(
+                "a guidance interval goes from a lower to a higher sigma/alpha, none below 0: swap or change them."
+            )
         if self.guidance_interval is not None and math.isinf(self.guidance_interval[1]):
-            raise UsageError("a guidance interval ends at a number, for it is written into files: 1000000 is above any level.")
+            raise UsageError(
+                "a guidance interval ends at a number, for it is written into files: 1000000 is above any level."
+            )
         return self
 
     def build_solver(self, schedule: Schedule) -> Solver:
-        solver = make_solver(self.solver, Settings(self.order, self.eta, self.variance, self.corrections, self.lower_order_final), schedule)
+        solver = make_solver(
+            self.solver,
+            Settings(self.order, self.eta, self.variance, self.corrections, self.lower_order_final),
+            schedule,
+        )
         if solver.without_jumps and (self.guidance_form == "plus" or (self.keep_eps and self.clip != "none")):
             raise UsageError(solver.without_jumps)
         return solver
@@ -137,7 +168,9 @@ class SamplingConfig(BaseModel):
             levels = ending_noisy(schedule, levels)
         if self.restart:
             levels = restarted(levels, *self.restart)
-        return churned(schedule, levels, self.churn, *(self.churn_interval or (0.0, math.inf))) if self.churn else levels
+        return (
+            churned(schedule, levels, self.churn, *(self.churn_interval or (0.0, math.inf))) if self.churn else levels
+        )
 
 
 def defaults(*names: str) -> dict[str, Any]:
@@ -146,8 +179,14 @@ def defaults(*names: str) -> dict[str, Any]:
 
 
 UNGUIDED = defaults(
-    "guidance", "guidance_scales", "guidance_form", "guidance_rescale", "guidance_interval", "guidance_momentum", "guidance_longest",
-)  # fmt: skip
+    "guidance",
+    "guidance_scales",
+    "guidance_form",
+    "guidance_rescale",
+    "guidance_interval",
+    "guidance_momentum",
+    "guidance_longest",
+)
 OWN_ENDS = defaults("sigma_max", "sigma_min", "rho", "steps_offset", "interpolation", "final_sigma")
 """The settings of a grid that places its own levels, as it has them itself."""
 OWN_SOLVER = defaults("order", "eta", "variance", "corrections", "lower_order_final")
@@ -167,7 +206,9 @@ def completed(stored: SamplingConfig, wanted: Mapping[str, Any]) -> dict[str, An
     if solver != stored.solver:
         left |= OWN_SOLVER
         grid = grid or own_grid(solver)
-    if grid is None and stored.logsnrs is not None and "steps" in wanted:  # levels that were fitted are as many as they are
+    if (
+        grid is None and stored.logsnrs is not None and "steps" in wanted
+    ):  # levels that were fitted are as many as they are
         grid = SamplingConfig().grid
     if grid not in (None, stored.grid):
         left |= OWN_ENDS | {"logsnrs": None, "grid": grid}

@@ -84,17 +84,23 @@ def _moved(own: Tensor, schedule: Schedule, s: GridSettings, of: Callable[[Tenso
     if first <= last:
         ends = {"sigma_max": s.sigma_max, "sigma_min": s.sigma_min}
         told = " and ".join(f"{name} = {value:g}" for name, value in ends.items() if value is not None)
-        raise UsageError(f"with {told} the grid would not end below the level that it starts at: give a larger sigma_max, or a smaller sigma_min.")
+        raise UsageError(
+            f"with {told} the grid would not end below the level that it starts at: give a larger sigma_max, or a smaller sigma_min."
+        )
     return torch.lerp(last.expand(len(own)), first.expand(len(own)), (own - own[-1]) / (own[0] - own[-1]))
 
 
 def _known(schedule: Schedule, s: GridSettings) -> Tensor:
     """What is interpolated between the indices of a chain, ascending (T,)."""
     if not isinstance(schedule, Chain):
-        raise UsageError(f"interpolation {s.interpolation!r} is between the levels of a discrete chain, and this schedule is none: leave it out.")
+        raise UsageError(
+            f"interpolation {s.interpolation!r} is between the levels of a discrete chain, and this schedule is none: leave it out."
+        )
     ratio = schedule.levels.ratio[:-1].flip(0)
     if ratio[-1].isinf():
-        raise UsageError("sigma/alpha of a chain that ends in pure noise cannot be interpolated up to there: leave interpolation out.")
+        raise UsageError(
+            "sigma/alpha of a chain that ends in pure noise cannot be interpolated up to there: leave interpolation out."
+        )
     return ratio if s.interpolation == "linear" else ratio.log()
 
 
@@ -129,7 +135,9 @@ def _at_whole(schedule: Schedule, times: Tensor, s: GridSettings) -> Level:
     nearest = schedule.nearest(times)
     if (nearest.diff() >= 0).any():
         count = int(nearest[0] - nearest[-1]) + 1
-        raise UsageError(f"the chain has {count} levels between the first and the last one wanted, so at most that many steps, not {len(times)}.")
+        raise UsageError(
+            f"the chain has {count} levels between the first and the last one wanted, so at most that many steps, not {len(times)}."
+        )
     return schedule(nearest).and_clean()
 
 
@@ -176,9 +184,13 @@ def leading(schedule: Schedule, steps: int, s: GridSettings = OWN) -> Level:
     if isinstance(schedule, Chain):
         times = torch.arange(steps, dtype=torch.float64).flip(0) * (len(schedule) // steps) + offset
         if times[0] > schedule.t_max:
-            raise UsageError(f"steps_offset = {offset} lifts the first level above the chain's last index {schedule.t_max:g}: give a smaller one.")
+            raise UsageError(
+                f"steps_offset = {offset} lifts the first level above the chain's last index {schedule.t_max:g}: give a smaller one."
+            )
     elif offset:
-        raise UsageError("steps_offset counts the indices of a discrete chain, and this schedule has none: leave it out.")
+        raise UsageError(
+            "steps_offset counts the indices of a discrete chain, and this schedule has none: leave it out."
+        )
     else:
         times = torch.linspace(schedule.t_max, schedule.t_min, steps + 1, dtype=torch.float64)[1:]
     return _at_whole(schedule, _moved(times, schedule, s, _time_of(schedule, s)), s)
@@ -270,7 +282,9 @@ def angle_beta(schedule: Schedule, steps: int, s: GridSettings = OWN) -> Level:
     """
     checked(schedule, steps)
     top, bottom = _angle_ends(schedule)
-    return _at_angles(schedule, _moved(bottom + _beta_quantiles(steps, 0.5, 0.7) * (top - bottom), schedule, s, torch.atan), s)
+    return _at_angles(
+        schedule, _moved(bottom + _beta_quantiles(steps, 0.5, 0.7) * (top - bottom), schedule, s, torch.atan), s
+    )
 
 
 SPACINGS: dict[str, Spacing] = {

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from undiffuse.errors import UsageError
-from undiffuse.files import write_atomically
+from undiffuse.system import write_atomically
 
 KEPT = 2
 
@@ -47,4 +47,6 @@ def newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, float]] | None:
         with safe_open(paths[-1], "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["numbers"])  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"the checkpoint {paths[-1]} is damaged ({error}): remove it to go on from the one before.") from None
+        raise UsageError(
+            f"the checkpoint {paths[-1]} is damaged ({error}): remove it to go on from the one before."
+        ) from None

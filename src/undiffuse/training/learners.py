@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from undiffuse.conditioning.conditions import Values
-from undiffuse.denoiser import Denoiser
+from undiffuse.models.denoiser import Denoiser
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Posterior
 from undiffuse.training.objectives import Objective
@@ -33,7 +33,9 @@ class Learner(ABC):
     def draws(self) -> bool:
         """Whether the network draws from torch's global generator, which is then seeded for every step."""
         modules = list(self.module.modules())
-        return any(isinstance(m, nn.Dropout) and m.p > 0 for m in modules) or any(getattr(m, "draws", False) for m in modules)
+        return any(isinstance(m, nn.Dropout) and m.p > 0 for m in modules) or any(
+            getattr(m, "draws", False) for m in modules
+        )
 
     @abstractmethod
     def prepared(self, values: Values, generator: torch.Generator) -> Values:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from undiffuse.errors import UsageError
-from undiffuse.files import write_text
+from undiffuse.system import write_text
 
 
 def line_of(values: Mapping[str, Any]) -> str:

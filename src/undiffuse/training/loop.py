@@ -20,14 +20,14 @@ from torch import Tensor
 from undiffuse.conditioning.conditions import Values
 from undiffuse.errors import UsageError
 from undiffuse.process.schedules import Schedule
-from undiffuse.streams import GeneratorStream, generator, seed_global
-from undiffuse.training.averages import Average
+from undiffuse.rng import GeneratorStream, generator, seed_global
 from undiffuse.training.deterministic import deterministic
+from undiffuse.training.ema import Average
 from undiffuse.training.flat import Flat
 from undiffuse.training.health import Health
 from undiffuse.training.learners import Learner
-from undiffuse.training.level_samplers import LevelSampler
 from undiffuse.training.settings import TrainingConfig
+from undiffuse.training.timesteps import LevelSampler
 
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -59,7 +59,11 @@ class Trainer:
         self.flat = Flat(learner.module)
         self.device = self.flat.parameter.device
         self.optimizer = torch.optim.AdamW(
-            [self.flat.parameter], lr=config.learning_rate, betas=config.adam_betas, weight_decay=config.weight_decay, fused=True
+            [self.flat.parameter],
+            lr=config.learning_rate,
+            betas=config.adam_betas,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         self.average = Average(self.flat, config.average_decay)
         self.health = Health()
@@ -121,7 +125,9 @@ class Trainer:
         if x.device.type == "cpu":
             eps = torch.randn(x.shape, generator=draws)
         else:
-            eps = torch.randn(x.shape, device=x.device, generator=generator(GeneratorStream.DEVICE_NOISE, *of_step, x.device))
+            eps = torch.randn(
+                x.shape, device=x.device, generator=generator(GeneratorStream.DEVICE_NOISE, *of_step, x.device)
+            )
         gradient = self.flat.gradient.zero_()
         losses = []
         size = -(-len(x) // self.config.accumulate)
@@ -173,10 +179,14 @@ class Trainer:
     def numbers(self) -> dict[str, float]:
         """Everything an exact resume needs that is a number."""
         return {
-            "step": self.step, "seconds": self.seconds, "rate_scale": self.rate_scale,
-            "average_updates": self.average.updates, "skipped": self.health.skipped,
-            "in_a_row": self.health.in_a_row, "returns": self.health.returns,
-        }  # fmt: skip
+            "step": self.step,
+            "seconds": self.seconds,
+            "rate_scale": self.rate_scale,
+            "average_updates": self.average.updates,
+            "skipped": self.health.skipped,
+            "in_a_row": self.health.in_a_row,
+            "returns": self.health.returns,
+        }
 
     def resume(self, tensors: dict[str, Tensor], numbers: dict[str, float]) -> None:
         """Takes up where a checkpoint left off. Raises UsageError, and changes nothing, for the checkpoint of another network."""
@@ -201,7 +211,7 @@ class Trainer:
         kept, now = self._snapshot, self._state()
         self._snapshot = {
             name: kept[name].copy_(value) if name in kept else value.to("cpu", copy=True) for name, value in now.items()
-        }  # fmt: skip
+        }
         return self._snapshot
 
 

@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from undiffuse.errors import UsageError
-from undiffuse.likelihood.bound import LOG_2, Decoder, per_dimension, step_term
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
-from undiffuse.process.corruption import jump
+from undiffuse.process.forward import jump
 from undiffuse.process.levels import Level
+from undiffuse.process.likelihood.bound import LOG_2, Decoder, per_dimension, step_term
 from undiffuse.process.posteriors import Denoise, Posterior
 from undiffuse.process.predictions import Prediction
 

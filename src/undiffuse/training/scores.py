@@ -33,7 +33,9 @@ from undiffuse.training.validation import Bank, Baseline, bank_size
 
 PRECISION = 0.02  # of R, one relative standard error
 MOST_HELD_OUT = 4096
-CERTAIN = 2.0  # standard errors by which raw weights must be better than averaged ones to be chosen, of very many examples
+CERTAIN = (
+    2.0  # standard errors by which raw weights must be better than averaged ones to be chosen, of very many examples
+)
 FEWEST = 10  # examples; fewer say too little of their own scatter
 
 
@@ -81,11 +83,12 @@ class Scores:
         found = {name: self.relative(name) for name in self.errors}
         return {
             name: {
-                "errors": self.errors[name].mean(0).tolist(), "relative": round(estimate.value, 4),
+                "errors": self.errors[name].mean(0).tolist(),
+                "relative": round(estimate.value, 4),
                 "error": None if math.isnan(estimate.error) else round(estimate.error, 4),
             }
             for name, estimate in found.items()
-        }  # fmt: skip
+        }
 
     def sentence(self, name: str, against: str) -> str:
         """The same for people.   against: what the baseline is."""
@@ -94,7 +97,7 @@ class Scores:
         return f"held-out error {relative.value:.2f}{error} of {against}'s ({name} weights, {n:,} example{'s' if n > 1 else ''})"
 
     def best(self) -> str:
-        """"raw" where raw weights are better than averaged ones by more than chance explains, else "averaged"."""
+        """ "raw" where raw weights are better than averaged ones by more than chance explains, else "averaged"."""
         found = log_ratio(self.errors["raw"], self.errors["averaged"])
         return "raw" if len(self) >= FEWEST and found.value < -certain(len(self)) * found.error else "averaged"
 
@@ -106,9 +109,20 @@ class HeldOut:
     """
 
     def __init__(
-        self, n: int, examples: Callable[[int, int], tuple[Tensor, Values]], shape: tuple[int, ...], schedule: Schedule, baseline: Baseline
+        self,
+        n: int,
+        examples: Callable[[int, int], tuple[Tensor, Values]],
+        shape: tuple[int, ...],
+        schedule: Schedule,
+        baseline: Baseline,
     ) -> None:
-        self.n, self.examples, self.size, self.schedule, self.baseline = min(n, MOST_HELD_OUT), examples, bank_size(shape), schedule, baseline
+        self.n, self.examples, self.size, self.schedule, self.baseline = (
+            min(n, MOST_HELD_OUT),
+            examples,
+            bank_size(shape),
+            schedule,
+            baseline,
+        )
         self.against = lru_cache(maxsize=None)(self._against)  # the baseline's errors are the same every time
 
     def part(self, first: int) -> Bank:
@@ -119,7 +133,9 @@ class HeldOut:
     def _against(self, first: int) -> Tensor:
         return self.baseline.each(self.part(first))
 
-    def measured(self, sets: Mapping[str, Callable[[Bank], Tensor]], seconds: float = math.inf, precision: float = PRECISION) -> Scores:
+    def measured(
+        self, sets: Mapping[str, Callable[[Bank], Tensor]], seconds: float = math.inf, precision: float = PRECISION
+    ) -> Scores:
         """The errors of sets of weights, each a function of a part, on as many examples as `precision` takes.
 
         seconds: after which no further part is begun, so that a slow machine measures fewer.
@@ -133,6 +149,9 @@ class HeldOut:
                 errors[name].append(measure(part))
             baseline.append(self.against(first))
             found = Scores({name: torch.cat(parts) for name, parts in errors.items()}, torch.cat(baseline))
-            if all(log_ratio(each, found.baseline).error <= precision for each in found.errors.values()) or time.monotonic() > ends:
+            if (
+                all(log_ratio(each, found.baseline).error <= precision for each in found.errors.values())
+                or time.monotonic() > ends
+            ):
                 break
         return found

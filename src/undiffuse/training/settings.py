@@ -58,7 +58,9 @@ class TrainingConfig(BaseModel):
             ("level_deviation", self.level_density, ("log_normal", "logit_normal")),
         ):
             if getattr(self, name) is not None and owner not in owners:
-                raise UsageError(f"{name} is a constant of {' and '.join(owners)}, and {owner!r} has none: leave it out.")
+                raise UsageError(
+                    f"{name} is a constant of {' and '.join(owners)}, and {owner!r} has none: leave it out."
+                )
         return self
 
     def learning_rate_at(self, step: int, done: float) -> float:

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from undiffuse.conditioning.conditions import Values
 from undiffuse.conditioning.probe import effect
-from undiffuse.process.corruption import jump
-from undiffuse.process.exact import FiniteSet, Mixture, fitted_gaussian
+from undiffuse.process.forward import jump
 from undiffuse.process.levels import Level
-from undiffuse.process.noise import standard_normal
+from undiffuse.process.oracles import FiniteSet, Mixture, fitted_gaussian
+from undiffuse.process.philox import standard_normal
 from undiffuse.process.posteriors import Denoise
 from undiffuse.process.schedules import Schedule
-from undiffuse.streams import NoiseStream
+from undiffuse.rng import NoiseStream
 
 Measured = TypeVar("Measured")
 

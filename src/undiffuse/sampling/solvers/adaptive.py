@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from undiffuse.errors import UsageError
-from undiffuse.extras import optional
-from undiffuse.process.flow import angle_of, norm_of, times_as, velocity
 from undiffuse.process.levels import Level, meet
 from undiffuse.process.posteriors import Denoise
+from undiffuse.process.probability_flow import angle_of, norm_of, times_as, velocity
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step
+from undiffuse.system import optional
 
 
 @dataclass(frozen=True)
@@ -60,5 +60,7 @@ class Adaptive(Solver):
 
         span = torch.stack([angle_of(here), angle_of(stop)]).to(x_t)
         y = x_t / meet(norm_of(here), x_t)
-        y = optional("torchdiffeq").odeint(field, y, span, rtol=self.rtol, atol=self.atol, method="dopri5", options=times_as(x_t))[-1]
+        y = optional("torchdiffeq").odeint(
+            field, y, span, rtol=self.rtol, atol=self.atol, method="dopri5", options=times_as(x_t)
+        )[-1]
         return y * meet(norm_of(stop), x_t)

@@ -49,9 +49,15 @@ class Ancestral(Solver):
     stochastic: bool = True
 
     def plan(self, levels: Level) -> Sequence[_Push]:
-        columns = (getattr(Bridge.table(levels), name).tolist() for name in ("on_x", "on_xt", "log_small", "log_large", "into_clean"))
+        columns = (
+            getattr(Bridge.table(levels), name).tolist()
+            for name in ("on_x", "on_xt", "log_small", "log_large", "into_clean")
+        )
         pairs = zip(levels.alpha[:-1].tolist(), levels.sigma[:-1].tolist(), strict=True)
-        return [_Push(move, pair, *row) for move, pair, row in zip(moves(levels), pairs, zip(*columns, strict=True), strict=True)]
+        return [
+            _Push(move, pair, *row)
+            for move, pair, row in zip(moves(levels), pairs, zip(*columns, strict=True), strict=True)
+        ]
 
     def log_variance(self, posterior: Posterior, row: _Push, x_t: Tensor) -> Tensor:
         """Of the step that `row` describes, broadcastable to x_t."""
@@ -65,7 +71,9 @@ class Ancestral(Solver):
             return Step(x, posterior)
         spread: Spread = posterior.spread if self.variance is None else Fixed(self.variance)
         if isinstance(spread, Fixed):  # a number, and no tensor of the size of x
-            return Step(x.add_(noise(0), alpha=math.exp((row.small + spread.fraction * (row.large - row.small)) / 2)), posterior)
+            return Step(
+                x.add_(noise(0), alpha=math.exp((row.small + spread.fraction * (row.large - row.small)) / 2)), posterior
+            )
         return Step(x.addcmul_((spread.log_variance(row.move.bridge, x_t) / 2).exp(), noise(0)), posterior)
 
 
@@ -94,7 +102,9 @@ class DDIM(Solver):
 
     def plan(self, levels: Level) -> Sequence[_Split]:
         # without noise a table may also ascend, to pure noise, where the bridge has no variance
-        small = self.eta**2 * Bridge.table(levels).small if self.eta else torch.zeros(len(levels) - 1, dtype=torch.float64)
+        small = (
+            self.eta**2 * Bridge.table(levels).small if self.eta else torch.zeros(len(levels) - 1, dtype=torch.float64)
+        )
         on_eps, on_noise = (levels.sigma[1:] ** 2 - small).clamp(min=0).sqrt().tolist(), small.sqrt().tolist()
         pairs = list(zip(levels.alpha.tolist(), levels.sigma.tolist(), strict=True))
         return [
@@ -122,7 +132,9 @@ class LCM(Solver):
     def plan(self, levels: Level) -> Sequence[tuple[Level, float, float]]:
         return list(zip(levels.rows(), levels.alpha[1:].tolist(), levels.sigma[1:].tolist(), strict=False))
 
-    def step(self, x_t: Tensor, denoise: Denoise, row: tuple[Level, float, float], noise: NoiseSource, state: Any) -> Step:
+    def step(
+        self, x_t: Tensor, denoise: Denoise, row: tuple[Level, float, float], noise: NoiseSource, state: Any
+    ) -> Step:
         here, alpha, sigma = row
         posterior = denoise(x_t, here)
         if posterior.kept_eps is not None:

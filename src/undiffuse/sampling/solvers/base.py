@@ -89,7 +89,9 @@ def jumped(posterior: Posterior, x_t: Tensor, level: tuple[float, float]) -> Ten
     return (posterior.mean * level[0]).add_(posterior.kept_eps, alpha=level[1])
 
 
-def combination(posterior: Posterior, x_t: Tensor, level: tuple[float, float], on_clean: float, on_eps: float) -> Tensor:
+def combination(
+    posterior: Posterior, x_t: Tensor, level: tuple[float, float], on_clean: float, on_eps: float
+) -> Tensor:
     """on_clean · x̂ + on_eps · eps, for the (alpha, sigma) of x_t; a new tensor."""
     alpha, sigma = level
     if not on_eps:

@@ -49,7 +49,9 @@ class _Sum:
 
     def __call__(self, base: Tensor, values: Sequence[Tensor]) -> Tensor:
         if len(values) < len(self.weights):
-            raise UsageError("a trajectory of a solver with a history can only be taken up with its state: start it again.")
+            raise UsageError(
+                "a trajectory of a solver with a history can only be taken up with its state: start it again."
+            )
         x = base * self.on_base
         for weight, g in zip(self.weights, values, strict=False):
             if weight:
@@ -57,7 +59,9 @@ class _Sum:
         return x
 
 
-def _sums(form: Form, coordinate: Coordinate, rule: Rule, levels: Level, integrals: Sequence[_Integral | None]) -> list[_Sum | None]:
+def _sums(
+    form: Form, coordinate: Coordinate, rule: Rule, levels: Level, integrals: Sequence[_Integral | None]
+) -> list[_Sum | None]:
     """Forms.py's equation (1) for each integral; those with as many nodes are weighed together."""
     scale, sums = form.scale(levels.alpha, levels.sigma), dict[int, _Sum]()
     for count in {len(i.nodes) for i in integrals if i}:
@@ -149,7 +153,9 @@ class Exponential(Solver, ABC):
 
         bases = [self._predicted(row, steps).base for row in range(steps)]
         predicted = [fitting(self._predicted(row, steps), False) for row in range(steps)]
-        corrected = [fitting(self._corrected(row, steps), True) if row and predicted[row - 1] else None for row in range(steps)]
+        corrected = [
+            fitting(self._corrected(row, steps), True) if row and predicted[row - 1] else None for row in range(steps)
+        ]
         predict = _sums(form, self.coordinate, self.rule, levels, predicted)
         correct = _sums(form, self.coordinate, "exact", levels, corrected)
         pairs = list(zip(levels.alpha.tolist(), levels.sigma.tolist(), strict=True))
@@ -163,10 +169,19 @@ class Exponential(Solver, ABC):
             later = [n for k in reach for i in (predicted[k], corrected[k]) if i for n in i.nodes if n <= row]
             rows.append(
                 _Row(
-                    here, pairs[row], pairs[row + 1], g[row], predict[row], correct[row], restart=bases[row] == row,
-                    kept=row + 1 - min(later) if later else 0, on_noise=on_noise[row], carried=carried[row], to_base=to_base[row],
+                    here,
+                    pairs[row],
+                    pairs[row + 1],
+                    g[row],
+                    predict[row],
+                    correct[row],
+                    restart=bases[row] == row,
+                    kept=row + 1 - min(later) if later else 0,
+                    on_noise=on_noise[row],
+                    carried=carried[row],
+                    to_base=to_base[row],
                 )
-            )  # fmt: skip
+            )
         return rows
 
     def _noise(self, levels: Level) -> tuple[list[float], list[float]]:
@@ -191,7 +206,10 @@ class Exponential(Solver, ABC):
         if row.restart or state is None:
             base, since = start, None
         else:  # a jump inside a block is one of the block's start, seen from there
-            base, since = state.base if start is x_t else torch.add(state.base, start - x_t, alpha=row.to_base), state.noise
+            base, since = (
+                state.base if start is x_t else torch.add(state.base, start - x_t, alpha=row.to_base),
+                state.noise,
+            )
         if row.predict is None:
             alpha, sigma = row.there
             x = combination(posterior, start, row.level, alpha, 0.0 if self.stochastic else sigma)
@@ -258,7 +276,8 @@ class Heun(Solver):
     def plan(self, levels: Level) -> Sequence[_Trapezoid]:
         steps, (ends, _) = len(levels) - 1, _usable(self.form, self.coordinate, levels)
         integrals = [
-            _Integral(k, k + 1, (k + 1, k)) if ends[k] and ends[k + 1] and levels.sigma[k + 1] > 0 else None for k in range(steps)
+            _Integral(k, k + 1, (k + 1, k)) if ends[k] and ends[k + 1] and levels.sigma[k + 1] > 0 else None
+            for k in range(steps)
         ]
         sums = _sums(self.form, self.coordinate, "exact", levels, integrals)
         pairs = list(zip(levels.alpha.tolist(), levels.sigma.tolist(), strict=True))
@@ -273,4 +292,7 @@ class Heun(Solver):
         if row.whole is None:
             return Step(guess, posterior)
         far = combination(denoise(guess, row.there), guess, row.target, *row.g_there)
-        return Step(row.whole(jumped(posterior, x_t, row.level), (far, combination(posterior, x_t, row.level, *row.g_here))), posterior)
+        return Step(
+            row.whole(jumped(posterior, x_t, row.level), (far, combination(posterior, x_t, row.level, *row.g_here))),
+            posterior,
+        )

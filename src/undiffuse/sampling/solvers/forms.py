@@ -84,18 +84,27 @@ def _flow_time(u: Tensor) -> Tensor:
 NOISE = Form("noise", lambda alpha, sigma: alpha, lambda u: u, torch.ones_like, _zero, _one)
 
 FLOW = Form(
-    "flow", lambda alpha, sigma: alpha + sigma, _flow_time, lambda u: (1 + u) ** -2,
-    lambda alpha, sigma: -torch.ones_like(alpha), _one,
-)  # fmt: skip
+    "flow",
+    lambda alpha, sigma: alpha + sigma,
+    _flow_time,
+    lambda u: (1 + u) ** -2,
+    lambda alpha, sigma: -torch.ones_like(alpha),
+    _one,
+)
 
 
 @lru_cache
 def clean(eta: float = 0.0) -> Form:
     """The clean form of the ODE (0) or of an SDE with the same marginals (1: as noisy as ancestral sampling)."""
     return Form(
-        "clean", lambda alpha, sigma: sigma * (sigma / alpha) ** eta, lambda u: u ** -(1 + eta),
-        lambda u: -(1 + eta) * u ** -(2 + eta), _one, _zero, eta,
-    )  # fmt: skip
+        "clean",
+        lambda alpha, sigma: sigma * (sigma / alpha) ** eta,
+        lambda u: u ** -(1 + eta),
+        lambda u: -(1 + eta) * u ** -(2 + eta),
+        _one,
+        _zero,
+        eta,
+    )
 
 
 @lru_cache
@@ -106,10 +115,13 @@ def angle_form(deviation: float = 1.0) -> Form:
         return torch.hypot(sigma, alpha * deviation)
 
     return Form(
-        "angle", norm, lambda u: torch.atan(u / deviation), lambda u: deviation / (deviation**2 + u**2),
+        "angle",
+        norm,
+        lambda u: torch.atan(u / deviation),
+        lambda u: deviation / (deviation**2 + u**2),
         lambda alpha, sigma: -sigma / (deviation * norm(alpha, sigma)),
         lambda alpha, sigma: alpha * deviation / norm(alpha, sigma),
-    )  # fmt: skip
+    )
 
 
 LOGSNR = Coordinate("logsnr", lambda u: -u.log(), lambda c: (-c).exp(), lambda c: -(-c).exp())
@@ -122,7 +134,10 @@ ROW = Coordinate("row", torch.zeros_like, torch.zeros_like, torch.zeros_like)  #
 def angle(deviation: float = 1.0) -> Coordinate:
     """atan(u/s), linear in time for the cosine schedule."""
     return Coordinate(
-        "angle", lambda u: torch.atan(u / deviation), lambda c: deviation * torch.tan(c), lambda c: deviation / torch.cos(c) ** 2
+        "angle",
+        lambda u: torch.atan(u / deviation),
+        lambda c: deviation * torch.tan(c),
+        lambda c: deviation / torch.cos(c) ** 2,
     )
 
 
@@ -145,7 +160,9 @@ def _lagrange(nodes: Tensor, at: Tensor) -> Tensor:
     return torch.stack(values, -1)
 
 
-def weights(form: Form, coordinate: Coordinate, rule: Rule, u: Tensor, start: Tensor, stop: Tensor, nodes: Tensor) -> Tensor:
+def weights(
+    form: Form, coordinate: Coordinate, rule: Rule, u: Tensor, start: Tensor, stop: Tensor, nodes: Tensor
+) -> Tensor:
     """w_j of R integrals over one table, float64 (R, k).
 
     u: the table's noise ratios.   start, stop: the rows each integral runs between, (R,).   nodes: the rows of its

@@ -68,37 +68,83 @@ SOLVERS: dict[str, Entry] = {
     "euler_ancestral": Entry("Euler with the ancestral split, the steps of DDIM at eta 1", lambda s, _: DDIM(1.0)),
     "lcm": Entry("x̂ noised anew at every step, for models of few steps (Song 2023; Luo 2023)", lambda s, _: LCM()),
     "flow": Entry(
-        "Euler, Adams-Bashforth in the time of rectified flow (Lipman 2023)", lambda s, _: Multistep(FLOW, FLOW_TIME, s.order), (1, 2, 3)
+        "Euler, Adams-Bashforth in the time of rectified flow (Lipman 2023)",
+        lambda s, _: Multistep(FLOW, FLOW_TIME, s.order),
+        (1, 2, 3),
     ),
     "heun": Entry("Heun in the angle", lambda s, _: Heun(angle_form(), angle()), (2,)),
-    "edm": Entry("EDM's Heun, in sigma/alpha; stochastic with churn (Karras 2022)", lambda s, _: Heun(NOISE, RATIO), (2,), grid="karras"),
+    "edm": Entry(
+        "EDM's Heun, in sigma/alpha; stochastic with churn (Karras 2022)",
+        lambda s, _: Heun(NOISE, RATIO),
+        (2,),
+        grid="karras",
+    ),
     "dpm2": Entry(
-        "the midpoint method, dpm_single of order 2 (k-diffusion)", lambda s, _: Singlestep(NOISE, LOGSNR, 2, "midpoint"), (2,), grid="karras"
+        "the midpoint method, dpm_single of order 2 (k-diffusion)",
+        lambda s, _: Singlestep(NOISE, LOGSNR, 2, "midpoint"),
+        (2,),
+        grid="karras",
     ),
-    "lms": Entry("Adams-Bashforth in sigma/alpha (k-diffusion)", lambda s, _: Multistep(NOISE, RATIO, s.order), (4, 1, 2, 3)),
-    "plms": Entry("pseudo linear multistep of PNDM (Liu 2022)", lambda s, _: Multistep(NOISE, ROW, s.order), (4, 1, 2, 3)),
-    "deis": Entry("eps a polynomial in time (Zhang & Chen 2023)", lambda s, _: Multistep(NOISE, angle(), s.order), (3, 1, 2, 4)),
-    "dpm": Entry("DPM-Solver (Lu 2022)", lambda s, _: Multistep(NOISE, LOGSNR, s.order, _published(s.order)), (2, 1, 3)),
+    "lms": Entry(
+        "Adams-Bashforth in sigma/alpha (k-diffusion)", lambda s, _: Multistep(NOISE, RATIO, s.order), (4, 1, 2, 3)
+    ),
+    "plms": Entry(
+        "pseudo linear multistep of PNDM (Liu 2022)", lambda s, _: Multistep(NOISE, ROW, s.order), (4, 1, 2, 3)
+    ),
+    "deis": Entry(
+        "eps a polynomial in time (Zhang & Chen 2023)", lambda s, _: Multistep(NOISE, angle(), s.order), (3, 1, 2, 4)
+    ),
+    "dpm": Entry(
+        "DPM-Solver (Lu 2022)", lambda s, _: Multistep(NOISE, LOGSNR, s.order, _published(s.order)), (2, 1, 3)
+    ),
     "dpm_single": Entry(
-        "DPM-Solver, in blocks", lambda s, _: Singlestep(NOISE, LOGSNR, s.order, _published(s.order)), (2, 1, 3), grid="karras"
+        "DPM-Solver, in blocks",
+        lambda s, _: Singlestep(NOISE, LOGSNR, s.order, _published(s.order)),
+        (2, 1, 3),
+        grid="karras",
     ),
-    "dpm++": Entry("DPM-Solver++ 2M, 3M (Lu 2022)", lambda s, _: Multistep(clean(), LOGSNR, s.order, _published(s.order)), (2, 1, 3)),
+    "dpm++": Entry(
+        "DPM-Solver++ 2M, 3M (Lu 2022)",
+        lambda s, _: Multistep(clean(), LOGSNR, s.order, _published(s.order)),
+        (2, 1, 3),
+    ),
     "dpm++_single": Entry(
-        "DPM-Solver++ 2S, 3S, in blocks", lambda s, _: Singlestep(clean(s.eta), LOGSNR, s.order, _published(s.order)), (2, 1, 3), {"eta": 0.0}
+        "DPM-Solver++ 2S, 3S, in blocks",
+        lambda s, _: Singlestep(clean(s.eta), LOGSNR, s.order, _published(s.order)),
+        (2, 1, 3),
+        {"eta": 0.0},
     ),
     "dpm++_sde": Entry(
-        "DPM-Solver++ 2M, 3M of the SDE", lambda s, _: Multistep(clean(s.eta), LOGSNR, s.order, _published(s.order)), (2, 1, 3), {"eta": 1.0}
+        "DPM-Solver++ 2M, 3M of the SDE",
+        lambda s, _: Multistep(clean(s.eta), LOGSNR, s.order, _published(s.order)),
+        (2, 1, 3),
+        {"eta": 1.0},
     ),
     "unipc": Entry(
-        "predictor and corrector (Zhao 2023)", lambda s, _: Multistep(clean(), LOGSNR, s.order, _published(s.order), True), (2, 1, 3)
+        "predictor and corrector (Zhao 2023)",
+        lambda s, _: Multistep(clean(), LOGSNR, s.order, _published(s.order), True),
+        (2, 1, 3),
     ),
     "sa": Entry(
-        "stochastic Adams (Xue 2023)", lambda s, _: Multistep(clean(s.eta), LOGSNR, s.order, "exact", True), (2, 1, 3), {"eta": 1.0}
+        "stochastic Adams (Xue 2023)",
+        lambda s, _: Multistep(clean(s.eta), LOGSNR, s.order, "exact", True),
+        (2, 1, 3),
+        {"eta": 1.0},
     ),
-    "adams": Entry("velocity a polynomial in the angle, corrected", lambda s, _: Multistep(angle_form(), angle(), s.order, "exact", True), (3, 1, 2)),
-    "pc": Entry("ancestral and Langevin steps (Song 2021)", lambda s, _: Langevin(Ancestral(0.0), s.corrections), has={"corrections": 1}),
-    "adaptive": Entry("Dormand-Prince with step-size control (torchdiffeq)", lambda s, schedule: Adaptive(schedule), (5,)),
-}  # fmt: skip
+    "adams": Entry(
+        "velocity a polynomial in the angle, corrected",
+        lambda s, _: Multistep(angle_form(), angle(), s.order, "exact", True),
+        (3, 1, 2),
+    ),
+    "pc": Entry(
+        "ancestral and Langevin steps (Song 2021)",
+        lambda s, _: Langevin(Ancestral(0.0), s.corrections),
+        has={"corrections": 1},
+    ),
+    "adaptive": Entry(
+        "Dormand-Prince with step-size control (torchdiffeq)", lambda s, schedule: Adaptive(schedule), (5,)
+    ),
+}
 
 
 def own_grid(name: str) -> str | None:
@@ -116,14 +162,20 @@ def make_solver(name: str, settings: Settings, schedule: Schedule) -> Solver:
             continue
         if setting not in entry.has:
             owners = ", ".join(repr(other) for other, e in SOLVERS.items() if setting in e.has)
-            raise UsageError(f"{setting} = {value} is a setting of the solvers {owners}, and {name!r} has none: leave it out.")
+            raise UsageError(
+                f"{setting} = {value} is a setting of the solvers {owners}, and {name!r} has none: leave it out."
+            )
         chosen[setting] = value
     order = entry.orders[0] if settings.order is None else settings.order
     if order not in entry.orders:
-        raise UsageError(f"the solver {name!r} has the orders {', '.join(map(str, sorted(entry.orders)))}, not {order}.")
+        raise UsageError(
+            f"the solver {name!r} has the orders {', '.join(map(str, sorted(entry.orders)))}, not {order}."
+        )
     solver = entry.make(_Chosen(order, **chosen), schedule)
     if not settings.lower_order_final:
         return solver
     if not isinstance(solver, Multistep):
-        raise UsageError(f"lower_order_final is a setting of solvers that look back at several steps, and {name!r} does not: leave it out.")
+        raise UsageError(
+            f"lower_order_final is a setting of solvers that look back at several steps, and {name!r} does not: leave it out."
+        )
     return replace(solver, lower_order_final=True)

@@ -1,0 +1,211 @@
+"""Corruptions: what tasks by training hide of an example, drawn anew at every step.
+
+    y = A x + s n,      n ~ N(0, I),
+
+with A an operator (process/operators.py) and s drawn between two bounds.  The network is shown, beside x_t and of its size,
+
+    the picture of y      what a person would draw of it, 0 where nothing is known
+    what is known         1 or 0
+    s                     the same number everywhere
+
+and told which task it is where there are several.  So one network learns to fill in, upscale, colour, deblur and denoise
+(Saharia et al. 2022, "Palette"), and a second stage that knows how noisy its small example is can follow a first one whose
+examples are not perfect: noise conditioning augmentation (Ho et al. 2022, "Cascaded diffusion models", section 4.2).
+
+Units are the model's: images lie in [-1, 1].  Everything drawn is a function of the generator alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+
+from undiffuse.errors import UsageError
+from undiffuse.process.operators import REC_601, Blur, Downsample, Grey, Mask, Operator
+from undiffuse.rng import GeneratorStream, generator
+
+NOISE = (0.0, 0.0)
+Bounds = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
+
+
+class Corruption(BaseModel, ABC):
+    """noise: the bounds of s."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    noise: Bounds = NOISE
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        for name, value in self:
+            if isinstance(value, tuple) and value[0] > value[1]:
+                raise UsageError(f"the bounds of {name} are {value[0]:g} and {value[1]:g}: give the lower one first.")
+        return self
+
+    @abstractmethod
+    def operator(self, shape: Sequence[int], n: int, generator: torch.Generator) -> Operator:
+        """A for n examples (C, *size). Raises UsageError where it does not fit them."""
+
+    def seen(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """What is shown of x (B, C, *size): (B, C + 2, *size)."""
+        operator = self.operator(tuple(x.shape[1:]), len(x), generator)
+        low, high = self.noise
+        s = low + (high - low) * torch.rand(len(x), generator=generator).to(x)
+        y = operator(x)
+        y = y + s.reshape(-1, *[1] * (x.ndim - 1)) * torch.randn(y.shape, generator=generator).to(x)
+        return shown(operator, y, s)
+
+
+def shown(operator: Operator, y: Tensor, s: Tensor) -> Tensor:
+    """What the network is shown of y with noise of the deviations s (B,): (B, C + 2, *size)."""
+    picture = operator.picture(y)
+    known = torch.ones_like(picture[:, :1])
+    if isinstance(operator, Mask):
+        known = (
+            operator.known.to(picture.device)
+            .expand(len(y), *operator.known.shape[-picture.ndim + 1 :])[:, :1]
+            .to(picture)
+        )
+        picture = picture * known
+    return torch.cat([picture, known, s.reshape(-1, *[1] * (picture.ndim - 1)).expand_as(known)], 1)
+
+
+class Inpaint(Corruption):
+    """A box, a half or scattered places are hidden.   hidden: the bounds of the share of a box or of the places."""
+
+    kind: Literal["inpaint"] = "inpaint"
+    hidden: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = (0.1, 0.8)
+
+    def operator(self, shape: Sequence[int], n: int, generator: torch.Generator) -> Mask:
+        size = tuple(shape[1:])
+        share = self.hidden[0] + (self.hidden[1] - self.hidden[0]) * torch.rand(n, generator=generator)
+        which = torch.randint(3, (n,), generator=generator)
+        box, half = torch.ones(n, *size, dtype=torch.bool), torch.ones(n, *size, dtype=torch.bool)
+        axis, side = torch.randint(len(size), (n,), generator=generator), torch.randint(2, (n,), generator=generator)
+        for k, length in enumerate(size):
+            place = (torch.arange(length) + 0.5).reshape(-1, *[1] * (len(size) - 1 - k)) / length
+            extent = share ** (1 / len(size))
+            start = (1 - extent) * torch.rand(n, generator=generator)
+            low, high, at, of = (t.reshape(-1, *[1] * len(size)) for t in (start, start + extent, axis, side))
+            box &= (place >= low) & (place <= high)
+            half &= (at != k) | ((place < 0.5) == (of == 0))
+        scattered = torch.rand(n, *size, generator=generator) < share.reshape(-1, *[1] * len(size))
+        kind = which.reshape(-1, *[1] * len(size))
+        hidden = torch.where(kind == 0, box, torch.where(kind == 1, half, scattered)).reshape(n, -1)
+        # of something small, chance may hide nothing or all
+        hidden[:, 0] |= ~hidden.any(1)
+        hidden[:, -1] &= ~hidden.all(1)
+        return Mask(~hidden.reshape(n, 1, *size))
+
+
+class Upscale(Corruption):
+    """Blocks of `factor` along each axis are averaged."""
+
+    kind: Literal["upscale"] = "upscale"
+    factor: int = Field(2, ge=2)
+
+    def operator(self, shape: Sequence[int], n: int, generator: torch.Generator) -> Downsample:
+        operator = Downsample(self.factor)
+        operator.shape_of(shape)
+        return operator
+
+
+class Colorize(Corruption):
+    """Grey: how bright red, green and blue look; the mean of other numbers of channels."""
+
+    kind: Literal["colorize"] = "colorize"
+
+    def operator(self, shape: Sequence[int], n: int, generator: torch.Generator) -> Grey:
+        operator = Grey(REC_601 if shape[0] == 3 else (1 / shape[0],) * shape[0])
+        operator.shape_of(shape)
+        return operator
+
+
+class Deblur(Corruption):
+    """A Gaussian of the deviation `radius`, in steps of the grid."""
+
+    kind: Literal["deblur"] = "deblur"
+    radius: float = Field(1.0, gt=0)
+
+    def operator(self, shape: Sequence[int], n: int, generator: torch.Generator) -> Blur:
+        return Blur(self.radius)
+
+
+class Denoise(Corruption):
+    """Nothing but noise."""
+
+    kind: Literal["denoise"] = "denoise"
+    noise: Bounds = (0.1, 1.0)
+
+    def operator(self, shape: Sequence[int], n: int, generator: torch.Generator) -> Mask:
+        return Mask(torch.ones(1, *shape[1:], dtype=torch.bool))
+
+
+CorruptionConfig = Annotated[Inpaint | Upscale | Colorize | Deblur | Denoise, Field(discriminator="kind")]
+KINDS: dict[str, type[Corruption]] = {
+    "inpaint": Inpaint,
+    "upscale": Upscale,
+    "colorize": Colorize,
+    "deblur": Deblur,
+    "denoise": Denoise,
+}
+NUMBERS = {"upscale": "factor", "deblur": "radius"}
+
+
+def second_stage(factor: int) -> Upscale:
+    """Upscaling of examples that may be noisy, up to a quarter of the range. Raises UsageError for a factor below 2."""
+    if factor < 2:
+        raise UsageError(f"a factor of {factor} makes nothing larger: give 2 or more.")
+    return Upscale(factor=factor, noise=(0.0, 0.5))
+
+
+def described(text: str) -> dict[str, Corruption]:
+    """ "inpaint,upscale:4,deblur:1.5" → corruptions by the names they are written with. Raises UsageError."""
+    found = {}
+    for name in text.split(","):
+        kind, colon, number = name.strip().partition(":")
+        if kind not in KINDS or (colon and kind not in NUMBERS):
+            raise UsageError(
+                f"there is no task {name.strip()!r}: choose of inpaint, upscale:FACTOR, colorize, deblur:RADIUS and denoise."
+            )
+        settings: dict[str, float | int] = {}
+        if colon:
+            try:
+                settings = {NUMBERS[kind]: int(number) if kind == "upscale" else float(number)}
+                KINDS[kind](**settings)  # type: ignore[arg-type]
+            except ValueError:
+                raise UsageError(
+                    f"{name.strip()!r} is no task: write {kind}:{'4' if kind == 'upscale' else '1.5'}."
+                ) from None
+        found[name.strip()] = KINDS[kind](**settings)  # type: ignore[arg-type]
+    return found
+
+
+class Tasks:
+    """Several corruptions by name, one for each example."""
+
+    def __init__(self, corruptions: Mapping[str, Corruption]) -> None:
+        self.corruptions, self.names = dict(corruptions), tuple(corruptions)
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Raises UsageError for a corruption that does not fit examples (C, *size)."""
+        for name, corruption in self.corruptions.items():
+            try:
+                corruption.operator(shape, 1, generator(GeneratorStream.DISCARDED))
+            except ValueError as error:
+                raise UsageError(f"the task {name!r} does not suit this data: {error}") from None
+
+    def told(self, x: Tensor, generator: torch.Generator, which: Tensor | None = None) -> dict[str, Tensor]:
+        """What the network is told of x (B, C, *size).   which: task of each example, int64 (B,) on the CPU; drawn when None."""
+        which = torch.randint(len(self.names), (len(x),), generator=generator) if which is None else which
+        seen = torch.empty(len(x), x.shape[1] + 2, *x.shape[2:], dtype=x.dtype, device=x.device)
+        for k, corruption in enumerate(self.corruptions.values()):
+            rows = (which == k).nonzero()[:, 0].to(x.device)
+            if len(rows):
+                seen[rows] = corruption.seen(x[rows], generator)
+        return {"seen": seen} | ({"task": which.to(x.device)} if len(self.names) > 1 else {})

@@ -1,0 +1,68 @@
+"""What is seen of the example to be made, as a condition: channels beside the noisy input, in the model's range of x.
+
+Made from each example while training (corruptions.py), and always said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from undiffuse.conditioning.base import ConditionModule, ConditionSettings
+from undiffuse.errors import UsageError
+
+
+class SeenConfig(ConditionSettings):
+    """shape: (channels, *size) of what is seen."""
+
+    kind: Literal["seen"] = "seen"
+    shape: tuple[int, ...] = Field(min_length=2)
+    drop: Literal[0] = 0
+    inject: Literal["concat"] = "concat"
+
+    def continued(self, data: SeenConfig) -> SeenConfig:
+        if data.shape[0] != self.shape[0]:
+            raise UsageError(
+                f"the model sees {self.shape[0]} channels, and this has {data.shape[0]}: keep what it sees."
+            )
+        return self._continued(data, shape=data.shape)
+
+    @property
+    def beside(self) -> int:
+        return self.shape[0]
+
+
+class SeenCondition(ConditionModule):
+    """(B, channels, *size) → the same."""
+
+    config: SeenConfig
+
+    def __init__(self, config: SeenConfig, width: int) -> None:
+        super().__init__(config)
+        self.axes = len(config.shape)
+
+    def encode(self, values: Sequence[object]) -> Tensor:
+        if any(value is None for value in values):
+            raise UsageError(
+                "this model makes examples of what is left of them: use 'undiffuse restore RUN IMAGE', or tasks.made_of in Python."
+            )
+        return self.read(values)
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        return encoded
+
+    def nothing(self) -> Tensor:
+        return torch.zeros(self.config.shape)
+
+    def read(self, values: Sequence[object]) -> Tensor:
+        rows = [torch.as_tensor(value, dtype=torch.float32).cpu() for value in values]
+        for row in rows:
+            if tuple(row.shape) != self.config.shape:
+                raise UsageError(
+                    f"what is seen has the shape {tuple(row.shape)}, but the model takes {self.config.shape}."
+                )
+        return torch.stack(rows)

@@ -1,0 +1,130 @@
+"""What every configuration is: frozen, strict, unknown keys are errors, written as JSON.  Parsed, changed, compared, refused.
+
+Contradictions between settings are refused when a configuration is made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from undiffuse.errors import UsageError, explained
+
+
+class Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def parsed(kind: type[C], content: Any, what: str) -> C:
+    """A configuration from plain data, JSON's lists for tuples. Raises UsageError: one sentence, the first problem."""
+    try:
+        return kind.model_validate_json(json.dumps(content, default=_plain))
+    except ValidationError as error:
+        raise UsageError(f"{what}: {explained(error)}") from None
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no form for: numbers and arrays of NumPy and torch, and paths. Raises UsageError for anything else."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, PurePath):
+        return str(value)
+    raise UsageError(f"{value!r} is no value of a setting: give a number, a text, or a list of these.")
+
+
+def changed(config: C, settings: Mapping[str, Any], what: str = "these settings do not work") -> C:
+    """A copy with settings replaced by dotted path, {"training.steps": 2000}, validated as a whole."""
+    content = config.model_dump(mode="json")
+    for path, value in settings.items():
+        *parents, last = path.split(".")
+        place = content
+        for parent in parents:
+            if not isinstance(place.get(parent), dict):
+                raise UsageError(f"there is no setting {path!r}: {parent!r} is none of {', '.join(place)}.")
+            place = place[parent]
+        if last not in place:
+            raise UsageError(f"there is no setting {path!r}: choose one of {', '.join(place)}.")
+        place[last] = value
+    return parsed(type(config), content, what)
+
+
+def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two configurations differ, by dotted path: (old, new)."""
+
+    def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+        if isinstance(content, dict) and content:
+            return {
+                path: v
+                for key, value in content.items()
+                for path, v in flat(value, f"{prefix}.{key}" if prefix else key).items()
+            }
+        return {prefix: content}
+
+    before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
+    paths = sorted(before.keys() | after.keys())
+    return {path: (before.get(path), after.get(path)) for path in paths if before.get(path) != after.get(path)}
+
+
+def stored(path: Path, kind: type[C], mend: str) -> C | None:
+    """The configuration in a file, None where there is none. Raises UsageError for one that cannot be read.   mend: what to do then."""
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged ({error}): {mend}.") from None
+    return parsed(kind, content, f"{path} has settings this version cannot use")
+
+
+def refuse_other(
+    path: Path,
+    now: BaseModel,
+    mend: str,
+    free: tuple[str, ...] = (),
+    overridable: tuple[str, ...] = (),
+    override: bool = False,
+    fixed: tuple[str, ...] = (),
+) -> None:
+    """Raises UsageError where a configuration written at `path` is not the one of now, with a list of what differs.
+
+    mend: what to do then.   free: beginnings of settings that may differ.   overridable: of those that may where `override` says so, but
+    for those of `fixed`.
+    """
+    before = stored(path, type(now), mend)
+    if before is None:
+        return
+    other = {p: v for p, v in differences(before, now).items() if not p.startswith(free)}
+    never = [p for p in other if p.startswith(fixed) or not p.startswith(overridable)]
+    if other and (never or not override):
+        listed = "; ".join(_difference(p, before, now, *values) for p, values in list(other.items())[:6])
+        also = "" if never or not overridable else ", or go on with the new ones by --override"
+        fixed_ = f", and {', '.join(never)} cannot change later, also not by --override" if never and override else ""
+        raise UsageError(f"{path.parent} was made with another configuration ({listed}){fixed_}: {mend}{also}.")
+
+
+def begun_before(path: Path) -> bool:
+    """Whether a configuration written at `path`, if any, is of code that did not say what it measures, and measured all (`measured_on`)."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # whoever reads the configuration says what is wrong
+        return False
+    return isinstance(content, dict) and content.get("measured_on", "all") == "all"
+
+
+def _difference(path: str, before: BaseModel, now: BaseModel, old: Any, new: Any) -> str:
+    if path != "fingerprint":
+        return f"{path}: {old!r} there, {new!r} now"
+    counts = getattr(before, "examples", None), getattr(now, "examples", None)
+    if None in counts:
+        return "the data has changed"
+    same = f"the same number of examples, {counts[0]:,}, with other values"
+    return (
+        f"the data has changed: {same if counts[0] == counts[1] else f'{counts[0]:,} examples then, {counts[1]:,} now'}"
+    )

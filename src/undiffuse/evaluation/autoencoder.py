@@ -1,0 +1,45 @@
+"""What an autoencoder leaves for a model of its latents to reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from undiffuse.evaluation.distances import frechet_distance
+from undiffuse.rng import GeneratorStream, drawing
+from undiffuse.runs.autoencoder import AutoencoderRun, load_latents
+
+COMPONENTS = 64
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What the autoencoder leaves for a model to reach, on n held-out examples.
+
+    psnr: of reconstructions, in dB.   frechet: distance between examples and reconstructions, over the principal components
+    of the examples.   deviations: of the latents, channel by channel, 1 where the training set's statistics hold.
+    """
+
+    psnr: float
+    frechet: float | None
+    components: int
+    deviations: tuple[float, ...]
+    n: int
+
+
+def ceiling(run: AutoencoderRun) -> Ceiling:
+    """What the written autoencoder leaves to reach."""
+    latents = load_latents(run.folder, run.device)
+    z = latents.encode(run.held_out)
+    back = latents.decode(z).cpu()
+    x, y = run.held_out.flatten(1).double(), back.flatten(1).double()
+    k = min(COMPONENTS, x.shape[1], len(x) // 4)
+    frechet = None
+    if k:
+        with drawing(GeneratorStream.COMPONENTS):
+            _, _, directions = torch.pca_lowrank(x, k, niter=4)
+        frechet = frechet_distance(x @ directions, y @ directions)
+    axes = (0, *range(2, z.ndim))
+    assert latents.config.psnr is not None  # `finish` measured it
+    return Ceiling(latents.config.psnr, frechet, k, tuple(z.cpu().double().std(axes).tolist()), len(x))

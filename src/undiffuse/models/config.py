@@ -1,0 +1,143 @@
+"""What a model file says of itself: enough to build the network and to sample with no other setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, Self, TypeVar
+
+import torch
+from pydantic import Field
+
+from undiffuse.conditioning.base import Name
+from undiffuse.conditioning.conditions import ConditionConfig, Conditions, attended, channels_beside
+from undiffuse.conditioning.degradations import CorruptionConfig
+from undiffuse.config import Config
+from undiffuse.data.codec import CodecConfig
+from undiffuse.errors import UsageError
+from undiffuse.models.denoiser import Denoiser, Variance
+from undiffuse.networks.building import NetworkConfig, build_network
+from undiffuse.networks.latents import LatentConfig
+from undiffuse.process.chains import Chain
+from undiffuse.process.config import CNoiseConfig, ScheduleConfig
+from undiffuse.process.predictions import Prediction, make_prediction
+from undiffuse.process.schedules import Schedule
+from undiffuse.sampling.settings import SamplingConfig, completed
+
+
+class StartConfig(Config):
+    """What a fine-tuning starts from.   name: of its run or file.   sha256: of the weights."""
+
+    name: str
+    sha256: str
+
+
+class ModelConfig(Config):
+    """What a model file says of itself.
+
+    latent: of a model whose x is an autoencoder's latents.
+    clock: the schedule that its network was first trained on, where that is not `schedule`.   c_in, c_noise: see Design.
+    provenance: where it came from: versions, data, steps, scores; for people, never read by the code.
+    weights: the set that samples, "averaged" or "raw", whichever was better on held-out data.
+    """
+
+    codec: CodecConfig
+    latent: LatentConfig | None = None
+    network: NetworkConfig
+    schedule: ScheduleConfig
+    clock: ScheduleConfig | None = None
+    c_in: Literal["scaled", "one"] = "scaled"
+    c_noise: CNoiseConfig = CNoiseConfig()
+    prediction: Literal["noise", "clean", "mean", "velocity", "flow", "karras"]
+    variance: Variance
+    sigma_data: float
+    conditions: dict[Name, ConditionConfig]
+    tasks: dict[Name, CorruptionConfig] = Field(default_factory=dict)
+    sampling: SamplingConfig
+    weights: Literal["averaged", "raw"] = "averaged"
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, *size) of x, which is the data's unless it is an autoencoder's latents."""
+        return self.codec.shape if self.latent is None else self.latent.latent_shape
+
+    def build(self) -> tuple[Denoiser, Schedule]:
+        """The network with fresh weights, as a denoiser on its schedule.
+
+        Raises UsageError for a network that does not suit the data, and where torch makes new numbers in another precision.
+        """
+        if torch.get_default_dtype() != torch.float32:
+            raise UsageError(
+                f"models are float32, and torch's default is {torch.get_default_dtype()}: call torch.set_default_dtype(torch.float32)."
+            )
+        schedule = self.schedule.build()
+        channels, *size = self.shape
+        network = build_network(
+            self.network,
+            channels + channels_beside(self.conditions),
+            2 * channels if self.variance.startswith("learned") else channels,
+            size,
+            tokens=attended(self.conditions),
+        )
+        if len(size) == 2:  # images are convolved faster with their channels innermost
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        conditions = Conditions(self.conditions, network.embedding_width, network.conditioning_width)
+        return Denoiser(network, self.build_prediction(), conditions, self.variance), schedule
+
+    def build_clock(self) -> Schedule:
+        """The schedule that the network's clock is of."""
+        return (self.clock or self.schedule).build()
+
+    def build_prediction(self) -> Prediction:
+        clock = self.clock.build() if self.clock else None
+        return make_prediction(
+            self.prediction, self.schedule.build(), self.sigma_data, clock, self.c_noise.build(), self.c_in == "one"
+        )
+
+
+def with_sampling_completed(own: SamplingConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a Design by dotted path, with what those of its sampling leave open; see sampling/settings.py, `completed`."""
+    wanted = {path.removeprefix("sampling."): value for path, value in settings.items() if path.startswith("sampling.")}
+    return dict(settings) | {f"sampling.{name}": value for name, value in completed(own, wanted).items()}
+
+
+class OnSchedule(Protocol):
+    """What a model's configuration and a design have in common."""
+
+    @property
+    def schedule(self) -> ScheduleConfig: ...
+    @property
+    def clock(self) -> ScheduleConfig | None: ...
+    @property
+    def variance(self) -> Variance: ...
+    @property
+    def sampling(self) -> SamplingConfig: ...
+    def model_copy(self, *, update: Mapping[str, Any]) -> Self: ...
+
+
+OfModel = TypeVar("OfModel", bound=OnSchedule)
+
+
+def rescheduled(config: OfModel, schedule: ScheduleConfig) -> OfModel:
+    """A model on another schedule: its clock goes on as it was, and its way of sampling where that works there.
+
+    Raises UsageError for a learned variance, which is that of one chain's transitions.
+    """
+    clock = config.clock or config.schedule
+    if schedule == config.schedule:
+        return config
+    if config.variance == "learned":
+        raise UsageError(
+            "the variance 'learned' is that of one chain's transitions, so its schedule cannot change: leave the schedule as it is."
+        )
+    built, sampling = schedule.build(), config.sampling
+    try:
+        sampling.build_levels(built)
+        sampling.build_solver(built)
+    except ValueError:  # such as a grid of one chain
+        sampling = SamplingConfig()
+        if isinstance(built, Chain) and sampling.steps > len(built):
+            sampling = SamplingConfig(steps=len(built))
+    return config.model_copy(
+        update={"schedule": schedule, "clock": None if schedule == clock else clock, "sampling": sampling}
+    )

@@ -1,0 +1,137 @@
+"""The model file: written, read, and what a run folder or a path to one holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from undiffuse.conditioning.texts import TextCondition
+from undiffuse.config import changed, parsed
+from undiffuse.errors import UsageError
+from undiffuse.models import lora, storage
+from undiffuse.models.config import ModelConfig
+from undiffuse.models.devices import usable_device
+from undiffuse.models.model import Model
+from undiffuse.models.transfer import carry
+from undiffuse.networks.latents import Latents
+from undiffuse.sampling.settings import SamplingConfig
+from undiffuse.system import FolderLock
+
+FILE_NAME = "model.safetensors"
+
+
+def save_model(
+    path: Path,
+    config: ModelConfig,
+    raw: Mapping[str, Tensor],
+    averaged: Mapping[str, Tensor],
+    latents: Latents | None = None,
+) -> None:
+    """Writes a model file atomically and reads it back. Raises OSError for a full disk or a file that reads back wrong."""
+    own = {} if latents is None else {"latent": dict(latents.named_parameters())}
+    storage.write(path, "model", config.model_dump_json(), storage.named(raw=raw, averaged=averaged, **own))
+
+
+def store_sampling(path: Path, sampling: SamplingConfig) -> None:
+    """Makes `sampling` the default of the model file at `path`, which is written anew; its weights stay as they are.
+
+    Raises Failure where the run is being trained.
+    """
+    with FolderLock(path.parent):  # a run that is being trained would write over it
+        config, tensors = read_file(path)
+        storage.write(path, "model", config.model_copy(update={"sampling": sampling}).model_dump_json(), tensors)
+
+
+def weights_digest(model: Model) -> str:
+    """SHA-256 of the weights that sample."""
+    return storage.digest_of("", {name: p.detach().cpu() for name, p in model.denoiser.named_parameters()})
+
+
+def load(
+    path: str | Path,
+    device: torch.device | str | None = None,
+    weights: str | None = None,
+    encoder: str | None = None,
+    download: bool = False,
+    adapters: str | Path | None = None,
+) -> Model:
+    """The model in a run folder or a model file.
+
+    weights: "averaged" or "raw"; the better one by default.   encoder: where its text encoder lies now, if it has one.
+    download: whether that may be fetched.   adapters: a folder of low-rank adapters to tune it by, a run's adapters/ or peft's.
+    Its parameters are frozen; to train them, `model.denoiser.requires_grad_()`.
+    Raises UsageError, one sentence saying what is wrong, for anything that is not an intact model file.
+    """
+    path, device = file_of(path), usable_device(device)
+    header = storage.read_header(path, "model")
+    config = _config_of(header)
+    if weights is not None:
+        config = changed(config, {"weights": weights})
+    denoiser, schedule = config.build()
+    latents = None if config.latent is None else Latents.build(config.latent)
+    of_latents = () if latents is None else ((latents, "latent", ("latent",)),)
+    storage.fill(header, (denoiser, config.weights, storage.SETS), *of_latents)
+    model = Model(config, denoiser, schedule, latents)
+    if adapters is not None:
+        model = _adapted(model, Path(adapters))
+    for _, module in model.denoiser.conditions.items():
+        if isinstance(module, TextCondition):
+            module.source, module.download = encoder, download
+    for part in (model.denoiser, latents):
+        if part is not None:  # gradients of x̂ are taken by x_t alone, and keep nothing that only weights would need
+            part.to(device).requires_grad_(False)
+    return model
+
+
+def _adapted(model: Model, folder: Path) -> Model:
+    """A model tuned by the adapters in a folder. Raises UsageError for those of another model."""
+    rest = lora.read_rest(folder)
+    if rest is not None:
+        header, tensors = rest
+        if header.start.sha256 != weights_digest(model):
+            raise UsageError(
+                f"the adapters in {folder} tune the weights of {header.start.name}, which are not these: give the model they are of."
+            )
+        denoiser, schedule = header.model.build()
+        carry(model.denoiser, denoiser, header.model.shape, model.config.build_clock())
+        parameters = dict(denoiser.named_parameters())
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                parameters[name].copy_(tensor)
+        latents = model.latents.of_shape(header.model.codec.shape) if model.latents else None
+        model = Model(header.model, denoiser, schedule, latents)
+    lora.add(model.denoiser.network, folder)
+    return model
+
+
+def file_of(path: str | Path) -> Path:
+    """The model file that a run folder holds, or the path itself. Raises UsageError where there is none."""
+    path = Path(path)
+    path = path / FILE_NAME if path.is_dir() else path
+    if not path.exists():
+        raise UsageError(
+            f"there is no model at {path}: give a run folder made by 'undiffuse train', or its {FILE_NAME}."
+        )
+    return path
+
+
+def stored_config(folder: Path) -> ModelConfig | None:
+    """What the model file of a run folder says of itself, None where there is none that says anything. Its weights are not looked at."""
+    content = storage.config_of(folder / FILE_NAME)
+    try:
+        return None if content is None else parsed(ModelConfig, content, "")
+    except UsageError:
+        return None
+
+
+def read_file(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """The configuration and all tensors of a model file. Raises UsageError."""
+    header = storage.read_header(path, "model")
+    return _config_of(header), dict(storage.tensors_in(header))
+
+
+def _config_of(header: storage.Header) -> ModelConfig:
+    return parsed(ModelConfig, header.content, f"{header.path} has a header this version cannot use")

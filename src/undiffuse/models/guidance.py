@@ -1,0 +1,290 @@
+"""Steering: all that can pull samples besides the settings a model keeps, and the Denoise and Solver they make together.
+
+x̂ ── classifier-free guidance, against nothing said, a negative condition, or a weaker model ── what was seen of x ── clipping
+   ── gradients, clipping ──> x̂
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from undiffuse.conditioning.base import Note
+from undiffuse.conditioning.conditions import Values
+from undiffuse.data.codec import Codec
+from undiffuse.errors import UsageError
+from undiffuse.models.config import ModelConfig
+from undiffuse.models.denoiser import Denoiser
+from undiffuse.process.posteriors import Denoise
+from undiffuse.process.schedules import Schedule
+from undiffuse.sampling.classifier_guidance import Guide, MeanGuided, by_score
+from undiffuse.sampling.guidance import (
+    Pair,
+    classifier_free,
+    clipped,
+    dynamically_thresholded,
+    in_interval,
+    nested,
+    plus,
+    projected,
+    rescaled,
+    separately,
+)
+from undiffuse.sampling.momentum import Remembering, WithMomentum
+from undiffuse.sampling.settings import SamplingConfig
+from undiffuse.sampling.solvers.ancestral import Ancestral
+from undiffuse.sampling.solvers.base import Solver
+
+
+class Steered(Protocol):
+    """What of a model is needed here."""
+
+    config: ModelConfig
+    denoiser: Denoiser
+    schedule: Schedule
+    codec: Codec
+
+    @property
+    def device(self) -> torch.device: ...
+
+
+@dataclass(frozen=True)
+class Steering:
+    """negative: conditions to be guided away from, in place of nothing said.   weaker: a model to be guided away from.
+
+    guides: gradients, see sampling/gradients.py.
+    """
+
+    negative: Mapping[str, object] | None = None
+    weaker: Steered | None = None
+    guides: tuple[Guide, ...] = ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of n examples: encoded for the model, and for what it is guided away from.   index: of each, 0 … n - 1."""
+
+    values: Values
+    negative: Values | None
+    weaker: Values | None
+    index: Tensor
+
+    def rows(self, part: slice | Tensor) -> Asked:
+        def of(values: Values | None) -> Values | None:
+            return None if values is None else {name: value[part] for name, value in values.items()}
+
+        return Asked(of(self.values) or {}, of(self.negative), of(self.weaker), self.index[part])
+
+    def on(self, device: torch.device) -> Asked:
+        def placed(values: Values | None) -> Values | None:
+            return None if values is None else {name: value.to(device) for name, value in values.items()}
+
+        return Asked(placed(self.values) or {}, placed(self.negative), placed(self.weaker), self.index.to(device))
+
+
+def check(model: Steered, how: SamplingConfig, steering: Steering, told: Mapping[str, object] | None = None) -> None:
+    """Raises UsageError for steering that contradicts itself, the settings or the model; notes guidance by what is not told.
+
+    told: the conditions that are asked for, where they are known.
+    """
+    if not isinstance(steering, Steering):
+        raise UsageError(
+            f"steering is a Steering, such as Steering(negative={{'class': 'cat'}}), and not {steering!r}."
+        )
+    conditions = model.denoiser.conditions
+    scales = how.guidance_scales or {}
+    for name in scales:
+        if name not in conditions.droppable:
+            known = (
+                f"it can guide by {', '.join(conditions.droppable)}"
+                if conditions.droppable
+                else "it has none that may be left unsaid"
+            )
+            raise UsageError(f"this model cannot be guided by {name!r}: {known}.")
+    guided = how.guidance != 1 or bool(scales) or how.guidance_form == "plus"
+    if steering.negative and steering.weaker is not None:
+        raise UsageError(
+            "a negative condition and a weaker model are both what to be guided away from: give one of them."
+        )
+    if (steering.negative or steering.weaker is not None) and not guided:
+        raise UsageError(
+            "guidance 1 keeps away from nothing: give a guidance above 1 with a negative condition or a weaker model."
+        )
+    if steering.negative and scales:
+        raise UsageError(
+            "scales for each condition start from nothing said, so a negative condition has no place: leave one out."
+        )
+    if steering.weaker is not None:
+        if scales:
+            raise UsageError(
+                "a weaker model is told the same as this one, so there is one scale for all: leave the scales out."
+            )
+        _refuse_other(model, steering.weaker, "the weaker model")
+    elif guided and not conditions.askable:
+        raise UsageError("this model is unconditional, so there is nothing to guide: leave guidance at 1.")
+    elif guided and not conditions.droppable:
+        raise UsageError(
+            "this model was trained without ever dropping its conditions (drop = 0), so it cannot be guided by them: use guidance 1."
+        )
+    if any(guide.form == "mean" for guide in steering.guides) and not isinstance(
+        how.build_solver(model.schedule), Ancestral
+    ):
+        raise UsageError(
+            f"guidance in the form 'mean' moves the mean of ancestral steps, and {how.solver!r} takes none: use ddpm, or 'score'."
+        )
+    if (
+        isinstance(told, Mapping) and not steering.negative and steering.weaker is None
+    ):  # anything else is refused where it is encoded
+        _note_unsaid(how, [name for name in conditions.droppable if told.get(name) is not None])
+
+
+def _note_unsaid(how: SamplingConfig, said: Sequence[str]) -> None:
+    """A note where guidance starts from nothing said and goes to nothing said.   said: the conditions that are told and may be left unsaid."""
+    scales = how.guidance_scales or {}
+    unsaid = [name for name, scale in scales.items() if name not in said and scale != 1]
+    if unsaid:
+        warnings.warn(f"nothing is told of {unsaid[0]!r}, so guiding by it changes nothing", Note, stacklevel=1)
+    elif not scales and not said and how.guidance not in (0, 1):
+        warnings.warn("nothing is told that may be left unsaid, so guidance changes nothing", Note, stacklevel=1)
+
+
+def _refuse_other(model: Steered, other: Steered, what: str) -> None:
+    """Raises UsageError for a model whose x_t is not this one's."""
+    if other.config.codec != model.config.codec:
+        raise UsageError(
+            f"{what} was trained on other data, or data scaled otherwise ({other.config.codec.shape}): it cannot guide this one."
+        )
+    if other.config.schedule != model.config.schedule:
+        raise UsageError(
+            f"{what} was trained on the noise schedule {other.config.schedule.name!r}, this one on {model.config.schedule.name!r}: "
+            "train both on the same."
+        )
+
+
+def denoise(
+    model: Steered,
+    asked: Asked,
+    how: SamplingConfig,
+    steering: Steering,
+    seen: Callable[[Denoise], Denoise] = lambda denoise: denoise,
+) -> Denoise:
+    """The Denoise that sampling walks with.   seen: what conditions it on something seen of x, see sampling/inverse.py.
+
+    That comes before clipping, since a clipped x̂ has no derivative where it was clipped.   With momentum of guidance it is a
+    `Remembering`, which remembers in the steps of a `WithMomentum`.
+    """
+    by_gradient = [guide for guide in steering.guides if guide.form == "score"]
+
+    def steered(believed: Denoise) -> Denoise:
+        guided = _limited(model, seen(believed), how)
+        return _limited(model, by_score(guided, by_gradient, asked.index), how) if by_gradient else guided
+
+    guided = _guided(model, asked, how, steering)
+    if isinstance(guided, Remembering):
+        return Remembering(lambda running: steered(guided.build(running)), guided.share)
+    return steered(guided)
+
+
+def walking(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering) -> tuple[Denoise, Solver]:
+    """The Denoise and the Solver that sampling walks with."""
+    solver = how.build_solver(model.schedule)
+    by_mean = tuple(guide for guide in steering.guides if guide.form == "mean")
+    if by_mean:
+        assert isinstance(solver, Ancestral)  # `check` saw to it
+        solver = MeanGuided(solver, by_mean, asked.index)
+    believed = denoise(model, asked, how, steering)
+    return believed, WithMomentum(solver) if isinstance(believed, Remembering) else solver
+
+
+def _guided(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering) -> Denoise:
+    denoiser, values = model.denoiser, asked.values
+    scales = how.guidance_scales or {}
+    if scales and len({how.guidance, *scales.values()}) == 1:
+        scales, how = {}, how.model_copy(update={"guidance": next(iter(scales.values()))})
+    if how.guidance == 1 and how.guidance_form != "plus" and not scales:
+        return denoiser.given(values)
+    if scales:
+        guided = _nested(model, values, how.guidance, scales)
+    elif how.guidance == 0 and how.guidance_interval is None and steering.weaker is None:
+        return denoiser.given(asked.negative or denoiser.conditions.without(values))
+    else:
+        guided = _extrapolated(_pair(model, asked, steering), how)
+    if how.guidance_interval is None:
+        return guided
+    plain, low, high = denoiser.given(values), *how.guidance_interval
+    if isinstance(guided, Remembering):
+        return Remembering(lambda running: in_interval(guided.build(running), plain, low, high), guided.share)
+    return in_interval(guided, plain, low, high)
+
+
+def _pair(model: Steered, asked: Asked, steering: Steering) -> Pair:
+    if steering.weaker is not None:
+        return separately(model.denoiser.given(asked.values), steering.weaker.denoiser.given(asked.weaker or {}))
+    return model.denoiser.side_by_side(
+        [asked.values, asked.negative or model.denoiser.conditions.without(asked.values)]
+    )
+
+
+def _extrapolated(pair: Pair, how: SamplingConfig) -> Denoise:
+    if how.guidance_form == "projected":
+        longest = how.guidance_longest or math.inf
+        if how.guidance_momentum:
+            return Remembering(
+                lambda running: projected(pair, how.guidance, longest=longest, running=running), how.guidance_momentum
+            )
+        return projected(pair, how.guidance, longest=longest)
+    if how.guidance_form == "plus":
+        return plus(pair, how.guidance)
+    return (
+        rescaled(pair, how.guidance, how.guidance_rescale)
+        if how.guidance_rescale
+        else classifier_free(pair, how.guidance)
+    )
+
+
+def _nested(model: Steered, values: Values, rest: float, scales: Mapping[str, float]) -> Denoise:
+    """Conditions with scales of their own, one after another in the order of the scales; the others first, with `rest`.
+
+    Conditions of one scale are told together, which saves an evaluation.
+    """
+    conditions = model.denoiser.conditions
+    of: dict[float, list[str]] = {}
+    for name in [*(name for name in conditions.droppable if name not in scales), *scales]:
+        of.setdefault(scales.get(name, rest), []).append(name)
+    unsaid, sets = set(conditions.droppable), [conditions.without(values)]
+    for names in of.values():
+        unsaid -= set(names)
+        sets.append(conditions.without(values, unsaid))
+    return nested(model.denoiser.side_by_side(sets), list(of))
+
+
+def _limited(model: Steered, denoise: Denoise, how: SamplingConfig) -> Denoise:
+    low, high = model.codec.limits(model.device)
+    keep_eps = (
+        how.keep_eps and how.solver != "ddpm"
+    )  # which has no eps in diffusers either: its steps are made of x̂ and x_t
+    if how.clip == "range":
+        return clipped(denoise, low, high, keep_eps=keep_eps)
+    if how.clip == "dynamic":
+        bound = float(high.max())
+        most = math.inf if how.threshold_max is None else how.threshold_max * bound
+        return dynamically_thresholded(denoise, how.threshold_quantile, bound, most, keep_eps=keep_eps)
+    return denoise
+
+
+def encoded(
+    model: Steered, conditions: Mapping[str, object], n: int, steering: Steering, device: torch.device | None = None
+) -> Asked:
+    """What is asked of n examples, on a device, the model's when None. Raises UsageError, see Conditions.encode."""
+    values, weaker = model.denoiser.conditions.encode(conditions, n), None
+    negative = model.denoiser.conditions.encode(steering.negative, n) if steering.negative else None
+    if steering.weaker is not None:
+        known = steering.weaker.denoiser.conditions
+        weaker = known.encode({name: value for name, value in conditions.items() if name in known.askable}, n)
+    return Asked(values, negative, weaker, torch.arange(n)).on(device or model.device)

@@ -1,0 +1,223 @@
+"""Model: a trained denoiser with everything needed to use it, and the one file it lives in.
+
+The file (storage.py) holds tensors `raw.*` and `averaged.*`, those of an autoencoder `latent.*` where x is its latents, and
+in its header the whole ModelConfig.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undiffuse.config import changed
+from undiffuse.data.codec import Codec
+from undiffuse.errors import UsageError, whole
+from undiffuse.models.config import ModelConfig, rescheduled
+from undiffuse.models.denoiser import Denoiser
+from undiffuse.models.guidance import Asked, Steering, check, denoise, encoded, walking
+from undiffuse.networks.latents import Latents
+from undiffuse.process.config import ScheduleConfig
+from undiffuse.process.levels import Level
+from undiffuse.process.posteriors import Denoise
+from undiffuse.process.schedules import Schedule
+from undiffuse.sampling.loop import Counter, Moment, final, initial, trajectory
+from undiffuse.sampling.settings import SamplingConfig, completed
+
+FILE_NAME = "model.safetensors"
+AT_ONCE, NUMBERS = 256, 2**20  # examples, and their numbers, that go through the network together
+
+
+def at_once(shape: Sequence[int], most: int = AT_ONCE, numbers: int = NUMBERS) -> int:
+    """How many examples of this shape to work on together: at most so many, and fewer where they hold more numbers than this."""
+    return max(1, min(most, numbers // math.prod(shape)))
+
+
+class Model:
+    """A denoiser on its schedule, with its codec, and the latents it works on if any. Made by `load` or by training."""
+
+    def __init__(
+        self, config: ModelConfig, denoiser: Denoiser, schedule: Schedule, latents: Latents | None = None
+    ) -> None:
+        self.config, self.denoiser, self.schedule = config, denoiser.eval(), schedule
+        self.codec, self.latents = Codec(config.codec, latents), latents
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes it can be asked for; empty for an unconditional model."""
+        return next((c.names for c in self.config.conditions.values() if c.kind == "class" and not c.retired), ())
+
+    # Sampling ---------------------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        n: int,
+        conditions: Mapping[str, object] | None = None,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        index: Sequence[int] | None = None,
+        steering: Steering | None = None,
+        batch_size: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **sampling: Any,
+    ) -> Tensor:
+        """n new examples, float (n, C, *size) in the data's own range.
+
+        conditions: {"class": "7", "age": 30}, one value for all or a list of n; not mentioned means not said.
+        seed, first: examples first … first + n - 1 of this seed; each is the same whatever else is drawn.   index: any n of
+        them instead, such as the same one n times.   steering: negative conditions, a weaker model, gradients.
+        batch_size: examples that go through the network together, `at_once` when left out.
+        sampling: any field of SamplingConfig (solver, grid, steps, eta, guidance, clip, …) to use instead of the
+        model's own.   progress: called with (done, total) steps.
+
+        Raises UsageError for n < 1, a condition the model does not know, or settings that contradict each other; Failure for
+        samples that are no finite numbers.
+        """
+        parts = self.sample_in_batches(
+            n,
+            conditions,
+            seed=seed,
+            first=first,
+            index=index,
+            steering=steering,
+            batch_size=batch_size,
+            progress=progress,
+            **sampling,
+        )
+        values, done = torch.empty(n, *self.config.codec.shape, dtype=self.config.codec.storage), 0
+        for part in parts:
+            values[done : done + len(part)] = part
+            done += len(part)
+        return values
+
+    def sample_in_batches(
+        self,
+        n: int,
+        conditions: Mapping[str, object] | None = None,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        index: Sequence[int] | None = None,
+        steering: Steering | None = None,
+        batch_size: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **sampling: Any,
+    ) -> Iterator[Tensor]:
+        """The samples of `sample`, batch after batch as they are made, so that no more than one need be in memory."""
+        n, seed, first = whole(n, "the number of samples"), whole(seed, "a seed"), whole(first, "the first sample")
+        if n < 1:
+            raise UsageError(f"asked for {n} samples: ask for at least 1.")
+        how, steering = self.how(**sampling), steering or Steering()
+        check(self, how, steering, conditions or {})
+        asked = encoded(self, conditions or {}, n, steering, torch.device("cpu"))
+        which = torch.arange(first, first + n) if index is None else torch.tensor([whole(k, "an index") for k in index])
+        if len(which) != n:
+            raise UsageError(f"{len(which)} indices were given for {n} samples: there should be one each.")
+        size = at_once(self.codec.shape) if batch_size is None else whole(batch_size, "a batch size")
+        if size < 1:
+            raise UsageError(f"batches of {size} hold nothing: take at least 1 example.")
+        return self._batches(asked, which, size, how, steering, seed, progress)
+
+    def _batches(
+        self,
+        asked: Asked,
+        which: Tensor,
+        size: int,
+        how: SamplingConfig,
+        steering: Steering,
+        seed: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> Iterator[Tensor]:
+        levels, n = how.build_levels(self.schedule), len(which)
+        count = Counter((len(levels) - 1) * -(-n // size), progress)
+        for start in range(0, n, size):
+            rows = slice(start, start + size)
+            moments = self._walk(asked.rows(rows).on(self.device), how, steering, levels, seed, which[rows])
+            yield self.codec.decode(final(count.counted(moments)))
+
+    def trajectory(
+        self,
+        n: int,
+        conditions: Mapping[str, object] | None = None,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        steering: Steering | None = None,
+        **sampling: Any,
+    ) -> Iterator[Moment]:
+        """Every step of sampling n examples: x_t, the belief x̂ and the next x, in the model's range. See `sample`."""
+        how, steering = self.how(**sampling), steering or Steering()
+        n, seed, first = whole(n, "the number of samples"), whole(seed, "a seed"), whole(first, "the first sample")
+        check(self, how, steering, conditions or {})
+        asked = encoded(self, conditions or {}, n, steering)
+        return self._walk(asked, how, steering, how.build_levels(self.schedule), seed, torch.arange(first, first + n))
+
+    def how(self, **sampling: Any) -> SamplingConfig:
+        """The model's own way of sampling with some fields of SamplingConfig replaced, see `sampling.settings.completed`.
+
+        Raises UsageError where they contradict each other or the model.
+        """
+        how = changed(self.config.sampling, completed(self.config.sampling, sampling))
+        how.build_solver(self.schedule)
+        how.build_levels(self.schedule)
+        return how
+
+    def _walk(
+        self, asked: Asked, how: SamplingConfig, steering: Steering, levels: Level, seed: int, index: Tensor
+    ) -> Iterator[Moment]:
+        index = index.to(self.device)
+        x = initial(levels, self.codec.shape, seed, index)
+        walked, solver = walking(self, asked, how, steering)
+        return trajectory(x, walked, levels, solver, seed=seed, index=index, noise=how.noise, s_noise=how.s_noise)
+
+    def denoise(self, conditions: Mapping[str, object], n: int, how: SamplingConfig) -> Denoise:
+        """The Denoise that sampling n examples walks with: conditioned, guided, clipped. Raises UsageError for momentum, which it cannot have."""
+        return self.denoisers(conditions, n, how)(slice(n))
+
+    def denoisers(
+        self, conditions: Mapping[str, object], n: int, how: SamplingConfig
+    ) -> Callable[[slice | Tensor], Denoise]:
+        """What gives the Denoise of any rows of n examples, a slice or int64 indices. Raises UsageError as `denoise` does."""
+        if how.guidance_momentum:
+            raise UsageError(
+                "momentum of guidance is a memory of sampling's steps, which this has none of: leave guidance_momentum out."
+            )
+        check(self, how, Steering(), conditions)
+        asked = encoded(self, conditions, n, Steering(), torch.device("cpu"))
+        return lambda rows: denoise(self, asked.rows(rows).on(self.device), how, Steering())
+
+    def on(self, schedule: ScheduleConfig) -> Model:
+        """The same weights on another noise schedule, without any training: see process/predictions.py, eq. (2).
+
+        Its way of sampling is kept where it works there.  Raises UsageError for a variance that belongs to the old one.
+        """
+        config, known = rescheduled(self.config, schedule), self.denoiser
+        return Model(
+            config,
+            Denoiser(known.network, config.build_prediction(), known.conditions, known.variance),
+            schedule.build(),
+            self.latents,
+        )
+
+    # The file ---------------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        parameters = sum(p.numel() for p in self.denoiser.parameters())
+        told = ", ".join(
+            f"{name} ({config.kind})"
+            for name, config in self.config.conditions.items()
+            if name in self.denoiser.conditions.askable
+        )
+        by = "" if self.codec.space is None else f" by latents of {self.codec.shape}"
+        return (
+            f"Model({self.config.codec.shape}{by}, {f'told {told}' if told else 'unconditional'}, {self.config.prediction} on "
+            f"{self.config.schedule.name}, {parameters:,} parameters, {self.config.weights} weights)"
+        )

@@ -1,0 +1,239 @@
+"""Tasks that a model was trained for: what is seen of an example, and the examples that may have been there.
+
+A model of tasks (corruptions.py) is shown what is left of an example and draws what it may have been: one evaluation of the
+network a step, no gradient.  What is left comes from someone (`given`), or is made of a whole example to see how well it
+comes back (`simulated`).  A second stage is the same thing with a first model's samples as what is given (`upscaled`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undiffuse.conditioning.degradations import Corruption, shown
+from undiffuse.errors import UsageError
+from undiffuse.models.model import Model
+from undiffuse.process.operators import Grey, Mask, Operator, hidden_places
+from undiffuse.process.philox import standard_normal
+from undiffuse.rng import GeneratorStream, NoiseStream, generator, seed_of
+
+AUGMENTATION = 0.1
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is left of examples.   shown: to the network, (inputs, C + 2, *size).   tasks: of each.   values: its picture, in the data's
+    own range, (inputs, C, *size).   known: of inpainting, which numbers are kept, (inputs, C, *size), and their values."""
+
+    shown: Tensor
+    tasks: tuple[str, ...]
+    values: Tensor
+    known: Tensor | None = None
+    kept: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """values: (inputs, n, C, *size), in the data's own range.   seen: what they were made of."""
+
+    values: Tensor
+    seen: Seen
+
+
+def corruption_of(model: Model, task: str | None) -> tuple[str, Corruption]:
+    """The task and its corruption; the model's only one where None. Raises UsageError for one it was not trained for."""
+    tasks = model.config.tasks
+    if not tasks:
+        raise UsageError(
+            "this model was not trained for tasks: 'undiffuse inpaint', 'upscale', 'colorize', 'deblur' and 'denoise' take any model, and "
+            "'undiffuse train DATA --tasks inpaint,denoise' trains one for them."
+        )
+    if task is None and len(tasks) == 1:
+        task = next(iter(tasks))
+    if task not in tasks:
+        raise UsageError(
+            f"{'there are several tasks, so say which' if task is None else f'this model was not trained for the task {task!r}'}: "
+            f"it can do {', '.join(tasks)}."
+        )
+    return task, tasks[task]
+
+
+def simulated(model: Model, values: np.ndarray | Tensor, task: str | None = None, *, seed: int = 0) -> Seen:
+    """What the task leaves of whole examples (inputs, C, *size), in the data's own range, drawn as in training."""
+    name, corruption = corruption_of(model, task)
+    x = model.codec.encode(values)
+    each = [corruption.seen(x[k : k + 1], generator(GeneratorStream.SIMULATED, seed, k)) for k in range(len(x))]
+    both = torch.cat(each)
+    known = both[:, -2:-1].bool().expand_as(x) if corruption.kind == "inpaint" else None  # type: ignore[attr-defined]
+    kept = model.codec.decode(x) if known is not None else None
+    return Seen(both, (name,) * len(x), _picture(model, both), known, kept)
+
+
+def given(
+    model: Model,
+    values: np.ndarray | Tensor,
+    task: str | None = None,
+    *,
+    hidden: np.ndarray | Tensor | None = None,
+    noise: float | None = None,
+    added: Tensor | None = None,
+) -> Seen:
+    """What someone has of examples, in the data's own range: of the size that the task leaves, (inputs, C, *size / factor) of upscaling.
+
+    hidden: of inpainting, True where to fill in, (*size), (1, *size) or (inputs, 1, *size).   noise: how noisy the values are, as
+    a standard deviation in the model's range; the least that the task was trained for when left out.
+    added: standard normal, to add as that noise first where the values have none: noise conditioning augmentation.
+    Raises UsageError for values, a mask or noise that the task does not take.
+    """
+    name, corruption = corruption_of(model, task)
+    low, high = corruption.noise
+    s = low if noise is None else noise
+    if not low <= s <= high:
+        raise UsageError(f"the task {name!r} was trained for noise of {low:g} to {high:g}, not of {s:g}.")
+    shape, given_ = model.config.codec.shape, model.config.codec.carried(values)
+    operator: Operator
+    if corruption.kind == "inpaint":  # type: ignore[attr-defined]
+        if hidden is None:
+            raise UsageError("inpainting needs to know what is hidden: give a mask.")
+        operator = Mask(~hidden_places(hidden, shape, len(given_), channels=False))
+    elif hidden is not None:
+        raise UsageError(f"a mask belongs to inpainting, not to the task {name!r}: leave it out.")
+    else:
+        operator = corruption.operator(shape, len(given_), generator(GeneratorStream.DISCARDED))
+    wanted = operator.shape_of(shape)
+    if tuple(given_.shape[1:]) != tuple(wanted):
+        raise UsageError(
+            f"the task {name!r} takes examples of shape {tuple(wanted)}, but these have {tuple(given_.shape[1:])}."
+        )
+    if isinstance(operator, Grey) and len(set(model.config.codec.scale)) > 1:
+        raise UsageError(
+            "the channels of this data have units of their own, so one grey stands for none of them: colour with 'undiffuse colorize'."
+        )
+    if isinstance(operator, Mask):
+        given_ = torch.where(operator.known, given_, model.codec.offset)
+    if not given_.isfinite().all():
+        raise UsageError(
+            f"{int((~given_.isfinite()).sum())} of the values are NaN or infinite: mend them, or hide them from inpainting."
+        )
+    y = operator(model.codec.encode(operator.picture(given_), limited=False))
+    y = y if added is None else y + s * added
+    both = shown(operator, y, torch.full((len(y),), float(s)))
+    known = (
+        operator.known.expand(len(y), *shape) if isinstance(operator, Mask) and corruption.kind == "inpaint" else None  # type: ignore[attr-defined]
+    )
+    return Seen(both, (name,) * len(y), _picture(model, both), known, given_ if known is not None else None)
+
+
+def together(parts: Sequence[Seen]) -> Seen:
+    """Examples of several tasks in one; what is known of some is pasted into these alone."""
+    shape = parts[0].values.shape[1:]
+    values, both = (torch.cat([getattr(part, name) for part in parts]) for name in ("values", "shown"))
+    tasks = tuple(task for part in parts for task in part.tasks)
+    if all(part.known is None for part in parts):
+        return Seen(both, tasks, values)
+    known = [
+        torch.zeros(len(part.values), *shape, dtype=torch.bool) if part.known is None else part.known for part in parts
+    ]
+    kept = [part.values if part.kept is None else part.kept for part in parts]
+    return Seen(both, tasks, values, torch.cat(known), torch.cat(kept))
+
+
+def made_of(
+    model: Model,
+    seen: Seen,
+    n: int = 1,
+    *,
+    conditions: Mapping[str, object] | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    **sampling: Any,
+) -> Made:
+    """n examples for each of what is seen; numbers that inpainting keeps come back as they were given.
+
+    conditions, sampling, progress: as for Model.sample, one value for all or one for each of what is seen.
+    """
+    if n < 1:
+        raise UsageError(f"asked for {n} examples of each: ask for at least 1.")
+    inputs = len(seen.shown)
+    each = model.denoiser.conditions.for_each(conditions or {}, inputs)
+    told: dict[str, object] = {name: [value for value in values for _ in range(n)] for name, values in each.items()}
+    told["seen"] = seen.shown.repeat_interleave(n, 0).cpu()
+    if len(model.config.tasks) > 1:
+        told["task"] = [task for task in seen.tasks for _ in range(n)]
+    values = model.sample(inputs * n, told, seed=seed, progress=progress, **sampling)
+    values = values.reshape(inputs, n, *values.shape[1:])
+    if seen.known is not None and seen.kept is not None:
+        values = torch.where(seen.known[:, None], seen.kept[:, None], values)
+    return Made(values, seen)
+
+
+def check_stages(first: Model, second: Model, noise: float | None = None) -> tuple[str, float]:
+    """The task of a second stage and the noise it is shown a first one's samples with, `AUGMENTATION` where it may be when None.
+
+    Raises UsageError for a second stage that upscales nothing, or examples of another shape or range.
+    """
+    name, task = _upscaling(second)
+    wanted = task.operator(second.config.codec.shape, 1, generator(GeneratorStream.DISCARDED)).shape_of(
+        second.config.codec.shape
+    )
+    if first.config.codec.shape != wanted:
+        raise UsageError(
+            f"the second stage makes examples of {wanted} larger, and the first one's are {first.config.codec.shape}."
+        )
+    if (first.config.codec.low, first.config.codec.high) != (second.config.codec.low, second.config.codec.high):
+        raise UsageError("the two stages were trained on values of different ranges: train both on the same data.")
+    low, high = task.noise
+    noise = min(max(AUGMENTATION, low), high) if noise is None else noise
+    if not low <= noise <= high:
+        raise UsageError(
+            f"the second stage was trained for noise of {low:g} to {high:g}, not of {noise:g}: choose --augmentation between them."
+        )
+    return name, noise
+
+
+def upscaled(
+    model: Model,
+    small: Tensor,
+    *,
+    noise: float = 0.0,
+    conditions: Mapping[str, object] | None = None,
+    seed: int = 0,
+    index: Sequence[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **sampling: Any,
+) -> Tensor:
+    """Samples (n, C, *size / factor) of a first stage, made larger by a second; noise is added to them and told first.
+
+    seed: the first stage's; every later one draws from a stream of its own, told by its size.   index: of each sample's noise in
+    the seed, 0 … n - 1 when left out.   Raises UsageError for samples of another shape.
+    """
+    name, _ = _upscaling(model)
+    own = seed_of(GeneratorStream.LATER_STAGE, seed, math.prod(model.config.codec.shape))
+    which = torch.arange(len(small)) if index is None else torch.as_tensor(index, dtype=torch.int64)
+    added = standard_normal(tuple(small.shape[1:]), own, which, stream=NoiseStream.NOISE_CONDITIONING)
+    seen = given(model, small, name, noise=noise, added=added)
+    told = (
+        dict(conditions or {})
+        | {"seen": seen.shown}
+        | ({"task": [name] * len(small)} if len(model.config.tasks) > 1 else {})
+    )
+    return model.sample(len(small), told, seed=own, index=which.tolist(), progress=progress, **sampling)
+
+
+def _upscaling(model: Model) -> tuple[str, Corruption]:
+    found = [(name, task) for name, task in model.config.tasks.items() if task.kind == "upscale"]
+    if not found:
+        raise UsageError(
+            "the second stage was not trained to upscale: train one with 'undiffuse train DATA --upscaler 4'."
+        )
+    return found[0]
+
+
+def _picture(model: Model, both: Tensor) -> Tensor:
+    return model.codec.decode(both[:, :-2])

@@ -1,0 +1,214 @@
+"""Latents: x of a model that diffuses in an autoencoder's space instead of in the data's (Rombach et al. 2022).
+
+    stored values ── codec ──> x in [-1, 1] ── padded, encoder ──> z ── (z - mean)/deviation, channel by channel ──> latent
+
+The mean of the encoder's belief is taken, not a draw, so that encoding is a function.  Mean and deviation are measured on
+the training set and stored, so latents have standard deviation 1 whatever autoencoder made them.  Sizes need not fit: x
+is padded by repeating its last values, and what is decoded is cropped.
+
+What the autoencoder loses no diffusion can bring back, so the error of its reconstructions is kept beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from undiffuse.errors import UsageError
+from undiffuse.networks.kl_autoencoder import KLAutoencoder, KLAutoencoderConfig
+from undiffuse.networks.tiny_autoencoder import TinyAutoencoder, TinyAutoencoderConfig
+
+FirstStageConfig = Annotated[KLAutoencoderConfig | TinyAutoencoderConfig, Field(discriminator="kind")]
+CHUNK = 64  # examples at once
+CHUNK_NUMBERS = 2**22
+LEGACY = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+class LatentConfig(BaseModel):
+    """shape: (C, *size) of x.   mean, deviation: of z, one per channel, measured on the training set; low, high: the range of
+    latents there.   psnr: of held-out reconstructions, in dB: no sample can be nearer to an example than that."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    autoencoder: FirstStageConfig
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    deviation: tuple[Annotated[float, Field(gt=0)], ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    psnr: float | None = None
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of one latent."""
+        return self.shape_of(self.autoencoder, self.shape)
+
+    @staticmethod
+    def shape_of(autoencoder: KLAutoencoderConfig | TinyAutoencoderConfig, shape: Sequence[int]) -> tuple[int, ...]:
+        """Of one latent of x (C, *size)."""
+        return (autoencoder.latent_channels, *(-(-n // autoencoder.factor) for n in shape[1:]))
+
+
+def build_autoencoder(
+    config: KLAutoencoderConfig | TinyAutoencoderConfig, channels: int
+) -> KLAutoencoder | TinyAutoencoder:
+    """With fresh weights, for x of so many channels."""
+    return (
+        TinyAutoencoder(config, channels)
+        if isinstance(config, TinyAutoencoderConfig)
+        else KLAutoencoder(config, channels)
+    )
+
+
+class Latents(nn.Module):
+    """x (B, C, *size) ↔ latents (B, latent_channels, *size/factor). Never trained: no gradient is recorded unless through `decode`."""
+
+    def __init__(self, config: LatentConfig, autoencoder: KLAutoencoder | TinyAutoencoder) -> None:
+        super().__init__()
+        self.config, self.autoencoder = config, autoencoder
+        self.eval().requires_grad_(False)
+
+    @staticmethod
+    def build(config: LatentConfig) -> Latents:
+        """With fresh weights."""
+        return Latents(config, build_autoencoder(config.autoencoder, config.shape[0]))
+
+    def of_shape(self, shape: tuple[int, ...]) -> Latents:
+        """The same autoencoder for x of another size."""
+        return Latents(self.config.model_copy(update={"shape": shape}), self.autoencoder)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.config.latent_shape
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def limits(self) -> tuple[Tensor, Tensor]:
+        """The range of latents of the training set, (C, 1, …) each."""
+        return self._column(self.config.low), self._column(self.config.high)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """On the device of the autoencoder, some examples at a time."""
+        parts = x.split(self.at_once)
+        return torch.cat(
+            [
+                (encoded(self.autoencoder, part.to(self.device)) - self._of("mean")) / self._of("deviation")
+                for part in parts
+            ]
+        )
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """On the device of the autoencoder."""
+        size = self.config.shape[1:]
+        parts = latents.split(self.at_once)
+        return torch.cat(
+            [
+                decoded(self.autoencoder, part.to(self.device).float() * self._of("deviation") + self._of("mean"), size)
+                for part in parts
+            ]
+        )
+
+    def _of(self, name: str) -> Tensor:
+        return self._column(getattr(self.config, name)).to(self.device)
+
+    def _column(self, numbers: Iterable[float]) -> Tensor:
+        return torch.tensor(list(numbers), dtype=torch.float32).reshape(-1, *[1] * (len(self.config.shape) - 1))
+
+    @property
+    def at_once(self) -> int:
+        """How many examples go through the autoencoder at once."""
+        return max(1, min(CHUNK, CHUNK_NUMBERS // math.prod(self.config.shape)))
+
+
+def encoded(autoencoder: KLAutoencoder | TinyAutoencoder, x: Tensor) -> Tensor:
+    """The mean of z for x of any size."""
+    return autoencoder.encode(padded(x, autoencoder.config.factor))[0].float()
+
+
+def decoded(autoencoder: KLAutoencoder | TinyAutoencoder, z: Tensor, size: tuple[int, ...]) -> Tensor:
+    """x of a size, from z."""
+    x = autoencoder.decode(z).float()
+    for axis, n in enumerate(size, start=2):
+        x = x.narrow(axis, 0, n)
+    return x
+
+
+def padded(x: Tensor, factor: int) -> Tensor:
+    """x with its last values repeated at the end of each axis, up to a multiple of the factor."""
+    short = [-n % factor for n in x.shape[2:]]
+    return (
+        nn.functional.pad(x, [amount for n in reversed(short) for amount in (0, n)], mode="replicate")
+        if any(short)
+        else x
+    )
+
+
+def measured(autoencoder: KLAutoencoder | TinyAutoencoder, x: Callable[[slice], Tensor], n: int) -> LatentConfig:
+    """The configuration with the statistics of z over n examples.   x: gives those of a slice.
+
+    Raises UsageError for an autoencoder that says the same of every example.
+    """
+    device = next(autoencoder.parameters()).device
+    shape, statistics = tuple(x(slice(0, 1)).shape[1:]), None
+    with torch.no_grad():
+        for start in range(0, n, CHUNK):
+            z = encoded(autoencoder, x(slice(start, min(start + CHUNK, n))).to(device)).cpu().double()
+            part = _Statistics.of(z.transpose(0, 1).flatten(1))
+            statistics = part if statistics is None else statistics.merged(part)
+    assert statistics is not None  # a data set has an example
+    mean, deviation = statistics.mean, (statistics.squares / max(statistics.count - 1, 1)).sqrt()
+    same = (statistics.low == statistics.high) | ~deviation.isfinite()
+    if same.any():
+        raise UsageError(
+            f"channel {int(same.int().argmax())} of the latents says the same of every example: train the autoencoder for longer."
+        )
+    low, high = ((limit - mean) / deviation for limit in (statistics.low, statistics.high))
+    return LatentConfig(
+        autoencoder=autoencoder.config,
+        shape=shape,
+        mean=tuple(mean.tolist()),
+        deviation=tuple(deviation.tolist()),
+        low=tuple(low.tolist()),
+        high=tuple(high.tolist()),
+    )
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """Of count numbers in each channel: mean, sum of squared differences from it, least and greatest, (C,) each."""
+
+    count: int
+    mean: Tensor
+    squares: Tensor
+    low: Tensor
+    high: Tensor
+
+    @staticmethod
+    def of(z: Tensor) -> _Statistics:
+        """Of z (C, count)."""
+        mean = z.mean(1)
+        return _Statistics(z.shape[1], mean, (z - mean[:, None]).square().sum(1), z.amin(1), z.amax(1))
+
+    def merged(self, other: _Statistics) -> _Statistics:
+        """Of both sets together (Chan, Golub & LeVeque 1979, eq. 2.1), so that no more than a part is ever held."""
+        count, difference = self.count + other.count, other.mean - self.mean
+        return _Statistics(
+            count,
+            self.mean + difference * other.count / count,
+            self.squares + other.squares + difference.square() * self.count * other.count / count,
+            torch.minimum(self.low, other.low),
+            torch.maximum(self.high, other.high),
+        )
+
+
+# Autoencoders that others trained ---------------------------------------------------------------------------------------

@@ -1,0 +1,267 @@
+"""Training the autoencoder whose latents a model diffuses in (Rombach et al. 2022, section 3.1; Esser et al. 2021, section 3.2).
+
+    runs/<name>/autoencoder/
+      autoencoder.safetensors   the better of its weights, and the statistics of its latents
+      config.json               what it is and how it is trained
+      state/                    checkpoints for exact resume
+      reconstructions.png       held-out examples, what came back, and the difference
+
+The loss of an example x and its reconstruction y, per number of x:
+
+    |x - y|  +  kl · KL( q(z|x) | N(0, I) )  +  perceptual · |features(x) - features(y)|²  -  adversarial · D(y)           (1)
+
+Features are those of a classifier that was trained here, each position's brought to length 1 (Zhang et al. 2018, eq. 1 with
+w = 1).  The discriminator D learns by the hinge loss at the same time, in the same step of the same optimizer: in (1) its
+weights are held, and in its own loss y is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from undiffuse.models import storage
+from undiffuse.models.classifier import load_classifier
+from undiffuse.conditioning.conditions import Values
+from undiffuse.config import Config, changed, parsed, refuse_other
+from undiffuse.runs.design import LatentDesign
+from undiffuse.data.codec import Codec, CodecConfig
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.loader import Loader
+from undiffuse.data.splitting import SplitConfig
+from undiffuse.errors import UsageError
+from undiffuse.system import FolderLock, write_text
+from undiffuse.networks.latents import LatentConfig, Latents, build_autoencoder, decoded, encoded, measured, padded
+from undiffuse.models.interop.diffusers_vae import read_diffusers
+from undiffuse.networks.discriminator import Discriminator
+from undiffuse.networks.gaussian import divergence, drawn
+from undiffuse.networks.kl_autoencoder import KLAutoencoder
+from undiffuse.networks.tiny_autoencoder import TinyAutoencoder
+from undiffuse.pictures.edits import difference, pictures_of, rows_of
+from undiffuse.process.levels import Level
+from undiffuse.process.schedules import Cosine
+from undiffuse.rng import GeneratorStream, drawing, permuted
+from undiffuse.training import checkpoints
+from undiffuse.training.fit import fit
+from undiffuse.training.learners import Computing, Learner
+from undiffuse.training.timesteps import make_level_sampler
+from undiffuse.training.loop import Trainer, Update
+
+FILE_NAME = "autoencoder.safetensors"
+MOST_HELD_OUT, SHOWN, COMPONENTS = 1000, 10, 64
+FREE_TO_CHANGE = ("design.training.steps", "design.training.budget", "design.source", "design.extractor")
+Features = Callable[[Tensor], list[Tensor]]
+
+
+class _Both(nn.Module):
+    """An autoencoder, and its discriminator if any."""
+
+    def __init__(self, autoencoder: KLAutoencoder | TinyAutoencoder, discriminator: Discriminator | None) -> None:
+        super().__init__()
+        self.autoencoder, self.discriminator = autoencoder, discriminator
+
+
+class AutoencoderLearner(Learner):
+    """Eq. 1. Noise, levels and conditions do not come into it."""
+
+    def __init__(self, design: LatentDesign, both: _Both, features: Features | None) -> None:
+        self.design, self.module, self.features = design, both, features
+        self.autoencoder, self.discriminator = both.autoencoder, both.discriminator
+
+    @property
+    def draws(self) -> bool:
+        return True
+
+    def prepared(self, values: Values, generator: torch.Generator) -> Values:
+        return values
+
+    def losses(self, x: Tensor, eps: Tensor, level: Level, values: Values, computing: Computing) -> Tensor:
+        with computing():
+            mean, log_variance = self.autoencoder.encode(padded(x, self.autoencoder.config.factor))
+            z = mean if log_variance is None else drawn(mean, log_variance)
+            y = decoded(self.autoencoder, z, tuple(x.shape[2:]))
+        numbers = x[0].numel()
+        apart = (y - x).abs() if self.design.difference == "absolute" else (y - x) ** 2
+        loss = apart.flatten(1).mean(1)
+        if log_variance is not None:
+            loss = loss + self.design.kl / numbers * divergence(mean, log_variance)
+        if self.features is not None:
+            loss = loss + self.design.perceptual * perceptual_distance(self.features, x, y)
+        if self.discriminator is not None:
+            held = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+            fooled = functional_call(self.discriminator, held, (y,)).flatten(1).mean(1)
+            told_apart = torch.relu(1 - self.discriminator(x)).flatten(1).mean(1) + torch.relu(1 + self.discriminator(y.detach())).flatten(1).mean(1)
+            loss = loss - self.design.adversarial * fooled + told_apart / 2
+        return loss
+
+
+def perceptual_distance(features: Features, x: Tensor, y: Tensor) -> Tensor:
+    """How far apart the features of x and y are, each position's of length 1; the mean over positions and layers, (B,)."""
+    each = [
+        (nn.functional.normalize(a, dim=1) - nn.functional.normalize(b, dim=1)).square().sum(1).flatten(1).mean(1)
+        for a, b in zip(features(x), features(y), strict=True)
+    ]
+    return torch.stack(each).mean(0)
+
+
+class AutoencoderRunConfig(Config):
+    """config.json.   fingerprint: of the data.   held_out, seed, split: see RunConfig."""
+
+    design: LatentDesign
+    codec: CodecConfig
+    fingerprint: str
+    held_out: float
+    seed: int
+    split: SplitConfig | None = None
+
+
+class AutoencoderRun:
+    """An autoencoder being trained, or taken from where it was. `updates` does the work.
+
+    rows: of the data, to train on and held out.
+    """
+
+    def __init__(
+        self, folder: Path, config: AutoencoderRunConfig, data: Dataset, rows: tuple[np.ndarray, np.ndarray], device: torch.device
+    ) -> None:
+        self.folder, self.config, self.device = folder, config, device
+        self.lock = FolderLock(folder, ("state",))
+        design, self.codec = config.design, Codec(config.codec)
+        channels = config.codec.shape[0]
+        with drawing(GeneratorStream.WEIGHTS, design.training.seed):
+            autoencoder = build_autoencoder(design.autoencoder, channels) if design.source is None else taken_from(Path(design.source), channels)
+            discriminator = Discriminator(len(config.codec.shape) - 1, channels) if design.adversarial else None
+        self.both = _Both(autoencoder, discriminator).to(device)
+        self.features: Features | None = None
+        if design.extractor is not None:
+            extractor = load_classifier(design.extractor, device)
+            if extractor.config.codec != config.codec or extractor.config.latent is not None:
+                raise UsageError(f"the extractor {design.extractor} reads other data than this: train one with 'undiffuse classifier' on this.")
+            self.features = extractor.features
+        self.data, self.training_rows, held_out = data, rows[0], rows[1] if len(rows[1]) else rows[0]
+        self.loader = Loader(data, self.codec, design.training.batch_size, design.training.seed, device, rows=rows[0])
+        judged = permuted(GeneratorStream.JUDGED, len(held_out))[:MOST_HELD_OUT]
+        self.held_out = self.codec.encode_parts(data.values, held_out[judged])
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """Made when it is asked for, since it is several times as large as an autoencoder that is taken as it is."""
+        schedule = Cosine()  # the loop draws levels, which an autoencoder does not look at
+        learner = AutoencoderLearner(self.config.design, self.both, self.features)
+        return Trainer(learner, schedule, make_level_sampler("uniform", schedule, True), self.config.design.training)
+
+    @property
+    def taken(self) -> bool:
+        """Whether the autoencoder was trained elsewhere, so that only its latents are to be measured."""
+        return self.config.design.source is not None
+
+    def description(self) -> str:
+        """What is about to be trained, in a line."""
+        design, parameters = self.config.design, sum(p.numel() for p in self.both.autoencoder.parameters())
+        shape = "×".join(str(n) for n in LatentConfig.shape_of(design.autoencoder, self.config.codec.shape))
+        what = f"taken from {design.source}" if self.taken else "trained"
+        return f"autoencoder {self.folder}: latents of {shape}, {parameters:,} parameters, {what} on {self.device}"
+
+    def updates(self, every: float = 60.0) -> Iterator[Update]:
+        """Trains to the end, resuming from the newest checkpoint; saves every so many seconds; then writes the autoencoder.
+
+        A consumer that stops early should call `save`.  Raises UsageError where the folder holds another autoencoder, Failure
+        where another process trains in it.
+        """
+        with self.lock:
+            already(self.folder, self.config)
+            write_text(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
+            if not self.taken:
+                yield from fit(self.trainer, self.loader, self.folder / "state", self.save, every)
+            self.finish()
+
+    def save(self) -> None:
+        """Writes a checkpoint."""
+        with self.lock:
+            checkpoints.save(self.folder / "state", self.trainer.snapshot(), self.trainer.numbers())
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Chooses between raw and averaged weights, measures latents, writes the file and the picture."""
+        autoencoder = self.both.autoencoder.eval()
+        loss = self._error()
+        if not self.taken:
+            with self.trainer.average.swapped():
+                averaged = self._error()
+                better = {name: p.detach().clone() for name, p in autoencoder.named_parameters()} if averaged <= loss else {}
+            for name, value in better.items():
+                autoencoder.get_parameter(name).copy_(value)
+            loss = min(loss, averaged)
+        config = measured(autoencoder, lambda rows: self.codec.encode(self.data.values[self.training_rows[rows]]), len(self.training_rows))
+        low, high = self.codec.limits(torch.device("cpu"))
+        ratio = float((((high - low) ** 2).mean() / loss).log10()) * 10
+        config = changed(config, {"psnr": round(ratio, 3)})
+        latents = Latents(config, autoencoder)
+        write_latents(self.folder / FILE_NAME, latents)
+        if len(self.config.codec.shape) == 3:
+            self._draw(latents)
+
+    def _error(self) -> float:
+        """Mean squared error of reconstructions of held-out examples, over numbers, in units of x."""
+        total = 0.0
+        for part in self.held_out.split(64):
+            x = part.to(self.device)
+            y = decoded(self.both.autoencoder, encoded(self.both.autoencoder, x), tuple(x.shape[2:]))
+            total += (y - x).cpu().double().square().sum().item()
+        return total / self.held_out.numel()
+
+    def _draw(self, latents: Latents) -> None:
+        x = self.held_out[:SHOWN]
+        y = latents.decode(latents.encode(x)).cpu()
+        apart, label = difference(x, y, self.codec)
+        given, back = (pictures_of(self.codec.decode(each), self.codec) for each in (x, y))
+        rows = [("held out", given), ("through latents", back), (label, apart)]
+        shape = "×".join(str(n) for n in latents.shape)
+        rows_of(rows, f"What latents of {shape} keep: {latents.config.psnr:.1f} dB", [""] * len(x)).save(self.folder / "reconstructions.png")
+
+
+def already(folder: Path, config: AutoencoderRunConfig) -> bool:
+    """Whether a folder holds the trained autoencoder of this configuration. Raises UsageError where it holds another."""
+    refuse_other(folder / "config.json", config, "choose another --name", FREE_TO_CHANGE)
+    return (folder / FILE_NAME).exists()
+
+
+def write_latents(path: Path, latents: Latents) -> None:
+    """Writes an autoencoder with the statistics of its latents atomically, and reads it back."""
+    storage.write(path, "autoencoder", latents.config.model_dump_json(), storage.named(latent=dict(latents.named_parameters())))
+
+
+def load_latents(path: str | Path, device: torch.device | str = "cpu") -> Latents:
+    """The autoencoder in a file, or in a folder that training made. Raises UsageError."""
+    path = Path(path)
+    path = path / FILE_NAME if path.is_dir() else path
+    if not path.exists():
+        raise UsageError(f"there is no autoencoder at {path}: train one with 'undiffuse train DATA --latent'.")
+    header = storage.read_header(path, "autoencoder")
+    latents = Latents.build(parsed(LatentConfig, header.content, f"{path} has a header this version cannot use"))
+    storage.fill(header, (latents, "latent", ("latent",)))
+    return latents.to(device)
+
+
+def taken_from(folder: Path, channels: int) -> KLAutoencoder | TinyAutoencoder:
+    """A trained autoencoder of ours (a run of latents, its autoencoder/ or the file there) or of diffusers.
+
+    Raises UsageError for another number of channels, or where there is none.
+    """
+    folder = folder.expanduser()
+    for place in (folder, folder / FILE_NAME, folder / "autoencoder" / FILE_NAME):
+        if place.is_file():
+            latents = load_latents(place)
+            if (found := latents.config.shape[0]) != channels:
+                raise UsageError(f"the autoencoder in {place} takes {found} channels, and the data has {channels}: train one with --latent.")
+            return latents.autoencoder.requires_grad_(True)
+    if (folder / "config.json").exists():
+        return read_diffusers(folder, channels)
+    raise UsageError(f"there is no autoencoder in {folder}: give a folder that 'undiffuse train --latent' or diffusers wrote.")

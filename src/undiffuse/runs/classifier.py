@@ -1,0 +1,223 @@
+"""Training a classifier on the noisy examples of a run, and saying at which noise levels it knows anything.
+
+    runs/<name>/classifier-<target>/
+      classifier.safetensors   see classifier.py
+      config.json              what it reads and how it is trained
+      state/                   checkpoints for exact resume
+      levels.json, levels.png  how well it reads held-out examples, by noise level, against chance
+
+It reads the data, the split, the noise schedule and the codec from the run, so it cannot disagree with the model.  The same
+command resumes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undiffuse.models.storage import sets_of
+from undiffuse.models.classifier import FILE_NAME, Classifier, ClassifierConfig, log_likelihood, save_classifier
+from undiffuse.conditioning.columns import encode_columns, fit_conditions
+from undiffuse.conditioning.base import AT_ONCE
+from undiffuse.conditioning.classes import ClassConfig
+from undiffuse.conditioning.conditions import Conditions, Values
+from undiffuse.conditioning.spec import Condition
+from undiffuse.conditioning.encoded import Part
+from undiffuse.conditioning.numbers import NumberConfig
+from undiffuse.conditioning.vectors import VectorConfig
+from undiffuse.config import Config, begun_before, changed, refuse_other
+from undiffuse.models.config import ModelConfig
+from undiffuse.data.codec import Codec
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.loader import Loader
+from undiffuse.errors import UsageError
+from undiffuse.system import FolderLock, write_text
+from undiffuse.networks.building import NetworkConfig, suggested_unet
+from undiffuse.networks.unet_config import StagesConfig, UNetConfig
+from undiffuse.process.forward import jump
+from undiffuse.process.levels import Level
+from undiffuse.rng import GeneratorStream, drawing, permuted
+from undiffuse.training import checkpoints
+from undiffuse.training.fit import fit
+from undiffuse.training.learners import Computing, Learner
+from undiffuse.training.timesteps import make_level_sampler
+from undiffuse.training.loop import Trainer, Update
+from undiffuse.training.settings import TrainingConfig
+from undiffuse.training.validation import Bank
+
+READABLE = ("class", "number", "tags", "vector")
+MOST_HELD_OUT, FEWEST_HELD_OUT = 2000, 2  # that say what is to be read
+FREE_TO_CHANGE = ("training.steps", "training.budget")
+OTHERWISE = "give it another name, as in --class other=COLUMN, or remove the folder"
+CONFIDENT = 3.0  # standard errors above chance
+
+
+class ClassifierLearner(Learner):
+    """Cross-entropy of the target of noised examples; of clean ones for a classifier that never sees noise."""
+
+    def __init__(self, classifier: Classifier, name: str, clean: bool = False) -> None:
+        self.module = self.classifier = classifier
+        self.name, self.clean = name, clean
+
+    def prepared(self, values: Values, generator: torch.Generator) -> Values:
+        return values
+
+    def losses(self, x: Tensor, eps: Tensor, level: Level, values: Values, computing: Computing) -> Tensor:
+        if self.clean:
+            level, x_t = Level.clean(level.alpha), x
+        else:
+            x_t = jump(x, level, eps)
+        with computing():
+            answer = self.classifier(x_t, level)
+        return -log_likelihood(self.classifier.config.target, answer.float(), values[self.name])
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How well a classifier reads held-out examples at one level.
+
+    score: accuracy of a class (of tags, the mean over them), R² of a number or a vector.   error: its standard error.   chance: what
+    knowing nothing gives.
+    """
+
+    ratio: float
+    score: float
+    error: float
+    chance: float
+
+    @property
+    def can_guide(self) -> bool:
+        return self.score - self.chance > CONFIDENT * max(self.error, 1e-6)
+
+
+class ClassifierRunConfig(Config):
+    """config.json: what is trained, on what.   declared: where the target is read from.   fingerprint: of the data.
+
+    measured_on: the examples that the target's mean and deviation are measured on; "all" in files of older code.
+    """
+
+    measured_on: Literal["all", "training"] = "all"
+    classifier: ClassifierConfig
+    declared: Condition
+    fingerprint: str
+    training: TrainingConfig
+
+
+class ClassifierRun:
+    """A classifier of one target being trained. `updates` does the work.
+
+    model: the configuration it is for, codec: the model's.   rows: of the data, to train on and held out.   target: as declared, called `name`.
+    clean: for a classifier that never sees noise.
+    """
+
+    def __init__(
+        self, folder: Path, model: ModelConfig, codec: Codec, data: Dataset, rows: tuple[np.ndarray, np.ndarray], name: str, target: Condition,
+        training: TrainingConfig, device: torch.device, *, clean: bool = False,
+    ) -> None:
+        if target.kind not in READABLE:
+            raise UsageError(f"a classifier reads {', '.join(READABLE)}, and {name!r} is a {target.kind}: choose another.")
+        self.folder, self.name, self.device = folder, name, device
+        self.lock = FolderLock(folder, ("state",))
+        alike = not clean and begun_before(folder / "config.json")
+        config = fit_conditions(data, {name: target}, 0.0, rows=rows[0], all_alike=alike)[name]
+        self.config = ClassifierConfig(
+            codec=model.codec, latent=None if codec.space is None else model.latent, schedule=model.schedule,
+            network=classifying_network(model.network, codec.shape), name=name, target=config,  # type: ignore[arg-type]
+        )
+        self.run_config = ClassifierRunConfig(
+            measured_on="all" if alike else "training", classifier=self.config, declared=target, fingerprint=data.fingerprint(), training=training,
+        )
+        with drawing(GeneratorStream.WEIGHTS, training.seed):
+            self.classifier = self.config.build().to(device)
+        self.schedule, self.codec, self.reader = model.schedule.build(), codec, Conditions({name: config}, 1)
+        values = encode_columns(data, {name: target}, self.reader)[name]
+        seen, held_out = rows
+        self.trainer = Trainer(
+            ClassifierLearner(self.classifier, name, clean), self.schedule, make_level_sampler("uniform", self.schedule, True), training
+        )
+        self.loader = Loader(data, self.codec, training.batch_size, training.seed, device, {name: Part(values, seen)}, seen)
+        # data may be sorted by class, so the few that are looked at are drawn from all
+        said = np.concatenate([says(config, values[part]).numpy() for part in np.array_split(held_out, 1 + len(held_out) // AT_ONCE)])
+        judged = permuted(GeneratorStream.JUDGED, held_out[said])[:MOST_HELD_OUT]
+        self.bank: Bank | None = None  # where too few held-out examples say anything
+        if len(judged) >= FEWEST_HELD_OUT:
+            self.bank = Bank.of(self.codec.encode(data.values[judged]).to(device), {name: values[judged].to(device)}, self.schedule)
+
+    def check(self) -> None:
+        """Raises UsageError where the folder holds a classifier that is trained otherwise, with a list of what differs."""
+        refuse_other(self.folder / "config.json", self.run_config, OTHERWISE, FREE_TO_CHANGE)
+
+    def updates(self, every: float = 60.0) -> Iterator[Update]:
+        """Trains to the end, resuming from the newest checkpoint; saves every so many seconds.
+
+        A consumer that stops early should call `save`.  Raises UsageError, see `check`, and Failure where another process trains here.
+        """
+        with self.lock:
+            self.check()
+            write_text(self.folder / "config.json", self.run_config.model_dump_json(indent=2) + "\n")
+            yield from fit(self.trainer, self.loader, self.folder / "state", self.save, every)
+
+    def save(self) -> None:
+        """Writes a checkpoint and the classifier file."""
+        with self.lock:
+            tensors = self.trainer.snapshot()
+            checkpoints.save(self.folder / "state", tensors, self.trainer.numbers())
+            readings = self.readings()
+            useful = [reading.ratio for reading in readings if reading.can_guide]
+            provenance = {"steps": self.trainer.step, "readings": [asdict(reading) for reading in readings]}
+            config = changed(self.config, {"provenance": provenance, "can_guide": [min(useful), max(useful)] if useful else None})
+            save_classifier(self.folder / FILE_NAME, config, **sets_of(tensors))
+            write_text(self.folder / "levels.json", json.dumps([asdict(reading) for reading in readings], indent=2) + "\n")
+
+    def readings(self) -> list[Reading]:
+        """How well the averaged weights read held-out examples, by noise level; empty where none of them says what is to be read."""
+        if self.bank is None:
+            return []
+        found = []
+        with torch.no_grad(), self.trainer.average.swapped():
+            for row in range(len(self.bank.levels)):
+                level = self.bank.levels[row]
+                x_t = jump(self.bank.x, level, self.bank.eps)
+                answer = torch.cat([self.classifier(part, level) for part in x_t.split(256)])
+                found.append(reading(self.config.target, answer.cpu(), self.bank.values[self.name].cpu(), level.ratio.item()))
+        return found
+
+
+def says(target: Any, encoded: Tensor) -> Tensor:
+    """Which encoded targets (N, …) say anything, bool (N,). What says nothing can be read neither rightly nor wrongly."""
+    return encoded < len(target.names) if isinstance(target, ClassConfig) else encoded[:, -1] > 0
+
+
+def reading(target: Any, answer: Tensor, encoded: Tensor, ratio: float = 0.0) -> Reading:
+    """How well answers (N, outputs) fit encoded targets (N, …), two or more of which say something."""
+    said = says(target, encoded)
+    if isinstance(target, ClassConfig):
+        answer, encoded = answer[said], encoded[said]
+        right = (answer.argmax(1) == encoded).double()
+        chance = torch.bincount(encoded, minlength=len(target.names)).max().item() / len(encoded)
+        return Reading(ratio, right.mean().item(), math.sqrt(max(right.var().item(), 1 / len(right)) / len(right)), chance)
+    values, answer = encoded[said, :-1].double(), answer[said].double()
+    if isinstance(target, NumberConfig | VectorConfig):
+        squares, around = ((values - answer[:, : values.shape[1]]) ** 2).mean(1), ((values - values.mean(0)) ** 2).mean(1)
+        score = 1 - squares.mean() / around.mean()
+        spread = (squares - (1 - score) * around).std() / around.mean()  # of a ratio of means, to first order
+        return Reading(ratio, score.item(), (spread / math.sqrt(len(values))).item(), 0.0)
+    right = ((answer > 0) == (values > 0)).double().mean(1)
+    chance = torch.maximum(values.mean(0), 1 - values.mean(0)).mean().item()
+    return Reading(ratio, right.mean().item(), (right.std() / math.sqrt(len(right))).item(), chance)
+
+
+def classifying_network(network: NetworkConfig, shape: tuple[int, ...]) -> UNetConfig:
+    """An encoder for the data of a model: the levels of its network where it has any, attention in the middle, no wider than needed."""
+    content = network.model_dump() if isinstance(network, StagesConfig) else suggested_unet(shape, cpu=True).model_dump()
+    content = {name: content[name] for name in StagesConfig.model_fields}
+    content |= {"clock_embedding": "adm"} if content["clock_embedding"] == "fourier" else {}  # for it is told the label, of up to 1000
+    return UNetConfig(**content | {"middle_attention": True, "attention": (), "embedding_width": None})

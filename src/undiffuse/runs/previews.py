@@ -1,0 +1,62 @@
+"""Previews: what a run draws every so often, so that one can see it learn.
+
+Samples, always of the same seeds; of a model of tasks, what it makes of held-out examples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from undiffuse.conditioning.spec import Condition
+from undiffuse.models.model import Model
+from undiffuse.pictures.edits import pictures_of, rows_of
+from undiffuse.pictures.views import label_of, samples_grid
+from undiffuse.training.validation import Bank
+
+MOST, FEWEST, NUMBERS = 50, 10, 2**17  # examples; fewer where they are large and drawing is slow
+MOST_OF_TASKS = 12
+READABLE = ("class", "task", "number", "tags", "text")
+
+
+class Previews:
+    """declared: the model's conditions.   said: what examples that stand in the order of the bank's say of each, by name."""
+
+    def __init__(self, model: Model, bank: Bank, declared: Mapping[str, Condition], said: Mapping[str, Sequence[Any]]) -> None:
+        self.model, self.bank, self.declared, self.said = model, bank, declared, said
+
+    def drawn(self, title: str) -> Image.Image:
+        """By the model as it is now."""
+        shape = self.model.config.codec.shape
+        n = max(FEWEST, min(MOST, NUMBERS // math.prod(shape)))
+        return self._of_tasks(min(n, MOST_OF_TASKS, len(self.bank.x)), title) if self.model.config.tasks else self._of_samples(n, title)
+
+    def _of_samples(self, n: int, title: str) -> Image.Image:
+        asked, labels = self._asked(n)
+        values = self.model.sample(len(labels) or n, asked)
+        return samples_grid(values, self.model.codec, labels, title, captions=len(set(labels)) > len(labels) / 2)
+
+    def _asked(self, n: int) -> tuple[dict[str, Any], list[str]]:
+        """What is asked for, and the label of each: all classes, and of anything else what held-out examples say."""
+        if [condition.kind for condition in self.declared.values()] == ["class"]:
+            names = self.model.classes[:10]
+            labels = [name for name in names for _ in range(max(1, n // len(names)))]
+            return {next(iter(self.declared)): labels}, labels
+        asked = {name: values[:n] for name, values in self.said.items()}
+        readable = [asked[name] for name, condition in self.declared.items() if condition.kind in READABLE]
+        return asked, [label_of(values) for values in zip(*readable, strict=True)] if readable else [""] * len(next(iter(asked.values()), []))
+
+    def _of_tasks(self, n: int, title: str) -> Image.Image:
+        """Held-out examples in rows: what is shown of each, what is made of that, and the example itself."""
+        model, values = self.model, self.bank.values
+        names, shown = list(model.config.tasks), values["seen"][:n]
+        tasks = [names[k] for k in values["task"][:n].tolist()] if "task" in values else names * n
+        told = {name: said[:n] for name, said in self.said.items()} | {"seen": shown.cpu()} | ({"task": tasks} if "task" in values else {})
+        parts = {
+            "shown": model.codec.decode(shown[:, : model.config.codec.shape[0]]), "made": model.sample(n, told),
+            "held out": model.codec.decode(self.bank.x[:n]),
+        }
+        return rows_of([(name, pictures_of(part, model.codec)) for name, part in parts.items()], f"Tasks, {title}", tasks)
