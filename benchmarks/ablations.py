@@ -29,7 +29,7 @@ from matplotlib import pyplot as plt
 
 from benchmarks.common import RESULTS, machine, table
 from benchmarks.digits import pixels
-from undiffuse.data.sources import DataConfig, digits
+from undiffuse.data.sources import DataConfig, open_digits
 from undiffuse.evaluation.distances import frechet_distance, neighbour_classes
 from undiffuse.evaluation.likelihood import likelihood
 from undiffuse.models.file import load
@@ -39,9 +39,9 @@ from undiffuse.networks.building import NetworkConfig, build_network
 from undiffuse.networks.mlp import MLPConfig
 from undiffuse.networks.transformer import TransformerConfig
 from undiffuse.networks.unet_config import UNetConfig
-from undiffuse.pictures.plots import COLOURS, STYLE, save
+from undiffuse.pictures.plots import COLOURS, STYLE, save_figure
 from undiffuse.runs.prepare import prepare
-from undiffuse.training.cadence import Watch
+from undiffuse.training.cadence import Intervals
 
 NAME = "ablations"
 T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}  # by the number of seeds
@@ -51,11 +51,11 @@ TRAINING: dict[str, Any] = {
     "training.budget": None,
     "training.batch_size": 48,
     "training.learning_rate": 4e-3,
-    "training.average_decay": 0.995,
+    "training.ema_decay": 0.995,
     "training.weight_decay": 0.01,
     "augment.probability": 0.0,
 }
-CHAIN: dict[str, Any] = {"schedule.T": 200, "prediction": "noise", "training.level_density": "uniform"}
+CHAIN: dict[str, Any] = {"schedule.T": 200, "prediction": "epsilon", "training.timestep_sampling": "uniform"}
 LAST = (  # to be run, the costly ones and those that only round off a group
     "4 blocks",
     "2",
@@ -133,9 +133,9 @@ def variants() -> Variants:
             "transformer": (matched(TransformerConfig(depth=4, heads=1), 4), {}),
             "MLP": (matched(MLPConfig(depth=3)), {}),
             "autoencoder, velocity": (autoencoder(), {}),
-            "autoencoder, karras": (autoencoder(), {"prediction": "karras"}),
-            "autoencoder, clean": (autoencoder(), {"prediction": "clean"}),
-            "autoencoder, noise": (autoencoder(), {"prediction": "noise"}),
+            "autoencoder, karras": (autoencoder(), {"prediction": "edm"}),
+            "autoencoder, clean": (autoencoder(), {"prediction": "x0"}),
+            "autoencoder, noise": (autoencoder(), {"prediction": "epsilon"}),
             "autoencoder, no divergence": (autoencoder().model_copy(update={"kl": 0.0}), {}),
         },
     }
@@ -152,7 +152,7 @@ def one_run(network: NetworkConfig, settings: Mapping[str, Any], seed: int) -> d
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         run = prepare(
-            DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings=chosen, watch=Watch(1e9, 1e9)
+            DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings=chosen, watch=Intervals(1e9, 1e9)
         ).run()
         for _ in run.updates():
             pass
@@ -164,7 +164,7 @@ def one_run(network: NetworkConfig, settings: Mapping[str, Any], seed: int) -> d
             "seconds": run.trainer.seconds,
             "relative": scores[best]["relative"],
             "errors": scores[best]["errors"],
-            "ratios": run.bank.levels.ratio.tolist(),
+            "ratios": run.validation.levels.sigma_edm.tolist(),
             **judged(model, run.training_data.labels, seed),
         }
         if model.config.schedule.T:
@@ -174,7 +174,7 @@ def one_run(network: NetworkConfig, settings: Mapping[str, Any], seed: int) -> d
 
 
 def judged(model: Model, labels: Any, seed: int) -> dict[str, float]:
-    real, asked = digits(), torch.from_numpy(labels[:SAMPLES])
+    real, asked = open_digits(), torch.from_numpy(labels[:SAMPLES])
     everything = pixels(model, real.values)
     samples = pixels(model, model.sample(len(asked), {"class": [model.classes[k] for k in asked.tolist()]}, seed=seed))
     nearest = neighbour_classes(samples, everything, torch.from_numpy(real.labels))
@@ -236,7 +236,7 @@ def draw(runs: Mapping[str, dict[str, Any]], seeds: int, path: Path) -> None:
         axes.set(xscale="log", yscale="log", xlabel="noise level σ/α", ylabel="E |x̂ − x₀|², over the U-Net's")
         axes.set_title(f"What a network without a way past its middle loses, and where ({seeds} seeds)")
         axes.legend(fontsize=9)
-        save(figure, path)
+        save_figure(figure, path)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import torch
 from benchmarks.common import machine, table, write
 from undiffuse.data.codec import fitted_codec
 from undiffuse.data.sources import DataConfig, open_data
-from undiffuse.evaluation.autoencoder import ceiling
+from undiffuse.evaluation.autoencoder import reconstruction_quality
 from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig
 from undiffuse.runs.autoencoder import AutoencoderRun, AutoencoderRunConfig
 from undiffuse.runs.design import LatentDesign
@@ -47,7 +47,7 @@ def main() -> None:
     for name, (network, training) in VARIANTS.items():
         autoencoder = KLAutoencoderConfig(**({"middle_attention": False} | network))
         # the learning rate is kept: how fast it should fall depends on how much can be done in the time
-        how = TrainingConfig(**({"steps": 10**6, "batch_size": 8, "cooldown": 0.0, "average_decay": 0.99} | training))
+        how = TrainingConfig(**({"steps": 10**6, "batch_size": 8, "cooldown": 0.0, "ema_decay": 0.99} | training))
         config = AutoencoderRunConfig(
             design=LatentDesign(autoencoder=autoencoder, training=how),
             codec=codec,
@@ -62,7 +62,7 @@ def main() -> None:
                 if time.process_time() - began >= options.seconds:
                     break
             work.finish()
-            found = ceiling(work)
+            found = reconstruction_quality(work)
         parameters = sum(p.numel() for p in work.both.autoencoder.parameters())
         rows.append(
             {

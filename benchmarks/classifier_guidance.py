@@ -20,12 +20,12 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.common import machine, table, write
-from undiffuse.data.sources import digits
+from undiffuse.data.sources import open_digits
 from undiffuse.evaluation.distances import frechet_distance, neighbour_classes
 from undiffuse.models import guidance as steering
 from undiffuse.models.classifier import load_classifier
 from undiffuse.models.file import load
-from undiffuse.models.guidance import Steering
+from undiffuse.models.guidance import Guidance
 
 SCALES = (0.0, 1.0, 2.0, 4.0, 8.0)
 WALKS: list[tuple[str, str, dict[str, Any]]] = [
@@ -43,12 +43,12 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=500)
     options = parser.parse_args()
     where, model, classifier = machine(), load(options.run), load_classifier(options.run / "classifier-class")
-    real, asked = digits(), torch.arange(options.n) % 10
+    real, asked = open_digits(), torch.arange(options.n) % 10
     everything, labels = model.codec.encode(real.values).flatten(1).double(), torch.from_numpy(real.labels)
 
     def judged(form: str, how: dict[str, Any], scale: float, interval: tuple[float, float] | None) -> dict[str, float]:
         guide = classifier.guide([str(k) for k in asked.tolist()], options.n, scale, form, interval)  # type: ignore[arg-type]
-        x = model.codec.encode(model.sample(options.n, steering=Steering(guides=(guide,)), **how)).flatten(1).double()
+        x = model.codec.encode(model.sample(options.n, steering=Guidance(guides=(guide,)), **how)).flatten(1).double()
         right = neighbour_classes(x, everything, labels) == asked
         return {"scale": scale, "accuracy": right.double().mean().item(), "frechet": frechet_distance(x, everything)}
 

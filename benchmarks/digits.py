@@ -26,13 +26,13 @@ from statistics import median
 import torch
 
 from benchmarks.common import machine, table, write
-from undiffuse.data.sources import DataConfig, digits
+from undiffuse.data.sources import DataConfig, open_digits
 from undiffuse.evaluation.copying import copying
 from undiffuse.evaluation.distances import frechet_distance, neighbour_classes
 from undiffuse.models.file import load
 from undiffuse.models.model import Model
 from undiffuse.runs.prepare import prepare
-from undiffuse.training.cadence import Watch
+from undiffuse.training.cadence import Intervals
 
 GUIDANCE = 2.0
 DRAWS = 20
@@ -62,7 +62,7 @@ def pixels(model: Model, values) -> torch.Tensor:
 
 def judged(model: Model, training, held_out, seed: int, **settings) -> dict[str, float]:
     """The scores of 1,500 samples with the training labels."""
-    real = digits()
+    real = open_digits()
     everything, labels = pixels(model, real.values), torch.from_numpy(real.labels)
     asked = torch.from_numpy(training.labels)
     samples = pixels(
@@ -80,7 +80,7 @@ def judged(model: Model, training, held_out, seed: int, **settings) -> dict[str,
 
 def yardstick(model: Model) -> float:
     """Fréchet distance of one half of the real digits to the other, mean of ten random halves."""
-    x = pixels(model, digits().values)
+    x = pixels(model, open_digits().values)
     halves = [torch.randperm(len(x), generator=torch.Generator().manual_seed(k)) for k in range(10)]
     return sum(frechet_distance(x[order[:898]], x[order[898:]]) for order in halves) / 10
 
@@ -89,7 +89,7 @@ def one_run(seed: int, budget: float | None, updates: int | None, settings: dict
     with tempfile.TemporaryDirectory() as folder:
         chosen = {"training.budget": budget, "training.steps": updates, "training.seed": seed} | settings
         run = prepare(
-            DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings=chosen, watch=Watch(1e9, 1e9)
+            DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings=chosen, watch=Intervals(1e9, 1e9)
         ).run()
         seconds = [0.0]
         for update in run.updates():

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import machine, table, write
-from undiffuse.models.editing import estimated, reconstruct, restore
+from undiffuse.models.editing import denoise, estimate_noise_level, reconstruct
 from undiffuse.models.file import load
 from undiffuse.models.model import Model
 from undiffuse.process.philox import standard_normal
@@ -54,13 +54,13 @@ def noises(model: Model, values: torch.Tensor, span: float) -> list[dict[str, fl
         row = {"noise": share}
         truth = share * span / model.config.codec.scale[0]
         for kind in ("wavelet", "likelihood"):
-            ratio = estimated(model, model.codec.encode(noisy, limited=False), kind) / truth  # type: ignore[arg-type]
+            ratio = estimate_noise_level(model, model.codec.encode(noisy, limited=False), kind) / truth  # type: ignore[arg-type]
             row |= {f"{kind} ratio": ratio.mean().item(), f"{kind} rms": (ratio - 1).square().mean().sqrt().item()}
 
         def psnr(found: torch.Tensor) -> float:
             return -10 * ((found - values) / span).square().mean().log10().item()
 
-        told, alone = restore(model, noisy, noise=share * span, steps=25), restore(model, noisy, steps=25)
+        told, alone = denoise(model, noisy, noise=share * span, steps=25), denoise(model, noisy, steps=25)
         row |= {
             "noisy": psnr(noisy.clamp(values.min(), values.max())),
             "told": psnr(told.mean),

@@ -32,7 +32,7 @@ from benchmarks.common import machine, table, write
 from undiffuse.models.file import load
 from undiffuse.pictures.images import to_rgb
 from undiffuse.pictures.sheets import captioned
-from undiffuse.runs.data import known_data
+from undiffuse.runs.data import run_data
 
 CANDIDATES = 10
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--features", type=Path)
     parser.add_argument("--picture", type=Path, default=Path("emoji.png"))
     options = parser.parse_args()
-    where, known, model = machine(), known_data(options.run), load(options.run)
+    where, known, model = machine(), run_data(options.run), load(options.run)
     data, held_out, training = known.data, known.held_out, known.training
     captions, styles = data.columns["caption"].tolist(), data.columns["style"].tolist()
     asked = {"caption": [captions[k] for k in held_out], "style": [styles[k] for k in held_out]}

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 
 from benchmarks.common import machine, table, write
-from undiffuse.data.sources import DataConfig, digits
+from undiffuse.data.sources import DataConfig, open_digits
 from undiffuse.models.file import load
 from undiffuse.models.model import Model
 from undiffuse.runs.diffusion import Run
 from undiffuse.runs.prepare import prepare
-from undiffuse.training.cadence import Watch
-from undiffuse.training.validation import Bank, references, relative
+from undiffuse.training.cadence import Intervals
+from undiffuse.training.validation import ValidationSet, baseline_errors, relative
 
 FEW, JUDGED = 50, 200
 CHECKED = (0, 20, 50, 100, 200, 300)
@@ -44,23 +44,23 @@ def stored(folder: Path, name: str, values: np.ndarray, labels: np.ndarray) -> s
     return str(path)
 
 
-def bank_of(model: Model, values: np.ndarray, labels: np.ndarray) -> Bank:
+def bank_of(model: Model, values: np.ndarray, labels: np.ndarray) -> ValidationSet:
     x = model.codec.encode((values.astype(np.float32) * 255 / 16).round())
-    return Bank.of(
+    return ValidationSet.of(
         x, model.denoiser.conditions.encode({"class": [f"digit {k}" for k in labels]}, len(x)), model.schedule
     )
 
 
-def errors(run: Run, bank: Bank) -> torch.Tensor:
+def errors(run: Run, bank: ValidationSet) -> torch.Tensor:
     denoiser = run.model.denoiser.eval()
-    with run.trainer.average.swapped():
-        found = bank.errors(denoiser.given(bank.values))
+    with run.trainer.ema.swapped():
+        found = bank.errors(denoiser.bind(bank.values))
     denoiser.train()
     return found
 
 
 def one_seed(seed: int, steps: int, tuning: int) -> dict:
-    data = digits()
+    data = open_digits()
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(data))
     new = order[data.labels[order] >= 8]
     few, judged, known = new[:FEW], new[FEW : FEW + JUDGED], order[data.labels[order] < 8]
@@ -75,7 +75,7 @@ def one_seed(seed: int, steps: int, tuning: int) -> dict:
             DataConfig(source=sources["known"], held_out=100.0),
             folder / "base",
             preset="digits",
-            watch=Watch(1e9, 1e9),
+            watch=Intervals(1e9, 1e9),
             settings={"training.seed": seed, "training.steps": steps, "training.budget": None},
         ).run()
         for _ in base.updates():
@@ -83,8 +83,8 @@ def one_seed(seed: int, steps: int, tuning: int) -> dict:
         before = load(folder / "base")
         bank = bank_of(before, data.values[kept], data.labels[kept])
         with torch.no_grad():
-            old = bank.errors(before.denoiser.eval().given(bank.values))
-        found: dict = {"seed": seed, "base": base.scores()["averaged"]["relative"], "error": {}, "forgotten": {}}
+            old = bank.errors(before.denoiser.eval().bind(bank.values))
+        found: dict = {"seed": seed, "base": base.scores()["ema"]["relative"], "error": {}, "forgotten": {}}
         for way in WAYS:
             settings = {"training.seed": seed, "training.steps": tuning, "training.budget": None}
             settings |= {"adapters": {"rank": 8}} if way.startswith("adapters") else {}
@@ -93,11 +93,11 @@ def one_seed(seed: int, steps: int, tuning: int) -> dict:
                 DataConfig(source=sources["few"], held_out=0.0),
                 folder / way,
                 settings=settings,
-                watch=Watch(1e9, 1e9),
+                watch=Intervals(1e9, 1e9),
                 **start,
             ).run()
             bank = bank_of(run.model, data.values[judged], data.labels[judged])
-            against = references(bank, run.model.codec.encode(run.training_data.values))
+            against = baseline_errors(bank, run.model.codec.encode(run.training_data.values))
             curve = [relative(errors(run, bank), against)]
             for update in run.trainer.updates(run._batch):
                 if update.step in CHECKED:

@@ -39,13 +39,13 @@ from undiffuse.conditioning.spec import Condition
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig
 from undiffuse.evaluation.distances import frechet_distance
-from undiffuse.evaluation.jackknife import estimated
+from undiffuse.evaluation.jackknife import jackknife
 from undiffuse.models.file import load
 from undiffuse.models.model import Model
-from undiffuse.runs.data import Known, drawn, known_data, told_of
+from undiffuse.runs.data import RunData, conditions_of, random_subset, run_data
 from undiffuse.runs.prepare import prepare
 from undiffuse.sampling.loop import final
-from undiffuse.training.cadence import Watch
+from undiffuse.training.cadence import Intervals
 
 EVALUATIONS, NEAR, REFERENCE_STEPS, CHUNK = 16, 64, 60, 256
 FEW, WAVES, FINE = (
@@ -133,7 +133,7 @@ def trained(runs: Path, name: str, of: Set, age: int) -> Path:
     settings = of.settings | {"training.budget": None, "training.steps": of.steps[age]}
     assert young.exists() or not age
     for _ in (
-        prepare(of.data, folder, settings=settings, conditions=of.conditions, watch=Watch(1e9, 1e9)).run().updates()
+        prepare(of.data, folder, settings=settings, conditions=of.conditions, watch=Intervals(1e9, 1e9)).run().updates()
     ):
         pass
     return folder
@@ -180,7 +180,7 @@ class Judge:
     floor: float
 
 
-def judge_for(model: Model, known: Known, of: Set, n: int, path: Path) -> Judge:
+def judge_for(model: Model, known: RunData, of: Set, n: int, path: Path) -> Judge:
     """The judge of a data set; its classifier is trained once and kept at `path`."""
     values, held = (
         model.codec.encode(known.data[known.training].values),
@@ -245,13 +245,13 @@ def ends(model: Model, told: dict[str, list[Any]], n: int, setting: dict[str, An
 
 def scored(folder: Path, of: Set, n: int, log: Path) -> dict[str, Any]:
     """Every setting's score of one model; what `log` holds already is not measured again."""
-    model, known = load(folder), known_data(folder)
+    model, known = load(folder), run_data(folder)
     found: dict[str, Any] = json.loads(log.read_text()) if log.exists() else {"rows": []}
     if len(found["rows"]) == len(SETTINGS):
         return found
     judge = judge_for(model, known, of, n, folder.parent / f"{folder.name.split('-')[0]}-judge.pt")
-    held = drawn(known.data[known.held_out], min(n, len(known.held_out)), 0)
-    asked = told_of(folder, held)
+    held = random_subset(known.data[known.held_out], min(n, len(known.held_out)), 0)
+    asked = conditions_of(folder, held)
     told = {name: [values[k % len(values)] for k in range(n)] for name, values in asked.items()}
 
     def features(end: Tensor) -> Tensor:
@@ -267,8 +267,8 @@ def scored(folder: Path, of: Set, n: int, log: Path) -> dict[str, Any]:
         seen = features(end)
         if old is None:
             first = seen if setting == OLD else features(ends(model, told, n, OLD, EVALUATIONS))
-            old = estimated(lambda rows: frechet_distance(rows, judge.held_out), first)
-        score = estimated(lambda rows: frechet_distance(rows, judge.held_out), seen)
+            old = jackknife(lambda rows: frechet_distance(rows, judge.held_out), first)
+        score = jackknife(lambda rows: frechet_distance(rows, judge.held_out), seen)
         ahead = score.above(old)
         apart = (end[:NEAR] - flow).flatten(1).pow(2).mean(1).sqrt().median().item()
         found["rows"].append(

@@ -25,8 +25,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "plain again": {},
     "classifier-free, 2": {"guidance": 2.0},
     "rescaled": {"guidance": 2.0, "guidance_rescale": 0.7},
-    "projected": {"guidance": 2.0, "guidance_form": "projected"},
-    "CFG++": {"guidance": 0.6, "guidance_form": "plus"},
+    "projected": {"guidance": 2.0, "guidance_method": "apg"},
+    "CFG++": {"guidance": 0.6, "guidance_method": "cfg++"},
     "outside the interval": {"guidance": 2.0, "guidance_interval": [1e5, 1e6]},
 }
 

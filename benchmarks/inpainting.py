@@ -32,17 +32,17 @@ import torch
 from benchmarks.common import RESULTS, machine, table, write
 from benchmarks.mnist_conditioned import classes, read, trained_judge
 from undiffuse.models.file import load
-from undiffuse.models.inverse_problems import Approach, inpaint
+from undiffuse.models.inverse_problems import InverseMethod, inpaint
 from undiffuse.models.model import Model
 
-APPROACHES: dict[str, tuple[Approach, dict[str, Any]]] = {
-    "replace (x̂)": (Approach("replace"), {}),
-    "replace (x_t): repaint, walked once": (Approach("repaint", times=1), {}),
-    "repaint": (Approach("repaint"), {}),
-    "pigdm": (Approach("pigdm"), {}),
-    "pigdm, 50 ancestral steps": (Approach("pigdm"), {"solver": "ddpm", "steps": 50}),
-    "exact": (Approach("exact"), {}),
-    "dps": (Approach("dps"), {}),
+APPROACHES: dict[str, tuple[InverseMethod, dict[str, Any]]] = {
+    "replace (x̂)": (InverseMethod("replace"), {}),
+    "replace (x_t): repaint, walked once": (InverseMethod("repaint", jump_repeats=1), {}),
+    "repaint": (InverseMethod("repaint"), {}),
+    "pigdm": (InverseMethod("pigdm"), {}),
+    "pigdm, 50 ancestral steps": (InverseMethod("pigdm"), {"solver": "ddpm", "steps": 50}),
+    "exact": (InverseMethod("exact"), {}),
+    "dps": (InverseMethod("dps"), {}),
 }
 LOOKED_AT = 64
 PARTS = {"bottom": (slice(14, 28), slice(0, 28)), "center": (slice(7, 21), slice(7, 21))}
@@ -58,7 +58,7 @@ def measured(
     for name, (approach, sampling) in APPROACHES.items():
         right, errors, known, misfit, start = [], [], 0.0, [], time.perf_counter()
         for seed in range(seeds):
-            result = inpaint(model, images, hidden, approach=approach, conditions=conditions, seed=seed, **sampling)
+            result = inpaint(model, images, hidden, method=approach, conditions=conditions, seed=seed, **sampling)
             filled = result.values[:, 0]
             right.append(torch.from_numpy(classes(judge, filled).numpy() == labels))
             errors.append((((filled - images) / 255) ** 2)[:, 0, hidden].mean(1))
@@ -69,7 +69,7 @@ def measured(
         rows.append(
             {
                 "method": name,
-                "approach": vars(approach),
+                "settings": vars(approach),
                 "sampling": sampling,
                 "read_as": share,
                 "read_as_error": math.sqrt(max(share * (1 - share), 1 / len(error)) / len(error)),

@@ -34,9 +34,9 @@ from undiffuse.evaluation.distances import frechet_distance
 from undiffuse.models import restoration
 from undiffuse.models.file import load
 from undiffuse.pictures.sheets import captioned
-from undiffuse.runs.data import known_data
+from undiffuse.runs.data import run_data
 from undiffuse.runs.prepare import prepare
-from undiffuse.training.cadence import Watch
+from undiffuse.training.cadence import Intervals
 
 SAMPLES, COMPONENTS, MARKS = 400, 64, (0.25, 0.5, 0.75, 1.0)
 KINDS = {
@@ -60,7 +60,7 @@ def trained(kind: str, source: Path, runs: Path, steps: dict[str, int]) -> list[
         data,
         runs / kind,
         settings=settings,
-        watch=Watch(1e9, 1e9),
+        watch=Intervals(1e9, 1e9),
         conditions=STYLE,
         factor=FACTOR if kind == "latent" else None,
         tasks={f"upscale:{FACTOR}": second_stage(FACTOR)} if kind == "cascade" else None,
@@ -73,7 +73,7 @@ def trained(kind: str, source: Path, runs: Path, steps: dict[str, int]) -> list[
             data.model_copy(update={"shrink": FACTOR}),
             runs / FIRST,
             settings=small,
-            watch=Watch(1e9, 1e9),
+            watch=Intervals(1e9, 1e9),
             conditions=STYLE,
         ).run()
     if before is not None:
@@ -100,7 +100,7 @@ def sampled(kind: str, mark: int, runs: Path, n: int) -> Tensor:
     model = load(runs / f"{kind}-{mark}.safetensors")
     asked = {"style": [model.classes[k % len(model.classes)] for k in range(n)]}
     if kind == "cascade":
-        return restoration.upscaled(
+        return restoration.upscale_samples(
             model, load(runs / FIRST).sample(n, asked, seed=0), noise=restoration.AUGMENTATION, conditions=asked, seed=0
         )
     return model.sample(n, asked, seed=0)
@@ -130,7 +130,7 @@ def main() -> None:
     }
     where = machine()
     curves = {kind: trained(kind, options.table, options.runs, steps) for kind in KINDS}
-    data, judge = known_data(options.runs / "latent").data, by_features(options.features)
+    data, judge = run_data(options.runs / "latent").data, by_features(options.features)
     real = torch.from_numpy(data.values).float()
     seen = judge(real)
     mean = seen.mean(0)

@@ -101,7 +101,7 @@ def states(n: int, size: int) -> Work:
 
     captions = [f"caption {k % (n // 3)}" for k in range(n)]
     encoder = TransformerEncoder(source="-", sha256="-", architecture="-", pooling="tokens", width=size, most=77)
-    module = TextCondition(TextConfig(encoder=encoder, inject="attention"), 8)
+    module = TextCondition(TextConfig(encoder=encoder, inject="cross_attention"), 8)
     module.__dict__["encoder"] = _Stub(encoder)
 
     def work() -> Any:
@@ -155,7 +155,7 @@ def _model(size: int, width: int = 4, steps: int = 2) -> Any:
         codec=_codec(size),
         network=UNetConfig(width=width, multipliers=(1,), depth=1, groups=4),
         schedule=ScheduleConfig(name="cosine", T=1000),
-        prediction="velocity",
+        prediction="v",
         variance="fixed_small",
         sigma_data=0.5,
         conditions={},
@@ -176,11 +176,11 @@ def encoding(n: int, size: int) -> Work:
 def latents(n: int, size: int) -> Work:
     """Statistics of the latents of an autoencoder that halves each side."""
     from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig
-    from undiffuse.networks.latents import build_autoencoder, measured
+    from undiffuse.networks.latents import build_autoencoder, measure_latents
 
     autoencoder = build_autoencoder(KLAutoencoderConfig(channels=(8, 8), depth=1, latent_channels=4, groups=4), 1)
     x = torch.rand(1, 1, size, size)
-    return lambda: measured(
+    return lambda: measure_latents(
         autoencoder,
         lambda rows: x.expand(len(range(n)[rows]), -1, -1, -1) * torch.rand(len(range(n)[rows]), 1, 1, 1),
         n,
@@ -315,7 +315,7 @@ def trajectory(n: int, size: int) -> Work:
 
 def loading(n: int, size: int) -> Work:
     """`load` of a model file of so many channels (in the place of examples).   Kept: one of its two sets of weights."""
-    from undiffuse import load
+    from undiffuse.models.file import load
 
     folder = _saved(size, n)
     return lambda: (load(folder.name, device="cpu"), folder), (

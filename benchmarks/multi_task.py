@@ -35,7 +35,15 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import RESULTS, machine, table, write
-from undiffuse.conditioning.degradations import Corruption, Deblur, Denoise, Inpaint, Upscale, described, second_stage
+from undiffuse.conditioning.degradations import (
+    AddNoise,
+    Deblur,
+    Degradation,
+    Inpaint,
+    Upscale,
+    parse_tasks,
+    second_stage,
+)
 from undiffuse.data.codec import fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, open_data
@@ -46,19 +54,19 @@ from undiffuse.models.model import Model
 from undiffuse.networks.building import build_network
 from undiffuse.runs.prepare import prepare
 from undiffuse.runs.presets import design_for
-from undiffuse.training.cadence import Watch
+from undiffuse.training.cadence import Intervals
 
 HELD_OUT, JUDGED, ANSWERS, SAMPLES, COMPONENTS, AUGMENTATION = 297, 150, 4, 600, 64, 0.1
 MULTI, SINGLE, NONE = "one for all tasks", "one for this task", "trained for none"
 
 
-def corruptions(text: str) -> dict[str, Corruption]:
+def corruptions(text: str) -> dict[str, Degradation]:
     """Of the tasks, hiding and noise neither little nor nearly all."""
-    bounds: dict[type[Corruption], dict[str, tuple[float, float]]] = {
+    bounds: dict[type[Degradation], dict[str, tuple[float, float]]] = {
         Inpaint: {"hidden": (0.3, 0.7)},
-        Denoise: {"noise": (0.3, 0.9)},
+        AddNoise: {"noise": (0.3, 0.9)},
     }
-    return {name: task.model_copy(update=bounds.get(type(task), {})) for name, task in described(text).items()}
+    return {name: task.model_copy(update=bounds.get(type(task), {})) for name, task in parse_tasks(text).items()}
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ class Bench:
     learning_rate: float | None
 
     def trained(
-        self, name: str, updates: int, chosen: dict[str, Corruption] | None = None, shrink: int | None = None
+        self, name: str, updates: int, chosen: dict[str, Degradation] | None = None, shrink: int | None = None
     ) -> Model:
         settings = {
             "training.steps": updates,
@@ -81,7 +89,7 @@ class Bench:
         }
         settings |= {"training.learning_rate": self.learning_rate} if self.learning_rate else {}
         data, folder = self.data.model_copy(update={"shrink": shrink}), self.folder / name.replace(":", "")
-        for _ in prepare(data, folder, settings=settings, watch=Watch(1e9, 60.0), tasks=chosen).run().updates():
+        for _ in prepare(data, folder, settings=settings, watch=Intervals(1e9, 60.0), tasks=chosen).run().updates():
             pass
         return load(folder)
 
@@ -94,7 +102,7 @@ def multiplications(source: str, shape: Sequence[int], told: int = 0) -> int:
     return counter.get_total_flops()
 
 
-def zero_shot(model: Model, task: Corruption, seen: restoration.Seen) -> Tensor:
+def zero_shot(model: Model, task: Degradation, seen: restoration.Observation) -> Tensor:
     """Answers (inputs, n, …) of a model that was trained for no task."""
     values, n = seen.values, ANSWERS
     if isinstance(task, Inpaint):
@@ -108,11 +116,11 @@ def zero_shot(model: Model, task: Corruption, seen: restoration.Seen) -> Tensor:
     return inverse_problems.colorize(model, values[:, :1], n).values
 
 
-def denoised(model: Model, seen: restoration.Seen) -> tuple[Tensor, Tensor]:
+def denoised(model: Model, seen: restoration.Observation) -> tuple[Tensor, Tensor]:
     """By the model itself, down from where the noise is: one answer of each, and x̂."""
-    codec, levels = model.codec, seen.shown[:, -1].flatten(1)[:, 0].tolist()
-    noisy = seen.shown[:, :-2] * codec.scale + codec.offset
-    found = [editing.restore(model, noisy[k : k + 1], level=level, seed=k, steps=20) for k, level in enumerate(levels)]
+    codec, levels = model.codec, seen.channels[:, -1].flatten(1)[:, 0].tolist()
+    noisy = seen.channels[:, :-2] * codec.scale + codec.offset
+    found = [editing.denoise(model, noisy[k : k + 1], level=level, seed=k, steps=20) for k, level in enumerate(levels)]
     return torch.cat([each.sample for each in found]), torch.cat([each.mean for each in found])
 
 
@@ -156,7 +164,7 @@ def over(values: Tensor) -> tuple[float, float]:
     return values.mean().item(), values.std().item() / math.sqrt(len(values))
 
 
-def judged_tasks(bench: Bench, judge: Judge, chosen: dict[str, Corruption], updates: int) -> list[dict[str, Any]]:
+def judged_tasks(bench: Bench, judge: Judge, chosen: dict[str, Degradation], updates: int) -> list[dict[str, Any]]:
     multi, plain, rows = (
         bench.trained("multi", len(chosen) * updates, chosen),
         bench.trained("plain", len(chosen) * updates),
@@ -164,11 +172,11 @@ def judged_tasks(bench: Bench, judge: Judge, chosen: dict[str, Corruption], upda
     )
     for name, task in chosen.items():
         single = bench.trained(name, updates, {name: task})
-        seen = restoration.simulated(multi, judge.truth, name, seed=1000)
+        seen = restoration.degrade(multi, judge.truth, name, seed=1000)
         answers = {
-            SINGLE: first_and_mean(restoration.made_of(single, seen, ANSWERS).values),
-            MULTI: first_and_mean(restoration.made_of(multi, seen, ANSWERS).values),
-            NONE: denoised(plain, seen) if isinstance(task, Denoise) else first_and_mean(zero_shot(plain, task, seen)),
+            SINGLE: first_and_mean(restoration.restore(single, seen, ANSWERS).values),
+            MULTI: first_and_mean(restoration.restore(multi, seen, ANSWERS).values),
+            NONE: denoised(plain, seen) if isinstance(task, AddNoise) else first_and_mean(zero_shot(plain, task, seen)),
         }
         scores = {model: judge.scores(*values) for model, values in answers.items()}
         for model, found in scores.items():
@@ -192,12 +200,12 @@ def judged_stages(bench: Bench, judge: Judge, data: Dataset, factor: int, update
             bench.trained("second", left, {f"upscale:{factor}": second_stage(factor)}),
             AUGMENTATION,
         ),
-        "second stage, without": (bench.trained("second-plain", left, described(f"upscale:{factor}")), 0.0),
+        "second stage, without": (bench.trained("second-plain", left, parse_tasks(f"upscale:{factor}")), 0.0),
     }
     asked = {"class": [data.classes[k % len(data.classes)] for k in range(SAMPLES)]} if data.classes else {}
     few = small.sample(SAMPLES, asked, seed=1)
     made = {
-        name: restoration.upscaled(model, few, noise=noise, conditions=asked, seed=1)
+        name: restoration.upscale_samples(model, few, noise=noise, conditions=asked, seed=1)
         for name, (model, noise) in stages.items()
     }
     made["one stage"] = plain.sample(SAMPLES, asked, seed=1)

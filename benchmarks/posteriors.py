@@ -28,7 +28,7 @@ from undiffuse.process.philox import standard_normal
 from undiffuse.process.posteriors import Posterior
 from undiffuse.process.schedules import CONTINUOUS
 from undiffuse.sampling.grids import make_grid, resampled
-from undiffuse.sampling.inverse_problems import DPS, Measurement, RePaint, informed, replaced
+from undiffuse.sampling.inverse_problems import DPS, Measurement, RePaint, moment_matching, replacement
 from undiffuse.sampling.loop import final, trajectory
 from undiffuse.sampling.solvers.ancestral import Ancestral
 from undiffuse.sampling.solvers.base import Solver
@@ -65,15 +65,15 @@ def methods(seen: Measurement) -> dict[str, tuple[Any, Solver, Level]]:
     flow, ancestral = make_solver("adams", Settings(), SCHEDULE), Ancestral(0.0)
     exact = {
         f"exact, {k} iterations{', doubt 0' if not doubt else ''}": (
-            informed(clean, seen, k, PRIOR, doubt),
+            moment_matching(clean, seen, k, PRIOR, doubt),
             flow,
             steps,
         )
         for k, doubt in ((3, 0.01), (3, 0.0), (16, 0.0))
     }
     found: dict[str, tuple[Any, Solver, Level]] = {
-        "replace": (replaced(clean, seen, PRIOR), flow, steps),
-        "pigdm": (informed(clean, seen, 0, PRIOR), flow, steps),
+        "replace": (replacement(clean, seen, PRIOR), flow, steps),
+        "pigdm": (moment_matching(clean, seen, 0, PRIOR), flow, steps),
         **exact,
         **{f"dps, zeta {zeta:g}": (clean, DPS(ancestral, seen, zeta), fine) for zeta in (0.28, 0.5, 2.0)},
     }

@@ -30,7 +30,7 @@ from undiffuse.training import checkpoints
 from undiffuse.training.learners import Learner
 from undiffuse.training.loop import Trainer
 from undiffuse.training.settings import TrainingConfig
-from undiffuse.training.timesteps import make_level_sampler
+from undiffuse.training.timesteps import make_timestep_sampler
 
 WIDTH = 1024
 REPEATS = 3
@@ -54,7 +54,7 @@ def trained(parameters: int) -> Trainer:
     trainer = Trainer(
         Plain(parameters),
         schedule,
-        make_level_sampler("uniform", schedule, True),
+        make_timestep_sampler("uniform", schedule, True),
         TrainingConfig(steps=2, batch_size=1),
     )
     next(trainer.updates(lambda step: (torch.zeros(1, 1), {})))
@@ -88,13 +88,15 @@ def seconds(call) -> tuple[float, float]:
 
 def times(parameters: int) -> dict[str, tuple[float, float]]:
     trainer = trained(parameters)
-    weights = {name: tensor for name, tensor in trainer.tensors().items() if name.startswith(("raw.", "averaged."))}
+    weights = {name: tensor for name, tensor in trainer.tensors().items() if name.startswith(("online.", "ema."))}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         return {
             "snapshot": seconds(trainer.snapshot),
             "snapshot, as before": seconds(trainer.tensors),
-            "checkpoint": seconds(lambda: checkpoints.save(place / "state", trainer.snapshot(), trainer.numbers())),
+            "checkpoint": seconds(
+                lambda: checkpoints.save_checkpoint(place / "state", trainer.snapshot(), trainer.numbers())
+            ),
             "model file": seconds(lambda: storage.write(place / "m", "model", "{}", weights)),
             "model file, as before": seconds(lambda: written_as_before(place / "m", weights)),
             "one SHA-256 of both sets": seconds(lambda: storage.digest_of("{}", weights)),

@@ -28,16 +28,16 @@ from undiffuse.models.denoiser import Denoiser
 from undiffuse.models.file import load
 from undiffuse.models.model import Model
 from undiffuse.process.config import ScheduleConfig
-from undiffuse.process.forward import jump
+from undiffuse.process.forward import add_noise
 from undiffuse.process.levels import Level
 from undiffuse.process.philox import standard_normal
 from undiffuse.runs.data import held_out_data
 from undiffuse.runs.prepare import prepare
-from undiffuse.training.cadence import Watch
+from undiffuse.training.cadence import Intervals
 
 MODELS = {
     "velocity on cosine": {},
-    "noise on linear": {"schedule.name": "linear", "prediction": "noise", "training.level_density": "uniform"},
+    "noise on linear": {"schedule.name": "linear", "prediction": "epsilon", "training.timestep_sampling": "uniform"},
 }
 TARGETS = {
     "cosine": ScheduleConfig(name="cosine"),
@@ -58,7 +58,7 @@ LEVELS = 25
 @torch.no_grad()
 def errors(model: Model, x: torch.Tensor, target: ScheduleConfig) -> dict[str, list[float]]:
     """Of x̂, for each level, and the level's log-SNR."""
-    own, new, moved = model.schedule, target.build(), model.on(target)
+    own, new, moved = model.schedule, target.build(), model.with_schedule(target)
     levels = new(new.nearest(new.time(torch.linspace(0.01, 0.99, LEVELS, dtype=torch.float64))))
     ends = own([own.t_max, own.t_min]).logsnr
     levels = levels[(levels.logsnr > ends[0]) & (levels.logsnr < ends[1])]
@@ -68,7 +68,7 @@ def errors(model: Model, x: torch.Tensor, target: ScheduleConfig) -> dict[str, l
     told = model.denoiser.conditions.encode({}, len(x))
 
     def error(denoiser: Denoiser, level: Level) -> float:
-        return (denoiser(jump(x, level, eps), level, told).mean - x).double().square().mean().item()
+        return (denoiser(add_noise(x, level, eps), level, told).mean - x).double().square().mean().item()
 
     found: dict[str, list[float]] = {"logsnr": levels.logsnr.tolist(), "before": [], "translated": [], "naive": []}
     for level, low, high in zip(levels.rows(), below.rows(), above.rows(), strict=True):
@@ -87,12 +87,15 @@ def trained(name: str, settings: dict, seeds: int, steps: int) -> dict[str, list
         with tempfile.TemporaryDirectory() as folder:
             chosen = {"training.steps": steps, "training.budget": None, "training.seed": seed} | settings
             run = prepare(
-                DataConfig(source="digits", held_out=297.0), Path(folder) / "r", settings=chosen, watch=Watch(1e9, 1e9)
+                DataConfig(source="digits", held_out=297.0),
+                Path(folder) / "r",
+                settings=chosen,
+                watch=Intervals(1e9, 1e9),
             ).run()
             for _ in run.updates():
                 pass
             x = run.model.codec.encode(run.held_out.values)
-            with run.trainer.average.swapped():
+            with run.trainer.ema.swapped():
                 for target, schedule in TARGETS.items():
                     found[target].append(errors(run.model, x, schedule))
             print(name, "seed", seed, run.verdict(), flush=True)

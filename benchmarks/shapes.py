@@ -31,7 +31,7 @@ from undiffuse.models.file import load
 from undiffuse.models.model import Model
 from undiffuse.runs.diffusion import Run
 from undiffuse.runs.prepare import prepare
-from undiffuse.training.cadence import Watch
+from undiffuse.training.cadence import Intervals
 
 SAMPLES = 500
 NOISE = 0.05
@@ -140,7 +140,7 @@ class Shape:
 
 STAGES = {"network.width": 8, "network.multipliers": [1, 2]}
 PATCHES = {"network.patch": 4, "network.width": 48, "network.depth": 3}
-SHORT = {"training.batch_size": 16, "training.learning_rate": 4e-3, "training.average_decay": 0.98}
+SHORT = {"training.batch_size": 16, "training.learning_rate": 4e-3, "training.ema_decay": 0.98}
 SHAPES = {
     "points": Shape(points, of_points, "NC", {"mlp": {}, "unet": {}}),
     "table": Shape(rows, of_rows, "NC", {"mlp": {}, "unet": {}}),
@@ -176,7 +176,7 @@ def trained(
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "data.npy", shape.make(n, 0))
     data = DataConfig(source=str(folder / "data.npy"), layout=shape.layout)
-    run = prepare(data, folder / "run", settings=settings, network=network, watch=Watch(1e9, 1e9)).run()
+    run = prepare(data, folder / "run", settings=settings, network=network, watch=Intervals(1e9, 1e9)).run()
     for _ in run.updates():
         pass
     return run, load(run.folder)

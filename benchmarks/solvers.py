@@ -27,10 +27,10 @@ from undiffuse.config import changed
 from undiffuse.models.file import load
 from undiffuse.process.betas import BETAS
 from undiffuse.process.chains import Chain
-from undiffuse.process.levels import Level, meet
+from undiffuse.process.levels import Level, broadcast_to
 from undiffuse.process.oracles import Mixture
 from undiffuse.process.philox import standard_normal
-from undiffuse.process.posteriors import Denoise
+from undiffuse.process.posteriors import DenoiserFn
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.grids import make_grid
 from undiffuse.sampling.loop import final, trajectory
@@ -65,7 +65,7 @@ def mixture(dims: int, components: int, seed: int) -> Mixture:
     return Mixture(weights / weights.sum(), means, roots @ roots.mT + 1e-3 * torch.eye(dims, dtype=torch.float64))
 
 
-def mixture_problem(dims: int, components: int) -> tuple[Schedule, Denoise, Tensor, Tensor]:
+def mixture_problem(dims: int, components: int) -> tuple[Schedule, DenoiserFn, Tensor, Tensor]:
     """The schedule, the exact denoiser, the noise, and where it ends."""
     schedule, exact = Chain(BETAS["cosine"](1000)), mixture(dims, components, SEED)
     z = standard_normal((dims,), 0, torch.arange(64)).double()
@@ -78,17 +78,17 @@ def mixture_problem(dims: int, components: int) -> tuple[Schedule, Denoise, Tens
         at = torch.from_numpy(X.reshape(len(z), dims))
         return (at - exact(at, level).mean).numpy().ravel()
 
-    ends = [float(first.ratio.log()), float(last.ratio.log())]
-    X = solve_ivp(slope, ends, (z * first.ratio).numpy().ravel(), method="DOP853", rtol=1e-10, atol=1e-10).y[:, -1]
+    ends = [float(first.sigma_edm.log()), float(last.sigma_edm.log())]
+    X = solve_ivp(slope, ends, (z * first.sigma_edm).numpy().ravel(), method="DOP853", rtol=1e-10, atol=1e-10).y[:, -1]
     x_t = torch.from_numpy(X.reshape(len(z), dims)) * last.alpha
     return schedule, exact, z, exact(x_t, last).mean
 
 
-def model_problem(path: str, n: int) -> tuple[Schedule, Denoise, Tensor, Tensor]:
+def model_problem(path: str, n: int) -> tuple[Schedule, DenoiserFn, Tensor, Tensor]:
     model = load(path, "cpu")
     names = [model.classes[k % len(model.classes)] for k in range(n)] if model.classes else [None] * n
     values = model.denoiser.conditions.encode({"class": names} if model.classes else {}, n)
-    denoise = model.denoise(values, changed(SamplingConfig(), {"guidance": 1.0}))
+    denoise = model.denoiser_fn(values, changed(SamplingConfig(), {"guidance": 1.0}))
     z = standard_normal(model.config.codec.shape, 0, torch.arange(n))
     ends = [walk(model.schedule, denoise, z, "heun", None, "uniform", steps) for steps in (150, 300)]
     print(f"{path}: the reference of 300 Heun steps is {distance(ends[0], ends[1]):.1e} from that of 150")
@@ -96,10 +96,10 @@ def model_problem(path: str, n: int) -> tuple[Schedule, Denoise, Tensor, Tensor]
 
 
 def walk(
-    schedule: Schedule, denoise: Denoise, z: Tensor, solver: str, order: int | None, grid: str, steps: int
+    schedule: Schedule, denoise: DenoiserFn, z: Tensor, solver: str, order: int | None, grid: str, steps: int
 ) -> Tensor:
     levels = make_grid(schedule, grid, steps)
-    x = meet(levels.sigma[0], z) * z
+    x = broadcast_to(levels.sigma[0], z) * z
     return final(
         trajectory(
             x, denoise, levels, make_solver(solver, Settings(order=order), schedule), seed=0, index=torch.arange(len(z))
@@ -112,7 +112,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 def measured(
-    schedule: Schedule, denoise: Denoise, z: Tensor, end: Tensor, progress: Callable[[str], None]
+    schedule: Schedule, denoise: DenoiserFn, z: Tensor, end: Tensor, progress: Callable[[str], None]
 ) -> list[dict]:
     rows = []
     for name, (solver, order) in SOLVERS.items():

@@ -28,7 +28,7 @@ from undiffuse.models.classifier import Classifier
 from undiffuse.runs.classifier import ClassifierRun
 from undiffuse.runs.diffusion import Run
 from undiffuse.runs.prepare import prepare
-from undiffuse.training.cadence import Watch
+from undiffuse.training.cadence import Intervals
 from undiffuse.training.scores import Scores
 from undiffuse.training.settings import TrainingConfig
 
@@ -68,7 +68,7 @@ def look(run: Run, classifier: Classifier, n: int) -> dict:
     found = run.measured()
     assert found is not None
     seconds = time.process_time() - began
-    size = len(run.bank.x)
+    size = len(run.validation.x)
     first = Scores({name: errors[:size] for name, errors in found.errors.items()}, found.baseline[:size])
     names = run.model.classes
     told = {"class": [names[k % len(names)] for k in range(n)]}
@@ -76,13 +76,13 @@ def look(run: Run, classifier: Classifier, n: int) -> dict:
         classifier,
         run.codec.encode(run.training_data.values[np.random.default_rng(0).permutation(len(run.training_rows))[:REAL]]),
     )
-    made = {"raw": features(classifier, run.codec.encode(run.model.sample(n, told)))}
-    with run.trainer.average.swapped():
-        made["averaged"] = features(classifier, run.codec.encode(run.model.sample(n, told)))
+    made = {"online": features(classifier, run.codec.encode(run.model.sample(n, told)))}
+    with run.trainer.ema.swapped():
+        made["ema"] = features(classifier, run.codec.encode(run.model.sample(n, told)))
     generator, differences = torch.Generator().manual_seed(0), []
     for _ in range(RESAMPLES):
         rows = torch.randint(n, (n,), generator=generator)
-        differences.append(frechet_distance(real, made["raw"][rows]) - frechet_distance(real, made["averaged"][rows]))
+        differences.append(frechet_distance(real, made["online"][rows]) - frechet_distance(real, made["ema"][rows]))
     held_out = features(classifier, run.codec.encode(run.held_out.values))
     return {
         "step": run.trainer.step,
@@ -95,7 +95,7 @@ def look(run: Run, classifier: Classifier, n: int) -> dict:
         "now": found.best(),
         "frechet": {name: frechet_distance(real, each) for name, each in made.items()},
         "real": frechet_distance(real, held_out),
-        "raw_minus_averaged": frechet_distance(real, made["raw"]) - frechet_distance(real, made["averaged"]),
+        "raw_minus_averaged": frechet_distance(real, made["online"]) - frechet_distance(real, made["ema"]),
         "its_error": torch.tensor(differences).std().item(),
     }
 
@@ -116,14 +116,14 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 settings = {"training.steps": given.steps, "training.budget": None, "training.seed": seed}
                 run = prepare(
-                    DataConfig(source=data, size=size), Path(folder) / "r", settings=settings, watch=Watch(1e9, 1e9)
+                    DataConfig(source=data, size=size), Path(folder) / "r", settings=settings, watch=Intervals(1e9, 1e9)
                 ).run()
                 classifier = reader(run)
                 for update in run.trainer.updates(run._batch):
                     if update.step * given.looks % given.steps < given.looks:
                         found = look(run, classifier, given.samples) | {"data": Path(data).name, "seed": seed}
                         looks.append(found)
-                        raw, averaged = (found["held_out"][name] for name in ("raw", "averaged"))
+                        raw, averaged = (found["held_out"][name] for name in ("online", "ema"))
                         better = (
                             "either"
                             if abs(found["raw_minus_averaged"]) < 2 * found["its_error"]
@@ -138,8 +138,8 @@ def main() -> None:
                                 f"{averaged['value']:.3f} ± {averaged['error']:.3f}",
                                 f"{found['once']} ({found['once_measured']})",
                                 f"{found['now']} ({found['measured']})",
-                                f"{found['frechet']['raw']:.3g}",
-                                f"{found['frechet']['averaged']:.3g}",
+                                f"{found['frechet']['online']:.3g}",
+                                f"{found['frechet']['ema']:.3g}",
                                 f"{found['raw_minus_averaged']:+.3g} ± {found['its_error']:.2g}",
                                 f"{found['real']:.3g}",
                                 better,

@@ -48,7 +48,7 @@ def tiny_config(**changes) -> ModelConfig:
         "codec": codec,
         "network": TINY.model_copy(update={"dims": len(shape) - 1}),
         "schedule": ScheduleConfig(name="cosine", T=100),
-        "prediction": "velocity",
+        "prediction": "v",
         "variance": "fixed_small",
         "sigma_data": 0.5,
         "conditions": {"class": ClassConfig(names=("cat", "dog", "7"))},

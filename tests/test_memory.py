@@ -14,7 +14,7 @@ from undiffuse.models.file import save_model
 from undiffuse.models.model import AT_ONCE, NUMBERS, at_once
 from undiffuse.pictures.edits import FRAMES, MOST_COLUMNS, MOST_NUMBERS, Walk
 from undiffuse.sampling import ddpm_inversion as recording
-from undiffuse.sampling.loop import Moment
+from undiffuse.sampling.loop import SamplerStep
 
 
 def batches_of(model, monkeypatch):
@@ -38,11 +38,9 @@ def test_a_batch_is_bounded_by_examples_and_by_numbers():
         lambda m, x: editing.reconstruct(m, x, steps=2),
         lambda m, x: editing.vary(m, x[:3], 0.5, 7, steps=2),
         lambda m, x: editing.interpolate(m, x[0], x[1], len(x), steps=2),
-        lambda m, x: editing.restore(m, x, level=0.4, steps=2),
+        lambda m, x: editing.denoise(m, x, level=0.4, steps=2),
         lambda m, x: editing.reconstruct(m, x, method="recorded", steps=3),
-        lambda m, x: inverse_problems.inpaint(
-            m, x, np.arange(256)[None].repeat(256, 0) < 9, approach="replace", steps=2
-        ),
+        lambda m, x: inverse_problems.inpaint(m, x, np.arange(256)[None].repeat(256, 0) < 9, method="replace", steps=2),
     ],
 )
 def test_large_examples_go_through_the_network_a_few_at_a_time(monkeypatch, work):
@@ -60,7 +58,7 @@ def test_batches_change_no_example(monkeypatch):
     model, values = tiny_model(), images(5)[:, None]
 
     def all_three():
-        restored = editing.restore(model, values, level=0.3, steps=4)
+        restored = editing.denoise(model, values, level=0.3, steps=4)
         return editing.reconstruct(model, values, steps=4), editing.vary(model, values, n=2, steps=4), restored
 
     before = all_three()
@@ -75,10 +73,10 @@ def test_examples_of_one_noise_are_restored_together(monkeypatch):
     """One call for x̂ and one for each of 3 steps, of all 6 examples."""
     model = tiny_model()
     seen = batches_of(model, monkeypatch)
-    editing.restore(model, images(6)[:, None], level=0.4, steps=3)
+    editing.denoise(model, images(6)[:, None], level=0.4, steps=3)
     assert seen == [6, 6, 6, 6]
     seen.clear()
-    editing.restore(model, images(3)[:, None], level=torch.tensor([0.4, 0.2, 0.4]), steps=3)
+    editing.denoise(model, images(3)[:, None], level=torch.tensor([0.4, 0.2, 0.4]), steps=3)
     assert seen == [2, 2, 2, 2, 1, 1, 1, 1]
 
 
@@ -97,7 +95,7 @@ def test_a_recording_makes_its_states_one_by_one(monkeypatch):
 def moment(row, total, n):
     level = tiny_model().schedule([total - row - 0.0])
     x = torch.arange(n).reshape(n, 1, 1, 1).expand(n, 1, 8, 8) + 0.0
-    return Moment(row, total, level[0], x, x, x, object())
+    return SamplerStep(row, total, level[0], x, x, x, object())
 
 
 def test_a_walk_keeps_a_bounded_number_of_moments_and_examples():
@@ -105,7 +103,7 @@ def test_a_walk_keeps_a_bounded_number_of_moments_and_examples():
     for part in torch.arange(40).split(5):
         for row in range(99):
             one = moment(row, 99, 40)
-            walk.see("down", Moment(row, 99, one.level, one.x_t[part], one.clean[part], one.x[part], one.state), part)
+            walk.see("down", SamplerStep(row, 99, one.level, one.x_t[part], one.x0[part], one.x[part], one.state), part)
     assert len(walk.moments) == FRAMES
     assert [walk.moments[k][1].row for k in (0, -1)] == [0, 98]
     for _, kept in walk.moments:

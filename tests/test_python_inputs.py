@@ -18,7 +18,7 @@ from undiffuse.errors import Failure, UsageError
 from undiffuse.evaluation.likelihood import likelihood
 from undiffuse.models import editing, inverse_problems
 from undiffuse.models.file import save_model
-from undiffuse.models.guidance import Steering
+from undiffuse.models.guidance import Guidance
 from undiffuse.sampling.classifier_guidance import Guide
 
 HALF = np.arange(8)[None].repeat(8, 0) < 4
@@ -44,8 +44,8 @@ def test_numbers_of_numpy_and_torch_are_numbers(settings, plain):
 
 def test_a_method_may_be_named():
     one, other = (
-        inverse_problems.inpaint(tiny_model(), images(2)[:, None], HALF, approach=a, steps=3)
-        for a in ("dps", inverse_problems.Approach("dps"))
+        inverse_problems.inpaint(tiny_model(), images(2)[:, None], HALF, method=a, steps=3)
+        for a in ("dps", inverse_problems.InverseMethod("dps"))
     )
     assert torch.equal(one.values, other.values)
 
@@ -77,16 +77,16 @@ def inference(call):
         lambda m, x: editing.reconstruct(m, x[:0]),
         lambda m, x: editing.reconstruct(m, "a.png"),
         lambda m, x: editing.vary(m, x, float("nan")),
-        lambda m, x: inverse_problems.inpaint(m, x, HALF, approach="magic"),
+        lambda m, x: inverse_problems.inpaint(m, x, HALF, method="magic"),
         lambda m, x: inverse_problems.inpaint(m, x, "center"),
         lambda m, x: inverse_problems.inpaint(m, x[:0], HALF),
         lambda m, x: Condition(kind="colour"),
         lambda m, x: Condition(kind="class", size=3),
         inference(lambda m, x: inverse_problems.inpaint(m, x, HALF)),
-        inference(lambda m, x: editing.restore(m, x, steps=3)),
+        inference(lambda m, x: editing.denoise(m, x, steps=3)),
         inference(
             lambda m, x: m.sample(
-                2, steering=Steering(guides=(Guide(lambda x_t, level, index: x_t.flatten(1).sum(1)),))
+                2, steering=Guidance(guides=(Guide(lambda x_t, level, index: x_t.flatten(1).sum(1)),))
             )
         ),
     ],
@@ -132,11 +132,11 @@ def test_a_device_that_is_not_there_is_said(model_file, device):
     [
         lambda m, x: m.sample(2, CAT, guidance=1e38, clip="none"),
         lambda m, x: m.sample(
-            2, steering=Steering(guides=(Guide(lambda x_t, level, index: (x_t * torch.nan).flatten(1).sum(1)),))
+            2, steering=Guidance(guides=(Guide(lambda x_t, level, index: (x_t * torch.nan).flatten(1).sum(1)),))
         ),
         lambda m, x: editing.vary(m, x, 0.5, conditions=CAT, guidance=1e38, clip="none", steps=5),
         lambda m, x: inverse_problems.inpaint(
-            m, x, HALF, approach="replace", conditions=CAT, guidance=1e38, clip="none", steps=5
+            m, x, HALF, method="replace", conditions=CAT, guidance=1e38, clip="none", steps=5
         ),
     ],
 )

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import undiffuse
 from tests.small import TINY_SETTINGS
 from undiffuse.cli.masks import hidden
-from undiffuse.conditioning.degradations import described, second_stage
+from undiffuse.conditioning.degradations import parse_tasks, second_stage
 from undiffuse.data.sources import DataConfig
 from undiffuse.models import model as model_module
 from undiffuse.models import restoration
@@ -28,8 +28,8 @@ from undiffuse.process.philox import standard_normal
 from undiffuse.process.schedules import Cosine
 from undiffuse.runs.prepare import prepare
 from undiffuse.sampling.noise import Independent
-from undiffuse.training.cadence import Watch
-from undiffuse.training.validation import Bank
+from undiffuse.training.cadence import Intervals
+from undiffuse.training.validation import ValidationSet
 
 SOURCE = Path(undiffuse.__file__).parent
 FEWEST = 64
@@ -100,7 +100,9 @@ def prepared(folder, chosen, **settings):
         | {"training.steps": 24, "training.budget": None, "training.batch_size": 64, "training.stratified": False}
         | settings
     )
-    return prepare(DataConfig(source="digits"), folder, settings=settings, watch=Watch(1e9, 1e9), tasks=chosen).run()
+    return prepare(
+        DataConfig(source="digits"), folder, settings=settings, watch=Intervals(1e9, 1e9), tasks=chosen
+    ).run()
 
 
 def test_what_a_run_draws_in_training_has_nothing_in_common(tmp_path):
@@ -109,8 +111,8 @@ def test_what_a_run_draws_in_training_has_nothing_in_common(tmp_path):
     with Draws() as draws:
         run = prepared(
             tmp_path / "r",
-            described("inpaint,denoise"),
-            **{"network": network, "augment.probability": 0.5, "drop": 0.5},
+            parse_tasks("inpaint,denoise"),
+            **{"network": network, "augment.probability": 0.5, "dropout": 0.5},
         )
         run.trainer.learner.module.train()
         for step in range(8):
@@ -160,11 +162,11 @@ def test_the_stages_of_a_cascade_draw_nothing_in_common(tmp_path, monkeypatch):
             data,
             tmp_path / name,
             settings=TINY_SETTINGS | size | {"training.budget": None},
-            watch=Watch(1e9, 1e9),
+            watch=Intervals(1e9, 1e9),
             tasks=chosen,
         ).run()
         stages[name] = run.model
-    n, shown, plain = 300, [], restoration.given
+    n, shown, plain = 300, [], restoration.observe
     walks = Walks(monkeypatch)
     monkeypatch.setattr(
         restoration, "given", lambda *args, **kwargs: shown.append(kwargs["added"]) or plain(*args, **kwargs)
@@ -174,7 +176,7 @@ def test_the_stages_of_a_cascade_draw_nothing_in_common(tmp_path, monkeypatch):
         values = (
             model.sample(n, seed=5, steps=2)
             if values is None
-            else restoration.upscaled(model, values, noise=0.1, seed=5, steps=2)
+            else restoration.upscale_samples(model, values, noise=0.1, seed=5, steps=2)
         )
         for walk in walks.found:
             for kind, noise in walk.items():
@@ -201,7 +203,7 @@ def test_the_stages_of_a_cascade_draw_nothing_in_common(tmp_path, monkeypatch):
 def test_a_random_mask_does_not_hide_by_the_noise_of_validation():
     """Both are made of (seed 0, example), and a mask hides where its normals are least."""
     size, n = (32, 32), 4
-    eps = Bank.of(torch.zeros(n, 1, *size), {}, Cosine()).eps
+    eps = ValidationSet.of(torch.zeros(n, 1, *size), {}, Cosine()).eps
     mask = torch.from_numpy(hidden("random:0.5", np.zeros((n, 1, *size)), 0)).double()
     assert abs(torch.corrcoef(torch.stack([eps.double().flatten(), mask.flatten()]))[0, 1]) < 5 / math.sqrt(
         mask.numel()
@@ -210,9 +212,9 @@ def test_a_random_mask_does_not_hide_by_the_noise_of_validation():
 
 def test_what_is_simulated_of_an_example_is_not_that_of_another_seed(tmp_path):
     """Example 1 of seed 0 was example 0 of seed 1."""
-    model = prepared(tmp_path / "r", described("denoise"), **{"training.steps": 1}).model
+    model = prepared(tmp_path / "r", parse_tasks("denoise"), **{"training.steps": 1}).model
     x = np.zeros((2, 1, 8, 8))
-    a, b = (restoration.simulated(model, x, seed=seed).shown[:, 0] + 1 for seed in (0, 1))
+    a, b = (restoration.degrade(model, x, seed=seed).channels[:, 0] + 1 for seed in (0, 1))
     assert not torch.allclose(a[1], b[0])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from benchmarks.shapes import SHAPES, trained
 
-BRIEFLY = {"sampling.steps": 8, "training.warmup": 20, "training.average_decay": 0.98, "training.learning_rate": 4e-3}
+BRIEFLY = {"sampling.steps": 8, "training.warmup": 20, "training.ema_decay": 0.98, "training.learning_rate": 4e-3}
 
 
 def learned(name, network, folder, n, **settings):

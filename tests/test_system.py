@@ -146,5 +146,5 @@ def test_results_are_written_whole(tmp_path, monkeypatch):
         np, "save", lambda file, values: file.write(b"half") and (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(KeyboardInterrupt):
-        edits.write(tmp_path / "r", tiny_model(), {"answers": (["a"], torch.zeros(1, 1, 8, 8))}, {})
+        edits.write_results(tmp_path / "r", tiny_model(), {"answers": (["a"], torch.zeros(1, 1, 8, 8))}, {})
     assert not list((tmp_path / "r").iterdir())

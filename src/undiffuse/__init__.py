@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Condition", "Guide", "Model", "Steering", "likelihood", "load", "load_classifier", "train"]
+__all__ = ["Condition", "Guidance", "Guide", "Model", "likelihood", "load", "load_classifier", "train"]
 HOMES = {
     "Condition": "conditioning.spec",
     "Guide": "sampling.classifier_guidance",
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from undiffuse.evaluation.likelihood import likelihood
     from undiffuse.models.classifier import load_classifier
     from undiffuse.models.file import load
-    from undiffuse.models.guidance import Steering
+    from undiffuse.models.guidance import Guidance
     from undiffuse.models.model import Model
     from undiffuse.sampling.classifier_guidance import Guide
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from undiffuse.conditioning.base import Note
-from undiffuse.conditioning.degradations import described
+from undiffuse.conditioning.degradations import parse_tasks
 from undiffuse.conditioning.spec import Condition
 from undiffuse.config import parsed
 from undiffuse.data.sources import DataConfig, share_or_count, sides
@@ -21,7 +21,7 @@ from undiffuse.models.file import load
 from undiffuse.models.model import Model
 from undiffuse.runs.prepare import default_name, prepare
 from undiffuse.system import inside
-from undiffuse.training.cadence import USUAL, Watch
+from undiffuse.training.cadence import DEFAULT_INTERVALS, Intervals
 from undiffuse.training.interrupts import stopping
 from undiffuse.training.loop import Update
 
@@ -51,14 +51,14 @@ def train(
     device: torch.device | str | None = None,
     override: bool = False,
     download: bool = False,
-    checkpoint_every: float = USUAL.checkpoint,
-    preview_every: float = USUAL.preview,
+    checkpoint_every: float = DEFAULT_INTERVALS.checkpoint,
+    preview_every: float = DEFAULT_INTERVALS.preview,
     **training: Any,
 ) -> Model:
     """Trains on `data` in runs/<name> and returns the model; the same call again resumes. An interrupt (Ctrl-C) saves.
 
     training: fields of TrainingConfig, such as steps=2000, budget=90.0 or learning_rate=3e-4.
-    settings: any other field of Design by dotted path, such as {"prediction": "noise"}.   network: see `prepare`.
+    settings: any other field of Design by dotted path, such as {"prediction": "epsilon"}.   network: see `prepare`.
     conditions: such as {"age": Condition(kind="number")}; the data's classes when left out.   table: see DataConfig.
     start: a run folder or model file whose weights to start from.   adapters: the rank of low-rank adapters to train instead of these.
     tasks: to make examples of what is left of them, such as "inpaint,upscale:4,denoise".
@@ -114,11 +114,11 @@ def train(
         factor=factor,
         autoencoder=autoencoder,
         start=start,
-        tasks=described(tasks) if tasks else None,
+        tasks=parse_tasks(tasks) if tasks else None,
         override=override,
         device=usable_device(device),
         download=download,
-        watch=Watch(checkpoint_every, preview_every),
+        watch=Intervals(checkpoint_every, preview_every),
     )
     for note in plan.data.notes:
         warnings.warn(note, Note, stacklevel=2)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from undiffuse.errors import UsageError, explained
+from undiffuse.formats import FORMAT, migrate, version_of
 
 
 class Config(BaseModel):
@@ -80,7 +81,15 @@ def stored(path: Path, kind: type[C], mend: str) -> C | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(f"{path} is damaged ({error}): {mend}.") from None
+    version = version_of(content, str(path))
+    if isinstance(content, dict):
+        content = migrate({key: value for key, value in content.items() if key != "format"}, version)
     return parsed(kind, content, f"{path} has settings this version cannot use")
+
+
+def as_file(config: BaseModel) -> str:
+    """The text of a config.json: the format, then the configuration."""
+    return json.dumps({"format": FORMAT} | json.loads(config.model_dump_json()), indent=2) + "\n"
 
 
 def refuse_other(

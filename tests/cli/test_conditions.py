@@ -158,7 +158,7 @@ def test_guidance_that_changes_nothing_is_noted_once(run, pets, asked, words):
     assert words is None or words in " ".join(out.split())
 
 
-@pytest.mark.parametrize("inject", ["layers", "concat", "attention"])
+@pytest.mark.parametrize("inject", ["embedding", "concat", "cross_attention"])
 def test_a_text_can_enter_in_every_way(run, table, inject):
     code, out = run("train", table, "--name", "t", "--text", "caption", "--inject", f"caption={inject}", *SMALL)
     assert code == 0, out
@@ -166,7 +166,7 @@ def test_a_text_can_enter_in_every_way(run, table, inject):
 
 
 def test_how_often_each_is_left_unsaid_can_be_chosen(run, table):
-    from undiffuse import load
+    from undiffuse.models.file import load
 
     code, out = run(
         "train",
@@ -177,14 +177,14 @@ def test_how_often_each_is_left_unsaid_can_be_chosen(run, table):
         "species",
         "--text",
         "caption",
-        "--drop",
+        "--condition-dropout",
         "0.2",
-        "--drop",
+        "--condition-dropout",
         "species=0",
         *SMALL,
     )
     assert code == 0, out
-    assert {name: c.drop for name, c in load("runs/t").config.conditions.items()} == {"species": 0.0, "caption": 0.2}
+    assert {name: c.dropout for name, c in load("runs/t").config.conditions.items()} == {"species": 0.0, "caption": 0.2}
     code, out = run("sample", "runs/t", "-n", "1", "--text", "a hare")
     assert code == 2
     assert "species: this model was trained without ever dropping it" in " ".join(out.split())
@@ -244,7 +244,9 @@ def test_a_weaker_model_and_a_negative_condition(run):
     assert run("train", "digits", "--name", "a", *SMALL)[0] == 0
     assert run("train", "digits", "--name", "b", "--set", "training.seed=1", *SMALL)[0] == 0
     assert (
-        run("sample", "runs/a", "--class", "3", "--weaker", "runs/b", "--guidance", "2", "-n", "2", "--steps", "2")[0]
+        run(
+            "sample", "runs/a", "--class", "3", "--autoguidance", "runs/b", "--guidance", "2", "-n", "2", "--steps", "2"
+        )[0]
         == 0
     )
     assert (
@@ -287,7 +289,7 @@ def test_evaluate_says_whether_samples_show_what_was_asked(run, tmp_path):
         (("--negative", "species=dog"), "keeps away from nothing"),
         (("--classifier", "runs/pets"), "undiffuse classifier"),
         (("--classifier-scale", "2"), "need a classifier"),
-        (("--weaker", "nowhere", "--guidance", "2"), "undiffuse train"),
+        (("--autoguidance", "nowhere", "--guidance", "2"), "undiffuse train"),
         (("--class", "cat", "--unconditional"), "contradicts"),
         (("--classifier", "runs/pets/model.safetensors"), "is a model, where a classifier is needed"),
     ],
@@ -311,9 +313,9 @@ def test_wrong_questions_are_one_sentence(run, pets, tmp_path, arguments, words)
         (("--class", "species", "--class", "species"), 2, "declared twice"),
         (("--class", "species", "--unconditional"), 2, "contradicts"),
         (("--class", "species", "--inject", "age=concat"), 2, "no condition that is declared"),
-        (("--class", "species", "--drop", "age=0.5"), 2, "no condition that is declared"),
-        (("--class", "species", "--drop", "1"), 2, "no share"),
-        (("--class", "species", "--drop", "species=often"), 2, "no share"),
+        (("--class", "species", "--condition-dropout", "age=0.5"), 2, "no condition that is declared"),
+        (("--class", "species", "--condition-dropout", "1"), 2, "no share"),
+        (("--class", "species", "--condition-dropout", "species=often"), 2, "no share"),
         (("--inject", "age"), 2, "NAME=VALUE"),
         (("--class", "species", "--inject", "species=everywhere"), 2, "inject"),
         (("--encoder", "words"), 2, "no --text is declared"),

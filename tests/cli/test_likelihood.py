@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from tests.small import TINY_SETTINGS, tiny_model
-from undiffuse.data.sources import DataConfig, digits
+from undiffuse.data.sources import DataConfig, open_digits
 from undiffuse.models.file import save_model
-from undiffuse.runs.data import drawn, held_out_data
+from undiffuse.runs.data import held_out_data, random_subset
 from undiffuse.runs.prepare import prepare
 
 TRAINING = {
@@ -97,11 +97,11 @@ def test_the_other_methods_write_into_the_run(folder, command, method, words):
 
 def test_held_out_examples_are_those_training_never_saw(trained, folder):
     found = held_out_data(folder)
-    training = digits().values[trained.training_rows]
+    training = open_digits().values[trained.training_rows]
     assert not {x.tobytes() for x in found.values} & {x.tobytes() for x in training}
-    assert sorted(x.tobytes() for x in (*found.values, *training)) == sorted(x.tobytes() for x in digits().values)
-    assert len(drawn(found, 10, 0)) == 10
-    assert len(drawn(found, 10_000, 0)) == len(found)
+    assert sorted(x.tobytes() for x in (*found.values, *training)) == sorted(x.tobytes() for x in open_digits().values)
+    assert len(random_subset(found, 10, 0)) == 10
+    assert len(random_subset(found, 10_000, 0)) == len(found)
 
 
 def test_training_data_is_used_only_with_a_note(folder, command):

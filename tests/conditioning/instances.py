@@ -9,7 +9,7 @@ import torch
 
 from undiffuse.conditioning.base import ConditionModule
 from undiffuse.conditioning.classes import ClassConfig, TaskConfig
-from undiffuse.conditioning.conditions import KINDS
+from undiffuse.conditioning.conditions import CONDITION_MODULES
 from undiffuse.conditioning.numbers import NumberConfig
 from undiffuse.conditioning.pictures import ImageConfig
 from undiffuse.conditioning.tags import TagsConfig
@@ -17,7 +17,7 @@ from undiffuse.conditioning.texts import TextConfig, WordsEncoder
 from undiffuse.conditioning.transformers import TransformerEncoder
 from undiffuse.conditioning.vectors import VectorConfig
 
-WAYS = ("layers", "concat", "attention")
+WAYS = ("embedding", "concat", "cross_attention")
 WIDTH = 12
 
 
@@ -41,7 +41,7 @@ class Kind:
         config = self.config(**common)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return KINDS[config.kind](config, width)
+            return CONDITION_MODULES[config.kind](config, width)
 
 
 def picture(seed: int) -> torch.Tensor:
@@ -54,8 +54,8 @@ POOLED = TransformerEncoder(source="nowhere", sha256="0", architecture="BertMode
 DROPPABLE = {
     "class": Kind(ClassConfig, {"names": ("cat", "dog", "horse")}, ("cat", "dog", "horse")),
     "tags": Kind(TagsConfig, {"names": ("big", "red", "round")}, ("red;round", "big", "-")),
-    "number": Kind(NumberConfig, {"mean": 40.0, "deviation": 10.0, "low": 0.0, "high": 90.0}, (30, 40.5, 0.0)),
-    "vector": Kind(VectorConfig, {"mean": (1.0, -2.0), "deviation": (2.0, 0.5)}, ((3.0, 1.0), (1.0, -2.0), (0.0, 0.0))),
+    "number": Kind(NumberConfig, {"mean": 40.0, "std": 10.0, "low": 0.0, "high": 90.0}, (30, 40.5, 0.0)),
+    "vector": Kind(VectorConfig, {"mean": (1.0, -2.0), "std": (2.0, 0.5)}, ((3.0, 1.0), (1.0, -2.0), (0.0, 0.0))),
     "text": Kind(TextConfig, {"encoder": WordsEncoder(buckets=97, most=4)}, ("a red cat", "a dog", "!"), tokens=4),
     "image": Kind(
         ImageConfig,

@@ -12,14 +12,14 @@ from undiffuse.conditioning.conditions import Conditions
 NAMES = ("cat", "dog", "horse")
 
 
-def conditions(drop=0.25):
-    return Conditions({"class": ClassConfig(names=NAMES, drop=drop)}, 6)
+def conditions(dropout=0.25):
+    return Conditions({"class": ClassConfig(names=NAMES, dropout=dropout)}, 6)
 
 
 @pytest.mark.parametrize("count", [1, 2, 13, 1500])
 def test_the_null_token_follows_the_vocabulary_whatever_its_size(count):
     module = ClassCondition(ClassConfig(names=tuple(f"c{i}" for i in range(count))), 4)
-    assert module.nothing() == count
+    assert module.null_token() == count
     assert module.table.weight.shape == (count + 1, 4)
 
 
@@ -49,12 +49,12 @@ def test_what_cannot_be_understood_is_refused(asked, words):
 
 def test_a_model_that_never_dropped_its_condition_has_no_unconditional_mode():
     with pytest.raises(ValueError, match="without ever dropping"):
-        conditions(drop=0.0).encode({}, 1)
+        conditions(dropout=0.0).encode({}, 1)
 
 
 def test_dropping_is_per_example_at_the_asked_rate():
     n = 40_000
-    c = conditions(drop=0.25)
+    c = conditions(dropout=0.25)
     dropped = c.dropped({"class": torch.arange(n) % 3}, torch.Generator().manual_seed(0))["class"]
     rate = (dropped == 3).double().mean().item()
     assert abs(rate - 0.25) < 4 * (0.25 * 0.75 / n) ** 0.5
@@ -85,6 +85,6 @@ def test_the_pair_of_guidance_is_two_evaluations_in_one():
     level, x = model.schedule(40.0), torch.randn(3, 1, 8, 8)
     values = {"class": torch.tensor([0, 1, 2])}
     with torch.no_grad():
-        told, untold = model.denoiser.side_by_side([values, model.denoiser.conditions.without(values)])(x, level)
+        told, untold = model.denoiser.batched([values, model.denoiser.conditions.without(values)])(x, level)
         torch.testing.assert_close(told.mean, model.denoiser(x, level, values).mean)
         torch.testing.assert_close(untold.mean, model.denoiser(x, level, {"class": torch.full((3,), 3)}).mean)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from undiffuse.conditioning.columns import encode_columns, fit_conditions, remarks, said_in
+from undiffuse.conditioning.columns import column_values, condition_notes, encode_columns, fit_conditions
 from undiffuse.conditioning.conditions import Conditions
 from undiffuse.conditioning.spec import Condition
 from undiffuse.conditioning.texts import WordsEncoder
@@ -26,10 +26,10 @@ def data_of(shape=(1, 4, 4), **columns):
     return Dataset("d", np.arange(n * np.prod(shape)).reshape(n, *shape).astype(np.uint8), columns=columns)
 
 
-def fitted(data, name="it", drop=0.1, **declared):
+def fitted(data, name="it", dropout=0.1, **declared):
     """(the configuration, every example encoded)."""
     declared = {name: Condition(**declared)}
-    configs = fit_conditions(data, declared, drop)
+    configs = fit_conditions(data, declared, dropout)
     return configs[name], encode_columns(data, declared, Conditions(configs, 8))[name][np.arange(len(data))]
 
 
@@ -67,7 +67,7 @@ def test_numbers_are_fitted_and_standardised(column):
     config, values = fitted(data_of(it=column), kind="number")
     assert (config.low, config.high) == (min(said), max(said))
     assert config.mean == pytest.approx(np.mean(said), rel=1e-14)
-    assert config.deviation == pytest.approx(np.std(said, ddof=1), rel=1e-14)
+    assert config.std == pytest.approx(np.std(said, ddof=1), rel=1e-14)
     assert values[:, 1].tolist() == [float(str(value) not in ("", "nan")) for value in column]
     z = values[values[:, 1] == 1, 0].double()
     np.testing.assert_allclose(
@@ -104,7 +104,7 @@ def test_vectors_are_standardised_number_by_number():
 def test_texts_make_room_for_the_longest():
     config, values = fitted(data_of(it=["a red cat", "dog", "", "three more words!"]), kind="text")
     assert config.encoder == WordsEncoder(most=4)
-    assert config.inject == "attention"
+    assert config.inject == "cross_attention"
     assert config.missing
     assert (values[:, :, 0] > 0).sum(1).tolist() == [3, 1, 0, 4]
 
@@ -159,15 +159,15 @@ def test_pictures_from_the_files_that_a_table_names(tmp_path):
 
 
 def test_tasks_are_never_dropped():
-    config, values = fitted(data_of(it=["b", "a", "b"]), drop=0.4, kind="task")
-    assert (config.names, config.drop, config.droppable, values.tolist()) == (("a", "b"), 0, False, [1, 0, 1])
+    config, values = fitted(data_of(it=["b", "a", "b"]), dropout=0.4, kind="task")
+    assert (config.names, config.dropout, config.droppable, values.tolist()) == (("a", "b"), 0, False, [1, 0, 1])
 
 
 def test_a_drop_of_its_own_comes_before_the_design_s():
     data = data_of(it=["a", "b"])
-    assert fitted(data, drop=0.3, kind="class")[0].drop == 0.3
-    config = fit_conditions(data, {"it": Condition(kind="class", drop=0.0, inject="concat")}, 0.3)["it"]
-    assert (config.drop, config.inject) == (0, "concat")
+    assert fitted(data, dropout=0.3, kind="class")[0].dropout == 0.3
+    config = fit_conditions(data, {"it": Condition(kind="class", dropout=0.0, inject="concat")}, 0.3)["it"]
+    assert (config.dropout, config.inject) == (0, "concat")
 
 
 @pytest.mark.parametrize(
@@ -218,9 +218,9 @@ def test_columns_that_do_not_fit_are_refused_by_name(kind, column, words):
         ({"kind": "class", "encoder": "words"}, "an encoder reads texts"),
         ({"kind": "text", "pooling": "mean"}, "pooling belongs to a transformer"),
         ({"kind": "number", "channels": "rgb"}, "channels are those of pictures"),
-        ({"kind": "task", "drop": 0.1}, "never dropped"),
+        ({"kind": "task", "dropout": 0.1}, "never dropped"),
         ({"kind": "sound"}, "kind"),
-        ({"kind": "class", "drop": 1.0}, "drop"),
+        ({"kind": "class", "dropout": 1.0}, "drop"),
         ({"kind": "class", "colum": "x"}, "colum"),
     ],
 )
@@ -249,7 +249,7 @@ def test_what_examples_say_can_be_asked_for_again():
     declared = {name: Condition(kind={"kind": "class", "age": "number"}.get(name, name)) for name in data.columns}
     conditions = Conditions(fit_conditions(data, declared, 0.1), 8)
     values, rows = encode_columns(data, declared, conditions), np.array([3, 1, 2, 1])
-    asked = {name: said_in(data, name, condition, rows) for name, condition in declared.items()}
+    asked = {name: column_values(data, name, condition, rows) for name, condition in declared.items()}
     assert (
         asked["vector"][1] is None,
         asked["image"][1] is None,
@@ -292,17 +292,17 @@ def test_statistics_are_those_of_the_training_rows_and_names_those_of_all():
     vectors[KEPT] += 100
     config = measured(numbers, kind="number")
     assert config.mean == pytest.approx(numbers[TRAINED].mean(), rel=1e-12)
-    assert config.deviation == pytest.approx(numbers[TRAINED].std(ddof=1), rel=1e-12)
+    assert config.std == pytest.approx(numbers[TRAINED].std(ddof=1), rel=1e-12)
     assert (config.low, config.high) == (numbers.min(), numbers.max())
     config = measured(vectors, kind="vector")
     np.testing.assert_allclose(config.mean, vectors[TRAINED].mean(0), rtol=1e-12)
-    np.testing.assert_allclose(config.deviation, vectors[TRAINED].std(0, ddof=1), rtol=1e-12)
+    np.testing.assert_allclose(config.std, vectors[TRAINED].std(0, ddof=1), rtol=1e-12)
     names = np.where(np.isin(np.arange(40), KEPT), "kept", "trained")
     assert measured(names, kind="class").names == ("kept", "trained")
     assert measured(names, kind="tags").names == ("kept", "trained")
     assert measured(np.where(names == "kept", "three words here", "one"), kind="text").encoder.most == 3
     before = measured(numbers, alike=True, kind="number")  # a run of older code goes on with what it measured
-    assert (before.mean, before.deviation) == (
+    assert (before.mean, before.std) == (
         pytest.approx(numbers.mean(), rel=1e-12),
         pytest.approx(numbers.std(ddof=1), rel=1e-12),
     )
@@ -327,7 +327,7 @@ def test_what_columns_do_not_say_is_counted_and_names_like_nothing_are_pointed_o
         "text": Condition(kind="text"),
         "gone": Condition(kind="class"),
     }
-    found = remarks(data, declared, np.array([0, 1, 2, 3, 4]))
+    found = condition_notes(data, declared, np.array([0, 1, 2, 3, 4]))
     assert [note.split(" (")[0] for note in found if "say nothing" in note] == [
         "1 of 6 examples say nothing of 'kind'",
         "2 of 6 examples say nothing of 'age'",
@@ -336,4 +336,4 @@ def test_what_columns_do_not_say_is_counted_and_names_like_nothing_are_pointed_o
     assert any("'NA' is a class of its own in 'kind'" in note for note in found)
     assert any("no example that is trained on says the class 'hare' of 'kind'" in note for note in found)
     assert len(found) == 5
-    assert remarks(data_of(kind=["a", "b"] * 3), {"kind": Condition(kind="class")}, np.arange(4)) == []
+    assert condition_notes(data_of(kind=["a", "b"] * 3), {"kind": Condition(kind="class")}, np.arange(4)) == []

@@ -34,7 +34,7 @@ def rows_asked():
 
 @pytest.mark.parametrize("kind", DROPPABLE.values(), ids=DROPPABLE)
 def test_rows_are_what_the_values_alone_would_be(kind):
-    module, values = kind.module(drop=0.1), values_of(kind)
+    module, values = kind.module(dropout=0.1), values_of(kind)
     column, rows = module.encode_all(values), rows_asked()
     expected = module.encode([values[row] for row in rows])
     found = column[rows]
@@ -45,12 +45,12 @@ def test_rows_are_what_the_values_alone_would_be(kind):
     assert torch.equal(part[torch.arange(300).flip(0)], expected.flip(0))
     assert part.nbytes == expected.nbytes
     with pytest.raises(ValueError, match="without ever dropping"):
-        kind.module(drop=0.0).encode_all(values)
+        kind.module(dropout=0.0).encode_all(values)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float32])
 def test_pictures_stay_as_they_are_stored(dtype):
-    module = DROPPABLE["image"].module(drop=0.1)
+    module = DROPPABLE["image"].module(dropout=0.1)
     stored = torch.randint(0, 256, (50, 2, 8, 8), generator=torch.Generator().manual_seed(0)).to(dtype)
     if dtype == torch.float32:
         stored[7, 1, 3, 3] = torch.nan
@@ -94,7 +94,7 @@ def test_the_loader_takes_rows_of_any_column(monkeypatch, kept):
     codec, part = Codec(fitted_codec(data)), np.sort(np.random.default_rng(1).permutation(N)[:2000])
     for name in ("tags", "text", "class"):
         kind = DROPPABLE[name]
-        module, values = kind.module(drop=0.1), values_of(kind)
+        module, values = kind.module(dropout=0.1), values_of(kind)
         loader = Loader(data[part], codec, 6, 3, torch.device("cpu"), {"it": Part(module.encode_all(values), part)})
         for step in range(3):
             rows = part[batch_indices(len(part), 6, 3, step)]

@@ -64,7 +64,7 @@ def test_side_by_side_is_one_evaluation_each(kind, inject):
     sets = [values, conditions.without(values), conditions.without(values, ["it"])]
     assert torch.equal(sets[2]["age"], values["age"])
     with torch.no_grad():
-        found = model.denoiser.side_by_side(sets)(x, level)
+        found = model.denoiser.batched(sets)(x, level)
         for posterior, told in zip(found, sets, strict=True):
             torch.testing.assert_close(posterior.mean, model.denoiser(x, level, told).mean, rtol=1e-4, atol=1e-5)
         assert torch.equal(sets[1]["it"], conditions.encode({"age": 10}, 3)["it"])
@@ -75,9 +75,9 @@ def test_side_by_side_gives_each_set_its_own_spread():
     values = model.denoiser.conditions.encode({"class": ["cat", "dog"]}, 2)
     x, level = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), model.schedule(40.0)
     with torch.no_grad():
-        told, untold = model.denoiser.side_by_side([values, model.denoiser.conditions.without(values)])(x, level)
-        torch.testing.assert_close(told.spread.v, model.denoiser(x, level, values).spread.v, rtol=1e-4, atol=1e-5)
-    assert (told.spread.v - untold.spread.v).abs().max() > 1e-4
+        told, untold = model.denoiser.batched([values, model.denoiser.conditions.without(values)])(x, level)
+        torch.testing.assert_close(told.variance.v, model.denoiser(x, level, values).variance.v, rtol=1e-4, atol=1e-5)
+    assert (told.variance.v - untold.variance.v).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("shape", [(1, 7), (2, 5, 6), (1, 4, 3, 5)])
@@ -108,7 +108,7 @@ def test_a_picture_beside_the_input_is_seen_where_it_lies():
 
     chain = Chain(cosine_betas(20))
     conditions = Conditions({"it": DROPPABLE["image"].config()}, WIDTH)
-    denoiser = Denoiser(Reach(), make_prediction("clean", chain), conditions, "fixed_small")
+    denoiser = Denoiser(Reach(), make_prediction("x0", chain), conditions, "fixed_small")
     a = picture(0)
     b = a.clone()
     b[:, 2, 6] = 255 - b[:, 2, 6]

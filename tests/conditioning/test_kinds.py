@@ -28,27 +28,27 @@ def rows_equal(a, b):
 
 @droppable
 def test_what_is_not_said_is_the_null_token_and_what_is_said_never_is(kind):
-    module = kind.module(drop=0.1)
+    module = kind.module(dropout=0.1)
     said = kind.values[0]
     encoded = module.encode([None, said, None])
-    assert rows_equal(encoded, module.null(3, torch.device("cpu"))).tolist() == [True, False, True]
-    assert torch.equal(module.nothing(), encoded[0])
+    assert rows_equal(encoded, module.null_tokens(3, torch.device("cpu"))).tolist() == [True, False, True]
+    assert torch.equal(module.null_token(), encoded[0])
     assert torch.equal(encoded[1], module.encode([said])[0])
     assert encoded.dtype == module.read([said]).dtype
     different = module.encode(list(kind.values))
-    assert not any(torch.equal(a, b) for i, a in enumerate(different) for b in [*different[:i], module.nothing()])
+    assert not any(torch.equal(a, b) for i, a in enumerate(different) for b in [*different[:i], module.null_token()])
 
 
 @droppable
 def test_one_that_was_never_dropped_must_be_said_unless_the_data_lacked_it(kind):
     with pytest.raises(ValueError, match="without ever dropping") as caught:
-        kind.module(drop=0.0).encode([kind.values[0], None])
+        kind.module(dropout=0.0).encode([kind.values[0], None])
     assert "\n" not in str(caught.value)
-    assert len(kind.module(drop=0.0, missing=True).encode([kind.values[0], None])) == 2
+    assert len(kind.module(dropout=0.0, missing=True).encode([kind.values[0], None])) == 2
 
 
 def test_a_task_is_always_said_and_never_dropped():
-    conditions = Conditions({"job": KIND_OF["task"].config(), "class": DROPPABLE["class"].config(drop=0.5)}, WIDTH)
+    conditions = Conditions({"job": KIND_OF["task"].config(), "class": DROPPABLE["class"].config(dropout=0.5)}, WIDTH)
     with pytest.raises(ValueError, match=r"job: .*without ever dropping"):
         conditions.encode({"class": "cat"}, 2)
     values = conditions.encode({"job": "enlarge", "class": "cat"}, 1000)
@@ -94,10 +94,10 @@ def test_any_name_will_do():
     """Names that torch's ModuleDict refuses: its own methods', and dots."""
     names = ("type", "values", "items", "my.column", "my%2Ecolumn", "half", "a name", "train", "training", "type%", "0")
     conditions = Conditions({name: DROPPABLE["class"].config() for name in names}, WIDTH)
-    assert conditions.askable == list(names)
+    assert conditions.settable == list(names)
     told = conditions.encode({name: ["cat", "dog"] for name in names}, 2)
     expected = sum(conditions[name](told[name]) for name in names)
-    torch.testing.assert_close(conditions(told).layers, expected)
+    torch.testing.assert_close(conditions(told).embedding, expected)
     assert len({id(conditions[name]) for name in names}) == len(names)
 
 
@@ -108,11 +108,11 @@ def test_any_name_will_do():
 @pytest.mark.parametrize("drop", [0.1, 0.5])
 def test_each_example_is_dropped_on_its_own_at_the_asked_rate(kind, drop):
     n = 20_000 if kind is not DROPPABLE["image"] else 4_000
-    conditions = Conditions({"it": kind.config(drop=drop)}, WIDTH)
+    conditions = Conditions({"it": kind.config(dropout=drop)}, WIDTH)
     module = conditions["it"]
     values = module.encode(list(kind.values)).repeat_interleave(n // 3 + 1, 0)[:n]
     dropped = conditions.dropped({"it": values}, torch.Generator().manual_seed(1))["it"]
-    null, kept = rows_equal(dropped, module.null(n, torch.device("cpu"))), rows_equal(dropped, values)
+    null, kept = rows_equal(dropped, module.null_tokens(n, torch.device("cpu"))), rows_equal(dropped, values)
     assert (null ^ kept).all()  # the null token or as it was, nothing between
     hit = null.double()
     assert abs(hit.mean() - drop) < 4 * (drop * (1 - drop) / n) ** 0.5
@@ -125,7 +125,7 @@ def test_several_are_dropped_one_by_one_and_now_and_then_all_together(drops):
     """With j = min(drop) of those that are dropped at all: one alone with 1 - (1 - d)(1 - j), all with j + (1 - j) Π d."""
     n = 40_000
     conditions = Conditions(
-        {str(k): DROPPABLE["class"].config(drop=drop, missing=True) for k, drop in enumerate(drops)}, WIDTH
+        {str(k): DROPPABLE["class"].config(dropout=drop, missing=True) for k, drop in enumerate(drops)}, WIDTH
     )
     values = {name: torch.zeros(n, dtype=torch.int64) for name in conditions.names}
     dropped = conditions.dropped(values, torch.Generator().manual_seed(2))
@@ -149,9 +149,9 @@ def test_several_are_dropped_one_by_one_and_now_and_then_all_together(drops):
 
 def test_augmentation_is_neither_dropped_nor_asked_for():
     conditions = Conditions(
-        {"augmentation": AugmentationConfig(numbers=2), "class": DROPPABLE["class"].config(drop=0.9)}, WIDTH
+        {"augmentation": AugmentationConfig(numbers=2), "class": DROPPABLE["class"].config(dropout=0.9)}, WIDTH
     )
-    assert conditions.askable == ["class"]
+    assert conditions.settable == ["class"]
     values = {
         "augmentation": torch.randn(500, 2, generator=torch.Generator().manual_seed(0)),
         "class": torch.zeros(500, dtype=torch.int64),
@@ -174,12 +174,12 @@ def test_the_embedding_has_the_shape_of_its_way_in_and_ignores_nothing(kind, inj
     said = list(kind.values) + ([None] if module.config.droppable else [])
     embedding = module(module.encode(said))
     assert len(embedding) == len(said)
-    if inject == "layers":
+    if inject == "embedding":
         assert embedding.shape[1:] == (WIDTH,)
-    elif inject == "attention":
+    elif inject == "cross_attention":
         assert embedding.shape[1:] == (kind.tokens, WIDTH)
     else:
-        assert embedding.shape[1] == module.config.beside == kind.beside
+        assert embedding.shape[1] == module.config.concat_channels == kind.beside
     distances = [(a - b).abs().max() for i, a in enumerate(embedding) for b in embedding[:i]]
     assert min(distances) > 1e-3  # float32 noise is 1e-6
 
@@ -190,17 +190,17 @@ def test_told_is_put_where_it_is_to_go(kind, inject):
     conditions = Conditions({"it": kind.config(inject=inject)}, WIDTH)
     values = conditions.encode({"it": list(kind.values)}, len(kind.values))
     told, embedding = conditions(values), conditions["it"](values["it"])
-    assert (told.layers is None) == (inject != "layers")
-    assert (told.beside == ()) == (inject != "concat")
-    assert (told.tokens is None) == (told.absent is None) == (inject != "attention")
-    if inject == "layers":
-        assert torch.equal(told.layers, embedding)
+    assert (told.embedding is None) == (inject != "embedding")
+    assert (told.concat == ()) == (inject != "concat")
+    assert (told.tokens is None) == (told.padding_mask is None) == (inject != "cross_attention")
+    if inject == "embedding":
+        assert torch.equal(told.embedding, embedding)
     elif inject == "concat":
-        assert torch.equal(told.beside[0], embedding)
+        assert torch.equal(told.concat[0], embedding)
     else:
         assert torch.equal(told.tokens[:, 1:], embedding)
-        assert not told.absent[:, 0].any()  # the start token is always there
-        assert told.absent.shape == told.tokens.shape[:2]
+        assert not told.padding_mask[:, 0].any()  # the start token is always there
+        assert told.padding_mask.shape == told.tokens.shape[:2]
 
 
 def test_all_kinds_together_add_up_and_line_up():
@@ -209,9 +209,9 @@ def test_all_kinds_together_add_up_and_line_up():
     asked = {f"{name} {inject}": kind.values[0] for name, kind in KIND_OF.items() for inject in WAYS}
     values = conditions.encode(asked, 2)
     told = conditions(values)
-    layers = sum(conditions[f"{name} layers"](values[f"{name} layers"]) for name in KIND_OF)
-    torch.testing.assert_close(told.layers, layers)
-    assert sum(part.shape[1] for part in told.beside) == sum(kind.beside for kind in KIND_OF.values())
+    layers = sum(conditions[f"{name} embedding"](values[f"{name} embedding"]) for name in KIND_OF)
+    torch.testing.assert_close(told.embedding, layers)
+    assert sum(part.shape[1] for part in told.concat) == sum(kind.beside for kind in KIND_OF.values())
     assert told.tokens.shape == (2, 1 + sum(kind.tokens for kind in KIND_OF.values()), WIDTH)
 
 
@@ -282,14 +282,14 @@ def test_an_unconditional_model_says_that_it_is_one():
 @every
 def test_the_null_token_is_made_once_and_is_no_part_of_a_file(kind, monkeypatch):
     """Dropping and guidance ask for it at every step: on a GPU, making it anew is a copy that waits for all before it."""
-    module, made = kind.module(drop=0.0), []
-    expected = module.nothing()
-    monkeypatch.setattr(type(module), "nothing", lambda self: made.append(self) or expected)
-    encoded = module.read(kind.values[:2]) if module.asked_by_name else expected.expand(2, *expected.shape)
+    module, made = kind.module(dropout=0.0), []
+    expected = module.null_token()
+    monkeypatch.setattr(type(module), "null_token", lambda self: made.append(self) or expected)
+    encoded = module.read(kind.values[:2]) if module.settable else expected.expand(2, *expected.shape)
     for _ in range(3):
         assert rows_equal(
             module.dropped(encoded, torch.tensor([True, True])), expected.expand(2, *expected.shape)
         ).all()
-        assert torch.equal(module.null(2, encoded.device)[1], expected)
+        assert torch.equal(module.null_tokens(2, encoded.device)[1], expected)
     assert len(made) == 1
     assert not any("null" in name for name in module.state_dict())

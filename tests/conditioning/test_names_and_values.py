@@ -15,8 +15,8 @@ from undiffuse.cli import asking
 from undiffuse.conditioning.classes import ClassConfig, TaskConfig
 from undiffuse.conditioning.columns import fit_conditions
 from undiffuse.conditioning.conditions import Conditions
-from undiffuse.conditioning.degradations import described
-from undiffuse.conditioning.observation import SeenConfig
+from undiffuse.conditioning.degradations import parse_tasks
+from undiffuse.conditioning.observation import ObservationConfig
 from undiffuse.conditioning.spec import Condition
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
@@ -50,7 +50,7 @@ def test_a_name_that_leads_out_of_a_folder_is_refused_where_it_is_read(tmp_path,
     save_model(tmp_path / "model.safetensors", bad, weights, {name: p.clone() for name, p in weights.items()})
     with pytest.raises(UsageError, match="cannot be the name of a condition"):
         load(tmp_path)
-    bad = model.config.model_copy(update={"tasks": {name: described("inpaint")["inpaint"]}})
+    bad = model.config.model_copy(update={"tasks": {name: parse_tasks("inpaint")["inpaint"]}})
     save_model(tmp_path / "model.safetensors", bad, weights, {name: p.clone() for name, p in weights.items()})
     with pytest.raises(UsageError, match="cannot be the name of a condition"):
         load(tmp_path)
@@ -105,7 +105,7 @@ def test_a_tuple_of_tags_is_of_every_example():
         {"tags": ["red;round"] * 2, "age": (3, 40)},
     ):
         one = editing.vary(model, values, 0.5, 2, conditions=conditions, steps=3).values
-        restored = editing.restore(model, values, level=0.5, conditions=conditions, steps=3).mean
+        restored = editing.denoise(model, values, level=0.5, conditions=conditions, steps=3).mean
         if conditions["tags"] is both:
             expected = one, restored
         assert torch.equal(one, expected[0])
@@ -117,11 +117,11 @@ def test_a_tuple_of_tags_is_of_every_example():
 
 
 def test_a_tuple_of_tags_is_of_all_that_a_task_makes():
-    conditions = {"tags": DROPPABLE["tags"].config(), "seen": SeenConfig(shape=(3, 8, 8))}
-    model = tiny_model(conditions=conditions, tasks=described("inpaint"))
-    seen = restoration.simulated(model, images(2)[:, None])
+    conditions = {"tags": DROPPABLE["tags"].config(), "observation": ObservationConfig(shape=(3, 8, 8))}
+    model = tiny_model(conditions=conditions, tasks=parse_tasks("inpaint"))
+    seen = restoration.degrade(model, images(2)[:, None])
     made = [
-        restoration.made_of(model, seen, 2, conditions={"tags": value}, steps=2).values
+        restoration.restore(model, seen, 2, conditions={"tags": value}, steps=2).values
         for value in (("red", "round"), ["red;round", "red;round"])
     ]
     assert torch.equal(*made)
@@ -162,11 +162,11 @@ def test_a_class_that_is_a_number_may_be_a_scalar_of_any_library(value):
 def test_neither_what_is_retired_nor_what_is_seen_is_offered():
     retired = ClassConfig(names=("old", "older")).retire()
     model = tiny_model(conditions={"kind": retired, "class": ClassConfig(names=("cat", "dog"))})
-    assert asking.read(model, {"class": ["cat"]}).values == {"class": ["cat"]}  # "told several of that kind"
+    assert asking.read_conditions(model, {"class": ["cat"]}).values == {"class": ["cat"]}  # "told several of that kind"
     with pytest.raises(UsageError, match=r"a condition of the model \(class\)"):
         asking.negative(model, ["kind=old"])
-    seen = {"seen": SeenConfig(shape=(3, 8, 8)), "task": TaskConfig(names=("inpaint", "denoise"))}
-    model = tiny_model(conditions=seen, tasks=described("inpaint,denoise"))
+    seen = {"observation": ObservationConfig(shape=(3, 8, 8)), "task": TaskConfig(names=("inpaint", "denoise"))}
+    model = tiny_model(conditions=seen, tasks=parse_tasks("inpaint,denoise"))
     with pytest.raises(UsageError) as caught:
-        asking.read(model, {"class": ["cat"]})
-    assert "seen" not in str(caught.value)
+        asking.read_conditions(model, {"class": ["cat"]})
+    assert "observation" not in str(caught.value)

@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.conditioning.instances import KIND_OF, WAYS
 from tests.small import TINY_SETTINGS, tiny_config, tiny_model
-from undiffuse.conditioning.probe import effect, refuse_deaf, shuffled, zeros_lent
+from undiffuse.conditioning.probe import effect, perturb_zero_parameters, require_sensitivity, shuffled
 from undiffuse.conditioning.spec import Condition
 from undiffuse.data.sources import DataConfig
 from undiffuse.networks.unet import UNet
@@ -44,13 +44,13 @@ def test_a_model_of_every_kind_by_every_way_passes_though_it_starts_as_nothing()
         )  # says nothing yet
     before = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
     denoiser.train()
-    refuse_deaf(denoiser, answer, values)
+    require_sensitivity(denoiser, answer, values)
     assert denoiser.training
     assert all(torch.equal(before[name], tensor) for name, tensor in denoiser.state_dict().items())
     assert not any(p.grad is not None for p in denoiser.parameters())
 
 
-@pytest.mark.parametrize("deaf", [["number concat"], ["text attention"], ["class layers", "image layers"]])
+@pytest.mark.parametrize("deaf", [["number concat"], ["text cross_attention"], ["class embedding", "image embedding"]])
 def test_those_that_are_not_heard_are_named_and_no_other(deaf):
     model = tiny_model(conditions=many())
     values = told_to(model.denoiser)
@@ -61,7 +61,7 @@ def test_those_that_are_not_heard_are_named_and_no_other(deaf):
 
     model.denoiser.conditions.forward = partly
     with pytest.raises(ValueError, match=f"does not hear {', '.join(deaf)}: ") as caught:
-        refuse_deaf(model.denoiser, answer_of(model.denoiser, model.schedule), values)
+        require_sensitivity(model.denoiser, answer_of(model.denoiser, model.schedule), values)
     assert "\n" not in str(caught.value)
 
 
@@ -70,13 +70,13 @@ def test_what_is_the_same_for_all_is_not_blamed():
     values = model.denoiser.conditions.encode({"class": "dog", "age": [10, 20, 30, 40]}, 4)
     answer = answer_of(model.denoiser, model.schedule, 4)
     assert effect(answer, values, "class") is None
-    refuse_deaf(model.denoiser, answer, values)
-    refuse_deaf(
+    require_sensitivity(model.denoiser, answer, values)
+    require_sensitivity(
         model.denoiser,
         answer_of(model.denoiser, model.schedule, 1),
         {name: value[:1] for name, value in values.items()},
     )
-    refuse_deaf(nn.Linear(1, 1), lambda told: torch.zeros(3), {})
+    require_sensitivity(nn.Linear(1, 1), lambda told: torch.zeros(3), {})
 
 
 def test_the_effect_is_the_root_mean_square_change():
@@ -121,7 +121,7 @@ def test_zeros_are_lent_and_given_back_even_where_the_probe_fails():
     random_state = torch.get_rng_state()
 
     def broken():
-        with zeros_lent(module):
+        with perturb_zero_parameters(module):
             assert (module[1].weight != 0).all()
             assert torch.equal(module[0].weight, before["0.weight"])
             raise KeyError("broken")

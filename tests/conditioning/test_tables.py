@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from undiffuse.conditioning.spec import Condition, fitted
+from undiffuse.conditioning.spec import Condition, fit_condition
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.data.table_files import read_table
@@ -230,5 +230,5 @@ def test_whole_numbers_that_float64_does_not_tell_apart_are_refused():
     big = 2**53
     for values in ([str(big), str(big + 1), "5"], [big, big + 1, 5]):
         with pytest.raises(ValueError, match=r"beyond 2\^53 would be read as the same: subtract the smallest"):
-            fitted(Condition(kind="number"), values)
-    assert fitted(Condition(kind="number"), [str(big), str(big + 2)]).high == big + 2
+            fit_condition(Condition(kind="number"), values)
+    assert fit_condition(Condition(kind="number"), [str(big), str(big + 2)]).high == big + 2

@@ -16,7 +16,7 @@ from undiffuse.conditioning.spec import Condition
 from undiffuse.conditioning.texts import TextCondition
 from undiffuse.data.sources import DataConfig
 from undiffuse.runs.prepare import prepare
-from undiffuse.training.cadence import Watch
+from undiffuse.training.cadence import Intervals
 
 SETTINGS = TINY_SETTINGS | {"training.steps": 2, "training.batch_size": 8, "sampling.steps": 2}
 
@@ -37,7 +37,7 @@ def run_in(folder, source, **declared):
         folder,
         settings=SETTINGS,
         conditions={"caption": condition},
-        watch=Watch(1e9, 1e9),
+        watch=Intervals(1e9, 1e9),
     ).run()
 
 
@@ -45,9 +45,9 @@ def run_in(folder, source, **declared):
 def test_a_model_trains_saves_loads_and_samples_by_text(folder, captioned, tmp_path, pooling):
     run = run_in(tmp_path / "r", captioned, encoder=str(folder), pooling=pooling)
     for update in run.updates():
-        assert update.verdict == "fine"
+        assert update.status == "fine"
     model = undiffuse.load(tmp_path / "r")
-    assert model.config.conditions["caption"].inject == ("attention" if pooling else "layers")
+    assert model.config.conditions["caption"].inject == ("cross_attention" if pooling else "embedding")
     one = model.sample(2, {"caption": ["a dog", None]}, guidance=2.0)
     assert one.shape == (2, 1, 8, 8)
     moved = shutil.copytree(folder, tmp_path / "moved")
@@ -97,5 +97,5 @@ def test_a_table_of_images_is_told_its_captions(folders, tmp_path):
         Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / f"{k}.png")
     (tmp_path / "t.csv").write_text("file,caption\n" + "".join(f'{k}.png,"{TEXTS[k % 5]}"\n' for k in range(12)))
     run = run_in(tmp_path / "r", tmp_path / "t.csv", encoder=str(folders["gpt"]), pooling="mean", inject="concat")
-    assert [update.verdict for update in run.updates()] == ["fine"] * 2
+    assert [update.status for update in run.updates()] == ["fine"] * 2
     assert undiffuse.load(tmp_path / "r").sample(2, {"caption": "a round roof"}).shape == (2, 1, 8, 8)

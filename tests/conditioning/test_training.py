@@ -15,15 +15,15 @@ from tests.small import TINY_SETTINGS
 from undiffuse.conditioning.spec import Condition
 from undiffuse.data.sources import DataConfig
 from undiffuse.runs.prepare import prepare
-from undiffuse.training.cadence import Watch
+from undiffuse.training.cadence import Intervals
 
-N, NAN, SELDOM = 40, float("nan"), Watch(1e9, 1e9)
+N, NAN, SELDOM = 40, float("nan"), Intervals(1e9, 1e9)
 SETTINGS = TINY_SETTINGS | {"training.steps": 3, "training.batch_size": 8, "sampling.steps": 3}
 DECLARED = {
     "type": Condition(kind="class"),
     "age": Condition(kind="number", inject="concat"),
-    "looks": Condition(kind="tags", inject="attention"),
-    "emb": Condition(kind="vector", drop=0.3),
+    "looks": Condition(kind="tags", inject="cross_attention"),
+    "emb": Condition(kind="vector", dropout=0.3),
 }
 ASKED = {"type": "cat", "age": 30, "looks": "0;2", "emb": [0.5, -1.0, 2.0]}
 
@@ -44,20 +44,20 @@ def trained(source, folder, declared=DECLARED, watch=SELDOM, **settings):
     run = prepare(
         DataConfig(source=str(source)), folder, settings=SETTINGS | settings, conditions=declared, watch=watch
     ).run()
-    verdicts = [update.verdict for update in run.updates()]
+    verdicts = [update.status for update in run.updates()]
     assert verdicts == ["fine"] * len(verdicts)
     return run
 
 
 @pytest.mark.filterwarnings("error::undiffuse.conditioning.base.Note")
 def test_four_conditions_train_save_load_and_sample(tmp_path, toys):
-    run = trained(toys, tmp_path / "r", watch=Watch(0.0, 0.0))
+    run = trained(toys, tmp_path / "r", watch=Intervals(0.0, 0.0))
     assert run.trainer.step == 3
     assert sorted(path.name for path in (tmp_path / "r/samples").iterdir()) == [f"step-{k:08d}.png" for k in (1, 2, 3)]
     model = undiffuse.load(tmp_path / "r")
     assert model.config.conditions == run.model_config.conditions
     assert {name: config.missing for name, config in model.config.conditions.items()} == dict.fromkeys(DECLARED, True)
-    assert model.config.conditions["emb"].drop == 0.3
+    assert model.config.conditions["emb"].dropout == 0.3
     seen = []
     for count in range(5):
         for names in itertools.combinations(ASKED, count):
@@ -96,12 +96,10 @@ def test_what_is_told_in_training_is_what_the_columns_say(tmp_path, toys):
             np.testing.assert_array_equal(looks[:-1], np.nan_to_num(content["looks"][row]))
             assert looks[-1] == (not np.isnan(content["looks"][row]).any())
             if age[1]:
-                assert age[0] * config["age"].deviation + config["age"].mean == pytest.approx(
-                    content["age"][row], abs=1e-4
-                )
+                assert age[0] * config["age"].std + config["age"].mean == pytest.approx(content["age"][row], abs=1e-4)
             if emb[-1]:
                 np.testing.assert_allclose(
-                    emb[:-1].numpy() * config["emb"].deviation + config["emb"].mean,
+                    emb[:-1].numpy() * config["emb"].std + config["emb"].mean,
                     np.nan_to_num(content["emb"][row]),
                     atol=1e-5,
                 )

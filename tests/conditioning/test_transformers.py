@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conditioning.encoders import MOST, TEXTS, transformers
-from undiffuse import extras
+from undiffuse import system
 from undiffuse.conditioning.texts import TextCondition, TextConfig
-from undiffuse.conditioning.transformers import Encoder, described, open_encoder
+from undiffuse.conditioning.transformers import TextEncoder, describe_encoder, open_encoder
 
 
 def alone(folder, text):
@@ -28,7 +28,7 @@ def alone(folder, text):
 
 
 def states(folder, pooling, texts):
-    config = described(str(folder), pooling, TEXTS)
+    config = describe_encoder(str(folder), pooling, TEXTS)
     return open_encoder(config).states(texts, config), config
 
 
@@ -80,26 +80,26 @@ def test_more_texts_than_a_batch_are_the_same_texts(folder, monkeypatch):
 
 
 def test_each_architecture_has_its_pooling(folders):
-    assert described(str(folders["gpt"]), None, TEXTS).pooling == "last"
-    assert described(str(folders["bert"]), None, TEXTS).pooling == "mean"
-    assert described(str(folders["gpt"]), "mean", TEXTS).pooling == "mean"
-    assert {described(str(folder), None, TEXTS).architecture for folder in folders.values()} == {
+    assert describe_encoder(str(folders["gpt"]), None, TEXTS).pooling == "last"
+    assert describe_encoder(str(folders["bert"]), None, TEXTS).pooling == "mean"
+    assert describe_encoder(str(folders["gpt"]), "mean", TEXTS).pooling == "mean"
+    assert {describe_encoder(str(folder), None, TEXTS).architecture for folder in folders.values()} == {
         "BertModel",
         "GPT2Model",
     }
-    assert described(str(folders["bert"]), None, TEXTS).source == str(folders["bert"].resolve())
+    assert describe_encoder(str(folders["bert"]), None, TEXTS).source == str(folders["bert"].resolve())
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last", "tokens"])
-@pytest.mark.parametrize("inject", ["layers", "concat", "attention"])
+@pytest.mark.parametrize("inject", ["embedding", "concat", "cross_attention"])
 def test_every_pooling_goes_in_by_every_way(folder, pooling, inject):
-    module = TextCondition(TextConfig(encoder=described(str(folder), pooling, TEXTS), inject=inject), 12)
+    module = TextCondition(TextConfig(encoder=describe_encoder(str(folder), pooling, TEXTS), inject=inject), 12)
     encoded = module.encode(["a dog", None, "a red cat", "a dog"])
-    assert torch.equal(encoded[1], module.nothing())
+    assert torch.equal(encoded[1], module.null_token())
     assert torch.equal(encoded[0], encoded[3])
-    embedding, absent = module(encoded), module.absent(encoded)
+    embedding, absent = module(encoded), module.padding_mask(encoded)
     tokens = module.config.encoder.most if pooling == "tokens" else 1
-    assert embedding.shape == ((4, tokens, 12) if inject == "attention" else (4, 8 if inject == "concat" else 12))
+    assert embedding.shape == ((4, tokens, 12) if inject == "cross_attention" else (4, 8 if inject == "concat" else 12))
     distances = [(embedding[a] - embedding[b]).abs().max() for a, b in ((0, 1), (0, 2), (1, 2))]
     assert min(distances) > 1e-3
     if pooling == "tokens":
@@ -128,7 +128,7 @@ def test_a_model_with_a_head_is_read_without_it(folders, tmp_path, name, kind):
 
 
 def test_the_encoder_is_no_part_of_the_model_s_weights(folder):
-    module = TextCondition(TextConfig(encoder=described(str(folder), None, TEXTS)), 12)
+    module = TextCondition(TextConfig(encoder=describe_encoder(str(folder), None, TEXTS)), 12)
     before = set(module.state_dict())
     module.encode(["a dog"])
     assert set(module.state_dict()) == before
@@ -142,8 +142,10 @@ def test_the_encoder_is_no_part_of_the_model_s_weights(folder):
 @pytest.mark.parametrize("change", ["model.safetensors", "tokenizer.json", "config.json"])
 def test_another_encoder_under_the_same_name_is_refused(folder, tmp_path, change):
     copy = shutil.copytree(folder, tmp_path / "copy")
-    config = described(str(copy), None, TEXTS)
-    assert config.sha256 == described(str(folder), None, TEXTS).sha256  # of what is in the files, wherever they lie
+    config = describe_encoder(str(copy), None, TEXTS)
+    assert (
+        config.sha256 == describe_encoder(str(folder), None, TEXTS).sha256
+    )  # of what is in the files, wherever they lie
     assert open_encoder(config, str(folder)).width == 16
     (copy / "README.md").write_text("what is said of it changes nothing")
     open_encoder(config)
@@ -163,8 +165,8 @@ def test_texts_that_are_too_long_are_refused(folder, pooling):
     with pytest.raises(
         ValueError, match=rf"'a dog and .* tokens, and the text encoder takes at most {MOST}: shorten it"
     ):
-        described(str(folder), pooling, ["a dog", long])
-    config = described(str(folder), pooling, TEXTS[:2])
+        describe_encoder(str(folder), pooling, ["a dog", long])
+    config = describe_encoder(str(folder), pooling, TEXTS[:2])
     most = max(len(alone(folder, text)) for text in TEXTS[:2]) if pooling == "tokens" else MOST
     with pytest.raises(ValueError, match=rf"at most {most} \(2 texts are too long\)"):
         open_encoder(config).states(["owl", long, long], config)
@@ -175,7 +177,7 @@ def test_the_length_that_a_tokenizer_knows_counts_too(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     told = json.loads((copy / "tokenizer_config.json").read_text()) | {"model_max_length": 6}
     (copy / "tokenizer_config.json").write_text(json.dumps(told))
-    assert described(str(copy), None, ["a dog"]).most == 6
+    assert describe_encoder(str(copy), None, ["a dog"]).most == 6
 
 
 def test_what_is_not_on_this_machine_is_not_looked_for_elsewhere(tmp_path, monkeypatch):
@@ -189,7 +191,7 @@ def test_what_is_not_on_this_machine_is_not_looked_for_elsewhere(tmp_path, monke
         ("not-here", "not-here is not on this machine"),
     ):
         with pytest.raises(RuntimeError, match=words) as caught:
-            Encoder(source)
+            TextEncoder(source)
         assert "pip install 'undiffuse[text]'" in str(caught.value)
         assert "\n" not in str(caught.value)
     assert not asked
@@ -199,11 +201,11 @@ def test_without_the_library_it_says_what_to_install(folder, monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(extras.importlib, "import_module", missing)
+    monkeypatch.setattr(system.importlib, "import_module", missing)
     with pytest.raises(
         RuntimeError, match=r"needs transformers, which is not installed: pip install 'undiffuse\[text\]'"
     ):
-        Encoder(str(folder))
+        TextEncoder(str(folder))
 
 
 class Trap:
@@ -221,7 +223,7 @@ def test_weights_in_a_pickle_are_never_opened(folder, tmp_path):
     (copy / "model.safetensors").unlink()
     torch.save({"weight": Trap(str(tmp_path / "sprung"))}, copy / "pytorch_model.bin")
     with pytest.raises(ValueError, match="holds no text encoder that can be opened safely, with safetensors") as caught:
-        Encoder(str(copy))
+        TextEncoder(str(copy))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "sprung").exists()
     with pytest.raises(Exception):  # noqa: B017, PT011 - whatever torch makes of it: the trap works
@@ -238,7 +240,7 @@ def test_code_in_a_folder_is_never_run(folder, tmp_path):
     }
     (copy / "config.json").write_text(json.dumps(told))
     with pytest.raises(ValueError, match="holds no text encoder that can be opened safely"):
-        Encoder(str(copy))
+        TextEncoder(str(copy))
     assert not (tmp_path / "sprung").exists()
 
 
@@ -271,5 +273,5 @@ def test_folders_that_hold_no_encoder_are_refused(folders, tmp_path, spoil):
         small = {"d_model": 8, "d_ff": 8, "d_kv": 4, "num_layers": 1, "num_heads": 2}
         transformers.T5Model(transformers.T5Config(vocab_size=50, **small)).save_pretrained(copy)
     with pytest.raises(ValueError, match=str(copy)) as caught:
-        Encoder(str(copy))
+        TextEncoder(str(copy))
     assert "\n" not in str(caught.value)

@@ -160,7 +160,7 @@ def test_a_word_never_seen_shares_parts_with_its_kin_and_none_with_strangers():
     assert shared("cat", "dog") == 0
 
 
-@pytest.mark.parametrize("inject", ["layers", "concat", "attention"])
+@pytest.mark.parametrize("inject", ["embedding", "concat", "cross_attention"])
 def test_room_for_more_words_changes_nothing(inject):
     """The same weights with room for 3 words or for 9: tokens that are absent have no say."""
     few = tiny_model(conditions={"text": text(3, inject=inject)})
@@ -180,8 +180,8 @@ def test_room_for_more_words_changes_nothing(inject):
 
 
 def test_absent_are_the_tokens_past_the_text_and_only_they():
-    module = DROPPABLE["text"].module(inject="attention")
-    assert module.absent(module.encode(["a red cat", "!", None])).tolist() == [
+    module = DROPPABLE["text"].module(inject="cross_attention")
+    assert module.padding_mask(module.encode(["a red cat", "!", None])).tolist() == [
         [False] * 3 + [True],
         [False] + [True] * 3,
         [True] * 4,
@@ -189,17 +189,17 @@ def test_absent_are_the_tokens_past_the_text_and_only_they():
 
 
 def test_the_order_of_words_is_heard_where_they_are_attended_to():
-    module = DROPPABLE["text"].module(inject="attention")
+    module = DROPPABLE["text"].module(inject="cross_attention")
     a, b = module(module.encode(["red cat", "cat red"]))
     assert (a[:2] - b[:2].flip(0)).abs().max() > 1e-3
 
 
 def test_nothing_said_falls_back_to_the_start_token():
     """Every token of the text is absent, so what is attended to is one learned token, whatever would have been there."""
-    model = tiny_model(conditions={"text": text(4, inject="attention")})
+    model = tiny_model(conditions={"text": text(4, inject="cross_attention")})
     conditions = model.denoiser.conditions
     told = conditions(conditions.encode({}, 2))
-    assert told.absent.tolist() == [[False, True, True, True, True]] * 2
+    assert told.padding_mask.tolist() == [[False, True, True, True, True]] * 2
     samples = model.sample(2)
     assert torch.isfinite(samples).all()
     with torch.no_grad():
@@ -215,4 +215,4 @@ def test_a_blank_text_says_nothing(blank):
     module = DROPPABLE["text"].module()
     assert torch.equal(module.encode([blank]), module.encode([None]))
     with pytest.raises(ValueError, match="without ever dropping"):
-        DROPPABLE["text"].module(drop=0.0).encode([blank])
+        DROPPABLE["text"].module(dropout=0.0).encode([blank])

@@ -10,16 +10,16 @@ from PIL import Image
 from tests.data.test_sources import write_idx
 from tests.small import tiny_config, tiny_model
 from undiffuse.conditioning.base import Note
-from undiffuse.conditioning.columns import encode_columns, fit_conditions, said_in
+from undiffuse.conditioning.columns import column_values, encode_columns, fit_conditions
 from undiffuse.conditioning.conditions import Conditions
 from undiffuse.conditioning.spec import Condition
 from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
-from undiffuse.data.sources import DataConfig, digits, open_data
+from undiffuse.data.sources import DataConfig, open_data, open_digits
 from undiffuse.errors import UsageError
 from undiffuse.models.file import save_model
-from undiffuse.runs.fine_tuning import Start
+from undiffuse.runs.fine_tuning import FineTuning
 
 RNG = np.random.default_rng(0)
 FLOATS = RNG.normal(size=(12, 8, 8)).astype(np.float32)
@@ -84,7 +84,7 @@ def test_labels_as_floats_are_whole_numbers_and_nan_is_not_said(tmp_path):
     declared = {"class": Condition(kind="class")}
     config = fit_conditions(data, declared, 0.0)
     assert (config["class"].names, config["class"].missing) == (("2", "7"), True)
-    assert said_in(data, "class", declared["class"], np.arange(12)) == [
+    assert column_values(data, "class", declared["class"], np.arange(12)) == [
         "7",
         None,
         "2",
@@ -137,7 +137,7 @@ def test_conditions_are_measured_on_the_rows_of_training():
     data = Dataset("test", np.zeros((4, 1, 4), np.float32), columns=columns)
     declared = {"age": Condition(kind="number"), "code": Condition(kind="vector")}
     found = fit_conditions(data, declared, 0.1, rows=np.arange(3))
-    assert (found["age"].mean, found["age"].deviation) == pytest.approx((3.0, 2.0))
+    assert (found["age"].mean, found["age"].std) == pytest.approx((3.0, 2.0))
     assert (found["age"].low, found["age"].high) == (1.0, 1000.0)  # held-out values have a place
     assert found["code"].mean == pytest.approx((1.0, 2.0))
     everything = fit_conditions(data, declared, 0.1, rows=np.arange(3), all_alike=True)
@@ -172,7 +172,7 @@ def test_what_is_done_to_pictures_that_are_conditions_is_said(tmp_path):
 
 
 def test_a_loader_trains_on_its_rows_alone(monkeypatch):
-    data, rows = digits(), np.arange(5, 1000, 3)
+    data, rows = open_digits(), np.arange(5, 1000, 3)
     codec = Codec(fitted_codec(data))
     for most in (Loader.KEPT_ENCODED, 0):
         monkeypatch.setattr(Loader, "KEPT_ENCODED", most)
@@ -186,7 +186,7 @@ def test_a_loader_trains_on_its_rows_alone(monkeypatch):
 
 def test_encoding_is_never_of_all_examples_at_once(monkeypatch):
     """What is in memory beside the encoded examples is one part of them."""
-    data, seen = digits(), []
+    data, seen = open_digits(), []
     codec = Codec(fitted_codec(data))
     encode = Codec.encode
     monkeypatch.setattr("undiffuse.data.codec.AT_ONCE", 64 * 100)
@@ -211,7 +211,7 @@ def test_the_range_of_a_model_stays_where_the_data_fills_it(tmp_path, highest, h
         tiny_config(),
         *({n: p.clone() for n, p in model.denoiser.named_parameters()} for _ in range(2)),
     )
-    start = Start(tmp_path / "m.safetensors")
+    start = FineTuning(tmp_path / "m.safetensors")
     values = RNG.integers(0, highest + 1, (9, 1, 8, 8), dtype=np.uint8)
     values[0, 0, 0, 0] = highest
     assert start.codec(Dataset("test", values, mode="L")).high == (high,)

@@ -9,7 +9,7 @@ import torch
 from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader, batch_indices
-from undiffuse.data.sources import digits
+from undiffuse.data.sources import open_digits
 
 
 def codec_for(values, **options):
@@ -28,10 +28,10 @@ def test_integers_round_trip_exactly(dtype):
 
 
 def test_digits_use_their_own_range():
-    codec = Codec(fitted_codec(digits()))
+    codec = Codec(fitted_codec(open_digits()))
     assert codec.config.bins == 17
-    x = codec.encode(digits().values)
-    torch.testing.assert_close(x, torch.from_numpy(digits().values).float() / 8 - 1)
+    x = codec.encode(open_digits().values)
+    torch.testing.assert_close(x, torch.from_numpy(open_digits().values).float() / 8 - 1)
 
 
 def test_floats_are_scaled_by_channel_and_limited_to_what_was_seen():
@@ -51,7 +51,7 @@ def test_floats_are_scaled_by_channel_and_limited_to_what_was_seen():
 
 
 def test_data_in_another_range_or_shape_is_refused_with_both_ranges():
-    codec = Codec(fitted_codec(digits()))
+    codec = Codec(fitted_codec(open_digits()))
     with pytest.raises(ValueError, match=r"\[0, 255\].*\[0, 16\]"):
         codec.encode(np.linspace(0, 255, 64).reshape(1, 1, 8, 8))
     with pytest.raises(ValueError, match="shape"):
@@ -94,7 +94,7 @@ def test_the_global_random_state_is_neither_used_nor_changed():
 
 
 def test_what_is_trained_on_is_the_encoded_data(monkeypatch):
-    data, codec = digits(), Codec(fitted_codec(digits()))
+    data, codec = open_digits(), Codec(fitted_codec(open_digits()))
     labels = {"class": torch.from_numpy(data.labels)}
     kept = Loader(data, codec, 16, 0, torch.device("cpu"), labels)
     monkeypatch.setattr(Loader, "KEPT_ENCODED", 0)

@@ -20,7 +20,7 @@ from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.examples import read_examples
 from undiffuse.data.pixels import read_image, resized
-from undiffuse.data.sources import DataConfig, digits, open_data
+from undiffuse.data.sources import DataConfig, open_data, open_digits
 from undiffuse.errors import UsageError
 from undiffuse.pictures.images import save_image
 from undiffuse.process.likelihood.bound import Bins
@@ -110,7 +110,7 @@ def test_the_range_of_images_in_files_is_found_too(tmp_path):
     for k in range(3):
         Image.fromarray(integers(4095, np.uint16)[0]).save(tmp_path / f"{k}.png")
     assert fitted_codec(open_data(DataConfig(source=str(tmp_path)))).high == (4095.0,)
-    assert fitted_codec(digits()).high == (16.0,)
+    assert fitted_codec(open_digits()).high == (16.0,)
 
 
 def test_a_range_has_no_place_with_floats(tmp_path):

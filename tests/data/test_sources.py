@@ -12,7 +12,7 @@ from PIL import Image
 
 from undiffuse.data.arrays import arranged
 from undiffuse.data.pixels import read_image
-from undiffuse.data.sources import DataConfig, digits, open_data
+from undiffuse.data.sources import DataConfig, open_data, open_digits
 
 
 def opened(path, **options):
@@ -30,7 +30,7 @@ def picture(seed=0, size=(6, 5), channels=3, dtype=np.uint8):
 
 
 def test_digits_are_the_uci_digits():
-    data = digits()
+    data = open_digits()
     assert data.values.shape == (1797, 1, 8, 8)
     assert (data.values.min(), data.values.max()) == (0, 16)
     assert (data.low, data.high) == (0, 16)
@@ -231,7 +231,7 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_a_split_keeps_every_example_once_and_is_the_same_every_time():
-    data = digits()
+    data = open_digits()
     a, b = data.split_rows(297, seed=3)
     assert (len(a), len(b)) == (1500, 297)
     assert np.array_equal(a, data.split_rows(297, seed=3)[0])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.splitting import SplitConfig, drawn_split, keys_of, rows_of, with_names_kept
+from undiffuse.data.splitting import SplitConfig, drawn_split, keys_of, split_rows, with_names_kept
 from undiffuse.errors import UsageError
 
 
@@ -99,6 +99,6 @@ def test_something_must_be_left(held_out, values):
 def test_a_run_of_before_keeps_its_rows():
     data = pictures(50)
     order = np.random.Generator(np.random.Philox(4)).permutation(50)  # as it was drawn then
-    training, held_out = rows_of(data, None, 0.2, 4)
+    training, held_out = split_rows(data, None, 0.2, 4)
     assert held_out.tolist() == sorted(order[:10])
     assert training.tolist() == sorted(order[10:])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from undiffuse.conditioning.columns import encode_columns, fit_conditions, remarks
+from undiffuse.conditioning.columns import condition_notes, encode_columns, fit_conditions
 from undiffuse.conditioning.conditions import Conditions
 from undiffuse.conditioning.spec import Condition
 from undiffuse.data.dataset import Dataset
@@ -280,7 +280,7 @@ def test_captions_beside_pictures_are_read_when_asked_by_name_and_offered_else(f
     encoded = encode_columns(data, {"caption": Condition(kind="text")}, Conditions(configs, 8))["caption"]
     assert int((encoded[np.arange(N)] != 0).flatten(1).any(1).sum()) == N - 1
     note = f"23 captions read from .txt files beside the pictures; 1 picture has none ({shuffled[0]}.png)"
-    assert remarks(data, {"caption": Condition(kind="text")}, np.arange(N)) == [note]
+    assert condition_notes(data, {"caption": Condition(kind="text")}, np.arange(N)) == [note]
     assert not any(".txt" in note for note in data.notes)  # of files left out
     (folder / "readme.txt").write_text("of no picture", encoding="utf-8")
     assert any("left out 1 file, readme.txt" in note for note in opened(folder).notes)
@@ -367,6 +367,6 @@ def test_a_run_of_before_says_which_names_it_never_trains_on(tmp_path):
     training, _ = data.split_rows(0.5, 1)
     unseen = set(data.columns["it"]) - set(data.columns["it"][training])
     assert unseen
-    (note,) = remarks(data, {"it": Condition(kind="class")}, training)
+    (note,) = condition_notes(data, {"it": Condition(kind="class")}, training)
     assert "no example that is trained on says the class" in note
     assert sorted(unseen)[0] in note

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.small import TINY, tiny_model
-from undiffuse.conditioning.spec import Condition, fitted
+from undiffuse.conditioning.spec import Condition, fit_condition
 from undiffuse.data.dataset import Dataset
 from undiffuse.evaluation.adherence import CANDIDATES, adherence
 from undiffuse.models.model import Model
@@ -48,7 +48,9 @@ def told(monkeypatch):
     """A model whose samples are real pictures, those that were asked for or others."""
     data = squares()
     conditions = {
-        name: fitted(declared, torch.tensor(data.columns[name]) if name == "code" else data.columns[name].tolist())
+        name: fit_condition(
+            declared, torch.tensor(data.columns[name]) if name == "code" else data.columns[name].tolist()
+        )
         for name, declared in DECLARED.items()
     }
     model = tiny_model(conditions=conditions, network=TINY)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from undiffuse.evaluation.distances import frechet_distance
-from undiffuse.evaluation.jackknife import BLOCKS, Estimate, estimated
+from undiffuse.evaluation.jackknife import JACKKNIFE_BLOCKS, Estimate, jackknife
 
 d = torch.float64
 
@@ -24,16 +24,16 @@ def mean(rows: torch.Tensor) -> float:
 def test_of_a_mean_it_is_the_standard_error():
     """s/sqrt(n) with blocks of one row; with blocks of k rows, that of the means of the blocks."""
     rows = normal(30)
-    found = estimated(mean, rows, blocks=30)
+    found = jackknife(mean, rows, blocks=30)
     assert found.value == rows.mean()
     assert found.error == pytest.approx((rows.std() / math.sqrt(30)).item(), rel=1e-12)
     blocks = torch.stack([rows[b::10].mean() for b in range(10)])
-    assert estimated(mean, rows, blocks=10).error == pytest.approx((blocks.std() / math.sqrt(10)).item(), rel=1e-12)
+    assert jackknife(mean, rows, blocks=10).error == pytest.approx((blocks.std() / math.sqrt(10)).item(), rel=1e-12)
 
 
 def test_of_a_difference_it_is_that_of_the_differences():
     rows, shift = normal(40), 0.01 * normal(40, seed=1)
-    over = estimated(mean, rows + shift, blocks=40).above(estimated(mean, rows, blocks=40))
+    over = jackknife(mean, rows + shift, blocks=40).above(jackknife(mean, rows, blocks=40))
     assert over.value == pytest.approx(shift.mean().item(), abs=1e-12)
     assert over.error == pytest.approx((shift.std() / math.sqrt(40)).item(), rel=1e-9)
 
@@ -42,14 +42,14 @@ def test_of_a_frechet_distance_it_is_its_scatter_over_samples():
     """200 samples of 60 rows: the mean of error² is within a factor of two of the variance (it is known to lie somewhat above it)."""
     real = normal(2000, 3, seed=5)
     found = [
-        estimated(lambda rows: frechet_distance(rows, real), normal(60, 3, seed=s) * 1.3 + 0.3) for s in range(200)
+        jackknife(lambda rows: frechet_distance(rows, real), normal(60, 3, seed=s) * 1.3 + 0.3) for s in range(200)
     ]
     scatter = torch.tensor([f.value for f in found]).var().item()
     assert 0.5 < torch.tensor([f.error**2 for f in found]).mean().item() / scatter < 2
 
 
 def test_too_few_rows_have_no_error():
-    assert math.isnan(estimated(mean, normal(2)).error)
+    assert math.isnan(jackknife(mean, normal(2)).error)
     assert Estimate(1.0).above(Estimate(0.5)).value == 0.5
-    assert len(estimated(mean, normal(3)).without) == 3
-    assert len(estimated(mean, normal(500)).without) == BLOCKS
+    assert len(jackknife(mean, normal(3)).without) == 3
+    assert len(jackknife(mean, normal(500)).without) == JACKKNIFE_BLOCKS

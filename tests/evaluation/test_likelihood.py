@@ -17,7 +17,7 @@ from undiffuse.process import betas as B
 from undiffuse.process.chains import Chain
 from undiffuse.process.likelihood.bound import LOG_2, Bins, chain_bound
 from undiffuse.process.oracles import Mixture
-from undiffuse.process.posteriors import Known, Posterior
+from undiffuse.process.posteriors import ExactVariance, Posterior
 from undiffuse.process.schedules import VP, Flow
 from undiffuse.rng import NoiseStream
 from undiffuse.sampling.guidance import clipped
@@ -44,9 +44,10 @@ def exact(size: int):
 
     def denoise(x_t, level):
         posterior = mixture(x_t.flatten(1), level)
-        assert isinstance(posterior.spread, Known)
+        assert isinstance(posterior.variance, ExactVariance)
         return Posterior(
-            posterior.mean.reshape(x_t.shape), Known(posterior.spread.variance.expand(len(x_t), -1).reshape(x_t.shape))
+            posterior.mean.reshape(x_t.shape),
+            ExactVariance(posterior.variance.variance.expand(len(x_t), -1).reshape(x_t.shape)),
         )
 
     return lambda rows: denoise
@@ -135,7 +136,7 @@ def test_examples_do_not_depend_on_how_they_are_batched(monkeypatch, method):
     model, values = tiny_model(), images(7)[:, None]
     settings = {"method": method, "steps": None if method == "flow" else 6}
     together = likelihood(model, values, {"class": "dog"}, **settings).estimates
-    monkeypatch.setattr(measures, "CHUNK", 3)
+    monkeypatch.setattr(measures, "LIKELIHOOD_CHUNK", 3)
     apart = likelihood(model, values, {"class": "dog"}, **settings).estimates
     assert torch.allclose(together, apart, rtol=1e-3 if method == "flow" else 1e-5, atol=1e-5)
     assert torch.equal(apart, likelihood(model, values, {"class": ["dog"] * 7}, **settings).estimates)
@@ -180,7 +181,7 @@ def test_a_learned_variance_is_the_models_own():
     told = {"class": torch.zeros(3, dtype=torch.int64)}
     assert isinstance(model.schedule, Chain)
     expected = chain_bound(
-        clipped(model.denoiser.given(told), -1, 1), model.codec.encode(values), model.schedule.levels, noises, Bins(256)
+        clipped(model.denoiser.bind(told), -1, 1), model.codec.encode(values), model.schedule.levels, noises, Bins(256)
     )
     assert torch.allclose(found.estimates[0], expected.total.double(), rtol=1e-5)
     fixed = likelihood(model, values, {"class": "cat"}, seed=4, variance=0.0)

@@ -18,7 +18,7 @@ from undiffuse.evaluation import sweep as sweep_module
 from undiffuse.evaluation.jackknife import Estimate
 from undiffuse.evaluation.sweep import Sweep, Tried, settings_for, sweep
 from undiffuse.models.file import load, read_file, store_sampling
-from undiffuse.runs.data import known_data
+from undiffuse.runs.data import run_data
 from undiffuse.runs.prepare import prepare
 from undiffuse.sampling.settings import SamplingConfig
 
@@ -224,10 +224,10 @@ def test_training_examples_take_no_part_in_the_score(run, monkeypatch):
         seen.update(told)
         raise UsageError("seen enough")
 
-    monkeypatch.setattr(sweep, "sweep", asked)
+    monkeypatch.setattr(sweep_module, "sweep", asked)
     with pytest.raises(UsageError, match="seen enough"):
         app(["sweep", str(run), "--solvers", "ddim", "-n", "8"], standalone_mode=False)
-    known = known_data(run)
+    known = run_data(run)
     codec = load(run).codec
     held, training = (codec.encode(known.data[rows].values).flatten(1) for rows in (known.held_out, known.training))
     assert len(seen["data"]) == len(held)

@@ -56,7 +56,7 @@ def test_a_stored_model_samples_what_it_sampled_there(name, expected):
 def test_a_stored_model_for_tasks_restores_what_it_restored_there(expected):
     model = load(STORED / "tasks", device="cpu")
     small = torch.nn.functional.avg_pool2d(torch.from_numpy(DATA[:1, None].astype(np.float32)), 2)
-    restored = restoration.made_of(model, restoration.given(model, small, "upscale:2"), seed=5)
+    restored = restoration.restore(model, restoration.observe(model, small, "upscale:2"), seed=5)
     assert (restored.values - expected["restored"]).abs().max() < TOLERANCE
 
 

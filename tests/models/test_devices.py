@@ -14,18 +14,18 @@ from undiffuse.conditioning.probe import effect
 from undiffuse.errors import Failure, UsageError
 from undiffuse.evaluation.likelihood import likelihood
 from undiffuse.models import inverse_problems
-from undiffuse.process.levels import Level, meet
+from undiffuse.process.levels import Level, broadcast_to
 from undiffuse.process.likelihood.flow import flow_likelihood
 from undiffuse.process.philox import standard_normal
-from undiffuse.process.posteriors import Fixed, Posterior
+from undiffuse.process.posteriors import FixedVariance, Posterior
 from undiffuse.process.schedules import Flow
 from undiffuse.sampling.inversion import slerp
 from undiffuse.sampling.loop import trajectory
 from undiffuse.sampling.noise_estimates import by_likelihood
 from undiffuse.sampling.solvers.adaptive import Adaptive
 from undiffuse.training.deterministic import deterministic
-from undiffuse.training.timesteps import make_level_sampler
-from undiffuse.training.validation import Bank
+from undiffuse.training.timesteps import make_timestep_sampler
+from undiffuse.training.validation import ValidationSet
 
 X = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -91,7 +91,7 @@ def test_adaptive_paths_are_near_the_same_on_a_device_without_float64():
     schedule = Flow()
 
     def denoise(x_t, level):  # exact for x ~ N(0, I)
-        return Posterior(meet(level.alpha / (level.alpha**2 + level.sigma**2), x_t) * x_t, Fixed(0.0))
+        return Posterior(broadcast_to(level.alpha / (level.alpha**2 + level.sigma**2), x_t) * x_t, FixedVariance(0.0))
 
     def walked(x):
         levels = schedule([0.7, 0.3]).and_clean()
@@ -119,11 +119,11 @@ def test_inverse_problems_are_the_same_on_a_device_without_float64(method):
     hidden, values = torch.ones(8, 8, dtype=torch.bool).tril(), ((X[:2].clamp(-1, 1) + 1) * 127.5).to(torch.uint8)
     here, there = tiny_model(), tiny_model()
     moved(there.denoiser)
-    approach = inverse_problems.Approach(method=method)
-    expected = inverse_problems.inpaint(here, values, hidden, approach=approach, steps=3).values
+    approach = inverse_problems.InverseMethod(method=method)
+    expected = inverse_problems.inpaint(here, values, hidden, method=approach, steps=3).values
     with apple():
         assert torch.equal(
-            torch.as_tensor(inverse_problems.inpaint(there, values, hidden, approach=approach, steps=3).values),
+            torch.as_tensor(inverse_problems.inpaint(there, values, hidden, method=approach, steps=3).values),
             expected,
         )
 
@@ -138,22 +138,22 @@ def test_the_sphere_is_the_same_on_a_device_without_float64():
 def test_what_is_measured_in_training_is_the_same_on_a_device_without_float64():
     model = tiny_model()
     values = {"class": torch.tensor([0, 1, 2])}
-    bank = Bank.of(X, values, model.schedule)
+    bank = ValidationSet.of(X, values, model.schedule)
 
     def measured(model, bank):
         denoiser = model.denoiser
         level = model.schedule(40.0)
-        sampler = make_level_sampler("loss_aware", model.schedule, True)
+        sampler = make_timestep_sampler("loss_aware", model.schedule, True)
         sampler.update(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), bank.x.square().flatten(1).mean(1))
         with torch.no_grad():
             return (
-                bank.errors(denoiser.given(bank.values)),
-                bank.effects(denoiser.given, ["class"]),
+                bank.errors(denoiser.bind(bank.values)),
+                bank.effects(denoiser.bind, ["class"]),
                 effect(lambda told: denoiser(bank.x, level, told).mean, bank.values, "class"),
                 sampler.state,
                 by_likelihood(
                     bank.x,
-                    denoiser.given(bank.values),
+                    denoiser.bind(bank.values),
                     Level(*(v[[10, 40, 80]] for v in vars(model.schedule.levels).values())),
                 ),
             )
@@ -163,7 +163,8 @@ def test_what_is_measured_in_training_is_the_same_on_a_device_without_float64():
     moved(there_model.denoiser)
     with apple():
         there = measured(
-            there_model, Bank(X.to("mps"), {"class": values["class"].to("mps")}, bank.eps.to("mps"), bank.levels)
+            there_model,
+            ValidationSet(X.to("mps"), {"class": values["class"].to("mps")}, bank.eps.to("mps"), bank.levels),
         )
     assert torch.equal(here[0], there[0])
     assert here[1:3] == there[1:3]

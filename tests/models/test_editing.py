@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from tests.process.instances import CHAINS
-from undiffuse.process.levels import meet
+from undiffuse.process.levels import broadcast_to
 from undiffuse.process.oracles import Mixture
 from undiffuse.process.philox import standard_normal
 from undiffuse.process.schedules import CONTINUOUS
-from undiffuse.sampling.ddpm_inversion import recorded
+from undiffuse.sampling.ddpm_inversion import ddpm_inversion
 from undiffuse.sampling.grids import make_grid
-from undiffuse.sampling.inversion import inverted, lifted, slerp
+from undiffuse.sampling.inversion import at_lowest_noise, invert, slerp
 from undiffuse.sampling.loop import final, trajectory
 from undiffuse.sampling.noise_estimates import by_likelihood, by_wavelet
 from undiffuse.sampling.solvers.ancestral import Ancestral
@@ -26,7 +26,10 @@ SOLVERS = {"ddim": "euler", "heun": "heun"}
 
 
 # 35 dB of a range of 2 are an error of 0.036: a chain whose cleanest level has more noise than this cannot come nearer.
-FINE = [*(name for name, chain in CHAINS.items() if len(chain) >= 100 and chain.levels.ratio[-2] < 0.036), *CONTINUOUS]
+FINE = [
+    *(name for name, chain in CHAINS.items() if len(chain) >= 100 and chain.levels.sigma_edm[-2] < 0.036),
+    *CONTINUOUS,
+]
 
 
 def solver(name):
@@ -44,7 +47,7 @@ def drawn(n, d, seed=0):
 
 
 def top_of(x, denoise, levels, solver):
-    moments = list(inverted(x, denoise, levels, solver))
+    moments = list(invert(x, denoise, levels, solver))
     assert len(moments) == len(levels) - 2
     return moments[-1].x
 
@@ -88,14 +91,14 @@ def test_round_trip_of_at_least_35_dB_at_100_steps(name, which):
 
 def test_inversion_of_a_stochastic_solver_is_refused():
     with pytest.raises(ValueError, match="deterministic"):
-        next(inverted(drawn(1, 1), gaussian(0.0, 1.0), make_grid(COSINE, "uniform", 4), Ancestral()))
+        next(invert(drawn(1, 1), gaussian(0.0, 1.0), make_grid(COSINE, "uniform", 4), Ancestral()))
 
 
 def test_moments_go_up_from_the_lifted_example():
     levels, x = make_grid(COSINE, "uniform", 6), drawn(2, 3)
-    moments = list(inverted(x, gaussian(0.0, 0.5, 3), levels, solver("heun")))
-    assert torch.equal(moments[0].x_t, lifted(x, levels))
-    assert [m.level.label.item() for m in moments] == levels.label[1:-1].flip(0).tolist()
+    moments = list(invert(x, gaussian(0.0, 0.5, 3), levels, solver("heun")))
+    assert torch.equal(moments[0].x_t, at_lowest_noise(x, levels))
+    assert [m.level.timestep.item() for m in moments] == levels.timestep[1:-1].flip(0).tolist()
     for before, after in zip(moments, moments[1:], strict=False):
         assert torch.equal(before.x, after.x_t)
 
@@ -113,7 +116,7 @@ def test_a_recording_replays_the_example(path, dtype):
         0.02 * torch.eye(2, dtype=torch.float64).repeat(2, 1, 1),
     )
     levels, x, index = make_grid(CHAINS["cosine-1000"], "uniform", 30), 0.5 * drawn(8, 2).to(dtype), torch.arange(8)
-    recording = recorded(x, mixture, levels, path=path, seed=3, index=index)
+    recording = ddpm_inversion(x, mixture, levels, path=path, seed=3, index=index)
     back = (
         final(trajectory(recording.top, mixture, levels, Ancestral(), seed=9, index=index, noise=recording))
         + recording.rest
@@ -125,7 +128,7 @@ def test_the_noise_of_a_forward_trajectory_is_white_for_an_exact_model():
     """Data N(0, I): p(x_s | x_t) is q(x_s | x_t), so z are independent standard normals, as sampling draws them."""
     levels, n = make_grid(CHAINS["cosine-1000"], "uniform", 6), 20_000
     z = torch.stack(
-        recorded(drawn(n, 1), gaussian(0.0, 1.0), levels, path="trajectory", seed=1, index=torch.arange(n)).noises
+        ddpm_inversion(drawn(n, 1), gaussian(0.0, 1.0), levels, path="trajectory", seed=1, index=torch.arange(n)).noises
     )[..., 0]
     assert z.mean(1).abs().max() < 4.5 / n**0.5
     assert (z @ z.T / n - torch.eye(5)).abs().max() < 4.5 * (2 / n) ** 0.5
@@ -135,7 +138,9 @@ def test_independent_levels_need_larger_noise():
     """Data N(0, I), variance preserving: x_s given x_t is N(r x_t, 1 - r²), r = alpha_t/alpha_s, but jumps of their own
     have covariance alpha_s alpha_t, so Var z = (1 + r² - 2 r alpha_s alpha_t)/(1 - r²)."""
     levels, n = make_grid(CHAINS["cosine-1000"], "uniform", 6), 20_000
-    noises = recorded(drawn(n, 1), gaussian(0.0, 1.0), levels, path="independent", seed=1, index=torch.arange(n)).noises
+    noises = ddpm_inversion(
+        drawn(n, 1), gaussian(0.0, 1.0), levels, path="independent", seed=1, index=torch.arange(n)
+    ).noises
     for z, here, there in zip(noises, levels.rows(), levels.rows()[1:], strict=False):
         r = here.alpha / there.alpha
         expected = (1 + r**2 - 2 * r * here.alpha * there.alpha) / (1 - r**2)
@@ -201,7 +206,7 @@ def test_likelihood_estimate_is_the_gaussians_closed_form(schedule):
     truth = (y.square().mean(1) - s**2).sqrt()
     for steps in (64, 128):
         levels = make_grid(schedule, "logsnr", steps)[:-1]
-        h = (levels.ratio[0] / levels.ratio[1]).log().item()
+        h = (levels.sigma_edm[0] / levels.sigma_edm[1]).log().item()
         torch.testing.assert_close(by_likelihood(y, gaussian(0.0, s, d), levels), truth, rtol=3 / 4 * h**2, atol=0)
 
 
@@ -209,7 +214,7 @@ def test_likelihood_estimate_without_noise_is_the_cleanest_level():
     """Too little variation for the model itself: the likelihood falls with u from the start."""
     levels = make_grid(COSINE, "logsnr", 32)[:-1]
     u = by_likelihood(0.1 * drawn(1, 20), gaussian(0.0, 0.4, 20), levels)
-    assert u.item() == pytest.approx(levels.ratio[-1].item())
+    assert u.item() == pytest.approx(levels.sigma_edm[-1].item())
 
 
 def test_likelihood_estimate_of_a_mixture_is_unbiased():
@@ -235,7 +240,7 @@ def test_meeting_the_first_level_of_pure_noise():
             drawn(3, 2), gaussian(0.1, 0.5, 2), levels, make_solver(SOLVERS[name], Settings(), CHAINS["linear-zero"])
         )
         assert x.isfinite().all()
-        assert meet(levels.alpha[0], x) == 0
+        assert broadcast_to(levels.alpha[0], x) == 0
 
 
 DETERMINISTIC = [name for name in REGISTRY if not make_solver(name, Settings(), COSINE).stochastic]

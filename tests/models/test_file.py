@@ -36,7 +36,7 @@ def path(tmp_path):
 
 
 def test_a_loaded_model_samples_what_the_saved_one_did(tmp_path):
-    model = tiny_model(weights="raw")
+    model = tiny_model(weights="online")
     saved(tmp_path / "model.safetensors", model)
     for where in (tmp_path, tmp_path / "model.safetensors"):
         loaded = load(where)
@@ -45,19 +45,19 @@ def test_a_loaded_model_samples_what_the_saved_one_did(tmp_path):
 
 
 def test_both_sets_of_weights_are_there(path):
-    raw, averaged = load(path, weights="raw"), load(path, weights="averaged")
+    raw, averaged = load(path, weights="online"), load(path, weights="ema")
     for a, b in zip(raw.denoiser.parameters(), averaged.denoiser.parameters(), strict=True):
         torch.testing.assert_close(a + 0.5, b)
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 33, 20), (7, 9, 9), (2, 50), (1, 5, 6, 7)])
 @pytest.mark.parametrize(
-    ("variance", "prediction"), [("fixed_small", "noise"), ("learned_range", "karras"), ("learned", "mean")]
+    ("variance", "prediction"), [("fixed_small", "epsilon"), ("learned_range", "edm"), ("learned", "posterior_mean")]
 )
 def test_any_shape_and_kind_survives_the_file(tmp_path, shape, variance, prediction):
     model = tiny_model(shape=shape, variance=variance, prediction=prediction)
     saved(tmp_path / "m.safetensors", model)
-    values = load(tmp_path / "m.safetensors", weights="raw").sample(2, steps=2)
+    values = load(tmp_path / "m.safetensors", weights="online").sample(2, steps=2)
     assert values.shape == (2, *shape)
     assert ((values >= 0) & (values <= 255)).all()
 
@@ -67,7 +67,7 @@ def test_a_loaded_model_is_frozen_so_that_gradients_by_x_keep_nothing_for_its_we
     model = load(path, "cpu")
     assert not any(p.requires_grad for p in model.denoiser.parameters())
     x_t, level = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), model.schedule(50.0)
-    denoise = model.denoiser.given(model.denoiser.conditions.encode({}, 4))
+    denoise = model.denoiser.bind(model.denoiser.conditions.encode({}, 4))
 
     def differentiated():
         kept = {}
@@ -108,7 +108,7 @@ def test_one_changed_number_is_noticed(path):
 
 def test_one_changed_setting_is_noticed(path):
     def change(metadata, tensors):
-        metadata["config"] = metadata["config"].replace("velocity", "clean")
+        metadata["config"] = metadata["config"].replace('"v"', '"x0"')
 
     rewritten(path, change)
     with pytest.raises(ValueError, match="changed after it was written"):
@@ -169,10 +169,10 @@ def forged(path, **changes):
         ({"config": {"surprise": 1}}, "no setting 'surprise'"),
         ({"config": {"prediction": "magic"}}, "prediction"),
         ({"config": {"schedule": {"name": "linear", "T": 5}}}, "smallest T"),
-        ({"without": ["raw.network.last.bias"]}, "lacks tensor raw.network.last.bias"),
-        ({"tensors": {"raw.extra": torch.zeros(2)}}, "unknown tensor raw.extra"),
-        ({"tensors": {"averaged.network.last.bias": torch.zeros(2)}}, r"is \(2,\)"),
-        ({"tensors": {"raw.network.last.bias": torch.zeros(1, dtype=torch.float16)}}, "float16"),
+        ({"without": ["online.network.last.bias"]}, "lacks tensor online.network.last.bias"),
+        ({"tensors": {"online.extra": torch.zeros(2)}}, "unknown tensor online.extra"),
+        ({"tensors": {"ema.network.last.bias": torch.zeros(2)}}, r"is \(2,\)"),
+        ({"tensors": {"online.network.last.bias": torch.zeros(1, dtype=torch.float16)}}, "float16"),
     ],
 )
 def test_a_header_and_tensors_that_do_not_belong_together(path, changes, words):
@@ -340,7 +340,7 @@ def test_kind_and_version_are_told_before_tensors_are_read(tmp_path):
         ]
     ):
         path = tmp_path / f"{number}.safetensors"
-        save_file({"raw.x": torch.zeros(1)}, path, {"undiffuse": json.dumps(header), "config": "{}"})
+        save_file({"online.x": torch.zeros(1)}, path, {"undiffuse": json.dumps(header), "config": "{}"})
         with pytest.raises(UsageError, match=words):
             load(path)
 

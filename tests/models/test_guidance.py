@@ -8,20 +8,20 @@ import torch
 from tests.small import randomised, tiny_config, tiny_model
 from undiffuse.conditioning.classes import ClassConfig, TaskConfig
 from undiffuse.conditioning.numbers import NumberConfig
-from undiffuse.models.guidance import Steering, check, denoise, encoded
+from undiffuse.models.guidance import Guidance, build_denoiser, encode_request, validate
 from undiffuse.process.config import ScheduleConfig
 from undiffuse.sampling.classifier_guidance import Guide
 
 TWO = {
     "class": ClassConfig(names=("cat", "dog", "7")),
-    "age": NumberConfig(mean=10.0, deviation=2.0, low=5.0, high=15.0),
+    "age": NumberConfig(mean=10.0, std=2.0, low=5.0, high=15.0),
 }
 
 
 def walked(model, asked, steering=None, n=3, **sampling):
-    how, steering = model.how(**({"clip": "none"} | sampling)), steering or Steering()
-    check(model, how, steering)
-    return denoise(model, encoded(model, asked, n, steering), how, steering)
+    how, steering = model.sampling_config(**({"clip": "none"} | sampling)), steering or Guidance()
+    validate(model, how, steering)
+    return build_denoiser(model, encode_request(model, asked, n, steering), how, steering)
 
 
 def noise(n=3):
@@ -55,7 +55,7 @@ def test_a_negative_condition_takes_the_place_of_nothing_said():
     model = tiny_model(conditions=TWO)
     told, away = plain(model, {"class": "dog", "age": 12}), plain(model, {"class": "cat"})
     near(
-        answer(model, {"class": "dog", "age": 12}, Steering(negative={"class": "cat"}), guidance=2.5),
+        answer(model, {"class": "dog", "age": 12}, Guidance(negative={"class": "cat"}), guidance=2.5),
         away + 2.5 * (told - away),
     )
 
@@ -89,7 +89,10 @@ def test_conditions_that_are_never_dropped_stay_in_both_halves():
 def test_a_weaker_model_takes_the_place_of_nothing_said():
     model, weaker = tiny_model(0, conditions=TWO), tiny_model(1, conditions={"class": TWO["class"]})
     told, weak = plain(model, {"class": "dog", "age": 12}), plain(weaker, {"class": "dog"})
-    near(answer(model, {"class": "dog", "age": 12}, Steering(weaker=weaker), guidance=2.0), weak + 2 * (told - weak))
+    near(
+        answer(model, {"class": "dog", "age": 12}, Guidance(autoguidance=weaker), guidance=2.0),
+        weak + 2 * (told - weak),
+    )
 
 
 class Counted(torch.nn.Module):
@@ -111,8 +114,8 @@ class Counted(torch.nn.Module):
         ({"guidance_scales": {"class": 2.0}}, [9]),
         ({"guidance": 2.0, "guidance_scales": {"class": 2.0}}, [6]),
         ({"guidance": 2.0, "guidance_interval": [50.0, 60.0]}, [3]),
-        ({"guidance": 2.0, "guidance_form": "projected"}, [6]),
-        ({"guidance": 0.6, "guidance_form": "plus"}, [6]),
+        ({"guidance": 2.0, "guidance_method": "apg"}, [6]),
+        ({"guidance": 0.6, "guidance_method": "cfg++"}, [6]),
     ],
 )
 def test_guidance_is_one_batched_evaluation_and_costs_no_more_than_it_compares(sampling, batches):
@@ -128,7 +131,7 @@ def test_an_example_is_the_same_alone_and_in_any_batch_with_gradients_too():
 
     def guide(index=slice(None)):
         target = wanted[index]
-        return Steering(guides=(Guide(lambda x, level, i: -((x.mean((1, 2, 3)) - target[i]) ** 2), 5.0),))
+        return Guidance(guides=(Guide(lambda x, level, i: -((x.mean((1, 2, 3)) - target[i]) ** 2), 5.0),))
 
     together = model.sample(5, {"class": ["cat", "dog", "7", "cat", "dog"]}, steering=guide(), guidance=2.0)
     for k, name in enumerate(["cat", "dog", "7", "cat", "dog"]):
@@ -141,21 +144,21 @@ def test_a_gradient_moves_the_clipped_belief_which_is_then_clipped_again():
     model, level = tiny_model(), tiny_model().schedule(40.0)
     guide = Guide(lambda x, level, index: x.mean((1, 2, 3)), 30.0)
     plain, pulled = (
-        answer(model, {"class": "cat"}, Steering(guides=guides), clip="range") for guides in ((), (guide,))
+        answer(model, {"class": "cat"}, Guidance(guides=guides), clip="range") for guides in ((), (guide,))
     )
     assert plain.abs().max() == 1
     near(pulled, (plain + 30.0 * (level.sigma**2 / level.alpha / 64).item()).clamp(-1, 1))
-    unclipped = [answer(model, {"class": "cat"}, Steering(guides=guides)) for guides in ((), (guide,))]
+    unclipped = [answer(model, {"class": "cat"}, Guidance(guides=guides)) for guides in ((), (guide,))]
     near(unclipped[1], unclipped[0] + 30.0 * (level.sigma**2 / level.alpha / 64).item())
 
 
 def test_a_guide_pulls_only_in_its_interval():
     model, level = tiny_model(), tiny_model().schedule(40.0)
-    ratio = level.ratio.item()
+    ratio = level.sigma_edm.item()
     plain = answer(model, {"class": "cat"})
     for interval, same in (((0.0, ratio * 1.01), False), ((0.0, ratio * 0.99), True), ((ratio * 1.01, 99.0), True)):
         guide = Guide(lambda x, level, index: x.mean((1, 2, 3)), 30.0, interval=interval)
-        moved = (answer(model, {"class": "cat"}, Steering(guides=(guide,))) - plain).abs().max().item()
+        moved = (answer(model, {"class": "cat"}, Guidance(guides=(guide,))) - plain).abs().max().item()
         assert moved < 1e-5 if same else moved > 0.1  # the pull is 30 sigma²/alpha/64
 
 
@@ -164,7 +167,7 @@ def test_gradients_work_with_any_solver_and_the_mean_form_with_ancestral_steps(s
     model = tiny_model()
     forms = ("score", "mean") if solver == "ddpm" else ("score",)
     for form in forms:
-        steering = Steering(guides=(Guide(lambda x, level, i: x.mean((1, 2, 3)), form=form),))
+        steering = Guidance(guides=(Guide(lambda x, level, i: x.mean((1, 2, 3)), form=form),))
         assert model.sample(2, {"class": "cat"}, steering=steering, solver=solver).shape == (2, 1, 8, 8)
 
 
@@ -174,21 +177,21 @@ UNCONDITIONAL = {"conditions": {}}
 @pytest.mark.parametrize(
     ("model", "steering", "sampling", "words"),
     [
-        (UNCONDITIONAL, Steering(), {"guidance": 2.0}, "nothing to guide"),
+        (UNCONDITIONAL, Guidance(), {"guidance": 2.0}, "nothing to guide"),
         (
-            {"conditions": {"class": ClassConfig(names=("cat", "dog"), drop=0)}},
-            Steering(),
+            {"conditions": {"class": ClassConfig(names=("cat", "dog"), dropout=0)}},
+            Guidance(),
             {"guidance": 2.0},
             "without ever dropping",
         ),
-        ({}, Steering(negative={"class": "cat"}), {}, "keeps away from nothing"),
-        ({}, Steering(negative={"class": "cat"}), {"guidance_scales": {"class": 2.0}}, "leave one out"),
-        ({}, Steering(negative={"class": "cow"}), {"guidance": 2.0}, "no class 'cow'"),
-        ({}, Steering(), {"guidance_scales": {"age": 2.0}}, "cannot be guided by 'age': it can guide by class"),
-        ({}, Steering(), {"guidance_scales": {"class": 2.0}, "guidance_form": "projected"}, "plain form"),
+        ({}, Guidance(negative={"class": "cat"}), {}, "keeps away from nothing"),
+        ({}, Guidance(negative={"class": "cat"}), {"guidance_scales": {"class": 2.0}}, "leave one out"),
+        ({}, Guidance(negative={"class": "cow"}), {"guidance": 2.0}, "no class 'cow'"),
+        ({}, Guidance(), {"guidance_scales": {"age": 2.0}}, "cannot be guided by 'age': it can guide by class"),
+        ({}, Guidance(), {"guidance_scales": {"class": 2.0}, "guidance_method": "apg"}, "method cfg"),
         (
             {},
-            Steering(guides=(Guide(lambda x, level, i: x.sum((1, 2, 3)), form="mean"),)),
+            Guidance(guides=(Guide(lambda x, level, i: x.sum((1, 2, 3)), form="mean"),)),
             {"solver": "heun"},
             "use ddpm, or 'score'",
         ),
@@ -196,7 +199,7 @@ UNCONDITIONAL = {"conditions": {}}
 )
 def test_contradictions_are_refused_in_a_sentence(model, steering, sampling, words):
     made = tiny_model(**model)
-    asked = {} if "class" not in made.denoiser.conditions.askable else {"class": "dog"}
+    asked = {} if "class" not in made.denoiser.conditions.settable else {"class": "dog"}
     with pytest.raises(ValueError, match=words):
         made.sample(1, asked, steering=steering, **sampling)
 
@@ -209,9 +212,11 @@ def test_a_weaker_model_of_other_data_or_another_schedule_is_refused():
     ):
         other = tiny_model(**changes)
         with pytest.raises(ValueError, match=words):
-            model.sample(1, {"class": "dog"}, steering=Steering(weaker=other), guidance=2.0)
+            model.sample(1, {"class": "dog"}, steering=Guidance(autoguidance=other), guidance=2.0)
     with pytest.raises(ValueError, match="one of them"):
-        model.sample(1, {"class": "dog"}, steering=Steering(negative={"class": "cat"}, weaker=model), guidance=2.0)
+        model.sample(
+            1, {"class": "dog"}, steering=Guidance(negative={"class": "cat"}, autoguidance=model), guidance=2.0
+        )
 
 
 def test_the_same_index_is_the_same_noise_whatever_is_asked():
@@ -229,7 +234,7 @@ def test_the_same_index_is_the_same_noise_whatever_is_asked():
 def test_old_configurations_without_the_new_settings_still_load():
     content = tiny_config().model_dump(mode="json")
     classes, shifts = (
-        {"kind": "class", "names": ["cat", "dog", "7"], "drop": 0.1},
+        {"kind": "class", "names": ["cat", "dog", "7"], "dropout": 0.1},
         {"kind": "augmentation", "numbers": 2},
     )
     content["conditions"] = {"class": classes, "augmentation": shifts}
@@ -239,7 +244,7 @@ def test_old_configurations_without_the_new_settings_still_load():
 
     denoiser, _ = parsed(ModelConfig, content, "old").build()
     randomised(denoiser)
-    assert denoiser.conditions.askable == ["class"]
+    assert denoiser.conditions.settable == ["class"]
     assert dict(denoiser.conditions.named_parameters()).keys() == {
         "each.class.table.weight",
         "each.augmentation.linear.weight",
@@ -251,12 +256,12 @@ def test_old_configurations_without_the_new_settings_still_load():
     [
         {"guidance": 3.0},
         {"guidance": 3.0, "guidance_rescale": 0.7},
-        {"guidance": 3.0, "guidance_form": "projected", "guidance_longest": 2.0},
-        {"guidance": 0.6, "guidance_form": "plus"},
+        {"guidance": 3.0, "guidance_method": "apg", "apg_norm_threshold": 2.0},
+        {"guidance": 0.6, "guidance_method": "cfg++"},
         {"guidance_scales": {"class": 4.0}},
         {"guidance": 3.0, "guidance_interval": (0.05, 0.5)},
-        {"guidance": 0.6, "guidance_form": "plus", "guidance_interval": (0.05, 0.5)},
-        {"guidance": 3.0, "clip": "dynamic", "keep_eps": True},
+        {"guidance": 0.6, "guidance_method": "cfg++", "guidance_interval": (0.05, 0.5)},
+        {"guidance": 3.0, "clip": "dynamic", "epsilon_from": "unclipped"},
     ],
     ids=str,
 )
@@ -272,10 +277,10 @@ def test_every_example_may_have_a_level_of_its_own(how, of):
     levels = model.schedule([2.0, 40.0, 70.0])
     asked = {"class": ["dog", "cat", "dog"], "age": [12, 8, 9]}
     with torch.no_grad():
-        together = walked(model, asked, Steering(guides=guides), **({"clip": "none"} | how))(x, levels)
+        together = walked(model, asked, Guidance(guides=guides), **({"clip": "none"} | how))(x, levels)
         for k in range(3):
             one = {name: values[k] for name, values in asked.items()}
-            alone = walked(model, one, Steering(guides=guides), n=1, **({"clip": "none"} | how))(
+            alone = walked(model, one, Guidance(guides=guides), n=1, **({"clip": "none"} | how))(
                 x[k : k + 1], levels.rows()[k]
             )
             near(together.mean[k : k + 1], alone.mean)
@@ -288,6 +293,6 @@ def test_the_noise_of_an_unclipped_estimate_is_kept_but_not_by_ancestral_steps()
     with torch.no_grad():
         clipped = walked(model, {}, clip="range", solver="ddim")(noise(), level)
         for solver, kept in (("ddim", True), ("adams", True), ("ddpm", False)):
-            posterior = walked(model, {}, clip="range", keep_eps=True, solver=solver)(noise(), level)
+            posterior = walked(model, {}, clip="range", epsilon_from="unclipped", solver=solver)(noise(), level)
             assert torch.equal(posterior.mean, clipped.mean)
             assert torch.allclose(posterior.eps(noise(), level), clipped.eps(noise(), level)) != kept

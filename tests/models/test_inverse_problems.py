@@ -15,7 +15,7 @@ from undiffuse.conditioning.classes import ClassConfig
 from undiffuse.data.codec import CodecConfig
 from undiffuse.models import editing, inverse_problems
 from undiffuse.models.file import save_model
-from undiffuse.models.inverse_problems import Approach
+from undiffuse.models.inverse_problems import InverseMethod
 from undiffuse.process.operators import REC_601, Blur, Downsample, Grey
 from undiffuse.sampling.settings import SamplingConfig
 
@@ -48,7 +48,7 @@ def draws(model, n=2):
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_known_comes_back_as_it_was(method):
     values = images(3)[:, None]
-    result = inverse_problems.inpaint(tiny_model(), values, HALF, 2, approach=Approach(method), steps=6)
+    result = inverse_problems.inpaint(tiny_model(), values, HALF, 2, method=InverseMethod(method), steps=6)
     assert result.values.shape == (3, 2, 1, 8, 8)
     given = torch.from_numpy(values).float()[:, None].expand(-1, 2, -1, -1, -1)
     assert torch.equal(result.values[..., :4, :], given[..., :4, :])
@@ -61,7 +61,7 @@ def test_what_is_known_comes_back_as_it_was(method):
 def test_any_number_of_steps_whatever_the_models_own_settings_are(method, steps):
     model = tiny_model(sampling=SamplingConfig(steps=5, churn=3.0, order=2))
     assert (
-        inverse_problems.inpaint(model, images(1)[:, None], HALF, approach=Approach(method), steps=steps)
+        inverse_problems.inpaint(model, images(1)[:, None], HALF, method=InverseMethod(method), steps=steps)
         .values.isfinite()
         .all()
     )
@@ -103,7 +103,7 @@ def test_a_mask_for_each_example_and_for_all_in_any_layout():
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 16)])
 def test_answers_agree_with_what_was_given_in_the_datas_own_units(shape):
     """`replace` obeys y, so the operator, applied to answers in the data's units, must give the values that were passed in."""
-    model, how = floats(shape), {"approach": Approach("replace"), "steps": 4, "clip": "none"}
+    model, how = floats(shape), {"method": InverseMethod("replace"), "steps": 4, "clip": "none"}
     x = draws(model)
     small = Downsample(2)(x)
     torch.testing.assert_close(
@@ -159,11 +159,14 @@ def test_variations_follow_each_other_and_grow_with_strength():
         (lambda m, x: inverse_problems.deblur(m, x, 1.0, noise=-1.0), "0 or more"),
         (lambda m, x: editing.vary(m, x, 1.5), "outside 0"),
         (lambda m, x: editing.vary(m, x, 0.5, 0), "at least 1"),
-        (lambda m, x: inverse_problems.inpaint(m, x, HALF, approach=Approach("dps"), solver="heun"), "ddpm or ddim"),
-        (lambda m, x: inverse_problems.inpaint(m, x, HALF, approach=Approach("repaint"), solver="ddim"), "ancestral"),
-        (lambda m, x: inverse_problems.deblur(m, x, approach=Approach("repaint")), "mask hides"),
-        (lambda m, x: Approach("magic"), "exact, pigdm"),
-        (lambda m, x: Approach(iterations=0), "1 or more"),
+        (lambda m, x: inverse_problems.inpaint(m, x, HALF, method=InverseMethod("dps"), solver="heun"), "ddpm or ddim"),
+        (
+            lambda m, x: inverse_problems.inpaint(m, x, HALF, method=InverseMethod("repaint"), solver="ddim"),
+            "ancestral",
+        ),
+        (lambda m, x: inverse_problems.deblur(m, x, method=InverseMethod("repaint")), "mask hides"),
+        (lambda m, x: InverseMethod("magic"), "exact, pigdm"),
+        (lambda m, x: InverseMethod(iterations=0), "1 or more"),
         (
             lambda m, x: inverse_problems.colorize(tiny_model(shape=(3, 8, 8)), x, weights=(1.0, 1.0, 1.0)),
             "sum up to 3",
@@ -345,20 +348,25 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(run, files, arguments, words)
 def test_momentum_of_guidance_is_remembered_here_too(method):
     model = tiny_model(conditions={"class": ClassConfig(names=("cat", "dog"))})
     given = {
-        "approach": Approach(method),
+        "method": InverseMethod(method),
         "steps": 5,
         "conditions": {"class": "dog"},
         "guidance": 3.0,
-        "guidance_form": "projected",
+        "guidance_method": "apg",
     }
     one, other = (
-        inverse_problems.inpaint(model, images(1)[:, None], HALF, guidance_momentum=beta, **given).values
+        inverse_problems.inpaint(model, images(1)[:, None], HALF, apg_momentum=beta, **given).values
         for beta in (-0.7, 0.0)
     )
     assert not torch.equal(one, other)
 
 
-FORMS = [{}, {"guidance_longest": 1.0}, {"guidance_form": "plain", "guidance_rescale": 0.5}, {"guidance_form": "plain"}]
+FORMS = [
+    {},
+    {"apg_norm_threshold": 1.0},
+    {"guidance_method": "cfg", "guidance_rescale": 0.5},
+    {"guidance_method": "cfg"},
+]
 
 
 @pytest.mark.parametrize("how", FORMS, ids=str)
@@ -366,9 +374,9 @@ FORMS = [{}, {"guidance_longest": 1.0}, {"guidance_form": "plain", "guidance_res
 def test_gradients_go_through_every_form_of_guidance(method, how):
     """A bound that is not there once made them 0 · inf."""
     model = tiny_model(conditions={"class": ClassConfig(names=("cat", "dog"))})
-    told = {"conditions": {"class": "dog"}, "guidance": 3.0, "guidance_form": "projected"} | how
+    told = {"conditions": {"class": "dog"}, "guidance": 3.0, "guidance_method": "apg"} | how
     assert (
-        inverse_problems.inpaint(model, images(1)[:, None], HALF, approach=Approach(method), steps=4, **told)
+        inverse_problems.inpaint(model, images(1)[:, None], HALF, method=InverseMethod(method), steps=4, **told)
         .values.isfinite()
         .all()
     )

@@ -61,7 +61,7 @@ def runs(tmp_path_factory):
 
 
 def test_only_adapters_are_trained_and_the_model_file_needs_none(runs):
-    tuned = dict(undiffuse.load(runs / "tuned", weights="raw").denoiser.named_parameters())
+    tuned = dict(undiffuse.load(runs / "tuned", weights="online").denoiser.named_parameters())
     start = dict(undiffuse.load(runs / "base").denoiser.named_parameters())
     layers = {f"network.{path}.weight" for path in adaptable(undiffuse.load(runs / "base").denoiser.network)}
     changed = {name for name in tuned if not torch.equal(start[name], tuned[name])}
@@ -70,7 +70,7 @@ def test_only_adapters_are_trained_and_the_model_file_needs_none(runs):
         "conditions.each.augmentation.linear.weight"
     }  # the digits' preset shifts; this run does not
     state = load_file(next((runs / "tuned/state").iterdir()))
-    assert all(".parametrizations.weight.0." in name for name in state if name.startswith(("raw.", "averaged.")))
+    assert all(".parametrizations.weight.0." in name for name in state if name.startswith(("online.", "ema.")))
     for name in layers:  # a change of rank 3
         assert torch.linalg.matrix_rank((tuned[name] - start[name]).flatten(1).double(), rtol=1e-4) <= 3
 
@@ -113,7 +113,7 @@ def test_adapters_hold_what_is_new_as_well(tmp_path, runs):
         undiffuse.load(tmp_path / "told"),
         undiffuse.load(runs / "base", adapters=tmp_path / "told/adapters"),
     )
-    assert tuned.denoiser.conditions.askable == ["label"]
+    assert tuned.denoiser.conditions.settable == ["label"]
     for (name, a), (_, b) in zip(tuned.denoiser.named_parameters(), joined.denoiser.named_parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=name)
 

@@ -8,9 +8,9 @@ import torch
 from tests.conditioning.instances import DROPPABLE, KIND_OF, WAYS
 from tests.small import TINY, randomised, tiny_config
 from undiffuse.conditioning.classes import ClassConfig
-from undiffuse.conditioning.probe import refuse_deaf
+from undiffuse.conditioning.probe import require_sensitivity
 from undiffuse.conditioning.texts import WordsEncoder
-from undiffuse.models.transfer import carry
+from undiffuse.models.transfer import transfer_weights
 from undiffuse.networks.autoencoder import AutoencoderConfig
 from undiffuse.networks.mlp import MLPConfig
 from undiffuse.networks.transformer import TransformerConfig
@@ -44,7 +44,7 @@ def carried(old, conditions, network=UNET, **changes):
     """(the new denoiser, which of its entries are new, a level)"""
     new, schedule = built(conditions, network, seed=1, **changes)
     level = schedule(torch.tensor(50.0, dtype=torch.float64))
-    return new, carry(old, new, SHAPE, schedule), level
+    return new, transfer_weights(old, new, SHAPE, schedule), level
 
 
 def x_t(n=6):
@@ -74,7 +74,7 @@ def test_a_new_condition_starts_as_nothing_and_is_heard(kind, way, network):
         torch.testing.assert_close(answer(new, level, {"class": classes}), before, rtol=1e-4, atol=1e-5)
     told = new.conditions.encode({"class": classes, "new": values}, 6)
     parameters = {name: p.clone() for name, p in new.named_parameters()}
-    refuse_deaf(new, lambda told: new(x_t(), level, told).mean, told, fresh)
+    require_sensitivity(new, lambda told: new(x_t(), level, told).mean, told, fresh)
     assert all(torch.equal(p, parameters[name]) for name, p in new.named_parameters()), (
         "the probe gives back what it lends"
     )
@@ -85,19 +85,19 @@ def test_without_the_entries_that_are_new_a_probe_would_take_new_channels_for_de
     new, _, level = carried(old, OLD | {"new": DROPPABLE["image"].config()})
     told = new.conditions.encode({"new": list(DROPPABLE["image"].values)}, 3)
     with pytest.raises(ValueError, match="does not hear new"):
-        refuse_deaf(new, lambda told: new(x_t(3), level, told).mean, told)
+        require_sensitivity(new, lambda told: new(x_t(3), level, told).mean, told)
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", DROPPABLE)
 def test_what_the_data_does_not_say_any_more_is_left_unsaid(kind, way):
-    known = DROPPABLE[kind].config(inject=way, drop=0.1)
+    known = DROPPABLE[kind].config(inject=way, dropout=0.1)
     old, _ = trained(OLD | {"gone": known})
     new, _, level = carried(old, OLD | {"gone": known.retire()})
     torch.testing.assert_close(
         answer(new, level, {"class": "dog"}), answer(old, level, {"class": "dog"}), rtol=1e-5, atol=1e-6
     )
-    assert new.conditions.askable == ["class"]
+    assert new.conditions.settable == ["class"]
     assert new.conditions.droppable == ["class"]
     with pytest.raises(ValueError, match="cannot be told 'gone'"):
         new.conditions.encode({"gone": DROPPABLE[kind].values[0]}, 1)
@@ -106,8 +106,8 @@ def test_what_the_data_does_not_say_any_more_is_left_unsaid(kind, way):
 GROWN = {
     "class": {"names": ("cat", "emu", "horse", "ant")},
     "tags": {"names": ("red", "wild")},
-    "number": {"mean": 1.0, "deviation": 9.0, "low": -5.0, "high": 50.0},
-    "vector": {"mean": (0.0, 0.0), "deviation": (1.0, 1.0)},
+    "number": {"mean": 1.0, "std": 9.0, "low": -5.0, "high": 50.0},
+    "vector": {"mean": (0.0, 0.0), "std": (1.0, 1.0)},
     "image": {"shape": (2, 8, 8), "low": 0.0, "high": 200.0},
 }
 
@@ -152,7 +152,7 @@ def test_a_new_tag_adds_nothing_at_first():
 def test_the_weights_of_every_part_are_copied_whatever_moved():
     """Attention to tokens comes in between, so the numbers of what follows move; every old weight is found again."""
     old, _ = trained(OLD)
-    new, fresh, _ = carried(old, OLD | {"new": DROPPABLE["text"].config(inject="attention")})
+    new, fresh, _ = carried(old, OLD | {"new": DROPPABLE["text"].config(inject="cross_attention")})
     values = {p.flatten()[0].item() for p in old.parameters()}
     found = {p.flatten()[0].item() for name, p in new.named_parameters() if not fresh[name].any()}
     assert values == found
@@ -163,7 +163,7 @@ def test_weights_of_another_size_are_refused_with_a_sentence():
     old, _ = trained(OLD, NETWORKS["mlp"])
     new, schedule = built(OLD, NETWORKS["mlp"], shape=(1, 6, 6))
     with pytest.raises(ValueError, match="keep the size"):
-        carry(old, new, (1, 6, 6), schedule)
+        transfer_weights(old, new, (1, 6, 6), schedule)
 
 
 BUCKETS = {"encoder": WordsEncoder(buckets=5, most=4)}
@@ -172,10 +172,10 @@ BUCKETS = {"encoder": WordsEncoder(buckets=5, most=4)}
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        (DROPPABLE["class"].config(), DROPPABLE["class"].config(inject="attention"), "told it by 'layers'"),
+        (DROPPABLE["class"].config(), DROPPABLE["class"].config(inject="cross_attention"), "told it by 'layers'"),
         (
             DROPPABLE["vector"].config(),
-            DROPPABLE["vector"].make(mean=(0.0,), deviation=(1.0,)),
+            DROPPABLE["vector"].make(mean=(0.0,), std=(1.0,)),
             "have 1 numbers, and the model takes 2",
         ),
         (

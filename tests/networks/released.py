@@ -69,7 +69,7 @@ def from_diffusers(theirs, config: UNetConfig, negated: bool = False) -> dict[st
     take("conv_in", "encoder.0.0.conv")
     take("time_embedding.linear_1", "clock_mlp.0")
     take("time_embedding.linear_2", "clock_mlp.2")
-    if config.clock_embedding == "fourier":
+    if config.timestep_embedding == "fourier":
         found["fourier"] = given.pop("time_proj.weight")
     levels = len(config.multipliers)
     down, halves, up, doubles = places(config, levels)

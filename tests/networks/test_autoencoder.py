@@ -97,7 +97,7 @@ def test_a_divergence_that_outweighs_all_else_makes_latents_standard_normal():
     costs = []
     for _ in range(80):
         network(x, CLOCK[:1].expand(8))
-        cost = network.taken_cost().mean()
+        cost = network.pop_auxiliary_loss().mean()
         optimizer.zero_grad()
         cost.backward()
         optimizer.step()

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from tests.small import randomised
 from undiffuse.models.interop.diffusers_vae import read_diffusers
 from undiffuse.networks.discriminator import Discriminator
-from undiffuse.networks.gaussian import divergence, drawn
+from undiffuse.networks.gaussian import divergence, sample_gaussian
 from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig, folded, unfolded
-from undiffuse.networks.latents import WEIGHTS, build_autoencoder, decoded, encoded, padded
+from undiffuse.networks.latents import WEIGHTS, build_autoencoder, decode, encode, pad_replicate
 from undiffuse.networks.tiny_autoencoder import TinyAutoencoderConfig
 
 SMALL = {
@@ -144,7 +144,7 @@ def test_the_bottlenecks_divergence_is_torchs():
 def test_draws_have_the_mean_and_the_variance():
     torch.manual_seed(0)
     n = 40_000
-    z = drawn(torch.full((n, 1), 0.7), torch.full((n, 1), -1.2))
+    z = sample_gaussian(torch.full((n, 1), 0.7), torch.full((n, 1), -1.2))
     deviation = torch.tensor(-0.6).exp().item()
     assert abs(z.mean().item() - 0.7) < 5 * deviation / n**0.5
     assert abs(z.std().item() - deviation) < 5 * deviation / (2 * n) ** 0.5
@@ -155,17 +155,17 @@ def test_draws_have_the_mean_and_the_variance():
 def test_any_size_goes_in_and_comes_back(name, size):
     config = SMALL[name].model_copy(update={"dims": len(size)})
     autoencoder, x = randomised(build_autoencoder(config, 2)), uniform(2, 2, *size)
-    z = encoded(autoencoder, x)
+    z = encode(autoencoder, x)
     assert z.shape == (2, config.latent_channels, *(-(-n // config.factor) for n in size))
-    back = decoded(autoencoder, z, size)
+    back = decode(autoencoder, z, size)
     assert back.shape == x.shape
-    torch.testing.assert_close(decoded(autoencoder, z[1:], size), back[1:], rtol=1e-3, atol=1e-4)  # alone as in a batch
+    torch.testing.assert_close(decode(autoencoder, z[1:], size), back[1:], rtol=1e-3, atol=1e-4)  # alone as in a batch
 
 
 def test_padding_repeats_the_last_values():
     x = torch.arange(6.0).reshape(1, 1, 2, 3)
-    assert padded(x, 4)[0, 0].tolist() == [[0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5], [3, 4, 5, 5]]
-    assert padded(x, 1) is x
+    assert pad_replicate(x, 4)[0, 0].tolist() == [[0, 1, 2, 2], [3, 4, 5, 5], [3, 4, 5, 5], [3, 4, 5, 5]]
+    assert pad_replicate(x, 1) is x
 
 
 @pytest.mark.parametrize("size", [(32,), (17, 24), (8, 9, 10)])

@@ -16,7 +16,7 @@ from undiffuse.models.config import ModelConfig
 from undiffuse.models.file import load, save_model
 from undiffuse.networks.autoencoder import AutoencoderConfig
 from undiffuse.networks.building import build_network, suggested
-from undiffuse.networks.encoder import Encoder
+from undiffuse.networks.encoder import UNetEncoder
 from undiffuse.networks.mlp import MLPConfig
 from undiffuse.networks.transformer import TransformerConfig
 from undiffuse.networks.unet_config import UNetConfig
@@ -194,14 +194,14 @@ def test_every_model_can_have_a_classifier(name, shape):
     """An encoder made of the levels of its network where it has any, and of those that suit the data where not."""
     config = NETWORKS[name]
     config = config.model_copy(update={"dims": len(shape) - 1}) if hasattr(config, "dims") else config
-    encoder = Encoder(classifying_network(config, shape), shape, 3)
+    encoder = UNetEncoder(classifying_network(config, shape), shape, 3)
     assert encoder(torch.randn(2, *shape), CLOCK).shape == (2, 3)
 
 
 def test_an_autoencoder_predicts_what_is_left_beyond_each_number_on_its_own():
     """Of noise as of velocity, part is the noise itself, which cannot pass; whatever is said explicitly is kept."""
     for source, preset in (("photos", None), ("digits", None), ("photos", "ddpm_cifar10")):
-        assert design_for(source, (1, 8, 8), preset, network="autoencoder").prediction == "karras"
+        assert design_for(source, (1, 8, 8), preset, network="autoencoder").prediction == "edm"
         assert (
             design_for(source, (1, 8, 8), preset, network="transformer").prediction
             == design_for(source, (1, 8, 8), preset).prediction

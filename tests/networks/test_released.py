@@ -24,7 +24,7 @@ DDPM = UNetConfig(
     attention=(2,),
     adaptive=False,
     groups=8,
-    clock_embedding="ddpm",
+    timestep_embedding="ddpm",
     downsample_padding=0,
     norm_eps=1e-6,
 )
@@ -41,9 +41,9 @@ SONG = UNetConfig(
     norm_eps=1e-6,
     min_channels_per_group=4,
     decoder_attention="last",
-    clock_embedding="ddpm",
+    timestep_embedding="ddpm",
 )
-NCSNPP = {"clock_embedding": "fourier", "encoder_type": "residual", "resample_filter": (1, 3, 3, 1)}
+NCSNPP = {"timestep_embedding": "fourier", "encoder_type": "residual", "resample_filter": (1, 3, 3, 1)}
 DHARIWAL = UNetConfig(
     width=64,
     multipliers=(1, 2, 3),
@@ -99,7 +99,7 @@ def test_googles_ddpm_is_the_same_function_at_every_step(google):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("other", [{"downsample_padding": 1}, {"norm_eps": 1e-5}, {"clock_embedding": "adm"}])
+@pytest.mark.parametrize("other", [{"downsample_padding": 1}, {"norm_eps": 1e-5}, {"timestep_embedding": "adm"}])
 def test_each_of_its_settings_matters(google, other):
     network, x = (
         ours_of(google, DDPM.model_copy(update=other)),
@@ -116,7 +116,7 @@ def test_googles_ddpm_has_as_many_parameters():
         multipliers=(1, 2, 2, 2),
         attention=(2,),
         adaptive=False,
-        clock_embedding="ddpm",
+        timestep_embedding="ddpm",
         downsample_padding=0,
         norm_eps=1e-6,
     )
@@ -140,7 +140,7 @@ CONVENTIONS = {
     "improved diffusion, 4000 steps": (
         {
             "schedule": ScheduleConfig(name="cosine", T=4000),
-            "prediction": "noise",
+            "prediction": "epsilon",
             "c_noise": CNoiseConfig(scale=1000 / 4000),
         },
         [0.0, 1.0, 777.0, 3500.0],
@@ -176,7 +176,7 @@ CONVENTIONS = {
         lambda x_t, F, t: x_t - t * F,
     ),
     "VP of score SDEs, told 999 t": (
-        {"schedule": ScheduleConfig(name="vp"), "prediction": "noise", "c_noise": CNoiseConfig(scale=0.999)},
+        {"schedule": ScheduleConfig(name="vp"), "prediction": "epsilon", "c_noise": CNoiseConfig(scale=0.999)},
         [0.01, 0.3, 0.9, 1.0],
         lambda t: 999 * t,
         None,
@@ -184,7 +184,7 @@ CONVENTIONS = {
     "VE, told log(sigma/2)": (
         {
             "schedule": ScheduleConfig(name="edm"),
-            "prediction": "noise",
+            "prediction": "epsilon",
             "c_in": "one",
             "c_noise": CNoiseConfig(of="log_sigma", shift=-math.log(2)),
         },
@@ -225,7 +225,7 @@ def test_a_network_of_another_clock_is_asked_on_other_schedules_as_on_its_own(go
     x = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(2))
     found, level = believed(from_diffusers(google, DDPM), other, x, torch.tensor([0.05, 0.4, 0.9], dtype=torch.float64))
     scaled = x / level.alpha.float().reshape(-1, 1, 1, 1)
-    expected, _ = believed(from_diffusers(google, DDPM), own, scaled, level.ratio)
+    expected, _ = believed(from_diffusers(google, DDPM), own, scaled, level.sigma_edm)
     close(found, expected, 3e-5)
 
 
@@ -278,7 +278,7 @@ def test_ncsnpp_of_score_sdes_is_the_same_function():
         skip_scale=math.sqrt(0.5),
         min_channels_per_group=4,
         decoder_attention="last",
-        clock_embedding="fourier",
+        timestep_embedding="fourier",
         noise_channels=256,
         resample_filter=(1, 3, 3, 1),
         encoder_type="skip",
@@ -288,7 +288,7 @@ def test_ncsnpp_of_score_sdes_is_the_same_function():
         shape=(3, 8, 8),
         network=network,
         schedule=ScheduleConfig(name="edm"),
-        prediction="noise",
+        prediction="epsilon",
         c_in="one",
         conditions={},
         c_noise=CNoiseConfig(of="log_sigma"),
@@ -345,7 +345,7 @@ def test_an_edm_model_is_preconditioned_as_edms():
         shape=(3, 16, 16),
         network=config,
         schedule=ScheduleConfig(name="edm"),
-        prediction="karras",
+        prediction="edm",
         conditions={},
         c_noise=CNoiseConfig(of="log_sigma", scale=0.25),
     )
@@ -370,9 +370,9 @@ def test_edms_networks_are_told_their_class_where_theirs_are(name):
         shape=(3, 16, 16),
         network=config,
         schedule=ScheduleConfig(name="edm"),
-        prediction="karras",
+        prediction="edm",
         c_noise=CNoiseConfig(of="log_sigma", scale=0.25),
-        conditions={"class": ClassConfig(names=("a", "b", "c"), drop=0.0)},
+        conditions={"class": ClassConfig(names=("a", "b", "c"), dropout=0.0)},
     )
     denoiser, schedule = model.build()
     filled(denoiser.conditions, {"each.class.table.weight": theirs.table()})

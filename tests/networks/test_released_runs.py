@@ -16,12 +16,12 @@ SETTINGS = {
     "network.multipliers": [1, 2],
     "network.depth": 1,
     "network.embedding_width": None,
-    "network.clock_embedding": "fourier",
+    "network.timestep_embedding": "fourier",
     "network.encoder_type": "residual",
     "network.residual_resample": True,
     "network.resample_filter": [1, 3, 3, 1],
     "schedule.name": "ve",
-    "prediction": "noise",
+    "prediction": "epsilon",
     "c_in": "one",
     "c_noise.of": "log_sigma",
     "c_noise.scale": 0.25,
@@ -43,13 +43,18 @@ def test_a_run_is_resumed_stored_and_carried_over_with_its_frequencies_clock_and
     resumed = trained(tmp_path, "part", 3)
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert torch.equal(whole["raw.network.fourier"], whole["averaged.network.fourier"])
-    assert whole["raw.network.fourier"].std() > 5
+    assert torch.equal(whole["online.network.fourier"], whole["ema.network.fourier"])
+    assert whole["online.network.fourier"].std() > 5
     tuned = trained(tmp_path, "tuned", 1, start=tmp_path / "whole")
-    assert torch.equal(tuned["averaged.network.fourier"], whole["raw.network.fourier"])
+    assert torch.equal(tuned["ema.network.fourier"], whole["online.network.fourier"])
     model = undiffuse.load(tmp_path / "tuned", "cpu")
     assert (model.config.c_in, model.config.c_noise.of, model.config.c_noise.scale) == ("one", "log_sigma", 0.25)
-    assert model.on(model.config.schedule.model_copy(update={"name": "cosine"})).sample(1, steps=2).isfinite().all()
+    assert (
+        model.with_schedule(model.config.schedule.model_copy(update={"name": "cosine"}))
+        .sample(1, steps=2)
+        .isfinite()
+        .all()
+    )
     with pytest.raises(UsageError, match="c_in: 'one' there, 'scaled' now"):
         undiffuse.train(
             str(tmp_path / "x.npy"),

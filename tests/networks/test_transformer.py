@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.small import randomised
 from undiffuse.networks.building import build_network
-from undiffuse.networks.transformer import Block, TransformerConfig, _from_patches, _to_patches, rotated
+from undiffuse.networks.transformer import TransformerBlock, TransformerConfig, _from_patches, _to_patches, rotated
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_rotated_products_depend_on_how_far_apart_two_patches_are_and_on_nothing
 
 def test_a_block_is_attention_and_an_mlp_between_adaptive_norms():
     """Put together from PyTorch's MultiheadAttention and LayerNorm with the same weights."""
-    block = randomised(Block(TransformerConfig(width=12, heads=3, qk_norm=False), 5, False))
+    block = randomised(TransformerBlock(TransformerConfig(width=12, heads=3, qk_norm=False), 5, False))
     x, embedding = torch.randn(2, 7, 12), torch.randn(2, 5)
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (
         embedding @ block.modulation.linear.weight.T + block.modulation.linear.bias

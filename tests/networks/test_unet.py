@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.small import randomised
 from undiffuse.conditioning.classes import ClassCondition, ClassConfig
-from undiffuse.networks.blocks import Attention, Conv2d, Downsample, Resampling, group_norm
+from undiffuse.networks.blocks import Attention, Conv2d, DownsampleLayer, Resampling, group_norm
 from undiffuse.networks.building import build_network
 from undiffuse.networks.embeddings import sinusoidal_embedding
 from undiffuse.networks.unet import UNet
@@ -26,7 +26,9 @@ def parameters(preset, channels, classes):
         network = build_network(
             design.network, channels, 2 * channels if design.variance == "learned_range" else channels, (64, 64), False
         )
-        config = ClassConfig(names=tuple(map(str, range(classes or 1))), drop=0.1 if preset.startswith("dit") else 0.0)
+        config = ClassConfig(
+            names=tuple(map(str, range(classes or 1))), dropout=0.1 if preset.startswith("dit") else 0.0
+        )
         condition = ClassCondition(config, network.embedding_width) if classes else nn.Identity()
     return sum(p.numel() for module in (network, condition) for p in module.parameters())
 
@@ -61,7 +63,9 @@ def test_parameter_counts_published_in_millions(preset, channels, classes, milli
 
 
 VARIANTS = {
-    "ddpm": UNetConfig(width=16, multipliers=(1, 2), attention=(2,), adaptive=False, depth=1, clock_embedding="ddpm"),
+    "ddpm": UNetConfig(
+        width=16, multipliers=(1, 2), attention=(2,), adaptive=False, depth=1, timestep_embedding="ddpm"
+    ),
     "adm": UNetConfig(
         width=16, multipliers=(1, 2, 3), attention=(1, 4), head_channels=8, residual_resample=True, depth=(1, 2, 1)
     ),
@@ -238,7 +242,7 @@ def test_settings_of_others_leave_the_networks_there_were_as_they_were():
     assert torch.equal(Resampling(2, "down")(x), nn.functional.avg_pool2d(x, 2))
     assert torch.equal(Resampling(2, "up")(x), nn.functional.interpolate(x, scale_factor=2, mode="nearest"))
     assert Resampling(2, None)(x) is x
-    down = Downsample(2, 6)
+    down = DownsampleLayer(2, 6)
     assert torch.equal(down(x, embedding), nn.functional.conv2d(x, down.conv.weight, down.conv.bias, 2, 1))
     network = UNet(UNetConfig(width=24, multipliers=(1, 2), depth=1, residual_resample=True, attention=(2,)), 1, 1)
     norms = [m for m in network.modules() if isinstance(m, nn.GroupNorm)]
@@ -265,7 +269,7 @@ def test_groups_of_at_least_so_many_channels(channels, least, groups):
 
 
 def test_fourier_frequencies_are_kept_with_the_weights_and_never_trained():
-    config = UNetConfig(width=8, multipliers=(1,), depth=1, clock_embedding="fourier", noise_channels=2000)
+    config = UNetConfig(width=8, multipliers=(1,), depth=1, timestep_embedding="fourier", noise_channels=2000)
     network = UNet(config, 1, 1)
     assert network.fourier.shape == (1000,)
     assert not network.fourier.requires_grad

@@ -9,7 +9,7 @@ from PIL import Image
 
 from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.sources import digits
+from undiffuse.data.sources import open_digits
 from undiffuse.pictures.images import save_image, to_rgb
 from undiffuse.pictures.sheets import sheet
 from undiffuse.pictures.views import forward_pictures, samples_grid, spread_rows
@@ -30,7 +30,7 @@ def config(shape, dtype=np.uint8, mode=None):
 
 
 def test_brightness_never_depends_on_the_picture_itself():
-    codec = fitted_codec(digits())
+    codec = fitted_codec(open_digits())
     dim, bright = torch.full((1, 1, 8, 8), 4.0), torch.full((1, 1, 8, 8), 16.0)
     assert to_rgb(dim, codec).max() == 64
     assert to_rgb(bright, codec).max() == 255
@@ -88,7 +88,7 @@ def test_every_label_has_rows_and_its_name(monkeypatch):
 
 
 def test_the_forward_strip_walks_from_the_picture_to_noise():
-    data = digits()
+    data = open_digits()
     codec, chain = Codec(fitted_codec(data)), Chain(linear_betas(100))
     pictures, labels = forward_pictures(codec.encode(data.values[:1])[0], chain.levels, codec, seed=0)
     assert np.array_equal(pictures[0], to_rgb(torch.from_numpy(data.values[:1]).float(), codec.config)[0])

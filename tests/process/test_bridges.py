@@ -10,10 +10,10 @@ from tests.process.instances import CHAINS, SCHEDULES
 from undiffuse.process import betas as B
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
-from undiffuse.process.forward import jump, step, trajectory
+from undiffuse.process.forward import add_noise, forward_step, forward_trajectory
 from undiffuse.process.levels import Level
 from undiffuse.process.philox import standard_normal
-from undiffuse.process.posteriors import Fixed, Known, Learned, LearnedRange
+from undiffuse.process.posteriors import ExactVariance, FixedVariance, LearnedRangeVariance, LearnedVariance
 
 EACH = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 
@@ -55,7 +55,7 @@ def test_bridges_are_the_papers_posterior_also_respaced(name, rows):
         # cumprod of 1000 factors and 1 - alpha-bar_1 ~ 1e-4 cost the reference about 1e-11 relative
         np.testing.assert_allclose(getattr(ours, mine).numpy()[::-1], theirs[its], rtol=1e-10, atol=1e-15)
     np.testing.assert_allclose(
-        LearnedRange(torch.tensor(0.3, dtype=torch.float64))
+        LearnedRangeVariance(torch.tensor(0.3, dtype=torch.float64))
         .log_variance(ours, torch.zeros(len(ours), dtype=torch.float64))
         .numpy()[::-1],
         0.65 * np.log(theirs["betas"]) + 0.35 * theirs["log_clipped"],
@@ -112,9 +112,9 @@ def test_reverse_variances_are_the_geometric_interpolation(chain):
     one_minus_r = -torch.expm1(here.logsnr - there.logsnr)
     for f in (0.0, 0.25, 1.0):
         expected = one_minus_r * there.sigma ** (2 * (1 - f)) * here.sigma ** (2 * f)
-        for spread in (Fixed(f), LearnedRange(torch.full_like(x, 2 * f - 1))):
+        for spread in (FixedVariance(f), LearnedRangeVariance(torch.full_like(x, 2 * f - 1))):
             torch.testing.assert_close(spread.log_variance(bridge, x).exp(), expected, rtol=1e-11, atol=0)
-    torch.testing.assert_close(Learned(x - 3).log_variance(bridge, x), x - 3)
+    torch.testing.assert_close(LearnedVariance(x - 3).log_variance(bridge, x), x - 3)
 
 
 def test_the_last_transition_borrows_the_variance_before_it():
@@ -124,7 +124,7 @@ def test_the_last_transition_borrows_the_variance_before_it():
     x = torch.zeros(1, dtype=torch.float64)
     last = bridge[len(bridge) - 1]
     for f in (0.0, 0.5, 1.0):
-        assert Fixed(f).log_variance(last, x) == bridge.log_small[-2]
+        assert FixedVariance(f).log_variance(last, x) == bridge.log_small[-2]
 
 
 def test_optimal_variance_is_beta_for_standard_normal_data_and_beta_tilde_for_a_point():
@@ -132,8 +132,8 @@ def test_optimal_variance_is_beta_for_standard_normal_data_and_beta_tilde_for_a_
     bridge = Bridge.table(chain.levels)[:-1]
     x = torch.zeros(len(bridge), dtype=torch.float64)
     known = chain.levels.sigma[:-2] ** 2  # Var[x_0|x_t] of x_0 ~ N(0, 1) under variance preservation
-    torch.testing.assert_close(Known(known).log_variance(bridge, x).exp(), bridge.large, rtol=1e-10, atol=0)
-    torch.testing.assert_close(Known(0 * known).log_variance(bridge, x).exp(), bridge.small, rtol=1e-12, atol=0)
+    torch.testing.assert_close(ExactVariance(known).log_variance(bridge, x).exp(), bridge.large, rtol=1e-10, atol=0)
+    torch.testing.assert_close(ExactVariance(0 * known).log_variance(bridge, x).exp(), bridge.small, rtol=1e-12, atol=0)
 
 
 def test_steps_of_the_forward_process_add_up_to_the_jump():
@@ -143,14 +143,14 @@ def test_steps_of_the_forward_process_add_up_to_the_jump():
     one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     for row in range(49, -1, -1):
         there, here = chain.levels[row + 1], chain.levels[row]
-        factor, spread = step(one, there, here, zero), step(zero, there, here, one)
+        factor, spread = forward_step(one, there, here, zero), forward_step(zero, there, here, one)
         gain, variance = factor * gain, factor**2 * variance + spread**2
     torch.testing.assert_close(gain.squeeze(), chain.levels.alpha[0], rtol=1e-12, atol=0)
     torch.testing.assert_close(variance.squeeze(), chain.levels.sigma[0] ** 2, rtol=1e-12, atol=0)
     n = 20_000
     x = torch.full((n, 1), 0.7)
     noises = (standard_normal((1,), 0, torch.arange(n), step=k) for k in range(50))
-    states = list(trajectory(x, chain.levels, noises))
+    states = list(forward_trajectory(x, chain.levels, noises))
     assert len(states) == 51
     for row in (49, 25, 0):
         state, level = states[50 - row], chain.levels[row]
@@ -163,6 +163,6 @@ def test_a_jump_mixes_signal_and_noise_per_example():
         torch.tensor([1.0, 0.6]).double(), torch.tensor([0.0, 0.8]).double(), torch.tensor([-1.0, 3.0]).double()
     )
     x, eps = torch.ones(2, 1, 2, 2), torch.full((2, 1, 2, 2), 2.0)
-    torch.testing.assert_close(jump(x, level, eps)[:, 0, 0, 0], torch.tensor([1.0, 2.2]))
-    assert jump(x, level, eps).dtype == torch.float32
-    assert jump(x.half(), level, eps.half()).dtype == torch.float32
+    torch.testing.assert_close(add_noise(x, level, eps)[:, 0, 0, 0], torch.tensor([1.0, 2.2]))
+    assert add_noise(x, level, eps).dtype == torch.float32
+    assert add_noise(x.half(), level, eps.half()).dtype == torch.float32

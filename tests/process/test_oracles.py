@@ -50,7 +50,7 @@ def test_mean_and_variance_by_quadrature_in_one_dimension():
             variance = (weight * (x - mean) ** 2).sum() / weight.sum()
             posterior = mixture(torch.tensor([[x_t]], dtype=torch.float64), level)
             np.testing.assert_allclose(posterior.mean.item(), mean, atol=1e-9)
-            np.testing.assert_allclose(posterior.spread.variance.item(), variance, atol=1e-9)
+            np.testing.assert_allclose(posterior.variance.variance.item(), variance, atol=1e-9)
 
 
 def test_density_integrates_to_one_and_responsibilities_sum_to_one():
@@ -72,7 +72,7 @@ def test_a_finite_set_is_the_mixture_of_vanishing_components():
     for level in LEVELS:
         ours, its = FiniteSet(points)(x_t, level), limit(x_t, level)
         torch.testing.assert_close(ours.mean, its.mean, rtol=1e-8, atol=1e-8)
-        torch.testing.assert_close(ours.spread.variance, its.spread.variance, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(ours.variance.variance, its.variance.variance, rtol=1e-8, atol=1e-8)
 
 
 def test_no_denoiser_of_gaussian_data_beats_the_best_linear_one_and_the_copier_fails_on_held_out_data():

@@ -8,7 +8,7 @@ import torch
 from tests.process.instances import CHAINS, SCHEDULES
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
-from undiffuse.process.forward import jump
+from undiffuse.process.forward import add_noise
 from undiffuse.process.posteriors import bridge_mean
 from undiffuse.process.predictions import PREDICTIONS, make_prediction
 
@@ -16,8 +16,8 @@ COMBINATIONS = [
     (name, prediction)
     for name, schedule in SCHEDULES.items()
     for prediction in PREDICTIONS
-    if not (prediction == "mean" and not isinstance(schedule, Chain))
-    and not (prediction == "noise" and schedule(schedule.t_max).alpha == 0)
+    if not (prediction == "posterior_mean" and not isinstance(schedule, Chain))
+    and not (prediction == "epsilon" and schedule(schedule.t_max).alpha == 0)
 ]
 
 
@@ -34,7 +34,7 @@ def test_the_true_target_returns_x(name, prediction):
     level, x, eps = draws(schedule)
     p = make_prediction(prediction, schedule)
     row = p.affine(level)
-    x_t = jump(x, level, eps)
+    x_t = add_noise(x, level, eps)
     x_hat = row.c_skip[:, None] * x_t + row.c_out[:, None] * p.target(x, eps, level)
     # 1/alpha amplifies rounding by up to sigma/alpha, about 2e4 on these schedules (1.8e3 in c_skip of the mean)
     torch.testing.assert_close(x_hat, x, rtol=1e-9, atol=1e-9)
@@ -74,19 +74,19 @@ def test_inputs_of_the_network_have_unit_variance(name):
 @pytest.mark.parametrize("name", ["linear-zero", "flow"])
 def test_noise_prediction_is_refused_at_zero_terminal_snr(name):
     with pytest.raises(ValueError, match="zero terminal SNR"):
-        make_prediction("noise", SCHEDULES[name])
+        make_prediction("epsilon", SCHEDULES[name])
 
 
 def test_contradictions_and_unknown_names_are_refused():
     with pytest.raises(ValueError, match="discrete"):
-        make_prediction("mean", SCHEDULES["vp"])
+        make_prediction("posterior_mean", SCHEDULES["vp"])
     with pytest.raises(ValueError, match="velocity"):
         make_prediction("speed", CHAINS["linear-100"])
 
 
 def test_the_mean_of_a_respaced_chain_uses_the_chain_it_was_trained_on():
     chain = CHAINS["linear-1000"]
-    p = make_prediction("mean", chain)
+    p = make_prediction("posterior_mean", chain)
     rows = torch.tensor([0, 200, 999])
     respaced, whole = p.affine(chain.levels[rows]), p.affine(chain.levels[:-1])
     torch.testing.assert_close(respaced.c_out, whole.c_out[rows])

@@ -41,7 +41,7 @@ def test_at_inverts_the_curve(schedule):
 @EACH
 def test_levels_are_float64_between_clean_and_noise(schedule):
     level = schedule(times(schedule))
-    assert level.alpha.dtype == level.sigma.dtype == level.label.dtype == torch.float64
+    assert level.alpha.dtype == level.sigma.dtype == level.timestep.dtype == torch.float64
     assert ((level.alpha >= 0) & (level.alpha <= 1)).all()
     assert (level.sigma > 0).all()
 
@@ -70,7 +70,7 @@ def test_a_shift_adds_to_every_log_snr_and_keeps_labels(schedule):
     t = schedule.nearest(t)
     shifted = schedule.shifted(-1.25)
     torch.testing.assert_close(shifted(t).logsnr, schedule(t).logsnr - 1.25, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(shifted(t).label, schedule(t).label)
+    torch.testing.assert_close(shifted(t).timestep, schedule(t).timestep)
 
 
 def test_continuous_levels_equal_their_papers_formulas():
@@ -86,7 +86,7 @@ def test_continuous_levels_equal_their_papers_formulas():
     sigma = torch.logspace(-2, 1.9, 20, dtype=torch.float64)
     edm = CONTINUOUS["edm"]()(sigma)
     torch.testing.assert_close(edm.sigma, sigma, rtol=1e-12, atol=0)
-    torch.testing.assert_close(edm.label, 1000 * sigma.log() / 4, rtol=1e-12, atol=0)
+    torch.testing.assert_close(edm.timestep, 1000 * sigma.log() / 4, rtol=1e-12, atol=0)
 
 
 def test_laplace_times_have_a_laplace_density_of_log_snr():
@@ -120,9 +120,9 @@ def test_a_chain_equals_the_products_in_exact_arithmetic(chain):
 def test_tables_run_noisiest_first_and_end_clean(chain):
     levels = chain.levels
     assert len(levels) == len(chain) + 1
-    assert levels.label.tolist() == [*range(len(chain) - 1, -1, -1), -1]
+    assert levels.timestep.tolist() == [*range(len(chain) - 1, -1, -1), -1]
     assert (levels.alpha[-1], levels.sigma[-1]) == (1, 0)
-    torch.testing.assert_close(chain(levels.label[:-1]).alpha, levels.alpha[:-1], rtol=0, atol=0)
+    torch.testing.assert_close(chain(levels.timestep[:-1]).alpha, levels.alpha[:-1], rtol=0, atol=0)
     torch.testing.assert_close(chain.row(levels), torch.arange(len(levels)))
 
 

@@ -10,7 +10,7 @@ import torch
 from tests.process.instances import SCHEDULES
 from undiffuse.process.betas import linear_betas
 from undiffuse.process.chains import Chain
-from undiffuse.process.levels import meet
+from undiffuse.process.levels import broadcast_to
 from undiffuse.process.oracles import Mixture
 from undiffuse.process.predictions import PREDICTIONS, make_prediction
 
@@ -44,14 +44,14 @@ class Exact:
     def __call__(self, scaled, label):
         level = self.schedule(self.clock_of(label))
         row = self.prediction.affine(level)
-        x_t = scaled / meet(row.c_in, scaled)
-        return (MIXTURE(x_t, level).mean - meet(row.c_skip, x_t) * x_t) / meet(row.c_out, x_t)
+        x_t = scaled / broadcast_to(row.c_in, scaled)
+        return (MIXTURE(x_t, level).mean - broadcast_to(row.c_skip, x_t) * x_t) / broadcast_to(row.c_out, x_t)
 
 
 def believed(prediction, network, x_t, level):
     row = prediction.affine(level)
-    return meet(row.c_skip, x_t) * x_t + meet(row.c_out, x_t) * network(
-        meet(row.c_in, x_t) * x_t, prediction.asked(level).label
+    return broadcast_to(row.c_skip, x_t) * x_t + broadcast_to(row.c_out, x_t) * network(
+        broadcast_to(row.c_in, x_t) * x_t, prediction.network_level(level).timestep
     )
 
 
@@ -79,24 +79,24 @@ def test_a_network_denoises_on_another_schedule_as_it_did(old, new):
             continue
         plain = make_prediction(name, before)
         network = Exact(plain, before, time_of(old))
-        found = believed(make_prediction(name, after, clock=before), network, x_t, level)
+        found = believed(make_prediction(name, after, trained_schedule=before), network, x_t, level)
         # float64, times 1/c_in · c_out of the least signal: 1e9 roundings in the worst pair
         torch.testing.assert_close(found, MIXTURE(x_t, level).mean, rtol=1e-6, atol=1e-6)
 
 
 def test_levels_beyond_what_it_was_trained_on_are_asked_at_the_nearest_end():
     before, after = SCHEDULES["ve"], SCHEDULES["edm"]  # sigma from 0.01 to 50, and from 0.002 to 80
-    prediction = make_prediction("velocity", after, clock=before)
-    asked = prediction.asked(after([after.t_max, after.t_min]))
-    torch.testing.assert_close(asked.label, torch.tensor([1000.0, 0.0], dtype=torch.float64), rtol=0, atol=1e-6)
+    prediction = make_prediction("v", after, trained_schedule=before)
+    asked = prediction.network_level(after([after.t_max, after.t_min]))
+    torch.testing.assert_close(asked.timestep, torch.tensor([1000.0, 0.0], dtype=torch.float64), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", PREDICTIONS)
 def test_on_its_own_schedule_nothing_changes(name):
     schedule = Chain(linear_betas(50))
     level = schedule(torch.arange(50.0))
-    plain, translated = make_prediction(name, schedule), make_prediction(name, schedule, clock=schedule)
-    torch.testing.assert_close(translated.asked(level).label, level.label, rtol=0, atol=1e-9)
+    plain, translated = make_prediction(name, schedule), make_prediction(name, schedule, trained_schedule=schedule)
+    torch.testing.assert_close(translated.network_level(level).timestep, level.timestep, rtol=0, atol=1e-9)
     for coefficient in ("c_skip", "c_out", "c_in"):
         torch.testing.assert_close(
             getattr(translated.affine(level), coefficient),
@@ -109,7 +109,7 @@ def test_on_its_own_schedule_nothing_changes(name):
 def test_pure_noise_is_asked_at_the_noisiest_level_the_network_knows():
     before, after = SCHEDULES["linear-1000"], SCHEDULES["flow"]
     prediction = make_prediction(
-        "noise", after, clock=before
+        "epsilon", after, trained_schedule=before
     )  # undefined on flow itself, whose last level is nothing but noise
     row = prediction.affine(after(1.0))
     assert all(torch.isfinite(getattr(row, name)) for name in ("c_skip", "c_out", "c_in"))
@@ -122,6 +122,6 @@ def test_pure_noise_is_asked_at_the_noisiest_level_the_network_knows():
 def test_a_mean_is_asked_at_a_level_of_its_chain():
     """mu belongs to transitions of one chain: the label is one of its own, and the belief that of the nearest level."""
     before, after = Chain(linear_betas(200)), SCHEDULES["cosine-1000"]
-    prediction = make_prediction("mean", after, clock=before)
-    label = prediction.asked(after(torch.arange(100.0, 900.0, 7.0))).label
+    prediction = make_prediction("posterior_mean", after, trained_schedule=before)
+    label = prediction.network_level(after(torch.arange(100.0, 900.0, 7.0))).timestep
     assert (label == label.round()).all()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from undiffuse.evaluation.likelihood import likelihood
-
 import shutil
 from contextlib import nullcontext
 
@@ -16,23 +14,36 @@ from tests.small import TINY_SETTINGS, randomised
 from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig
-from undiffuse.evaluation.autoencoder import ceiling
+from undiffuse.evaluation.autoencoder import reconstruction_quality
+from undiffuse.evaluation.likelihood import likelihood
 from undiffuse.models import editing
 from undiffuse.models.file import load, store_sampling
 from undiffuse.networks.discriminator import Discriminator
 from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig
-from undiffuse.networks.latents import Latents, build_autoencoder, encoded, measured
+from undiffuse.networks.latents import Latents, build_autoencoder, encode, measure_latents
 from undiffuse.networks.tiny_autoencoder import TinyAutoencoderConfig
 from undiffuse.process.levels import Level
-from undiffuse.runs.autoencoder import AutoencoderLearner, AutoencoderRun, AutoencoderRunConfig, _Both, already, load_latents, perceptual_distance
+from undiffuse.runs.autoencoder import (
+    AutoencoderLearner,
+    AutoencoderRun,
+    AutoencoderRunConfig,
+    VAEAndDiscriminator,
+    is_trained,
+    load_latents,
+    perceptual_distance,
+)
 from undiffuse.runs.design import LatentDesign
 from undiffuse.runs.prepare import prepare
 from undiffuse.training.settings import TrainingConfig
 
 AUTOENCODER = KLAutoencoderConfig(channels=(8, 8), groups=4, latent_channels=2)
 LATENT = {
-    "latent.autoencoder": AUTOENCODER.model_dump(mode="json"), "latent.training.steps": 30, "latent.training.batch_size": 16,
-    "latent.training.warmup": 5, "training.steps": 4, "training.batch_size": 16,
+    "latent.autoencoder": AUTOENCODER.model_dump(mode="json"),
+    "latent.training.steps": 30,
+    "latent.training.batch_size": 16,
+    "latent.training.warmup": 5,
+    "training.steps": 4,
+    "training.batch_size": 16,
 }
 
 
@@ -49,7 +60,9 @@ def stage(folder, data=None, **changes):
     data = Dataset("blobs", blobs()) if data is None else data
     training = TrainingConfig(steps=changes.pop("steps", 30), batch_size=16, learning_rate=3e-3, warmup=5)
     design = LatentDesign(**({"autoencoder": AUTOENCODER, "training": training} | changes))
-    config = AutoencoderRunConfig(design=design, codec=fitted_codec(data), fingerprint=data.fingerprint(), held_out=0.2, seed=0)
+    config = AutoencoderRunConfig(
+        design=design, codec=fitted_codec(data), fingerprint=data.fingerprint(), held_out=0.2, seed=0
+    )
     return AutoencoderRun(folder, config, data, data.split_rows(0.2, 0), torch.device("cpu"))
 
 
@@ -60,7 +73,7 @@ def run(work):
 
 
 def losses(design, x, autoencoder=None, discriminator=None, features=None):
-    both = _Both(autoencoder or randomised(build_autoencoder(AUTOENCODER, 1)), discriminator)
+    both = VAEAndDiscriminator(autoencoder or randomised(build_autoencoder(AUTOENCODER, 1)), discriminator)
     learner = AutoencoderLearner(design, both, features)
     torch.manual_seed(3)
     return learner.losses(x, x, Level.clean(), {}, nullcontext), both
@@ -68,7 +81,9 @@ def losses(design, x, autoencoder=None, discriminator=None, features=None):
 
 def test_the_loss_is_difference_and_divergence_per_number():
     x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    tiny = randomised(build_autoencoder(TinyAutoencoderConfig(channels=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1)), 1))
+    tiny = randomised(
+        build_autoencoder(TinyAutoencoderConfig(channels=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1)), 1)
+    )
     back = tiny.decode(tiny.encode(x)[0])
     for difference, expected in (("absolute", (x - back).abs()), ("squared", (x - back) ** 2)):
         found, _ = losses(LatentDesign(difference=difference), x, tiny)
@@ -86,7 +101,9 @@ def test_the_discriminator_and_the_autoencoder_pull_against_each_other_in_one_st
     judge = randomised(Discriminator(2, 1, width=4, halvings=2), 1)
     loss, both = losses(LatentDesign(autoencoder=AUTOENCODER, kl=0.0, adversarial=0.7), x, discriminator=judge)
     loss.sum().backward()
-    of_judge, of_autoencoder = ([p.grad.clone() for p in module.parameters()] for module in (both.discriminator, both.autoencoder))
+    of_judge, of_autoencoder = (
+        [p.grad.clone() for p in module.parameters()] for module in (both.discriminator, both.autoencoder)
+    )
     both.zero_grad()
     torch.manual_seed(3)
     mean, log_variance = both.autoencoder.encode(x)
@@ -111,7 +128,7 @@ def test_latents_of_the_training_set_have_mean_nought_and_deviation_one(size):
     codec = Codec(fitted_codec(Dataset("blobs", blobs(150, size))))
     x = codec.encode(blobs(150, size))
     autoencoder = randomised(build_autoencoder(AUTOENCODER.model_copy(update={"dims": len(size)}), 1))
-    latents = Latents(measured(autoencoder, lambda rows: x[rows], len(x)), autoencoder)
+    latents = Latents(measure_latents(autoencoder, lambda rows: x[rows], len(x)), autoencoder)
     z, axes = latents.encode(x).double(), (0, *range(2, 2 + len(size)))
     assert z.mean(axes).abs().max() < 1e-4
     assert (z.std(axes) - 1).abs().max() < 1e-4
@@ -123,15 +140,15 @@ def test_latents_of_the_training_set_have_mean_nought_and_deviation_one(size):
 
 def test_training_brings_reconstructions_nearer_and_says_how_near(tmp_path):
     short, long = run(stage(tmp_path / "short", steps=2)), run(stage(tmp_path / "long", steps=150))
-    assert ceiling(long).psnr > ceiling(short).psnr + 3
-    found, latents = ceiling(long), load_latents(tmp_path / "long")
+    assert reconstruction_quality(long).psnr > reconstruction_quality(short).psnr + 3
+    found, latents = reconstruction_quality(long), load_latents(tmp_path / "long")
     back = latents.decode(latents.encode(long.held_out))
     expected = 10 * torch.log10(4 / (back - long.held_out).double().square().mean())  # x lies in [-1, 1]
     assert found.psnr == pytest.approx(expected.item(), abs=0.01)
-    assert all(abs(value - 1) < 0.3 for value in found.deviations)  # 24 held-out examples
+    assert all(abs(value - 1) < 0.3 for value in found.stds)  # 24 held-out examples
     assert (tmp_path / "long" / "reconstructions.png").exists()
-    assert already(tmp_path / "long", long.config)
-    assert not already(tmp_path / "nowhere", long.config)
+    assert is_trained(tmp_path / "long", long.config)
+    assert not is_trained(tmp_path / "nowhere", long.config)
 
 
 def test_stopping_and_resuming_changes_no_bit(tmp_path):
@@ -184,9 +201,13 @@ def test_its_examples_are_walked_up_and_down_as_others(trained):
     assert [moment.x.shape for moment in model.trajectory(2, steps=2)] == [(2, 2, 7, 5)] * 2
 
 
-@pytest.mark.parametrize("asked", [
-    lambda model: likelihood(model, blobs(2)), lambda model: editing.restore(model, blobs(2).astype(np.float32), level=0.1),
-])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda model: likelihood(model, blobs(2)),
+        lambda model: editing.denoise(model, blobs(2).astype(np.float32), level=0.1),
+    ],
+)
 def test_what_latents_cannot_say_is_refused(trained, asked):
     with pytest.raises(ValueError, match="without --latent"):
         asked(load(trained / "runs" / "blobs"))
@@ -195,14 +216,21 @@ def test_what_latents_cannot_say_is_refused(trained, asked):
 def test_a_second_run_takes_the_autoencoder_and_its_channels_are_checked(trained, tmp_path):
     first = load(trained / "runs" / "blobs")
     taken = undiffuse.train(
-        str(trained / "blobs.npz"), name="second", runs=tmp_path, latent=str(trained / "runs" / "blobs"),
+        str(trained / "blobs.npz"),
+        name="second",
+        runs=tmp_path,
+        latent=str(trained / "runs" / "blobs"),
         settings=TINY_SETTINGS | {"training.steps": 2, "training.batch_size": 8},
     )
     x = first.codec.in_plain(first.codec.encode(blobs(2)))
     torch.testing.assert_close(taken.codec.in_plain(taken.codec.encode(blobs(2))), x, rtol=1e-3, atol=1e-3)
     np.save(tmp_path / "coloured.npy", np.repeat(blobs(30), 3, 1))
     with pytest.raises(ValueError, match="takes 1 channels, and the data has 3"):
-        prepare(DataConfig(source=str(tmp_path / "coloured.npy"), layout="NCHW"), tmp_path / "r", autoencoder=trained / "runs" / "blobs")
+        prepare(
+            DataConfig(source=str(tmp_path / "coloured.npy"), layout="NCHW"),
+            tmp_path / "r",
+            autoencoder=trained / "runs" / "blobs",
+        )
 
 
 def test_too_small_examples_and_odd_factors_are_refused(tmp_path):
@@ -225,12 +253,12 @@ def test_latents_are_measured_part_by_part_as_of_all_together(monkeypatch):
         asked.append(len(x[part]))
         return x[part]
 
-    found = measured(autoencoder, rows, len(x))
+    found = measure_latents(autoencoder, rows, len(x))
     with torch.no_grad():
-        z = encoded(autoencoder, x).double().transpose(0, 1).flatten(1)
+        z = encode(autoencoder, x).double().transpose(0, 1).flatten(1)
     # sums of 50 * 16 doubles, each of which was made in float32 by convolutions over parts of other sizes
     torch.testing.assert_close(torch.tensor(found.mean).double(), z.mean(1), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(torch.tensor(found.deviation).double(), z.std(1), rtol=1e-5, atol=0)
+    torch.testing.assert_close(torch.tensor(found.std).double(), z.std(1), rtol=1e-5, atol=0)
     whole = (z - z.mean(1, keepdim=True)) / z.std(1, keepdim=True)
     torch.testing.assert_close(torch.tensor(found.low).double(), whole.amin(1), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(torch.tensor(found.high).double(), whole.amax(1), rtol=1e-5, atol=1e-5)

@@ -18,16 +18,25 @@ from undiffuse.conditioning.tags import TagsConfig
 from undiffuse.conditioning.vectors import VectorConfig
 from undiffuse.data.codec import Codec
 from undiffuse.data.dataset import Dataset
-from undiffuse.models.classifier import Classifier, ClassifierConfig, load_classifier, log_likelihood, outputs, save_classifier
+from undiffuse.models.classifier import (
+    Classifier,
+    ClassifierConfig,
+    load_classifier,
+    log_likelihood,
+    outputs,
+    save_classifier,
+)
 from undiffuse.models.file import load, save_model
-from undiffuse.networks.encoder import Encoder
+from undiffuse.networks.encoder import UNetEncoder
 from undiffuse.process.config import ScheduleConfig
 from undiffuse.runs.classifier import ClassifierRun, reading
 from undiffuse.training.settings import TrainingConfig
 
 TARGETS = {
-    "class": ClassConfig(names=("a", "b", "c")), "number": NumberConfig(mean=3.0, deviation=2.0, low=0.0, high=9.0),
-    "tags": TagsConfig(names=("red", "round")), "vector": VectorConfig(mean=(0.0, 1.0), deviation=(1.0, 2.0)),
+    "class": ClassConfig(names=("a", "b", "c")),
+    "number": NumberConfig(mean=3.0, std=2.0, low=0.0, high=9.0),
+    "tags": TagsConfig(names=("red", "round")),
+    "vector": VectorConfig(mean=(0.0, 1.0), std=(1.0, 2.0)),
 }
 
 
@@ -43,11 +52,16 @@ def classifier(**changes) -> Classifier:
 def test_likelihoods_are_those_of_the_distributions_they_name():
     answer = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     k = torch.tensor([0, 1, 2, 1, 0])
-    torch.testing.assert_close(log_likelihood(TARGETS["class"], answer[:, :3], k), torch.distributions.Categorical(logits=answer[:, :3]).log_prob(k))
+    torch.testing.assert_close(
+        log_likelihood(TARGETS["class"], answer[:, :3], k),
+        torch.distributions.Categorical(logits=answer[:, :3]).log_prob(k),
+    )
     z = torch.linspace(-1, 1, 5)
     said = torch.ones(5, 1)
     expected = torch.distributions.Normal(answer[:, 0], (answer[:, 1] / 2).exp()).log_prob(z)
-    torch.testing.assert_close(log_likelihood(TARGETS["number"], answer[:, :2], torch.stack([z, said[:, 0]], 1)), expected)
+    torch.testing.assert_close(
+        log_likelihood(TARGETS["number"], answer[:, :2], torch.stack([z, said[:, 0]], 1)), expected
+    )
     tags = torch.tensor([[0.0, 1], [1, 1], [0, 0], [1, 0], [1, 1]])
     expected = torch.distributions.Bernoulli(logits=answer[:, :2]).log_prob(tags).sum(1)
     torch.testing.assert_close(log_likelihood(TARGETS["tags"], answer[:, :2], torch.cat([tags, said], 1)), expected)
@@ -58,17 +72,21 @@ def test_likelihoods_are_those_of_the_distributions_they_name():
 def test_where_nothing_is_said_there_is_nothing_to_learn():
     for target in TARGETS.values():
         answer = torch.randn(2, outputs(target))
-        nothing = torch.tensor([3, 3]) if target.kind == "class" else torch.zeros(2, 2 if target.kind == "number" else 3)
+        nothing = (
+            torch.tensor([3, 3]) if target.kind == "class" else torch.zeros(2, 2 if target.kind == "number" else 3)
+        )
         assert (log_likelihood(target, answer, nothing) == 0).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 9), (2, 13), (1, 4, 5, 6)])
 def test_the_encoder_takes_any_size(shape):
-    network = randomised(Encoder(TINY.model_copy(update={"dims": len(shape) - 1}), shape, 5))
+    network = randomised(UNetEncoder(TINY.model_copy(update={"dims": len(shape) - 1}), shape, 5))
     x = torch.randn(3, *shape)
     out = network(x, torch.tensor([1.0, 2, 3]))
     assert out.shape == (3, 5)
-    torch.testing.assert_close(network(x[1:2], torch.tensor([2.0])), out[1:2], rtol=1e-4, atol=1e-5)  # alone as in a batch
+    torch.testing.assert_close(
+        network(x[1:2], torch.tensor([2.0])), out[1:2], rtol=1e-4, atol=1e-5
+    )  # alone as in a batch
     assert not torch.allclose(network(x, torch.tensor([900.0, 2, 3]))[0], out[0])  # and it hears the clock
 
 
@@ -82,18 +100,27 @@ def test_guides_pull_each_example_to_its_own():
         torch.testing.assert_close(pulled[row : row + 1], alone, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize(("asked", "words"), [
-    ("d", "kind: there is no class 'd'"), (["a", "b"], "2 values of 'kind'"), (["a", None, "b"], "say what, for every example"),
-])
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("d", "kind: there is no class 'd'"),
+        (["a", "b"], "2 values of 'kind'"),
+        (["a", None, "b"], "say what, for every example"),
+    ],
+)
 def test_what_cannot_be_guided_to_is_refused(asked, words):
     with pytest.raises(ValueError, match=words):
         classifier().guide(asked, 3)
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"shape": (1, 6, 6)}, "of shape"), ({"schedule": ScheduleConfig(name="linear", T=100)}, "noise schedule 'cosine', the model on 'linear'"),
-    ({"schedule": ScheduleConfig(name="cosine", T=50)}, "with other settings"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"shape": (1, 6, 6)}, "of shape"),
+        ({"schedule": ScheduleConfig(name="linear", T=100)}, "noise schedule 'cosine', the model on 'linear'"),
+        ({"schedule": ScheduleConfig(name="cosine", T=50)}, "with other settings"),
+    ],
+)
 def test_a_mismatched_model_is_refused_with_the_reason(changes, words):
     with pytest.raises(ValueError, match=words):
         classifier().refuse_other(tiny_config(**changes))
@@ -106,7 +133,9 @@ def test_a_mismatched_model_is_refused_with_the_reason(changes, words):
 def test_the_file_says_what_it_is_and_comes_back(tmp_path):
     c = classifier()
     weights = {name: p.detach() for name, p in c.named_parameters()}
-    save_classifier(tmp_path / "classifier.safetensors", c.config, {name: p + 1 for name, p in weights.items()}, weights)
+    save_classifier(
+        tmp_path / "classifier.safetensors", c.config, {name: p + 1 for name, p in weights.items()}, weights
+    )
     back = load_classifier(tmp_path)
     assert back.config == c.config
     # the weights to the bit; what is computed from them may differ in the last one, with where they lie in memory
@@ -131,7 +160,9 @@ def test_readings_by_hand():
     missing = reading(TARGETS["class"], torch.cat([answer, answer[:1]]), torch.cat([truth, torch.tensor([3])]))
     assert (missing.score, missing.chance) == (0.75, 0.5)  # an example that says nothing counts for nothing
     z, read = np.array([-1.0, 0.5, 2.0, 0.0]), np.array([-0.8, 0.4, 1.5, 0.3])
-    found = reading(TARGETS["number"], torch.tensor(np.stack([read, 0 * read], 1)), torch.tensor(np.stack([z, 0 * z + 1], 1)))
+    found = reading(
+        TARGETS["number"], torch.tensor(np.stack([read, 0 * read], 1)), torch.tensor(np.stack([z, 0 * z + 1], 1))
+    )
     assert found.score == pytest.approx(1 - ((z - read) ** 2).sum() / ((z - z.mean()) ** 2).sum())
     tags = reading(TARGETS["tags"], torch.tensor([[1.0, -1], [1, 1]]), torch.tensor([[1.0, 0, 1], [0, 1, 1]]))
     assert tags.score == 0.75
@@ -200,7 +231,10 @@ def test_a_folder_of_another_classifier_is_refused_and_left_as_it_was(tmp_path):
         with pytest.raises(ValueError, match=f"made with another configuration.*{words}.*give it another name"):
             next(other.updates())
     assert before == {path: path.read_bytes() for path in (tmp_path / "c").rglob("*") if path.is_file()}
-    assert [update.step for update in trained(tmp_path / "c", Condition(kind="class"), "class", steps=4).updates()] == [3, 4]
+    assert [update.step for update in trained(tmp_path / "c", Condition(kind="class"), "class", steps=4).updates()] == [
+        3,
+        4,
+    ]
 
 
 def test_stopping_and_resuming_changes_no_bit(tmp_path):
@@ -240,7 +274,9 @@ def test_where_no_held_out_example_says_it_nothing_is_read_and_training_goes_on(
     said = data.labels.astype(object)
     said[data.split_rows(0.4, 0)[1][1:]] = ""
     said = np.array([str(value) for value in said])
-    run = trained(tmp_path / "c", Condition(kind="class", column="said"), "said", replace(data, columns={"said": said}), steps=2)
+    run = trained(
+        tmp_path / "c", Condition(kind="class", column="said"), "said", replace(data, columns={"said": said}), steps=2
+    )
     for _ in run.updates():
         pass
     assert run.readings() == []
@@ -256,7 +292,9 @@ def test_a_classifiers_target_is_measured_on_the_training_rows(tmp_path):
     target = Condition(kind="number")
 
     def made(folder):
-        return ClassifierRun(folder, model.config, model.codec, data, rows, "age", target, training, torch.device("cpu"))
+        return ClassifierRun(
+            folder, model.config, model.codec, data, rows, "age", target, training, torch.device("cpu")
+        )
 
     run = made(tmp_path / "new")
     assert run.config.target.mean == pytest.approx(ages[:20].mean(), rel=1e-12)
@@ -265,7 +303,10 @@ def test_a_classifiers_target_is_measured_on_the_training_rows(tmp_path):
     assert made(tmp_path / "new").config == run.config
     old = json.loads((tmp_path / "new" / "config.json").read_text())
     del old["measured_on"]
-    old["classifier"]["target"] |= {"mean": torch.tensor(ages).mean().item(), "deviation": torch.tensor(ages).std().item()}
+    old["classifier"]["target"] |= {
+        "mean": torch.tensor(ages).mean().item(),
+        "std": torch.tensor(ages).std().item(),
+    }
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "config.json").write_text(json.dumps(old))
     again = made(tmp_path / "old")

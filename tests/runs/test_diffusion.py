@@ -25,7 +25,7 @@ from undiffuse.data.sources import DataConfig
 from undiffuse.errors import Failure, UsageError
 from undiffuse.runs.diffusion import Run
 from undiffuse.runs.prepare import prepare
-from undiffuse.training.cadence import Watch
+from undiffuse.training.cadence import Intervals
 from undiffuse.training.log import line_of
 
 TINY = [f"--set={path}={json.dumps(value)}" for path, value in TINY_SETTINGS.items()]
@@ -34,7 +34,15 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def command(folder: Path, *arguments: str, **options) -> subprocess.Popen:
-    return subprocess.Popen([*COMMAND, *arguments], cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
 
 
 def finished(process: subprocess.Popen, code: int = 0) -> str:
@@ -105,7 +113,7 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(tmp_path, number):
 def test_another_configuration_is_refused_and_nothing_is_written_over(tmp_path):
     finished(command(tmp_path, "--steps", "3"))
     before = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
-    out = finished(command(tmp_path, "--steps", "3", "--prediction", "noise", "--lr", "0.5"), 2)
+    out = finished(command(tmp_path, "--steps", "3", "--prediction", "epsilon", "--lr", "0.5"), 2)
     assert "design.prediction: 'velocity' there, 'noise' now" in out
     assert "--name" in out
     assert "Traceback" not in out
@@ -120,7 +128,10 @@ def tiny_run(folder, watch, **settings):
 
 
 def test_watching_changes_nothing(tmp_path):
-    often, never = (tiny_run(tmp_path / name, watch) for name, watch in (("often", Watch(0.0, 0.0, share=1.0)), ("never", Watch(1e9, 1e9))))
+    often, never = (
+        tiny_run(tmp_path / name, watch)
+        for name, watch in (("often", Intervals(0.0, 0.0, share=1.0)), ("never", Intervals(1e9, 1e9)))
+    )
     for run in (often, never):
         for _ in run.updates():
             pass
@@ -131,7 +142,7 @@ def test_watching_changes_nothing(tmp_path):
 
 
 def test_the_model_file_holds_which_weights_sample_and_where_it_came_from(tmp_path):
-    run = tiny_run(tmp_path / "a", Watch(1e9, 1e9))
+    run = tiny_run(tmp_path / "a", Intervals(1e9, 1e9))
     for _ in run.updates():
         pass
     model = undiffuse.load(tmp_path / "a")
@@ -139,7 +150,12 @@ def test_the_model_file_holds_which_weights_sample_and_where_it_came_from(tmp_pa
     assert model.config.weights == run.measured().best()
     provenance = model.config.provenance
     assert provenance["training"]["steps"] == 12
-    assert provenance["data"] == {"source": "digits", "fingerprint": run.config.fingerprint, "training": 1617, "held_out": 180}
+    assert provenance["data"] == {
+        "source": "digits",
+        "fingerprint": run.config.fingerprint,
+        "training": 1617,
+        "held_out": 180,
+    }
     assert provenance["held_out"] == {name: score["relative"] for name, score in scores.items()}
 
 
@@ -148,7 +164,12 @@ def test_changed_data_is_noticed(tmp_path):
     np.save(tmp_path / "data.npy", values)
 
     def once(**more):
-        run = prepare(DataConfig(source=str(tmp_path / "data.npy")), tmp_path / "r", settings=TINY_SETTINGS | {"training.steps": 2}, **more).run()
+        run = prepare(
+            DataConfig(source=str(tmp_path / "data.npy")),
+            tmp_path / "r",
+            settings=TINY_SETTINGS | {"training.steps": 2},
+            **more,
+        ).run()
         for _ in run.updates():
             pass
 
@@ -160,17 +181,21 @@ def test_changed_data_is_noticed(tmp_path):
 
 def test_metrics_are_strict_json_also_for_nan():
     line = line_of({"step": 3, "loss": float("nan"), "verdict": "skip"})
-    assert json.loads(line, parse_constant=lambda name: pytest.fail(name)) == {"step": 3, "loss": None, "verdict": "skip"}
+    assert json.loads(line, parse_constant=lambda name: pytest.fail(name)) == {
+        "step": 3,
+        "loss": None,
+        "verdict": "skip",
+    }
 
 
 def test_a_folder_of_something_else_is_not_used(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="not empty"):
-        tiny_run(tmp_path, Watch())
+        tiny_run(tmp_path, Intervals())
 
 
 def test_held_out_examples_never_reach_the_optimizer(tmp_path):
-    run = tiny_run(tmp_path / "a", Watch(), **{"augment.probability": 0.0})
+    run = tiny_run(tmp_path / "a", Intervals(), **{"augment.probability": 0.0})
     training = {x.tobytes() for x in run.training_data.values}
     seen = set()
     for step in range(300):
@@ -182,37 +207,79 @@ def test_held_out_examples_never_reach_the_optimizer(tmp_path):
     assert not seen & only_held_out
 
 
-@pytest.mark.parametrize("settings", [
-    {"schedule.name": "linear", "prediction": "noise", "variance": "learned_range", "training.objective": "hybrid"},
-    {"schedule.name": "edm", "prediction": "karras", "training.weight": "edm", "training.level_density": "log_normal", "sampling.grid": "karras"},
-    {"schedule.name": "flow", "prediction": "flow", "training.level_density": "logit_normal"},
-    {"schedule.name": "sigmoid", "schedule.T": 100, "prediction": "mean", "training.objective": "bound", "variance": "fixed_large"},
-    {"schedule.zero_terminal_snr": True, "schedule.name": "scaled_linear", "training.weight": "min_snr", "training.level_density": "loss_aware"},
-    {"schedule.name": "betas", "schedule.betas": [0.1, 0.3, 0.6], "sampling.grid": "every", "sampling.solver": "ddpm", "training.precision": "bf16"},
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {
+            "schedule.name": "linear",
+            "prediction": "epsilon",
+            "variance": "learned_range",
+            "training.objective": "hybrid",
+        },
+        {
+            "schedule.name": "edm",
+            "prediction": "edm",
+            "training.weight": "edm",
+            "training.timestep_sampling": "log_normal",
+            "sampling.grid": "karras",
+        },
+        {"schedule.name": "flow", "prediction": "flow", "training.timestep_sampling": "logit_normal"},
+        {
+            "schedule.name": "sigmoid",
+            "schedule.T": 100,
+            "prediction": "posterior_mean",
+            "training.objective": "bound",
+            "variance": "fixed_large",
+        },
+        {
+            "schedule.zero_terminal_snr": True,
+            "schedule.name": "scaled_linear",
+            "training.weight": "min_snr",
+            "training.timestep_sampling": "loss_aware",
+        },
+        {
+            "schedule.name": "betas",
+            "schedule.betas": [0.1, 0.3, 0.6],
+            "sampling.grid": "every",
+            "sampling.solver": "ddpm",
+            "training.precision": "bf16",
+        },
+    ],
+)
 def test_combinations_train_save_load_and_sample(tmp_path, settings):
-    run = tiny_run(tmp_path / "r", Watch(1e9, 1e9), **({"training.steps": 3, "sampling.steps": 4} | settings))
+    run = tiny_run(tmp_path / "r", Intervals(1e9, 1e9), **({"training.steps": 3, "sampling.steps": 4} | settings))
     for update in run.updates():
-        assert update.verdict == "fine"
+        assert update.status == "fine"
     values = undiffuse.load(tmp_path / "r").sample(2, {"class": 7})
     assert values.shape == (2, 1, 8, 8)
     assert ((values >= 0) & (values <= 16)).all()
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    ({"prediction": "noise", "schedule.name": "flow"}, "zero terminal SNR"),
-    ({"prediction": "noise", "schedule.zero_terminal_snr": True}, "zero terminal SNR"),
-    ({"prediction": "mean", "schedule.name": "vp"}, "discrete schedule"), ({"schedule.name": "liner"}, "choose one of linear"),
-    ({"schedule.name": "linear", "schedule.T": 5}, "smallest T that works is 21"), ({"schedule.T": 0}, "T = 0"),
-    ({"schedule.name": "vp", "schedule.T": 10}, "continuous"), ({"variance": "learned_range"}, "hybrid"),
-    ({"training.objective": "hybrid"}, "learned_range"), ({"training.objective": "bound", "schedule.name": "edm"}, "discrete chain"),
-    ({"network.widht": 3}, "no setting 'network.widht'"), ({"training.steps": None}, "needs an end"), ({"training.steps": 0}, "training.steps"),
-    ({"training.gamma": 5.0}, "min_snr and p2"), ({"training.level_density": "uniform", "training.level_mean": 0.1}, "logit_normal"),
-    ({"schedule.betas": [0.1]}, "'betas' go together"), ({"training.learning_rate": "fast"}, "training.learning_rate"),
-])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"prediction": "epsilon", "schedule.name": "flow"}, "zero terminal SNR"),
+        ({"prediction": "epsilon", "schedule.zero_terminal_snr": True}, "zero terminal SNR"),
+        ({"prediction": "posterior_mean", "schedule.name": "vp"}, "discrete schedule"),
+        ({"schedule.name": "liner"}, "choose one of linear"),
+        ({"schedule.name": "linear", "schedule.T": 5}, "smallest T that works is 21"),
+        ({"schedule.T": 0}, "T = 0"),
+        ({"schedule.name": "vp", "schedule.T": 10}, "continuous"),
+        ({"variance": "learned_range"}, "hybrid"),
+        ({"training.objective": "hybrid"}, "learned_range"),
+        ({"training.objective": "bound", "schedule.name": "edm"}, "discrete chain"),
+        ({"network.widht": 3}, "no setting 'network.widht'"),
+        ({"training.steps": None}, "needs an end"),
+        ({"training.steps": 0}, "training.steps"),
+        ({"training.gamma": 5.0}, "min_snr and p2"),
+        ({"training.timestep_sampling": "uniform", "training.timestep_mean": 0.1}, "logit_normal"),
+        ({"schedule.betas": [0.1]}, "'betas' go together"),
+        ({"training.learning_rate": "fast"}, "training.learning_rate"),
+    ],
+)
 def test_contradictions_are_one_sentence_and_write_nothing(tmp_path, settings, words):
     with pytest.raises(ValueError, match=words) as caught:
-        tiny_run(tmp_path / "r", Watch(), **settings)
+        tiny_run(tmp_path / "r", Intervals(), **settings)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "r").exists()
 
@@ -224,13 +291,13 @@ def test_the_python_interface(tmp_path):
     assert images.dtype == torch.float32
     moments = list(model.trajectory(4, {"class": 7}))
     assert len(moments) == model.config.sampling.steps
-    assert moments[0].clean.shape == (4, 1, 8, 8)
+    assert moments[0].x0.shape == (4, 1, 8, 8)
     assert "velocity" in repr(model)
 
 
 def test_a_preview_that_fails_is_told_and_training_goes_on_after_saving(tmp_path, monkeypatch):
-    run = tiny_run(tmp_path / "a", Watch(1e9, 0.0, share=1.0), **{"training.steps": 6})
-    twin = tiny_run(tmp_path / "b", Watch(1e9, 1e9), **{"training.steps": 6})
+    run = tiny_run(tmp_path / "a", Intervals(1e9, 0.0, share=1.0), **{"training.steps": 6})
+    twin = tiny_run(tmp_path / "b", Intervals(1e9, 1e9), **{"training.steps": 6})
     saved = []
 
     def fails(title):
@@ -247,7 +314,7 @@ def test_a_preview_that_fails_is_told_and_training_goes_on_after_saving(tmp_path
 
 
 def test_a_full_disk_ends_a_run_with_a_sentence(tmp_path, monkeypatch):
-    run = tiny_run(tmp_path / "a", Watch(1e9, 0.0, share=1.0), **{"training.steps": 6})
+    run = tiny_run(tmp_path / "a", Intervals(1e9, 0.0, share=1.0), **{"training.steps": 6})
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -259,7 +326,7 @@ def test_a_full_disk_ends_a_run_with_a_sentence(tmp_path, monkeypatch):
 
 
 def test_a_second_training_in_one_folder_is_refused_and_the_first_is_left_alone(tmp_path):
-    first, second = (tiny_run(tmp_path / "a", Watch(1e9, 1e9)) for _ in range(2))
+    first, second = (tiny_run(tmp_path / "a", Intervals(1e9, 1e9)) for _ in range(2))
     updates = first.updates()
     next(updates)
     with pytest.raises(Failure, match="another name"):
@@ -273,8 +340,11 @@ def test_a_second_training_in_one_folder_is_refused_and_the_first_is_left_alone(
 @pytest.mark.parametrize("stale", [False, True])
 def test_a_finished_run_without_its_model_writes_it(tmp_path, stale):
     before = tmp_path / "before.safetensors"
-    for steps in (3, 12):  # killed between the last checkpoint and the model file: that of step 3 is still there, or none
-        for _ in tiny_run(tmp_path / "a", Watch(1e9, 1e9), **{"training.steps": steps}).updates():
+    for steps in (
+        3,
+        12,
+    ):  # killed between the last checkpoint and the model file: that of step 3 is still there, or none
+        for _ in tiny_run(tmp_path / "a", Intervals(1e9, 1e9), **{"training.steps": steps}).updates():
             pass
         if steps == 3:
             before.write_bytes((tmp_path / "a/model.safetensors").read_bytes())
@@ -282,7 +352,7 @@ def test_a_finished_run_without_its_model_writes_it(tmp_path, stale):
     (tmp_path / "a/model.safetensors").unlink()
     if stale:
         before.rename(tmp_path / "a/model.safetensors")
-    again = tiny_run(tmp_path / "a", Watch(1e9, 1e9))
+    again = tiny_run(tmp_path / "a", Intervals(1e9, 1e9))
     assert list(again.updates()) == []
     assert same(load_file(tmp_path / "a/model.safetensors"), wanted)
 
@@ -291,7 +361,7 @@ def test_leftovers_of_a_killed_save_do_not_stop_the_same_command(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / ".config.json.4242.part").write_text("{")  # as before, and as now
     (tmp_path / "a" / ".config.json.4242-0123abcd.part").write_text("{")
-    for _ in tiny_run(tmp_path / "a", Watch(1e9, 1e9), **{"training.steps": 1}).updates():
+    for _ in tiny_run(tmp_path / "a", Intervals(1e9, 1e9), **{"training.steps": 1}).updates():
         pass
     assert not list((tmp_path / "a").rglob("*.part"))
 
@@ -299,17 +369,19 @@ def test_leftovers_of_a_killed_save_do_not_stop_the_same_command(tmp_path):
 @pytest.mark.parametrize("line", ["5", '{"step": null}', "[1]"])
 def test_a_damaged_log_is_a_sentence_and_changes_nothing(tmp_path, line):
     tiny = {"training.steps": 2}
-    for _ in tiny_run(tmp_path / "a", Watch(1e9, 1e9), **tiny).updates():
+    for _ in tiny_run(tmp_path / "a", Intervals(1e9, 1e9), **tiny).updates():
         pass
     path = tmp_path / "a/metrics.jsonl"
     good = path.read_bytes()
     for bad in (line.encode(), b"\xff\xfe"):
         path.write_bytes(good + bad + b"\n")
         with pytest.raises(UsageError, match=r"metrics.jsonl.* is damaged.*mend or remove it"):
-            list(tiny_run(tmp_path / "a", Watch(1e9, 1e9), **{"training.steps": 4}).updates())
+            list(tiny_run(tmp_path / "a", Intervals(1e9, 1e9), **{"training.steps": 4}).updates())
         assert path.read_bytes() == good + bad + b"\n"
     path.write_bytes(good + b'{"step": 3, "lo')  # a kill cut it short
-    assert [update.step for update in tiny_run(tmp_path / "a", Watch(1e9, 1e9), **{"training.steps": 3}).updates()] == [3]
+    assert [
+        update.step for update in tiny_run(tmp_path / "a", Intervals(1e9, 1e9), **{"training.steps": 3}).updates()
+    ] == [3]
 
 
 def test_an_interrupt_of_the_python_interface_saves_and_the_same_call_goes_on(tmp_path, monkeypatch):
@@ -328,7 +400,9 @@ def test_an_interrupt_of_the_python_interface_saves_and_the_same_call_goes_on(tm
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
-    assert [path.name for path in (tmp_path / "digits/state").iterdir()] == ["step-00000004.safetensors"]  # the update under way was ended
+    assert [path.name for path in (tmp_path / "digits/state").iterdir()] == [
+        "step-00000004.safetensors"
+    ]  # the update under way was ended
     monkeypatch.setattr(Run, "_batch", batch)
     undiffuse.train("digits", runs=tmp_path / "whole", steps=6, batch_size=8, settings=TINY_SETTINGS)
     undiffuse.train("digits", runs=tmp_path, steps=6, batch_size=8, settings=TINY_SETTINGS)
@@ -337,7 +411,7 @@ def test_an_interrupt_of_the_python_interface_saves_and_the_same_call_goes_on(tm
 
 
 def test_a_model_is_in_training_mode_inside_updates_alone(tmp_path):
-    run = tiny_run(tmp_path / "a", Watch(0.0, 0.0, share=1.0), **{"training.steps": 3, "network.dropout": 0.5})
+    run = tiny_run(tmp_path / "a", Intervals(0.0, 0.0, share=1.0), **{"training.steps": 3, "network.dropout": 0.5})
     inside = []
     run.model.denoiser.network.register_forward_hook(lambda module, *_: inside.append(module.training))
     for _ in run.updates():
@@ -349,16 +423,21 @@ def test_a_model_is_in_training_mode_inside_updates_alone(tmp_path):
 
 
 def test_without_held_out_examples_nothing_is_said_of_them(tmp_path):
-    run = tiny_run(tmp_path / "a", Watch(1e9, 1e9), **{"training.steps": 2})
-    assert re.search(r"held-out error [0-9.]+ ± [0-9.]+ of the best linear denoiser's \(averaged weights, 180 examples\)", run.verdict())
+    run = tiny_run(tmp_path / "a", Intervals(1e9, 1e9), **{"training.steps": 2})
+    assert re.search(
+        r"held-out error [0-9.]+ ± [0-9.]+ of the best linear denoiser's \(averaged weights, 180 examples\)",
+        run.verdict(),
+    )
     chosen = TINY_SETTINGS | {"training.steps": 2, "training.batch_size": 8}
-    none = prepare(DataConfig(source="digits", held_out=0), tmp_path / "b", settings=chosen, watch=Watch(1e9, 1e9)).run()
+    none = prepare(
+        DataConfig(source="digits", held_out=0), tmp_path / "b", settings=chosen, watch=Intervals(1e9, 1e9)
+    ).run()
     for _ in none.updates():
         pass
     assert "no held-out examples" in none.verdict()
     assert none.scores() == {}
     config = undiffuse.load(tmp_path / "b").config
-    assert (config.weights, config.provenance["held_out"]) == ("averaged", {})
+    assert (config.weights, config.provenance["held_out"]) == ("ema", {})
 
 
 @pytest.mark.parametrize("n", [1, 2])
@@ -369,6 +448,6 @@ def test_one_example_trains_without_nan_and_without_a_warning(tmp_path, n):
         warnings.simplefilter("error")
         for held_out in {0.1, float(n - 1)}:
             source = DataConfig(source=str(tmp_path / "d.npy"), held_out=held_out)
-            run = prepare(source, tmp_path / f"r{held_out}", settings=chosen, watch=Watch(1e9, 1e9)).run()
+            run = prepare(source, tmp_path / f"r{held_out}", settings=chosen, watch=Intervals(1e9, 1e9)).run()
             assert [update.step for update in run.updates()] == [1, 2]
             assert "nan" not in run.verdict()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from undiffuse.evaluation.likelihood import likelihood
-
 import json
 import shutil
 
@@ -14,15 +12,20 @@ from PIL import Image
 
 import undiffuse
 from tests.small import TINY_SETTINGS, images
-from undiffuse.data.sources import DataConfig, digits
+from undiffuse.data.sources import DataConfig, open_digits
+from undiffuse.evaluation.likelihood import likelihood
 from undiffuse.process.config import ScheduleConfig
-from undiffuse.process.forward import jump
+from undiffuse.process.forward import add_noise
 from undiffuse.runs.prepare import prepare
-from undiffuse.training.cadence import Watch
+from undiffuse.training.cadence import Intervals
 
 SCHEDULES = [
-    {"schedule.name": "linear"}, {"schedule.T": 50}, {"schedule.name": "flow"}, {"schedule.name": "edm", "sampling.grid": "karras"},
-    {"schedule.name": "linear", "schedule.beta_end": 0.03}, {"schedule.shift": -1.0},
+    {"schedule.name": "linear"},
+    {"schedule.T": 50},
+    {"schedule.name": "flow"},
+    {"schedule.name": "edm", "sampling.grid": "karras"},
+    {"schedule.name": "linear", "schedule.beta_end": 0.03},
+    {"schedule.shift": -1.0},
 ]
 
 
@@ -34,9 +37,11 @@ def base(tmp_path_factory):
     return folder / "base"
 
 
-def started(folder, base, steps=4, source="digits", watch=Watch(1e9, 1e9), conditions=None, **settings):  # noqa: B008
+def started(folder, base, steps=4, source="digits", watch=Intervals(1e9, 1e9), conditions=None, **settings):  # noqa: B008
     chosen = {"training.steps": steps, "training.batch_size": 8} | settings
-    return prepare(DataConfig(source=str(source)), folder, settings=chosen, start=base, watch=watch, conditions=conditions).run()
+    return prepare(
+        DataConfig(source=str(source)), folder, settings=chosen, start=base, watch=watch, conditions=conditions
+    ).run()
 
 
 def trained(run):
@@ -57,9 +62,12 @@ def test_the_first_step_on_another_schedule_denoises_already(tmp_path, base, set
     known = own(own.at(level.logsnr))
     with torch.no_grad():
         for here, there in zip(level.rows(), known.rows(), strict=True):
-            before, after = ((m.denoiser(jump(x, at, eps), at, told).mean - x).square().mean() for m, at in ((old, there), (run.model, here)))
+            before, after = (
+                (m.denoiser(add_noise(x, at, eps), at, told).mean - x).square().mean()
+                for m, at in ((old, there), (run.model, here))
+            )
             assert after < 1.05 * before
-    assert run.model.config.clock == old.config.schedule
+    assert run.model.config.trained_schedule == old.config.schedule
     assert run.model.sample(2, {"class": "3"}, steps=4).isfinite().all()
 
 
@@ -67,11 +75,14 @@ def test_another_schedule_and_back(tmp_path, base):
     trained(started(tmp_path / "r", base, **{"schedule.name": "linear", "schedule.T": 40}))
     model = undiffuse.load(tmp_path / "r")
     assert model.config.schedule == ScheduleConfig(name="linear", T=40)
-    assert model.config.clock == ScheduleConfig(name="cosine")
-    for settings in ({"schedule.name": "cosine"}, {"schedule": {"name": "cosine"}}):  # nothing is left of the other, such as its T
+    assert model.config.trained_schedule == ScheduleConfig(name="cosine")
+    for settings in (
+        {"schedule.name": "cosine"},
+        {"schedule": {"name": "cosine"}},
+    ):  # nothing is left of the other, such as its T
         back = started(tmp_path / "back", tmp_path / "r", **settings)
         assert back.model.config.schedule == ScheduleConfig(name="cosine")
-        assert back.model.config.clock is None
+        assert back.model.config.trained_schedule is None
 
 
 def test_a_model_goes_on_another_schedule_without_training(base, run, tmp_path):
@@ -81,8 +92,10 @@ def test_a_model_goes_on_another_schedule_without_training(base, run, tmp_path):
     written, model = undiffuse.load(out), undiffuse.load(base)
     target = ScheduleConfig(name="linear", T=100, beta_start=0.0002, beta_end=0.03)
     assert written.config.schedule == target
-    torch.testing.assert_close(written.sample(3, {"class": "1"}, seed=2), model.on(target).sample(3, {"class": "1"}, seed=2))
-    assert likelihood(model.on(target), digits().values[:3]).mean > 0
+    torch.testing.assert_close(
+        written.sample(3, {"class": "1"}, seed=2), model.with_schedule(target).sample(3, {"class": "1"}, seed=2)
+    )
+    assert likelihood(model.with_schedule(target), open_digits().values[:3]).mean > 0
     code, said = run("reschedule", str(base), "cosine", "--betas", "0.1,0.2", "--out", str(tmp_path / "n"))
     assert code == 2
     assert "not made from a range of betas" in said
@@ -96,13 +109,15 @@ def test_betas_are_those_of_a_schedule_of_1000_steps():
     vp = ScheduleConfig(name="vp", beta_start=2e-4, beta_end=0.03).build()
     fine = ScheduleConfig(name="linear", T=100_000, beta_start=2e-4, beta_end=0.03).build()
     index = torch.tensor([20_000.0, 50_000.0, 99_000.0], dtype=torch.float64)
-    torch.testing.assert_close(vp(index / 100_000).logsnr, fine(index).logsnr, rtol=1e-3, atol=1e-3)  # the chain's limit
+    torch.testing.assert_close(
+        vp(index / 100_000).logsnr, fine(index).logsnr, rtol=1e-3, atol=1e-3
+    )  # the chain's limit
 
 
 def test_a_start_is_the_base_to_float_rounding_and_its_sampling_too(tmp_path, base):
     run, old = started(tmp_path / "r", base), undiffuse.load(base)
     torch.testing.assert_close(run.model.sample(4, {"class": "7"}), old.sample(4, {"class": "7"}), rtol=1e-4, atol=1e-3)
-    average = run.trainer.average.values
+    average = run.trainer.ema.values
     for name, parameter in old.denoiser.named_parameters():
         torch.testing.assert_close(average[name], parameter)
 
@@ -130,7 +145,9 @@ def test_images_are_brought_to_the_size_of_the_model_unless_another_is_asked_for
     assert run.training_data.shape == (3, 8, 12)
     assert "brought to 8×12" in run.notes[-1]
     assert run.config.data.size == (8, 12)
-    asked = prepare(DataConfig(source=str(tmp_path / "after"), size=(20, 16)), tmp_path / "s", start=tmp_path / "base").run()
+    asked = prepare(
+        DataConfig(source=str(tmp_path / "after"), size=(20, 16)), tmp_path / "s", start=tmp_path / "base"
+    ).run()
     assert asked.training_data.shape == (3, 20, 16)
     assert not asked.notes
 
@@ -147,7 +164,12 @@ def test_data_that_says_no_class_any_more(tmp_path, base):
 
 
 def test_latents_stay_those_of_the_model(tmp_path):
-    tiny = {"latent.training.steps": 2, "latent.training.batch_size": 8, "latent.autoencoder.channels": [8, 8], "latent.autoencoder.groups": 4}
+    tiny = {
+        "latent.training.steps": 2,
+        "latent.training.batch_size": 8,
+        "latent.autoencoder.channels": [8, 8],
+        "latent.autoencoder.groups": 4,
+    }
     undiffuse.train("digits", runs=tmp_path, name="l", steps=2, batch_size=8, latent=2, settings=TINY_SETTINGS | tiny)
     np.save(tmp_path / "x.npy", images(20, (12, 8)))
     run = trained(started(tmp_path / "r", tmp_path / "l", source=tmp_path / "x.npy"))
@@ -200,7 +222,10 @@ def test_resume_is_exact(tmp_path, base, adapters):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("lost", ["adapters", "adapters/adapter_model.safetensors", "adapters/adapter_config.json", "adapters/start.safetensors"])
+@pytest.mark.parametrize(
+    "lost",
+    ["adapters", "adapters/adapter_model.safetensors", "adapters/adapter_config.json", "adapters/start.safetensors"],
+)
 def test_a_run_that_is_trained_writes_the_adapters_that_are_not_there(tmp_path, base, lost):
     before = trained(started(tmp_path / "r", base, steps=2, adapters={"rank": 2}))
     path = tmp_path / "r" / lost
@@ -229,7 +254,20 @@ def test_where_adapters_cannot_be_written_no_model_file_says_that_all_is(tmp_pat
 
 
 def test_what_is_written_is_what_is_there(run, base, tmp_path):
-    arguments = ["train", "digits", "--runs", str(tmp_path), "--name", "r", "--from", str(base), "--adapters", "2", "--steps", "2"]
+    arguments = [
+        "train",
+        "digits",
+        "--runs",
+        str(tmp_path),
+        "--name",
+        "r",
+        "--from",
+        str(base),
+        "--adapters",
+        "2",
+        "--steps",
+        "2",
+    ]
     code, said = run(*arguments)
     assert code == 0, said
     assert "adapters/" in said.split("wrote ")[1].split("\n")[0]
@@ -251,13 +289,22 @@ def test_a_base_that_changed_is_another_configuration(tmp_path, base):
         started(tmp_path / "r", tmp_path / "b")
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (("--width", "16"), "network.width: 8 there, 16 now"), (("--prediction", "noise"), "prediction: 'velocity' there, 'noise' now"),
-    (("--variance", "learned_range", "--objective", "hybrid"), "variance"), (("--preset", "digits"), "leave --preset"),
-    (("--number", "class"), "as a class, not as a number"), (("--class", "class", "--inject", "class=attention"), "told it by 'layers'"),
-    (("--adapters", "0"), "rank"), (("--betas", "fast"), "no range of betas"), (("--betas", "0.1,0.2"), "not made from a range"),
-    (("--T", "0"), "T = 0"), (("--latent",), "leave --preset"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--width", "16"), "network.width: 8 there, 16 now"),
+        (("--prediction", "epsilon"), "prediction: 'v' there, 'epsilon' now"),
+        (("--variance", "learned_range", "--objective", "hybrid"), "variance"),
+        (("--preset", "digits"), "leave --preset"),
+        (("--number", "class"), "as a class, not as a number"),
+        (("--class", "class", "--inject", "class=cross_attention"), "told it by 'embedding'"),
+        (("--adapters", "0"), "rank"),
+        (("--betas", "fast"), "no range of betas"),
+        (("--betas", "0.1,0.2"), "not made from a range"),
+        (("--T", "0"), "T = 0"),
+        (("--latent",), "leave --preset"),
+    ],
+)
 def test_what_a_fine_tuning_cannot_change_is_one_sentence(run, base, tmp_path, arguments, words):
     code, out = run("train", "digits", "--from", str(base), "--steps", "2", *arguments)
     assert code == 2, out
@@ -271,9 +318,13 @@ def test_other_bad_starts(run, base, tmp_path):
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes((base / "model.safetensors").read_bytes()[:-50])
     for arguments, words in (
-        (("rgb.npy", "--from", str(base), "--layout", "NHWC"), "makes examples of 1 channel and 2 axes, and the data has 3 channels"),
+        (
+            ("rgb.npy", "--from", str(base), "--layout", "NHWC"),
+            "makes examples of 1 channel and 2 axes, and the data has 3 channels",
+        ),
         (("signal.npy", "--from", str(base), "--layout", "NCL"), "the data has 1 channel and 1 axes"),
-        (("digits", "--from", "nowhere"), "there is no model at nowhere"), (("digits", "--from", str(damaged)), "not an intact model file"),
+        (("digits", "--from", "nowhere"), "there is no model at nowhere"),
+        (("digits", "--from", str(damaged)), "not an intact model file"),
         (("digits", "--adapters", "4"), "--from RUN"),
     ):
         code, out = run("train", *arguments, "--steps", "2")
@@ -288,7 +339,23 @@ def test_the_command_line_names_the_run_and_reads_adapters(run, base, tmp_path):
     folder = tmp_path / "runs/digits-from-base"
     assert "adapters/" in out
     assert f"starting from {base.name}" in out
-    code, out = run("sample", str(base), "--adapters", str(folder / "adapters"), "-n", "2", "--class", "3", "--out", str(tmp_path / "s"))
+    code, out = run(
+        "sample",
+        str(base),
+        "--adapters",
+        str(folder / "adapters"),
+        "-n",
+        "2",
+        "--class",
+        "3",
+        "--out",
+        str(tmp_path / "s"),
+    )
     assert code == 0, out
     sampled = np.load(tmp_path / "s/samples.npy")
-    assert np.abs(sampled.astype(float) - undiffuse.load(folder).sample(2, {"class": "3"}).numpy().reshape(sampled.shape)).max() <= 1
+    assert (
+        np.abs(
+            sampled.astype(float) - undiffuse.load(folder).sample(2, {"class": "3"}).numpy().reshape(sampled.shape)
+        ).max()
+        <= 1
+    )

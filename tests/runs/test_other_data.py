@@ -13,7 +13,7 @@ import undiffuse
 from tests.small import TINY_SETTINGS
 from undiffuse.data.sources import DataConfig
 from undiffuse.errors import UsageError
-from undiffuse.runs.data import known_data
+from undiffuse.runs.data import run_data
 from undiffuse.runs.prepare import prepare
 
 RNG = np.random.default_rng(0)
@@ -26,7 +26,10 @@ def run(folder, values=VALUES, labels=LABELS, steps=2, override=False, numbers=N
     np.savez(folder / "d.npz", images=values, **columns | ({} if numbers is None else {"age": numbers}))
     conditions = None if numbers is None else {"age": undiffuse.Condition(kind="number")}
     plan = prepare(
-        DataConfig(source=str(folder / "d.npz"), **config), folder / "r", override=override, conditions=conditions,
+        DataConfig(source=str(folder / "d.npz"), **config),
+        folder / "r",
+        override=override,
+        conditions=conditions,
         settings=TINY_SETTINGS | {"training.steps": steps, "training.batch_size": 8},
     )
     return plan.run()
@@ -51,43 +54,59 @@ def test_changed_data_is_told_with_how_many_examples_there_are(tmp_path):
     trained(tmp_path)
     with pytest.raises(UsageError, match=r"the data has changed: 60 examples then, 59 now.*--override"):
         run(tmp_path, VALUES[1:], LABELS[1:])
-    with pytest.raises(UsageError, match=r"the data has changed: the same number of examples, 60, with other values.*--override"):
+    with pytest.raises(
+        UsageError, match=r"the data has changed: the same number of examples, 60, with other values.*--override"
+    ):
         run(tmp_path, VALUES[::-1], LABELS)
 
 
 @pytest.mark.parametrize("change", ["lost", "gained", "another order", "another seed"])
 def test_with_override_nothing_that_was_trained_on_is_held_out(tmp_path, change):
     first = trained(tmp_path)
-    lost = int(known_data(tmp_path / "r").held_out[0])
+    lost = int(run_data(tmp_path / "r").held_out[0])
     rows = {"lost": np.delete(np.arange(60), lost), "another order": RNG.permutation(60)}.get(change, np.arange(60))
     values, labels = VALUES[rows], LABELS[rows]
     if change == "gained":
-        values, labels = np.concatenate([values, RNG.integers(0, 256, (30, 8, 8), dtype=np.uint8)]), np.concatenate([labels, np.arange(30) % 3])
+        values, labels = (
+            np.concatenate([values, RNG.integers(0, 256, (30, 8, 8), dtype=np.uint8)]),
+            np.concatenate([labels, np.arange(30) % 3]),
+        )
     settings = {"training.seed": 5} if change == "another seed" else {}
     np.savez(tmp_path / "d.npz", images=values, labels=labels)
     plan = prepare(
-        DataConfig(source=str(tmp_path / "d.npz")), tmp_path / "r", override=True,
+        DataConfig(source=str(tmp_path / "d.npz")),
+        tmp_path / "r",
+        override=True,
         settings=TINY_SETTINGS | {"training.steps": 4, "training.batch_size": 8} | settings,
     )
     second = plan.run()
     assert [update.step for update in second.updates()] == [3, 4]
     assert not all_of(second.held_out) & all_of(first.training_data)
     assert not all_of(second.training_data) & all_of(first.held_out)
-    known = known_data(tmp_path / "r")
+    known = run_data(tmp_path / "r")
     assert all_of(known.data[known.held_out]) == all_of(second.held_out)
-    assert all_of(second.held_out) == all_of(first.held_out) - ({VALUES[lost].tobytes()} if change == "lost" else set()) or change == "gained"
+    assert (
+        all_of(second.held_out) == all_of(first.held_out) - ({VALUES[lost].tobytes()} if change == "lost" else set())
+        or change == "gained"
+    )
 
 
 def test_a_column_that_is_missing_is_told_before_what_else_differs(tmp_path):
     trained(tmp_path, numbers=NUMBERS)
     with pytest.raises(UsageError, match="number 'height': the data has no column 'height': its columns are age"):
-        prepare(DataConfig(source=str(tmp_path / "d.npz")), tmp_path / "r", conditions={"height": undiffuse.Condition(kind="number")})
+        prepare(
+            DataConfig(source=str(tmp_path / "d.npz")),
+            tmp_path / "r",
+            conditions={"height": undiffuse.Condition(kind="number")},
+        )
 
 
 def test_a_range_stays_the_one_that_the_network_learned(tmp_path):
     work = trained(tmp_path, values=VALUES % 17)
     assert any("are read as 0 to 16; --range" in note for note in work.notes)
-    assert not any("range" in note for note in run(tmp_path, values=VALUES[:50] % 17, labels=LABELS[:50], override=True).notes)
+    assert not any(
+        "range" in note for note in run(tmp_path, values=VALUES[:50] % 17, labels=LABELS[:50], override=True).notes
+    )
     for asked in ({}, {"range": (0.0, 255.0)}):
         with pytest.raises(UsageError, match=r"this run keeps 0 to 16: choose another --name to read 0 to 255\.$"):
             run(tmp_path, override=True, **asked)
@@ -97,7 +116,10 @@ def test_a_range_stays_the_one_that_the_network_learned(tmp_path):
 
 def test_a_share_to_hold_out_cannot_change_any_more(tmp_path):
     trained(tmp_path)
-    with pytest.raises(UsageError, match=r"data.held_out: 0.1 there, 0.5 now\), and data.held_out cannot change later.*choose another --name\.$"):
+    with pytest.raises(
+        UsageError,
+        match=r"data.held_out: 0.1 there, 0.5 now\), and data.held_out cannot change later.*choose another --name\.$",
+    ):
         run(tmp_path, held_out=0.5, override=True)
 
 
@@ -121,11 +143,15 @@ def test_a_class_that_is_gone_stays_in_the_network(tmp_path):
 
 def test_scales_stay_those_that_the_network_learned(tmp_path):
     first = trained(tmp_path, values=VALUES / 100.0, labels=None, numbers=NUMBERS).model.config
-    now = trained(tmp_path, values=VALUES[:50] / 100.0 + 0.5, labels=None, numbers=NUMBERS[:50] + 1, steps=3, override=True)
+    now = trained(
+        tmp_path, values=VALUES[:50] / 100.0 + 0.5, labels=None, numbers=NUMBERS[:50] + 1, steps=3, override=True
+    )
     assert now.model.config.codec == first.codec
     assert now.model.config.conditions == first.conditions
     x = now.loader(0)[0]
-    torch.testing.assert_close(now.model.codec.decode(x).amax(), torch.tensor(first.codec.high[0]))  # the old range clips
+    torch.testing.assert_close(
+        now.model.codec.decode(x).amax(), torch.tensor(first.codec.high[0])
+    )  # the old range clips
     with pytest.raises(UsageError, match="shape"):
         run(tmp_path, values=VALUES[:, :4] / 100.0, labels=None, numbers=NUMBERS, override=True)
 

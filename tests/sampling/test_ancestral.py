@@ -13,7 +13,15 @@ from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
 from undiffuse.process.oracles import FiniteSet, Mixture
 from undiffuse.process.philox import standard_normal
-from undiffuse.process.posteriors import Fixed, Known, Learned, LearnedRange, Posterior, bridge_mean, transition
+from undiffuse.process.posteriors import (
+    ExactVariance,
+    FixedVariance,
+    LearnedRangeVariance,
+    LearnedVariance,
+    Posterior,
+    bridge_mean,
+    transition,
+)
 from undiffuse.sampling.grids import make_grid
 from undiffuse.sampling.loop import final, trajectory
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
@@ -59,13 +67,13 @@ def exact_recursion(levels, variance_of):
 
 
 VARIANCES = {
-    "fixed_small": (lambda x: Fixed(0.0), lambda beta, tilde, c1, v: tilde),
-    "fixed_large": (lambda x: Fixed(1.0), lambda beta, tilde, c1, v: beta),
+    "fixed_small": (lambda x: FixedVariance(0.0), lambda beta, tilde, c1, v: tilde),
+    "fixed_large": (lambda x: FixedVariance(1.0), lambda beta, tilde, c1, v: beta),
     "learned_range": (
-        lambda x: LearnedRange(torch.full_like(x, 0.2)),
+        lambda x: LearnedRangeVariance(torch.full_like(x, 0.2)),
         lambda beta, tilde, c1, v: beta**0.6 * tilde**0.4,
     ),
-    "learned": (lambda x: Learned(torch.full_like(x, -5.0)), lambda beta, tilde, c1, v: math.exp(-5.0)),
+    "learned": (lambda x: LearnedVariance(torch.full_like(x, -5.0)), lambda beta, tilde, c1, v: math.exp(-5.0)),
     "optimal": (None, lambda beta, tilde, c1, v: tilde + c1**2 * v),
 }
 
@@ -142,7 +150,12 @@ def test_ddim_with_eta_one_is_the_ancestral_chain():
         a, b = (
             final(
                 trajectory(
-                    x, lambda x_t, level: Posterior(x_t.tanh(), Known(x_t**2)), levels, s, seed=9, index=torch.arange(4)
+                    x,
+                    lambda x_t, level: Posterior(x_t.tanh(), ExactVariance(x_t**2)),
+                    levels,
+                    s,
+                    seed=9,
+                    index=torch.arange(4),
                 )
             )
             for s in (DDIM(1.0), Ancestral(0.0))
@@ -154,7 +167,7 @@ def test_ancestral_steps_are_the_transition_and_the_last_adds_no_noise():
     levels = CHAINS["linear-100"].levels
     bridges, plan = Bridge.table(levels), Ancestral().plan(levels)
     x = torch.full((1, 1), 0.4, dtype=d)
-    posterior = Posterior(x * 0.9, Fixed(1.0))
+    posterior = Posterior(x * 0.9, FixedVariance(1.0))
     p = transition(posterior, x, bridges[10])
     step = Ancestral().step(x, lambda *_: posterior, plan[10], lambda k: torch.ones(1, 1, dtype=d), None)
     torch.testing.assert_close(step.x, p.mean + (p.log_variance / 2).exp())

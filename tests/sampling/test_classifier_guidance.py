@@ -14,11 +14,11 @@ from undiffuse.process.chains import Chain
 from undiffuse.process.levels import Level
 from undiffuse.process.oracles import Mixture
 from undiffuse.process.philox import standard_normal
-from undiffuse.process.posteriors import Fixed, Posterior
+from undiffuse.process.posteriors import FixedVariance, Posterior
 from undiffuse.process.schedules import CONTINUOUS
 from undiffuse.sampling.classifier_guidance import Guide, MeanGuided, by_score
 from undiffuse.sampling.grids import make_grid
-from undiffuse.sampling.guidance import classifier_free, clipped, nested, separately
+from undiffuse.sampling.guidance import classifier_free, clipped, composed, separate_pair
 from undiffuse.sampling.loop import final, trajectory
 from undiffuse.sampling.solvers.ancestral import Ancestral
 from undiffuse.sampling.solvers.exponential import Heun
@@ -55,7 +55,7 @@ def test_bayes_rule_scale_one_is_the_conditional_model(t):
 @pytest.mark.parametrize("scale", [0.0, 0.5, 3.0])
 def test_a_classifier_and_classifier_free_guidance_say_the_same_where_both_are_exact(scale):
     level, x_t = SCHEDULE(0.4), torch.randn(64, 2, dtype=d, generator=torch.Generator().manual_seed(0))
-    free = classifier_free(separately(of_component(1), ALL), scale)
+    free = classifier_free(separate_pair(of_component(1), ALL), scale)
     torch.testing.assert_close(guided(1, scale)(x_t, level).mean, free(x_t, level).mean, rtol=1e-9, atol=1e-9)
 
 
@@ -164,7 +164,7 @@ def test_the_mean_form_moves_the_mean_by_variance_times_gradient():
     x_t = torch.randn(7, 2, dtype=d, generator=torch.Generator().manual_seed(1))
 
     def denoise(x, level):
-        return Posterior(torch.tanh(x), Fixed(1.0))
+        return Posterior(torch.tanh(x), FixedVariance(1.0))
 
     solver = MeanGuided(Ancestral(), (guide,), index)
     for row, (plan, bridge) in enumerate(zip(solver.plan(levels), Bridge.table(levels).rows(), strict=True)):
@@ -209,13 +209,13 @@ def test_nested_scales_of_equal_size_are_plain_guidance_and_one_each_is_fully_to
 
     for s in (0.0, 1.0, 2.5):
         torch.testing.assert_close(
-            nested(several, [s, s])(x_t, level).mean, classifier_free(separately(sets[2], ALL), s)(x_t, level).mean
+            composed(several, [s, s])(x_t, level).mean, classifier_free(separate_pair(sets[2], ALL), s)(x_t, level).mean
         )
     # the closed form: grad of log p(x) + s1 log p(c1 | x) + s2 log p(c2 | x, c1)
     x = x_t.clone().requires_grad_()
     first = ALL.responsibilities(x, level)[:, :2].sum(1).log()
     second = sets[1].responsibilities(x, level)[:, 1].log()
     (score,) = torch.autograd.grad((ALL.log_density(x, level) + 1.5 * first + 3.0 * second).sum(), x)
-    found = nested(several, [1.5, 3.0])(x_t, level).mean
+    found = composed(several, [1.5, 3.0])(x_t, level).mean
     torch.testing.assert_close((level.alpha * found - x_t) / level.sigma**2, score, rtol=1e-9, atol=1e-9)
     assert math.isfinite(found.sum().item())

@@ -24,13 +24,13 @@ from undiffuse.sampling.solvers.adaptive import Adaptive
 from undiffuse.sampling.solvers.base import Solver, Step
 from undiffuse.sampling.solvers.exponential import Heun, Multistep, Singlestep
 from undiffuse.sampling.solvers.forms import (
+    EPS_FORM,
     FLOW,
     FLOW_TIME,
     LOGSNR,
-    NOISE,
     RATIO,
     ROW,
-    angle,
+    angle_coordinate,
     angle_form,
     clean,
     weights,
@@ -41,14 +41,20 @@ from undiffuse.sampling.solvers.registry import SOLVERS, Settings, make_solver
 d = torch.float64
 VP = SCHEDULES["vp"]
 FORMS = {
-    "noise": NOISE,
+    "noise": EPS_FORM,
     "clean": clean(),
     "clean-sde": clean(1.0),
     "flow": FLOW,
     "angle": angle_form(),
     "angle-half": angle_form(0.5),
 }
-COORDINATES = {"logsnr": LOGSNR, "ratio": RATIO, "flow_time": FLOW_TIME, "angle": angle(), "angle-half": angle(0.5)}
+COORDINATES = {
+    "logsnr": LOGSNR,
+    "ratio": RATIO,
+    "flow_time": FLOW_TIME,
+    "angle": angle_coordinate(),
+    "angle-half": angle_coordinate(0.5),
+}
 EVERY = [(name, order) for name, entry in SOLVERS.items() for order in entry.orders if name != "adaptive"]
 WALKS = [(name, order) for name, order in EVERY if not make_solver(name, Settings(order=order), VP).stochastic]
 PEER = {
@@ -89,7 +95,7 @@ def test_weights_integrate_polynomials(form, coordinate):
 
 def test_rows_are_weighed_as_adams_and_bashforth_did():
     u = torch.tensor([9.0, 5.0, 2.5, 1.0, 0.4], dtype=d)
-    w = weights(NOISE, ROW, "exact", u, torch.tensor([3]), torch.tensor([4]), torch.tensor([[3, 2, 1, 0]]))[0] / (
+    w = weights(EPS_FORM, ROW, "exact", u, torch.tensor([3]), torch.tensor([4]), torch.tensor([[3, 2, 1, 0]]))[0] / (
         0.4 - 1.0
     )
     torch.testing.assert_close(w, torch.tensor([55.0, -59.0, 37.0, -9.0], dtype=d) / 24, rtol=1e-12, atol=0)
@@ -177,7 +183,7 @@ def test_the_third_order_sde_solver_is_of_third_order():
     assert math.log2(errors[0] / errors[1]) > 2.7
 
 
-@pytest.mark.parametrize("form", [NOISE, clean(), FLOW, angle_form()], ids=["noise", "clean", "flow", "angle"])
+@pytest.mark.parametrize("form", [EPS_FORM, clean(), FLOW, angle_form()], ids=["noise", "clean", "flow", "angle"])
 def test_each_form_integrates_its_own_problem_in_one_step(form):
     """Constant eps, constant x̂, straight paths, and Gaussian data of the form's own deviation."""
     levels = VP(VP.at(torch.tensor([-4.0, 3.0], dtype=d)))
@@ -187,7 +193,7 @@ def test_each_form_integrates_its_own_problem_in_one_step(form):
 
     def denoise(x_t, level):
         alpha, sigma = level.alpha, level.sigma
-        if form is NOISE:
+        if form is EPS_FORM:
             return Posterior((x_t - sigma * c) / alpha)
         if form is FLOW:  # eps - x̂ = c
             return Posterior((x_t - sigma * c) / (alpha + sigma))
@@ -294,7 +300,7 @@ def test_a_langevin_step_is_the_published_one():
 
 def test_history_is_kept_no_longer_than_the_order_needs():
     for order in (1, 2, 3, 4):
-        plain = Multistep(NOISE, RATIO, order)
+        plain = Multistep(EPS_FORM, RATIO, order)
         for row in plain.plan(table("edm", 9)):
             assert row.kept <= max(order - 1, 0)
     corrected = Multistep(clean(), LOGSNR, 2, "exact", True)
@@ -305,10 +311,10 @@ def test_blocks_are_cut_short_by_the_end_of_a_table():
     """Two steps of a third-order block are the second-order block; a single one is DDIM's."""
     levels = table("edm", 2)
     torch.testing.assert_close(
-        walked("edm", levels, Singlestep(NOISE, LOGSNR, 3)), walked("edm", levels, Singlestep(NOISE, LOGSNR, 2))
+        walked("edm", levels, Singlestep(EPS_FORM, LOGSNR, 3)), walked("edm", levels, Singlestep(EPS_FORM, LOGSNR, 2))
     )
     torch.testing.assert_close(
-        walked("edm", table("edm", 1), Singlestep(NOISE, LOGSNR, 3)), walked("edm", table("edm", 1), solver("ddim"))
+        walked("edm", table("edm", 1), Singlestep(EPS_FORM, LOGSNR, 3)), walked("edm", table("edm", 1), solver("ddim"))
     )
 
 
@@ -335,7 +341,7 @@ def test_heun_in_the_ratio_is_edms_algorithm_1():
     levels = make_grid(SCHEDULES["edm"], "karras", 8)
     gaussian = Mixture.gaussian(torch.tensor([0.3], dtype=d), torch.tensor([[0.25]], dtype=d))
     x = torch.tensor([[12.0], [-70.0]], dtype=d)
-    ours = final(trajectory(x, gaussian, levels, Heun(NOISE, RATIO), seed=0, index=torch.arange(2)))
+    ours = final(trajectory(x, gaussian, levels, Heun(EPS_FORM, RATIO), seed=0, index=torch.arange(2)))
     sigma, y = levels.sigma.tolist(), x.clone()
     for here, there in zip(sigma, sigma[1:], strict=False):  # Karras et al. 2022, Algorithm 1 with S_churn = 0
         slope = (y - gaussian(y, SCHEDULES["edm"](here)).mean) / here

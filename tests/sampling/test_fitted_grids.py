@@ -10,7 +10,7 @@ import torch
 from tests.process.instances import SCHEDULES
 from tests.sampling.mixtures import MIXTURE
 from undiffuse.process.levels import Level
-from undiffuse.sampling.fitted_grids import aligned_logsnrs, cheapest_path, stretch_costs
+from undiffuse.sampling.fitted_grids import cheapest_path, fitted_logsnrs, stretch_costs
 from undiffuse.sampling.grids import at_logsnrs, make_grid
 from undiffuse.sampling.loop import final, trajectory
 from undiffuse.sampling.solvers.registry import Settings, make_solver
@@ -35,7 +35,7 @@ def test_costs_are_the_errors_of_ddim_steps():
         step = final(trajectory(moments[i].x_t, MIXTURE, table, DDIM, seed=0, index=torch.arange(40)))
         missed = (step - moments[j].x_t).pow(2).mean().sqrt() / torch.hypot(levels.alpha[j], levels.sigma[j])
         assert costs[i, j].item() == pytest.approx(missed.item(), rel=0.02)  # 50 trapezoids and more
-    into_clean = (moments[300].clean - moments[-1].clean).pow(2).mean().sqrt()
+    into_clean = (moments[300].x0 - moments[-1].x0).pow(2).mean().sqrt()
     assert costs[300, 400].item() == pytest.approx(into_clean.item(), rel=1e-9)
 
 
@@ -69,7 +69,7 @@ def test_an_aligned_grid_serves_the_solver_it_is_made_for():
         errors = {}
         for name in ("uniform", "trailing", "karras", "logsnr"):
             errors[name] = (walk(make_grid(SCHEDULE, name, steps), DDIM)[-1].x - end).pow(2).mean().item()
-        aligned = at_logsnrs(SCHEDULE, aligned_logsnrs(moments, mesh, steps))
+        aligned = at_logsnrs(SCHEDULE, fitted_logsnrs(moments, mesh, steps))
         assert len(aligned) == steps + 1
         error = (walk(aligned, DDIM)[-1].x - end).pow(2).mean().item()
         assert error < errors["uniform"]

@@ -40,15 +40,15 @@ def test_every_step_count_from_1_to_1000_visits_as_many_levels(grid, name):
         levels = make_grid(schedule, grid, steps)
         assert len(levels) == steps + 1
         assert (levels.logsnr.diff() > 0).all()
-        assert levels.label[-1] == -1
+        assert levels.timestep[-1] == -1
         if isinstance(schedule, Chain) and grid in ("uniform", "trailing", "leading"):
-            assert torch.equal(levels.label, levels.label.round())
+            assert torch.equal(levels.timestep, levels.timestep.round())
 
 
 def test_every_visits_the_whole_chain_and_uniform_with_all_steps_too():
-    torch.testing.assert_close(make_grid(LONG, "every", 1).label, LONG.levels.label)
-    torch.testing.assert_close(make_grid(LONG, "uniform", 1000).label, LONG.levels.label)
-    torch.testing.assert_close(make_grid(LONG, "trailing", 1000).label, LONG.levels.label)
+    torch.testing.assert_close(make_grid(LONG, "every", 1).timestep, LONG.levels.timestep)
+    torch.testing.assert_close(make_grid(LONG, "uniform", 1000).timestep, LONG.levels.timestep)
+    torch.testing.assert_close(make_grid(LONG, "trailing", 1000).timestep, LONG.levels.timestep)
     with pytest.raises(ValueError, match="discrete"):
         make_grid(SCHEDULES["vp"], "every", 10)
 
@@ -65,14 +65,14 @@ def test_the_papers_spacings():
     assert respaced_indices(10, "1") == [0]
     assert respaced_indices(10, "3,2") == [0, 2, 4, 5, 9]
     # trailing as Lin et al. list it for 1000 steps and 10 of them; labels count from 0
-    assert make_grid(LONG, "trailing", 10).label.tolist() == [999, 899, 799, 699, 599, 499, 399, 299, 199, 99, -1]
-    assert make_grid(LONG, "uniform", 5).label.tolist() == [999, 749, 500, 250, 0, -1]
+    assert make_grid(LONG, "trailing", 10).timestep.tolist() == [999, 899, 799, 699, 599, 499, 399, 299, 199, 99, -1]
+    assert make_grid(LONG, "uniform", 5).timestep.tolist() == [999, 749, 500, 250, 0, -1]
 
 
 def test_respaced_levels_keep_the_training_labels_and_signals():
     levels = make_grid(LONG, "ddim50", 1)
-    assert levels.label.tolist() == [*range(980, -1, -20), -1]
-    torch.testing.assert_close(levels.alpha[:-1], LONG(levels.label[:-1]).alpha, rtol=0, atol=0)
+    assert levels.timestep.tolist() == [*range(980, -1, -20), -1]
+    torch.testing.assert_close(levels.alpha[:-1], LONG(levels.timestep[:-1]).alpha, rtol=0, atol=0)
 
 
 def test_karras_is_the_published_formula():
@@ -83,13 +83,13 @@ def test_karras_is_the_published_formula():
 
 
 def test_leading_is_diffusers_and_ddims():
-    assert make_grid(LONG, "leading", 10).label.tolist() == [900, 800, 700, 600, 500, 400, 300, 200, 100, 0, -1]
-    assert make_grid(LONG, "leading", 50).label.tolist() == make_grid(LONG, "ddim50", 1).label.tolist()
+    assert make_grid(LONG, "leading", 10).timestep.tolist() == [900, 800, 700, 600, 500, 400, 300, 200, 100, 0, -1]
+    assert make_grid(LONG, "leading", 50).timestep.tolist() == make_grid(LONG, "ddim50", 1).timestep.tolist()
 
 
 def test_other_names_are_the_same_grids():
-    assert make_grid(LONG, "linspace", 7).label.tolist() == make_grid(LONG, "uniform", 7).label.tolist()
-    assert make_grid(LONG, "exponential", 7).label.tolist() == make_grid(LONG, "logsnr", 7).label.tolist()
+    assert make_grid(LONG, "linspace", 7).timestep.tolist() == make_grid(LONG, "uniform", 7).timestep.tolist()
+    assert make_grid(LONG, "exponential", 7).timestep.tolist() == make_grid(LONG, "logsnr", 7).timestep.tolist()
 
 
 def test_log_snr_and_angles_are_evenly_spaced():
@@ -111,14 +111,14 @@ def test_grids_without_a_cut_start_at_the_noisiest_level(name, grid):
     first, noisiest = make_grid(schedule, grid, 3 if name != "one-step" else 1)[:1], schedule([schedule.t_max])
     torch.testing.assert_close(first.alpha, noisiest.alpha, rtol=1e-6, atol=1e-12)
     # tan(pi/2) in float64 is 1.6e16, so where alpha is a square of time the time is found to 8e-9
-    torch.testing.assert_close(first.label, noisiest.label, rtol=1e-9, atol=1e-5)
+    torch.testing.assert_close(first.timestep, noisiest.timestep, rtol=1e-9, atol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 50])
 def test_beta_is_the_quantiles_of_a_beta_distribution(steps):
     """1 - t is beta distributed too: against scipy's inverse. 4,096 intervals of a smooth integrand: 1e-5."""
     levels = make_grid(SCHEDULES["flow"], "beta", steps)
-    share = (levels.label[:-1] / 1000 - 1e-3) / (1 - 1e-3)
+    share = (levels.timestep[:-1] / 1000 - 1e-3) / (1 - 1e-3)
     expected = stats.beta.ppf(1 - np.arange(steps) / steps, 0.6, 0.6)
     np.testing.assert_allclose(share.numpy(), expected, atol=1e-5)
 

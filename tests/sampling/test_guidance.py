@@ -10,14 +10,14 @@ from undiffuse.process.philox import standard_normal
 from undiffuse.process.posteriors import Posterior
 from undiffuse.sampling.grids import make_grid
 from undiffuse.sampling.guidance import (
+    cfg_plus_plus,
     classifier_free,
     clipped,
     dynamically_thresholded,
     in_interval,
-    plus,
     projected,
     rescaled,
-    separately,
+    separate_pair,
 )
 from undiffuse.sampling.loop import final, trajectory
 from undiffuse.sampling.solvers.ancestral import DDIM
@@ -32,7 +32,7 @@ RIGHT = Mixture.gaussian(MEANS[1], COVARIANCES[1])
 
 def test_scale_one_is_the_conditional_and_zero_the_unconditional():
     x_t, level = torch.linspace(-2, 2, 9, dtype=d)[:, None], SCHEDULES["vp"](0.5)
-    pair = separately(RIGHT, BOTH)
+    pair = separate_pair(RIGHT, BOTH)
     torch.testing.assert_close(classifier_free(pair, 1.0)(x_t, level).mean, RIGHT(x_t, level).mean, rtol=0, atol=1e-15)
     torch.testing.assert_close(classifier_free(pair, 0.0)(x_t, level).mean, BOTH(x_t, level).mean, rtol=0, atol=1e-15)
 
@@ -42,7 +42,7 @@ def test_guidance_in_the_mean_is_guidance_in_the_noise():
     x_t, level = torch.linspace(-2, 2, 9, dtype=d)[:, None], SCHEDULES["vp"](0.5)
     w = 1.5
     eps = (1 + w) * RIGHT(x_t, level).eps(x_t, level) - w * BOTH(x_t, level).eps(x_t, level)
-    torch.testing.assert_close(classifier_free(separately(RIGHT, BOTH), 1 + w)(x_t, level).eps(x_t, level), eps)
+    torch.testing.assert_close(classifier_free(separate_pair(RIGHT, BOTH), 1 + w)(x_t, level).eps(x_t, level), eps)
 
 
 def test_guidance_equals_the_tilted_score_of_the_closed_form():
@@ -51,7 +51,7 @@ def test_guidance_equals_the_tilted_score_of_the_closed_form():
     (gradient,) = torch.autograd.grad(BOTH.responsibilities(x_t, level)[:, 1].log().sum(), x_t)
     (score,) = torch.autograd.grad(BOTH.log_density(x_t, level).sum(), x_t)
     expected = (x_t + level.sigma**2 * (score + s * gradient)) / level.alpha
-    torch.testing.assert_close(classifier_free(separately(RIGHT, BOTH), s)(x_t, level).mean, expected)
+    torch.testing.assert_close(classifier_free(separate_pair(RIGHT, BOTH), s)(x_t, level).mean, expected)
 
 
 def test_guided_samples_of_two_point_masses_land_on_the_one_asked_for():
@@ -60,7 +60,7 @@ def test_guided_samples_of_two_point_masses_land_on_the_one_asked_for():
     levels = make_grid(SCHEDULES["cosine_continuous"], "uniform", 40)
     index = torch.arange(200)
     x = standard_normal((1,), 0, index).double() * levels.sigma[0]
-    end = final(trajectory(x, classifier_free(separately(one, tight), 1.0), levels, Heun(), seed=0, index=index))
+    end = final(trajectory(x, classifier_free(separate_pair(one, tight), 1.0), levels, Heun(), seed=0, index=index))
     assert (end - 1).abs().max() < 0.1
 
 
@@ -90,7 +90,7 @@ def test_projection_takes_away_the_part_along_the_conditional_belief():
     # what is left out is a multiple of the conditional belief, and nothing else
     left_out = (plain - with_ - moved).flatten(1) / with_.flatten(1)
     torch.testing.assert_close(left_out, left_out[:, :1].expand_as(left_out))
-    short = projected(fixed_pair, s, along=1.0, longest=0.5)(x_t, level).mean - with_
+    short = projected(fixed_pair, s, along=1.0, norm_threshold=0.5)(x_t, level).mean - with_
     torch.testing.assert_close(short.flatten(1).norm(dim=1), torch.full((5,), 1.5, dtype=d))
     torch.testing.assert_close(projected(fixed_pair, 1.0)(x_t, level).mean, with_)
 
@@ -101,7 +101,9 @@ def test_plus_takes_the_published_step():
     x_t, share = torch.linspace(-2, 2, 9, dtype=d)[:, None], 0.6
     a, b = (m(x_t, levels[0]).eps(x_t, levels[0]) for m in (BOTH, RIGHT))
     guided = (x_t - levels.sigma[0] * (a + share * (b - a))) / levels.alpha[0]
-    ours = final(trajectory(x_t, plus(separately(RIGHT, BOTH), share), levels, DDIM(), seed=0, index=torch.arange(9)))
+    ours = final(
+        trajectory(x_t, cfg_plus_plus(separate_pair(RIGHT, BOTH), share), levels, DDIM(), seed=0, index=torch.arange(9))
+    )
     torch.testing.assert_close(ours, levels.alpha[1] * guided + levels.sigma[1] * a)
 
 
@@ -111,10 +113,10 @@ def test_an_interval_guides_inside_and_costs_nothing_outside():
     def counted(name, denoise):
         return lambda x_t, level: (calls.append(name), denoise(x_t, level))[1]
 
-    guided = classifier_free(separately(counted("with", RIGHT), counted("without", BOTH)), 3.0)
+    guided = classifier_free(separate_pair(counted("with", RIGHT), counted("without", BOTH)), 3.0)
     levels = make_grid(SCHEDULES["edm"], "karras", 10)
     denoise = in_interval(guided, counted("with", RIGHT), 0.3, 5.0)
-    inside = int(((levels.ratio >= 0.3) & (levels.ratio <= 5.0)).sum())
+    inside = int(((levels.sigma_edm >= 0.3) & (levels.sigma_edm <= 5.0)).sum())
     final(trajectory(torch.ones(3, 1, dtype=d), denoise, levels, DDIM(), seed=0, index=torch.arange(3)))
     assert 0 < inside < 10
     assert (calls.count("with"), calls.count("without")) == (10, inside)

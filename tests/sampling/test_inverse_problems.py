@@ -17,8 +17,8 @@ from undiffuse.process.philox import standard_normal
 from undiffuse.process.posteriors import Posterior
 from undiffuse.process.schedules import CONTINUOUS
 from undiffuse.sampling.grids import make_grid, resampled
-from undiffuse.sampling.guidance import plus
-from undiffuse.sampling.inverse_problems import DOUBT, DPS, Measurement, RePaint, informed, replaced
+from undiffuse.sampling.guidance import cfg_plus_plus
+from undiffuse.sampling.inverse_problems import DAMPING, DPS, Measurement, RePaint, moment_matching, replacement
 from undiffuse.sampling.loop import final, trajectory
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
 from undiffuse.sampling.solvers.exponential import Heun
@@ -78,7 +78,7 @@ def points(n=6, seed=1):
 def test_the_exact_method_answers_the_exact_conditional_mean(A, noise, t):
     """E[x | x_t, y]: x_t is one more thing seen of x, through alpha I with the noise sigma."""
     level, x_t, seen = SCHEDULE(t), points(), seen_of(A, 6, noise)
-    found = informed(shaped(PRIOR), seen, N, doubt=0)(x_t, level).mean
+    found = moment_matching(shaped(PRIOR), seen, N, damping=0)(x_t, level).mean
     precision = torch.linalg.inv(S) + level.alpha**2 / level.sigma**2 * torch.eye(N, dtype=d)
     belief = torch.linalg.inv(precision)
     mean = PRIOR(x_t.flatten(1), level).mean
@@ -94,8 +94,8 @@ def test_the_cheap_methods_are_exact_for_white_data(A, method):
     """With S = prior · I, V is r² I, as they say it is."""
     prior, level, x_t, seen = 0.7, SCHEDULE(0.4), points(), seen_of(A, 6, 0.3)
     white = shaped(Mixture.gaussian(MEAN, prior * torch.eye(N, dtype=d)))
-    found = replaced(white, seen, prior) if method == "replace" else informed(white, seen, 0, prior, 0)
-    exact = informed(white, seen, N, prior, 0)
+    found = replacement(white, seen, prior) if method == "replace" else moment_matching(white, seen, 0, prior, 0)
+    exact = moment_matching(white, seen, N, prior, 0)
     torch.testing.assert_close(found(x_t, level).mean, exact(x_t, level).mean, rtol=1e-9, atol=1e-9)
 
 
@@ -103,14 +103,14 @@ def test_the_cheap_methods_are_exact_for_white_data(A, method):
 def test_without_noise_what_is_seen_is_obeyed(A):
     """By replace to rounding; by exact to its doubt, relative to the smallest eigenvalue of A V Aᵀ in its range."""
     level, x_t, seen = SCHEDULE(0.4), points(), seen_of(A, 6)
-    torch.testing.assert_close(A(replaced(shaped(PRIOR), seen)(x_t, level).mean), seen.y, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(A(replacement(shaped(PRIOR), seen)(x_t, level).mean), seen.y, rtol=1e-9, atol=1e-9)
     before, after = (
-        seen.residual(f(x_t, level).mean).norm() for f in (shaped(PRIOR), informed(shaped(PRIOR), seen, N))
+        seen.residual(f(x_t, level).mean).norm() for f in (shaped(PRIOR), moment_matching(shaped(PRIOR), seen, N))
     )
     rows = matrix(A, SHAPE)
     V = torch.linalg.inv(torch.linalg.inv(S) + level.snr * torch.eye(N, dtype=d))
     smallest = min(e for e in torch.linalg.eigvalsh(rows @ V @ rows.T).tolist() if e > 1e-9)
-    assert after < DOUBT * level.sigma**2 / (level.alpha**2 + level.sigma**2) / smallest * before
+    assert after < DAMPING * level.sigma**2 / (level.alpha**2 + level.sigma**2) / smallest * before
 
 
 @each
@@ -121,9 +121,9 @@ def test_samples_of_the_exact_method_have_the_posteriors_mean_and_covariance(A, 
     seen, index = seen_of(A, n, noise), torch.arange(n)
     levels = make_grid(SCHEDULE, "logsnr", 60 if isinstance(solver, Heun) else 150)
     x = standard_normal(SHAPE, 0, index).double() * levels.sigma[0]
-    end = final(trajectory(x, informed(shaped(PRIOR), seen, N, doubt=0), levels, solver, seed=0, index=index)).flatten(
-        1
-    )
+    end = final(
+        trajectory(x, moment_matching(shaped(PRIOR), seen, N, damping=0), levels, solver, seed=0, index=index)
+    ).flatten(1)
     mean, covariance = given_y(A, seen.y[:1].flatten(1), noise)
     assert ((end.mean(0) - mean[0]).abs() < 4 * (covariance.diagonal() / n).sqrt() + 0.01).all()
     variances = covariance.diagonal()
@@ -137,20 +137,24 @@ def test_examples_do_not_see_each_other():
     y = torch.cat([MASK(points(2, 3)), MASK(x_t[:1]) * 50])
     known = torch.stack([MASK.known, ~MASK.known, MASK.known])
     seen = Measurement(Mask(known), torch.where(known, y, 0), 0.1)
-    together = informed(shaped(PRIOR), seen, 2)(x_t, level).mean
+    together = moment_matching(shaped(PRIOR), seen, 2)(x_t, level).mean
     for k in range(3):
-        alone = informed(shaped(PRIOR), seen.rows(slice(k, k + 1)), 2)(x_t[k : k + 1], level).mean
+        alone = moment_matching(shaped(PRIOR), seen.rows(slice(k, k + 1)), 2)(x_t[k : k + 1], level).mean
         torch.testing.assert_close(together[k : k + 1], alone, rtol=1e-9, atol=1e-9)
 
 
 def test_a_network_without_curvature_is_left_alone():
     """dx̂/dx_t = -I is the covariance of nothing."""
     level, x_t, seen = SCHEDULE(0.3), points(), seen_of(MASK, 6, 0.01)
-    torch.testing.assert_close(informed(lambda x, level: Posterior(-x), seen)(x_t, level).mean, -x_t, rtol=0, atol=0)
+    torch.testing.assert_close(
+        moment_matching(lambda x, level: Posterior(-x), seen)(x_t, level).mean, -x_t, rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize(
-    "make", [informed, lambda denoise, seen: informed(denoise, seen, 0), replaced], ids=["exact", "pigdm", "replace"]
+    "make",
+    [moment_matching, lambda denoise, seen: moment_matching(denoise, seen, 0), replacement],
+    ids=["exact", "pigdm", "replace"],
 )
 def test_pure_noise_and_points_are_finite(make):
     """Where nothing is known of x, and where everything is (V = 0)."""
@@ -164,13 +168,13 @@ def test_pure_noise_and_points_are_finite(make):
 def test_kept_noise_moves_along():
     """(x̂, eps) reproduce x_t as far off as they did before."""
     level, x_t, seen = SCHEDULE(0.4), points(), seen_of(MASK, 6)
-    pair = plus(lambda x, level: (shaped(PRIOR)(x, level), Posterior(0 * x)), 0.5)
+    pair = cfg_plus_plus(lambda x, level: (shaped(PRIOR)(x, level), Posterior(0 * x)), 0.5)
 
     def rebuilt(posterior):
         return level.alpha * posterior.mean + level.sigma * posterior.eps(x_t, level)
 
     torch.testing.assert_close(
-        rebuilt(informed(pair, seen)(x_t, level)), rebuilt(pair(x_t, level)), rtol=1e-9, atol=1e-9
+        rebuilt(moment_matching(pair, seen)(x_t, level)), rebuilt(pair(x_t, level)), rtol=1e-9, atol=1e-9
     )
 
 
@@ -239,7 +243,7 @@ def test_the_jumps_are_those_of_the_released_code(T, length, times):
             t += length
             walked.append(t)  # the released code lists the steps in between, which make one jump
     levels = Chain(BETAS["cosine"](T)).levels
-    assert resampled(levels, length, times).label.tolist() == [*walked, -1]
+    assert resampled(levels, length, times).timestep.tolist() == [*walked, -1]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from undiffuse.process.oracles import Mixture
 from undiffuse.process.posteriors import Posterior
 from undiffuse.sampling.classifier_guidance import Guide, MeanGuided
 from undiffuse.sampling.grids import make_grid
-from undiffuse.sampling.guidance import classifier_free, clipped, plus, separately
+from undiffuse.sampling.guidance import cfg_plus_plus, classifier_free, clipped, separate_pair
 from undiffuse.sampling.loop import final, trajectory
 from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
@@ -30,7 +30,7 @@ SCHEDULE = SCHEDULES["cosine_continuous"]
 WALKING = [name for name in SOLVERS if name not in ("adaptive", "lcm")]
 IN_THE_ANGLE = ("adams", "heun")
 KINDS = [(name, order) for name in WALKING for order in SOLVERS[name].orders]
-PAIR = separately(RIGHT, BOTH)
+PAIR = separate_pair(RIGHT, BOTH)
 SHARE = 0.6
 X_HAT, EPS = torch.tensor([[0.7, -0.3]], dtype=d), torch.tensor([[-0.4, 1.1]], dtype=d)
 
@@ -99,9 +99,9 @@ def test_the_first_step_is_an_ordinary_one_from_where_the_pair_belongs(name, ord
 
     def known(y, level):
         """The pair at the first level, whatever x; elsewhere CFG++ again, which Heun asks for."""
-        return with_.with_mean(x_hat) if torch.equal(level.sigma, s) else plus(PAIR, SHARE)(y, level)
+        return with_.with_mean(x_hat) if torch.equal(level.sigma, s) else cfg_plus_plus(PAIR, SHARE)(y, level)
 
-    ours = next(trajectory(x_t, plus(PAIR, SHARE), levels, solver, seed=0, index=index)).x
+    ours = next(trajectory(x_t, cfg_plus_plus(PAIR, SHARE), levels, solver, seed=0, index=index)).x
     torch.testing.assert_close(
         ours, next(trajectory(a * x_hat + s * eps, known, levels, solver, seed=0, index=index)).x
     )
@@ -111,7 +111,7 @@ def test_dpm_solver_plus_plus_2m_by_hand():
     """Lu et al. 2022b, Algorithm 2, from x' = alpha x̂ + sigma eps at every step."""
     levels = make_grid(SCHEDULE, "logsnr", 8)
     x = torch.linspace(-2, 2, 9, dtype=d)[:, None]
-    ours, old, h_old = walked(plus(PAIR, SHARE), "dpm++", levels, x), None, None
+    ours, old, h_old = walked(cfg_plus_plus(PAIR, SHARE), "dpm++", levels, x), None, None
     lam = (levels.alpha / levels.sigma).log()
     for k in range(8):
         with_, without = PAIR(x, levels[k])
@@ -130,7 +130,7 @@ def test_blocks_of_two_by_hand():
     """DPM-Solver++(2S) as k-diffusion writes it, in x/alpha, where a jump is x̂ - x̂_unguided: one at each of the two levels."""
     levels = make_grid(SCHEDULES["edm"], "logsnr", 7)  # alpha = 1
     x = levels.sigma[0] * torch.linspace(-2, 2, 9, dtype=d)[:, None]
-    ours = walked(plus(PAIR, SHARE), "dpm++_single", levels, x, 2)
+    ours = walked(cfg_plus_plus(PAIR, SHARE), "dpm++_single", levels, x, 2)
     sigma = levels.sigma
     for k in range(0, 6, 2):
         with_, without = PAIR(x, levels[k])
@@ -156,7 +156,7 @@ def test_samples_are_neither_unguided_nor_plainly_guided(name):
     levels = make_grid(SCHEDULE, "karras", 20)
     x = torch.linspace(-2, 2, 41, dtype=d)[:, None] * levels.sigma[0]
     ours, unguided, plain = (
-        walked(denoise, name, levels, x) for denoise in (plus(PAIR, SHARE), BOTH, classifier_free(PAIR, SHARE))
+        walked(denoise, name, levels, x) for denoise in (cfg_plus_plus(PAIR, SHARE), BOTH, classifier_free(PAIR, SHARE))
     )
     assert (ours - unguided).abs().mean() > 0.9
     assert (ours - plain).abs().mean() > 0.1
@@ -164,7 +164,7 @@ def test_samples_are_neither_unguided_nor_plainly_guided(name):
         0.95, (plain > 0).double().mean()
     )  # all that started on the left were taken over
     if not solver_of(name).stochastic:
-        assert (ours - walked(plus(PAIR, SHARE), "ddim", levels, x)).abs().mean() < 0.1
+        assert (ours - walked(cfg_plus_plus(PAIR, SHARE), "ddim", levels, x)).abs().mean() < 0.1
 
 
 @pytest.mark.parametrize("name", WALKING)
@@ -194,7 +194,7 @@ def test_clipping_that_keeps_the_noise_is_diffusers(spacing, prediction):
         return torch.sin(3 * x_t) + 0.001 * t
 
     def denoise(x_t, level):
-        a, s, F = level.alpha, level.sigma, output(x_t, float(level.label))
+        a, s, F = level.alpha, level.sigma, output(x_t, float(level.timestep))
         return Posterior((x_t - s * F) / a if prediction == "epsilon" else a * x_t - s * F)
 
     ours = final(trajectory(x, clipped(denoise, -1, 1, keep_eps=True), levels, DDIM(), seed=0, index=torch.arange(7)))
@@ -214,9 +214,9 @@ def test_a_gradient_in_the_mean_moves_the_mean_by_variance_times_gradient_whatev
 
 @pytest.mark.parametrize(("name", "why"), [("adaptive", "without any"), ("lcm", "none of it")])
 def test_an_integrator_of_the_flow_and_one_that_keeps_no_noise_refuse_it(name, why):
-    for settings in ({"guidance_form": "plus", "guidance": 0.6}, {"keep_eps": True}):
+    for settings in ({"guidance_method": "cfg++", "guidance": 0.6}, {"epsilon_from": "unclipped"}):
         with pytest.raises(ValueError, match=why):
             SamplingConfig(solver=name, **settings).build_solver(SCHEDULE)
-    SamplingConfig(solver=name, clip="none", keep_eps=True).build_solver(SCHEDULE)
+    SamplingConfig(solver=name, clip="none", epsilon_from="unclipped").build_solver(SCHEDULE)
     with pytest.raises(ValueError, match=why):
-        walked(plus(PAIR, SHARE), name, make_grid(SCHEDULE, "logsnr", 3), torch.ones(2, 1, dtype=d))
+        walked(cfg_plus_plus(PAIR, SHARE), name, make_grid(SCHEDULE, "logsnr", 3), torch.ones(2, 1, dtype=d))

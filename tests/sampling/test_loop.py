@@ -86,11 +86,11 @@ def test_going_up_costs_no_evaluation_and_forgets_the_history():
 def test_moments_follow_the_table():
     moments = sampled([0], EVERY["ddim"])
     assert [m.row for m in moments] == list(range(12))
-    assert [m.level.label.item() for m in moments] == LEVELS.label[:-1].tolist()
+    assert [m.level.timestep.item() for m in moments] == LEVELS.timestep[:-1].tolist()
     for before, after in zip(moments, moments[1:], strict=False):
         assert torch.equal(before.x, after.x_t)
     assert torch.equal(final(iter(moments)), moments[-1].x)
-    torch.testing.assert_close(moments[-1].x, moments[-1].clean)
+    torch.testing.assert_close(moments[-1].x, moments[-1].x0)
 
 
 def test_pure_noise_starts_at_the_first_levels_own_sigma():

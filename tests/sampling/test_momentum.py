@@ -8,24 +8,24 @@ import torch
 from tests.process.instances import SCHEDULES
 from tests.sampling.test_guidance import BOTH, RIGHT, d, examples, fixed_pair
 from undiffuse.sampling.grids import make_grid, restarted
-from undiffuse.sampling.guidance import projected, separately
+from undiffuse.sampling.guidance import projected, separate_pair
 from undiffuse.sampling.loop import trajectory
 from undiffuse.sampling.momentum import Remembering, WithMomentum
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
 from undiffuse.sampling.solvers.exponential import Heun
-from undiffuse.sampling.solvers.forms import NOISE, RATIO
+from undiffuse.sampling.solvers.forms import EPS_FORM, RATIO
 from undiffuse.sampling.solvers.registry import Settings, make_solver
 
 LEVELS = make_grid(SCHEDULES["vp"], "uniform", 8)
 SOLVERS = [
     DDIM(),
     Ancestral(0.0),
-    Heun(NOISE, RATIO),
+    Heun(EPS_FORM, RATIO),
     *(make_solver(name, Settings(), SCHEDULES["vp"]) for name in ("adams", "dpm++")),
 ]
 
 
-def remembering(beta, pair=separately(RIGHT, BOTH)):  # noqa: B008
+def remembering(beta, pair=separate_pair(RIGHT, BOTH)):  # noqa: B008
     return Remembering(lambda running: projected(pair, 3.0, along=1.0, running=running), beta)
 
 
@@ -43,7 +43,7 @@ def test_a_constant_difference_adds_up_to_a_geometric_series(beta):
     )
     for k, moment in enumerate(moments):
         pushed = (1 - beta ** (k + 1)) / (1 - beta)
-        torch.testing.assert_close(moment.clean, examples(1) + (s - 1) * pushed * (examples(1) - examples(2)))
+        torch.testing.assert_close(moment.x0, examples(1) + (s - 1) * pushed * (examples(1) - examples(2)))
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
@@ -65,7 +65,7 @@ def test_the_memory_ends_where_a_grid_goes_back_up():
     after = moments[raised + 1]
     plain = RIGHT(after.x_t, after.level).mean
     difference = plain - BOTH(after.x_t, after.level).mean
-    torch.testing.assert_close(after.clean, plain + 2 * difference)
+    torch.testing.assert_close(after.x0, plain + 2 * difference)
 
 
 def test_the_wrapper_costs_what_the_solver_costs():
@@ -94,7 +94,7 @@ def test_one_pair_walks_any_number_of_trajectories_at_once(solver):
             inside.append(True)
             list(trajectory(y, other, LEVELS, whole, seed=0, index=torch.arange(7)))
             inside.clear()
-        return separately(RIGHT, BOTH)(x_t, level)
+        return separate_pair(RIGHT, BOTH)(x_t, level)
 
     other = remembering(-0.5, interrupted)
     assert torch.equal(list(trajectory(x, other, LEVELS, whole, seed=0, index=torch.arange(7)))[-1].x, alone[0])

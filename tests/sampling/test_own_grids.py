@@ -72,7 +72,7 @@ def test_with_16_evaluations_every_solver_lands_on_the_modes(name, schedule, own
     as improbable as samples of modes twice as wide, whose mean log density is lower by d/2 (2² - 1) = 3 for d = 2.
     """
     solver = SamplingConfig(solver=name).build_solver(SCHEDULES[schedule])
-    how = tiny_model(sampling=own).how(solver=name, steps=EVALUATIONS // solver.evaluations)
+    how = tiny_model(sampling=own).sampling_config(solver=name, steps=EVALUATIONS // solver.evaluations)
     levels = how.build_levels(SCHEDULES[schedule])
     end = final(trajectory(noise() * levels.sigma[0], MIXTURE, levels, solver, seed=0, index=torch.arange(N)))
     exact = flowed(math.atan2(levels.sigma[0], levels.alpha[0]))
@@ -83,16 +83,16 @@ def test_with_16_evaluations_every_solver_lands_on_the_modes(name, schedule, own
 
 def test_a_named_grid_is_obeyed_and_the_models_own_solver_keeps_its_grid():
     model = tiny_model()
-    assert model.how(solver="edm", grid="trailing").grid == "trailing"
-    assert model.how(solver="unipc").grid == model.config.sampling.grid
+    assert model.sampling_config(solver="edm", grid="trailing").grid == "trailing"
+    assert model.sampling_config(solver="unipc").grid == model.config.sampling.grid
     theirs = tiny_model(sampling=SamplingConfig(solver="edm", grid="logsnr", steps=5))
-    assert theirs.how(solver="edm", steps=8).grid == "logsnr"
-    assert theirs.how(steps=8).grid == "logsnr"
+    assert theirs.sampling_config(solver="edm", steps=8).grid == "logsnr"
+    assert theirs.sampling_config(steps=8).grid == "logsnr"
 
 
 def test_editing_and_inverse_problems_bring_it_too():
     model = tiny_model()
-    assert inverse_problems.settings(model, inverse_problems.Approach("exact"), solver="edm").grid == "karras"
+    assert inverse_problems.settings(model, inverse_problems.InverseMethod("exact"), solver="edm").grid == "karras"
     values = torch.rand(1, 1, 8, 8) * 16
     ends = [
         editing.vary(model, values, 1.0, 1, solver="dpm2", steps=6, **grid).values for grid in ({}, {"grid": "karras"})
@@ -130,30 +130,30 @@ def test_the_command_says_that_a_grid_may_not_suit(tmp_path, capsys):
 
 def test_another_solver_takes_none_of_the_settings_of_the_models_own():
     own = SamplingConfig(solver="sa", order=3, eta=0.5, steps=5)
-    how = tiny_model(sampling=own).how(solver="heun")
+    how = tiny_model(sampling=own).sampling_config(solver="heun")
     assert (how.solver, how.order, how.eta) == ("heun", None, None)
-    assert tiny_model(sampling=own).how(solver="sa") == own
+    assert tiny_model(sampling=own).sampling_config(solver="sa") == own
 
 
 def test_another_grid_takes_none_of_the_ends_of_the_models_own():
     own = SamplingConfig(grid="karras", sigma_min=0.1, sigma_max=10.0, rho=3.0, final_sigma="schedule", steps=5)
-    how = tiny_model(sampling=own).how(grid="logsnr")
+    how = tiny_model(sampling=own).sampling_config(grid="logsnr")
     assert how == SamplingConfig(grid="logsnr", steps=5)
-    assert tiny_model(sampling=own).how(grid="karras") == own
+    assert tiny_model(sampling=own).sampling_config(grid="karras") == own
     assert OWN_ENDS.keys() == {field.name for field in fields(GridSettings)} | {"final_sigma"}
 
 
 def test_another_clipping_takes_none_of_the_thresholds_of_the_models_own():
     own = SamplingConfig(clip="dynamic", threshold_quantile=0.9, threshold_max=2.0, steps=5)
-    assert tiny_model(sampling=own).how(clip="range") == SamplingConfig(steps=5)
-    assert tiny_model(sampling=own).how(clip="dynamic") == own
+    assert tiny_model(sampling=own).sampling_config(clip="range") == SamplingConfig(steps=5)
+    assert tiny_model(sampling=own).sampling_config(clip="dynamic") == own
 
 
 def test_a_grid_or_steps_that_are_named_replace_levels_that_were_fitted():
     fitted = changed(SamplingConfig(), {"grid": "aligned", "logsnrs": [-4.0, 0.0, 3.0]})
     model = tiny_model(sampling=fitted)
-    assert model.how().logsnrs == fitted.logsnrs
-    assert model.how(solver="ddim").logsnrs == fitted.logsnrs
+    assert model.sampling_config().logsnrs == fitted.logsnrs
+    assert model.sampling_config(solver="ddim").logsnrs == fitted.logsnrs
     for named in ({"grid": "karras"}, {"steps": 7}, {"solver": "edm"}):
-        assert model.how(**named).logsnrs is None
-    assert model.how(solver="edm").grid == "karras"
+        assert model.sampling_config(**named).logsnrs is None
+    assert model.sampling_config(solver="edm").grid == "karras"

@@ -38,7 +38,7 @@ def output(x_t, t):
 
 
 def denoise(x_t, level):
-    return Posterior((x_t - level.sigma * output(x_t, float(level.label))) / level.alpha)
+    return Posterior((x_t - level.sigma * output(x_t, float(level.timestep))) / level.alpha)
 
 
 def ours(how: SamplingConfig, x):
@@ -60,9 +60,9 @@ def theirs(scheduler, steps, x):
 def test_dpm_solvers_linspace(steps):
     scheduler = DPMSolverMultistepScheduler(1000, timestep_spacing="linspace")
     scheduler.set_timesteps(steps)
-    assert make_grid(CHAIN, "time_uniform", steps).label[:-1].tolist() == scheduler.timesteps.tolist()
+    assert make_grid(CHAIN, "time_uniform", steps).timestep[:-1].tolist() == scheduler.timesteps.tolist()
     whole = SamplingConfig(grid="time_uniform", steps=steps, final_sigma="schedule").build_levels(CHAIN)
-    assert whole.label[-1] == 0
+    assert whole.timestep[-1] == 0
     assert len(whole) == steps + 1
 
 
@@ -103,7 +103,7 @@ def test_steps_offset_is_stable_diffusions():
     scheduler = DDIMScheduler(1000, timestep_spacing="leading", steps_offset=1, set_alpha_to_one=False)
     how = SamplingConfig(solver="ddim", grid="leading", steps=50, steps_offset=1, final_sigma="schedule", clip="none")
     scheduler.set_timesteps(50)
-    assert how.build_levels(CHAIN).label.tolist() == [*scheduler.timesteps.tolist(), 0]
+    assert how.build_levels(CHAIN).timestep.tolist() == [*scheduler.timesteps.tolist(), 0]
     scheduler = DDIMScheduler(
         1000, timestep_spacing="leading", steps_offset=1, set_alpha_to_one=False, clip_sample=False
     )
@@ -112,7 +112,7 @@ def test_steps_offset_is_stable_diffusions():
 
 def test_an_end_that_is_there_already_makes_the_table_a_step_shorter():
     table = SamplingConfig(grid="uniform", steps=5, final_sigma="schedule").build_levels(CHAIN)
-    assert table.label.tolist() == [999, 749, 500, 250, 0]
+    assert table.timestep.tolist() == [999, 749, 500, 250, 0]
     for name in ("edm", "flow", "ve"):
         end = SamplingConfig(grid="trailing", steps=5, final_sigma="schedule").build_levels(SCHEDULES[name])[-1:]
         torch.testing.assert_close(end.sigma, SCHEDULES[name]([SCHEDULES[name].t_min]).sigma)
@@ -131,12 +131,12 @@ def test_levels_between_indices_are_those_of_euler_discrete(kind, spacing):
     found = make_grid(CHAIN, "karras" if karras else "uniform", 13, settings)
     known = CHAIN.levels[:-1]
     if kind == "linear" or karras:
-        np.testing.assert_allclose(found.ratio[:-1].numpy(), scheduler.sigmas[:-1].numpy(), rtol=2e-4)
+        np.testing.assert_allclose(found.sigma_edm[:-1].numpy(), scheduler.sigmas[:-1].numpy(), rtol=2e-4)
     else:  # k-diffusion's t_to_sigma
-        logs = np.interp(np.linspace(999, 0, 13), np.arange(1000), known.ratio.flip(0).log().numpy())
-        np.testing.assert_allclose(found.ratio[:-1].log().numpy(), logs, rtol=1e-9, atol=1e-9)
+        logs = np.interp(np.linspace(999, 0, 13), np.arange(1000), known.sigma_edm.flip(0).log().numpy())
+        np.testing.assert_allclose(found.sigma_edm[:-1].log().numpy(), logs, rtol=1e-9, atol=1e-9)
     if kind == "log_linear" or not karras:
-        np.testing.assert_allclose(found.label[:-1].numpy(), scheduler.timesteps.numpy(), atol=0.05)
+        np.testing.assert_allclose(found.timestep[:-1].numpy(), scheduler.timesteps.numpy(), atol=0.05)
 
 
 def test_a_whole_walk_of_euler_discrete():

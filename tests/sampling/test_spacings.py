@@ -41,7 +41,7 @@ def defined(spacing: str, T: int, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_trailing_as_lin_et_al_and_diffusers_have_it():
-    assert make_grid(LINEAR[1000], "trailing", 16).label.tolist() == [
+    assert make_grid(LINEAR[1000], "trailing", 16).timestep.tolist() == [
         999,
         937,
         874,
@@ -69,7 +69,7 @@ def test_indices_are_the_definitions_and_diffusers_at_every_number_of_steps(spac
     rounding errors in its own halves are diffusers'."""
     theirs = DDIMScheduler(T, timestep_spacing={"uniform": "linspace"}.get(spacing, spacing))
     for n in range(1, min(T, 1000) + 1):
-        label = make_grid(LINEAR[T], spacing, n).label[:-1].numpy()
+        label = make_grid(LINEAR[T], spacing, n).timestep[:-1].numpy()
         expected, half = defined(spacing, T, n)
         allowed = half & (spacing == "uniform")
         assert np.array_equal(label[~allowed], expected[~allowed])
@@ -82,7 +82,7 @@ def test_indices_are_the_definitions_and_diffusers_at_every_number_of_steps(spac
 
 
 def own_ends(schedule) -> tuple[float, float]:
-    most, least = schedule([schedule.t_max, schedule.t_min]).ratio.tolist()
+    most, least = schedule([schedule.t_max, schedule.t_min]).sigma_edm.tolist()
     return most, least
 
 
@@ -101,12 +101,12 @@ def test_levels_between_indices_are_the_definitions_at_every_number_of_steps(T):
             "angle_beta": np.tan(bottom + (top - bottom) * stats.beta.ppf(1 - np.arange(n) / n, 0.5, 0.7)),
         }
         for spacing, ratio in expected.items():
-            found = make_grid(chain, spacing, n).ratio[:-1].numpy()
+            found = make_grid(chain, spacing, n).sigma_edm[:-1].numpy()
             # quantiles are interpolated between 4,097 of them: 1e-5 of the angle, which counts for most near a right one
             np.testing.assert_allclose(
                 np.arctan(found), np.arctan(ratio), rtol=1e-9, atol=2e-5 if spacing == "angle_beta" else 1e-12
             )
-        times = make_grid(chain, "beta", n).label[:-1].numpy()
+        times = make_grid(chain, "beta", n).timestep[:-1].numpy()
         np.testing.assert_allclose(times, (T - 1) * stats.beta.ppf(1 - np.arange(n) / n, 0.6, 0.6), atol=1e-5 * T)
 
 
@@ -119,12 +119,12 @@ def test_every_grid_starts_and_ends_at_the_noise_that_is_asked_for(spacing, name
         assert len(levels) == n + 1
         assert (levels.logsnr.diff() > 0).all()
         assert (levels.sigma[-1], levels.alpha[-1]) == (0, 1)
-        ends = levels.ratio[[0, -2]]
+        ends = levels.sigma_edm[[0, -2]]
         if isinstance(schedule, Chain) and spacing in (*WHOLE, "time_uniform"):
-            assert torch.equal(levels.label, levels.label.round())
+            assert torch.equal(levels.timestep, levels.timestep.round())
             wanted = schedule.at(-2 * torch.tensor([30.0, 0.07], dtype=torch.float64).log())
             # trailing rounds index + 1, so a half may fall to the other side
-            assert (levels.label[[0, -2]] - wanted).abs().max() <= 0.5
+            assert (levels.timestep[[0, -2]] - wanted).abs().max() <= 0.5
         else:
             torch.testing.assert_close(ends, torch.tensor([30.0, 0.07], dtype=torch.float64), rtol=1e-8, atol=0)
 
@@ -136,24 +136,24 @@ def test_one_end_leaves_the_other_and_a_schedules_own_range_is_the_most(spacing,
     if isinstance(schedule, Chain) and len(schedule) < 30:
         return
     own, most = make_grid(schedule, spacing, 4), own_ends(schedule)[0]
-    between = float(own.ratio[1])
+    between = float(own.sigma_edm[1])
     later = make_grid(schedule, spacing, 4, GridSettings(sigma_min=between))
     torch.testing.assert_close(later.alpha[0], own.alpha[0], rtol=1e-9, atol=1e-12)
     earlier = make_grid(schedule, spacing, 4, GridSettings(sigma_max=between))
     torch.testing.assert_close(earlier.alpha[-2], own.alpha[-2], rtol=1e-9, atol=1e-12)
     full = make_grid(schedule, spacing, 4, GridSettings(sigma_max=1e5, sigma_min=0.0))
-    assert full.ratio[0] <= most * (1 + 1e-9)
-    torch.testing.assert_close(full.ratio[-2], schedule(schedule.t_min).ratio, rtol=1e-6, atol=0)
+    assert full.sigma_edm[0] <= most * (1 + 1e-9)
+    torch.testing.assert_close(full.sigma_edm[-2], schedule(schedule.t_min).sigma_edm, rtol=1e-6, atol=0)
 
 
 def test_ddpms_chain_can_be_walked_from_its_noisiest_level():
     """alpha-bar of 1000 linear betas ends at 4.04e-5, so sigma/alpha at sqrt(1/4.04e-5 - 1) = 157.4, which 80 cuts in half."""
     end = float(np.prod(1 - np.linspace(1e-4, 0.02, 1000)))
     for spacing in ("karras", "logsnr"):
-        assert make_grid(LINEAR[1000], spacing, 10).ratio[0] == pytest.approx(80)
+        assert make_grid(LINEAR[1000], spacing, 10).sigma_edm[0] == pytest.approx(80)
         levels = make_grid(LINEAR[1000], spacing, 10, GridSettings(sigma_max=1000.0))
-        assert levels.ratio[0] == pytest.approx(math.sqrt(1 / end - 1), rel=1e-9)
-        assert levels.label[0] == 999
+        assert levels.sigma_edm[0] == pytest.approx(math.sqrt(1 / end - 1), rel=1e-9)
+        assert levels.timestep[0] == 999
 
 
 def test_other_ends_are_karras_formula():
@@ -183,4 +183,4 @@ def test_ends_that_cannot_be_are_refused():
 
 def test_the_settings_reach_the_table():
     levels = SamplingConfig(grid="karras", steps=9, sigma_max=100.0, sigma_min=0.05).build_levels(CHAINS["linear-1000"])
-    assert levels.ratio[[0, -2]].tolist() == pytest.approx([100.0, 0.05])
+    assert levels.sigma_edm[[0, -2]].tolist() == pytest.approx([100.0, 0.05])

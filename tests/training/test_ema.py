@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.small import tiny_model
-from undiffuse.training.ema import Average
+from undiffuse.training.ema import EMA
 from undiffuse.training.flat import Flat
 
 
@@ -20,7 +20,7 @@ class WithBuffer(nn.Module):
 
 def test_it_is_the_recursion_with_its_warm_up():
     module = WithBuffer()
-    average = Average(Flat(module), 0.9)
+    average = EMA(Flat(module), 0.9)
     expected = torch.zeros(3, dtype=torch.float64)
     for n in range(1, 40):
         with torch.no_grad():
@@ -33,7 +33,7 @@ def test_it_is_the_recursion_with_its_warm_up():
 
 def test_buffers_and_schedules_are_never_averaged():
     module = WithBuffer()
-    average = Average(Flat(module), 0.9)
+    average = EMA(Flat(module), 0.9)
     module.schedule += 1
     for _ in range(1000):
         average.update()
@@ -42,7 +42,7 @@ def test_buffers_and_schedules_are_never_averaged():
         assert torch.equal(module.schedule, torch.arange(5.0) + 1)
     model = tiny_model()
     betas = model.schedule.betas.clone()
-    ema = Average(Flat(model.denoiser))
+    ema = EMA(Flat(model.denoiser))
     for _ in range(100):
         ema.update()
     assert torch.equal(model.schedule.betas, betas)
@@ -51,7 +51,7 @@ def test_buffers_and_schedules_are_never_averaged():
 
 def test_a_swap_is_undone_to_the_bit_also_after_an_error():
     module = WithBuffer()
-    average = Average(Flat(module), 0.9)
+    average = EMA(Flat(module), 0.9)
     with torch.no_grad():
         module.weight.copy_(torch.tensor([0.1, 0.2, 0.3]))
     before, kept = module.weight.detach().clone(), average.values["weight"].clone()
@@ -65,7 +65,7 @@ def test_a_swap_is_undone_to_the_bit_also_after_an_error():
 def test_early_averages_follow_the_weights():
     """After 50 steps of a jump away from the initial weights, what is left of those is below 1e-6, not 95 %."""
     module = WithBuffer()
-    average = Average(Flat(module), 0.9999)
+    average = EMA(Flat(module), 0.9999)
     with torch.no_grad():
         module.weight.fill_(1.0)
     for _ in range(50):

@@ -15,7 +15,7 @@ from undiffuse.training.learners import DenoiserLearner
 from undiffuse.training.loop import Trainer
 from undiffuse.training.objectives import Hybrid, Simple, VariationalBound, make_weight
 from undiffuse.training.settings import TrainingConfig
-from undiffuse.training.timesteps import make_level_sampler
+from undiffuse.training.timesteps import make_timestep_sampler
 
 DATA = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -40,7 +40,7 @@ def trainer(steps=12, network=None, on="cpu", **settings):
     if learned:
         objective = Hybrid(objective, VariationalBound(schedule, Bridge.table(schedule.levels), Bins(256)))
     training = TrainingConfig(**settings)
-    sampler = make_level_sampler(training.level_density, schedule, training.stratified)
+    sampler = make_timestep_sampler(training.timestep_sampling, schedule, training.stratified)
     return Trainer(DenoiserLearner(denoiser, objective), schedule, sampler, training)
 
 
@@ -53,7 +53,9 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("settings", [{}, {"level_density": "loss_aware"}, {"objective": "hybrid"}, {"accumulate": 2}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"timestep_sampling": "loss_aware"}, {"objective": "hybrid"}, {"accumulate": 2}]
+)
 @pytest.mark.parametrize("stop", [1, 5, 11])
 def test_stopping_and_resuming_changes_no_bit(settings, stop):
     whole, _ = finished(trainer(**settings))
@@ -69,7 +71,7 @@ def test_stopping_and_resuming_changes_no_bit(settings, stop):
 
 
 def test_the_level_sampler_hears_every_loss():
-    t = trainer(steps=5, level_density="loss_aware")
+    t = trainer(steps=5, timestep_sampling="loss_aware")
     _, updates = finished(t)
     assert int(t.sampler.state["seen"].sum()) == 5 * 8
     assert float(t.sampler.state["losses"].sum()) == pytest.approx(8 * sum(u.loss for u in updates), rel=1e-5)
@@ -107,7 +109,7 @@ def test_one_bad_batch_is_skipped_and_leaves_no_trace():
     weights = []
     for update in t.updates(lambda step: batches(step, bad={3})):
         weights.append(t.tensors())
-        assert (update.verdict == "skip") == (update.step == 4)
+        assert (update.status == "skip") == (update.step == 4)
     assert same(weights[2], weights[3])
     assert not same(weights[3], weights[4])
     assert all(torch.isfinite(tensor).all() for tensor in weights[-1].values())
@@ -119,7 +121,7 @@ def test_three_bad_batches_return_to_the_snapshot_at_half_the_rate():
         if update.step == 2:
             kept = t.snapshot()
         if update.step == 7:
-            assert update.verdict == "return"
+            assert update.status == "return"
             assert same(t.tensors(), kept)
             assert t.rate_scale == 0.5
     assert t.step == 10
@@ -190,13 +192,13 @@ def test_snapshots_are_kept_once_in_the_memory_of_the_host():
     assert all(value.device.type == "cpu" for value in kept.values())
     assert not {value.untyped_storage().data_ptr() for value in kept.values()} & {
         t.flat.parameter.data_ptr(),
-        t.average.buffer.data_ptr(),
+        t.ema.buffer.data_ptr(),
     }
 
 
 def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing():
     t, before = trainer(), trainer().tensors()
-    name = next(name for name in before if name.startswith("raw.") and before[name].ndim == 2)
+    name = next(name for name in before if name.startswith("online.") and before[name].ndim == 2)
     for changed in (before | {name: torch.zeros(9, 9)}, {n: value for n, value in before.items() if n != name}):
         with pytest.raises(UsageError, match="another network"):
             t.resume(changed, t.numbers())

@@ -10,10 +10,10 @@ import torch
 from tests.process.instances import CHAINS, SCHEDULES
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
-from undiffuse.process.levels import meet
+from undiffuse.process.levels import broadcast_to
 from undiffuse.process.likelihood.bound import LOG_2, Bins, Density, chain_bound
 from undiffuse.process.oracles import Mixture
-from undiffuse.process.posteriors import LearnedRange, Posterior
+from undiffuse.process.posteriors import LearnedRangeVariance, Posterior
 from undiffuse.process.predictions import PREDICTIONS, make_prediction
 from undiffuse.training.objectives import WEIGHTS, Hybrid, Simple, VariationalBound, edm_weight, make_weight
 
@@ -37,7 +37,7 @@ def test_unit_weight_is_the_plain_error_of_what_is_predicted(prediction):
 
     def denoise(x_t, level):
         F = p.target(x, eps, level) + 0.1 * x.cos()
-        return Posterior(meet(row.c_skip, x_t) * x_t + meet(row.c_out, x_t) * F)
+        return Posterior(broadcast_to(row.c_skip, x_t) * x_t + broadcast_to(row.c_out, x_t) * F)
 
     loss = Simple(make_weight("unit", p, 0.5))(denoise, x, eps, level)
     torch.testing.assert_close(loss, (0.1 * x.cos()).pow(2).mean(1), rtol=1e-6, atol=0)
@@ -46,7 +46,7 @@ def test_unit_weight_is_the_plain_error_of_what_is_predicted(prediction):
 def test_snr_weight_is_the_error_of_the_noise():
     level, x, eps = draws(SCHEDULES["vp"])
     x_hat = x + 0.1
-    loss = Simple(make_weight("snr", make_prediction("clean", SCHEDULES["vp"]), 0.5))(
+    loss = Simple(make_weight("snr", make_prediction("x0", SCHEDULES["vp"]), 0.5))(
         lambda *_: Posterior(x_hat), x, eps, level
     )
     eps_hat = eps - (level.alpha / level.sigma)[:, None] * 0.1
@@ -56,7 +56,7 @@ def test_snr_weight_is_the_error_of_the_noise():
 def test_the_other_weights_are_the_papers_formulas():
     level, *_ = draws(SCHEDULES["vp"])
     snr = (level.alpha / level.sigma) ** 2
-    prediction = make_prediction("noise", SCHEDULES["vp"])
+    prediction = make_prediction("epsilon", SCHEDULES["vp"])
     expected = {
         "snr": snr,
         "min_snr": torch.minimum(snr, torch.tensor(5.0, dtype=d)),
@@ -100,12 +100,12 @@ def test_the_bound_as_an_objective_averages_to_the_bound(T):
 def test_hybrid_trains_the_variance_by_the_bound_and_the_mean_by_the_simple_loss_alone():
     chain = CHAINS["linear-100"]
     level, x, eps = draws(chain)
-    weight = make_weight("snr", make_prediction("noise", chain), 0.5)
+    weight = make_weight("snr", make_prediction("epsilon", chain), 0.5)
     bound = VariationalBound(chain, Bridge.table(chain.levels), Bins(256))
     mean, v = (0.9 * x).requires_grad_(), torch.full_like(x, 0.1, requires_grad=True)
 
     def denoise(x_t, level):
-        return Posterior(mean, LearnedRange(v))
+        return Posterior(mean, LearnedRangeVariance(v))
 
     Hybrid(Simple(weight), bound)(denoise, x, eps, level).sum().backward()
     hybrid_mean, hybrid_v = mean.grad.clone(), v.grad.clone()
@@ -131,11 +131,11 @@ def test_the_bounds_minimum_is_the_optimal_variance():
     optimal = (bridges[row].small + bridges[row].on_x ** 2 * known).log()
     best = 2 * ((optimal - bridges[row].log_small) / (bridges[row].log_large - bridges[row].log_small)) - 1
     objective = VariationalBound(chain, bridges, Density())
-    level = chain(torch.full((n,), chain.levels.label[row].item()))
+    level = chain(torch.full((n,), chain.levels.timestep[row].item()))
 
     def loss_of(shift):
         def denoise(x_t, level):
-            return Posterior(exact(x_t, level).mean, LearnedRange((best + shift).expand_as(x_t)))
+            return Posterior(exact(x_t, level).mean, LearnedRangeVariance((best + shift).expand_as(x_t)))
 
         return objective(denoise, x, eps, level).mean()
 
@@ -147,4 +147,4 @@ def test_the_bounds_minimum_is_the_optimal_variance():
 
 def test_unknown_weights_are_refused():
     with pytest.raises(ValueError, match="min_snr"):
-        make_weight("best", make_prediction("clean", SCHEDULES["vp"]), 0.5)
+        make_weight("best", make_prediction("x0", SCHEDULES["vp"]), 0.5)

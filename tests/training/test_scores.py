@@ -13,7 +13,7 @@ from tests.process.instances import SCHEDULES
 from undiffuse.process.oracles import Mixture, fitted_gaussian
 from undiffuse.process.posteriors import Posterior
 from undiffuse.training.scores import CERTAIN, HeldOut, Scores, certain, log_ratio
-from undiffuse.training.validation import Bank, Baseline
+from undiffuse.training.validation import Baseline, ValidationSet
 
 LEVELS = 12
 
@@ -43,19 +43,19 @@ def test_the_standard_error_is_that_of_many_repetitions():
 
 def test_raw_weights_are_chosen_where_they_are_better_and_not_by_chance():
     errors, baseline = drawn(60, 0.5, 0)
-    assert Scores({"raw": 0.8 * errors, "averaged": errors}, baseline).best() == "raw"
-    assert Scores({"raw": 1.2 * errors, "averaged": errors}, baseline).best() == "averaged"
+    assert Scores({"online": 0.8 * errors, "ema": errors}, baseline).best() == "online"
+    assert Scores({"online": 1.2 * errors, "ema": errors}, baseline).best() == "ema"
     assert (
-        Scores({"raw": errors[:1] * 0.5, "averaged": errors[:1]}, baseline[:1]).best() == "averaged"
+        Scores({"online": errors[:1] * 0.5, "ema": errors[:1]}, baseline[:1]).best() == "ema"
     )  # one example says nothing
     chosen = [
-        Scores({"raw": drawn(16, 0.8, s)[0], "averaged": drawn(16, 0.8, s + 1000)[0]}, drawn(16, 0.8, s)[1]).best()
+        Scores({"online": drawn(16, 0.8, s)[0], "ema": drawn(16, 0.8, s + 1000)[0]}, drawn(16, 0.8, s)[1]).best()
         for s in range(300)
     ]
     # equally good weights: chance chooses raw ones in one of some 40 cases (CERTAIN = 2), where the smaller number did in every second
     assert CERTAIN == 2.0
     assert (
-        chosen.count("raw") < 0.023 * 300 + 4 * math.sqrt(0.023 * 300) + 0.03 * 300
+        chosen.count("online") < 0.023 * 300 + 4 * math.sqrt(0.023 * 300) + 0.03 * 300
     )  # Student's tails of 16 examples are heavier
 
 
@@ -76,8 +76,8 @@ def test_as_many_examples_as_the_precision_takes():
     found, _ = held_out(2000)
     counts = []
     for precision in (0.2, 0.05, 0.02):
-        scores = found.measured({"raw": worse, "averaged": worse}, precision=precision)
-        relative = scores.relative("raw")
+        scores = found.measured({"online": worse, "ema": worse}, precision=precision)
+        relative = scores.relative("online")
         assert relative.error / relative.value <= precision
         assert len(scores) % 16 == 0
         counts.append(len(scores))
@@ -86,19 +86,19 @@ def test_as_many_examples_as_the_precision_takes():
         2.5 < counts[2] / counts[1] < 16
     )  # four times as many halve it: (5/2)² = 6.25, and the first estimate of few is uncertain
     few, _ = held_out(40)
-    assert len(few.measured({"raw": worse}, precision=1e-9)) == 40  # all there are
-    assert len(found.measured({"raw": worse}, seconds=-1.0, precision=1e-9)) == 16  # a part at least
+    assert len(few.measured({"online": worse}, precision=1e-9)) == 40  # all there are
+    assert len(found.measured({"online": worse}, seconds=-1.0, precision=1e-9)) == 16  # a part at least
 
 
 def test_parts_are_the_whole():
     """Measured part by part, every example has the same noise as it has among all, so parts bound memory and change nothing."""
     found, x = held_out(70)
-    scores = found.measured({"raw": worse}, precision=0.0)
-    whole = Bank.of(x, {}, SCHEDULES["vp"])
-    torch.testing.assert_close(scores.errors["raw"], worse(whole), rtol=0, atol=0)
+    scores = found.measured({"online": worse}, precision=0.0)
+    whole = ValidationSet.of(x, {}, SCHEDULES["vp"])
+    torch.testing.assert_close(scores.errors["online"], worse(whole), rtol=0, atol=0)
     torch.testing.assert_close(scores.baseline, found.baseline.each(whole), rtol=1e-12, atol=0)
-    again = found.measured({"raw": worse}, precision=0.0)
-    assert torch.equal(again.errors["raw"], scores.errors["raw"])
+    again = found.measured({"online": worse}, precision=0.0)
+    assert torch.equal(again.errors["online"], scores.errors["online"])
     assert torch.equal(again.baseline, scores.baseline)
 
 
@@ -107,9 +107,9 @@ def test_the_baseline_itself_reads_one_without_error():
     linear = found.baseline.linear
 
     def same(bank):
-        return Bank(bank.x.flatten(1).double(), {}, bank.eps.flatten(1).double(), bank.levels).each(linear)
+        return ValidationSet(bank.x.flatten(1).double(), {}, bank.eps.flatten(1).double(), bank.levels).each(linear)
 
-    relative = found.measured({"raw": same}).relative("raw")
+    relative = found.measured({"online": same}).relative("online")
     assert relative.value == pytest.approx(1.0, abs=1e-12)
     assert relative.error == pytest.approx(0.0, abs=1e-12)
 
@@ -119,7 +119,7 @@ def test_a_covariance_is_factored_once_for_all_levels(monkeypatch):
     monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: calls.append(1) or eigh(matrix))
     x = torch.randn(50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     gaussian = fitted_gaussian(x)
-    bank = Bank.of(x[:10], {}, SCHEDULES["vp"])
+    bank = ValidationSet.of(x[:10], {}, SCHEDULES["vp"])
     errors = bank.each(gaussian)
     assert len(calls) == 1
     # conditioning a Gaussian, written out: m + alpha S (alpha² S + sigma² I)^-1 (x_t - alpha m)
@@ -141,8 +141,8 @@ def test_of_a_handful_of_examples_nothing_is_chosen():
     """Two equal sets of weights: with few examples the scatter is underrated, and chance would choose."""
     generator = torch.Generator().manual_seed(0)
     draws = torch.rand(4000, 2, 4, 3, generator=generator, dtype=torch.float64) + 0.5
-    assert all(Scores({"raw": raw, "averaged": averaged}, averaged).best() == "averaged" for raw, averaged in draws)
+    assert all(Scores({"online": raw, "ema": averaged}, averaged).best() == "ema" for raw, averaged in draws)
     # of 10 examples chance chooses raw weights as often as of very many: P(t < -t*) = P(z < -2) = 2.28 %, and 4 sd of 4000 trials are 0.95 %
     draws = 1 + 0.05 * torch.randn(4000, 2, 10, 3, generator=generator, dtype=torch.float64)
-    chosen = sum(Scores({"raw": raw, "averaged": averaged}, averaged).best() == "raw" for raw, averaged in draws)
+    chosen = sum(Scores({"online": raw, "ema": averaged}, averaged).best() == "online" for raw, averaged in draws)
     assert abs(chosen / 4000 - normal.cdf(-CERTAIN)) < 4 * (0.0228 * 0.9772 / 4000) ** 0.5

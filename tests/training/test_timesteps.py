@@ -7,11 +7,11 @@ import torch
 from scipy import stats
 
 from tests.process.instances import CHAINS, SCHEDULES
-from undiffuse.training.timesteps import LEVEL_SAMPLERS, LossAware, make_level_sampler
+from undiffuse.training.timesteps import LEVEL_SAMPLERS, LossAware, make_timestep_sampler
 
 
 def sampled(name, schedule, n=20_000, stratified=False):
-    return make_level_sampler(name, SCHEDULES[schedule], stratified).sample(n, torch.Generator().manual_seed(0))
+    return make_timestep_sampler(name, SCHEDULES[schedule], stratified).sample(n, torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("name", LEVEL_SAMPLERS)
@@ -26,9 +26,9 @@ def test_times_are_ones_the_schedule_has(name, schedule, stratified):
 
 
 def test_uniform_gives_every_step_of_a_chain_the_same_share():
-    t, _ = make_level_sampler("uniform", CHAINS["list"], False).sample(40_000, torch.Generator().manual_seed(0))
+    t, _ = make_timestep_sampler("uniform", CHAINS["list"], False).sample(40_000, torch.Generator().manual_seed(0))
     assert stats.chisquare(torch.bincount(t.long(), minlength=4).numpy()).pvalue > 1e-3
-    t, _ = make_level_sampler("uniform", CHAINS["linear-1000"], True).sample(1000, torch.Generator().manual_seed(0))
+    t, _ = make_timestep_sampler("uniform", CHAINS["linear-1000"], True).sample(1000, torch.Generator().manual_seed(0))
     assert sorted(t.tolist()) == list(range(1000))  # one in every stratum
 
 
@@ -41,7 +41,7 @@ def test_log_normal_and_logit_normal_are_normal():
 
 
 def test_mean_and_deviation_can_be_chosen():
-    t, _ = make_level_sampler("log_normal", SCHEDULES["edm"], False, mean=0.5, deviation=0.3).sample(
+    t, _ = make_timestep_sampler("log_normal", SCHEDULES["edm"], False, mean=0.5, std=0.3).sample(
         20_000, torch.Generator().manual_seed(0)
     )
     assert stats.kstest(t.log().numpy(), stats.norm(0.5, 0.3).cdf).pvalue > 0.01
@@ -50,7 +50,7 @@ def test_mean_and_deviation_can_be_chosen():
 def test_stratification_lowers_the_variance_of_a_mean():
     means = {}
     for stratified in (False, True):
-        sampler = make_level_sampler("uniform", SCHEDULES["vp"], stratified)
+        sampler = make_timestep_sampler("uniform", SCHEDULES["vp"], stratified)
         means[stratified] = torch.stack(
             [sampler.sample(64, torch.Generator().manual_seed(k))[0].square().mean() for k in range(200)]
         )
@@ -85,4 +85,4 @@ def test_the_history_is_the_newest_ten():
 
 def test_unknown_samplers_are_refused():
     with pytest.raises(ValueError, match="log_normal"):
-        make_level_sampler("normal", SCHEDULES["vp"], False)
+        make_timestep_sampler("normal", SCHEDULES["vp"], False)

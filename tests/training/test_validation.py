@@ -7,7 +7,7 @@ import torch
 from tests.process.instances import CHAINS, SCHEDULES
 from undiffuse.process.oracles import FiniteSet, fitted_gaussian
 from undiffuse.process.posteriors import Posterior
-from undiffuse.training.validation import Bank, references, relative
+from undiffuse.training.validation import ValidationSet, baseline_errors, relative
 
 
 def gaussian_data(n, generator):
@@ -21,7 +21,7 @@ TRAINING, HELD_OUT = ALL[:1000], ALL[1000:]
 
 
 def test_two_evaluations_are_identical_to_the_bit():
-    bank = Bank.of(HELD_OUT, {}, CHAINS["cosine-1000"])
+    bank = ValidationSet.of(HELD_OUT, {}, CHAINS["cosine-1000"])
 
     def denoise(x_t, level):
         return Posterior(x_t.sin())
@@ -31,7 +31,7 @@ def test_two_evaluations_are_identical_to_the_bit():
 
 def test_levels_span_noise_to_clean():
     for name in ("cosine-1000", "edm", "flow", "linear-1000"):
-        levels = Bank.of(HELD_OUT, {}, SCHEDULES[name]).levels
+        levels = ValidationSet.of(HELD_OUT, {}, SCHEDULES[name]).levels
         assert len(levels) == 12
         assert (levels.logsnr.diff() > 0).all()
         assert levels.logsnr[0] < -7
@@ -39,8 +39,8 @@ def test_levels_span_noise_to_clean():
 
 
 def test_references_are_ordered_on_gaussian_data():
-    bank = Bank.of(HELD_OUT, {}, SCHEDULES["vp"])
-    r = references(bank, TRAINING)
+    bank = ValidationSet.of(HELD_OUT, {}, SCHEDULES["vp"])
+    r = baseline_errors(bank, TRAINING)
     assert (r.linear <= r.trivial * 1.001).all()
     assert r.copying[-1] > 3 * r.linear[-1]  # at low noise the copier knows only its own points
     # the linear curve is the closed form: the mean over eigenvalues s of s sigma²/(alpha² s + sigma²)
@@ -51,9 +51,9 @@ def test_references_are_ordered_on_gaussian_data():
 
 
 def test_relative_error_reads_one_for_the_linear_denoiser_and_nothing_learned_is_worse():
-    bank = Bank.of(HELD_OUT, {}, SCHEDULES["vp"])
-    r = references(bank, TRAINING)
-    flat = Bank(bank.x[:, 0].double(), {}, bank.eps[:, 0].double(), bank.levels)
+    bank = ValidationSet.of(HELD_OUT, {}, SCHEDULES["vp"])
+    r = baseline_errors(bank, TRAINING)
+    flat = ValidationSet(bank.x[:, 0].double(), {}, bank.eps[:, 0].double(), bank.levels)
     assert abs(relative(flat.errors(fitted_gaussian(TRAINING[:, 0])), r) - 1) < 1e-9
     assert relative(flat.errors(lambda x_t, level: Posterior(0 * x_t)), r) > 2
     assert relative(flat.errors(FiniteSet(TRAINING[:, 0])), r) > 1.2

@@ -17,7 +17,7 @@ from undiffuse.cli import asking, edits, shared
 if TYPE_CHECKING:
     import numpy as np
 
-    from undiffuse.models.inverse_problems import Approach, Solution
+    from undiffuse.models.inverse_problems import InverseMethod, Solution
     from undiffuse.models.model import Model
 
 N = Annotated[int, Option("-n", help="Answers for each image: there are many that fit.")]
@@ -50,7 +50,7 @@ class Job:
 
     run: Path
     model: Model
-    approach: Approach
+    approach: InverseMethod
     conditions: dict[str, object]
     sampling: dict[str, Any]
     n: int
@@ -84,13 +84,16 @@ class Options:
         """Raises UsageError for settings that make no sense, before anything is read."""
         shared.check_out(run, "edited", self.out)
         from undiffuse.models.file import load
-        from undiffuse.models.inverse_problems import Approach
+        from undiffuse.models.inverse_problems import InverseMethod
 
-        approach = Approach(self.method, **shared.given(iterations=self.iterations, zeta=self.zeta, times=times))  # type: ignore[arg-type]
+        approach = InverseMethod(
+            self.method,  # type: ignore[arg-type]
+            **shared.settings_given(iterations=self.iterations, zeta=self.zeta, times=times),
+        )
         model = load(run, shared.device(self.device), self.weights)
         shared.say_grid(model, self.solver)
         told = edits.told(model, {"class": self.classes, "number": self.numbers, "tags": self.tags, "text": self.texts})
-        settings = shared.given(guidance=self.guidance, solver=self.solver, steps=self.steps)
+        settings = shared.settings_given(guidance=self.guidance, solver=self.solver, steps=self.steps)
         return Job(run, model, approach, told, settings, self.n, self.seed, self.trajectory, self.out)
 
 
@@ -135,7 +138,7 @@ def solved(
     with shared.steps_bar("walking", steps) as progress:
         result = solve(
             n=job.n,
-            approach=job.approach,
+            method=job.approach,
             conditions=job.conditions,
             seed=job.seed,
             watch=walk.see if walk else None,
@@ -147,7 +150,7 @@ def solved(
         (f"answer {k + 1}" if job.n > 1 else "answer", pictures.pictures_of(result.values[:, k], codec))
         for k in range(job.n)
     ]
-    pictures.rows_of(
+    pictures.draw_rows(
         [*shown(result), *answers], f"{title}: {job.approach.method}, {how.solver}, {steps} steps", names
     ).save(folder / "picture.png")
     each = [f"{name}-{k}" for name in names for k in range(job.n)]
@@ -162,8 +165,8 @@ def solved(
         "misfit": dict(zip(names, result.misfit.tolist(), strict=True)),
         "misfit_means": "root mean square of y - A x, in the model's range",
     }
-    results = {"answers": (each, result.values.flatten(0, 1)), "seen": (names, result.seen)}
-    written = ["picture.png", *edits.write(folder, job.model, results, numbers)]
+    results = {"answers": (each, result.values.flatten(0, 1)), "seen": (names, result.observed)}
+    written = ["picture.png", *edits.write_results(folder, job.model, results, numbers)]
     if walk is not None:
         pictures.strip(walk, codec, f"{title}: {names[0]}").save(folder / "trajectory.png")
         pictures.animation(walk, codec, folder / "trajectory.gif", each)

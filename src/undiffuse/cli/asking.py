@@ -60,7 +60,7 @@ class Asking:
         return [list(choice) for choice in itertools.product(*self.shown.values())]
 
 
-def read(
+def read_conditions(
     model: Model, options: Mapping[str, Several], also: Mapping[str, Any] | None = None, fit: str = "crop"
 ) -> Asking:
     """What the options of each kind ask for.
@@ -85,7 +85,9 @@ def _known(model: Model) -> dict[str, str]:
     """The kind of each condition that an option can ask for: none that is retired, or that is made of the example itself."""
     conditions = model.config.conditions
     return {
-        name: conditions[name].kind for name in model.denoiser.conditions.askable if conditions[name].kind != "seen"
+        name: conditions[name].kind
+        for name in model.denoiser.conditions.settable
+        if conditions[name].kind != "observation"
     }
 
 
@@ -177,7 +179,7 @@ def negative(model: Model, texts: Sequence[str]) -> dict[str, Any]:
                 f"--negative takes NAME=VALUE with a condition of the model ({', '.join(known) or 'none'}), not {text!r}."
             )
         options.setdefault(known[name], []).append(text)
-    found = read(model, options).values
+    found = read_conditions(model, options).values
     several = [name for name, values in found.items() if len(values) > 1]
     if several:
         raise UsageError(

@@ -35,12 +35,12 @@ def classifier(
     device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
 ) -> None:
     """Train a classifier that knows noise on a run's own data and schedule, to guide its samples."""
-    from undiffuse.conditioning.columns import remarks, with_files
+    from undiffuse.conditioning.columns import condition_notes, with_files
     from undiffuse.config import parsed
     from undiffuse.models.devices import usable_device
     from undiffuse.models.file import load
     from undiffuse.runs.classifier import ClassifierRun
-    from undiffuse.runs.data import known_data
+    from undiffuse.runs.data import run_data
     from undiffuse.system import as_file_name
     from undiffuse.training.settings import TrainingConfig
 
@@ -48,13 +48,13 @@ def classifier(
     if sum(value is not None for value in asked.values()) > 1:
         raise UsageError("a classifier reads one thing: give one of --class, --number and --tags.")
     found = declared({kind: [value] if value else None for kind, value in asked.items()})
-    known = known_data(run, "give a run folder made by 'undiffuse train'")
-    if not found and not known.declared and known.data.labels is None and "class" not in known.data.columns:
+    known = run_data(run, "give a run folder made by 'undiffuse train'")
+    if not found and not known.conditions and known.data.labels is None and "class" not in known.data.columns:
         raise UsageError(
             f"{run} is unconditional and its data has no classes: say what to read, as in --class COLUMN or --number COLUMN."
         )
     if not found:
-        found = {name: c for name, c in known.declared.items() if c.kind == "class"} or declared({"class": ["class"]})
+        found = {name: c for name, c in known.conditions.items() if c.kind == "class"} or declared({"class": ["class"]})
     name, target = next(iter(found.items()))
     model, data = load(run), with_files(known.data, found)
     described = {
@@ -68,7 +68,7 @@ def classifier(
     }
     training = parsed(TrainingConfig, described, "these settings of the training do not work")
     rows = known.training, known.held_out
-    for note in remarks(data, {name: target}, rows[0]):
+    for note in condition_notes(data, {name: target}, rows[0]):
         typer.echo(f"note: {note}")
     folder = run / as_file_name(f"classifier-{name}")
     work = ClassifierRun(folder, model.config, model.codec, data, rows, name, target, training, usable_device(device))

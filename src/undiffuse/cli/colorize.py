@@ -31,12 +31,12 @@ def colorize(
     from undiffuse.models import inverse_problems
     from undiffuse.pictures import edits as pictures
 
-    inputs = edits.read(run, job.model, images)
+    inputs = edits.read_inputs(run, job.model, images)
 
     def shown(result: Solution) -> list[tuple[str, Any]]:
         codec = job.model.codec
         given = pictures.pictures_of(torch.from_numpy(inputs.values), codec)
-        return [("given", given), ("what the model saw", pictures.pictures_of(result.seen, codec))]
+        return [("given", given), ("what the model saw", pictures.pictures_of(result.observed, codec))]
 
     answers.solved(
         job,

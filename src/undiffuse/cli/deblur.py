@@ -36,7 +36,7 @@ def deblur(
 
     codec, operator = job.model.codec, Blur(radius)
     operator.shape_of(codec.config.shape)
-    inputs = edits.read(run, job.model, images)
+    inputs = edits.read_inputs(run, job.model, images)
     values = torch.from_numpy(inputs.values)
     before: list[tuple[str, Any]] = [("original", pictures.pictures_of(values, codec))] if simulate else []
     y = (
@@ -44,7 +44,7 @@ def deblur(
     )  # rounded, as a file would be
 
     def shown(result: Solution) -> list[tuple[str, Any]]:
-        return [*before, ("what the model saw", pictures.pictures_of(result.seen, codec))]
+        return [*before, ("what the model saw", pictures.pictures_of(result.observed, codec))]
 
     again = shared.again("--seed", job.seed + 1)
     answers.solved(

@@ -26,12 +26,12 @@ def demo(
     """Train on handwritten digits for a minute and a half; draw a poster of what diffusion is."""
     from undiffuse.data.sources import DataConfig
     from undiffuse.runs.prepare import prepare
-    from undiffuse.training.cadence import Watch
+    from undiffuse.training.cadence import Intervals
 
     long = shared.seconds(budget)
     settings = {"training.budget": long, "training.steps": None}
     run = prepare(
-        DataConfig(source="digits", held_out=297.0), folder, settings=settings, watch=Watch(long, long / 3)
+        DataConfig(source="digits", held_out=297.0), folder, settings=settings, watch=Intervals(long, long / 3)
     ).run()
     follow(run)
     path = folder / "poster.png"
@@ -45,7 +45,7 @@ def draw_poster(run: Run, path: Path) -> None:
 
     from undiffuse.models.file import load
     from undiffuse.pictures.images import to_rgb
-    from undiffuse.pictures.poster import Poster, draw
+    from undiffuse.pictures.poster import Poster, draw_poster
     from undiffuse.pictures.views import forward_pictures, reverse_pictures
     from undiffuse.sampling.spacings import uniform
 
@@ -67,7 +67,7 @@ def draw_poster(run: Run, path: Path) -> None:
         PER_CLASS * len(classes), {"class": [name for name in classes for _ in range(PER_CLASS)]}, seed=1
     )
     scores = run.scores()[model.config.weights]
-    draw(
+    draw_poster(
         Poster(
             title="How noise becomes a digit",
             subtitle=(
@@ -83,7 +83,7 @@ def draw_poster(run: Run, path: Path) -> None:
             classes=classes,
             real=[list(to_rgb(of[:PER_CLASS], codec.config)) for of in of_class],
             made=[list(to_rgb(part, codec.config)) for part in made.split(PER_CLASS)],
-            ratio=run.bank.levels.ratio.tolist(),
+            ratio=run.validation.levels.sigma_edm.tolist(),
             errors=run.curves() | {"model": scores["errors"]},
             held_out=len(run.measured() or ()),
         ),

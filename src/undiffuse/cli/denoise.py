@@ -37,7 +37,7 @@ def denoise(
     from undiffuse.pictures import edits as pictures
 
     model = load(run, shared.device(device), weights)
-    inputs, conditions = edits.read(run, model, images), edits.asked(model, class_)
+    inputs, conditions = edits.read_inputs(run, model, images), edits.asked(model, class_)
     told = "given" if noise is not None or level is not None else f"estimated by {estimate}"
     ends = edits.share_at_ends(model, inputs)
     if told != "given" and ends > MUCH_CUT_OFF:
@@ -45,11 +45,11 @@ def denoise(
             f"note: {ends:.0%} of the values lie at the ends of their range: if noise was cut off there, it is underestimated, "
             "so give --noise where you know it"
         )
-    ratio = editing.noise_of(model, inputs.values, noise, level, estimate, conditions)  # type: ignore[arg-type]
+    ratio = editing.noise_level(model, inputs.values, noise, level, estimate, conditions)  # type: ignore[arg-type]
     noisiest = int(ratio.argmax())
     walk = edits.walk_of(model, trajectory, only=[noisiest])
     with shared.steps_bar("walking") as progress:
-        result = editing.restore(
+        result = editing.denoise(
             model,
             inputs.values,
             level=ratio,
@@ -58,12 +58,12 @@ def denoise(
             steps=steps,
             watch=walk.see if walk else None,
             progress=progress,
-            **shared.given(solver=solver),
+            **shared.settings_given(solver=solver),
         )
     folder, codec = shared.result_folder(run, "edited", out), model.codec
-    units = editing.in_data_units(model, result.ratio)
+    units = editing.in_data_units(model, result.sigma_edm)
     labels = (
-        [f"σ/α {value:.2g}" for value in result.ratio.tolist()]
+        [f"σ/α {value:.2g}" for value in result.sigma_edm.tolist()]
         if units is None
         else [f"noise {value:.3g}" for value in units.tolist()]
     )
@@ -76,10 +76,10 @@ def denoise(
         (change_label.replace("difference", "removed"), change),
     ]
     title = f"Noise removed; how much there is was {told}"
-    pictures.rows_of(rows, title, labels).save(folder / "picture.png")
+    pictures.draw_rows(rows, title, labels).save(folder / "picture.png")
     numbers = {
         "noise_was": told,
-        "sigma_over_alpha": dict(zip(inputs.names, result.ratio.tolist(), strict=True)),
+        "sigma_over_alpha": dict(zip(inputs.names, result.sigma_edm.tolist(), strict=True)),
         "noise_in_data_units": None if units is None else dict(zip(inputs.names, units.tolist(), strict=True)),
         "class": class_,
         "steps": steps,
@@ -87,7 +87,7 @@ def denoise(
         "seed": seed,
     }
     results = {"estimate": (inputs.names, result.mean), "sample": (inputs.names, result.sample)}
-    written = ["picture.png", *edits.write(folder, model, results, numbers)]
+    written = ["picture.png", *edits.write_results(folder, model, results, numbers)]
     if walk is not None:
         pictures.strip(walk, codec, f"Down from the noise of {inputs.names[noisiest]}").save(folder / "trajectory.png")
         pictures.animation(walk, codec, folder / "trajectory.gif", labels[noisiest : noisiest + 1])
@@ -95,6 +95,6 @@ def denoise(
     for name, label in zip(inputs.names, labels, strict=True):
         typer.echo(f"{name}: {label}, {told}")
     typer.echo(f"wrote {folder}/: {', '.join(written)}")
-    found = [] if noise is not None or level is not None else ["--level", f"{result.ratio[0]:.3g}"]
+    found = [] if noise is not None or level is not None else ["--level", f"{result.sigma_edm[0]:.3g}"]
     again = shared.again(*found, "--seed", seed + 1)
     typer.echo(f"next: {again}  for another possible original")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from undiffuse.pictures.edits import Walk
 
 ClassName = Annotated[str | None, Option("--class", help="What the model is told; nothing when left out.")]
-Weights = Annotated[str | None, Option(help="averaged or raw; the better ones when left out.")]
+Weights = Annotated[str | None, Option(help="ema or online; the better ones when left out.")]
 Trajectory = Annotated[bool, Option("--trajectory", help="Also draw the walk as a strip and an animation.")]
 Out = Annotated[Path | None, Option(help="Folder to write to; a new one in the run's edited/ when left out.")]
 Device = Annotated[str | None, Option(help="cpu, cuda, …")]
@@ -41,7 +41,7 @@ class Inputs:
     names: list[str]
 
 
-def read(
+def read_inputs(
     run: Path, model: Model, inputs: Sequence[str], codec: CodecConfig | None = None, missing: bool = False
 ) -> Inputs:
     """The examples that are named; says what is done to any that do not fit as they are.
@@ -126,7 +126,7 @@ def asked(model: Model, class_: str | None) -> dict[str, object]:
 
 def told(model: Model, options: Mapping[str, list[str] | None]) -> dict[str, object]:
     """The conditions of options by kind: one value for all examples, several for one each."""
-    found = asking.read(model, options).values
+    found = asking.read_conditions(model, options).values
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
 
@@ -137,7 +137,7 @@ def walk_of(model: Model, trajectory: bool, **which: Sequence[int]) -> Walk | No
     return Walk(model.codec.shape, **which) if trajectory else None
 
 
-def write(
+def write_results(
     folder: Path, model: Model, results: Mapping[str, tuple[Sequence[str], Tensor]], numbers: Mapping[str, Any]
 ) -> list[str]:
     """results: by name, the examples' names and values (n, C, *size): an .npy array, and images where they are images."""
@@ -170,6 +170,6 @@ def decibels(psnr: float) -> str:
     return "exact" if math.isinf(psnr) else f"{psnr:.1f} dB"
 
 
-def finite(values: Tensor) -> list[float | None]:
+def finite_rows(values: Tensor) -> list[float | None]:
     """For JSON, which has no infinity: None."""
     return [value if math.isfinite(value) else None for value in values.tolist()]

@@ -33,12 +33,12 @@ def evaluate(
     shared.check_out(run, "evaluated", out)
     from undiffuse.evaluation.adherence import adherence
     from undiffuse.models.file import load
-    from undiffuse.models.guidance import Steering, check
+    from undiffuse.models.guidance import Guidance, validate
     from undiffuse.pictures.adherence import Row
-    from undiffuse.pictures.adherence import adherence as draw
-    from undiffuse.runs.data import known_data
+    from undiffuse.pictures.adherence import plot_adherence as draw
+    from undiffuse.runs.data import run_data
 
-    known = known_data(run, "give a run folder made by 'undiffuse train'")
+    known = run_data(run, "give a run folder made by 'undiffuse train'")
     model = load(run, shared.device(device), encoder=encoder)
     strengths, each = asking.scales(guidance) if guidance is not None else ([], {})
     if len(strengths) > 1:
@@ -46,7 +46,7 @@ def evaluate(
     settings: dict[str, Any] = ({"guidance": strengths[0]} if strengths else {}) | (
         {"guidance_scales": each} if each else {}
     )
-    check(model, model.how(**settings), Steering())
+    validate(model, model.sampling_config(**settings), Guidance())
     with shared.progress_bar("{task.fields[left]}") as bar:
         tasks: dict[str, Any] = {}
 
@@ -56,7 +56,7 @@ def evaluate(
             bar.update(tasks[what], completed=share)
 
         found = adherence(
-            model, known.data, known.held_out, known.declared, n=n, steps=steps, seed=seed, progress=watch, **settings
+            model, known.data, known.held_out, known.conditions, n=n, steps=steps, seed=seed, progress=watch, **settings
         )
     typer.echo(f"{'condition':24} {'measure':16} {'samples':>16} {'real examples':>14} {'shuffled':>9}")
     for a in found:

@@ -30,12 +30,12 @@ def inpaint(
     from undiffuse.models import inverse_problems
     from undiffuse.pictures import edits as pictures
 
-    inputs = edits.read(run, job.model, images, missing=mask == "missing")
+    inputs = edits.read_inputs(run, job.model, images, missing=mask == "missing")
     where = torch.from_numpy(masks.hidden(mask, inputs.values, job.seed, edits.fit_of(run), images))
 
     def shown(result: Solution) -> list[tuple[str, Any]]:
         codec = job.model.codec
-        covered, seen = pictures.masked(result.seen, where, codec)
+        covered, seen = pictures.masked(result.observed, where, codec)
         given = [] if mask == "missing" else [("given", pictures.pictures_of(torch.from_numpy(inputs.values), codec))]
         return [*given, ("mask", covered), ("what the model saw", seen)]
 

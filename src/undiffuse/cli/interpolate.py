@@ -34,7 +34,7 @@ def interpolate(
     from undiffuse.pictures import edits as pictures
 
     model = load(run, shared.device(device), weights)
-    inputs, conditions = edits.read(run, model, [a, b]), edits.asked(model, class_)
+    inputs, conditions = edits.read_inputs(run, model, [a, b]), edits.asked(model, class_)
     if len(inputs.values) != 2:
         raise UsageError(
             f"interpolation is between two examples, but {a} and {b} hold {len(inputs.values)}: give files of one each."
@@ -66,7 +66,7 @@ def interpolate(
     ]
     ends = [edits.decibels(value) for value in result.psnr.tolist()]
     title = f"From one to the other; the ends come back to {' and '.join(ends)}"
-    page = pictures.rows_of(rows, title, labels)
+    page = pictures.draw_rows(rows, title, labels)
     page.save(folder / "picture.png")
     names = [f"{share:.3f}" for share in result.shares]
     numbers = {
@@ -77,9 +77,9 @@ def interpolate(
         "steps": steps,
         "class": class_,
         "shares": list(result.shares),
-        "psnr_db_of_ends": edits.finite(result.psnr),
+        "psnr_db_of_ends": edits.finite_rows(result.psnr),
     }
-    written = ["picture.png", *edits.write(folder, model, {"interpolated": (names, result.values)}, numbers)]
+    written = ["picture.png", *edits.write_results(folder, model, {"interpolated": (names, result.values)}, numbers)]
     if walk is not None:
         down, middle = walk.only("down"), n // 2
         title = f"How the one at {result.shares[middle]:.0%} comes about"

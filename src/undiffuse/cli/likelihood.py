@@ -16,7 +16,7 @@ from undiffuse.errors import UsageError
 from undiffuse.system import write_text
 
 if TYPE_CHECKING:
-    from undiffuse.evaluation.likelihood import Likelihood, Method
+    from undiffuse.evaluation.likelihood import Likelihood
 
 
 def likelihood(
@@ -39,7 +39,7 @@ def likelihood(
         bool, Option("--exact-divergence", help="Of a flow: a derivative per dimension, no probe.")
     ] = False,
     seed: Annotated[int, Option(help="Of the examples drawn and of all noise.")] = 0,
-    weights: Annotated[str | None, Option(help="averaged or raw; the better ones when left out.")] = None,
+    weights: Annotated[str | None, Option(help="ema or online; the better ones when left out.")] = None,
     out: Annotated[
         Path | None, Option(help="Folder to write to; a new one in the run's likelihood/ when left out.")
     ] = None,
@@ -49,10 +49,10 @@ def likelihood(
     if n < 1:
         raise UsageError(f"-n {n} asks for nothing: ask for at least 1.")
     shared.check_out(run, "likelihood", out)
-    from undiffuse.evaluation.likelihood import in_unit
+    from undiffuse.evaluation.likelihood import LikelihoodMethod, in_unit
     from undiffuse.evaluation.likelihood import likelihood as model_likelihood
     from undiffuse.models.file import load
-    from undiffuse.runs.data import drawn, held_out_data, named_data, told_of
+    from undiffuse.runs.data import conditions_of, held_out_data, named_data, random_subset
 
     model = load(run, shared.device(device), weights)
     chosen, divisor = in_unit(unit, model.codec.config.bins is not None)
@@ -63,11 +63,13 @@ def likelihood(
         typer.echo(
             f"note: the run was trained on {data}, so these are training and held-out examples together; leave DATA out for held-out ones."
         )
-    examples = drawn(whole, n, seed)
+    examples = random_subset(whole, n, seed)
     told = {
-        name: values for name, values in told_of(run, examples).items() if name in model.denoiser.conditions.askable
+        name: values
+        for name, values in conditions_of(run, examples).items()
+        if name in model.denoiser.conditions.settable
     }
-    if not told and "class" in model.denoiser.conditions.askable and examples.labels is not None:
+    if not told and "class" in model.denoiser.conditions.settable and examples.labels is not None:
         told = {"class": [examples.classes[k] if k >= 0 else None for k in examples.labels]}
     with shared.progress_bar("{task.fields[left]} left") as bar:
         task, began = bar.add_task("likelihood", total=1.0, left="…"), time.monotonic()
@@ -81,7 +83,7 @@ def likelihood(
             model,
             examples.values,
             told,
-            method=cast("Method | None", method),
+            method=cast("LikelihoodMethod | None", method),
             draws=draws,
             seed=seed,
             decoder=cast("Literal['tanh', 'exact'] | None", decoder),
@@ -116,7 +118,7 @@ def likelihood(
         "flow": "Growth of volume along the flow",
     }
     terms = [(term.kind, term.ratio, term.nats / divisor) for term in found.terms]
-    plots.likelihood(folder / "likelihood.png", terms, total, unit_name, title[found.method])
+    plots.plot_likelihood(folder / "likelihood.png", terms, total, unit_name, title[found.method])
     decoded = f"; {found.decoder} decoder" if found.decoder in ("tanh", "exact") else ""
     typer.echo(f"{total} ({_walk(found)}; {parts}{decoded}; {which})")
     typer.echo(_meaning(found, unit_name, divisor))

@@ -44,7 +44,7 @@ def reconstruct(
 
     model = load(run, shared.device(device), weights)
     shared.say_grid(model, solver)
-    inputs, conditions = edits.read(run, model, images), edits.asked(model, class_)
+    inputs, conditions = edits.read_inputs(run, model, images), edits.asked(model, class_)
     walk, steps = edits.walk_of(model, trajectory), editing.default_steps(model) if steps is None else steps
     with shared.steps_bar("walking") as progress:
         result = editing.reconstruct(
@@ -57,7 +57,7 @@ def reconstruct(
             steps=steps,
             watch=walk.see if walk else None,
             progress=progress,
-            **shared.given(solver=solver),
+            **shared.settings_given(solver=solver),
         )
     folder, codec = shared.result_folder(run, "edited", out), model.codec
     labels = [edits.decibels(value) for value in result.psnr.tolist()]
@@ -79,18 +79,21 @@ def reconstruct(
         if strength == 1
         else f"{TITLES[method]}, {strength:.0%} of the way, {steps} steps"
     )
-    pictures.rows_of(rows, title, labels).save(folder / "picture.png")
+    pictures.draw_rows(rows, title, labels).save(folder / "picture.png")
     numbers = {
         "method": method,
         "strength": strength,
         "steps": steps,
         "class": class_,
         "seed": seed,
-        "sigma_over_alpha": result.top.ratio.item() if result.top.alpha > 0 else None,
-        "psnr_db": dict(zip(inputs.names, edits.finite(result.psnr), strict=True)),
+        "sigma_over_alpha": result.top.sigma_edm.item() if result.top.alpha > 0 else None,
+        "psnr_db": dict(zip(inputs.names, edits.finite_rows(result.psnr), strict=True)),
         "null_psnr_means": "identical",
     }
-    written = ["picture.png", *edits.write(folder, model, {"reconstructed": (inputs.names, result.values)}, numbers)]
+    written = [
+        "picture.png",
+        *edits.write_results(folder, model, {"reconstructed": (inputs.names, result.values)}, numbers),
+    ]
     if walk is not None and walk.moments:
         pictures.strip(walk, codec, f"{title}: {inputs.names[0]}").save(folder / "trajectory.png")
         pictures.animation(walk, codec, folder / "trajectory.gif", labels)

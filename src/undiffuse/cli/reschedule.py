@@ -10,7 +10,6 @@ from typer import Argument, Option
 
 from undiffuse.cli import shared
 from undiffuse.errors import UsageError
-from undiffuse.models import storage
 
 
 def reschedule(
@@ -26,6 +25,7 @@ def reschedule(
 ) -> None:
     """Put a trained model on another noise schedule, without training it."""
     from undiffuse.config import parsed
+    from undiffuse.models import storage
     from undiffuse.models.config import rescheduled
     from undiffuse.models.file import file_of, read_file
     from undiffuse.process.config import ScheduleConfig
@@ -49,6 +49,6 @@ def reschedule(
     config, tensors = read_file(path)
     storage.write(out, "model", rescheduled(config, schedule).model_dump_json(), tensors)
     typer.echo(
-        f"wrote {out}: the model of {path} on {name}, its clock still that of {(config.clock or config.schedule).name}"
+        f"wrote {out}: the model of {path} on {name}, its network trained on {(config.trained_schedule or config.schedule).name}"
     )
     typer.echo(f"next: {shared.command('sample', out)}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from undiffuse.models.model import Model
-    from undiffuse.models.restoration import Seen
+    from undiffuse.models.restoration import Observation
 
 
 def restore(
@@ -56,13 +56,13 @@ def restore(
 
     model = load(run, shared.device(device), weights)
     asked = [task] if task or not simulate else list(model.config.tasks)
-    corruptions = [restoration.corruption_of(model, name) for name in asked or [None]]
+    corruptions = [restoration.degradation_of(model, name) for name in asked or [None]]
     if simulate and (mask or noise is not None):
         raise UsageError("--simulate draws what is hidden as training does: leave --mask and --noise out.")
     if simulate:
-        inputs = edits.read(run, model, images)
-        seen = restoration.together(
-            [restoration.simulated(model, inputs.values, name, seed=seed) for name, _ in corruptions]
+        inputs = edits.read_inputs(run, model, images)
+        seen = restoration.concatenate(
+            [restoration.degrade(model, inputs.values, name, seed=seed) for name, _ in corruptions]
         )
         truth = torch.cat([model.codec.decode(model.codec.encode(inputs.values))] * len(corruptions))
         labels = [name for name, _ in corruptions for _ in inputs.names]
@@ -73,7 +73,7 @@ def restore(
         size = corruption.operator(codec.shape, 1, generator(GeneratorStream.DISCARDED)).shape_of(codec.shape)
         per_channel = {of: getattr(codec, of)[: size[0]] for of in ("offset", "scale", "low", "high")}
         mode = codec.mode if size[0] == codec.shape[0] else None
-        inputs = edits.read(
+        inputs = edits.read_inputs(
             run, model, images, codec.model_copy(update={"shape": size, "mode": mode, **per_channel}), mask == "missing"
         )
         hidden = masks.hidden(mask, inputs.values, seed, edits.fit_of(run), images) if mask else None
@@ -83,11 +83,11 @@ def restore(
             else np.where(hidden, np.reshape(per_channel["offset"], (-1, *[1] * (len(size) - 1))), inputs.values)
         )
         names, truth, labels = inputs.names, None, [name] * len(inputs.names)
-        seen = restoration.given(model, given, name, hidden=hidden, noise=noise)
+        seen = restoration.observe(model, given, name, hidden=hidden, noise=noise)
     conditions = edits.asked(model, class_)
     with shared.steps_bar("sampling") as progress:
-        made = restoration.made_of(
-            model, seen, n, conditions=conditions, seed=seed, progress=progress, **shared.given(steps=steps)
+        made = restoration.restore(
+            model, seen, n, conditions=conditions, seed=seed, progress=progress, **shared.settings_given(steps=steps)
         )
     folder = shared.result_folder(run, "edited", out)
     rows = [("seen", _seen(seen, model))]
@@ -99,19 +99,19 @@ def restore(
         span = max(h - lo for h, lo in zip(high, low, strict=True))
         errors = ((made.values[:, 0] - truth) / span).flatten(1).square().mean(1)
         psnr = -10 * errors.log10()
-        numbers["psnr_db"] = dict(zip(names, edits.finite(psnr), strict=True))
+        numbers["psnr_db"] = dict(zip(names, edits.finite_rows(psnr), strict=True))
         for name, label, value in zip(names, labels, psnr.tolist(), strict=True):
             typer.echo(f"{name}: {label}, the first answer comes back to {edits.decibels(value)}")
-    pictures.rows_of(rows, "What may have been there", labels).save(folder / "picture.png")
+    pictures.draw_rows(rows, "What may have been there", labels).save(folder / "picture.png")
     results = {"seen": (names, seen.values)} | {f"made-{k + 1}": (names, made.values[:, k]) for k in range(n)}
-    written = ["picture.png", *edits.write(folder, model, results, numbers)]
+    written = ["picture.png", *edits.write_results(folder, model, results, numbers)]
     typer.echo(f"wrote {folder}/: {', '.join(written)}")
     typer.echo(f"next: {shared.again('--seed', seed + 1)}  for other answers")
 
 
-def _seen(seen: Seen, model: Model) -> list[np.ndarray]:
+def _seen(seen: Observation, model: Model) -> list[np.ndarray]:
     """Pictures of what is seen, with stripes where something is hidden."""
     from undiffuse.pictures import edits as pictures
 
-    hidden = (seen.shown[:, -2:-1] == 0).expand_as(seen.values)
+    hidden = (seen.channels[:, -2:-1] == 0).expand_as(seen.values)
     return pictures.masked(seen.values, hidden, model.codec)[1]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from undiffuse.models.classifier import Classifier
-    from undiffuse.models.guidance import Steering
+    from undiffuse.models.guidance import Guidance
     from undiffuse.models.model import Model
     from undiffuse.sampling.classifier_guidance import Guide
 
@@ -51,23 +51,25 @@ def sample(
     guidance: Annotated[
         str | None, Option(help="Strength of guidance, 1 is plain conditional; or of each condition: class=3,age=1.")
     ] = None,
-    guidance_form: Annotated[
+    guidance_method: Annotated[
         str | None, Option(help="plain, projected (APG) or plus (CFG++, with a guidance of 0 to 1).")
     ] = None,
     guidance_rescale: Annotated[
         float | None, Option(help="Against too much contrast: 0 none to 1, of the plain form.")
     ] = None,
-    guidance_momentum: Annotated[
+    apg_momentum: Annotated[
         float | None, Option(help="Of the projected form: the share of earlier steps, such as -0.5.")
     ] = None,
-    guidance_longest: Annotated[
+    apg_norm_threshold: Annotated[
         float | None, Option(help="Of the projected form: the longest difference that guides.")
     ] = None,
     guidance_interval: Annotated[str | None, Option(help="Guide only between these sigma/alpha: low,high.")] = None,
     negative: Annotated[
         list[str] | None, Option(help="Guide away from this instead of from nothing said: NAME=VALUE.")
     ] = None,
-    weaker: Annotated[Path | None, Option(help="Guide away from a weaker model: an earlier or smaller run.")] = None,
+    autoguidance: Annotated[
+        Path | None, Option(help="Guide away from a weaker model: an earlier or smaller run.")
+    ] = None,
     classifier: Annotated[Path | None, Option(help="Guide by a classifier, see 'undiffuse classifier'.")] = None,
     classifier_scale: Annotated[float, Option(help="How strongly; 1 follows Bayes' rule.")] = 1.0,
     classifier_form: Annotated[
@@ -118,8 +120,11 @@ def sample(
     variance: Annotated[
         float | None, Option(help="Of ddpm: 0 small, 1 large, between; the model's own when left out.")
     ] = None,
-    keep_eps: Annotated[
-        bool | None, Option("--keep-eps", help="Walk with the noise of the unclipped estimate, as diffusers does.")
+    epsilon_from: Annotated[
+        str | None,
+        Option(
+            help="Which x̂ the noise that sampling goes on with comes from: clipped, or unclipped as diffusers has it."
+        ),
     ] = None,
     clip: Annotated[str | None, Option(help="Of the clean estimate: range, dynamic or none.")] = None,
     threshold_quantile: Annotated[
@@ -130,7 +135,7 @@ def sample(
     ] = None,
     seed: Annotated[int, Option(help="Image k of a seed is always the same.")] = 0,
     first: Annotated[int, Option(help="Start at this image of the seed.")] = 0,
-    weights: Annotated[str | None, Option(help="averaged or raw; the better ones when left out.")] = None,
+    weights: Annotated[str | None, Option(help="ema or online; the better ones when left out.")] = None,
     adapters: Annotated[
         Path | None, Option(help="Tune the model by adapters: a run's adapters/, or a folder that peft wrote.")
     ] = None,
@@ -185,7 +190,7 @@ def sample(
         raise UsageError(
             f"--guidance {guidance} lists several strengths, and one is used at a time: give one, or add --compare."
         )
-    settings = shared.given(
+    settings = shared.settings_given(
         solver=solver,
         order=order,
         grid=grid,
@@ -199,7 +204,7 @@ def sample(
         eta=eta,
         variance=variance,
         clip=clip,
-        keep_eps=keep_eps,
+        epsilon_from=epsilon_from,
         churn=churn,
         corrections=corrections,
         noise=noise,
@@ -209,16 +214,16 @@ def sample(
         lower_order_final=lower_order_final,
         threshold_quantile=threshold_quantile,
         threshold_max=threshold_max,
-        guidance_form=guidance_form,
+        guidance_method=guidance_method,
         guidance_rescale=guidance_rescale,
         guidance_scales=each or None,
-        guidance_momentum=guidance_momentum,
-        guidance_longest=guidance_longest,
+        apg_momentum=apg_momentum,
+        apg_norm_threshold=apg_norm_threshold,
         guidance_interval=shared.interval(guidance_interval) if guidance_interval else None,
     )
     away = {
         "negative": asking.negative(model, negative) if negative else None,
-        "weaker": load(weaker, model.device) if weaker else None,
+        "autoguidance": load(autoguidance, model.device) if autoguidance else None,
     }
     within = tuple(shared.interval(classifier_interval)) if classifier_interval else None
     if within and not within[0] < within[1]:
@@ -278,9 +283,9 @@ class Job:
                 found.append((conditions, strength, ", ".join(part for part in (label, mark) if part), cells))
         return found
 
-    def split(self, each: list[dict[str, Any]]) -> tuple[dict[str, Any], Steering]:
+    def split(self, each: list[dict[str, Any]]) -> tuple[dict[str, Any], Guidance]:
         """Conditions of examples → (those the model is told, the steering with what only the classifier reads)."""
-        from undiffuse.models.guidance import Steering
+        from undiffuse.models.guidance import Guidance
 
         columns: dict[str, Any] = {name: [conditions.get(name) for conditions in each] for name in self.told.values}
         guides: tuple[Guide, ...] = ()
@@ -293,9 +298,9 @@ class Job:
                     f"the classifier guides towards a value of {target!r}: say which, as in --{kind} {target}=…"
                 )
             guides = (classifier.guide(columns[target], len(each), **how),)
-            if target not in self.model.denoiser.conditions.askable:
+            if target not in self.model.denoiser.conditions.settable:
                 del columns[target]
-        return columns, Steering(**self.away, guides=guides)
+        return columns, Guidance(**self.away, guides=guides)
 
 
 def _told(
@@ -306,7 +311,7 @@ def _told(
         raise UsageError("--unconditional contradicts what is asked for: give one.")
     if guide is not None:
         guide.refuse_other(model.config)
-    told = asking.read(model, options, {guide.config.name: guide.config.target} if guide else None)
+    told = asking.read_conditions(model, options, {guide.config.name: guide.config.target} if guide else None)
     if told.values or unconditional:
         return told
     classes = [(name, c.names) for name, c in model.config.conditions.items() if c.kind == "class" and not c.retired]
@@ -342,16 +347,16 @@ def _rows(job: Job, n: int | None, compare: bool) -> list[Row]:
 
 def _batches(job: Job, rows: list[Row], bar: Progress) -> Iterator[tuple[list[Row], Tensor]]:
     """The samples of rows, some at a time, with a bar for each strength. Complains before anything is drawn."""
-    from undiffuse.models.guidance import check
+    from undiffuse.models.guidance import validate
 
     model = job.model
     groups = [[row for row in rows if row.strength == strength] for strength in job.strengths]
     asked = [job.split([row.conditions for row in group]) for group in groups]
     for group, (conditions, steering), strength in zip(groups, asked, job.strengths, strict=True):
-        check(model, model.how(**job.how(strength)), steering, conditions)
+        validate(model, model.sampling_config(**job.how(strength)), steering, conditions)
         model.denoiser.conditions.encode(conditions, len(group))
     for group, (conditions, steering), strength in zip(groups, asked, job.strengths, strict=True):
-        each = len(model.how(**job.how(strength)).build_levels(model.schedule)) - 1
+        each = len(model.sampling_config(**job.how(strength)).build_levels(model.schedule)) - 1
         progress = shared.steps(
             bar, "sampling" if strength is None or len(groups) == 1 else f"guidance {strength:g}", each
         )
@@ -414,15 +419,17 @@ def _enlarged(
     progress: Callable[[int, int], None] | None,
 ) -> Tensor:
     """Samples made larger by a second stage, told the same."""
-    from undiffuse.models.restoration import upscaled
+    from undiffuse.models.restoration import upscale_samples
 
     told = {
         name: [row.conditions.get(name) for row in rows]
         for name in job.told.values
-        if name in second.denoiser.conditions.askable
+        if name in second.denoiser.conditions.settable
     }
     which = [row.index for row in rows]
-    return upscaled(second, values, noise=augmentation, conditions=told, seed=job.seed, index=which, progress=progress)
+    return upscale_samples(
+        second, values, noise=augmentation, conditions=told, seed=job.seed, index=which, progress=progress
+    )
 
 
 def _write_table(job: Job, rows: list[Row], path: Path) -> None:

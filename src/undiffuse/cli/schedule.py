@@ -49,12 +49,12 @@ def schedule(
     from undiffuse.data.codec import Codec, fitted_codec
     from undiffuse.data.dataset import Dataset
     from undiffuse.data.pixels import Unreadable, read_image
-    from undiffuse.data.sources import digits
+    from undiffuse.data.sources import open_digits
     from undiffuse.pictures import plots
     from undiffuse.pictures.images import to_rgb
     from undiffuse.process.betas import BETAS
     from undiffuse.process.config import ScheduleConfig
-    from undiffuse.process.forward import jump
+    from undiffuse.process.forward import add_noise
     from undiffuse.process.philox import standard_normal
     from undiffuse.rng import NoiseStream
 
@@ -79,7 +79,7 @@ def schedule(
         for name in names
     }
     if image is None:
-        data = digits()[np.array([4])]
+        data = open_digits()[np.array([4])]
     else:
         try:
             data = Dataset("image", read_image(image).values[None])
@@ -96,7 +96,7 @@ def schedule(
         curves[name] = (share.numpy(), signal.numpy(), levels.logsnr.clamp(-30, 30).numpy())
         strip = s(_times(s, torch.linspace(0, 1, STRIP_POINTS)))
         scale = torch.hypot(strip.alpha, strip.sigma).float().reshape(-1, 1, 1, 1)
-        noised = jump(x.expand(STRIP_POINTS, *x.shape[1:]), strip, eps) / scale
+        noised = add_noise(x.expand(STRIP_POINTS, *x.shape[1:]), strip, eps) / scale
         strips[name] = list(to_rgb(codec.decode(noised), codec.config))
         times = _times(s, torch.tensor(SHARES))
         table = s(times)

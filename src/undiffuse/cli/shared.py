@@ -117,7 +117,7 @@ def device(name: str | None) -> torch.device | None:
     return None if name is None else usable_device(name)
 
 
-def given(**options: Any) -> dict[str, Any]:
+def settings_given(**options: Any) -> dict[str, Any]:
     """The options that were given."""
     return {name: value for name, value in options.items() if value is not None}
 

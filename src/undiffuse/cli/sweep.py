@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from undiffuse.evaluation.jackknife import Estimate
     from undiffuse.evaluation.sweep import Sweep, Tried
     from undiffuse.models.model import Model
-    from undiffuse.runs.data import Known
+    from undiffuse.runs.data import RunData
 
 MOST_COMPARED, MOST_NUMBERS = 5000, 2**25  # examples that samples are scored against, and numbers in all of them
 
@@ -112,37 +112,37 @@ def sweep(
         typer.echo(f"next: {again}   (or --keep to make it the default)")
 
 
-def _known(run: Path) -> Known | UsageError:
+def _known(run: Path) -> RunData | UsageError:
     """What the run was trained on, or why that is not to be found."""
-    from undiffuse.runs.data import known_data
+    from undiffuse.runs.data import run_data
 
     try:
-        return known_data(run, "name some after the run")
+        return run_data(run, "name some after the run")
     except UsageError as error:
         return error
 
 
-def _asked(run: Path, model: Model, known: Known | UsageError, n: int) -> dict[str, object]:
+def _asked(run: Path, model: Model, known: RunData | UsageError, n: int) -> dict[str, object]:
     """Conditions for n samples: what held-out examples of the run's data say, or, where there are none, the classes in turn."""
-    from undiffuse.runs.data import told_of
+    from undiffuse.runs.data import conditions_of
 
     conditions = model.denoiser.conditions
     classes = {name: c.names for name, c in model.config.conditions.items() if c.kind == "class" and not c.retired}
     if isinstance(known, UsageError):
-        if set(classes) != set(conditions.askable):
+        if set(classes) != set(conditions.settable):
             raise known
         return {name: [names[k % len(names)] for k in range(n)] for name, names in classes.items()}
     rows = known.held_out if len(known.held_out) else known.training
-    told = told_of(run, known.data[rows[[k % len(rows) for k in range(n)]]])
-    return {name: values for name, values in told.items() if name in conditions.askable}
+    told = conditions_of(run, known.data[rows[[k % len(rows) for k in range(n)]]])
+    return {name: values for name, values in told.items() if name in conditions.settable}
 
 
 def _real(
-    run: Path, data: str | None, model: Model, known: Known | UsageError, n: int
+    run: Path, data: str | None, model: Model, known: RunData | UsageError, n: int
 ) -> tuple[Tensor | None, Tensor | None, tuple[str, str]]:
     """(examples to score against, n others for the floor, what both are called), in the model's range; None, with a note, where none are at hand."""
     from undiffuse.rng import GeneratorStream, permuted
-    from undiffuse.runs.data import drawn, named_data
+    from undiffuse.runs.data import named_data, random_subset
 
     most = max(n, min(MOST_COMPARED, MOST_NUMBERS // math.prod(model.config.codec.shape)))
     other = None if data is None else named_data(run, data)
@@ -159,7 +159,10 @@ def _real(
         )
         return None, None, ("", "")
     else:
-        held, spared = drawn(known.data[known.held_out], most, 1), drawn(known.data[known.training], n, 1)
+        held, spared = (
+            random_subset(known.data[known.held_out], most, 1),
+            random_subset(known.data[known.training], n, 1),
+        )
         kinds = ("held-out examples", "training examples")
     return (
         model.codec.encode_parts(held.values),

@@ -14,10 +14,9 @@ from typer import Argument, Option
 from undiffuse.cli import shared
 from undiffuse.cli.following import followed
 from undiffuse.errors import UsageError
-from undiffuse.evaluation.autoencoder import ceiling
 
 if TYPE_CHECKING:
-    from undiffuse.conditioning.degradations import Corruption
+    from undiffuse.conditioning.degradations import Degradation
     from undiffuse.conditioning.spec import Condition
     from undiffuse.runs.autoencoder import AutoencoderRun
     from undiffuse.runs.diffusion import Run
@@ -95,7 +94,7 @@ def train(
     pooling: Annotated[str | None, Option(help="Of a transformer's states: mean, last or tokens.")] = None,
     download: Annotated[bool, Option("--download", help="Let a text encoder be fetched from the hub.")] = False,
     table: Annotated[str | None, Option(help="A .csv, .tsv or .jsonl with more columns of the examples.")] = None,
-    drop: Annotated[
+    condition_dropout: Annotated[
         list[str] | None,
         Option(
             help="How often conditions are left unsaid in training: 0.1, or NAME=0.2 for one; 0 for never. May be repeated."
@@ -180,7 +179,7 @@ def train(
     from undiffuse.data.sources import DataConfig, share_or_count
     from undiffuse.runs.prepare import default_name, prepare
     from undiffuse.system import inside
-    from undiffuse.training.cadence import Watch
+    from undiffuse.training.cadence import Intervals
 
     rates = shared.rates(betas) if betas else (None, None)
     settings = _settings(
@@ -195,7 +194,7 @@ def train(
             "adapters": None if adapters is None else {"rank": adapters},
             "prediction": prediction,
             "variance": variance,
-            "drop": _share([text for text in drop or [] if "=" not in text]),
+            "condition_dropout": _share([text for text in condition_dropout or [] if "=" not in text]),
             "training.objective": objective,
             "training.weight": weight,
             "training.batch_size": batch,
@@ -223,7 +222,7 @@ def train(
         "range": range_ and shared.span(range_),
         "max_pixels": max_pixels,
         "table": table,
-        **shared.given(held_out=None if held_out is None else share_or_count(held_out), shrink=shrink),
+        **shared.settings_given(held_out=None if held_out is None else share_or_count(held_out), shrink=shrink),
     }
     source = parsed(DataConfig, described, "these settings of the data do not work")
     columns = {
@@ -235,7 +234,7 @@ def train(
         "image": images,
         "task": tasks,
     }
-    own = shared.pairs([text for text in drop or [] if "=" in text], "--drop")
+    own = shared.pairs([text for text in condition_dropout or [] if "=" in text], "--condition-dropout")
     conditions = declared(columns, shared.pairs(inject or [], "--inject"), own, encoder, pooling)
     if unconditional and conditions:
         raise UsageError("--unconditional contradicts the conditions that are declared: leave one out.")
@@ -249,7 +248,7 @@ def train(
         override=override,
         device=shared.device(device),
         download=download,
-        watch=Watch(shared.seconds(checkpoint_every), shared.seconds(preview_every)),
+        watch=Intervals(shared.seconds(checkpoint_every), shared.seconds(preview_every)),
         factor=factor,
         autoencoder=autoencoder,
         start=start,
@@ -262,7 +261,7 @@ def train(
     follow(plan.run())
 
 
-def _tasks(text: str | None, upscaler: int | None) -> dict[str, Corruption] | None:
+def _tasks(text: str | None, upscaler: int | None) -> dict[str, Degradation] | None:
     """The tasks of --tasks, or the one of --upscaler."""
     from undiffuse.conditioning import degradations
 
@@ -272,7 +271,7 @@ def _tasks(text: str | None, upscaler: int | None) -> dict[str, Corruption] | No
         )
     if upscaler is not None:
         return {f"upscale:{upscaler}": degradations.second_stage(upscaler)}
-    return degradations.described(text) if text else None
+    return degradations.parse_tasks(text) if text else None
 
 
 def _latent_settings(
@@ -304,13 +303,13 @@ def _latent_settings(
 def declared(
     columns: Mapping[str, list[str] | None],
     inject: Mapping[str, str] = NOTHING,
-    drop: Mapping[str, str] = NOTHING,
+    condition_dropout: Mapping[str, str] = NOTHING,
     encoder: str | None = None,
     pooling: str | None = None,
 ) -> dict[str, Condition]:
     """Conditions by name.
 
-    columns: for each kind the columns, NAME, NAME=COLUMN or a file whose name then names the condition.   inject, drop: of
+    columns: for each kind the columns, NAME, NAME=COLUMN or a file whose name then names the condition.   inject, condition_dropout: of
     conditions by name.
     """
     from undiffuse.conditioning.spec import Condition
@@ -327,10 +326,10 @@ def declared(
                     f"the condition {name!r} is declared twice: give the second another name, as in --{kind} other={column or name}."
                 )
             described: dict[str, Any] = {"kind": kind, "column": column or None, "inject": inject.get(name)}
-            described |= {"drop": _share([drop[name]])} if name in drop else {}
+            described |= {"dropout": _share([condition_dropout[name]])} if name in condition_dropout else {}
             described |= {"encoder": encoder, "pooling": pooling} if kind == "text" else {}
             found[name] = parsed(Condition, described, f"the {kind} {name!r} cannot be declared so")
-    for option, named in (("--inject", inject), ("--drop", drop)):
+    for option, named in (("--inject", inject), ("--condition-dropout", condition_dropout)):
         unknown = [name for name in named if name not in found]
         if unknown:
             raise UsageError(
@@ -353,7 +352,7 @@ def _share(texts: list[str]) -> float | None:
         share = -1.0
     if not 0 <= share < 1:
         raise UsageError(
-            f"--drop {texts[-1]!r} is no share of the examples: write one from 0 to less than 1, such as 0.1."
+            f"--condition_dropout {texts[-1]!r} is no share of the examples: write one from 0 to less than 1, such as 0.1."
         )
     return share
 
@@ -433,20 +432,22 @@ def _beside(within: tuple[float, float], whole: tuple[float, float]) -> str:
 
 def follow_autoencoder(work: AutoencoderRun) -> None:
     """Trains the autoencoder of a run of latents; says what it leaves to reach."""
+    from undiffuse.evaluation.autoencoder import reconstruction_quality
+
     typer.echo(work.description())
     if work.taken:
         for _ in work.updates():  # none: its latents are measured
             pass
     else:
         followed(work.updates(), work, "autoencoder")
-    found = ceiling(work)
+    found = reconstruction_quality(work)
     typer.echo(
         f"reconstructions of {found.n} held-out examples: {found.psnr:.1f} dB; no sample can be nearer to an example than that"
     )
     if found.frechet is not None:
         over = f"over {found.components} principal components"
         typer.echo(f"their Fréchet distance to the examples, {over}, is {found.frechet:.3g}: the floor of later ones")
-    deviations = found.deviations
+    deviations = found.stds
     typer.echo(
         f"latents have standard deviations of {min(deviations):.3f} to {max(deviations):.3f}, channel by channel"
     )

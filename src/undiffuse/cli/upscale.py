@@ -42,13 +42,13 @@ def upscale(
     small = codec.config.model_copy(update={"shape": operator.shape_of(codec.config.shape)})
     if not simulate:
         _refuse_others(images, small.shape[1:])
-    inputs = edits.read(run, job.model, images, None if simulate else small)
+    inputs = edits.read_inputs(run, job.model, images, None if simulate else small)
     values = torch.from_numpy(inputs.values)
     before: list[tuple[str, Any]] = [("original", pictures.pictures_of(values, codec))] if simulate else []
     y = operator(values) if simulate else values
 
     def shown(result: Solution) -> list[tuple[str, Any]]:
-        return [*before, ("what the model saw", pictures.pictures_of(result.seen, codec))]
+        return [*before, ("what the model saw", pictures.pictures_of(result.observed, codec))]
 
     again = shared.again("--seed", job.seed + 1)
     answers.solved(

@@ -40,7 +40,7 @@ def vary(
 
     model = load(run, shared.device(device), weights)
     shared.say_grid(model, solver)
-    inputs = edits.read(run, model, images)
+    inputs = edits.read_inputs(run, model, images)
     conditions = edits.told(model, {"class": classes, "number": numbers, "tags": tags, "text": texts})
     walk, steps = edits.walk_of(model, trajectory), editing.default_steps(model) if steps is None else steps
     with shared.steps_bar("walking") as progress:
@@ -54,7 +54,7 @@ def vary(
             watch=walk.see if walk else None,
             progress=progress,
             steps=steps,
-            **shared.given(guidance=guidance, solver=solver),
+            **shared.settings_given(guidance=guidance, solver=solver),
         )
     folder, codec = shared.result_folder(run, "edited", out), model.codec
     first = [k * n for k in range(len(inputs.names))][: pictures.MOST_COLUMNS]
@@ -64,7 +64,7 @@ def vary(
         *((f"variation {k + 1}", pictures.pictures_of(result.values[k::n], codec)) for k in range(n)),
     ]
     title = f"Variations at strength {strength:g}"
-    pictures.rows_of(rows, title, inputs.names).save(folder / "picture.png")
+    pictures.draw_rows(rows, title, inputs.names).save(folder / "picture.png")
     each = [f"{name}-{k}" for name in inputs.names for k in range(n)]
     numbers_ = {
         "strength": strength,
@@ -72,11 +72,11 @@ def vary(
         "steps": steps,
         "conditions": {name: str(value) for name, value in conditions.items()},
         "seed": seed,
-        "sigma_over_alpha": result.top.ratio.item() if result.top.alpha > 0 else None,
-        "psnr_db": dict(zip(each, edits.finite(result.psnr), strict=True)),
+        "sigma_over_alpha": result.top.sigma_edm.item() if result.top.alpha > 0 else None,
+        "psnr_db": dict(zip(each, edits.finite_rows(result.psnr), strict=True)),
         "null_psnr_means": "identical",
     }
-    written = ["picture.png", *edits.write(folder, model, {"variations": (each, result.values)}, numbers_)]
+    written = ["picture.png", *edits.write_results(folder, model, {"variations": (each, result.values)}, numbers_)]
     if walk is not None and walk.moments:
         pictures.strip(walk, codec, f"{title}: {each[0]}").save(folder / "trajectory.png")
         pictures.animation(walk, codec, folder / "trajectory.gif", each)

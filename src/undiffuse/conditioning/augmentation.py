@@ -22,18 +22,18 @@ class AugmentationConfig(ConditionSettings):
 
     kind: Literal["augmentation"] = "augmentation"
     numbers: int = Field(gt=0)
-    drop: Literal[0] = 0
-    inject: Literal["layers"] = "layers"
+    dropout: Literal[0] = 0
+    inject: Literal["embedding"] = "embedding"
     missing: Literal[True] = True  # every example of a data set says nothing of its own
 
-    def continued(self, data: AugmentationConfig) -> AugmentationConfig:
-        return self._continued(data)
+    def merged_with(self, data: AugmentationConfig) -> AugmentationConfig:
+        return self._merged(data)
 
 
 class AugmentationCondition(ConditionModule):
     """Descriptions (B, numbers) → embeddings (B, width), the zero vector for none."""
 
-    asked_by_name = False
+    settable = False
     config: AugmentationConfig
 
     def __init__(self, config: AugmentationConfig, width: int) -> None:
@@ -43,7 +43,7 @@ class AugmentationCondition(ConditionModule):
     def forward(self, encoded: Tensor) -> Tensor:
         return self.linear(encoded)
 
-    def nothing(self) -> Tensor:
+    def null_token(self) -> Tensor:
         return torch.zeros(self.config.numbers)
 
     def read(self, values: Sequence[object]) -> Tensor:

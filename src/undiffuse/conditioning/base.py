@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from undiffuse.conditioning.encoded import Encoded
 from undiffuse.errors import UsageError
 
-Inject = Literal["layers", "concat", "attention"]
-AT_ONCE = 1024  # examples of a data set
-BESIDE = 8  # channels that a condition without a size of its own is given beside the noisy input
+Inject = Literal["embedding", "concat", "cross_attention"]
+EXAMPLES_AT_ONCE = 1024  # examples of a data set
+CONCAT_CHANNELS = 8  # channels that a condition without a size of its own is given beside the noisy input
 
 
 LONGEST_NAME = 100  # characters
@@ -56,7 +56,7 @@ class Note(UserWarning):
 
 
 @dataclass(frozen=True)
-class Places:
+class ParameterMap:
     """Where the entries of an older parameter lie in one that grew along `axis`.
 
     of: for each place along it the old one, None for a new one.   starts: the old places whose mean the new ones start as, zero
@@ -78,46 +78,46 @@ class ConditionSettings(BaseModel, ABC):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    drop: float = Field(0.1, ge=0, lt=1)
-    inject: Inject = "layers"
+    dropout: float = Field(0.1, ge=0, lt=1)
+    inject: Inject = "embedding"
     missing: bool = False
     retired: bool = False
 
     @property
     def droppable(self) -> bool:
         """Whether the network knows what to do when nothing is said."""
-        return self.drop > 0 or self.missing
+        return self.dropout > 0 or self.missing
 
     def retire(self) -> Self:
         """This condition in a model that goes on without being told it."""
-        return self.model_copy(update={"retired": True, "missing": True, "drop": 0.0})
+        return self.model_copy(update={"retired": True, "missing": True, "dropout": 0.0})
 
     @abstractmethod
-    def continued(self, data: Self) -> Self:
+    def merged_with(self, data: Self) -> Self:
         """This condition when training goes on with data of which `data` was fitted: its scales and everything it knows stay.
 
         Raises UsageError where the two cannot be one condition.
         """
 
-    def _continued(self, data: Self, **grown: object) -> Self:
+    def _merged(self, data: Self, **grown: object) -> Self:
         """What all kinds do of `continued`."""
         if data.inject != self.inject:
             raise UsageError(
                 f"the model was told it by {self.inject!r}, and its weights are for that: leave --inject out, or give it another name."
             )
-        same = {"drop": data.drop, "missing": data.missing or self.droppable, "retired": False}
+        same = {"dropout": data.dropout, "missing": data.missing or self.droppable, "retired": False}
         return self.model_copy(update={**same, **grown})
 
     @property
-    def beside(self) -> int:
+    def concat_channels(self) -> int:
         """How many channels are put beside the noisy input."""
-        return BESIDE if self.inject == "concat" else 0
+        return CONCAT_CHANNELS if self.inject == "concat" else 0
 
 
 class ConditionModule(nn.Module, ABC):
     """One condition of a model."""
 
-    asked_by_name = True
+    settable = True
     """Whether users can ask for it."""
     name = ""
     """Of this condition in its model, for messages."""
@@ -135,24 +135,24 @@ class ConditionModule(nn.Module, ABC):
         """Said values, none of them None → (n, …) on the CPU. Raises UsageError for what cannot be understood."""
 
     @abstractmethod
-    def nothing(self) -> Tensor:
+    def null_token(self) -> Tensor:
         """The null token of one example, of the shape and dtype of one row of `read`."""
 
     @abstractmethod
     def forward(self, encoded: Tensor) -> Tensor:
         """Encoded values → the embedding, see the top of this file."""
 
-    def absent(self, encoded: Tensor) -> Tensor | None:
+    def padding_mask(self, encoded: Tensor) -> Tensor | None:
         """(B, tokens), True where a token of `forward` is not there; None where all are."""
         return None
 
-    def places(self, old: Self) -> dict[str, Places]:
+    def parameter_map(self, old: Self) -> dict[str, ParameterMap]:
         """Of the parameters that grow with what the condition knows, by name: where those of an older one lie."""
         return {}
 
-    def silence(self) -> None:
+    def zero_init_output(self) -> None:
         """Makes it start as nothing: its last layer at zero, except where the network itself starts deaf to it."""
-        if self.config.inject == "layers":
+        if self.config.inject == "embedding":
             last = [module for module in self.modules() if next(module.children(), None) is None][-1]
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
@@ -177,15 +177,15 @@ class ConditionModule(nn.Module, ABC):
         said = [row for row, value in enumerate(values) if value is not None]
         if len(said) == len(values):
             return self.read(values)
-        self.refuse_unsaid()
-        nothing = self.nothing()
+        self.require_null_token()
+        nothing = self.null_token()
         if not said:
             return nothing.expand(len(values), *nothing.shape)
         encoded = nothing.repeat(len(values), *[1] * nothing.ndim)
         encoded[said] = self.read([values[row] for row in said])
         return encoded
 
-    def refuse_unsaid(self) -> None:
+    def require_null_token(self) -> None:
         """Raises UsageError where the network does not know what to do when nothing is said."""
         if not self.config.droppable:
             raise UsageError(
@@ -198,32 +198,32 @@ class ConditionModule(nn.Module, ABC):
 
         values: N of them, as people write them, or a tensor with a row for each.
         """
-        nothing = self.nothing()
+        nothing = self.null_token()
         whole = torch.empty(len(values), *nothing.shape, dtype=nothing.dtype)
-        for start in range(0, len(values), AT_ONCE):
-            part = values[start : start + AT_ONCE]
-            whole[start : start + len(part)] = self.encode([said_or_none(value) for value in part])
+        for start in range(0, len(values), EXAMPLES_AT_ONCE):
+            part = values[start : start + EXAMPLES_AT_ONCE]
+            whole[start : start + len(part)] = self.encode([present_or_none(value) for value in part])
         return whole
 
-    def null(self, n: int, device: torch.device) -> Tensor:
+    def null_tokens(self, n: int, device: torch.device) -> Tensor:
         """The null token for n examples; made once, and brought to another device once."""
         if self._null is None or self._null.device != device:
-            self._null = self.nothing().to(device)
+            self._null = self.null_token().to(device)
         return self._null.expand(n, *self._null.shape)
 
     def dropped(self, encoded: Tensor, drop: Tensor) -> Tensor:
         """Encoded values with the null token where `drop` (B,) is true."""
         return torch.where(
-            drop.reshape(-1, *[1] * (encoded.ndim - 1)), self.null(1, encoded.device).to(encoded.dtype), encoded
+            drop.reshape(-1, *[1] * (encoded.ndim - 1)), self.null_tokens(1, encoded.device).to(encoded.dtype), encoded
         )
 
 
-def joined(names: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
+def merged_vocabulary(names: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
     """A vocabulary with the names of another that it lacks at the end."""
     return tuple(dict.fromkeys((*names, *more)))
 
 
-def placed(names: Sequence[str], before: Sequence[str]) -> tuple[int | None, ...]:
+def old_indices(names: Sequence[str], before: Sequence[str]) -> tuple[int | None, ...]:
     """Where each name stands in an older vocabulary, None for a new one."""
     place = {name: k for k, name in enumerate(before)}
     return tuple(place.get(name) for name in names)
@@ -231,7 +231,7 @@ def placed(names: Sequence[str], before: Sequence[str]) -> tuple[int | None, ...
 
 def width_for(config: ConditionSettings, width: int) -> int:
     """How many numbers the embedding of an example, or of a token, has."""
-    return BESIDE if config.inject == "concat" else width
+    return CONCAT_CHANNELS if config.inject == "concat" else width
 
 
 def two_layers(numbers: int, width: int) -> nn.Sequential:
@@ -241,10 +241,10 @@ def two_layers(numbers: int, width: int) -> nn.Sequential:
 
 def as_token(embedding: Tensor, config: ConditionSettings) -> Tensor:
     """(B, width) as the one token (B, 1, width) where positions attend to it."""
-    return embedding[:, None] if config.inject == "attention" else embedding
+    return embedding[:, None] if config.inject == "cross_attention" else embedding
 
 
-def said_or_none(value: object) -> object:
+def present_or_none(value: object) -> object:
     """A value of a data set, None where it is missing."""
     return None if isinstance(value, Tensor) and value.is_floating_point() and value.isnan().any() else value
 

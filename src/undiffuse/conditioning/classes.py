@@ -14,7 +14,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Places, as_token, joined, placed, width_for
+from undiffuse.conditioning.base import (
+    ConditionModule,
+    ConditionSettings,
+    ParameterMap,
+    as_token,
+    merged_vocabulary,
+    old_indices,
+    width_for,
+)
 from undiffuse.errors import UsageError
 
 
@@ -24,8 +32,8 @@ class ClassConfig(ConditionSettings):
     kind: Literal["class"] = "class"
     names: tuple[str, ...] = Field(min_length=1)
 
-    def continued(self, data: ClassConfig) -> ClassConfig:
-        return self._continued(data, names=joined(self.names, data.names))
+    def merged_with(self, data: ClassConfig) -> ClassConfig:
+        return self._merged(data, names=merged_vocabulary(self.names, data.names))
 
 
 class TaskConfig(ConditionSettings):
@@ -33,10 +41,10 @@ class TaskConfig(ConditionSettings):
 
     kind: Literal["task"] = "task"
     names: tuple[str, ...] = Field(min_length=1)
-    drop: Literal[0] = 0
+    dropout: Literal[0] = 0
 
-    def continued(self, data: TaskConfig) -> TaskConfig:
-        return self._continued(data, names=joined(self.names, data.names))
+    def merged_with(self, data: TaskConfig) -> TaskConfig:
+        return self._merged(data, names=merged_vocabulary(self.names, data.names))
 
 
 class ClassCondition(ConditionModule):
@@ -52,19 +60,19 @@ class ClassCondition(ConditionModule):
     def forward(self, encoded: Tensor) -> Tensor:
         return as_token(self.table(encoded), self.config)
 
-    def nothing(self) -> Tensor:
+    def null_token(self) -> Tensor:
         return torch.tensor(len(self.config.names))
 
     def read(self, values: Sequence[object]) -> Tensor:
         """Names, or numbers that read as names → int64 (n,)."""
         return torch.tensor([self._index(str(value)) for value in values], dtype=torch.int64)
 
-    def places(self, old: ClassCondition) -> dict[str, Places]:
+    def parameter_map(self, old: ClassCondition) -> dict[str, ParameterMap]:
         """A new name starts as the null token, or where there was none as the mean of the old ones."""
         names, null = old.config.names, (len(old.config.names),) if old.config.droppable else ()
-        rows = [*placed(self.config.names, names)]
+        rows = [*old_indices(self.config.names, names)]
         rows += [null[0] if null else None] if self.config.droppable else []
-        return {"table.weight": Places(0, tuple(rows), null or tuple(range(len(names))))}
+        return {"table.weight": ParameterMap(0, tuple(rows), null or tuple(range(len(names))))}
 
     def _index(self, name: str) -> int:
         if name in self.place:

@@ -18,11 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from undiffuse.conditioning.base import Note, checked_name, said_or_none
+from undiffuse.conditioning.base import Note, checked_name, present_or_none
 from undiffuse.conditioning.conditions import ConditionConfig, Conditions
 from undiffuse.conditioning.encoded import Encoded
 from undiffuse.conditioning.numbers import as_number
-from undiffuse.conditioning.spec import Condition, fitted
+from undiffuse.conditioning.spec import Condition, fit_condition
 from undiffuse.conditioning.tags import names_in
 from undiffuse.conditioning.texts import TextCondition, text_or_none
 from undiffuse.data import tables
@@ -44,7 +44,7 @@ LIKE_MISSING = ("na", "n/a", "#n/a", "nan", "none", "null", "nil", "?", "unknown
 def fit_conditions(
     data: Dataset,
     declared: Mapping[str, Condition],
-    drop: float,
+    dropout: float,
     download: bool = False,
     known: Collection[str] = (),
     rows: np.ndarray | None = None,
@@ -72,7 +72,9 @@ def fit_conditions(
                 float(FULL[TYPES[column.dtype]]) if span and has_alpha(mode) and isinstance(column, Tensor) else None
             )
             measured = None if rows is None or all_alike else rows.tolist()
-            found[name] = fitted(condition, column, drop, mode, download, name in known, measured, span, alpha)
+            found[name] = fit_condition(
+                condition, column, dropout, mode, download, name in known, measured, span, alpha
+            )
         except ValueError as error:
             raise UsageError(f"{condition.kind} {name!r}: {_place(data, name, condition)}{error}") from None
     return found
@@ -108,7 +110,7 @@ def _span(name: str, pictures: Tensor, mode: str | None) -> tuple[float, float]:
     return low, high
 
 
-def remarks(data: Dataset, declared: Mapping[str, Condition], training: np.ndarray) -> list[str]:
+def condition_notes(data: Dataset, declared: Mapping[str, Condition], training: np.ndarray) -> list[str]:
     """Notes on what the columns of conditions say, or do not.   training: the rows that are trained on."""
     notes = []
     for name, condition in declared.items():
@@ -116,7 +118,7 @@ def remarks(data: Dataset, declared: Mapping[str, Condition], training: np.ndarr
             column = [] if condition.kind == "image" else _read(data, name, condition)[0]
         except UsageError:
             continue  # whoever fits the condition says what is wrong
-        said = [said_or_none(value) if condition.kind != "text" else text_or_none(value) for value in column]
+        said = [present_or_none(value) if condition.kind != "text" else text_or_none(value) for value in column]
         missing = [row for row, value in enumerate(said) if value is None]
         if (source := condition.column or name) == tables.CAPTIONS and source not in data.columns:
             notes += [tables.captions_note(data, missing)] if said else []
@@ -175,10 +177,10 @@ def with_files(data: Dataset, declared: Mapping[str, Condition]) -> Dataset:
     return replace(data, columns={**data.columns, **files}) if files else data
 
 
-def said_in(data: Dataset, name: str, condition: Condition, rows: np.ndarray) -> list[Any]:
+def column_values(data: Dataset, name: str, condition: Condition, rows: np.ndarray) -> list[Any]:
     """The values of a condition of some examples as people write them, None where one is missing."""
     column, _, _ = _read(data, name, condition, rows)
-    return [said_or_none(value) for value in column]
+    return [present_or_none(value) for value in column]
 
 
 def _read(
@@ -223,7 +225,7 @@ def _cached(folder: Path, name: str, module: TextCondition, texts: Sequence[str]
 
     The file is written batch by batch and read as it is needed: nothing of it has to fit into memory.
     """
-    digest = hashlib.sha256(json.dumps(module.config.model_dump(mode="json", exclude={"drop", "inject"})).encode())
+    digest = hashlib.sha256(json.dumps(module.config.model_dump(mode="json", exclude={"dropout", "inject"})).encode())
     for text in texts:
         digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
     path = folder / f"{as_file_name(name)}-{digest.hexdigest()[:16]}.safetensors"

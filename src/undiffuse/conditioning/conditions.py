@@ -21,14 +21,14 @@ from undiffuse.conditioning.augmentation import AugmentationCondition, Augmentat
 from undiffuse.conditioning.base import ConditionModule
 from undiffuse.conditioning.classes import ClassCondition, ClassConfig, TaskConfig
 from undiffuse.conditioning.numbers import NumberCondition, NumberConfig
-from undiffuse.conditioning.observation import SeenCondition, SeenConfig
+from undiffuse.conditioning.observation import ObservationCondition, ObservationConfig
 from undiffuse.conditioning.pictures import ImageCondition, ImageConfig
 from undiffuse.conditioning.tags import TagsCondition, TagsConfig
 from undiffuse.conditioning.texts import TextCondition, TextConfig
 from undiffuse.conditioning.vectors import VectorCondition, VectorConfig
 from undiffuse.errors import UsageError
 
-KINDS: dict[str, Callable[[Any, int], ConditionModule]] = {
+CONDITION_MODULES: dict[str, Callable[[Any, int], ConditionModule]] = {
     "class": ClassCondition,
     "task": ClassCondition,
     "tags": TagsCondition,
@@ -37,7 +37,7 @@ KINDS: dict[str, Callable[[Any, int], ConditionModule]] = {
     "text": TextCondition,
     "image": ImageCondition,
     "augmentation": AugmentationCondition,
-    "seen": SeenCondition,
+    "observation": ObservationCondition,
 }
 
 ConditionConfig = Annotated[
@@ -49,25 +49,25 @@ ConditionConfig = Annotated[
     | TextConfig
     | ImageConfig
     | AugmentationConfig
-    | SeenConfig,
+    | ObservationConfig,
     Field(discriminator="kind"),
 ]
 
-Values = dict[str, Tensor]
+EncodedConditions = dict[str, Tensor]
 """Encoded conditions: one tensor per condition, with one row per example."""
 
 
-class Told(NamedTuple):
+class NetworkConditioning(NamedTuple):
     """What the network is told of B examples, see base.py.
 
     layers: (B, width).   beside: channels, each (B, c) or (B, c, *size).   tokens: (B, n, width) with absent (B, n), True
     where a token is not there.  None, or empty, where there is nothing of the kind.
     """
 
-    layers: Tensor | None = None
-    beside: tuple[Tensor, ...] = ()
+    embedding: Tensor | None = None
+    concat: tuple[Tensor, ...] = ()
     tokens: Tensor | None = None
-    absent: Tensor | None = None
+    padding_mask: Tensor | None = None
 
 
 def _key(name: str) -> str:
@@ -76,14 +76,14 @@ def _key(name: str) -> str:
     return key + "%" if not key or hasattr(nn.ModuleDict(), key) else key
 
 
-def channels_beside(configs: Mapping[str, ConditionConfig]) -> int:
+def concat_channels(configs: Mapping[str, ConditionConfig]) -> int:
     """How many channels these conditions put beside the noisy input."""
-    return sum(config.beside for config in configs.values())
+    return sum(config.concat_channels for config in configs.values())
 
 
-def attended(configs: Mapping[str, ConditionConfig]) -> bool:
+def cross_attended(configs: Mapping[str, ConditionConfig]) -> bool:
     """Whether any of these conditions is attended to."""
-    return any(config.inject == "attention" for config in configs.values())
+    return any(config.inject == "cross_attention" for config in configs.values())
 
 
 class Conditions(nn.Module):
@@ -95,30 +95,32 @@ class Conditions(nn.Module):
     def __init__(self, configs: Mapping[str, ConditionConfig], width: int, layers: int | None = None) -> None:
         super().__init__()
         self.names = tuple(configs)
-        widths = {name: (layers or width) if config.inject == "layers" else width for name, config in configs.items()}
+        widths = {
+            name: (layers or width) if config.inject == "embedding" else width for name, config in configs.items()
+        }
         self.each = nn.ModuleDict(
-            {_key(name): KINDS[config.kind](config, widths[name]) for name, config in configs.items()}
+            {_key(name): CONDITION_MODULES[config.kind](config, widths[name]) for name, config in configs.items()}
         )
         for name, module in self.items():
             module.name = name
         # a token that is always there, so that attention has something to look at where nothing is said
-        self.start = nn.Parameter(torch.randn(1, 1, width)) if attended(configs) else None
+        self.start = nn.Parameter(torch.randn(1, 1, width)) if cross_attended(configs) else None
 
     @property
-    def askable(self) -> list[str]:
+    def settable(self) -> list[str]:
         """The names of the conditions that a user can ask for."""
-        return [name for name, module in self.items() if module.asked_by_name and not module.config.retired]
+        return [name for name, module in self.items() if module.settable and not module.config.retired]
 
     @property
     def droppable(self) -> list[str]:
         """The names of those that may be left unsaid."""
-        return [name for name in self.askable if self[name].config.droppable]
+        return [name for name in self.settable if self[name].config.droppable]
 
     def path(self, name: str) -> str:
         """Where the parameters of a condition are."""
         return f"each.{_key(name)}"
 
-    def nothing(self, n: int) -> Values:
+    def null(self, n: int) -> EncodedConditions:
         """Nothing said of n examples, on the CPU. Raises UsageError for a condition that must be said."""
         return {name: module.encode([None] * n) for name, module in self.items()}
 
@@ -128,7 +130,7 @@ class Conditions(nn.Module):
     def __getitem__(self, name: str) -> ConditionModule:
         return cast(ConditionModule, self.each[_key(name)])
 
-    def forward(self, values: Values) -> Told:
+    def forward(self, values: EncodedConditions) -> NetworkConditioning:
         if values.keys() != set(self.names):
             raise UsageError(
                 f"conditions {sorted(values)} were given to a model whose conditions are {sorted(self.names)}."
@@ -139,9 +141,9 @@ class Conditions(nn.Module):
         absent: list[Tensor] = []
         for name, module in self.items():
             embedding = module(values[name])
-            {"layers": layers, "concat": beside, "attention": tokens}[module.config.inject].append(embedding)
-            if module.config.inject == "attention":
-                missing = module.absent(values[name])
+            {"embedding": layers, "concat": beside, "cross_attention": tokens}[module.config.inject].append(embedding)
+            if module.config.inject == "cross_attention":
+                missing = module.padding_mask(values[name])
                 absent.append(
                     torch.zeros(embedding.shape[:2], dtype=torch.bool, device=embedding.device)
                     if missing is None
@@ -149,13 +151,15 @@ class Conditions(nn.Module):
                 )
         summed = torch.stack(layers).sum(0) if len(layers) > 1 else layers[0] if layers else None
         if not tokens:
-            return Told(summed, tuple(beside))
+            return NetworkConditioning(summed, tuple(beside))
         assert self.start is not None
         start = self.start.expand(len(tokens[0]), -1, -1)
         there = torch.zeros(start.shape[:2], dtype=torch.bool, device=start.device)
-        return Told(summed, tuple(beside), torch.cat([start, *tokens], 1), torch.cat([there, *absent], 1))
+        return NetworkConditioning(
+            summed, tuple(beside), torch.cat([start, *tokens], 1), torch.cat([there, *absent], 1)
+        )
 
-    def encode(self, asked: Mapping[str, object], n: int) -> Values:
+    def encode(self, asked: Mapping[str, object], n: int) -> EncodedConditions:
         """What the user asks for, one value for all or a sequence of n, → Values for n examples.
 
         A condition that is not mentioned is the null token.  Raises UsageError for a name the model does not have, a value
@@ -176,22 +180,22 @@ class Conditions(nn.Module):
         if n < 1:
             raise UsageError(f"asked for {n} examples: there should be at least 1.")
         for name in asked:
-            if name not in self.askable:
-                known = f"its conditions are: {', '.join(self.askable)}" if self.askable else "it is unconditional"
+            if name not in self.settable:
+                known = f"its conditions are: {', '.join(self.settable)}" if self.settable else "it is unconditional"
                 raise UsageError(f"this model cannot be told {name!r}: {known}.")
         return {name: self[name].each(value, n, name) for name, value in asked.items()}
 
-    def without(self, values: Values, names: Collection[str] | None = None) -> Values:
+    def without(self, values: EncodedConditions, names: Collection[str] | None = None) -> EncodedConditions:
         """The same with nothing said of `names`, of all that may be left unsaid where None: what guidance starts from."""
         left_out = self.droppable if names is None else names
         return {
-            name: self[name].null(len(value), value.device) if name in left_out else value
+            name: self[name].null_tokens(len(value), value.device) if name in left_out else value
             for name, value in values.items()
         }
 
-    def dropped(self, values: Values, generator: torch.Generator) -> Values:
+    def dropped(self, values: EncodedConditions, generator: torch.Generator) -> EncodedConditions:
         """Training's Values: every condition of every example dropped on its own, and now and then all of them."""
-        own = {name: module.config.drop for name, module in self.items() if module.config.drop}
+        own = {name: module.config.dropout for name, module in self.items() if module.config.dropout}
         n = len(next(iter(values.values()))) if values else 0
         drop = {name: torch.rand(n, generator=generator) < share for name, share in own.items()}
         if len(own) > 1:

@@ -29,16 +29,16 @@ from undiffuse.errors import UsageError
 from undiffuse.process.operators import REC_601, Blur, Downsample, Grey, Mask, Operator
 from undiffuse.rng import GeneratorStream, generator
 
-NOISE = (0.0, 0.0)
+NO_NOISE = (0.0, 0.0)
 Bounds = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
 
 
-class Corruption(BaseModel, ABC):
+class Degradation(BaseModel, ABC):
     """noise: the bounds of s."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    noise: Bounds = NOISE
+    noise: Bounds = NO_NOISE
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
@@ -51,17 +51,17 @@ class Corruption(BaseModel, ABC):
     def operator(self, shape: Sequence[int], n: int, generator: torch.Generator) -> Operator:
         """A for n examples (C, *size). Raises UsageError where it does not fit them."""
 
-    def seen(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """What is shown of x (B, C, *size): (B, C + 2, *size)."""
         operator = self.operator(tuple(x.shape[1:]), len(x), generator)
         low, high = self.noise
         s = low + (high - low) * torch.rand(len(x), generator=generator).to(x)
         y = operator(x)
         y = y + s.reshape(-1, *[1] * (x.ndim - 1)) * torch.randn(y.shape, generator=generator).to(x)
-        return shown(operator, y, s)
+        return observation_channels(operator, y, s)
 
 
-def shown(operator: Operator, y: Tensor, s: Tensor) -> Tensor:
+def observation_channels(operator: Operator, y: Tensor, s: Tensor) -> Tensor:
     """What the network is shown of y with noise of the deviations s (B,): (B, C + 2, *size)."""
     picture = operator.picture(y)
     known = torch.ones_like(picture[:, :1])
@@ -75,7 +75,7 @@ def shown(operator: Operator, y: Tensor, s: Tensor) -> Tensor:
     return torch.cat([picture, known, s.reshape(-1, *[1] * (picture.ndim - 1)).expand_as(known)], 1)
 
 
-class Inpaint(Corruption):
+class Inpaint(Degradation):
     """A box, a half or scattered places are hidden.   hidden: the bounds of the share of a box or of the places."""
 
     kind: Literal["inpaint"] = "inpaint"
@@ -103,7 +103,7 @@ class Inpaint(Corruption):
         return Mask(~hidden.reshape(n, 1, *size))
 
 
-class Upscale(Corruption):
+class Upscale(Degradation):
     """Blocks of `factor` along each axis are averaged."""
 
     kind: Literal["upscale"] = "upscale"
@@ -115,7 +115,7 @@ class Upscale(Corruption):
         return operator
 
 
-class Colorize(Corruption):
+class Colorize(Degradation):
     """Grey: how bright red, green and blue look; the mean of other numbers of channels."""
 
     kind: Literal["colorize"] = "colorize"
@@ -126,7 +126,7 @@ class Colorize(Corruption):
         return operator
 
 
-class Deblur(Corruption):
+class Deblur(Degradation):
     """A Gaussian of the deviation `radius`, in steps of the grid."""
 
     kind: Literal["deblur"] = "deblur"
@@ -136,7 +136,7 @@ class Deblur(Corruption):
         return Blur(self.radius)
 
 
-class Denoise(Corruption):
+class AddNoise(Degradation):
     """Nothing but noise."""
 
     kind: Literal["denoise"] = "denoise"
@@ -146,13 +146,13 @@ class Denoise(Corruption):
         return Mask(torch.ones(1, *shape[1:], dtype=torch.bool))
 
 
-CorruptionConfig = Annotated[Inpaint | Upscale | Colorize | Deblur | Denoise, Field(discriminator="kind")]
-KINDS: dict[str, type[Corruption]] = {
+DegradationConfig = Annotated[Inpaint | Upscale | Colorize | Deblur | AddNoise, Field(discriminator="kind")]
+DEGRADATIONS: dict[str, type[Degradation]] = {
     "inpaint": Inpaint,
     "upscale": Upscale,
     "colorize": Colorize,
     "deblur": Deblur,
-    "denoise": Denoise,
+    "denoise": AddNoise,
 }
 NUMBERS = {"upscale": "factor", "deblur": "radius"}
 
@@ -164,12 +164,12 @@ def second_stage(factor: int) -> Upscale:
     return Upscale(factor=factor, noise=(0.0, 0.5))
 
 
-def described(text: str) -> dict[str, Corruption]:
+def parse_tasks(text: str) -> dict[str, Degradation]:
     """ "inpaint,upscale:4,deblur:1.5" → corruptions by the names they are written with. Raises UsageError."""
     found = {}
     for name in text.split(","):
         kind, colon, number = name.strip().partition(":")
-        if kind not in KINDS or (colon and kind not in NUMBERS):
+        if kind not in DEGRADATIONS or (colon and kind not in NUMBERS):
             raise UsageError(
                 f"there is no task {name.strip()!r}: choose of inpaint, upscale:FACTOR, colorize, deblur:RADIUS and denoise."
             )
@@ -177,35 +177,35 @@ def described(text: str) -> dict[str, Corruption]:
         if colon:
             try:
                 settings = {NUMBERS[kind]: int(number) if kind == "upscale" else float(number)}
-                KINDS[kind](**settings)  # type: ignore[arg-type]
+                DEGRADATIONS[kind](**settings)  # type: ignore[arg-type]
             except ValueError:
                 raise UsageError(
                     f"{name.strip()!r} is no task: write {kind}:{'4' if kind == 'upscale' else '1.5'}."
                 ) from None
-        found[name.strip()] = KINDS[kind](**settings)  # type: ignore[arg-type]
+        found[name.strip()] = DEGRADATIONS[kind](**settings)  # type: ignore[arg-type]
     return found
 
 
-class Tasks:
+class Degradations:
     """Several corruptions by name, one for each example."""
 
-    def __init__(self, corruptions: Mapping[str, Corruption]) -> None:
-        self.corruptions, self.names = dict(corruptions), tuple(corruptions)
+    def __init__(self, corruptions: Mapping[str, Degradation]) -> None:
+        self.each, self.names = dict(corruptions), tuple(corruptions)
 
     def check(self, shape: Sequence[int]) -> None:
         """Raises UsageError for a corruption that does not fit examples (C, *size)."""
-        for name, corruption in self.corruptions.items():
+        for name, corruption in self.each.items():
             try:
                 corruption.operator(shape, 1, generator(GeneratorStream.DISCARDED))
             except ValueError as error:
                 raise UsageError(f"the task {name!r} does not suit this data: {error}") from None
 
-    def told(self, x: Tensor, generator: torch.Generator, which: Tensor | None = None) -> dict[str, Tensor]:
+    def conditions(self, x: Tensor, generator: torch.Generator, which: Tensor | None = None) -> dict[str, Tensor]:
         """What the network is told of x (B, C, *size).   which: task of each example, int64 (B,) on the CPU; drawn when None."""
         which = torch.randint(len(self.names), (len(x),), generator=generator) if which is None else which
         seen = torch.empty(len(x), x.shape[1] + 2, *x.shape[2:], dtype=x.dtype, device=x.device)
-        for k, corruption in enumerate(self.corruptions.values()):
+        for k, corruption in enumerate(self.each.values()):
             rows = (which == k).nonzero()[:, 0].to(x.device)
             if len(rows):
-                seen[rows] = corruption.seen(x[rows], generator)
-        return {"seen": seen} | ({"task": which.to(x.device)} if len(self.names) > 1 else {})
+                seen[rows] = corruption.observe(x[rows], generator)
+        return {"observation": seen} | ({"task": which.to(x.device)} if len(self.names) > 1 else {})

@@ -31,12 +31,12 @@ class NumberConfig(ConditionSettings):
 
     kind: Literal["number"] = "number"
     mean: float
-    deviation: float = Field(gt=0)
+    std: float = Field(gt=0)
     low: float
     high: float
 
-    def continued(self, data: NumberConfig) -> NumberConfig:
-        return self._continued(data, low=min(self.low, data.low), high=max(self.high, data.high))
+    def merged_with(self, data: NumberConfig) -> NumberConfig:
+        return self._merged(data, low=min(self.low, data.low), high=max(self.high, data.high))
 
 
 class NumberCondition(ConditionModule):
@@ -57,7 +57,7 @@ class NumberCondition(ConditionModule):
             self.mlp(torch.cat([said * torch.cat([z, angles.sin(), angles.cos()], 1), said], 1)), self.config
         )
 
-    def nothing(self) -> Tensor:
+    def null_token(self) -> Tensor:
         return torch.zeros(2)
 
     def read(self, values: Sequence[object]) -> Tensor:
@@ -73,7 +73,7 @@ class NumberCondition(ConditionModule):
                 Note,
                 stacklevel=2,
             )
-        z = (torch.tensor(numbers, dtype=torch.float64) - self.config.mean) / self.config.deviation
+        z = (torch.tensor(numbers, dtype=torch.float64) - self.config.mean) / self.config.std
         return torch.stack([z, torch.ones_like(z)], 1).float()
 
 

@@ -16,32 +16,32 @@ from undiffuse.conditioning.base import ConditionModule, ConditionSettings
 from undiffuse.errors import UsageError
 
 
-class SeenConfig(ConditionSettings):
+class ObservationConfig(ConditionSettings):
     """shape: (channels, *size) of what is seen."""
 
-    kind: Literal["seen"] = "seen"
+    kind: Literal["observation"] = "observation"
     shape: tuple[int, ...] = Field(min_length=2)
-    drop: Literal[0] = 0
+    dropout: Literal[0] = 0
     inject: Literal["concat"] = "concat"
 
-    def continued(self, data: SeenConfig) -> SeenConfig:
+    def merged_with(self, data: ObservationConfig) -> ObservationConfig:
         if data.shape[0] != self.shape[0]:
             raise UsageError(
                 f"the model sees {self.shape[0]} channels, and this has {data.shape[0]}: keep what it sees."
             )
-        return self._continued(data, shape=data.shape)
+        return self._merged(data, shape=data.shape)
 
     @property
-    def beside(self) -> int:
+    def concat_channels(self) -> int:
         return self.shape[0]
 
 
-class SeenCondition(ConditionModule):
+class ObservationCondition(ConditionModule):
     """(B, channels, *size) → the same."""
 
-    config: SeenConfig
+    config: ObservationConfig
 
-    def __init__(self, config: SeenConfig, width: int) -> None:
+    def __init__(self, config: ObservationConfig, width: int) -> None:
         super().__init__(config)
         self.axes = len(config.shape)
 
@@ -55,7 +55,7 @@ class SeenCondition(ConditionModule):
     def forward(self, encoded: Tensor) -> Tensor:
         return encoded
 
-    def nothing(self) -> Tensor:
+    def null_token(self) -> Tensor:
         return torch.zeros(self.config.shape)
 
     def read(self, values: Sequence[object]) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Inject, depth, said_or_none
+from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Inject, depth, present_or_none
 from undiffuse.conditioning.encoded import Encoded, EncodedColumn
 from undiffuse.errors import UsageError
 
@@ -40,13 +40,13 @@ class ImageConfig(ConditionSettings):
     alpha: float | None = None
     inject: Inject = "concat"
 
-    def continued(self, data: ImageConfig) -> ImageConfig:
+    def merged_with(self, data: ImageConfig) -> ImageConfig:
         """The scale stays the one that the network knows."""
         if data.shape[0] != self.shape[0]:
             raise UsageError(
                 f"its pictures have {data.shape[0]} channels, and the model takes {self.shape[0]}: convert them, or name it otherwise."
             )
-        return self._continued(data, shape=data.shape, mode=data.mode)
+        return self._merged(data, shape=data.shape, mode=data.mode)
 
     @property
     def span(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -56,7 +56,7 @@ class ImageConfig(ConditionSettings):
         return (*(self.low,) * (self.shape[0] - 1), 0.0), (*(self.high,) * (self.shape[0] - 1), self.alpha)
 
     @property
-    def beside(self) -> int:
+    def concat_channels(self) -> int:
         return self.shape[0] + 1 if self.inject == "concat" else 0
 
 
@@ -106,7 +106,7 @@ class ImageCondition(ConditionModule):
         if self.config.inject == "concat":
             return encoded
         features = self.convolutions(encoded).flatten(2)
-        return features.mean(2) if self.config.inject == "layers" else features.transpose(1, 2)
+        return features.mean(2) if self.config.inject == "embedding" else features.transpose(1, 2)
 
     def is_one(self, value: object) -> bool:
         """One picture, and no list of several that all leave out their only channel."""
@@ -115,7 +115,7 @@ class ImageCondition(ConditionModule):
             return not others and not (isinstance(value, list | tuple) and hasattr(first, "ndim"))
         return super().is_one(value)
 
-    def nothing(self) -> Tensor:
+    def null_token(self) -> Tensor:
         channels, *size = self.config.shape
         return torch.zeros(channels + 1, *size)
 
@@ -148,5 +148,5 @@ class ImageCondition(ConditionModule):
         if not isinstance(values, Tensor):
             return super().encode_all(values)
         for part in values.split(max(1, NUMBERS_AT_ONCE // math.prod(self.config.shape))):
-            self.encode([said_or_none(value) for value in part])
+            self.encode([present_or_none(value) for value in part])
         return Pictures(values, self.config)

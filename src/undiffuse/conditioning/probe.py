@@ -15,7 +15,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from undiffuse.conditioning.conditions import Values
+from undiffuse.conditioning.conditions import EncodedConditions
 from undiffuse.errors import UsageError
 from undiffuse.rng import GeneratorStream, generator
 
@@ -31,7 +31,7 @@ def shuffled(value: Tensor) -> Tensor | None:
     return value.roll(-step, 0) if most else None
 
 
-def effect(answer: Callable[[Values], Tensor], values: Values, name: str) -> float | None:
+def effect(answer: Callable[[EncodedConditions], Tensor], values: EncodedConditions, name: str) -> float | None:
     """Root mean square change of an answer (B, …) when the condition `name` is shuffled; None where all say the same."""
     other = shuffled(values[name])
     if other is None:
@@ -40,7 +40,7 @@ def effect(answer: Callable[[Values], Tensor], values: Values, name: str) -> flo
 
 
 @contextmanager
-def zeros_lent(module: nn.Module, fresh: Mapping[str, Tensor] = NONE) -> Iterator[None]:
+def perturb_zero_parameters(module: nn.Module, fresh: Mapping[str, Tensor] = NONE) -> Iterator[None]:
     """The module with small random values in the parameters that are all zero, inside a `with`; as it was afterwards.
 
     fresh: for parameters by name, which of their entries are lent values too.
@@ -65,14 +65,17 @@ def zeros_lent(module: nn.Module, fresh: Mapping[str, Tensor] = NONE) -> Iterato
                 parameter.copy_(value)
 
 
-def refuse_deaf(
-    module: nn.Module, answer: Callable[[Values], Tensor], values: Values, fresh: Mapping[str, Tensor] = NONE
+def require_sensitivity(
+    module: nn.Module,
+    answer: Callable[[EncodedConditions], Tensor],
+    values: EncodedConditions,
+    fresh: Mapping[str, Tensor] = NONE,
 ) -> None:
     """Raises UsageError for a condition that does not reach the answer of a module at all.   fresh: see `zeros_lent`."""
     was_training = module.training
     module.eval()
     try:
-        with torch.no_grad(), zeros_lent(module, fresh):
+        with torch.no_grad(), perturb_zero_parameters(module, fresh):
             deaf = [name for name in values if effect(answer, values, name) == 0]
     finally:
         module.train(was_training)

@@ -20,11 +20,11 @@ from undiffuse.conditioning.numbers import NumberConfig, as_number
 from undiffuse.conditioning.pictures import ImageConfig
 from undiffuse.conditioning.tags import TagsConfig, names_in
 from undiffuse.conditioning.texts import TextConfig, WordsEncoder, text_or_none, words_of
-from undiffuse.conditioning.transformers import Pooling, described
+from undiffuse.conditioning.transformers import Pooling, describe_encoder
 from undiffuse.conditioning.vectors import VectorConfig
 from undiffuse.errors import UsageError, explained
 
-Kind = Literal["class", "tags", "number", "vector", "text", "image", "task"]
+ConditionKind = Literal["class", "tags", "number", "vector", "text", "image", "task"]
 WORDS = "words"
 
 
@@ -34,16 +34,16 @@ class Condition(BaseModel):
     column: of the data, or an .npy file with a row for each example; the condition's own name when left out.
     drop: probability that it is not said in training, so that it may be left out when sampling, and guided: 0 for never,
     the design's when left out.
-    inject: into every layer ("layers"), beside the noisy input ("concat"), or to be attended to ("attention").
+    inject: into every layer ("embedding"), beside the noisy input ("concat"), or by cross-attention ("cross_attention").
     encoder: of texts: "words", trained along, or the folder or hub name of a transformer.   pooling: of a transformer's
     states: "mean", "last", or "tokens" for all of them.   channels: to convert pictures in files to: grey, rgb or rgba.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    kind: Kind
+    kind: ConditionKind
     column: str | None = None
-    drop: float | None = Field(None, ge=0, lt=1)
+    dropout: float | None = Field(None, ge=0, lt=1)
     inject: Inject | None = None
     encoder: str | None = None
     pooling: Pooling | None = None
@@ -64,17 +64,17 @@ class Condition(BaseModel):
             raise UsageError(
                 "pooling belongs to a transformer's states: name the transformer as encoder, or leave it out."
             )
-        if self.kind == "task" and self.drop:
+        if self.kind == "task" and self.dropout:
             raise UsageError("a task is always said, so it is never dropped: leave its drop out.")
         if self.channels is not None and self.kind != "image":
             raise UsageError(f"channels are those of pictures, and a {self.kind} is none: leave them out.")
         return self
 
 
-def fitted(
+def fit_condition(
     declared: Condition,
     column: Sequence[object] | Tensor,
-    drop: float = 0.1,
+    dropout: float = 0.1,
     mode: str | None = None,
     download: bool = False,
     continued: bool = False,
@@ -93,7 +93,7 @@ def fitted(
     span: the range of pictures; of the values themselves when None.   alpha: as ImageConfig has it.
     Raises UsageError for a column that the kind does not fit.
     """
-    common: dict[str, Any] = {"drop": drop if declared.drop is None else declared.drop}
+    common: dict[str, Any] = {"dropout": dropout if declared.dropout is None else declared.dropout}
     common |= {"inject": declared.inject} if declared.inject else {}
     if isinstance(column, Tensor):
         if declared.kind == "image":
@@ -108,7 +108,7 @@ def fitted(
     if declared.kind == "task":
         if common["missing"]:
             raise UsageError(f"{len(column) - len(said)} rows name no task, and every example needs one: fill them in.")
-        return TaskConfig(names=_several(vocabulary(said), continued), **common | {"drop": 0})
+        return TaskConfig(names=_several(vocabulary(said), continued), **common | {"dropout": 0})
     if declared.kind == "tags":
         return TagsConfig(
             names=_several(vocabulary(name for value in said for name in names_in(value)), continued), **common
@@ -133,7 +133,7 @@ def fitted(
         numbers = torch.tensor(seen, dtype=torch.float64) if len(set(seen)) > 1 else numbers
         return NumberConfig(
             mean=numbers.mean().item(),
-            deviation=numbers.std().item() if low < high else 1.0,
+            std=numbers.std().item() if low < high else 1.0,
             low=low,
             high=high,
             **common,
@@ -141,12 +141,12 @@ def fitted(
     assert declared.kind == "text"
     texts = [str(value) for value in said]
     if declared.encoder in (None, WORDS):
-        common.setdefault("inject", "attention")
+        common.setdefault("inject", "cross_attention")
         return TextConfig(encoder=WordsEncoder(most=max(1, *(len(words_of(text)) for text in texts))), **common)
     assert declared.encoder is not None
     measured = None if rows is None else [text for row in rows if (text := text_or_none(column[row])) is not None]
-    encoder = described(declared.encoder, declared.pooling, texts, download, measured)
-    common.setdefault("inject", "attention" if encoder.pooling == "tokens" else "layers")
+    encoder = describe_encoder(declared.encoder, declared.pooling, texts, download, measured)
+    common.setdefault("inject", "cross_attention" if encoder.pooling == "tokens" else "embedding")
     return TextConfig(encoder=encoder, **common)
 
 
@@ -177,7 +177,7 @@ def _of_vectors(kind: str, column: Tensor, rows: Collection[int] | None, common:
     deviation = said.std(0)
     return VectorConfig(
         mean=tuple(said.mean(0).tolist()),
-        deviation=tuple(torch.where(deviation > 0, deviation, 1.0).tolist()),
+        std=tuple(torch.where(deviation > 0, deviation, 1.0).tolist()),
         missing=not bool(there.all()),
         **common,
     )

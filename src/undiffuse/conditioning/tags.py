@@ -18,10 +18,10 @@ from torch import Tensor
 from undiffuse.conditioning.base import (
     ConditionModule,
     ConditionSettings,
-    Places,
+    ParameterMap,
     as_token,
-    joined,
-    placed,
+    merged_vocabulary,
+    old_indices,
     two_layers,
     width_for,
 )
@@ -39,8 +39,8 @@ class TagsConfig(ConditionSettings):
     kind: Literal["tags"] = "tags"
     names: tuple[str, ...] = Field(min_length=1)
 
-    def continued(self, data: TagsConfig) -> TagsConfig:
-        return self._continued(data, names=joined(self.names, data.names))
+    def merged_with(self, data: TagsConfig) -> TagsConfig:
+        return self._merged(data, names=merged_vocabulary(self.names, data.names))
 
 
 class TagsCondition(ConditionModule):
@@ -56,16 +56,16 @@ class TagsCondition(ConditionModule):
     def forward(self, encoded: Tensor) -> Tensor:
         return as_token(self.mlp(encoded), self.config)
 
-    def places(self, old: TagsCondition) -> dict[str, Places]:
+    def parameter_map(self, old: TagsCondition) -> dict[str, ParameterMap]:
         """A new name adds nothing at first."""
         names = old.config.names
-        return {"mlp.0.weight": Places(1, (*placed(self.config.names, names), len(names)))}
+        return {"mlp.0.weight": ParameterMap(1, (*old_indices(self.config.names, names), len(names)))}
 
     def is_one(self, value: object) -> bool:
         """A text, a tuple or a set is the tags of one example; a list is those of several."""
         return not isinstance(value, list) and not getattr(value, "ndim", 0)
 
-    def nothing(self) -> Tensor:
+    def null_token(self) -> Tensor:
         return torch.zeros(len(self.config.names) + 1)
 
     def read(self, values: Sequence[object]) -> Tensor:
@@ -85,7 +85,7 @@ class TagsCondition(ConditionModule):
             lengths.append(len(found))
             which.append(-1 if value is None else row)
         if -1 in which:
-            self.refuse_unsaid()
+            self.require_null_token()
         content = torch.tensor(indices, dtype=torch.int32)
         return Ragged(
             content, starts_of(lengths), torch.tensor(which), len(self.config.names), torch.float32, named=True

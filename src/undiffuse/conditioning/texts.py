@@ -21,9 +21,16 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from undiffuse.conditioning.base import AT_ONCE, ConditionModule, ConditionSettings, Places, two_layers, width_for
+from undiffuse.conditioning.base import (
+    EXAMPLES_AT_ONCE,
+    ConditionModule,
+    ConditionSettings,
+    ParameterMap,
+    two_layers,
+    width_for,
+)
 from undiffuse.conditioning.encoded import Distinct, Encoded, EncodedColumn, Ragged, distinct, end_to_end, starts_of
-from undiffuse.conditioning.transformers import Encoder, TransformerEncoder, open_encoder
+from undiffuse.conditioning.transformers import TextEncoder, TransformerEncoder, open_encoder
 from undiffuse.errors import UsageError
 
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -44,7 +51,7 @@ class TextConfig(ConditionSettings):
     kind: Literal["text"] = "text"
     encoder: Annotated[WordsEncoder | TransformerEncoder, Field(discriminator="kind")]
 
-    def continued(self, data: TextConfig) -> TextConfig:
+    def merged_with(self, data: TextConfig) -> TextConfig:
         before, after = (c.encoder.model_dump(exclude={"most", "scale", "source"}) for c in (self, data))
         if before != after:
             raise UsageError(
@@ -52,7 +59,7 @@ class TextConfig(ConditionSettings):
             )
         now: dict[str, object] = {"most": max(self.encoder.most, data.encoder.most)}
         now |= {"source": data.encoder.source} if isinstance(data.encoder, TransformerEncoder) else {}
-        return self._continued(data, encoder=self.encoder.model_copy(update=now))
+        return self._merged(data, encoder=self.encoder.model_copy(update=now))
 
 
 def text_or_none(value: object) -> str | None:
@@ -108,34 +115,34 @@ class TextCondition(ConditionModule):
     def forward(self, encoded: Tensor) -> Tensor:
         if not self.tokens:
             pooled = self.mlp(encoded)
-            return pooled[:, None] if self.config.inject == "attention" else pooled
+            return pooled[:, None] if self.config.inject == "cross_attention" else pooled
         states = self.words(encoded) if isinstance(self.config.encoder, WordsEncoder) else encoded
-        if self.config.inject == "attention":
+        if self.config.inject == "cross_attention":
             return self.mlp(states)
         there = (~self._absent(encoded)).to(states.dtype)[:, :, None]
         return self.mlp((states * there).sum(1) / there.sum(1).clamp(min=1))
 
-    def absent(self, encoded: Tensor) -> Tensor | None:
+    def padding_mask(self, encoded: Tensor) -> Tensor | None:
         return self._absent(encoded) if self.tokens else None
 
     def _absent(self, encoded: Tensor) -> Tensor:
         return encoded[:, :, 0 if isinstance(self.config.encoder, WordsEncoder) else -1] == 0
 
-    def nothing(self) -> Tensor:
+    def null_token(self) -> Tensor:
         encoder = self.config.encoder
         if isinstance(encoder, WordsEncoder):
             return torch.zeros(encoder.most, PARTS, dtype=torch.int64)
         return torch.zeros(encoder.most, encoder.width + 1) if self.tokens else torch.zeros(encoder.width + 1)
 
-    def places(self, old: TextCondition) -> dict[str, Places]:
+    def parameter_map(self, old: TextCondition) -> dict[str, ParameterMap]:
         """Places in the text beyond the longest so far add nothing at first."""
         if not isinstance(self.config.encoder, WordsEncoder):
             return {}
         most = old.config.encoder.most
-        return {"words.place": Places(0, tuple(k if k < most else None for k in range(self.config.encoder.most)))}
+        return {"words.place": ParameterMap(0, tuple(k if k < most else None for k in range(self.config.encoder.most)))}
 
     @cached_property
-    def encoder(self) -> Encoder:
+    def encoder(self) -> TextEncoder:
         """The transformer, loaded when it is first needed and no part of the model's own weights."""
         assert isinstance(self.config.encoder, TransformerEncoder)
         return open_encoder(self.config.encoder, self.source, self.download)
@@ -160,7 +167,7 @@ class TextCondition(ConditionModule):
         """(the different texts, which of them each value is, int64 (N,), -1 for none). Raises UsageError where something must be said and is not."""
         texts, which = distinct(text_or_none(value) for value in values)
         if (which < 0).any():
-            self.refuse_unsaid()
+            self.require_null_token()
         return texts, which
 
     def parts(self, texts: Sequence[str]) -> Iterator[tuple[Tensor, list[int]]]:
@@ -171,8 +178,8 @@ class TextCondition(ConditionModule):
                 there = states[..., -1] > 0
                 yield states[there], (there.sum(1).tolist() if self.tokens else [1] * len(states))
             return
-        for start in range(0, len(texts), AT_ONCE):
-            each = [self._words(text) for text in texts[start : start + AT_ONCE]]
+        for start in range(0, len(texts), EXAMPLES_AT_ONCE):
+            each = [self._words(text) for text in texts[start : start + EXAMPLES_AT_ONCE]]
             known = {word: hashed(word, encoder.buckets) for word in {word for words in each for word in words}}
             flat = [known[word] for words in each for word in words]
             yield torch.tensor(flat, dtype=torch.int32).reshape(-1, PARTS), [len(words) for words in each]
@@ -181,12 +188,12 @@ class TextCondition(ConditionModule):
         """The column of what `parts` gave, one after another.   which: as of `different`."""
         if not self.tokens:
             return Distinct(content, which)
-        return Ragged(content, starts_of(lengths), which, self.config.encoder.most, self.nothing().dtype)
+        return Ragged(content, starts_of(lengths), which, self.config.encoder.most, self.null_token().dtype)
 
     def _empty(self) -> Tensor:
         if isinstance(self.config.encoder, WordsEncoder):
             return torch.zeros(0, PARTS, dtype=torch.int32)
-        return self.nothing()[:0] if self.tokens else self.nothing()[None, :][:0]
+        return self.null_token()[:0] if self.tokens else self.null_token()[None, :][:0]
 
     def _words(self, text: str) -> list[str]:
         words, most = words_of(text), self.config.encoder.most

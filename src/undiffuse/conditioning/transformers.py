@@ -49,7 +49,7 @@ class TransformerEncoder(BaseModel):
     scale: float = Field(1.0, gt=0)
 
 
-class Encoder:
+class TextEncoder:
     """A frozen encoder. Use `states`.
 
     source: a folder, or a name on the hub.   download: whether it may be fetched from there.
@@ -159,7 +159,7 @@ def _check(texts: list[str], lengths: list[int], most: int) -> None:
         )
 
 
-def described(
+def describe_encoder(
     source: str, pooling: Pooling | None, texts: list[str], download: bool = False, measured: list[str] | None = None
 ) -> TransformerEncoder:
     """The configuration of the encoder at `source` for the texts of a data set.
@@ -167,7 +167,7 @@ def described(
     pooling: "last" of encoders that read left to right and "mean" of others, where None.   measured: the texts that the size of states is
     measured on, all when None or empty.
     """
-    encoder, different = Encoder(source, download), list(dict.fromkeys(texts))
+    encoder, different = TextEncoder(source, download), list(dict.fromkeys(texts))
     config = TransformerEncoder(
         source=str(encoder.folder.resolve()) if Path(source).expanduser().is_dir() else source,
         sha256=encoder.sha256(),
@@ -181,9 +181,9 @@ def described(
     return config.model_copy(update={"scale": states[..., :-1][said].square().mean().sqrt().item()})
 
 
-def open_encoder(config: TransformerEncoder, source: str | None = None, download: bool = False) -> Encoder:
+def open_encoder(config: TransformerEncoder, source: str | None = None, download: bool = False) -> TextEncoder:
     """The encoder of a model. Raises UsageError for another one than it was trained with."""
-    encoder = Encoder(source or config.source, download)
+    encoder = TextEncoder(source or config.source, download)
     if encoder.sha256() != config.sha256:
         raise UsageError(
             f"the text encoder in {encoder.folder} is not the one the model was trained with ({Path(config.source).name}, "

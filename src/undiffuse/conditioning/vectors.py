@@ -22,14 +22,14 @@ class VectorConfig(ConditionSettings):
 
     kind: Literal["vector"] = "vector"
     mean: tuple[float, ...] = Field(min_length=1)
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
 
-    def continued(self, data: VectorConfig) -> VectorConfig:
+    def merged_with(self, data: VectorConfig) -> VectorConfig:
         if len(data.mean) != len(self.mean):
             raise UsageError(
                 f"its vectors have {len(data.mean)} numbers, and the model takes {len(self.mean)}: give the same embedding."
             )
-        return self._continued(data)
+        return self._merged(data)
 
 
 class VectorCondition(ConditionModule):
@@ -45,7 +45,7 @@ class VectorCondition(ConditionModule):
     def forward(self, encoded: Tensor) -> Tensor:
         return as_token(self.mlp(encoded), self.config)
 
-    def nothing(self) -> Tensor:
+    def null_token(self) -> Tensor:
         return torch.zeros(len(self.config.mean) + 1)
 
     def read(self, values: Sequence[object]) -> Tensor:
@@ -66,6 +66,6 @@ class VectorCondition(ConditionModule):
                 raise UsageError("the vector holds numbers that are NaN or infinite: mend it.")
             rows.append(vector)
         z = (torch.stack(rows) - torch.tensor(self.config.mean, dtype=torch.float64)) / torch.tensor(
-            self.config.deviation, dtype=torch.float64
+            self.config.std, dtype=torch.float64
         )
         return torch.cat([z, torch.ones(len(z), 1)], 1).float()

@@ -163,7 +163,7 @@ def _classes(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], list[str]
     return found, tuple(str(value) for value in unique), notes
 
 
-def load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+def load_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     """np.load without pickle; every failure as one sentence."""
     try:
         content = np.load(path, allow_pickle=False)
@@ -178,7 +178,7 @@ def load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
 
 def load_one(path: Path) -> np.ndarray:
     """The one array in a file of NumPy. Raises UsageError where it holds several."""
-    content = load(path)
+    content = load_arrays(path)
     if isinstance(content, np.ndarray):
         return content
     if len(content) != 1:
@@ -188,7 +188,7 @@ def load_one(path: Path) -> np.ndarray:
 
 def numpy_file(path: Path, layout: str | None = None) -> Dataset:
     """One array, or several: values under one of VALUES, labels, if any, under one of LABELS, others of as many rows are columns."""
-    content = load(path)
+    content = load_arrays(path)
     if isinstance(content, np.ndarray):
         return _dataset(path.stem, content, None, layout)
     key = next((key for key in VALUES if key in content), None) or (next(iter(content)) if len(content) == 1 else None)

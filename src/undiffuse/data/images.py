@@ -156,7 +156,7 @@ class _Read:
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageSet:
     """values: (N, C, H, W).   kept: which of the files they are.   notes: what was decided and left out."""
 
     values: np.ndarray
@@ -211,7 +211,7 @@ def read_images(
     fit: str = "crop",
     channels: str | None = None,
     max_pixels: int | None = None,
-) -> Images:
+) -> ImageSet:
     """Reads files in parallel into one array.   root: for what is said of them.   The rest: see `pixels.read_image`.
 
     Raises UsageError where more than 1 % cannot be read, or sizes or kinds of pixel differ.
@@ -238,7 +238,7 @@ def read_images(
     ]
     bits = _of_one_depth(values[: len(kept)], shallow)
     notes = [f"skipped {len(bad)} of {len(files)} images that cannot be read: {said}"] if bad else []
-    return Images(values[: len(kept)], kept, (*notes, *_decided(root, pictures, bits)))
+    return ImageSet(values[: len(kept)], kept, (*notes, *_decided(root, pictures, bits)))
 
 
 def _of_one_depth(values: np.ndarray, shallow: list[int]) -> int:

@@ -71,7 +71,7 @@ def sides(size: object) -> list[int]:
     return [int(side) for side in both]
 
 
-def digits() -> Dataset:
+def open_digits() -> Dataset:
     """1,797 handwritten digits of 8×8, values 0..16 (UCI, CC BY 4.0), part of this package."""
     with resources.files("undiffuse.data").joinpath("digits/digits.npz").open("rb") as file:
         content = np.load(file, allow_pickle=False)
@@ -103,7 +103,7 @@ def open_data(config: DataConfig) -> Dataset:
     path = Path(config.source).expanduser()
     suffix = path.suffix.lower()
     if config.source == "digits":
-        data = digits()
+        data = open_digits()
         if path.exists():
             data = replace(
                 data, notes=("'digits' is the data set that comes with undiffuse; what is called so here is ./digits",)

@@ -46,7 +46,7 @@ class SplitConfig(BaseModel):
         )
 
 
-def rows_of(data: Dataset, split: SplitConfig | None, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_rows(data: Dataset, split: SplitConfig | None, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The rows of the training and of the held-out part of a run.   split: None for a run of before, by its held_out and seed."""
     return data.split_rows(held_out, seed) if split is None else split.rows(data)
 

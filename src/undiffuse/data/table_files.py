@@ -19,7 +19,7 @@ SEPARATED = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
 def read_table(path: Path) -> dict[str, list[object]]:
     """The columns of a table, in the order of the file. Raises UsageError for a file that cannot be read as one."""
     try:
-        text = decoded(path)
+        text = decode_text(path)
         rows = (
             [json.loads(line) for line in text.split("\n") if line.strip()]
             if path.suffix.lower() == ".jsonl"
@@ -35,7 +35,7 @@ def read_table(path: Path) -> dict[str, list[object]]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def decoded(path: Path) -> str:
+def decode_text(path: Path) -> str:
     """The text of a file in UTF-8, with or without a byte order mark. Raises UsageError, naming the encoding that it probably has."""
     content = path.read_bytes()
     every_second_is_zero = len(content) > 1 and not any(content[1:200:2])

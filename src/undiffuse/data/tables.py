@@ -21,7 +21,7 @@ from undiffuse.data.arrays import arranged, load_one
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.images import listed, read_images
 from undiffuse.data.table_files import SUFFIXES as SUFFIXES
-from undiffuse.data.table_files import decoded, read_table
+from undiffuse.data.table_files import decode_text, read_table
 from undiffuse.data.table_rows import FILE_COLUMNS, cell_text, rows_by_name
 from undiffuse.errors import UsageError
 
@@ -139,7 +139,7 @@ def captions_beside(data: Dataset) -> np.ndarray | None:
     if not any(path.is_file() for path in paths):
         return None
     try:
-        return text_column([decoded(path).strip() if path.is_file() else "" for path in paths])
+        return text_column([decode_text(path).strip() if path.is_file() else "" for path in paths])
     except (OSError, ValueError) as error:
         raise UsageError(f"the captions in {data.folder} cannot be read: {error}.") from None
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undiffuse.conditioning.columns import encode_columns, said_in
+from undiffuse.conditioning.columns import column_values, encode_columns
 from undiffuse.conditioning.encoded import Encoded
 from undiffuse.conditioning.spec import Condition
 from undiffuse.conditioning.texts import PARTS, TextCondition
@@ -91,7 +91,7 @@ def adherence(
     order = permuted(GeneratorStream.PREDICTORS, held_out, seed)
     learned, tested = np.sort(order[::2]), np.sort(order[1::2])
     asked_rows = tested[np.arange(n) % len(tested)]
-    asked = {name: said_in(data, name, condition, asked_rows) for name, condition in declared.items()}
+    asked = {name: column_values(data, name, condition, asked_rows) for name, condition in declared.items()}
     told = {name: values for name, values in asked.items() if name in model.config.conditions}
 
     def watch(what: str) -> Callable[[float], None]:
@@ -190,7 +190,7 @@ def _judged(
 def _answers(work: ClassifierRun, x: Tensor) -> Tensor:
     """What the averaged weights say of clean examples."""
     work.classifier.eval()
-    with work.trainer.average.swapped():
+    with work.trainer.ema.swapped():
         return torch.cat(
             [work.classifier(part.to(work.device), Level.clean(torch.ones(len(part)))).cpu() for part in x.split(256)]
         )
@@ -215,4 +215,4 @@ def _binomial(share: float, n: int) -> float:
 
 
 def _in_units(config: Any, z: Tensor) -> tuple[float, ...]:
-    return tuple((z.cpu().double() * config.deviation + config.mean).tolist())
+    return tuple((z.cpu().double() * config.std + config.mean).tolist())

@@ -14,7 +14,7 @@ COMPONENTS = 64
 
 
 @dataclass(frozen=True)
-class Ceiling:
+class ReconstructionQuality:
     """What the autoencoder leaves for a model to reach, on n held-out examples.
 
     psnr: of reconstructions, in dB.   frechet: distance between examples and reconstructions, over the principal components
@@ -24,11 +24,11 @@ class Ceiling:
     psnr: float
     frechet: float | None
     components: int
-    deviations: tuple[float, ...]
+    stds: tuple[float, ...]
     n: int
 
 
-def ceiling(run: AutoencoderRun) -> Ceiling:
+def reconstruction_quality(run: AutoencoderRun) -> ReconstructionQuality:
     """What the written autoencoder leaves to reach."""
     latents = load_latents(run.folder, run.device)
     z = latents.encode(run.held_out)
@@ -42,4 +42,4 @@ def ceiling(run: AutoencoderRun) -> Ceiling:
         frechet = frechet_distance(x @ directions, y @ directions)
     axes = (0, *range(2, z.ndim))
     assert latents.config.psnr is not None  # `finish` measured it
-    return Ceiling(latents.config.psnr, frechet, k, tuple(z.cpu().double().std(axes).tolist()), len(x))
+    return ReconstructionQuality(latents.config.psnr, frechet, k, tuple(z.cpu().double().std(axes).tolist()), len(x))

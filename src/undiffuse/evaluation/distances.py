@@ -16,7 +16,7 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 
-CHUNK = 1024
+QUERIES_AT_ONCE = 1024
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -38,7 +38,7 @@ def nearest(queries: Tensor, points: Tensor, k: int = 1) -> tuple[Tensor, Tensor
     points = points.double()
     found = [
         torch.cdist(part.double(), points, compute_mode="donot_use_mm_for_euclid_dist").topk(k, largest=False)
-        for part in queries.split(CHUNK)
+        for part in queries.split(QUERIES_AT_ONCE)
     ]
     return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 

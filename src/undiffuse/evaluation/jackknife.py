@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BLOCKS = 20
+JACKKNIFE_BLOCKS = 20
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,9 @@ class Estimate:
         )
 
 
-def estimated(statistic: Callable[[Tensor], float], rows: Tensor, blocks: int = BLOCKS, least: int = 2) -> Estimate:
+def jackknife(
+    statistic: Callable[[Tensor], float], rows: Tensor, blocks: int = JACKKNIFE_BLOCKS, least: int = 2
+) -> Estimate:
     """A statistic of rows (N, ...), each row in one of `blocks` blocks in turn.   least: how many rows the statistic takes at least."""
     n = len(rows)
     blocks = min(blocks, n)

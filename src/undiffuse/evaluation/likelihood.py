@@ -35,15 +35,15 @@ from undiffuse.process.likelihood.bound import LOG_2, Bins, Bound, Decoder, Dens
 from undiffuse.process.likelihood.continuous import continuous_bound, edges, levels_at
 from undiffuse.process.likelihood.flow import dequantised, flow_likelihood
 from undiffuse.process.philox import standard_normal
-from undiffuse.process.posteriors import Denoise, Fixed, Posterior
+from undiffuse.process.posteriors import DenoiserFn, FixedVariance, Posterior
 from undiffuse.process.schedules import Schedule
 from undiffuse.rng import NoiseStream
 from undiffuse.sampling.guidance import clipped
 
-Method = Literal["chain", "flow", "continuous"]
+LikelihoodMethod = Literal["chain", "flow", "continuous"]
 Unit = Literal["bits", "nats"]
 STRATA = 64
-CHUNK = 256
+LIKELIHOOD_CHUNK = 256
 METHODS = ("chain", "flow", "continuous")
 
 
@@ -84,7 +84,7 @@ class Likelihood:
     evaluations: of the denoiser, for each example and draw.
     """
 
-    method: Method
+    method: LikelihoodMethod
     estimates: Tensor
     terms: tuple[Term, ...]
     quantised: bool
@@ -124,7 +124,7 @@ def likelihood(
     values: np.ndarray | Tensor,
     conditions: Mapping[str, object] | None = None,
     *,
-    method: Method | None = None,
+    method: LikelihoodMethod | None = None,
     draws: int = 1,
     seed: int = 0,
     decoder: Literal["tanh", "exact"] | None = None,
@@ -144,7 +144,7 @@ def likelihood(
         raise UsageError(
             "the likelihood of an autoencoder's latents says nothing of the data's: for that, train a model without --latent."
         )
-    chosen: Method = method or ("chain" if isinstance(model.schedule, Chain) else "continuous")
+    chosen: LikelihoodMethod = method or ("chain" if isinstance(model.schedule, Chain) else "continuous")
     if variance is not None and (chosen != "chain" or not 0 <= variance <= 1):
         raise UsageError(
             f"variance {variance:g} cannot be used: it is of the method chain's transitions, from 0 (small) to 1 (large)."
@@ -152,8 +152,8 @@ def likelihood(
     known = model.denoiser.conditions.encode(conditions or {}, len(values))
     low, high = model.codec.limits(model.device)
 
-    def given(rows: slice) -> Denoise:
-        denoise = model.denoiser.given({name: value[rows].to(model.device) for name, value in known.items()})
+    def given(rows: slice) -> DenoiserFn:
+        denoise = model.denoiser.bind({name: value[rows].to(model.device) for name, value in known.items()})
         if variance is not None:
             denoise = _with_variance(denoise, variance)
         return clipped(denoise, low, high) if model.codec.config.bins and chosen != "flow" else denoise
@@ -174,18 +174,18 @@ def likelihood(
     )
 
 
-def _with_variance(denoise: Denoise, fraction: float) -> Denoise:
+def _with_variance(denoise: DenoiserFn, fraction: float) -> DenoiserFn:
     """The same belief with a variance fixed between the bridge's small (0) and large (1)."""
-    return lambda x_t, level: Posterior(denoise(x_t, level).mean, Fixed(fraction))
+    return lambda x_t, level: Posterior(denoise(x_t, level).mean, FixedVariance(fraction))
 
 
 def estimate(
-    given: Callable[[slice], Denoise],
+    given: Callable[[slice], DenoiserFn],
     schedule: Schedule,
     codec: Codec,
     values: np.ndarray | Tensor,
     *,
-    method: Method,
+    method: LikelihoodMethod,
     draws: int = 1,
     seed: int = 0,
     decoder: Literal["tanh", "exact"] | None = None,
@@ -208,14 +208,14 @@ def estimate(
     quantised = codec.config.bins is not None
     form = None if method == "flow" else (decoder or "tanh") if quantised else "density"
     units = sum(math.log(scale) for scale in codec.config.scale) / len(codec.config.scale)
-    total = draws * -(-len(raw) // CHUNK)
+    total = draws * -(-len(raw) // LIKELIHOOD_CHUNK)
     estimates, terms, evaluations = torch.zeros(draws, len(raw), dtype=torch.float64), [], 0
     with torch.no_grad():
-        for start in range(0, len(raw), CHUNK):
-            rows = slice(start, min(start + CHUNK, len(raw)))
+        for start in range(0, len(raw), LIKELIHOOD_CHUNK):
+            rows = slice(start, min(start + LIKELIHOOD_CHUNK, len(raw)))
             x, index = codec.encode(raw[rows]).to(device), torch.arange(rows.start, rows.stop, device=device)
             for draw in range(draws):
-                done = (start // CHUNK) * draws + draw
+                done = (start // LIKELIHOOD_CHUNK) * draws + draw
 
                 def watch(share: float, done: int = done) -> None:
                     if progress:
@@ -325,11 +325,11 @@ class _Source:
 
 
 def _by_bound(
-    denoise: Denoise,
+    denoise: DenoiserFn,
     schedule: Schedule,
     x: Tensor,
     source: _Source,
-    method: Method,
+    method: LikelihoodMethod,
     decoder: Decoder,
     steps: int | None,
 ) -> tuple[Tensor, list[Term], int]:
@@ -352,14 +352,18 @@ def _by_bound(
 
 def _terms(bound: Bound, noisiest: Level, levels: Level) -> list[Term]:
     """levels: of each row of the bound's steps, the last the decoder's."""
-    ratios, labels, nats = levels.ratio.tolist(), levels.label.tolist(), bound.steps.cpu().double().mean(1).tolist()
+    ratios, labels, nats = (
+        levels.sigma_edm.tolist(),
+        levels.timestep.tolist(),
+        bound.steps.cpu().double().mean(1).tolist(),
+    )
     steps = [Term("step", *row) for row in zip(ratios[:-1], labels[:-1], nats[:-1], strict=True)]
-    prior = Term("prior", noisiest.ratio.item(), noisiest.label.item(), bound.prior.cpu().double().mean().item())
+    prior = Term("prior", noisiest.sigma_edm.item(), noisiest.timestep.item(), bound.prior.cpu().double().mean().item())
     return [prior, *steps, Term("decoder", ratios[-1], labels[-1], nats[-1])]
 
 
 def _by_flow(
-    denoise: Denoise, schedule: Schedule, codec: Codec, x: Tensor, source: _Source, exact_divergence: bool
+    denoise: DenoiserFn, schedule: Schedule, codec: Codec, x: Tensor, source: _Source, exact_divergence: bool
 ) -> tuple[Tensor, list[Term], int]:
     """The same of the flow's density of x, of dequantised x where the data is quantised."""
     if codec.config.bins is not None:
@@ -367,9 +371,9 @@ def _by_flow(
     found = flow_likelihood(denoise, schedule, x, None if exact_divergence else source.signs(), watch=source.watch)
     between = levels_at(schedule, (found.levels.logsnr[1:].clamp(max=60) + found.levels.logsnr[:-1].clamp(min=-60)) / 2)
     nats = found.path.cpu().double().mean((1, 2)).tolist()
-    path = [Term("path", *row) for row in zip(between.ratio.tolist(), between.label.tolist(), nats, strict=True)]
+    path = [Term("path", *row) for row in zip(between.sigma_edm.tolist(), between.timestep.tolist(), nats, strict=True)]
     noisiest = found.levels[0]
-    prior = Term("prior", noisiest.ratio.item(), noisiest.label.item(), found.prior.cpu().double().mean().item())
+    prior = Term("prior", noisiest.sigma_edm.item(), noisiest.timestep.item(), found.prior.cpu().double().mean().item())
     return found.total[0], [prior, *path, Term("units", 0.0, -1.0, found.scale)], found.evaluations
 
 

@@ -25,13 +25,13 @@ from torch import Tensor
 from undiffuse.config import changed
 from undiffuse.errors import UsageError
 from undiffuse.evaluation.distances import frechet_distance
-from undiffuse.evaluation.jackknife import Estimate, estimated
+from undiffuse.evaluation.jackknife import Estimate, jackknife
 from undiffuse.models.model import Model
 from undiffuse.process.levels import Level
-from undiffuse.process.posteriors import Denoise, Posterior
+from undiffuse.process.posteriors import DenoiserFn, Posterior
 from undiffuse.rng import GeneratorStream, generator
-from undiffuse.sampling.fitted_grids import aligned_logsnrs
-from undiffuse.sampling.loop import Moment, initial, trajectory
+from undiffuse.sampling.fitted_grids import fitted_logsnrs
+from undiffuse.sampling.loop import SamplerStep, initial, trajectory
 from undiffuse.sampling.settings import ONE_WAY, OWN_ENDS, OWN_SOLVER, SamplingConfig
 
 PLAIN: dict[str, Any] = {"logsnrs": None} | OWN_SOLVER | ONE_WAY | OWN_ENDS
@@ -155,11 +155,11 @@ def sweep(
         raise UsageError("a sweep needs at least 2 examples and 1 setting: ask for more.")
     guidance = {"guidance": settings[0]["guidance"]} if "guidance" in settings[0] else {}
     for each in settings:  # contradictions are found before the work begins
-        model.how(**(each | {"grid": "trailing"} if each["grid"] == "aligned" else each))
+        model.sampling_config(**(each | {"grid": "trailing"} if each["grid"] == "aligned" else each))
     index = torch.arange(n, device=model.device)
 
-    def walked(how: SamplingConfig, watch: Callable[[Moment], None] | None = None) -> tuple[Tensor, int, float]:
-        denoise = _Counted(model.denoise(conditions or {}, n, how))
+    def walked(how: SamplingConfig, watch: Callable[[SamplerStep], None] | None = None) -> tuple[Tensor, int, float]:
+        denoise = _Counted(model.denoiser_fn(conditions or {}, n, how))
         levels = how.build_levels(model.schedule)
         began = time.perf_counter()
         for moment in trajectory(
@@ -181,7 +181,7 @@ def sweep(
     steps = min(REFERENCE_STEPS, len(getattr(model.schedule, "levels", range(REFERENCE_STEPS + 1))) - 1)
     reference_config = changed(model.config.sampling, REFERENCE | guidance | {"steps": steps})
     few = max(2, min(n, FITTED_NUMBERS // (steps * math.prod(model.codec.shape))))
-    kept: list[Moment] = []
+    kept: list[SamplerStep] = []
     reference, calls, _ = walked(reference_config, lambda m: kept.append(_first(m, few)))
     mesh = reference_config.build_levels(model.schedule)
     directions = min(DIRECTIONS, max(2, n // EACH_DIRECTION), math.prod(model.codec.shape))
@@ -192,7 +192,7 @@ def sweep(
         return (
             None
             if real is None
-            else estimated(lambda rows: frechet_distance(rows, real), x.flatten(1).double() @ basis)
+            else jackknife(lambda rows: frechet_distance(rows, real), x.flatten(1).double() @ basis)
         )
 
     def given(end: Tensor) -> Tensor:
@@ -225,7 +225,7 @@ def sweep(
 class _Counted:
     """A Denoise that counts its evaluations."""
 
-    def __init__(self, denoise: Denoise) -> None:
+    def __init__(self, denoise: DenoiserFn) -> None:
         self.denoise, self.calls = denoise, 0
 
     def __call__(self, x_t: Tensor, level: Level) -> Posterior:
@@ -233,16 +233,16 @@ class _Counted:
         return self.denoise(x_t, level)
 
 
-def _first(moment: Moment, n: int) -> Moment:
+def _first(moment: SamplerStep, n: int) -> SamplerStep:
     """What aligning needs of a moment: the belief about its first n examples."""
     empty = moment.x[:0]
-    return Moment(moment.row, moment.total, moment.level, empty, moment.clean[:n].cpu(), empty, None)
+    return SamplerStep(moment.row, moment.total, moment.level, empty, moment.x0[:n].cpu(), empty, None)
 
 
-def _levelled(setting: dict[str, Any], moments: list[Moment], mesh: Level) -> dict[str, Any]:
+def _levelled(setting: dict[str, Any], moments: list[SamplerStep], mesh: Level) -> dict[str, Any]:
     if setting["grid"] != "aligned":
         return setting
-    return setting | {"logsnrs": list(aligned_logsnrs(moments, mesh, setting["steps"]))}
+    return setting | {"logsnrs": list(fitted_logsnrs(moments, mesh, setting["steps"]))}
 
 
 def _directions(size: int, count: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Classifier: what can be read off a noisy example, p(y | x_t), for guidance by its gradient.
 
-The encoder half of a U-Net, shown x_t/hypot(alpha, sigma) and the clock, answers with the numbers of a distribution of y:
+The encoder half of a U-Net, shown x_t/hypot(alpha, sigma) and the timestep, answers with the numbers of a distribution of y:
 
     class    logits                          log p(y | x_t) = log softmax                  (Dhariwal & Nichol 2021, section 4)
     number   a mean m and log-variance v     log p = -((z - m)² exp(-v) + v + log 2 pi)/2   of the standardised number z
@@ -32,11 +32,11 @@ from undiffuse.errors import UsageError
 from undiffuse.models import storage
 from undiffuse.models.config import ModelConfig
 from undiffuse.models.devices import usable_device
-from undiffuse.networks.encoder import Encoder
+from undiffuse.networks.encoder import UNetEncoder
 from undiffuse.networks.latents import LatentConfig
 from undiffuse.networks.unet_config import UNetConfig
 from undiffuse.process.config import ScheduleConfig
-from undiffuse.process.levels import Level, meet
+from undiffuse.process.levels import Level, broadcast_to
 from undiffuse.sampling.classifier_guidance import Guide
 
 FILE_NAME = "classifier.safetensors"
@@ -64,7 +64,7 @@ class ClassifierConfig(Config):
     schedule: ScheduleConfig
     name: Name
     target: Target = Field(discriminator="kind")
-    weights: Literal["averaged", "raw"] = "averaged"
+    weights: Literal["ema", "online"] = "ema"
     can_guide: tuple[float, float] | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
 
@@ -84,21 +84,21 @@ class Classifier(nn.Module):
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.config = config
-        self.network = Encoder(config.network, config.shape, outputs(config.target))
+        self.network = UNetEncoder(config.network, config.shape, outputs(config.target))
         # reads what users say as a condition of this kind does; its embedding is not used, so it is kept out of the parameters
         self._reader = (READERS[config.target.kind](config.target, 1),)
 
     def forward(self, x_t: Tensor, level: Level) -> Tensor:
-        clock = level.label.to(device=x_t.device, dtype=torch.float32).expand(len(x_t))
-        scale = meet(1 / torch.hypot(level.alpha, level.sigma), x_t)
-        return self.network(scale * x_t, clock).to(torch.promote_types(x_t.dtype, torch.float32))
+        timestep = level.timestep.to(device=x_t.device, dtype=torch.float32).expand(len(x_t))
+        scale = broadcast_to(1 / torch.hypot(level.alpha, level.sigma), x_t)
+        return self.network(scale * x_t, timestep).to(torch.promote_types(x_t.dtype, torch.float32))
 
     def features(self, x: Tensor) -> list[Tensor]:
         """What the network makes of clean examples on the way to its answer, (B, channels, *size) each."""
         schedule = self.config.schedule.build()
         level = schedule(schedule.t_min)
-        scale = meet(level.alpha / torch.hypot(level.alpha, level.sigma), x)
-        return self.network.features(scale * x, level.label.to(device=x.device, dtype=torch.float32).expand(len(x)))
+        scale = broadcast_to(level.alpha / torch.hypot(level.alpha, level.sigma), x)
+        return self.network.features(scale * x, level.timestep.to(device=x.device, dtype=torch.float32).expand(len(x)))
 
     def read(self, values: list[Any]) -> Tensor:
         """What is asked for, encoded, (n, …). Raises UsageError for what cannot be understood."""
@@ -181,10 +181,10 @@ def log_likelihood(target: Target, answer: Tensor, encoded: Tensor) -> Tensor:
 
 
 def save_classifier(
-    path: Path, config: ClassifierConfig, raw: Mapping[str, Tensor], averaged: Mapping[str, Tensor]
+    path: Path, config: ClassifierConfig, online: Mapping[str, Tensor], ema: Mapping[str, Tensor]
 ) -> None:
     """Writes a classifier file atomically and reads it back."""
-    storage.write(path, "classifier", config.model_dump_json(), storage.named(raw=raw, averaged=averaged))
+    storage.write(path, "classifier", config.model_dump_json(), storage.named(online=online, ema=ema))
 
 
 def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Classifier:

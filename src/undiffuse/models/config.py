@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 
 from undiffuse.conditioning.base import Name
-from undiffuse.conditioning.conditions import ConditionConfig, Conditions, attended, channels_beside
-from undiffuse.conditioning.degradations import CorruptionConfig
+from undiffuse.conditioning.conditions import ConditionConfig, Conditions, concat_channels, cross_attended
+from undiffuse.conditioning.degradations import DegradationConfig
 from undiffuse.config import Config
 from undiffuse.data.codec import CodecConfig
 from undiffuse.errors import UsageError
-from undiffuse.models.denoiser import Denoiser, Variance
+from undiffuse.models.denoiser import Denoiser, VarianceKind
 from undiffuse.networks.building import NetworkConfig, build_network
 from undiffuse.networks.latents import LatentConfig
 from undiffuse.process.chains import Chain
@@ -35,25 +35,25 @@ class ModelConfig(Config):
     """What a model file says of itself.
 
     latent: of a model whose x is an autoencoder's latents.
-    clock: the schedule that its network was first trained on, where that is not `schedule`.   c_in, c_noise: see Design.
+    trained_schedule: the schedule that its network was first trained on, where that is not `schedule`.   c_in, c_noise: see Design.
     provenance: where it came from: versions, data, steps, scores; for people, never read by the code.
-    weights: the set that samples, "averaged" or "raw", whichever was better on held-out data.
+    weights: the set that samples, "ema" or "online", whichever was better on held-out data.
     """
 
     codec: CodecConfig
     latent: LatentConfig | None = None
     network: NetworkConfig
     schedule: ScheduleConfig
-    clock: ScheduleConfig | None = None
+    trained_schedule: ScheduleConfig | None = None
     c_in: Literal["scaled", "one"] = "scaled"
     c_noise: CNoiseConfig = CNoiseConfig()
-    prediction: Literal["noise", "clean", "mean", "velocity", "flow", "karras"]
-    variance: Variance
+    prediction: Literal["epsilon", "x0", "posterior_mean", "v", "flow", "edm"]
+    variance: VarianceKind
     sigma_data: float
     conditions: dict[Name, ConditionConfig]
-    tasks: dict[Name, CorruptionConfig] = Field(default_factory=dict)
+    tasks: dict[Name, DegradationConfig] = Field(default_factory=dict)
     sampling: SamplingConfig
-    weights: Literal["averaged", "raw"] = "averaged"
+    weights: Literal["ema", "online"] = "ema"
     provenance: dict[str, Any] = Field(default_factory=dict)
 
     @property
@@ -74,24 +74,24 @@ class ModelConfig(Config):
         channels, *size = self.shape
         network = build_network(
             self.network,
-            channels + channels_beside(self.conditions),
+            channels + concat_channels(self.conditions),
             2 * channels if self.variance.startswith("learned") else channels,
             size,
-            tokens=attended(self.conditions),
+            tokens=cross_attended(self.conditions),
         )
         if len(size) == 2:  # images are convolved faster with their channels innermost
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         conditions = Conditions(self.conditions, network.embedding_width, network.conditioning_width)
         return Denoiser(network, self.build_prediction(), conditions, self.variance), schedule
 
-    def build_clock(self) -> Schedule:
-        """The schedule that the network's clock is of."""
-        return (self.clock or self.schedule).build()
+    def build_trained_schedule(self) -> Schedule:
+        """The schedule that the network was first trained on."""
+        return (self.trained_schedule or self.schedule).build()
 
     def build_prediction(self) -> Prediction:
-        clock = self.clock.build() if self.clock else None
+        trained = self.trained_schedule.build() if self.trained_schedule else None
         return make_prediction(
-            self.prediction, self.schedule.build(), self.sigma_data, clock, self.c_noise.build(), self.c_in == "one"
+            self.prediction, self.schedule.build(), self.sigma_data, trained, self.c_noise.build(), self.c_in == "one"
         )
 
 
@@ -107,9 +107,9 @@ class OnSchedule(Protocol):
     @property
     def schedule(self) -> ScheduleConfig: ...
     @property
-    def clock(self) -> ScheduleConfig | None: ...
+    def trained_schedule(self) -> ScheduleConfig | None: ...
     @property
-    def variance(self) -> Variance: ...
+    def variance(self) -> VarianceKind: ...
     @property
     def sampling(self) -> SamplingConfig: ...
     def model_copy(self, *, update: Mapping[str, Any]) -> Self: ...
@@ -119,11 +119,11 @@ OfModel = TypeVar("OfModel", bound=OnSchedule)
 
 
 def rescheduled(config: OfModel, schedule: ScheduleConfig) -> OfModel:
-    """A model on another schedule: its clock goes on as it was, and its way of sampling where that works there.
+    """A model on another schedule: its network is asked at the levels that it was trained on, and its way of sampling where that works there.
 
     Raises UsageError for a learned variance, which is that of one chain's transitions.
     """
-    clock = config.clock or config.schedule
+    trained = config.trained_schedule or config.schedule
     if schedule == config.schedule:
         return config
     if config.variance == "learned":
@@ -139,5 +139,9 @@ def rescheduled(config: OfModel, schedule: ScheduleConfig) -> OfModel:
         if isinstance(built, Chain) and sampling.steps > len(built):
             sampling = SamplingConfig(steps=len(built))
     return config.model_copy(
-        update={"schedule": schedule, "clock": None if schedule == clock else clock, "sampling": sampling}
+        update={
+            "schedule": schedule,
+            "trained_schedule": None if schedule == trained else trained,
+            "sampling": sampling,
+        }
     )

@@ -1,4 +1,4 @@
-"""Denoiser: a network + what it predicts + a spread = Denoise.
+"""Denoiser: a network + what it predicts + a variance = Denoise.
 
 The one place where a network's output becomes a belief about x_0 (process/predictions.py, eq. 1).  The affine map is
 evaluated in float32 or better whatever the network computes in.  Conditions that go beside the noisy input are put there
@@ -13,16 +13,26 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from undiffuse.conditioning.conditions import Conditions, Told, Values
+from undiffuse.conditioning.conditions import Conditions, EncodedConditions, NetworkConditioning
 from undiffuse.networks.base import Network
-from undiffuse.process.levels import Level, meet
-from undiffuse.process.posteriors import Denoise, Fixed, Learned, LearnedRange, Posterior, Spread
+from undiffuse.process.levels import Level, broadcast_to
+from undiffuse.process.posteriors import (
+    DenoiserFn,
+    FixedVariance,
+    LearnedRangeVariance,
+    LearnedVariance,
+    Posterior,
+    Variance,
+)
 from undiffuse.process.predictions import Prediction
 
-Variance = Literal["fixed_small", "fixed_large", "learned_range", "learned"]
+VarianceKind = Literal["fixed_small", "fixed_large", "learned_range", "learned"]
 
-FIXED = {"fixed_small": Fixed(0.0), "fixed_large": Fixed(1.0)}
-LEARNED: dict[str, Callable[[Tensor], Spread]] = {"learned_range": LearnedRange, "learned": Learned}
+FIXED = {"fixed_small": FixedVariance(0.0), "fixed_large": FixedVariance(1.0)}
+LEARNED: dict[str, Callable[[Tensor], Variance]] = {
+    "learned_range": LearnedRangeVariance,
+    "learned": LearnedVariance,
+}
 
 
 class Denoiser(nn.Module):
@@ -34,57 +44,61 @@ class Denoiser(nn.Module):
     conditions: embeds `values`; with none given, an unconditional model.
     """
 
-    def __init__(self, network: Network, prediction: Prediction, conditions: Conditions, variance: Variance) -> None:
+    def __init__(
+        self, network: Network, prediction: Prediction, conditions: Conditions, variance: VarianceKind
+    ) -> None:
         super().__init__()
         self.network, self.prediction, self.conditions, self.variance = network, prediction, conditions, variance
 
-    def forward(self, x_t: Tensor, level: Level, values: Values | None = None) -> Posterior:
-        return self._believed(x_t, level, self.conditions(values or {}))
+    def forward(self, x_t: Tensor, level: Level, values: EncodedConditions | None = None) -> Posterior:
+        return self._posterior(x_t, level, self.conditions(values or {}))
 
-    def _believed(self, x_t: Tensor, level: Level, told: Told) -> Posterior:
+    def _posterior(self, x_t: Tensor, level: Level, told: NetworkConditioning) -> Posterior:
         row = self.prediction.affine(level)
-        clock = self.prediction.c_noise(level).to(device=x_t.device, dtype=torch.float32).expand(len(x_t))
-        x = meet(row.c_in, x_t) * x_t
-        if told.beside:
-            x = torch.cat([x, *(spread_over(channels, x) for channels in told.beside)], 1)
-        tokens = () if told.tokens is None else (told.tokens, told.absent)
-        F = self.network(x, clock, told.layers, *tokens).to(torch.promote_types(x_t.dtype, torch.float32))
-        spread: Spread
+        timestep = self.prediction.c_noise(level).to(device=x_t.device, dtype=torch.float32).expand(len(x_t))
+        x = broadcast_to(row.c_in, x_t) * x_t
+        if told.concat:
+            x = torch.cat([x, *(at_every_position(channels, x) for channels in told.concat)], 1)
+        tokens = () if told.tokens is None else (told.tokens, told.padding_mask)
+        F = self.network(x, timestep, told.embedding, *tokens).to(torch.promote_types(x_t.dtype, torch.float32))
+        variance: Variance
         if self.variance in FIXED:
-            spread = FIXED[self.variance]
+            variance = FIXED[self.variance]
         else:
             F, head = F.chunk(2, 1)
-            spread = LEARNED[self.variance](head)
-        return Posterior(meet(row.c_skip, x_t) * x_t + meet(row.c_out, x_t) * F, spread)
+            variance = LEARNED[self.variance](head)
+        return Posterior(broadcast_to(row.c_skip, x_t) * x_t + broadcast_to(row.c_out, x_t) * F, variance)
 
-    def given(self, values: Values) -> Denoise:
+    def bind(self, values: EncodedConditions) -> DenoiserFn:
         """The Denoise of one set of conditions, which are embedded once, here, and not at every step."""
-        told = self._told(values)
-        return lambda x_t, level: self._believed(x_t, level, told)
+        told = self._conditioning(values)
+        return lambda x_t, level: self._posterior(x_t, level, told)
 
-    def side_by_side(self, sets: Sequence[Values]) -> Callable[[Tensor, Level], list[Posterior]]:
+    def batched(self, sets: Sequence[EncodedConditions]) -> Callable[[Tensor, Level], list[Posterior]]:
         """The beliefs of several sets of conditions, in one batched evaluation of the network: what guidance compares."""
         n, count = len(next(iter(sets[0].values()))), len(sets)
-        told = self._told({name: torch.cat([values[name] for values in sets]) for name in sets[0]})
+        told = self._conditioning({name: torch.cat([values[name] for values in sets]) for name in sets[0]})
 
         def evaluate(x_t: Tensor, level: Level) -> list[Posterior]:
             each = (
-                Level(level.alpha.repeat(count), level.sigma.repeat(count), level.label.repeat(count))
+                Level(level.alpha.repeat(count), level.sigma.repeat(count), level.timestep.repeat(count))
                 if level.alpha.ndim
                 else level
             )
-            posterior = self._believed(torch.cat([x_t] * count), each, told)
+            posterior = self._posterior(torch.cat([x_t] * count), each, told)
             means = posterior.mean.chunk(count)
-            return [Posterior(mean, _rows(posterior.spread, slice(k * n, (k + 1) * n))) for k, mean in enumerate(means)]
+            return [
+                Posterior(mean, _rows(posterior.variance, slice(k * n, (k + 1) * n))) for k, mean in enumerate(means)
+            ]
 
         return evaluate
 
     @torch.no_grad()
-    def _told(self, values: Values) -> Told:
+    def _conditioning(self, values: EncodedConditions) -> NetworkConditioning:
         return self.conditions(values)
 
 
-def spread_over(channels: Tensor, x: Tensor) -> Tensor:
+def at_every_position(channels: Tensor, x: Tensor) -> Tensor:
     """Channels (B, c) or (B, c, *other size) at every position of x (B, C, *size): copied, or resized."""
     if channels.ndim == 2:
         return channels.reshape(*channels.shape, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:]).to(x.dtype)
@@ -95,10 +109,10 @@ def spread_over(channels: Tensor, x: Tensor) -> Tensor:
     return channels.to(x.dtype)
 
 
-def _rows(spread: Spread, rows: slice) -> Spread:
-    """The spread of some examples of a batch."""
-    if isinstance(spread, LearnedRange):
-        return LearnedRange(spread.v[rows])
-    if isinstance(spread, Learned):
-        return Learned(spread.log_value[rows])
-    return spread
+def _rows(variance: Variance, rows: slice) -> Variance:
+    """The variance of some examples of a batch."""
+    if isinstance(variance, LearnedRangeVariance):
+        return LearnedRangeVariance(variance.v[rows])
+    if isinstance(variance, LearnedVariance):
+        return LearnedVariance(variance.log_value[rows])
+    return variance

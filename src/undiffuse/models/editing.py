@@ -25,29 +25,29 @@ from undiffuse.config import changed
 from undiffuse.errors import UsageError
 from undiffuse.models.model import NUMBERS, Model, at_once
 from undiffuse.process.chains import Chain
-from undiffuse.process.forward import jump
-from undiffuse.process.levels import Level, meet
+from undiffuse.process.forward import add_noise
+from undiffuse.process.levels import Level, broadcast_to
 from undiffuse.process.philox import standard_normal
 from undiffuse.process.probability_flow import angle_of, level_at
 from undiffuse.process.schedules import Schedule
 from undiffuse.rng import NoiseStream
-from undiffuse.sampling.ddpm_inversion import recorded
-from undiffuse.sampling.inversion import inverted, lifted, slerp
-from undiffuse.sampling.loop import Counter, Moment, finite, trajectory
+from undiffuse.sampling.ddpm_inversion import ddpm_inversion
+from undiffuse.sampling.inversion import at_lowest_noise, invert, slerp
+from undiffuse.sampling.loop import Counter, SamplerStep, require_finite, trajectory
 from undiffuse.sampling.noise_estimates import by_likelihood, by_wavelet
 from undiffuse.sampling.settings import ONE_WAY, OWN_ENDS, OWN_SOLVER, UNGUIDED, SamplingConfig
 from undiffuse.sampling.solvers.registry import own_grid
 from undiffuse.sampling.spacings import logsnr
 
-Method = Literal["heun", "ddim", "recorded", "stochastic"]
-Estimate = Literal["likelihood", "wavelet"]
+InversionMethod = Literal["heun", "ddim", "recorded", "stochastic"]
+NoiseEstimate = Literal["likelihood", "wavelet"]
 SOLVERS = {"heun": "heun", "ddim": "euler", "recorded": "ddpm"}  # of the walks whose way back the way up prescribes
 STEPS, ESTIMATE_LEVELS = 100, 64
 
 WITH_GRADIENTS = 64  # examples at once, where gradients are recorded
 RECORDED = 2**24  # numbers of recorded noise at once
 
-Watch = Callable[[Literal["up", "down"], Moment, Tensor], None]
+StepCallback = Callable[[Literal["up", "down"], SamplerStep, Tensor], None]
 """Called with every step of a walk and which examples it is of, int64 (B,): for strips and animations."""
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
@@ -79,25 +79,25 @@ class Interpolation:
 
 
 @dataclass(frozen=True)
-class Restoration:
+class Denoised:
     """mean: x̂, the estimate of least squared error.   sample: one example that may have been there.  Both in the data's
     own range.   x: the noisy example in the model's.   ratio: sigma/alpha of each, given or estimated, (n,)."""
 
     mean: Tensor
     sample: Tensor
     x: Tensor
-    ratio: Tensor
+    sigma_edm: Tensor
 
 
 def reconstruct(
     model: Model,
     values: np.ndarray | Tensor,
     *,
-    method: Method = "heun",
+    method: InversionMethod = "heun",
     strength: float = 1.0,
     conditions: Mapping[str, object] | None = None,
     seed: int = 0,
-    watch: Watch | None = None,
+    watch: StepCallback | None = None,
     progress: Progress | None = None,
     **sampling: Any,
 ) -> Reconstruction:
@@ -122,7 +122,7 @@ def vary(
     *,
     conditions: Mapping[str, object] | None = None,
     seed: int = 0,
-    watch: Watch | None = None,
+    watch: StepCallback | None = None,
     progress: Progress | None = None,
     **sampling: Any,
 ) -> Reconstruction:
@@ -140,17 +140,17 @@ def _there_and_back(
     model: Model,
     values: np.ndarray | Tensor,
     of: Tensor,
-    method: Method,
+    method: InversionMethod,
     strength: float,
     conditions: Mapping[str, object] | None,
     seed: int,
-    watch: Watch | None,
+    watch: StepCallback | None,
     progress: Progress | None,
     sampling: Mapping[str, Any],
 ) -> Reconstruction:
     """of: int64 (n,), which of the values each walk starts from.  What is not returned is held of one batch at a time."""
-    if method not in get_args(Method):
-        raise UsageError(f"there is no method {method!r}: choose one of {', '.join(get_args(Method))}.")
+    if method not in get_args(InversionMethod):
+        raise UsageError(f"there is no method {method!r}: choose one of {', '.join(get_args(InversionMethod))}.")
     if not 0 <= strength <= 1:
         raise UsageError(f"the strength {strength:g} lies outside 0 (nothing) to 1 (all the way to noise).")
     how = _settings(model, SOLVERS.get(method), sampling)
@@ -159,7 +159,7 @@ def _there_and_back(
     x = given if len(of) == len(given) else given[of]
     noised, back, psnr = torch.empty_like(x), torch.empty_like(x), torch.empty(n)
     decoded = torch.empty(n, *model.config.codec.shape, dtype=model.config.codec.storage)
-    denoisers = model.denoisers(conditions or {}, len(values), how)
+    denoisers = model.denoiser_fns(conditions or {}, len(values), how)
     steps = len(levels) - 1
     size = at_once(x.shape[1:], numbers=min(NUMBERS, RECORDED // max(1, steps)) if method == "recorded" else NUMBERS)
     counter = Counter(-(-n // size) * (steps + (max(0, steps - 1) if method in ("heun", "ddim") else 0)), progress)
@@ -168,17 +168,19 @@ def _there_and_back(
         noise: Any = how.noise
         top, rest = here, torch.zeros_like(here)
         if method == "recorded" and steps:
-            noise = recorded(here, denoise, levels, seed=seed, index=index)
+            noise = ddpm_inversion(here, denoise, levels, seed=seed, index=index)
             top, rest = noise.top, noise.rest
         elif method == "stochastic":
             top = (
-                jump(here, levels[0], standard_normal(here.shape[1:], seed, index, stream=NoiseStream.INITIAL).to(here))
+                add_noise(
+                    here, levels[0], standard_normal(here.shape[1:], seed, index, stream=NoiseStream.INITIAL).to(here)
+                )
                 if steps
                 else here
             )
         elif steps:
-            up = inverted(here, denoise, levels, solver)
-            top = _end(counter.counted(up), "up", rows, watch, lifted(here, levels))
+            up = invert(here, denoise, levels, solver)
+            top = _end(counter.counted(up), "up", rows, watch, at_lowest_noise(here, levels))
         down = trajectory(top, denoise, levels, solver, seed=seed, index=index, noise=noise) if steps else iter(())
         result = _end(counter.counted(down), "down", rows, watch, top) + rest
         noised[rows], back[rows], decoded[rows], psnr[rows] = (
@@ -196,9 +198,9 @@ def interpolate(
     second: np.ndarray | Tensor,
     n: int = 9,
     *,
-    method: Method = "heun",
+    method: InversionMethod = "heun",
     conditions: Mapping[str, object] | None = None,
-    watch: Watch | None = None,
+    watch: StepCallback | None = None,
     progress: Progress | None = None,
     **sampling: Any,
 ) -> Interpolation:
@@ -218,10 +220,10 @@ def interpolate(
     x = torch.cat([_encoded(model, value[None]) for value in (first, second)])
     ends, steps, size = torch.arange(2), len(levels) - 1, at_once(x.shape[1:])
     counter = Counter(steps - 1 + steps * -(-n // size), progress)
-    up = inverted(x.to(model.device), model.denoise(conditions or {}, 2, how), levels, solver)
-    top = _end(counter.counted(up), "up", ends, watch, lifted(x.to(model.device), levels))
+    up = invert(x.to(model.device), model.denoiser_fn(conditions or {}, 2, how), levels, solver)
+    top = _end(counter.counted(up), "up", ends, watch, at_lowest_noise(x.to(model.device), levels))
     shares = tuple(torch.linspace(0, 1, n, dtype=torch.float64).tolist())
-    denoisers, back = model.denoisers(conditions or {}, n, how), torch.empty(n, *x.shape[1:])
+    denoisers, back = model.denoiser_fns(conditions or {}, n, how), torch.empty(n, *x.shape[1:])
     decoded = torch.empty(n, *model.config.codec.shape, dtype=model.config.codec.storage)
     for rows in torch.arange(n).split(size):
         between = torch.cat([slerp(top[:1], top[1:], shares[k]) for k in rows.tolist()])
@@ -231,19 +233,19 @@ def interpolate(
     return Interpolation(decoded, shares, x, back, _psnr(model, x, back[[0, -1]]))
 
 
-def restore(
+def denoise(
     model: Model,
     values: np.ndarray | Tensor,
     *,
     noise: float | None = None,
     level: float | Tensor | None = None,
-    estimate: Estimate = "likelihood",
+    estimate: NoiseEstimate = "likelihood",
     conditions: Mapping[str, object] | None = None,
     seed: int = 0,
-    watch: Watch | None = None,
+    watch: StepCallback | None = None,
     progress: Progress | None = None,
     **sampling: Any,
-) -> Restoration:
+) -> Denoised:
     """Removes noise from examples: values = clean ones + noise, (n, C, *size), in the data's own range or beyond it.
 
     noise: its standard deviation in the data's own units.   level: sigma/alpha instead, in the model's, one or (n,).   Neither:
@@ -254,9 +256,9 @@ def restore(
 
     Raises UsageError for a level outside the model's schedule, or both given.
     """
-    x, ratio = _encoded(model, values, limited=False), noise_of(model, values, noise, level, estimate, conditions)
+    x, ratio = _encoded(model, values, limited=False), noise_level(model, values, noise, level, estimate, conditions)
     how, n = _settings(model, None, {"solver": "ddpm", **sampling}), len(x)
-    denoisers, size = model.denoisers(conditions or {}, n, how), at_once(x.shape[1:])
+    denoisers, size = model.denoiser_fns(conditions or {}, n, how), at_once(x.shape[1:])
     means, samples = (torch.empty(n, *model.config.codec.shape, dtype=model.config.codec.storage) for _ in range(2))
     walks = [
         (rows, levels)
@@ -267,22 +269,22 @@ def restore(
     counter = Counter(sum(len(levels) - 1 for _, levels in walks), progress)
     for rows, levels in walks:
         here, index, denoise = x[rows].to(model.device), rows.to(model.device), denoisers(rows)
-        x_t = meet(levels.alpha[0], here) * here
+        x_t = broadcast_to(levels.alpha[0], here) * here
         with torch.no_grad():
-            means[rows] = model.codec.decode(finite(denoise(x_t, levels[0]).mean))
+            means[rows] = model.codec.decode(require_finite(denoise(x_t, levels[0]).mean))
         moments = trajectory(
             x_t, denoise, levels, how.build_solver(model.schedule), seed=seed, index=index, noise=how.noise
         )
         samples[rows] = model.codec.decode(_end(counter.counted(moments), "down", rows, watch, x_t))
-    return Restoration(means, samples, x, ratio)
+    return Denoised(means, samples, x, ratio)
 
 
-def noise_of(
+def noise_level(
     model: Model,
     values: np.ndarray | Tensor,
     noise: float | None = None,
     level: float | Tensor | None = None,
-    estimate: Estimate = "likelihood",
+    estimate: NoiseEstimate = "likelihood",
     conditions: Mapping[str, object] | None = None,
 ) -> Tensor:
     """sigma/alpha of the noise in each example, float64 (n,), given or estimated. Arguments and errors as of `restore`."""
@@ -295,10 +297,10 @@ def noise_of(
     if noise is not None:
         level = noise / _unit(model)
     if level is None:
-        ratio = estimated(model, _encoded(model, values, limited=False), estimate, conditions)
+        ratio = estimate_noise_level(model, _encoded(model, values, limited=False), estimate, conditions)
     else:
         ratio = torch.as_tensor(level, dtype=torch.float64).expand(len(values))
-    top = float(model.schedule([model.schedule.t_max]).ratio)
+    top = float(model.schedule([model.schedule.t_max]).sigma_edm)
     for value in ratio.tolist():
         if not 0 < value <= top:
             raise UsageError(
@@ -307,18 +309,18 @@ def noise_of(
     return ratio
 
 
-def estimated(
-    model: Model, x: Tensor, estimate: Estimate = "likelihood", conditions: Mapping[str, object] | None = None
+def estimate_noise_level(
+    model: Model, x: Tensor, estimate: NoiseEstimate = "likelihood", conditions: Mapping[str, object] | None = None
 ) -> Tensor:
     """sigma/alpha of the noise in each example of x (n, …), in the model's range; float64 (n,)."""
     if estimate == "wavelet":
-        low = float(model.schedule([model.schedule.t_min]).ratio)
+        low = float(model.schedule([model.schedule.t_min]).sigma_edm)
         return by_wavelet(x).cpu().double().clamp(min=low)
     if estimate != "likelihood":
-        raise UsageError(f"there is no estimate {estimate!r}: choose one of {', '.join(get_args(Estimate))}.")
+        raise UsageError(f"there is no estimate {estimate!r}: choose one of {', '.join(get_args(NoiseEstimate))}.")
     unclipped = changed(_settings(model, None, {}), {"clip": "none"})
     levels = logsnr(model.schedule, default_steps(model, ESTIMATE_LEVELS))[:-1]
-    denoisers = model.denoisers(conditions or {}, len(x), unclipped)
+    denoisers = model.denoiser_fns(conditions or {}, len(x), unclipped)
     batches = torch.arange(len(x)).split(at_once(x.shape[1:], most=WITH_GRADIENTS))
     return torch.cat([by_likelihood(x[rows].to(model.device), denoisers(rows), levels) for rows in batches])
 
@@ -391,13 +393,15 @@ def _up_to(levels: Level, strength: float) -> Level:
     return levels[int((angle - strength * angle[0]).abs().argmin()) :]
 
 
-def _end(moments: Iterator[Moment], way: Literal["up", "down"], rows: Tensor, watch: Watch | None, x: Tensor) -> Tensor:
+def _end(
+    moments: Iterator[SamplerStep], way: Literal["up", "down"], rows: Tensor, watch: StepCallback | None, x: Tensor
+) -> Tensor:
     """Where a walk of some examples from x ends."""
     for moment in moments:
         x = moment.x
         if watch:
             watch(way, moment, rows)
-    return finite(x)
+    return require_finite(x)
 
 
 def _psnr(model: Model, x: Tensor, y: Tensor) -> Tensor:

@@ -11,11 +11,12 @@ from torch import Tensor
 from undiffuse.conditioning.texts import TextCondition
 from undiffuse.config import changed, parsed
 from undiffuse.errors import UsageError
+from undiffuse.formats import name_in_1
 from undiffuse.models import lora, storage
 from undiffuse.models.config import ModelConfig
 from undiffuse.models.devices import usable_device
 from undiffuse.models.model import Model
-from undiffuse.models.transfer import carry
+from undiffuse.models.transfer import transfer_weights
 from undiffuse.networks.latents import Latents
 from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.system import FolderLock
@@ -26,13 +27,13 @@ FILE_NAME = "model.safetensors"
 def save_model(
     path: Path,
     config: ModelConfig,
-    raw: Mapping[str, Tensor],
-    averaged: Mapping[str, Tensor],
+    online: Mapping[str, Tensor],
+    ema: Mapping[str, Tensor],
     latents: Latents | None = None,
 ) -> None:
     """Writes a model file atomically and reads it back. Raises OSError for a full disk or a file that reads back wrong."""
     own = {} if latents is None else {"latent": dict(latents.named_parameters())}
-    storage.write(path, "model", config.model_dump_json(), storage.named(raw=raw, averaged=averaged, **own))
+    storage.write(path, "model", config.model_dump_json(), storage.named(online=online, ema=ema, **own))
 
 
 def store_sampling(path: Path, sampling: SamplingConfig) -> None:
@@ -47,7 +48,7 @@ def store_sampling(path: Path, sampling: SamplingConfig) -> None:
 
 def weights_digest(model: Model) -> str:
     """SHA-256 of the weights that sample."""
-    return storage.digest_of("", {name: p.detach().cpu() for name, p in model.denoiser.named_parameters()})
+    return storage.digest_of("", {name_in_1(name): p.detach().cpu() for name, p in model.denoiser.named_parameters()})
 
 
 def load(
@@ -60,7 +61,7 @@ def load(
 ) -> Model:
     """The model in a run folder or a model file.
 
-    weights: "averaged" or "raw"; the better one by default.   encoder: where its text encoder lies now, if it has one.
+    weights: "ema" or "online"; the better one by default.   encoder: where its text encoder lies now, if it has one.
     download: whether that may be fetched.   adapters: a folder of low-rank adapters to tune it by, a run's adapters/ or peft's.
     Its parameters are frozen; to train them, `model.denoiser.requires_grad_()`.
     Raises UsageError, one sentence saying what is wrong, for anything that is not an intact model file.
@@ -96,7 +97,7 @@ def _adapted(model: Model, folder: Path) -> Model:
                 f"the adapters in {folder} tune the weights of {header.start.name}, which are not these: give the model they are of."
             )
         denoiser, schedule = header.model.build()
-        carry(model.denoiser, denoiser, header.model.shape, model.config.build_clock())
+        transfer_weights(model.denoiser, denoiser, header.model.shape, model.config.build_trained_schedule())
         parameters = dict(denoiser.named_parameters())
         with torch.no_grad():
             for name, tensor in tensors.items():

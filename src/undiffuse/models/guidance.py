@@ -16,25 +16,25 @@ import torch
 from torch import Tensor
 
 from undiffuse.conditioning.base import Note
-from undiffuse.conditioning.conditions import Values
+from undiffuse.conditioning.conditions import EncodedConditions
 from undiffuse.data.codec import Codec
 from undiffuse.errors import UsageError
 from undiffuse.models.config import ModelConfig
 from undiffuse.models.denoiser import Denoiser
-from undiffuse.process.posteriors import Denoise
+from undiffuse.process.posteriors import DenoiserFn
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.classifier_guidance import Guide, MeanGuided, by_score
 from undiffuse.sampling.guidance import (
     Pair,
+    cfg_plus_plus,
     classifier_free,
     clipped,
+    composed,
     dynamically_thresholded,
     in_interval,
-    nested,
-    plus,
     projected,
     rescaled,
-    separately,
+    separate_pair,
 )
 from undiffuse.sampling.momentum import Remembering, WithMomentum
 from undiffuse.sampling.settings import SamplingConfig
@@ -42,7 +42,7 @@ from undiffuse.sampling.solvers.ancestral import Ancestral
 from undiffuse.sampling.solvers.base import Solver
 
 
-class Steered(Protocol):
+class GuidedModel(Protocol):
     """What of a model is needed here."""
 
     config: ModelConfig
@@ -55,45 +55,49 @@ class Steered(Protocol):
 
 
 @dataclass(frozen=True)
-class Steering:
+class Guidance:
     """negative: conditions to be guided away from, in place of nothing said.   weaker: a model to be guided away from.
 
     guides: gradients, see sampling/gradients.py.
     """
 
     negative: Mapping[str, object] | None = None
-    weaker: Steered | None = None
+    autoguidance: GuidedModel | None = None
     guides: tuple[Guide, ...] = ()
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """What is asked of n examples: encoded for the model, and for what it is guided away from.   index: of each, 0 … n - 1."""
 
-    values: Values
-    negative: Values | None
-    weaker: Values | None
+    values: EncodedConditions
+    negative: EncodedConditions | None
+    autoguidance: EncodedConditions | None
     index: Tensor
 
-    def rows(self, part: slice | Tensor) -> Asked:
-        def of(values: Values | None) -> Values | None:
+    def rows(self, part: slice | Tensor) -> Request:
+        def of(values: EncodedConditions | None) -> EncodedConditions | None:
             return None if values is None else {name: value[part] for name, value in values.items()}
 
-        return Asked(of(self.values) or {}, of(self.negative), of(self.weaker), self.index[part])
+        return Request(of(self.values) or {}, of(self.negative), of(self.autoguidance), self.index[part])
 
-    def on(self, device: torch.device) -> Asked:
-        def placed(values: Values | None) -> Values | None:
+    def on(self, device: torch.device) -> Request:
+        def placed(values: EncodedConditions | None) -> EncodedConditions | None:
             return None if values is None else {name: value.to(device) for name, value in values.items()}
 
-        return Asked(placed(self.values) or {}, placed(self.negative), placed(self.weaker), self.index.to(device))
+        return Request(
+            placed(self.values) or {}, placed(self.negative), placed(self.autoguidance), self.index.to(device)
+        )
 
 
-def check(model: Steered, how: SamplingConfig, steering: Steering, told: Mapping[str, object] | None = None) -> None:
+def validate(
+    model: GuidedModel, how: SamplingConfig, steering: Guidance, told: Mapping[str, object] | None = None
+) -> None:
     """Raises UsageError for steering that contradicts itself, the settings or the model; notes guidance by what is not told.
 
     told: the conditions that are asked for, where they are known.
     """
-    if not isinstance(steering, Steering):
+    if not isinstance(steering, Guidance):
         raise UsageError(
             f"steering is a Steering, such as Steering(negative={{'class': 'cat'}}), and not {steering!r}."
         )
@@ -107,12 +111,12 @@ def check(model: Steered, how: SamplingConfig, steering: Steering, told: Mapping
                 else "it has none that may be left unsaid"
             )
             raise UsageError(f"this model cannot be guided by {name!r}: {known}.")
-    guided = how.guidance != 1 or bool(scales) or how.guidance_form == "plus"
-    if steering.negative and steering.weaker is not None:
+    guided = how.guidance != 1 or bool(scales) or how.guidance_method == "cfg++"
+    if steering.negative and steering.autoguidance is not None:
         raise UsageError(
             "a negative condition and a weaker model are both what to be guided away from: give one of them."
         )
-    if (steering.negative or steering.weaker is not None) and not guided:
+    if (steering.negative or steering.autoguidance is not None) and not guided:
         raise UsageError(
             "guidance 1 keeps away from nothing: give a guidance above 1 with a negative condition or a weaker model."
         )
@@ -120,13 +124,13 @@ def check(model: Steered, how: SamplingConfig, steering: Steering, told: Mapping
         raise UsageError(
             "scales for each condition start from nothing said, so a negative condition has no place: leave one out."
         )
-    if steering.weaker is not None:
+    if steering.autoguidance is not None:
         if scales:
             raise UsageError(
                 "a weaker model is told the same as this one, so there is one scale for all: leave the scales out."
             )
-        _refuse_other(model, steering.weaker, "the weaker model")
-    elif guided and not conditions.askable:
+        _refuse_other(model, steering.autoguidance, "the weaker model")
+    elif guided and not conditions.settable:
         raise UsageError("this model is unconditional, so there is nothing to guide: leave guidance at 1.")
     elif guided and not conditions.droppable:
         raise UsageError(
@@ -139,7 +143,7 @@ def check(model: Steered, how: SamplingConfig, steering: Steering, told: Mapping
             f"guidance in the form 'mean' moves the mean of ancestral steps, and {how.solver!r} takes none: use ddpm, or 'score'."
         )
     if (
-        isinstance(told, Mapping) and not steering.negative and steering.weaker is None
+        isinstance(told, Mapping) and not steering.negative and steering.autoguidance is None
     ):  # anything else is refused where it is encoded
         _note_unsaid(how, [name for name in conditions.droppable if told.get(name) is not None])
 
@@ -154,7 +158,7 @@ def _note_unsaid(how: SamplingConfig, said: Sequence[str]) -> None:
         warnings.warn("nothing is told that may be left unsaid, so guidance changes nothing", Note, stacklevel=1)
 
 
-def _refuse_other(model: Steered, other: Steered, what: str) -> None:
+def _refuse_other(model: GuidedModel, other: GuidedModel, what: str) -> None:
     """Raises UsageError for a model whose x_t is not this one's."""
     if other.config.codec != model.config.codec:
         raise UsageError(
@@ -167,13 +171,13 @@ def _refuse_other(model: Steered, other: Steered, what: str) -> None:
         )
 
 
-def denoise(
-    model: Steered,
-    asked: Asked,
+def build_denoiser(
+    model: GuidedModel,
+    asked: Request,
     how: SamplingConfig,
-    steering: Steering,
-    seen: Callable[[Denoise], Denoise] = lambda denoise: denoise,
-) -> Denoise:
+    steering: Guidance,
+    seen: Callable[[DenoiserFn], DenoiserFn] = lambda denoise: denoise,
+) -> DenoiserFn:
     """The Denoise that sampling walks with.   seen: what conditions it on something seen of x, see sampling/inverse.py.
 
     That comes before clipping, since a clipped x̂ has no derivative where it was clipped.   With momentum of guidance it is a
@@ -181,7 +185,7 @@ def denoise(
     """
     by_gradient = [guide for guide in steering.guides if guide.form == "score"]
 
-    def steered(believed: Denoise) -> Denoise:
+    def steered(believed: DenoiserFn) -> DenoiserFn:
         guided = _limited(model, seen(believed), how)
         return _limited(model, by_score(guided, by_gradient, asked.index), how) if by_gradient else guided
 
@@ -191,56 +195,58 @@ def denoise(
     return steered(guided)
 
 
-def walking(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering) -> tuple[Denoise, Solver]:
+def build_sampler(
+    model: GuidedModel, asked: Request, how: SamplingConfig, steering: Guidance
+) -> tuple[DenoiserFn, Solver]:
     """The Denoise and the Solver that sampling walks with."""
     solver = how.build_solver(model.schedule)
     by_mean = tuple(guide for guide in steering.guides if guide.form == "mean")
     if by_mean:
         assert isinstance(solver, Ancestral)  # `check` saw to it
         solver = MeanGuided(solver, by_mean, asked.index)
-    believed = denoise(model, asked, how, steering)
+    believed = build_denoiser(model, asked, how, steering)
     return believed, WithMomentum(solver) if isinstance(believed, Remembering) else solver
 
 
-def _guided(model: Steered, asked: Asked, how: SamplingConfig, steering: Steering) -> Denoise:
+def _guided(model: GuidedModel, asked: Request, how: SamplingConfig, steering: Guidance) -> DenoiserFn:
     denoiser, values = model.denoiser, asked.values
     scales = how.guidance_scales or {}
     if scales and len({how.guidance, *scales.values()}) == 1:
         scales, how = {}, how.model_copy(update={"guidance": next(iter(scales.values()))})
-    if how.guidance == 1 and how.guidance_form != "plus" and not scales:
-        return denoiser.given(values)
+    if how.guidance == 1 and how.guidance_method != "cfg++" and not scales:
+        return denoiser.bind(values)
     if scales:
         guided = _nested(model, values, how.guidance, scales)
-    elif how.guidance == 0 and how.guidance_interval is None and steering.weaker is None:
-        return denoiser.given(asked.negative or denoiser.conditions.without(values))
+    elif how.guidance == 0 and how.guidance_interval is None and steering.autoguidance is None:
+        return denoiser.bind(asked.negative or denoiser.conditions.without(values))
     else:
         guided = _extrapolated(_pair(model, asked, steering), how)
     if how.guidance_interval is None:
         return guided
-    plain, low, high = denoiser.given(values), *how.guidance_interval
+    plain, low, high = denoiser.bind(values), *how.guidance_interval
     if isinstance(guided, Remembering):
         return Remembering(lambda running: in_interval(guided.build(running), plain, low, high), guided.share)
     return in_interval(guided, plain, low, high)
 
 
-def _pair(model: Steered, asked: Asked, steering: Steering) -> Pair:
-    if steering.weaker is not None:
-        return separately(model.denoiser.given(asked.values), steering.weaker.denoiser.given(asked.weaker or {}))
-    return model.denoiser.side_by_side(
-        [asked.values, asked.negative or model.denoiser.conditions.without(asked.values)]
-    )
+def _pair(model: GuidedModel, asked: Request, steering: Guidance) -> Pair:
+    if steering.autoguidance is not None:
+        return separate_pair(
+            model.denoiser.bind(asked.values), steering.autoguidance.denoiser.bind(asked.autoguidance or {})
+        )
+    return model.denoiser.batched([asked.values, asked.negative or model.denoiser.conditions.without(asked.values)])
 
 
-def _extrapolated(pair: Pair, how: SamplingConfig) -> Denoise:
-    if how.guidance_form == "projected":
-        longest = how.guidance_longest or math.inf
-        if how.guidance_momentum:
+def _extrapolated(pair: Pair, how: SamplingConfig) -> DenoiserFn:
+    if how.guidance_method == "apg":
+        longest = how.apg_norm_threshold or math.inf
+        if how.apg_momentum:
             return Remembering(
-                lambda running: projected(pair, how.guidance, longest=longest, running=running), how.guidance_momentum
+                lambda running: projected(pair, how.guidance, norm_threshold=longest, running=running), how.apg_momentum
             )
-        return projected(pair, how.guidance, longest=longest)
-    if how.guidance_form == "plus":
-        return plus(pair, how.guidance)
+        return projected(pair, how.guidance, norm_threshold=longest)
+    if how.guidance_method == "cfg++":
+        return cfg_plus_plus(pair, how.guidance)
     return (
         rescaled(pair, how.guidance, how.guidance_rescale)
         if how.guidance_rescale
@@ -248,7 +254,7 @@ def _extrapolated(pair: Pair, how: SamplingConfig) -> Denoise:
     )
 
 
-def _nested(model: Steered, values: Values, rest: float, scales: Mapping[str, float]) -> Denoise:
+def _nested(model: GuidedModel, values: EncodedConditions, rest: float, scales: Mapping[str, float]) -> DenoiserFn:
     """Conditions with scales of their own, one after another in the order of the scales; the others first, with `rest`.
 
     Conditions of one scale are told together, which saves an evaluation.
@@ -261,13 +267,13 @@ def _nested(model: Steered, values: Values, rest: float, scales: Mapping[str, fl
     for names in of.values():
         unsaid -= set(names)
         sets.append(conditions.without(values, unsaid))
-    return nested(model.denoiser.side_by_side(sets), list(of))
+    return composed(model.denoiser.batched(sets), list(of))
 
 
-def _limited(model: Steered, denoise: Denoise, how: SamplingConfig) -> Denoise:
+def _limited(model: GuidedModel, denoise: DenoiserFn, how: SamplingConfig) -> DenoiserFn:
     low, high = model.codec.limits(model.device)
     keep_eps = (
-        how.keep_eps and how.solver != "ddpm"
+        how.epsilon_from == "unclipped" and how.solver != "ddpm"
     )  # which has no eps in diffusers either: its steps are made of x̂ and x_t
     if how.clip == "range":
         return clipped(denoise, low, high, keep_eps=keep_eps)
@@ -278,13 +284,13 @@ def _limited(model: Steered, denoise: Denoise, how: SamplingConfig) -> Denoise:
     return denoise
 
 
-def encoded(
-    model: Steered, conditions: Mapping[str, object], n: int, steering: Steering, device: torch.device | None = None
-) -> Asked:
+def encode_request(
+    model: GuidedModel, conditions: Mapping[str, object], n: int, steering: Guidance, device: torch.device | None = None
+) -> Request:
     """What is asked of n examples, on a device, the model's when None. Raises UsageError, see Conditions.encode."""
     values, weaker = model.denoiser.conditions.encode(conditions, n), None
     negative = model.denoiser.conditions.encode(steering.negative, n) if steering.negative else None
-    if steering.weaker is not None:
-        known = steering.weaker.denoiser.conditions
-        weaker = known.encode({name: value for name, value in conditions.items() if name in known.askable}, n)
-    return Asked(values, negative, weaker, torch.arange(n)).on(device or model.device)
+    if steering.autoguidance is not None:
+        known = steering.autoguidance.denoiser.conditions
+        weaker = known.encode({name: value for name, value in conditions.items() if name in known.settable}, n)
+    return Request(values, negative, weaker, torch.arange(n)).on(device or model.device)

@@ -20,50 +20,52 @@ from torch import Tensor
 
 from undiffuse.config import changed
 from undiffuse.errors import UsageError
-from undiffuse.models.editing import WITH_GRADIENTS, Progress, Watch, default_steps
-from undiffuse.models.guidance import Steering, check, denoise, encoded
+from undiffuse.models.editing import WITH_GRADIENTS, Progress, StepCallback, default_steps
+from undiffuse.models.guidance import Guidance, build_denoiser, encode_request, validate
 from undiffuse.models.model import Model, at_once
 from undiffuse.process.levels import Level
 from undiffuse.process.operators import REC_601, Blur, Downsample, Grey, Mask, hidden_places
-from undiffuse.process.posteriors import Denoise
+from undiffuse.process.posteriors import DenoiserFn
 from undiffuse.sampling.grids import resampled
-from undiffuse.sampling.inverse_problems import DPS, ITERATIONS, Measurement, RePaint, informed, replaced
-from undiffuse.sampling.loop import Counter, finite, initial, trajectory
+from undiffuse.sampling.inverse_problems import DPS, ITERATIONS, Measurement, RePaint, moment_matching, replacement
+from undiffuse.sampling.loop import Counter, initial, require_finite, trajectory
 from undiffuse.sampling.momentum import Remembering, WithMomentum
 from undiffuse.sampling.settings import ONE_WAY, SamplingConfig, completed
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
 from undiffuse.sampling.solvers.base import Solver
 
-Method = Literal["exact", "pigdm", "replace", "dps", "repaint"]
+InverseMethodName = Literal["exact", "pigdm", "replace", "dps", "repaint"]
 STEPS: dict[str, int] = {"dps": 50, "repaint": 30}  # of the methods that change ancestral steps
 ZETA = 0.07
 ROUNDING = 1 / math.sqrt(12)
 
 
 @dataclass(frozen=True)
-class Approach:
+class InverseMethod:
     """How to solve.   method: see sampling/inverse.py; docs/tasks.md has them measured.   iterations: of exact.   zeta: length of the
     steps of dps, where left out ZETA times the root of how many numbers an example has, since so grows the noise of a step.
     length, times: of repaint's jumps: every stretch of so many steps is walked so many times."""
 
-    method: Method = "dps"
+    method: InverseMethodName = "dps"
     iterations: int = ITERATIONS
-    zeta: float | None = None
-    length: int = 10
-    times: int = 5
+    dps_step_size: float | None = None
+    jump_length: int = 10
+    jump_repeats: int = 5
 
     def __post_init__(self) -> None:
-        if self.method not in get_args(Method):
-            raise UsageError(f"there is no method {self.method!r}: choose one of {', '.join(get_args(Method))}.")
-        if self.iterations < 1 or (self.zeta is not None and not 0 < self.zeta < math.inf):
+        if self.method not in get_args(InverseMethodName):
             raise UsageError(
-                f"exact takes 1 or more iterations and dps a zeta above 0, not {self.iterations} and {self.zeta}."
+                f"there is no method {self.method!r}: choose one of {', '.join(get_args(InverseMethodName))}."
+            )
+        if self.iterations < 1 or (self.dps_step_size is not None and not 0 < self.dps_step_size < math.inf):
+            raise UsageError(
+                f"exact takes 1 or more iterations and dps a zeta above 0, not {self.iterations} and {self.dps_step_size}."
             )
 
     @staticmethod
-    def of(what: Approach | Method | None) -> Approach:
+    def of(what: InverseMethod | InverseMethodName | None) -> InverseMethod:
         """The one of a method's name; the usual one for None. Raises UsageError for a name that is none."""
-        return what if isinstance(what, Approach) else Approach() if what is None else Approach(what)
+        return what if isinstance(what, InverseMethod) else InverseMethod() if what is None else InverseMethod(what)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Solution:
     misfit: the root mean square of y - A x before rounding, in the model's range, (inputs, n)."""
 
     values: Tensor
-    seen: Tensor
+    observed: Tensor
     misfit: Tensor
 
 
@@ -82,11 +84,11 @@ def inpaint(
     hidden: np.ndarray | Tensor | None = None,
     n: int = 1,
     *,
-    approach: Approach | Method | None = None,
+    method: InverseMethod | InverseMethodName | None = None,
     conditions: Mapping[str, object] | None = None,
-    steering: Steering | None = None,
+    steering: Guidance | None = None,
     seed: int = 0,
-    watch: Watch | None = None,
+    watch: StepCallback | None = None,
     progress: Progress | None = None,
     **sampling: Any,
 ) -> Solution:
@@ -94,7 +96,7 @@ def inpaint(
 
     values: (inputs, C, *size) in the data's own range; what stands at hidden places does not matter.   hidden: True where to
     fill in, of the shape (*size), (1 or C, *size) or (inputs, 1 or C, *size); where values are NaN when left out.
-    approach: or the name of its method.   conditions: as for Model.sample, one value for all or one for each example.
+    method: or the name of its method.   conditions: as for Model.sample, one value for all or one for each example.
     sampling: any field of SamplingConfig.   progress: called with (done, total) steps.
 
     Raises UsageError for a mask of another size, one that hides everything or nothing, or values that are not finite elsewhere.
@@ -107,7 +109,7 @@ def inpaint(
     x = _encoded(model, torch.where(where, offset, given))
     operator = Mask(~where.to(model.device))
     found = _solved(
-        model, Measurement(operator, operator(x)), n, approach, conditions, steering, seed, watch, progress, sampling
+        model, Measurement(operator, operator(x)), n, method, conditions, steering, seed, watch, progress, sampling
     )
     pasted = torch.where(where[:, None], found.values, given[:, None])
     return Solution(pasted, torch.where(where, offset, given), found.misfit)
@@ -120,11 +122,11 @@ def upscale(
     n: int = 1,
     *,
     noise: float | None = None,
-    approach: Approach | Method | None = None,
+    method: InverseMethod | InverseMethodName | None = None,
     conditions: Mapping[str, object] | None = None,
-    steering: Steering | None = None,
+    steering: Guidance | None = None,
     seed: int = 0,
-    watch: Watch | None = None,
+    watch: StepCallback | None = None,
     progress: Progress | None = None,
     **sampling: Any,
 ) -> Solution:
@@ -144,7 +146,7 @@ def upscale(
         model,
         Measurement(operator, y, _noise(model, noise)),
         n,
-        approach,
+        method,
         conditions,
         steering,
         seed,
@@ -161,11 +163,11 @@ def colorize(
     *,
     weights: tuple[float, ...] | None = None,
     noise: float | None = None,
-    approach: Approach | Method | None = None,
+    method: InverseMethod | InverseMethodName | None = None,
     conditions: Mapping[str, object] | None = None,
-    steering: Steering | None = None,
+    steering: Guidance | None = None,
     seed: int = 0,
-    watch: Watch | None = None,
+    watch: StepCallback | None = None,
     progress: Progress | None = None,
     **sampling: Any,
 ) -> Solution:
@@ -193,7 +195,7 @@ def colorize(
     operator = Grey(tuple(unit / sum(units) for unit in units))
     y = operator(_encoded(model, grey.picture(seen), limited=False))
     measured = Measurement(operator, y, _noise(model, noise, sum(units)))
-    found = _solved(model, measured, n, approach, conditions, steering, seed, watch, progress, sampling)
+    found = _solved(model, measured, n, method, conditions, steering, seed, watch, progress, sampling)
     return Solution(found.values, grey.picture(seen).contiguous(), found.misfit)
 
 
@@ -204,11 +206,11 @@ def deblur(
     n: int = 1,
     *,
     noise: float | None = None,
-    approach: Approach | Method | None = None,
+    method: InverseMethod | InverseMethodName | None = None,
     conditions: Mapping[str, object] | None = None,
-    steering: Steering | None = None,
+    steering: Guidance | None = None,
     seed: int = 0,
-    watch: Watch | None = None,
+    watch: StepCallback | None = None,
     progress: Progress | None = None,
     **sampling: Any,
 ) -> Solution:
@@ -223,7 +225,7 @@ def deblur(
         model,
         Measurement(operator, y, _noise(model, noise)),
         n,
-        approach,
+        method,
         conditions,
         steering,
         seed,
@@ -233,33 +235,33 @@ def deblur(
     )
 
 
-def settings(model: Model, approach: Approach, **sampling: Any) -> SamplingConfig:
+def settings(model: Model, method: InverseMethod, **sampling: Any) -> SamplingConfig:
     """What is walked with: the model's own settings, then the method's, then those given.
 
     Raises UsageError for a solver that the method cannot take.
     """
     own: dict[str, Any] = (
-        {"solver": "ddpm", "steps": default_steps(model, STEPS[approach.method])} if approach.method in STEPS else {}
+        {"solver": "ddpm", "steps": default_steps(model, STEPS[method.method])} if method.method in STEPS else {}
     )
-    if approach.method == "repaint":  # has ups and downs of its own
+    if method.method == "repaint":  # has ups and downs of its own
         own |= ONE_WAY | {"noise": "independent"}
     how = changed(model.config.sampling, completed(model.config.sampling, {**own, **sampling}))
     solver = how.build_solver(model.schedule)
-    if approach.method == "repaint" and not isinstance(solver, Ancestral):
+    if method.method == "repaint" and not isinstance(solver, Ancestral):
         raise UsageError(f"repaint takes ancestral steps, and {how.solver!r} takes none: leave the solver out.")
-    if approach.method == "dps" and not isinstance(solver, Ancestral | DDIM):
+    if method.method == "dps" and not isinstance(solver, Ancestral | DDIM):
         raise UsageError(
             f"dps moves the steps of ddpm or ddim, not those of {how.solver!r}: choose one of these, or the method exact."
         )
     return how
 
 
-def grid(model: Model, approach: Approach, how: SamplingConfig) -> Level:
+def grid(model: Model, method: InverseMethod, how: SamplingConfig) -> Level:
     """The table of levels that is walked."""
     levels = how.build_levels(model.schedule)
     return (
-        resampled(levels, max(1, min(approach.length, len(levels) - 2)), approach.times)
-        if approach.method == "repaint"
+        resampled(levels, max(1, min(method.jump_length, len(levels) - 2)), method.jump_repeats)
+        if method.method == "repaint"
         else levels
     )
 
@@ -268,22 +270,22 @@ def _solved(
     model: Model,
     seen: Measurement,
     n: int,
-    approach: Approach | Method | None,
+    method: InverseMethod | InverseMethodName | None,
     conditions: Mapping[str, object] | None,
-    steering: Steering | None,
+    steering: Guidance | None,
     seed: int,
-    watch: Watch | None,
+    watch: StepCallback | None,
     progress: Progress | None,
     sampling: Mapping[str, Any],
 ) -> Solution:
     """n examples for each row of what is seen."""
     if n < 1:
         raise UsageError(f"asked for {n} answers: ask for at least 1.")
-    approach, steering, inputs = Approach.of(approach), steering or Steering(), len(seen.y)
-    how = settings(model, approach, **sampling)
-    check(model, how, steering)
-    levels, solver = grid(model, approach, how), how.build_solver(model.schedule)
-    asked = encoded(model, conditions or {}, inputs, steering)
+    method, steering, inputs = InverseMethod.of(method), steering or Guidance(), len(seen.y)
+    how = settings(model, method, **sampling)
+    validate(model, how, steering)
+    levels, solver = grid(model, method, how), how.build_solver(model.schedule)
+    asked = encode_request(model, conditions or {}, inputs, steering)
     every = torch.arange(inputs, device=model.device).repeat_interleave(n)
     values = torch.empty(len(every), *model.config.codec.shape, dtype=model.config.codec.storage)
     misfit, size = torch.empty(len(every)), at_once(model.codec.shape, most=WITH_GRADIENTS)
@@ -293,43 +295,43 @@ def _solved(
         rows = every[index]
         some = seen.rows(rows)
         x = initial(levels, model.config.codec.shape, seed, index)
-        belief = denoise(
+        belief = build_denoiser(
             model,
             asked.rows(rows),
             how,
             steering,
-            lambda plain, some=some: _conditioned(plain, some, approach, model),  # type: ignore[misc]
+            lambda plain, some=some: _conditioned(plain, some, method, model),  # type: ignore[misc]
         )
-        walking = _solver(solver, some, approach, x[0].numel())
+        walking = _solver(solver, some, method, x[0].numel())
         walking = WithMomentum(walking) if isinstance(belief, Remembering) else walking
         moments = trajectory(x, belief, levels, walking, seed=seed, index=index, noise=how.noise, s_noise=how.s_noise)
         for moment in counter.counted(moments):
             x = moment.x
             if watch:
                 watch("down", moment, answers)
-        values[answers] = model.codec.decode(finite(x))
+        values[answers] = model.codec.decode(require_finite(x))
         misfit[answers] = some.residual(x).flatten(1).square().mean(1).sqrt().cpu()
     shaped = values.reshape(inputs, n, *model.config.codec.shape)
     return Solution(shaped, model.codec.decode(seen.operator.picture(seen.y)), misfit.reshape(inputs, n))
 
 
-def _conditioned(plain: Denoise, seen: Measurement, approach: Approach, model: Model) -> Denoise:
+def _conditioned(plain: DenoiserFn, seen: Measurement, method: InverseMethod, model: Model) -> DenoiserFn:
     prior = model.config.sigma_data**2
-    if approach.method == "replace":
-        return replaced(plain, seen, prior)
-    if approach.method in ("exact", "pigdm"):
-        return informed(plain, seen, approach.iterations if approach.method == "exact" else 0, prior)
+    if method.method == "replace":
+        return replacement(plain, seen, prior)
+    if method.method in ("exact", "pigdm"):
+        return moment_matching(plain, seen, method.iterations if method.method == "exact" else 0, prior)
     return plain
 
 
-def _solver(solver: Solver, seen: Measurement, approach: Approach, numbers: int) -> Solver:
+def _solver(solver: Solver, seen: Measurement, method: InverseMethod, numbers: int) -> Solver:
     """numbers: of an example."""
-    if approach.method == "repaint":
+    if method.method == "repaint":
         assert isinstance(solver, Ancestral)  # `settings` saw to it
         return RePaint(solver, seen)
-    if approach.method == "dps":
+    if method.method == "dps":
         assert isinstance(solver, Ancestral | DDIM)
-        return DPS(solver, seen, ZETA * math.sqrt(numbers) if approach.zeta is None else approach.zeta)
+        return DPS(solver, seen, ZETA * math.sqrt(numbers) if method.dps_step_size is None else method.dps_step_size)
     return solver
 
 

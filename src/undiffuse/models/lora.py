@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from undiffuse.config import Config, parsed
 from undiffuse.errors import UsageError
+from undiffuse.formats import tensor_name
 from undiffuse.models import storage
 from undiffuse.models.config import ModelConfig, StartConfig
 from undiffuse.models.denoiser import Denoiser
@@ -48,7 +49,7 @@ class AdaptersConfig(Config):
     start: StartConfig
 
 
-def save(folder: Path, denoiser: Denoiser, config: AdaptersConfig) -> None:
+def save_adapters(folder: Path, denoiser: Denoiser, config: AdaptersConfig) -> None:
     """Writes the adapters of a denoiser's network, and all else of it that is trained."""
     tensors, scale, rank = {}, 1.0, 0
     found = adapters_of(denoiser.network)
@@ -115,7 +116,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         with safe_open(folder / WEIGHTS, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {tensor_name(name, 1): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if config["peft_type"] != "LORA" or config.get("bias", "none") != "none":
             raise UsageError("they are no low-rank adapters of weights alone")
         int(config["r"]), float(config["lora_alpha"])

@@ -1,6 +1,6 @@
 """Model: a trained denoiser with everything needed to use it, and the one file it lives in.
 
-The file (storage.py) holds tensors `raw.*` and `averaged.*`, those of an autoencoder `latent.*` where x is its latents, and
+The file (storage.py) holds tensors `online.*` and `ema.*`, those of an autoencoder `latent.*` where x is its latents, and
 in its header the whole ModelConfig.
 """
 
@@ -18,13 +18,13 @@ from undiffuse.data.codec import Codec
 from undiffuse.errors import UsageError, whole
 from undiffuse.models.config import ModelConfig, rescheduled
 from undiffuse.models.denoiser import Denoiser
-from undiffuse.models.guidance import Asked, Steering, check, denoise, encoded, walking
+from undiffuse.models.guidance import Guidance, Request, build_denoiser, build_sampler, encode_request, validate
 from undiffuse.networks.latents import Latents
 from undiffuse.process.config import ScheduleConfig
 from undiffuse.process.levels import Level
-from undiffuse.process.posteriors import Denoise
+from undiffuse.process.posteriors import DenoiserFn
 from undiffuse.process.schedules import Schedule
-from undiffuse.sampling.loop import Counter, Moment, final, initial, trajectory
+from undiffuse.sampling.loop import Counter, SamplerStep, final, initial, trajectory
 from undiffuse.sampling.settings import SamplingConfig, completed
 
 FILE_NAME = "model.safetensors"
@@ -64,7 +64,7 @@ class Model:
         seed: int = 0,
         first: int = 0,
         index: Sequence[int] | None = None,
-        steering: Steering | None = None,
+        steering: Guidance | None = None,
         batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
         **sampling: Any,
@@ -106,7 +106,7 @@ class Model:
         seed: int = 0,
         first: int = 0,
         index: Sequence[int] | None = None,
-        steering: Steering | None = None,
+        steering: Guidance | None = None,
         batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
         **sampling: Any,
@@ -115,9 +115,9 @@ class Model:
         n, seed, first = whole(n, "the number of samples"), whole(seed, "a seed"), whole(first, "the first sample")
         if n < 1:
             raise UsageError(f"asked for {n} samples: ask for at least 1.")
-        how, steering = self.how(**sampling), steering or Steering()
-        check(self, how, steering, conditions or {})
-        asked = encoded(self, conditions or {}, n, steering, torch.device("cpu"))
+        how, steering = self.sampling_config(**sampling), steering or Guidance()
+        validate(self, how, steering, conditions or {})
+        asked = encode_request(self, conditions or {}, n, steering, torch.device("cpu"))
         which = torch.arange(first, first + n) if index is None else torch.tensor([whole(k, "an index") for k in index])
         if len(which) != n:
             raise UsageError(f"{len(which)} indices were given for {n} samples: there should be one each.")
@@ -128,11 +128,11 @@ class Model:
 
     def _batches(
         self,
-        asked: Asked,
+        asked: Request,
         which: Tensor,
         size: int,
         how: SamplingConfig,
-        steering: Steering,
+        steering: Guidance,
         seed: int,
         progress: Callable[[int, int], None] | None,
     ) -> Iterator[Tensor]:
@@ -150,17 +150,17 @@ class Model:
         *,
         seed: int = 0,
         first: int = 0,
-        steering: Steering | None = None,
+        steering: Guidance | None = None,
         **sampling: Any,
-    ) -> Iterator[Moment]:
+    ) -> Iterator[SamplerStep]:
         """Every step of sampling n examples: x_t, the belief x̂ and the next x, in the model's range. See `sample`."""
-        how, steering = self.how(**sampling), steering or Steering()
+        how, steering = self.sampling_config(**sampling), steering or Guidance()
         n, seed, first = whole(n, "the number of samples"), whole(seed, "a seed"), whole(first, "the first sample")
-        check(self, how, steering, conditions or {})
-        asked = encoded(self, conditions or {}, n, steering)
+        validate(self, how, steering, conditions or {})
+        asked = encode_request(self, conditions or {}, n, steering)
         return self._walk(asked, how, steering, how.build_levels(self.schedule), seed, torch.arange(first, first + n))
 
-    def how(self, **sampling: Any) -> SamplingConfig:
+    def sampling_config(self, **sampling: Any) -> SamplingConfig:
         """The model's own way of sampling with some fields of SamplingConfig replaced, see `sampling.settings.completed`.
 
         Raises UsageError where they contradict each other or the model.
@@ -171,30 +171,30 @@ class Model:
         return how
 
     def _walk(
-        self, asked: Asked, how: SamplingConfig, steering: Steering, levels: Level, seed: int, index: Tensor
-    ) -> Iterator[Moment]:
+        self, asked: Request, how: SamplingConfig, steering: Guidance, levels: Level, seed: int, index: Tensor
+    ) -> Iterator[SamplerStep]:
         index = index.to(self.device)
         x = initial(levels, self.codec.shape, seed, index)
-        walked, solver = walking(self, asked, how, steering)
+        walked, solver = build_sampler(self, asked, how, steering)
         return trajectory(x, walked, levels, solver, seed=seed, index=index, noise=how.noise, s_noise=how.s_noise)
 
-    def denoise(self, conditions: Mapping[str, object], n: int, how: SamplingConfig) -> Denoise:
+    def denoiser_fn(self, conditions: Mapping[str, object], n: int, how: SamplingConfig) -> DenoiserFn:
         """The Denoise that sampling n examples walks with: conditioned, guided, clipped. Raises UsageError for momentum, which it cannot have."""
-        return self.denoisers(conditions, n, how)(slice(n))
+        return self.denoiser_fns(conditions, n, how)(slice(n))
 
-    def denoisers(
+    def denoiser_fns(
         self, conditions: Mapping[str, object], n: int, how: SamplingConfig
-    ) -> Callable[[slice | Tensor], Denoise]:
+    ) -> Callable[[slice | Tensor], DenoiserFn]:
         """What gives the Denoise of any rows of n examples, a slice or int64 indices. Raises UsageError as `denoise` does."""
-        if how.guidance_momentum:
+        if how.apg_momentum:
             raise UsageError(
-                "momentum of guidance is a memory of sampling's steps, which this has none of: leave guidance_momentum out."
+                "momentum of guidance is a memory of sampling's steps, which this has none of: leave apg_momentum out."
             )
-        check(self, how, Steering(), conditions)
-        asked = encoded(self, conditions, n, Steering(), torch.device("cpu"))
-        return lambda rows: denoise(self, asked.rows(rows).on(self.device), how, Steering())
+        validate(self, how, Guidance(), conditions)
+        asked = encode_request(self, conditions, n, Guidance(), torch.device("cpu"))
+        return lambda rows: build_denoiser(self, asked.rows(rows).on(self.device), how, Guidance())
 
-    def on(self, schedule: ScheduleConfig) -> Model:
+    def with_schedule(self, schedule: ScheduleConfig) -> Model:
         """The same weights on another noise schedule, without any training: see process/predictions.py, eq. (2).
 
         Its way of sampling is kept where it works there.  Raises UsageError for a variance that belongs to the old one.
@@ -214,7 +214,7 @@ class Model:
         told = ", ".join(
             f"{name} ({config.kind})"
             for name, config in self.config.conditions.items()
-            if name in self.denoiser.conditions.askable
+            if name in self.denoiser.conditions.settable
         )
         by = "" if self.codec.space is None else f" by latents of {self.codec.shape}"
         return (

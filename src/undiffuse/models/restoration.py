@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undiffuse.conditioning.degradations import Corruption, shown
+from undiffuse.conditioning.degradations import Degradation, observation_channels
 from undiffuse.errors import UsageError
 from undiffuse.models.model import Model
 from undiffuse.process.operators import Grey, Mask, Operator, hidden_places
@@ -27,11 +27,11 @@ AUGMENTATION = 0.1
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """What is left of examples.   shown: to the network, (inputs, C + 2, *size).   tasks: of each.   values: its picture, in the data's
     own range, (inputs, C, *size).   known: of inpainting, which numbers are kept, (inputs, C, *size), and their values."""
 
-    shown: Tensor
+    channels: Tensor
     tasks: tuple[str, ...]
     values: Tensor
     known: Tensor | None = None
@@ -39,14 +39,14 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Made:
+class Restored:
     """values: (inputs, n, C, *size), in the data's own range.   seen: what they were made of."""
 
     values: Tensor
-    seen: Seen
+    observation: Observation
 
 
-def corruption_of(model: Model, task: str | None) -> tuple[str, Corruption]:
+def degradation_of(model: Model, task: str | None) -> tuple[str, Degradation]:
     """The task and its corruption; the model's only one where None. Raises UsageError for one it was not trained for."""
     tasks = model.config.tasks
     if not tasks:
@@ -64,18 +64,18 @@ def corruption_of(model: Model, task: str | None) -> tuple[str, Corruption]:
     return task, tasks[task]
 
 
-def simulated(model: Model, values: np.ndarray | Tensor, task: str | None = None, *, seed: int = 0) -> Seen:
+def degrade(model: Model, values: np.ndarray | Tensor, task: str | None = None, *, seed: int = 0) -> Observation:
     """What the task leaves of whole examples (inputs, C, *size), in the data's own range, drawn as in training."""
-    name, corruption = corruption_of(model, task)
+    name, corruption = degradation_of(model, task)
     x = model.codec.encode(values)
-    each = [corruption.seen(x[k : k + 1], generator(GeneratorStream.SIMULATED, seed, k)) for k in range(len(x))]
+    each = [corruption.observe(x[k : k + 1], generator(GeneratorStream.SIMULATED, seed, k)) for k in range(len(x))]
     both = torch.cat(each)
     known = both[:, -2:-1].bool().expand_as(x) if corruption.kind == "inpaint" else None  # type: ignore[attr-defined]
     kept = model.codec.decode(x) if known is not None else None
-    return Seen(both, (name,) * len(x), _picture(model, both), known, kept)
+    return Observation(both, (name,) * len(x), _picture(model, both), known, kept)
 
 
-def given(
+def observe(
     model: Model,
     values: np.ndarray | Tensor,
     task: str | None = None,
@@ -83,7 +83,7 @@ def given(
     hidden: np.ndarray | Tensor | None = None,
     noise: float | None = None,
     added: Tensor | None = None,
-) -> Seen:
+) -> Observation:
     """What someone has of examples, in the data's own range: of the size that the task leaves, (inputs, C, *size / factor) of upscaling.
 
     hidden: of inpainting, True where to fill in, (*size), (1, *size) or (inputs, 1, *size).   noise: how noisy the values are, as
@@ -91,7 +91,7 @@ def given(
     added: standard normal, to add as that noise first where the values have none: noise conditioning augmentation.
     Raises UsageError for values, a mask or noise that the task does not take.
     """
-    name, corruption = corruption_of(model, task)
+    name, corruption = degradation_of(model, task)
     low, high = corruption.noise
     s = low if noise is None else noise
     if not low <= s <= high:
@@ -123,54 +123,54 @@ def given(
         )
     y = operator(model.codec.encode(operator.picture(given_), limited=False))
     y = y if added is None else y + s * added
-    both = shown(operator, y, torch.full((len(y),), float(s)))
+    both = observation_channels(operator, y, torch.full((len(y),), float(s)))
     known = (
         operator.known.expand(len(y), *shape) if isinstance(operator, Mask) and corruption.kind == "inpaint" else None  # type: ignore[attr-defined]
     )
-    return Seen(both, (name,) * len(y), _picture(model, both), known, given_ if known is not None else None)
+    return Observation(both, (name,) * len(y), _picture(model, both), known, given_ if known is not None else None)
 
 
-def together(parts: Sequence[Seen]) -> Seen:
+def concatenate(parts: Sequence[Observation]) -> Observation:
     """Examples of several tasks in one; what is known of some is pasted into these alone."""
     shape = parts[0].values.shape[1:]
-    values, both = (torch.cat([getattr(part, name) for part in parts]) for name in ("values", "shown"))
+    values, both = (torch.cat([getattr(part, name) for part in parts]) for name in ("values", "channels"))
     tasks = tuple(task for part in parts for task in part.tasks)
     if all(part.known is None for part in parts):
-        return Seen(both, tasks, values)
+        return Observation(both, tasks, values)
     known = [
         torch.zeros(len(part.values), *shape, dtype=torch.bool) if part.known is None else part.known for part in parts
     ]
     kept = [part.values if part.kept is None else part.kept for part in parts]
-    return Seen(both, tasks, values, torch.cat(known), torch.cat(kept))
+    return Observation(both, tasks, values, torch.cat(known), torch.cat(kept))
 
 
-def made_of(
+def restore(
     model: Model,
-    seen: Seen,
+    observation: Observation,
     n: int = 1,
     *,
     conditions: Mapping[str, object] | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     **sampling: Any,
-) -> Made:
+) -> Restored:
     """n examples for each of what is seen; numbers that inpainting keeps come back as they were given.
 
     conditions, sampling, progress: as for Model.sample, one value for all or one for each of what is seen.
     """
     if n < 1:
         raise UsageError(f"asked for {n} examples of each: ask for at least 1.")
-    inputs = len(seen.shown)
+    inputs = len(observation.channels)
     each = model.denoiser.conditions.for_each(conditions or {}, inputs)
     told: dict[str, object] = {name: [value for value in values for _ in range(n)] for name, values in each.items()}
-    told["seen"] = seen.shown.repeat_interleave(n, 0).cpu()
+    told["observation"] = observation.channels.repeat_interleave(n, 0).cpu()
     if len(model.config.tasks) > 1:
-        told["task"] = [task for task in seen.tasks for _ in range(n)]
+        told["task"] = [task for task in observation.tasks for _ in range(n)]
     values = model.sample(inputs * n, told, seed=seed, progress=progress, **sampling)
     values = values.reshape(inputs, n, *values.shape[1:])
-    if seen.known is not None and seen.kept is not None:
-        values = torch.where(seen.known[:, None], seen.kept[:, None], values)
-    return Made(values, seen)
+    if observation.known is not None and observation.kept is not None:
+        values = torch.where(observation.known[:, None], observation.kept[:, None], values)
+    return Restored(values, observation)
 
 
 def check_stages(first: Model, second: Model, noise: float | None = None) -> tuple[str, float]:
@@ -197,7 +197,7 @@ def check_stages(first: Model, second: Model, noise: float | None = None) -> tup
     return name, noise
 
 
-def upscaled(
+def upscale_samples(
     model: Model,
     small: Tensor,
     *,
@@ -217,16 +217,16 @@ def upscaled(
     own = seed_of(GeneratorStream.LATER_STAGE, seed, math.prod(model.config.codec.shape))
     which = torch.arange(len(small)) if index is None else torch.as_tensor(index, dtype=torch.int64)
     added = standard_normal(tuple(small.shape[1:]), own, which, stream=NoiseStream.NOISE_CONDITIONING)
-    seen = given(model, small, name, noise=noise, added=added)
+    seen = observe(model, small, name, noise=noise, added=added)
     told = (
         dict(conditions or {})
-        | {"seen": seen.shown}
+        | {"observation": seen.channels}
         | ({"task": [name] * len(small)} if len(model.config.tasks) > 1 else {})
     )
     return model.sample(len(small), told, seed=own, index=which.tolist(), progress=progress, **sampling)
 
 
-def _upscaling(model: Model) -> tuple[str, Corruption]:
+def _upscaling(model: Model) -> tuple[str, Degradation]:
     found = [(name, task) for name, task in model.config.tasks.items() if task.kind == "upscale"]
     if not found:
         raise UsageError(

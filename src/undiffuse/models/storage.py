@@ -21,11 +21,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from undiffuse.errors import UsageError
+from undiffuse.formats import FORMAT, migrate, tensor_name, version_of
 from undiffuse.system import write_atomically
 
-FORMAT_VERSION = 1
-SETS = ("raw", "averaged")
-AT_ONCE = 2**23  # bytes
+SETS = ("online", "ema")
+BYTES_AT_ONCE = 2**23  # bytes
 DAMAGED = "was changed after it was written, or damaged: fetch it again"
 
 
@@ -36,7 +36,7 @@ def write(path: Path, kind: str, config: str, tensors: Mapping[str, Tensor]) -> 
     """
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     header = {
-        "undiffuse": json.dumps({"format": FORMAT_VERSION, "kind": kind, "sha256": digest_of(config, plain)}),
+        "undiffuse": json.dumps({"format": FORMAT, "kind": kind, "sha256": digest_of(config, plain)}),
         "config": config,
     }
 
@@ -65,25 +65,35 @@ def config_of(path: Path) -> Any:
     """The configuration in a file's header, plain data, None where there is no such file. Tensors are neither read nor checked."""
     try:
         with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {})["config"])
+            metadata = file.metadata() or {}
+            return migrate(json.loads(metadata["config"]), version_of(json.loads(metadata["undiffuse"]), str(path)))
     except (SafetensorError, OSError, KeyError, ValueError):
         return None
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself.   config: its JSON as it stands there.   sha256: of that and of all tensors.   names: of these."""
+    """What a file says of itself.   config: its JSON as it stands there.   sha256: of that and of all tensors.   version: of its format.
+
+    stored: for the name that each tensor has today, the one that it has in the file.
+    """
 
     path: Path
     kind: str
     config: str
     sha256: str
-    names: tuple[str, ...]
+    version: int
+    stored: Mapping[str, str]
 
     @property
     def content(self) -> Any:
-        """The configuration, plain data."""
-        return json.loads(self.config)
+        """The configuration, plain data of today's format."""
+        return migrate(json.loads(self.config), self.version)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the tensors, as they are called today."""
+        return tuple(self.stored)
 
 
 def read_header(path: Path, kind: str) -> Header:
@@ -97,35 +107,33 @@ def read_header(path: Path, kind: str) -> Header:
         raise UsageError(f"{path} holds tensors in the safetensors format, but it is not an undiffuse {kind}.")
     try:
         header = json.loads(metadata["undiffuse"])
-        version, digest, found = int(header["format"]), str(header["sha256"]), str(header.get("kind", "model"))
+        digest, found = str(header["sha256"]), str(header.get("kind", "model"))
         json.loads(metadata["config"])
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{path} {DAMAGED}.") from None
     if found != kind:
         raise UsageError(f"{path} is a {found}, where a {kind} is needed.")
-    if version > FORMAT_VERSION:
-        raise UsageError(
-            f"{path} has format {version}, and this version of undiffuse reads up to {FORMAT_VERSION}: upgrade undiffuse."
-        )
-    return Header(path, kind, metadata["config"], digest, names)
+    version = version_of(header, str(path))
+    return Header(path, kind, metadata["config"], digest, version, {tensor_name(name, version): name for name in names})
 
 
 def tensors_in(header: Header) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a file with its name, one after another, so that no more than one need be in memory.
+    """Every tensor of a file with today's name, one after another, so that no more than one need be in memory.
 
     The hash is taken on the way: raises UsageError, after the last, where it is not the header's.
     """
-    names, digest = sorted(header.names), hashlib.sha256(header.config.encode())
+    today = {stored: name for name, stored in header.stored.items()}
+    names, digest = sorted(today), hashlib.sha256(header.config.encode())
     while names:
         with safe_open(
             header.path, "pt"
         ) as file:  # anew after every AT_ONCE bytes: what an open file was read of counts as memory
             read = 0
-            while names and read < AT_ONCE:
+            while names and read < BYTES_AT_ONCE:
                 name = names.pop(0)
                 tensor = file.get_tensor(name)
                 read += _add(digest, name, tensor)
-                yield name, tensor
+                yield today[name], tensor
     if digest.hexdigest() != header.sha256:
         raise UsageError(f"{header.path} {DAMAGED} (its SHA-256 does not match).")
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from undiffuse.conditioning.base import ConditionModule, Places
+from undiffuse.conditioning.base import ConditionModule, ParameterMap
 from undiffuse.errors import UsageError
 from undiffuse.models.denoiser import Denoiser
-from undiffuse.networks.matching import counterparts
+from undiffuse.networks.matching import match_parameters
 from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Schedule
 from undiffuse.rng import GeneratorStream, generator
@@ -27,7 +27,9 @@ CHECKED = 2  # examples
 
 
 @torch.no_grad()
-def carry(old: Denoiser, new: Denoiser, shape: tuple[int, ...], clock: Schedule) -> dict[str, Tensor]:
+def transfer_weights(
+    old: Denoiser, new: Denoiser, shape: tuple[int, ...], trained_schedule: Schedule
+) -> dict[str, Tensor]:
     """Copies weights; returns for each parameter which of its entries are new.
 
     shape: (C, *size) of x, clock: the schedule that the clock of both is of, to check the two against each other.   The conditions
@@ -37,14 +39,14 @@ def carry(old: Denoiser, new: Denoiser, shape: tuple[int, ...], clock: Schedule)
         f"conditions.{new.conditions.path(name)}.{parameter}": where
         for name, module in new.conditions.items()
         if name in old.conditions.names
-        for parameter, where in module.places(old.conditions[name]).items()
+        for parameter, where in module.parameter_map(old.conditions[name]).items()
     }
     for name, module in new.conditions.items():
         if name not in old.conditions.names:
-            module.silence()
+            module.zero_init_output()
     known, parameters = dict(old.named_parameters()), dict(new.named_parameters())
     fresh = {name: torch.ones(p.shape, dtype=torch.bool) for name, p in parameters.items()}
-    for of_new, of_old in counterparts(old, new):
+    for of_new, of_old in match_parameters(old, new):
         value, parameter = known[of_old], parameters[of_new]
         where = places.get(of_new)
         if where is None and of_new.startswith("network."):
@@ -59,18 +61,23 @@ def carry(old: Denoiser, new: Denoiser, shape: tuple[int, ...], clock: Schedule)
                 f"the weights {of_old} {tuple(value.shape)} of the model to start from do not fit data or conditions that need "
                 f"{tuple(parameter.shape)}: keep the size that it was trained on, or train a new model."
             )
-    _check(old, new, shape, clock(clock.nearest(clock.time(torch.tensor(0.5, dtype=torch.float64)))))
+    _check(
+        old,
+        new,
+        shape,
+        trained_schedule(trained_schedule.nearest(trained_schedule.time(torch.tensor(0.5, dtype=torch.float64)))),
+    )
     return fresh
 
 
-def _input_channels(old: Tensor, new: Tensor) -> Places | None:
+def _input_channels(old: Tensor, new: Tensor) -> ParameterMap | None:
     """Of a layer that sees more channels than before, the new ones last."""
     same = old.ndim == new.ndim >= 2 and old.shape[:1] + old.shape[2:] == new.shape[:1] + new.shape[2:]
     more = new.shape[1] - old.shape[1] if same else 0
-    return Places(1, (*range(old.shape[1]), *[None] * more)) if more > 0 else None
+    return ParameterMap(1, (*range(old.shape[1]), *[None] * more)) if more > 0 else None
 
 
-def _place(old: Tensor, new: Tensor, where: Places) -> Tensor:
+def _place(old: Tensor, new: Tensor, where: ParameterMap) -> Tensor:
     """Writes old entries to their places in new; returns which entries are new."""
     start = torch.zeros_like(old.select(where.axis, 0))
     if where.starts:
@@ -101,4 +108,8 @@ def _check(old: Denoiser, new: Denoiser, shape: tuple[int, ...], level: Level) -
 
 def _unsaid(module: ConditionModule, always: bool) -> Tensor:
     """Nothing said; of what must always be said, the first of what can be."""
-    return torch.zeros_like(module.null(CHECKED, torch.device("cpu"))) if always else module.encode([None] * CHECKED)
+    return (
+        torch.zeros_like(module.null_tokens(CHECKED, torch.device("cpu")))
+        if always
+        else module.encode([None] * CHECKED)
+    )

@@ -2,7 +2,7 @@
 
     x ── conv ── blocks ── down ── … ── middle ── (mean, log-variance) ── z ── middle ── … ── up ── blocks ── norm, SiLU, conv ── F
 
-The stages are the U-Net's, and every block hears the clock and the conditions as there, but nothing is carried across:
+The stages are the U-Net's, and every block hears the timestep and the conditions as there, but nothing is carried across:
 what the decoder knows of x is z.  In training z is drawn from N(mean, variance), and its divergence from N(0, I)
 (gaussian.py) is what a pass costs beside its error, weighted by `kl`.  The loss is a mean over dimensions, so the cost is divided by
 their number too; with `kl` = 2 s² the sum is, up to a factor, the bound of a decoder whose output has the standard deviation s.
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from undiffuse.errors import UsageError
 from undiffuse.networks.base import Network
 from undiffuse.networks.blocks import conv, cropped, zeroed
-from undiffuse.networks.gaussian import divergence, drawn, split
-from undiffuse.networks.stages import Stages, norm_of
+from undiffuse.networks.gaussian import divergence, sample_gaussian, split
+from undiffuse.networks.stages import Stages, norm_layer
 from undiffuse.networks.unet_config import Positive, StagesConfig
 
 
@@ -42,17 +42,17 @@ class Bottleneck(nn.Module):
 
     def __init__(self, config: AutoencoderConfig, channels: int) -> None:
         super().__init__()
-        self.norm = norm_of(config)(channels)
+        self.norm = norm_layer(config)(channels)
         self.into = conv(config.dims, channels, 2 * config.latent_channels, size=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_variance = split(self.into(nn.functional.silu(self.norm(x))))
-        z = drawn(mean, log_variance) if self.training else mean
+        z = sample_gaussian(mean, log_variance) if self.training else mean
         return z.to(x.dtype), divergence(mean, log_variance)
 
 
 class Autoencoder(Network):
-    """F(x, clock, conditioning, tokens, absent), see base.py.   size: of the examples.   tokens: whether it is told any.
+    """F(x, timestep, conditioning, tokens, padding_mask), see base.py.   size: of the examples.   tokens: whether it is told any.
 
     Raises UsageError for more levels than the size can be halved.
     """
@@ -69,7 +69,7 @@ class Autoencoder(Network):
         super().__init__(
             config.noise_channels or config.width,
             stages.embedding_width,
-            config.clock_embedding,
+            config.timestep_embedding,
             config.conditions_join,
         )
         self.config, self.stages, channels = config, stages, stages.widths[-1]
@@ -86,23 +86,23 @@ class Autoencoder(Network):
     def forward(
         self,
         x: Tensor,
-        clock: Tensor,
+        timestep: Tensor,
         conditioning: Tensor | None = None,
         tokens: Tensor | None = None,
-        absent: Tensor | None = None,
+        padding_mask: Tensor | None = None,
     ) -> Tensor:
         size = x.shape[2:]
         x = self.stages.padded(x)
-        embedding = self.embedding(clock, conditioning)
+        embedding = self.embedding(timestep, conditioning)
         for stage in [*self.encoder, self.middle]:
-            x = stage(x, embedding, tokens, absent)
+            x = stage(x, embedding, tokens, padding_mask)
         z, apart = self.bottleneck(x)
         self._cost = self.config.kl * apart if self.training else None
         x = self.out_of(z)
         for stage in [self.decoder_middle, *self.decoder]:
-            x = stage(x, embedding, tokens, absent)
+            x = stage(x, embedding, tokens, padding_mask)
         return cropped(self.last(nn.functional.silu(self.norm(x))), size)
 
-    def taken_cost(self) -> Tensor | None:
+    def pop_auxiliary_loss(self) -> Tensor | None:
         cost, self._cost = self._cost, None
         return cost

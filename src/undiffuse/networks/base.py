@@ -1,8 +1,8 @@
 """What every network is to the rest of the house.
 
-    F(x, clock, conditioning, tokens, absent) → output
+    F(x, timestep, conditioning, tokens, padding_mask) → output
 
-x is the scaled noisy example with whatever goes beside it; the clock and the summed embeddings of conditions become one
+x is the scaled noisy example with whatever goes beside it; the timestep and the summed embeddings of conditions become one
 embedding that every layer hears; tokens are attended to by networks that were built to be told any.
 """
 
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from undiffuse.networks.embeddings import (
     Convention,
-    clock_mlp,
     fourier_embedding,
     fourier_frequencies,
     sinusoidal_embedding,
+    time_embedding_mlp,
 )
 
 
 class Network(nn.Module, ABC):
-    """frequencies: numbers that the clock is first turned into.   embedding_width: of clock, conditions and tokens.
+    """frequencies: numbers that the timestep is first turned into.   embedding_width: of timestep, conditions and tokens.
 
-    conditions_join: whether conditions are added to the clock's embedding, "after" its layers, or to the numbers "before" them.
+    conditions_join: whether conditions are added to the timestep's embedding, "after" its layers, or to the numbers "before" them.
     """
 
     def __init__(
@@ -42,21 +42,21 @@ class Network(nn.Module, ABC):
             convention,
             conditions_join,
         )
-        self.clock_mlp = clock_mlp(frequencies, embedding_width)
+        self.time_embedding = time_embedding_mlp(frequencies, embedding_width)
         self.fourier = fourier_frequencies(frequencies) if convention == "fourier" else None
 
     @abstractmethod
     def forward(
         self,
         x: Tensor,
-        clock: Tensor,
+        timestep: Tensor,
         conditioning: Tensor | None = None,
         tokens: Tensor | None = None,
-        absent: Tensor | None = None,
+        padding_mask: Tensor | None = None,
     ) -> Tensor:
         """(B, channels_in, *size), (B,), (B, conditioning_width), (B, n, embedding_width), (B, n) → (B, channels_out, *size).
 
-        absent: True where a token is not there; at least one is in every row.
+        padding_mask: True where a token is not there; at least one is in every row.
         """
 
     @property
@@ -64,17 +64,17 @@ class Network(nn.Module, ABC):
         """Of what is added of conditions."""
         return self.frequencies if self.conditions_join == "before" else self.embedding_width
 
-    def taken_cost(self) -> Tensor | None:
+    def pop_auxiliary_loss(self) -> Tensor | None:
         """What the last pass in training cost beside its error, (B,) in weighted nats, and forgets it; None where nothing."""
         return None
 
-    def embedding(self, clock: Tensor, conditioning: Tensor | None) -> Tensor:
-        """Of clock and conditions, activated: (B, embedding_width)."""
+    def embedding(self, timestep: Tensor, conditioning: Tensor | None) -> Tensor:
+        """Of timestep and conditions, activated: (B, embedding_width)."""
         if self.fourier is None:
-            waves = sinusoidal_embedding(clock, self.frequencies, self.convention)
+            waves = sinusoidal_embedding(timestep, self.frequencies, self.convention)
         else:
-            waves = fourier_embedding(clock, self.fourier, self.frequencies)
+            waves = fourier_embedding(timestep, self.fourier, self.frequencies)
         if conditioning is not None and self.conditions_join == "before":
             waves, conditioning = waves + conditioning, None
-        embedding = self.clock_mlp(waves)
+        embedding = self.time_embedding(waves)
         return nn.functional.silu(embedding if conditioning is None else embedding + conditioning)

@@ -74,12 +74,12 @@ def zeroed(module: nn.Module) -> nn.Module:
     return module
 
 
-def scaled(x: Tensor, by: float) -> Tensor:
+def modulate_channels(x: Tensor, by: float) -> Tensor:
     """by · x, of any shape; x itself where that is 1."""
     return x if by == 1 else by * x
 
 
-def padded(x: Tensor, multiples: Sequence[int]) -> Tensor:
+def pad_zeros(x: Tensor, multiples: Sequence[int]) -> Tensor:
     """x (B, C, *size) padded with zeros at the end of each axis to a multiple."""
     short = [-n % multiple for n, multiple in zip(x.shape[2:], multiples, strict=True)]
     if not any(short):
@@ -100,9 +100,9 @@ def split_evenly(width: int, heads: int) -> None:
         raise UsageError(f"attention over {width} channels cannot be split into {heads} equal heads.")
 
 
-def attended(q: Tensor, k: Tensor, v: Tensor, absent: Tensor | None = None) -> Tensor:
-    """Attention of queries (B, heads, n, d) to keys and values (B, heads, m, d) → (B, n, heads · d).   absent: (B, m)."""
-    mask = None if absent is None else ~absent[:, None, None]
+def attend(q: Tensor, k: Tensor, v: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    """Attention of queries (B, heads, n, d) to keys and values (B, heads, m, d) → (B, n, heads · d).   padding_mask: (B, m)."""
+    mask = None if padding_mask is None else ~padding_mask[:, None, None]
     return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
@@ -137,7 +137,7 @@ class Resampling(nn.Module):
         return TRANSPOSED[self.dims](x, 2**self.dims * kernel, stride=2, padding=self.padding, groups=x.shape[1])
 
 
-class Downsample(nn.Module):
+class DownsampleLayer(nn.Module):
     """Half the resolution by a strided convolution.   padding: 1 at both ends of each axis, or 0 for one zero at its end alone."""
 
     def __init__(self, dims: int, channels: int, padding: int = 1) -> None:
@@ -211,7 +211,7 @@ class ResidualBlock(nn.Module):
         else:
             h = self.norm2(h + e)
         h = self.conv2(self.dropout(nn.functional.silu(h, inplace=True)))
-        return scaled(self.skip(self.resampling(x)) + h, self.skip_scale)
+        return modulate_channels(self.skip(self.resampling(x)) + h, self.skip_scale)
 
 
 class Attention(nn.Module):
@@ -240,7 +240,7 @@ class Attention(nn.Module):
         if self.order == "legacy":
             qkv = qkv.transpose(2, 3)
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))  # (B, heads, positions, C/heads)
-        return scaled(x + self.out(attended(q, k, v)).transpose(1, 2).reshape(B, C, *size), self.skip_scale)
+        return modulate_channels(x + self.out(attend(q, k, v)).transpose(1, 2).reshape(B, C, *size), self.skip_scale)
 
 
 class CrossAttention(nn.Module):
@@ -260,12 +260,12 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(channels, channels)
         zeroed(self.out)
 
-    def forward(self, x: Tensor, tokens: Tensor, absent: Tensor) -> Tensor:
-        """absent: (B, n), True where a token is not there; at least one is in every row."""
+    def forward(self, x: Tensor, tokens: Tensor, padding_mask: Tensor) -> Tensor:
+        """padding_mask: (B, n), True where a token is not there; at least one is in every row."""
         B, C, *size = x.shape
         q = self.q(self.norm(x).flatten(2).transpose(1, 2)).unflatten(2, (self.heads, -1)).transpose(1, 2)
         k, v = (
             part.transpose(1, 2)
             for part in self.kv(self.token_norm(tokens)).unflatten(2, (2, self.heads, -1)).unbind(2)
         )
-        return x + self.out(attended(q, k, v, absent)).transpose(1, 2).reshape(B, C, *size)
+        return x + self.out(attend(q, k, v, padding_mask)).transpose(1, 2).reshape(B, C, *size)

@@ -16,11 +16,11 @@ from undiffuse.networks.transformer import Transformer, TransformerConfig
 from undiffuse.networks.unet import UNet
 from undiffuse.networks.unet_config import StagesConfig, UNetConfig
 
-Kind = Literal["unet", "transformer", "mlp", "autoencoder"]
+NetworkKind = Literal["unet", "transformer", "mlp", "autoencoder"]
 NetworkConfig = Annotated[UNetConfig | TransformerConfig | MLPConfig | AutoencoderConfig, Field(discriminator="kind")]
 NAMES: dict[str, str] = {"unet": "U-Net", "transformer": "transformer", "mlp": "MLP", "autoencoder": "autoencoder"}
 
-FEW_NUMBERS = 16  # of points and tables
+SMALL_EXAMPLE = 16  # of points and tables
 MOST_PATCHES = {True: 64, False: 256}  # by whether it is for a CPU
 
 
@@ -47,7 +47,7 @@ def suggested(kind: str | None, shape: Sequence[int], cpu: bool) -> NetworkConfi
     kind: where None, an mlp for points and tables and a U-Net for all else.   Raises UsageError for an unknown one.
     """
     if kind is None:
-        kind = "mlp" if len(shape) == 2 and math.prod(shape) <= FEW_NUMBERS else "unet"
+        kind = "mlp" if len(shape) == 2 and math.prod(shape) <= SMALL_EXAMPLE else "unet"
     if kind == "unet":
         return suggested_unet(shape, cpu)
     if kind == "autoencoder":
@@ -57,7 +57,7 @@ def suggested(kind: str | None, shape: Sequence[int], cpu: bool) -> NetworkConfi
     if kind == "transformer":
         patch = _patch(shape[1:], cpu)
         return TransformerConfig(patch=patch, width=64, depth=4, heads=2) if cpu else TransformerConfig(patch=patch)
-    raise UsageError(f"there is no network {kind!r}: choose one of {', '.join(get_args(Kind))}.")
+    raise UsageError(f"there is no network {kind!r}: choose one of {', '.join(get_args(NetworkKind))}.")
 
 
 def suggested_unet(shape: Sequence[int], cpu: bool) -> UNetConfig:

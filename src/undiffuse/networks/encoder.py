@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from undiffuse.errors import UsageError
-from undiffuse.networks.embeddings import clock_mlp, sinusoidal_embedding
+from undiffuse.networks.embeddings import sinusoidal_embedding, time_embedding_mlp
 from undiffuse.networks.stages import Stages
 from undiffuse.networks.unet_config import UNetConfig
 
@@ -38,21 +38,21 @@ class AttentionPooling(nn.Module):
         return self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))
 
 
-class Encoder(nn.Module):
-    """F(x, clock): (B, shape[0], *shape[1:]), (B,) → (B, outputs).   shape: (C, *size) of x.
+class UNetEncoder(nn.Module):
+    """F(x, timestep): (B, shape[0], *shape[1:]), (B,) → (B, outputs).   shape: (C, *size) of x.
 
     Raises UsageError for the U-Net's settings that it does not have.
     """
 
     def __init__(self, config: UNetConfig, shape: tuple[int, ...], outputs: int) -> None:
         super().__init__()
-        if config.clock_embedding == "fourier" or config.encoder_type != "standard":
+        if config.timestep_embedding == "fourier" or config.encoder_type != "standard":
             raise UsageError(
-                "an encoder alone has sinusoidal clock embeddings and no pyramid: leave clock_embedding and encoder_type as they are."
+                "an encoder alone has sinusoidal timestep embeddings and no pyramid: leave timestep_embedding and encoder_type as they are."
             )
         self.config, self.stages = config, Stages(config)
         self.waves = config.noise_channels or config.width
-        self.clock_mlp = clock_mlp(self.waves, self.stages.embedding_width)
+        self.time_embedding = time_embedding_mlp(self.waves, self.stages.embedding_width)
         self.encoder, _ = self.stages.encoder(shape[0])
         self.middle = self.stages.middle()
         channels, multiple = self.stages.widths[-1], self.stages.multiple
@@ -61,17 +61,19 @@ class Encoder(nn.Module):
         size = tuple(-(-n // multiple) for n in shape[1:])
         self.pooling = AttentionPooling(channels, size, outputs, heads if channels % heads == 0 else 1)
 
-    def forward(self, x: Tensor, clock: Tensor) -> Tensor:
-        embedding = self._embedding(clock)
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        embedding = self._embedding(timestep)
         x = self._maps(x, embedding)[-1]
         return self.pooling(nn.functional.silu(self.norm(self.middle(x, embedding))))
 
-    def features(self, x: Tensor, clock: Tensor) -> list[Tensor]:
+    def features(self, x: Tensor, timestep: Tensor) -> list[Tensor]:
         """What every stage of the way down answers, (B, channels, *size) each."""
-        return self._maps(x, self._embedding(clock))
+        return self._maps(x, self._embedding(timestep))
 
-    def _embedding(self, clock: Tensor) -> Tensor:
-        return nn.functional.silu(self.clock_mlp(sinusoidal_embedding(clock, self.waves, self.config.clock_embedding)))
+    def _embedding(self, timestep: Tensor) -> Tensor:
+        return nn.functional.silu(
+            self.time_embedding(sinusoidal_embedding(timestep, self.waves, self.config.timestep_embedding))
+        )
 
     def _maps(self, x: Tensor, embedding: Tensor) -> list[Tensor]:
         maps = [self.stages.padded(x)]

@@ -17,7 +17,7 @@ def split(both: Tensor) -> tuple[Tensor, Tensor]:
     return mean, log_variance.clamp(*LOG_VARIANCE)
 
 
-def drawn(mean: Tensor, log_variance: Tensor) -> Tensor:
+def sample_gaussian(mean: Tensor, log_variance: Tensor) -> Tensor:
     """A draw of z, from torch's global generator."""
     return mean + (log_variance / 2).exp() * torch.randn_like(mean)
 

@@ -50,7 +50,7 @@ class KLAutoencoderConfig(BaseModel):
         return self.patch * 2 ** (len(self.channels) - 1)
 
 
-class Block(nn.Module):
+class VAEBlock(nn.Module):
     """GroupNorm, SiLU, conv, twice, added to x."""
 
     def __init__(self, config: KLAutoencoderConfig, channels_in: int, channels_out: int) -> None:
@@ -72,7 +72,7 @@ class Block(nn.Module):
         return self.conv_shortcut(x) + self.conv2(silu(self.norm2(h)))
 
 
-class Attention(nn.Module):
+class VAEAttention(nn.Module):
     """Attention over all positions with one head, added to x."""
 
     def __init__(self, config: KLAutoencoderConfig, channels: int) -> None:
@@ -90,8 +90,8 @@ class Attention(nn.Module):
 class Middle(nn.Module):
     def __init__(self, config: KLAutoencoderConfig, channels: int) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList([Block(config, channels, channels) for _ in range(2)])
-        self.attentions = nn.ModuleList([Attention(config, channels)] if config.middle_attention else [])
+        self.resnets = nn.ModuleList([VAEBlock(config, channels, channels) for _ in range(2)])
+        self.attentions = nn.ModuleList([VAEAttention(config, channels)] if config.middle_attention else [])
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.resnets[0](x)
@@ -126,7 +126,7 @@ class DownLevel(nn.Module):
     def __init__(self, config: KLAutoencoderConfig, channels_in: int, channels_out: int, last: bool) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(
-            [Block(config, channels_in if k == 0 else channels_out, channels_out) for k in range(config.depth)]
+            [VAEBlock(config, channels_in if k == 0 else channels_out, channels_out) for k in range(config.depth)]
         )
         self.downsamplers = nn.ModuleList([] if last else [Down(config.dims, channels_out)])
 
@@ -140,7 +140,7 @@ class UpLevel(nn.Module):
     def __init__(self, config: KLAutoencoderConfig, channels_in: int, channels_out: int, last: bool) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(
-            [Block(config, channels_in if k == 0 else channels_out, channels_out) for k in range(config.depth + 1)]
+            [VAEBlock(config, channels_in if k == 0 else channels_out, channels_out) for k in range(config.depth + 1)]
         )
         self.upsamplers = nn.ModuleList([] if last else [Up(config.dims, channels_out)])
 

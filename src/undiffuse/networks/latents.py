@@ -40,7 +40,7 @@ class LatentConfig(BaseModel):
     autoencoder: FirstStageConfig
     shape: tuple[int, ...]
     mean: tuple[float, ...]
-    deviation: tuple[Annotated[float, Field(gt=0)], ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
     psnr: float | None = None
@@ -101,10 +101,7 @@ class Latents(nn.Module):
         """On the device of the autoencoder, some examples at a time."""
         parts = x.split(self.at_once)
         return torch.cat(
-            [
-                (encoded(self.autoencoder, part.to(self.device)) - self._of("mean")) / self._of("deviation")
-                for part in parts
-            ]
+            [(encode(self.autoencoder, part.to(self.device)) - self._of("mean")) / self._of("std") for part in parts]
         )
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -113,7 +110,7 @@ class Latents(nn.Module):
         parts = latents.split(self.at_once)
         return torch.cat(
             [
-                decoded(self.autoencoder, part.to(self.device).float() * self._of("deviation") + self._of("mean"), size)
+                decode(self.autoencoder, part.to(self.device).float() * self._of("std") + self._of("mean"), size)
                 for part in parts
             ]
         )
@@ -130,12 +127,12 @@ class Latents(nn.Module):
         return max(1, min(CHUNK, CHUNK_NUMBERS // math.prod(self.config.shape)))
 
 
-def encoded(autoencoder: KLAutoencoder | TinyAutoencoder, x: Tensor) -> Tensor:
+def encode(autoencoder: KLAutoencoder | TinyAutoencoder, x: Tensor) -> Tensor:
     """The mean of z for x of any size."""
-    return autoencoder.encode(padded(x, autoencoder.config.factor))[0].float()
+    return autoencoder.encode(pad_replicate(x, autoencoder.config.factor))[0].float()
 
 
-def decoded(autoencoder: KLAutoencoder | TinyAutoencoder, z: Tensor, size: tuple[int, ...]) -> Tensor:
+def decode(autoencoder: KLAutoencoder | TinyAutoencoder, z: Tensor, size: tuple[int, ...]) -> Tensor:
     """x of a size, from z."""
     x = autoencoder.decode(z).float()
     for axis, n in enumerate(size, start=2):
@@ -143,7 +140,7 @@ def decoded(autoencoder: KLAutoencoder | TinyAutoencoder, z: Tensor, size: tuple
     return x
 
 
-def padded(x: Tensor, factor: int) -> Tensor:
+def pad_replicate(x: Tensor, factor: int) -> Tensor:
     """x with its last values repeated at the end of each axis, up to a multiple of the factor."""
     short = [-n % factor for n in x.shape[2:]]
     return (
@@ -153,7 +150,7 @@ def padded(x: Tensor, factor: int) -> Tensor:
     )
 
 
-def measured(autoencoder: KLAutoencoder | TinyAutoencoder, x: Callable[[slice], Tensor], n: int) -> LatentConfig:
+def measure_latents(autoencoder: KLAutoencoder | TinyAutoencoder, x: Callable[[slice], Tensor], n: int) -> LatentConfig:
     """The configuration with the statistics of z over n examples.   x: gives those of a slice.
 
     Raises UsageError for an autoencoder that says the same of every example.
@@ -162,7 +159,7 @@ def measured(autoencoder: KLAutoencoder | TinyAutoencoder, x: Callable[[slice], 
     shape, statistics = tuple(x(slice(0, 1)).shape[1:]), None
     with torch.no_grad():
         for start in range(0, n, CHUNK):
-            z = encoded(autoencoder, x(slice(start, min(start + CHUNK, n))).to(device)).cpu().double()
+            z = encode(autoencoder, x(slice(start, min(start + CHUNK, n))).to(device)).cpu().double()
             part = _Statistics.of(z.transpose(0, 1).flatten(1))
             statistics = part if statistics is None else statistics.merged(part)
     assert statistics is not None  # a data set has an example
@@ -177,7 +174,7 @@ def measured(autoencoder: KLAutoencoder | TinyAutoencoder, x: Callable[[slice], 
         autoencoder=autoencoder.config,
         shape=shape,
         mean=tuple(mean.tolist()),
-        deviation=tuple(deviation.tolist()),
+        std=tuple(deviation.tolist()),
         low=tuple(low.tolist()),
         high=tuple(high.tolist()),
     )

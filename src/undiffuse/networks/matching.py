@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 from torch import nn
 
 
-def counterparts(old: nn.Module, new: nn.Module, of_old: str = "", of_new: str = "") -> Iterator[tuple[str, str]]:
+def match_parameters(old: nn.Module, new: nn.Module, of_old: str = "", of_new: str = "") -> Iterator[tuple[str, str]]:
     """(name in new, name in old) of the parameters that belong together, of whatever shapes.
 
     Parts belong together by their names; the parts of a sequence by their classes, in order, since what comes in between
@@ -28,4 +28,4 @@ def counterparts(old: nn.Module, new: nn.Module, of_old: str = "", of_new: str =
             ((name, known[name]), (name, m)) for name, m in after if name in known and type(known[name]) is type(m)
         ]
     for (name_old, part_old), (name_new, part_new) in pairs:
-        yield from counterparts(part_old, part_new, f"{of_old}{name_old}.", f"{of_new}{name_new}.")
+        yield from match_parameters(part_old, part_new, f"{of_old}{name_old}.", f"{of_new}{name_new}.")

@@ -2,7 +2,7 @@
 
     x ── all numbers in one row ── linear ──[ adaptive norm, linear, SiLU, linear ] × depth ── adaptive norm, linear ── F
 
-Every block hears the embedding of clock and conditions as a scale, a shift and a gate that start at zero (adaLN-zero,
+Every block hears the embedding of timestep and conditions as a scale, a shift and a gate that start at zero (adaLN-zero,
 sequences.py).  Where the network is told tokens, the row attends to them.
 
 It knows nothing of neighbours: each number has weights of its own, so it is for one size, and images that fit a
@@ -46,7 +46,7 @@ class MLPConfig(BaseModel):
 
 
 class MLP(Network):
-    """F(x, clock, conditioning, tokens, absent), see base.py.   size: of the examples.   tokens: whether it is told any.
+    """F(x, timestep, conditioning, tokens, padding_mask), see base.py.   size: of the examples.   tokens: whether it is told any.
 
     Raises UsageError for examples of more than 4096 numbers.
     """
@@ -63,26 +63,26 @@ class MLP(Network):
             )
         self.config, self.channels_out = config, channels_out
         self.first = nn.Linear(numbers, config.width)
-        self.blocks = nn.ModuleList([Block(config, self.embedding_width, tokens) for _ in range(config.depth)])
+        self.blocks = nn.ModuleList([MLPBlock(config, self.embedding_width, tokens) for _ in range(config.depth)])
         self.modulation = Modulation(self.embedding_width, config.width, 2)
         self.last = zeroed(nn.Linear(config.width, channels_out * math.prod(size)))
 
     def forward(
         self,
         x: Tensor,
-        clock: Tensor,
+        timestep: Tensor,
         conditioning: Tensor | None = None,
         tokens: Tensor | None = None,
-        absent: Tensor | None = None,
+        padding_mask: Tensor | None = None,
     ) -> Tensor:
-        embedding, h = self.embedding(clock, conditioning), self.first(x.flatten(1))[:, None]
+        embedding, h = self.embedding(timestep, conditioning), self.first(x.flatten(1))[:, None]
         h = h.to(torch.promote_types(h.dtype, x.dtype))  # under autocast too: the residual keeps small updates
         for block in self.blocks:
-            h = block(h, embedding, tokens, absent)
+            h = block(h, embedding, tokens, padding_mask)
         return self.last(modulated(h, *self.modulation(embedding))).reshape(len(x), self.channels_out, *x.shape[2:])
 
 
-class Block(nn.Module):
+class MLPBlock(nn.Module):
     """x (B, 1, width) → the same."""
 
     def __init__(self, config: MLPConfig, embedding_width: int, tokens: bool) -> None:
@@ -94,8 +94,8 @@ class Block(nn.Module):
             nn.Linear(width, width), nn.SiLU(), nn.Dropout(config.dropout), nn.Linear(width, width)
         )
 
-    def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor | None, absent: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor | None, padding_mask: Tensor | None) -> Tensor:
         shift, scale, gate = self.modulation(embedding)
         if self.to_tokens is not None:
-            x = self.to_tokens(x, tokens, absent)
+            x = self.to_tokens(x, tokens, padding_mask)
         return torch.addcmul(x, gate, self.layers(modulated(x, shift, scale)))

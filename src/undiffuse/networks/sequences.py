@@ -1,7 +1,7 @@
 """What networks on sequences of vectors (B, n, width) are made of: adaptive layer norm and attention to tokens.
 
 Adaptive layer norm (Peebles & Xie 2023, section 3.2) normalises each vector, then scales and shifts it by what the
-embedding of clock and conditions says:  y = LN(x) (1 + scale) + shift.  "Zero" means that the branch that follows is
+embedding of timestep and conditions says:  y = LN(x) (1 + scale) + shift.  "Zero" means that the branch that follows is
 also gated, and that scale, shift and gate start at 0, so that each block starts as the identity.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from undiffuse.networks.blocks import attended, split_evenly, zeroed
+from undiffuse.networks.blocks import attend, split_evenly, zeroed
 
 EPS = 1e-6
 
@@ -45,10 +45,10 @@ class AttentionToTokens(nn.Module):
         self.out = nn.Linear(width, width)
         zeroed(self.out)
 
-    def forward(self, x: Tensor, tokens: Tensor, absent: Tensor) -> Tensor:
+    def forward(self, x: Tensor, tokens: Tensor, padding_mask: Tensor) -> Tensor:
         q = self.q(self.norm(x)).unflatten(2, (self.heads, -1)).transpose(1, 2)
         k, v = (
             part.transpose(1, 2)
             for part in self.kv(self.token_norm(tokens)).unflatten(2, (2, self.heads, -1)).unbind(2)
         )
-        return x + self.out(attended(q, k, v, absent))
+        return x + self.out(attend(q, k, v, padding_mask))

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from undiffuse.networks.blocks import (
     Attention,
     CrossAttention,
-    Downsample,
+    DownsampleLayer,
     Norm,
     ResidualBlock,
     Upsample,
     conv,
     group_norm,
-    padded,
+    pad_zeros,
 )
 from undiffuse.networks.unet_config import StagesConfig
 
@@ -26,17 +26,17 @@ class Stage(nn.Sequential):
     """Blocks in a row, each given the embedding, or the tokens where it attends to them."""
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None, absent: Tensor | None = None
+        self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None, padding_mask: Tensor | None = None
     ) -> Tensor:
-        return through(self, x, embedding, tokens, absent)
+        return through(self, x, embedding, tokens, padding_mask)
 
 
 def through(
-    blocks: Iterable[nn.Module], x: Tensor, embedding: Tensor, tokens: Tensor | None, absent: Tensor | None
+    blocks: Iterable[nn.Module], x: Tensor, embedding: Tensor, tokens: Tensor | None, padding_mask: Tensor | None
 ) -> Tensor:
     """What blocks, one after the other, make of x (B, channels, *size), see Stage."""
     for block in blocks:
-        x = block(x, tokens, absent) if isinstance(block, CrossAttention) else block(x, embedding)
+        x = block(x, tokens, padding_mask) if isinstance(block, CrossAttention) else block(x, embedding)
     return x
 
 
@@ -44,7 +44,7 @@ class Stages:
     """Makes stages.   embedding_width: of time and conditions.   tokens: whether positions attend to tokens as well."""
 
     def __init__(self, config: StagesConfig, tokens: bool = False) -> None:
-        self.config, self.tokens, self.norm = config, tokens, norm_of(config)
+        self.config, self.tokens, self.norm = config, tokens, norm_layer(config)
         self.widths = [max(1, round(config.width * m)) for m in config.multipliers]
         self.embedding_width = config.embedding_width or 4 * config.width
         self.multiple = 2 ** (len(self.widths) - 1)
@@ -90,7 +90,7 @@ class Stages:
 
     def padded(self, x: Tensor) -> Tensor:
         """x padded to a size that halves evenly."""
-        return padded(x, (self.multiple,) * self.config.dims)
+        return pad_zeros(x, (self.multiple,) * self.config.dims)
 
     def _residual(
         self, channels_in: int, channels_out: int, resample: Literal["up", "down"] | None = None
@@ -116,7 +116,7 @@ class Stages:
         return (
             Upsample(self.config.dims, channels)
             if way == "up"
-            else Downsample(self.config.dims, channels, self.config.downsample_padding)
+            else DownsampleLayer(self.config.dims, channels, self.config.downsample_padding)
         )
 
     def _attention(self, channels: int, factor: int, attends: bool = True) -> list[nn.Module]:
@@ -139,7 +139,7 @@ class Stages:
         return CrossAttention(channels, self.embedding_width, heads=self._heads(channels), norm=self.norm)
 
 
-def norm_of(config: StagesConfig) -> Norm:
+def norm_layer(config: StagesConfig) -> Norm:
     """GroupNorm as it is set."""
     return partial(group_norm, groups=config.groups, eps=config.norm_eps, least=config.min_channels_per_group)
 

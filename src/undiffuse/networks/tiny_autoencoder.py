@@ -37,7 +37,7 @@ class TinyAutoencoderConfig(BaseModel):
         return 2 ** (len(self.encoder_blocks) - 1)
 
 
-class Block(nn.Module):
+class TinyBlock(nn.Module):
     def __init__(self, dims: int, channels: int) -> None:
         super().__init__()
         self.conv = nn.Sequential(
@@ -63,7 +63,7 @@ class TinyEncoder(nn.Module):
         c, layers = config.channels, list[nn.Module]()
         for level, blocks in enumerate(config.encoder_blocks):
             layers.append(_plain(config.dims, c, stride=2) if level else conv(config.dims, channels_in, c))
-            layers += [Block(config.dims, c) for _ in range(blocks)]
+            layers += [TinyBlock(config.dims, c) for _ in range(blocks)]
         self.layers = nn.Sequential(*layers, conv(config.dims, c, config.latent_channels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class TinyDecoder(nn.Module):
         c = config.channels
         layers: list[nn.Module] = [conv(config.dims, config.latent_channels, c), nn.ReLU()]
         for level, blocks in enumerate(config.decoder_blocks):
-            layers += [Block(config.dims, c) for _ in range(blocks)]
+            layers += [TinyBlock(config.dims, c) for _ in range(blocks)]
             if level < len(config.decoder_blocks) - 1:
                 layers += [nn.Upsample(scale_factor=2), _plain(config.dims, c)]
         self.layers = nn.Sequential(*layers, conv(config.dims, c, channels_out))

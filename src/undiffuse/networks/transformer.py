@@ -2,7 +2,7 @@
 
     x ── patches ── linear ──[ attention, MLP ] × depth ── adaptive norm, linear ── patches back to an example ── F
 
-Every block normalises, scales, shifts and gates by the embedding of clock and conditions (adaLN-zero, sequences.py).  Where
+Every block normalises, scales, shifts and gates by the embedding of timestep and conditions (adaLN-zero, sequences.py).  Where
 the network is told tokens, patches attend to them after they attend to each other.
 
 Where a patch lies is said in one of three ways:
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from undiffuse.errors import UsageError
 from undiffuse.networks.base import Network
-from undiffuse.networks.blocks import attended, cropped, padded, split_evenly, zeroed
+from undiffuse.networks.blocks import attend, cropped, pad_zeros, split_evenly, zeroed
 from undiffuse.networks.embeddings import sinusoidal_embedding
 from undiffuse.networks.sequences import EPS, AttentionToTokens, Modulation, modulated
 from undiffuse.networks.unet_config import Positive
@@ -71,7 +71,7 @@ class TransformerConfig(BaseModel):
 
 
 class Transformer(Network):
-    """F(x, clock, conditioning, tokens, absent), see base.py.   size: of the examples.   tokens: whether it is told any.
+    """F(x, timestep, conditioning, tokens, padding_mask), see base.py.   size: of the examples.   tokens: whether it is told any.
 
     Raises UsageError for a patch larger than the size, or heads that do not divide the width.
     """
@@ -93,7 +93,9 @@ class Transformer(Network):
             )
         numbers = math.prod(self.patch)
         self.first = nn.Linear(channels_in * numbers, width)
-        self.blocks = nn.ModuleList([Block(config, self.embedding_width, tokens) for _ in range(config.depth)])
+        self.blocks = nn.ModuleList(
+            [TransformerBlock(config, self.embedding_width, tokens) for _ in range(config.depth)]
+        )
         self.modulation = Modulation(self.embedding_width, width, 2)
         self.last = zeroed(nn.Linear(width, channels_out * numbers))
         self.grid = tuple(-(-n // patch) for n, patch in zip(size, self.patch, strict=True))
@@ -111,15 +113,15 @@ class Transformer(Network):
     def forward(
         self,
         x: Tensor,
-        clock: Tensor,
+        timestep: Tensor,
         conditioning: Tensor | None = None,
         tokens: Tensor | None = None,
-        absent: Tensor | None = None,
+        padding_mask: Tensor | None = None,
     ) -> Tensor:
         size = x.shape[2:]
-        x = padded(x, self.patch)
+        x = pad_zeros(x, self.patch)
         grid = tuple(n // patch for n, patch in zip(x.shape[2:], self.patch, strict=True))
-        embedding, positions = self.embedding(clock, conditioning), self._at(grid, x.device)
+        embedding, positions = self.embedding(timestep, conditioning), self._at(grid, x.device)
         h = self.first(_to_patches(x, self.patch))
         h, rotation = (
             h.to(torch.promote_types(h.dtype, x.dtype)),
@@ -130,7 +132,7 @@ class Transformer(Network):
         else:
             h = h + positions
         for block in self.blocks:
-            h = block(h, embedding, rotation, tokens, absent)
+            h = block(h, embedding, rotation, tokens, padding_mask)
         h = self.last(modulated(h, *self.modulation(embedding)))
         return cropped(_from_patches(h, grid, self.patch), size)
 
@@ -162,7 +164,7 @@ class Transformer(Network):
         return torch.stack([angles.cos(), angles.sin()])
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """x (B, patches, width) → the same, by attention of patches to each other, to tokens, and an MLP of each."""
 
     def __init__(self, config: TransformerConfig, embedding_width: int, tokens: bool) -> None:
@@ -179,7 +181,7 @@ class Block(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, embedding: Tensor, rotation: Tensor | None, tokens: Tensor | None, absent: Tensor | None
+        self, x: Tensor, embedding: Tensor, rotation: Tensor | None, tokens: Tensor | None, padding_mask: Tensor | None
     ) -> Tensor:
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(embedding)
         q, k, v = (
@@ -189,9 +191,9 @@ class Block(nn.Module):
         q, k = self.q_norm(q.to(exact)), self.k_norm(k.to(exact))
         if rotation is not None:
             q, k = rotated(q, rotation), rotated(k, rotation)
-        x = torch.addcmul(x, gate, self.out(attended(q.to(v.dtype), k.to(v.dtype), v)))
+        x = torch.addcmul(x, gate, self.out(attend(q.to(v.dtype), k.to(v.dtype), v)))
         if self.to_tokens is not None:
-            x = self.to_tokens(x, tokens, absent)
+            x = self.to_tokens(x, tokens, padding_mask)
         return torch.addcmul(x, mlp_gate, self.mlp(modulated(x, mlp_shift, mlp_scale)))
 
 

@@ -3,7 +3,7 @@
     x ── conv ──┬─ blocks ─┬─ down ─┬─ blocks ─ … ─ middle ─ … ─ blocks ── up ── blocks ── norm, SiLU, conv ── F
                 └──────────┴────────┴──────── every output is kept and concatenated on the way up ────────┘
 
-Every residual block receives the embedding of the clock plus that of the conditions.  DDPM (Ho et al. 2020) adds it,
+Every residual block receives the embedding of the timestep plus that of the conditions.  DDPM (Ho et al. 2020) adds it,
 attends at 16×16 with one head and resamples by convolutions; ADM (Dhariwal & Nichol 2021, section 3) goes deeper and
 less wide, attends at 32, 16 and 8 with 64 channels per head, resamples inside BigGAN residual blocks, and scales and
 shifts normalised features by the embedding.  presets.py names the published configurations.  Where the network is told
@@ -29,14 +29,14 @@ from undiffuse.networks.unet_config import UNetConfig
 
 
 class UNet(Network):
-    """F(x, clock, conditioning, tokens, absent), see base.py.   tokens: whether it is told any."""
+    """F(x, timestep, conditioning, tokens, padding_mask), see base.py.   tokens: whether it is told any."""
 
     def __init__(self, config: UNetConfig, channels_in: int, channels_out: int, tokens: bool = False) -> None:
         stages = Stages(config, tokens)
         super().__init__(
             config.noise_channels or config.width,
             stages.embedding_width,
-            config.clock_embedding,
+            config.timestep_embedding,
             config.conditions_join,
         )
         self.config, self.stages = config, stages
@@ -53,21 +53,21 @@ class UNet(Network):
     def forward(
         self,
         x: Tensor,
-        clock: Tensor,
+        timestep: Tensor,
         conditioning: Tensor | None = None,
         tokens: Tensor | None = None,
-        absent: Tensor | None = None,
+        padding_mask: Tensor | None = None,
     ) -> Tensor:
         size = x.shape[2:]
         x = self.stages.padded(x)
-        embedding = self.embedding(clock, conditioning)
+        embedding = self.embedding(timestep, conditioning)
         kept, seen = [], x
         for number, stage in enumerate(self.encoder):
-            x = stage(x, embedding, tokens, absent)
+            x = stage(x, embedding, tokens, padding_mask)
             if str(number) in self.input_pyramid:
                 x, seen = self.input_pyramid[str(number)](x, seen)
             kept.append(x)
-        x = self.middle(x, embedding, tokens, absent)
+        x = self.middle(x, embedding, tokens, padding_mask)
         made = None
         for number, stage in enumerate(self.decoder):
             x = torch.cat([x, kept.pop()], 1)
@@ -75,10 +75,10 @@ class UNet(Network):
                 str(number) in self.output_pyramid
             ):  # takes what is there before the last part of the stage doubles the resolution
                 *before, last = cast(Stage, stage)
-                x = through(before, x, embedding, tokens, absent)
+                x = through(before, x, embedding, tokens, padding_mask)
                 made = self.output_pyramid[str(number)](x, made)
                 x = last(x, embedding)
             else:
-                x = stage(x, embedding, tokens, absent)
+                x = stage(x, embedding, tokens, padding_mask)
         answer = self.last(nn.functional.silu(self.norm(x)))
         return cropped(answer if made is None else answer + self.upsampling(made), size)

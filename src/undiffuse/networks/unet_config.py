@@ -31,8 +31,8 @@ class StagesConfig(BaseModel, ABC):
     What follows is set as others have it, to use their weights (docs/networks.md says which networks are which settings):
     min_channels_per_group: fewer groups where they would have fewer channels.   norm_eps: epsilon of GroupNorm.
     downsample_padding: of strided convolutions; 1 at both ends of an axis, or 0 for one zero at the end alone, as DDPM has it.
-    noise_channels: numbers that the clock is first turned into, `width` when not given.   conditions_join: what is told by layers is added
-    after the clock's two layers, or before them, to these numbers.
+    noise_channels: numbers that the timestep is first turned into, `width` when not given.   conditions_join: what is told by layers is added
+    after the timestep's two layers, or before them, to these numbers.
     first_width: channels after the first convolution, those of the first level when not given.
     decoder_attention: on the way up, after every block of a level or its last alone.
     resample_filter: taps of the filter for changing the resolution inside residual blocks; 1, 1 is the average, and nearest neighbour;
@@ -57,7 +57,7 @@ class StagesConfig(BaseModel, ABC):
     groups: Positive = 32
     embedding_width: Positive | None = None
     attention_order: Literal["new", "legacy"] = "new"
-    clock_embedding: Convention = "adm"
+    timestep_embedding: Convention = "adm"
     min_channels_per_group: Positive = 1
     norm_eps: float = Field(1e-5, gt=0)
     downsample_padding: Literal[0, 1] = 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib import pyplot as plt
 
-from undiffuse.pictures.plots import COLOURS, FAINT, INK, MUTED, STYLE, save
+from undiffuse.pictures.plots import COLOURS, FAINT, INK, MUTED, STYLE, save_figure
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Row:
     read: Sequence[float] = ()
 
 
-def adherence(path: Path, rows: Sequence[Row], title: str) -> None:
+def plot_adherence(path: Path, rows: Sequence[Row], title: str) -> None:
     """A line for each condition, and for numbers what was asked against what is read off the samples."""
     scattered = [row for row in rows if len(row.asked)]
     with plt.rc_context(STYLE):
@@ -85,4 +85,4 @@ def adherence(path: Path, rows: Sequence[Row], title: str) -> None:
                 ylabel=f"{row.name}, read off the sample",
                 title=f"{row.name}: R² {row.samples:.3f}",
             )
-        save(figure, path)
+        save_figure(figure, path)

@@ -18,9 +18,9 @@ from undiffuse.data.codec import Codec
 from undiffuse.pictures.images import INK, SIGNAL_SIZE, to_rgb
 from undiffuse.pictures.sheets import animate, sheet
 from undiffuse.pictures.views import level_label
-from undiffuse.process.levels import Level, meet
+from undiffuse.process.levels import Level, broadcast_to
 from undiffuse.process.probability_flow import angle_of, norm_of
-from undiffuse.sampling.loop import Moment
+from undiffuse.sampling.loop import SamplerStep
 
 CELL, MOST_COLUMNS, FRAMES, SECONDS = 96, 12, 48, 5.0
 MOST_NUMBERS = 2**25  # of a walk that is kept
@@ -41,20 +41,20 @@ class Walk:
         """shape: of one x.   also: an example that is kept beside the first.   only: the examples that are kept instead."""
         columns = max(1, min(MOST_COLUMNS, MOST_NUMBERS // (2 * FRAMES * 3 * math.prod(shape))))
         self.examples = tuple(dict.fromkeys([*range(columns), *also] if only is None else only))
-        self._kept: dict[tuple[Way, int], Moment] = {}
+        self._kept: dict[tuple[Way, int], SamplerStep] = {}
 
-    def see(self, way: Way, moment: Moment, rows: Tensor) -> None:
+    def see(self, way: Way, moment: SamplerStep, rows: Tensor) -> None:
         here = [k for k, row in enumerate(rows.tolist()) if row in self.examples]
         if not here or moment.row not in _spread_rows(moment.total):
             return
-        x_t, clean, x = (part[here].cpu() for part in (moment.x_t, moment.clean, moment.x))
+        x_t, clean, x = (part[here].cpu() for part in (moment.x_t, moment.x0, moment.x))
         before = self._kept.get((way, moment.row))
         if before is not None:
-            x_t, clean, x = (torch.cat(both) for both in ((before.x_t, x_t), (before.clean, clean), (before.x, x)))
-        self._kept[way, moment.row] = replace(moment, x_t=x_t, clean=clean, x=x, state=None)
+            x_t, clean, x = (torch.cat(both) for both in ((before.x_t, x_t), (before.x0, clean), (before.x, x)))
+        self._kept[way, moment.row] = replace(moment, x_t=x_t, x0=clean, x=x, state=None)
 
     @property
-    def moments(self) -> list[tuple[Way, Moment]]:
+    def moments(self) -> list[tuple[Way, SamplerStep]]:
         return [(way, moment) for (way, _), moment in self._kept.items()]
 
     def only(self, way: Way) -> Walk:
@@ -63,7 +63,7 @@ class Walk:
         part._kept = {key: moment for key, moment in self._kept.items() if key[0] == way}
         return part
 
-    def spread(self, count: int) -> list[tuple[Way, Moment]]:
+    def spread(self, count: int) -> list[tuple[Way, SamplerStep]]:
         """At most `count` of them, evenly spaced in the angle, the first and the last included."""
         angle = torch.stack([angle_of(moment.level) for _, moment in self.moments])
         gone = torch.cat([angle[:1] * 0, angle.diff().abs().cumsum(0)])
@@ -86,7 +86,7 @@ def pictures_of(values: Tensor, codec: Codec) -> list[np.ndarray]:
 def at_level(x_t: Tensor, level: Level, codec: Codec) -> list[np.ndarray]:
     """x_t in the model's range, as a picture: divided by hypot(alpha, sigma), so that pure noise is as bright for any schedule."""
     x_t = x_t[:MOST_COLUMNS]
-    return pictures_of(codec.decode(x_t / meet(norm_of(level), x_t)), codec)
+    return pictures_of(codec.decode(x_t / broadcast_to(norm_of(level), x_t)), codec)
 
 
 def difference(x: Tensor, y: Tensor, codec: Codec) -> tuple[list[np.ndarray], str]:
@@ -133,7 +133,7 @@ def _larger(picture: np.ndarray) -> np.ndarray:
     return picture.repeat(times, 0).repeat(times, 1)
 
 
-def rows_of(rows: Sequence[tuple[str, Sequence[np.ndarray]]], title: str, columns: Sequence[str]) -> Image.Image:
+def draw_rows(rows: Sequence[tuple[str, Sequence[np.ndarray]]], title: str, columns: Sequence[str]) -> Image.Image:
     """Labelled rows, a column for each example, at most MOST_COLUMNS of them side by side."""
     shown = min(MOST_COLUMNS, len(columns))
     left_out = f" (the first {shown} of {len(columns)})" if shown < len(columns) else ""
@@ -150,7 +150,7 @@ def strip(walk: Walk, codec: Codec, title: str, example: int = 0, count: int = 1
     moments = walk.spread(count - 1)
     last = moments[-1][1].x[example : example + 1]
     x_t = [at_level(m.x_t[example : example + 1], m.level, codec)[0] for _, m in moments]
-    clean = [pictures_of(codec.decode(m.clean[example : example + 1]), codec)[0] for _, m in moments]
+    clean = [pictures_of(codec.decode(m.x0[example : example + 1]), codec)[0] for _, m in moments]
     end = pictures_of(codec.decode(last), codec)
     labels = [f"{ARROWS[way]} {level_label(m.level)}" for way, m in moments] + ["end"]
     return sheet([x_t + end, clean + end], title=title, row_labels=["x_t", "belief x̂"], column_labels=labels)
@@ -164,7 +164,7 @@ def animation(walk: Walk, codec: Codec, path: Path, columns: Sequence[str]) -> N
         title = f"{ARROWS[way]} {level_label(m.level)}"
         rows = [
             ("x_t", at_level(m.x_t[:n], m.level, codec)),
-            ("belief x̂", pictures_of(codec.decode(m.clean[:n]), codec)),
+            ("belief x̂", pictures_of(codec.decode(m.x0[:n]), codec)),
         ]
         frames.append(
             sheet(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib import pyplot as plt
 
-from undiffuse.pictures.plots import COLOURS, FAINT, INK, MUTED, STYLE, save
+from undiffuse.pictures.plots import COLOURS, FAINT, INK, MUTED, STYLE, save_figure
 
 
 def readings(
@@ -43,7 +43,7 @@ def readings(
         )
         ax.set_ylim(min(-0.05, *score), 1.03)
         ax.legend(loc="center left")
-        save(figure, path)
+        save_figure(figure, path)
 
 
 def effects(path: Path, ratio: Sequence[float], changes: Mapping[str, Sequence[float]], title: str) -> None:
@@ -63,4 +63,4 @@ def effects(path: Path, ratio: Sequence[float], changes: Mapping[str, Sequence[f
         )
         ax.grid(color=FAINT)
         ax.legend(title="told")
-        save(figure, path)
+        save_figure(figure, path)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
-from undiffuse.pictures.plots import COLOURS, INK, MUTED, STYLE, save
+from undiffuse.pictures.plots import COLOURS, INK, MUTED, STYLE, save_figure
 
 Point = tuple[int, float]
 LINES: Any = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
@@ -67,7 +67,7 @@ def pareto(
         ]
         axes[0][-1].legend(handles=[*handles, *styles], loc="upper right", fontsize=9)
         figure.suptitle(title, x=0.01, ha="left")
-        save(figure, path)
+        save_figure(figure, path)
 
 
 def _evaluations(ax: Axes, counts: Sequence[int]) -> None:

@@ -37,7 +37,7 @@ STYLE: Any = {
 }
 
 
-def save(figure: Figure, path: Path, dpi: int = 120) -> None:
+def save_figure(figure: Figure, path: Path, dpi: int = 120) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=dpi)
     plt.close(figure)
@@ -108,13 +108,13 @@ def schedules(
                 axes.imshow(picture, interpolation="nearest")
                 axes.set_axis_off()
             grid[i][0].set_title(name, loc="left", fontsize=9, color=COLOURS[i % len(COLOURS)], pad=2)
-        save(figure, path)
+        save_figure(figure, path)
 
 
 DECADES = 6  # shown below the largest step of a likelihood
 
 
-def likelihood(path: Path, terms: Sequence[tuple[str, float, float]], total: str, unit: str, title: str) -> None:
+def plot_likelihood(path: Path, terms: Sequence[tuple[str, float, float]], total: str, unit: str, title: str) -> None:
     """Where the bits of a likelihood come from, noise level by noise level; both axes from noise to data.
 
     terms: (kind, sigma/alpha, amount in `unit`), noisiest first; kind is prior, step or path, decoder, or units.
@@ -178,4 +178,4 @@ def likelihood(path: Path, terms: Sequence[tuple[str, float, float]], total: str
         for axes in (left, right):
             axes.set_xscale("log")
             axes.invert_xaxis()
-        save(figure, path)
+        save_figure(figure, path)

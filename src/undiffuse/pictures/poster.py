@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from undiffuse.pictures.plots import COLOURS, MUTED, STYLE, error_by_level, save
+from undiffuse.pictures.plots import COLOURS, MUTED, STYLE, error_by_level, save_figure
 
 NOTE = 0.062  # of the lower half, from a heading to the line below it
 
@@ -117,7 +117,7 @@ def _by_class(figure: SubFigure, poster: Poster) -> None:
         )
 
 
-def draw(poster: Poster, path: Path) -> None:
+def draw_poster(poster: Poster, path: Path) -> None:
     with plt.rc_context(STYLE):
         figure: Figure = plt.figure(figsize=(13, 12.6))
         bands: Any = figure.subfigures(4, 1, height_ratios=(0.95, 2.2, 3.35, 5.6))
@@ -149,4 +149,4 @@ def draw(poster: Poster, path: Path) -> None:
         right.text(0.0, 0.985 - NOTE, note, fontsize=10.5, color=MUTED, va="top")
         axes = right.subplots(gridspec_kw={"left": 0.14, "right": 0.97, "top": 0.87, "bottom": 0.13})
         error_by_level(axes, poster.ratio, poster.errors, poster.held_out, title="")
-        save(figure, path)
+        save_figure(figure, path)

@@ -14,11 +14,11 @@ from undiffuse.data.codec import Codec
 from undiffuse.pictures.images import to_rgb
 from undiffuse.pictures.sheets import animate, captioned, sheet
 from undiffuse.pictures.tables import is_table, scatter
-from undiffuse.process.forward import trajectory as forward_trajectory
+from undiffuse.process.forward import forward_trajectory as forward_trajectory
 from undiffuse.process.levels import Level
 from undiffuse.process.philox import standard_normal
 from undiffuse.rng import NoiseStream
-from undiffuse.sampling.loop import Moment
+from undiffuse.sampling.loop import SamplerStep
 
 
 def label_of(values: Sequence[object]) -> str:
@@ -72,7 +72,7 @@ def level_label(level: Level) -> str:
     """The noise-to-signal ratio of one level, for people."""
     if level.sigma == 0:
         return "clean"
-    return "noise" if level.alpha < 1e-3 * level.sigma else f"σ/α {level.ratio.item():.2g}"
+    return "noise" if level.alpha < 1e-3 * level.sigma else f"σ/α {level.sigma_edm.item():.2g}"
 
 
 def spread_rows(levels: Level, count: int) -> list[int]:
@@ -99,14 +99,14 @@ def forward_pictures(
 
 
 def reverse_pictures(
-    moments: Sequence[Moment], codec: Codec, example: int = 0, count: int = 9
+    moments: Sequence[SamplerStep], codec: Codec, example: int = 0, count: int = 9
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
     """One example of a reverse trajectory: pictures of x_t, of the belief x̂ at the same time, and labels."""
     ratio = torch.stack([torch.atan2(m.level.sigma, m.level.alpha) for m in moments])
     wanted = torch.linspace(float(ratio[0]), float(ratio[-1]), min(count - 1, len(moments)), dtype=ratio.dtype)
     rows = sorted({int((ratio - w).abs().argmin()) for w in wanted})
     x_t = torch.stack([moments[row].x_t[example] for row in rows] + [moments[-1].x[example]])
-    clean = torch.stack([moments[row].clean[example] for row in rows] + [moments[-1].x[example]])
+    clean = torch.stack([moments[row].x0[example] for row in rows] + [moments[-1].x[example]])
     labels = [level_label(moments[row].level) for row in rows] + ["sample"]
     return list(to_rgb(codec.decode(x_t), codec.config)), list(to_rgb(codec.decode(clean), codec.config)), labels
 
@@ -118,7 +118,7 @@ def forward_strip(x: Tensor, levels: Level, codec: Codec, seed: int) -> Image.Im
     )
 
 
-def reverse_strip(moments: Sequence[Moment], codec: Codec, example: int = 0) -> Image.Image:
+def reverse_strip(moments: Sequence[SamplerStep], codec: Codec, example: int = 0) -> Image.Image:
     x_t, clean, labels = reverse_pictures(moments, codec, example)
     return sheet(
         [x_t, clean],
@@ -128,13 +128,13 @@ def reverse_strip(moments: Sequence[Moment], codec: Codec, example: int = 0) -> 
     )
 
 
-def animate_reverse(moments: Sequence[Moment], codec: Codec, path: Path, columns: int = 10) -> None:
+def animate_reverse(moments: Sequence[SamplerStep], codec: Codec, path: Path, columns: int = 10) -> None:
     """All examples of a trajectory: x_t above, the belief below, one frame per step."""
     frames = []
     n = min(columns, len(moments[0].x_t))
     for moment in moments:
         x_t = to_rgb(codec.decode(moment.x_t[:n]), codec.config)
-        clean = to_rgb(codec.decode(moment.clean[:n]), codec.config)
+        clean = to_rgb(codec.decode(moment.x0[:n]), codec.config)
         frames.append((x_t, clean, f"step {moment.row} of {moment.total}"))
     last = to_rgb(codec.decode(moments[-1].x[:n]), codec.config)
     frames.append((last, last, f"step {moments[-1].total} of {moments[-1].total}"))

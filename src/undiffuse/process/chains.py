@@ -57,7 +57,7 @@ class Chain(Schedule):
     def __len__(self) -> int:
         return len(self.betas)
 
-    def label(self, t: Tensor) -> Tensor:
+    def timestep(self, t: Tensor) -> Tensor:
         return t
 
     def nearest(self, t: Tensor) -> Tensor:
@@ -69,15 +69,15 @@ class Chain(Schedule):
 
     def row(self, level: Level) -> Tensor:
         """The row of `levels` (and so of any table of bridges on it) that a level's label names."""
-        return (len(self) - 1 - level.label).round().long()
+        return (len(self) - 1 - level.timestep).round().long()
 
     def __call__(self, t: Tensor | Sequence[float] | float) -> Level:
         t = torch.as_tensor(t, dtype=torch.float64)
         angle = self._interpolated(t)
         below = self._by_time[t.floor().long().clamp(0, len(self) - 1)]
-        exact = t == below.label
+        exact = t == below.timestep
         return Level(
-            torch.where(exact, below.alpha, angle.cos()), torch.where(exact, below.sigma, angle.sin()), self.label(t)
+            torch.where(exact, below.alpha, angle.cos()), torch.where(exact, below.sigma, angle.sin()), self.timestep(t)
         )
 
     def _interpolated(self, t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A noise schedule as data: its name, and what is set of it; and what a network's clock is told of its levels."""
+"""A noise schedule as data: its name, and what is set of it; and what a network is given as their timestep."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class ScheduleConfig(BaseModel):
 
 
 class CNoiseConfig(BaseModel):
-    """What the network's clock is told: scale · v + shift, v the timestep or ln(sigma/alpha); see process/predictions.py, eq. (3).
+    """What the network is given as the timestep: scale · v + shift, v the timestep or ln(sigma/alpha); see process/predictions.py, eq. (3).
 
     timestep: the index of a chain, 1000 · t of a continuous schedule, 250 ln(sigma) of edm.
     """
@@ -122,7 +122,7 @@ class CNoiseConfig(BaseModel):
     shift: float = 0.0
 
     def build(self) -> CNoise | None:
-        """None for the timestep itself. Raises UsageError for a clock that stands still."""
+        """None for the timestep itself. Raises UsageError for a timestep that never changes."""
         if self.scale == 0:
             raise UsageError(
                 "c_noise.scale is 0, so the network would hear the same at every noise level: give it another number."

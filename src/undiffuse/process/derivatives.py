@@ -9,7 +9,7 @@ import torch
 from undiffuse.errors import UsageError
 
 
-def recorded() -> AbstractContextManager[object]:
+def with_graph() -> AbstractContextManager[object]:
     """A stretch in which torch records what gradients need. Raises UsageError under torch.inference_mode, which forbids that."""
     if torch.is_inference_mode_enabled():
         raise UsageError(

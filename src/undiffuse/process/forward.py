@@ -12,26 +12,26 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from undiffuse.process.bridges import Bridge
-from undiffuse.process.levels import Level, meet
+from undiffuse.process.levels import Level, broadcast_to
 
 
-def jump(x: Tensor, level: Level, eps: Tensor) -> Tensor:
+def add_noise(x: Tensor, level: Level, eps: Tensor) -> Tensor:
     """x_t = alpha x_0 + sigma eps, in one jump. x, eps: (B, ...); level: one, or one per example."""
-    return meet(level.alpha, x) * x + meet(level.sigma, x) * eps
+    return broadcast_to(level.alpha, x) * x + broadcast_to(level.sigma, x) * eps
 
 
-def step(x_s: Tensor, there: Level, here: Level, eps: Tensor) -> Tensor:
+def forward_step(x_s: Tensor, there: Level, here: Level, eps: Tensor) -> Tensor:
     """One step of the forward process, from the cleaner level `there` to `here`."""
     large = Bridge.between(here, there).large
-    return meet(here.alpha / there.alpha, x_s) * x_s + meet(large.sqrt(), x_s) * eps
+    return broadcast_to(here.alpha / there.alpha, x_s) * x_s + broadcast_to(large.sqrt(), x_s) * eps
 
 
-def trajectory(x: Tensor, levels: Level, noises: Iterator[Tensor]) -> Iterator[Tensor]:
+def forward_trajectory(x: Tensor, levels: Level, noises: Iterator[Tensor]) -> Iterator[Tensor]:
     """x_0, then x_t at every level of the table from the cleanest to the noisiest, step by step.
 
     levels: a table, noisiest first, ending in the clean level.  noises: one (B, ...) standard normal per step.
     """
     yield x
     for row in range(len(levels) - 2, -1, -1):
-        x = step(x, levels[row + 1], levels[row], next(noises))
+        x = forward_step(x, levels[row + 1], levels[row], next(noises))
         yield x

@@ -7,10 +7,10 @@ A noised example is an affine mixture of the clean example and Gaussian noise,
 so a noise level is the pair (alpha, sigma), whatever schedule or time it came from: sqrt(alpha-bar) and
 sqrt(1 - alpha-bar) in DDPM (Ho et al. 2020, eq. 4), (1, sigma) in EDM (Karras et al. 2022), (1 - t, t) in
 flow matching.  The signal-to-noise ratio SNR = alpha²/sigma² orders levels and does not change when x_t is
-rescaled.  `label` is what the network's clock is told: the training index for a discrete chain.
+rescaled.  `timestep` is what the network is given: the training index for a discrete chain.
 
 A table of levels has one leading axis.  Tables run noisiest first and end in the clean level (1, 0, -1).
-Levels are float64 on the CPU until `meet` casts a coefficient to the x it multiplies.
+Levels are float64 on the CPU until `broadcast_to` casts a coefficient to the x it multiplies.
 """
 
 from __future__ import annotations
@@ -21,37 +21,39 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CLEAN_LABEL = -1.0
+CLEAN_TIMESTEP = -1.0
 
 
 @dataclass(frozen=True)
 class Level:
-    """One noise level, one per example, or a table: `alpha`, `sigma` and `label` of one common shape.
+    """One noise level, one per example, or a table: `alpha`, `sigma` and `timestep` of one common shape.
 
     alpha: signal coefficient, in [0, 1].   sigma: noise standard deviation, >= 0.
-    label: the clock the network sees: training index of a chain, 1000 · t for continuous schedules.
+    timestep: what the network is given: training index of a chain, 1000 · t for continuous schedules.
     """
 
     alpha: Tensor
     sigma: Tensor
-    label: Tensor
+    timestep: Tensor
 
     def __len__(self) -> int:
         return len(self.alpha)
 
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> Level:
-        """Rows of a table. Respacing a chain is nothing more than this: `levels[rows]` keeps the labels."""
+        """Rows of a table. Respacing a chain is nothing more than this: `levels[rows]` keeps the timesteps."""
         index = torch.as_tensor(rows) if isinstance(rows, Sequence) else rows
-        return Level(self.alpha[index], self.sigma[index], self.label[index])
+        return Level(self.alpha[index], self.sigma[index], self.timestep[index])
 
     def rows(self) -> list[Level]:
         """A table's rows, one Level of shape () each."""
-        return [Level(*row) for row in zip(self.alpha.unbind(), self.sigma.unbind(), self.label.unbind(), strict=True)]
+        return [
+            Level(*row) for row in zip(self.alpha.unbind(), self.sigma.unbind(), self.timestep.unbind(), strict=True)
+        ]
 
     @staticmethod
     def of_rows(rows: Sequence[Level]) -> Level:
         """A table of Levels of shape (): the inverse of `rows`."""
-        return Level(*(torch.stack([getattr(row, name) for row in rows]) for name in ("alpha", "sigma", "label")))
+        return Level(*(torch.stack([getattr(row, name) for row in rows]) for name in ("alpha", "sigma", "timestep")))
 
     @property
     def logsnr(self) -> Tensor:
@@ -63,7 +65,7 @@ class Level:
         return (self.alpha / self.sigma) ** 2
 
     @property
-    def ratio(self) -> Tensor:
+    def sigma_edm(self) -> Tensor:
         """sigma / alpha: the noise level of the rescaled x_t / alpha, EDM's sigma."""
         return self.sigma / self.alpha
 
@@ -71,7 +73,7 @@ class Level:
     def clean(like: Tensor | None = None) -> Level:
         """The level of x_0 itself; with the shape of `like` when given."""
         one = torch.ones((), dtype=torch.float64) if like is None else torch.ones_like(like)
-        return Level(one, 0 * one, CLEAN_LABEL * one)
+        return Level(one, 0 * one, CLEAN_TIMESTEP * one)
 
     def and_clean(self) -> Level:
         """This table with the clean level appended."""
@@ -79,11 +81,11 @@ class Level:
         return Level(
             torch.cat([self.alpha, end.alpha]),
             torch.cat([self.sigma, end.sigma]),
-            torch.cat([self.label, end.label]),
+            torch.cat([self.timestep, end.timestep]),
         )
 
 
-def meet(coefficient: Tensor, x: Tensor) -> Tensor:
+def broadcast_to(coefficient: Tensor, x: Tensor) -> Tensor:
     """Brings a float64 coefficient to x: its device, its dtype (float32 at least), its number of axes.
 
     coefficient: shape () for all examples, or (B,) for one per example of x (B, ...).

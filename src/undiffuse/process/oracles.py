@@ -20,8 +20,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from undiffuse.process.levels import Level, meet
-from undiffuse.process.posteriors import Known, Posterior
+from undiffuse.process.levels import Level, broadcast_to
+from undiffuse.process.posteriors import ExactVariance, Posterior
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Mixture:
     def _components(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor, Tensor]:
         """Per component: log-joint (B, K), posterior mean (B, K, d), posterior variance (B or 1, K, d)."""
         x_t = x_t[:, None]
-        alpha, sigma = (meet(c, x_t).reshape(-1, 1, 1) for c in (level.alpha, level.sigma))
+        alpha, sigma = (broadcast_to(c, x_t).reshape(-1, 1, 1) for c in (level.alpha, level.sigma))
         s, V = (factor.to(x_t) for factor in self._factors)
         means = self.means.to(x_t)
         marginal = alpha**2 * s + sigma**2
@@ -73,7 +73,7 @@ class Mixture:
         weight = log_joint.softmax(1)[..., None]
         mean = (weight * means).sum(1)
         variance = (weight * (variances + (means - mean[:, None]) ** 2)).sum(1)
-        return Posterior(mean, Known(variance))
+        return Posterior(mean, ExactVariance(variance))
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n draws (n, d) of the clean distribution."""
@@ -90,12 +90,12 @@ class FiniteSet:
 
     def __call__(self, x_t: Tensor, level: Level) -> Posterior:
         points = self.points.to(x_t)
-        alpha, sigma = (meet(c, x_t).reshape(-1, 1) for c in (level.alpha, level.sigma))
+        alpha, sigma = (broadcast_to(c, x_t).reshape(-1, 1) for c in (level.alpha, level.sigma))
         # |x_t - alpha x_i|² without its first term, which is the same for every i and drops out of the softmax.
         distance2 = alpha**2 * (points**2).sum(1) - 2 * alpha * (x_t @ points.T)
         weight = (-distance2 / (2 * sigma**2)).softmax(1)
         mean = weight @ points
-        return Posterior(mean, Known((weight @ points**2 - mean**2).clamp(min=0)))
+        return Posterior(mean, ExactVariance((weight @ points**2 - mean**2).clamp(min=0)))
 
 
 def fitted_gaussian(x: Tensor) -> Mixture:

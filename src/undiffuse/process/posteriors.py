@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 
 from undiffuse.process.bridges import Bridge
-from undiffuse.process.levels import Level, meet
+from undiffuse.process.levels import Level, broadcast_to
 
 
-class Spread(ABC):
+class Variance(ABC):
     """How sure a belief about x_0 is, seen through a bridge."""
 
     @abstractmethod
@@ -39,7 +39,7 @@ class Spread(ABC):
 
 
 @dataclass(frozen=True)
-class Fixed(Spread):
+class FixedVariance(Variance):
     """A constant fraction f of the way from small (0) to large (1), in log space.
 
     At the last transition both ends are the borrowed small variance, as in the reference code.
@@ -50,23 +50,23 @@ class Fixed(Spread):
     def log_variance(self, bridge: Bridge, x_t: Tensor) -> Tensor:
         high = torch.where(bridge.into_clean, bridge.log_small, bridge.log_large)
         if self.fraction in (0.0, 1.0):  # exact at the ends, where 0 · inf would be nan
-            return meet(high if self.fraction else bridge.log_small, x_t)
-        return meet(bridge.log_small + self.fraction * (high - bridge.log_small), x_t)
+            return broadcast_to(high if self.fraction else bridge.log_small, x_t)
+        return broadcast_to(bridge.log_small + self.fraction * (high - bridge.log_small), x_t)
 
 
 @dataclass(frozen=True)
-class LearnedRange(Spread):
+class LearnedRangeVariance(Variance):
     """A learned position v between log small (-1) and log large (+1), of the shape of x_t."""
 
     v: Tensor
 
     def log_variance(self, bridge: Bridge, x_t: Tensor) -> Tensor:
-        low, high = meet(bridge.log_small, x_t), meet(bridge.log_large, x_t)
+        low, high = broadcast_to(bridge.log_small, x_t), broadcast_to(bridge.log_large, x_t)
         return low + (self.v + 1) / 2 * (high - low)
 
 
 @dataclass(frozen=True)
-class Learned(Spread):
+class LearnedVariance(Variance):
     """A learned log-variance of the transition, of the shape of x_t."""
 
     log_value: Tensor
@@ -76,13 +76,13 @@ class Learned(Spread):
 
 
 @dataclass(frozen=True)
-class Known(Spread):
+class ExactVariance(Variance):
     """The variance of x_0 given x_t, of the shape of x_t or a scalar; gives the optimal transition variance."""
 
     variance: Tensor
 
     def log_variance(self, bridge: Bridge, x_t: Tensor) -> Tensor:
-        return (meet(bridge.small, x_t) + meet(bridge.on_x, x_t) ** 2 * self.variance).log()
+        return (broadcast_to(bridge.small, x_t) + broadcast_to(bridge.on_x, x_t) ** 2 * self.variance).log()
 
 
 @dataclass(frozen=True)
@@ -95,21 +95,21 @@ class Posterior:
     """
 
     mean: Tensor
-    spread: Spread = Fixed(0.0)
+    variance: Variance = FixedVariance(0.0)
     kept_eps: Tensor | None = None
 
     def eps(self, x_t: Tensor, level: Level) -> Tensor:
         """The noise in x_t by this belief: (x_t - alpha x̂)/sigma, the one that reproduces x_t, unless one is kept."""
         if self.kept_eps is not None:
             return self.kept_eps
-        return (x_t - meet(level.alpha, x_t) * self.mean) / meet(level.sigma, x_t)
+        return (x_t - broadcast_to(level.alpha, x_t) * self.mean) / broadcast_to(level.sigma, x_t)
 
     def with_mean(self, mean: Tensor) -> Posterior:
         return replace(self, mean=mean)
 
     def moved(self, shift: Tensor, level: Level) -> Posterior:
         """With x̂ + shift, and a kept noise estimate moved along, so that the two reproduce x_t as they did before."""
-        kept = None if self.kept_eps is None else self.kept_eps - meet(level.alpha / level.sigma, shift) * shift
+        kept = None if self.kept_eps is None else self.kept_eps - broadcast_to(level.alpha / level.sigma, shift) * shift
         return replace(self, mean=self.mean + shift, kept_eps=kept)
 
     def detached(self) -> Posterior:
@@ -119,7 +119,7 @@ class Posterior:
         )
 
 
-Denoise = Callable[[Tensor, Level], Posterior]
+DenoiserFn = Callable[[Tensor, Level], Posterior]
 """(x_t, level) -> Posterior: what solvers, guidance, objectives and likelihood take. Networks and formulas alike.
 
 The level is one for all examples, of shape (), or one for each, (B,); inverse problems (sampling/inverse.py) take one for all.
@@ -136,9 +136,9 @@ class Transition:
 
 def bridge_mean(x: Tensor, x_t: Tensor, bridge: Bridge) -> Tensor:
     """Mean of q(x_s | x_t, x_0 = x)."""
-    return meet(bridge.on_x, x_t) * x + meet(bridge.on_xt, x_t) * x_t
+    return broadcast_to(bridge.on_x, x_t) * x + broadcast_to(bridge.on_xt, x_t) * x_t
 
 
 def transition(posterior: Posterior, x_t: Tensor, bridge: Bridge) -> Transition:
     """p(x_s | x_t): the belief pushed through the bridge."""
-    return Transition(bridge_mean(posterior.mean, x_t, bridge), posterior.spread.log_variance(bridge, x_t))
+    return Transition(bridge_mean(posterior.mean, x_t, bridge), posterior.variance.log_variance(bridge, x_t))

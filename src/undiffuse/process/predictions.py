@@ -5,18 +5,18 @@ Whatever is predicted, the denoiser turns it into the clean estimate by one affi
     x̂ = c_skip · x_t + c_out · F( c_in · x_t ).                                                                  (1)
 
     predicts   target F*              c_skip                          c_out                            c_in
-    clean      x                      0                               1                                1/h
-    noise      eps                    1/alpha                         -sigma/alpha                     1/h
-    velocity   alpha eps - sigma x    alpha/h²                        -sigma/h²                        1/h
+    x0         x                      0                               1                                1/h
+    epsilon    eps                    1/alpha                         -sigma/alpha                     1/h
+    v          alpha eps - sigma x    alpha/h²                        -sigma/h²                        1/h
     flow       eps - x                1/(alpha + sigma)               -sigma/(alpha + sigma)           1/h
-    karras     see target             alpha sd²/k²                    sigma sd/k                       1/k
-    mean       mean of q(x_s|x_t,x)   -on_xt/on_x                     1/on_x                           1
+    edm        see target             alpha sd²/k²                    sigma sd/k                       1/k
+    posterior_mean  mu of q(x_s|x_t,x)  -on_xt/on_x                     1/on_x                           1
 
     h² = alpha² + sigma²,  k² = sigma² + alpha² sd²,  sd the standard deviation of the data.
 
-`velocity` is Salimans & Ho 2022; `karras` is EDM's preconditioning with a signal coefficient alpha; `mean` is the
+`v` is Salimans & Ho 2022; `edm` is EDM's preconditioning with a signal coefficient alpha; `posterior_mean` is the
 mu of DDPM (Ho et al. 2020, section 3.2), a statement about one chain, whose coefficients it therefore takes from that
-chain's own bridges, found by the label.  A target needs no table of its own: substituting x_t = alpha x + sigma eps in
+chain's own bridges, found by the timestep.  A target needs no table of its own: substituting x_t = alpha x + sigma eps in
 (1) and solving for F,
 
     F* = (1 - c_skip alpha)/c_out · x  -  c_skip sigma/c_out · eps,
@@ -26,16 +26,16 @@ and the error of F is the error of x̂ over c_out.
 The belief x̂ depends on x_t only through its signal-to-noise ratio and its direction.  So a network trained on one schedule
 denoises at any level of another: ask it at its own level of the same SNR, with x_t brought to the scale it has there,
 
-    x̂ = c_skip° · s x_t + c_out° · F( c_in° · s x_t, label° ),      s = hypot(alpha°, sigma°)/hypot(alpha, sigma),       (2)
+    x̂ = c_skip° · s x_t + c_out° · F( c_in° · s x_t, timestep° ),      s = hypot(alpha°, sigma°)/hypot(alpha, sigma),       (2)
 
 where ° marks the level that is asked.  Levels outside the range it was trained on are asked at the nearest end.  (2) is again
 an affine map, `Translated`.
 
 Networks of others are shown other inputs and clocks.  What is seen of the level by the network alone can be changed without
 touching what its output means (`Preconditioned`; c_in and c_noise are Karras et al. 2022's names, eq. 7): x_t may be shown as it
-is, c_in = 1, and the clock, by default the level's label, may be any
+is, c_in = 1, and the timestep that it is given may be any
 
-    c_noise = scale · v + shift,     v the label, or ln(sigma/alpha).                                              (3)
+    c_noise = scale · v + shift,     v the level's timestep, or ln(sigma/alpha).                                              (3)
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from torch import Tensor
 from undiffuse.errors import UsageError
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
-from undiffuse.process.levels import Level, meet
+from undiffuse.process.levels import Level, broadcast_to
 from undiffuse.process.probability_flow import angle_of, level_at, norm_of
 from undiffuse.process.schedules import Schedule
 
@@ -70,20 +70,20 @@ class Prediction(ABC):
     @abstractmethod
     def affine(self, level: Level) -> Affine: ...
 
-    def asked(self, level: Level) -> Level:
-        """The level that the network is asked at, whose label its clock is told."""
+    def network_level(self, level: Level) -> Level:
+        """The level that the network is evaluated at, whose timestep it is given."""
         return level
 
     def c_noise(self, level: Level) -> Tensor:
-        """What the network's clock is told at a level, float64 of the level's shape."""
-        return self.asked(level).label
+        """What the network is given as its timestep at a level, float64 of the level's shape."""
+        return self.network_level(level).timestep
 
     def target(self, x: Tensor, eps: Tensor, level: Level) -> Tensor:
         """What the network should output for x_t = alpha x + sigma eps."""
         row = self.affine(level)
         on_x = (1 - row.c_skip * level.alpha) / row.c_out
         on_eps = -row.c_skip * level.sigma / row.c_out
-        return meet(on_x, x) * x + meet(on_eps, x) * eps
+        return broadcast_to(on_x, x) * x + broadcast_to(on_eps, x) * eps
 
 
 def _one_over_norm(level: Level) -> Tensor:
@@ -91,34 +91,34 @@ def _one_over_norm(level: Level) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Clean(Prediction):
+class X0Prediction(Prediction):
     def affine(self, level: Level) -> Affine:
         one = torch.ones_like(level.alpha)
         return Affine(0 * one, one, _one_over_norm(level))
 
 
 @dataclass(frozen=True)
-class Noise(Prediction):
+class EpsilonPrediction(Prediction):
     def affine(self, level: Level) -> Affine:
         return Affine(1 / level.alpha, -level.sigma / level.alpha, _one_over_norm(level))
 
 
 @dataclass(frozen=True)
-class Velocity(Prediction):
+class VPrediction(Prediction):
     def affine(self, level: Level) -> Affine:
         norm2 = level.alpha**2 + level.sigma**2
         return Affine(level.alpha / norm2, -level.sigma / norm2, norm2.rsqrt())
 
 
 @dataclass(frozen=True)
-class FlowVelocity(Prediction):
+class FlowPrediction(Prediction):
     def affine(self, level: Level) -> Affine:
         total = level.alpha + level.sigma
         return Affine(1 / total, -level.sigma / total, _one_over_norm(level))
 
 
 @dataclass(frozen=True)
-class Karras(Prediction):
+class EDMPrediction(Prediction):
     sigma_data: float = 0.5
 
     def affine(self, level: Level) -> Affine:
@@ -127,7 +127,7 @@ class Karras(Prediction):
 
 
 @dataclass(frozen=True)
-class Mean(Prediction):
+class PosteriorMeanPrediction(Prediction):
     """mu of the transition between neighbours of the chain the network was trained on."""
 
     chain: Chain
@@ -139,41 +139,41 @@ class Mean(Prediction):
 
 
 @dataclass(frozen=True)
-class Translated(Prediction):
-    """The prediction of a network that was trained on another schedule, its `clock`; eq. (2).
+class Rescheduled(Prediction):
+    """The prediction of a network that was trained on another schedule, `trained_schedule`; eq. (2).
 
     The mean of a chain's transition exists at the chain's own levels alone, so there the nearest one is asked.
     """
 
     inner: Prediction
-    clock: Schedule
+    trained_schedule: Schedule
 
-    def asked(self, level: Level) -> Level:
-        found = level_at(self.clock, angle_of(level))
+    def network_level(self, level: Level) -> Level:
+        found = level_at(self.trained_schedule, angle_of(level))
         plain = self.inner.inner if isinstance(self.inner, Preconditioned) else self.inner
-        if isinstance(plain, Mean) and isinstance(self.clock, Chain):
-            return self.clock.levels[self.clock.row(found)]
+        if isinstance(plain, PosteriorMeanPrediction) and isinstance(self.trained_schedule, Chain):
+            return self.trained_schedule.levels[self.trained_schedule.row(found)]
         return found
 
     def affine(self, level: Level) -> Affine:
-        asked = self.asked(level)
-        row, scale = self.inner.affine(asked), norm_of(asked) / norm_of(level)
+        there = self.network_level(level)
+        row, scale = self.inner.affine(there), norm_of(there) / norm_of(level)
         return Affine(scale * row.c_skip, row.c_out, scale * row.c_in)
 
     def c_noise(self, level: Level) -> Tensor:
-        return self.inner.c_noise(self.asked(level))
+        return self.inner.c_noise(self.network_level(level))
 
 
 @dataclass(frozen=True)
 class CNoise:
-    """Eq. (3).   of: the label, "timestep", or ln(sigma/alpha), "log_sigma"."""
+    """Eq. (3).   of: the timestep, "timestep", or ln(sigma/alpha), "log_sigma"."""
 
     of: Literal["timestep", "log_sigma"] = "timestep"
     scale: float = 1.0
     shift: float = 0.0
 
     def __call__(self, level: Level) -> Tensor:
-        return self.scale * (level.label if self.of == "timestep" else level.ratio.log()) + self.shift
+        return self.scale * (level.timestep if self.of == "timestep" else level.sigma_edm.log()) + self.shift
 
 
 @dataclass(frozen=True)
@@ -192,24 +192,24 @@ class Preconditioned(Prediction):
         return self.noise(level)
 
 
-PREDICTIONS = ("noise", "clean", "mean", "velocity", "flow", "karras")
+PREDICTIONS = ("epsilon", "x0", "posterior_mean", "v", "flow", "edm")
 
 
 def make_prediction(
     name: str,
     schedule: Schedule,
     sigma_data: float = 0.5,
-    clock: Schedule | None = None,
+    trained_schedule: Schedule | None = None,
     noise: CNoise | None = None,
     unscaled: bool = False,
 ) -> Prediction:
-    """The prediction called `name` for networks used on `schedule`, and trained on `clock` where that is another.
+    """The prediction called `name` for networks used on `schedule`, and trained on `trained_schedule` where that is another.
 
-    noise: what the network's clock is told, where that is not the label.   unscaled: whether it is shown x_t as it is, c_in = 1.
+    noise: what the network is given where that is not the level's timestep.   unscaled: whether it is shown x_t as it is, c_in = 1.
     Raises UsageError where these contradict each other: noise, or ln(sigma/alpha), at alpha = 0, the mean off a chain, an unknown name.
     """
-    if clock is not None:
-        return Translated(make_prediction(name, clock, sigma_data, None, noise, unscaled), clock)
+    if trained_schedule is not None:
+        return Rescheduled(make_prediction(name, trained_schedule, sigma_data, None, noise, unscaled), trained_schedule)
     if noise is not None or unscaled:
         noise = noise or CNoise()
         if noise.of == "log_sigma" and schedule(schedule.t_max).alpha == 0:
@@ -217,18 +217,25 @@ def make_prediction(
                 "c_noise of log_sigma is infinite on a schedule that ends in pure noise: use the timestep, c_noise.of=timestep."
             )
         return Preconditioned(make_prediction(name, schedule, sigma_data), noise, unscaled)
-    if name == "noise" and schedule(schedule.t_max).alpha == 0:
+    if name == "epsilon" and schedule(schedule.t_max).alpha == 0:
         raise UsageError(
             "predicting the noise is undefined on a schedule with zero terminal SNR, where x_t is nothing but noise: "
-            "use prediction 'velocity' (or clean, flow, karras), or a schedule that keeps some signal."
+            "use prediction 'v' (or x0, flow, edm), or a schedule that keeps some signal."
         )
-    if name == "mean":
+    if name == "posterior_mean":
         if not isinstance(schedule, Chain):
-            raise UsageError("prediction 'mean' is the mean of a chain's transition: use a discrete schedule with it.")
-        return Mean(schedule, Bridge.table(schedule.levels))
-    simple = {"noise": Noise(), "clean": Clean(), "velocity": Velocity(), "flow": FlowVelocity()}
+            raise UsageError(
+                "prediction 'posterior_mean' is the mean of a chain's transition: use a discrete schedule with it."
+            )
+        return PosteriorMeanPrediction(schedule, Bridge.table(schedule.levels))
+    simple = {
+        "epsilon": EpsilonPrediction(),
+        "x0": X0Prediction(),
+        "v": VPrediction(),
+        "flow": FlowPrediction(),
+    }
     if name in simple:
         return simple[name]
-    if name == "karras":
-        return Karras(sigma_data)
+    if name == "edm":
+        return EDMPrediction(sigma_data)
     raise UsageError(f"there is no prediction {name!r}: choose one of {', '.join(PREDICTIONS)}.")

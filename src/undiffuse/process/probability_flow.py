@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from undiffuse.process.levels import Level, meet
-from undiffuse.process.posteriors import Denoise, Posterior
+from undiffuse.process.levels import Level, broadcast_to
+from undiffuse.process.posteriors import DenoiserFn, Posterior
 from undiffuse.process.schedules import Schedule
 
 
@@ -41,11 +41,11 @@ def times_as(x: Tensor) -> dict[str, torch.dtype] | None:
     return {"dtype": torch.float32} if x.device.type == "mps" else None
 
 
-def velocity(denoise: Denoise, schedule: Schedule, phi: Tensor, y: Tensor) -> tuple[Tensor, Posterior]:
+def velocity(denoise: DenoiserFn, schedule: Schedule, phi: Tensor, y: Tensor) -> tuple[Tensor, Posterior]:
     """dy/dphi at the angle phi, of the shape of y, and the belief it follows from."""
     level = level_at(schedule, phi)
     norm = norm_of(level)
-    x_t = y * meet(norm, y)
+    x_t = y * broadcast_to(norm, y)
     posterior = denoise(x_t, level)
-    on_eps, on_clean = meet(level.alpha / norm, y), meet(level.sigma / norm, y)
+    on_eps, on_clean = broadcast_to(level.alpha / norm, y), broadcast_to(level.sigma / norm, y)
     return on_eps * posterior.eps(x_t, level) - on_clean * posterior.mean, posterior

@@ -69,8 +69,8 @@ class Schedule(ABC):
     def at(self, logsnr: Tensor) -> Tensor:
         """The time at which the curve has this log-SNR."""
 
-    def label(self, t: Tensor) -> Tensor:
-        """What the network's clock is told at time t."""
+    def timestep(self, t: Tensor) -> Tensor:
+        """What the network is given at time t."""
         return 1000 * t
 
     def nearest(self, t: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class Schedule(ABC):
     def __call__(self, t: Tensor | Sequence[float] | float) -> Level:
         t = torch.as_tensor(t, dtype=torch.float64)
         alpha, sigma = self.family(self.logsnr(t))
-        return Level(alpha, sigma, self.label(t))
+        return Level(alpha, sigma, self.timestep(t))
 
     def shifted(self, shift: float) -> Schedule:
         """The same schedule with `shift` added to every log-SNR; negative values add noise.
@@ -113,8 +113,8 @@ class Shifted(Schedule):
     def at(self, logsnr: Tensor) -> Tensor:
         return self.inner.at(logsnr - self.shift)
 
-    def label(self, t: Tensor) -> Tensor:
-        return self.inner.label(t)
+    def timestep(self, t: Tensor) -> Tensor:
+        return self.inner.timestep(t)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +195,7 @@ class EDM(Schedule):
     def at(self, logsnr: Tensor) -> Tensor:
         return (-logsnr / 2).exp()
 
-    def label(self, t: Tensor) -> Tensor:
+    def timestep(self, t: Tensor) -> Tensor:
         return 250 * t.log()
 
 

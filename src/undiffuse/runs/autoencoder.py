@@ -18,7 +18,6 @@ weights are held, and in its own loss y is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -27,32 +26,40 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from undiffuse.models import storage
-from undiffuse.models.classifier import load_classifier
-from undiffuse.conditioning.conditions import Values
-from undiffuse.config import Config, changed, parsed, refuse_other
-from undiffuse.runs.design import LatentDesign
+from undiffuse.conditioning.conditions import EncodedConditions
+from undiffuse.config import Config, as_file, changed, parsed, refuse_other
 from undiffuse.data.codec import Codec, CodecConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
 from undiffuse.data.splitting import SplitConfig
 from undiffuse.errors import UsageError
-from undiffuse.system import FolderLock, write_text
-from undiffuse.networks.latents import LatentConfig, Latents, build_autoencoder, decoded, encoded, measured, padded
+from undiffuse.models import storage
+from undiffuse.models.classifier import load_classifier
 from undiffuse.models.interop.diffusers_vae import read_diffusers
 from undiffuse.networks.discriminator import Discriminator
-from undiffuse.networks.gaussian import divergence, drawn
+from undiffuse.networks.gaussian import divergence, sample_gaussian
 from undiffuse.networks.kl_autoencoder import KLAutoencoder
+from undiffuse.networks.latents import (
+    LatentConfig,
+    Latents,
+    build_autoencoder,
+    decode,
+    encode,
+    measure_latents,
+    pad_replicate,
+)
 from undiffuse.networks.tiny_autoencoder import TinyAutoencoder
-from undiffuse.pictures.edits import difference, pictures_of, rows_of
+from undiffuse.pictures.edits import difference, draw_rows, pictures_of
 from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Cosine
 from undiffuse.rng import GeneratorStream, drawing, permuted
+from undiffuse.runs.design import LatentDesign
+from undiffuse.system import FolderLock, write_text
 from undiffuse.training import checkpoints
 from undiffuse.training.fit import fit
 from undiffuse.training.learners import Computing, Learner
-from undiffuse.training.timesteps import make_level_sampler
 from undiffuse.training.loop import Trainer, Update
+from undiffuse.training.timesteps import make_timestep_sampler
 
 FILE_NAME = "autoencoder.safetensors"
 MOST_HELD_OUT, SHOWN, COMPONENTS = 1000, 10, 64
@@ -60,7 +67,7 @@ FREE_TO_CHANGE = ("design.training.steps", "design.training.budget", "design.sou
 Features = Callable[[Tensor], list[Tensor]]
 
 
-class _Both(nn.Module):
+class VAEAndDiscriminator(nn.Module):
     """An autoencoder, and its discriminator if any."""
 
     def __init__(self, autoencoder: KLAutoencoder | TinyAutoencoder, discriminator: Discriminator | None) -> None:
@@ -71,7 +78,7 @@ class _Both(nn.Module):
 class AutoencoderLearner(Learner):
     """Eq. 1. Noise, levels and conditions do not come into it."""
 
-    def __init__(self, design: LatentDesign, both: _Both, features: Features | None) -> None:
+    def __init__(self, design: LatentDesign, both: VAEAndDiscriminator, features: Features | None) -> None:
         self.design, self.module, self.features = design, both, features
         self.autoencoder, self.discriminator = both.autoencoder, both.discriminator
 
@@ -79,14 +86,14 @@ class AutoencoderLearner(Learner):
     def draws(self) -> bool:
         return True
 
-    def prepared(self, values: Values, generator: torch.Generator) -> Values:
+    def prepared(self, values: EncodedConditions, generator: torch.Generator) -> EncodedConditions:
         return values
 
-    def losses(self, x: Tensor, eps: Tensor, level: Level, values: Values, computing: Computing) -> Tensor:
+    def losses(self, x: Tensor, eps: Tensor, level: Level, values: EncodedConditions, computing: Computing) -> Tensor:
         with computing():
-            mean, log_variance = self.autoencoder.encode(padded(x, self.autoencoder.config.factor))
-            z = mean if log_variance is None else drawn(mean, log_variance)
-            y = decoded(self.autoencoder, z, tuple(x.shape[2:]))
+            mean, log_variance = self.autoencoder.encode(pad_replicate(x, self.autoencoder.config.factor))
+            z = mean if log_variance is None else sample_gaussian(mean, log_variance)
+            y = decode(self.autoencoder, z, tuple(x.shape[2:]))
         numbers = x[0].numel()
         apart = (y - x).abs() if self.design.difference == "absolute" else (y - x) ** 2
         loss = apart.flatten(1).mean(1)
@@ -97,7 +104,9 @@ class AutoencoderLearner(Learner):
         if self.discriminator is not None:
             held = {name: p.detach() for name, p in self.discriminator.named_parameters()}
             fooled = functional_call(self.discriminator, held, (y,)).flatten(1).mean(1)
-            told_apart = torch.relu(1 - self.discriminator(x)).flatten(1).mean(1) + torch.relu(1 + self.discriminator(y.detach())).flatten(1).mean(1)
+            told_apart = torch.relu(1 - self.discriminator(x)).flatten(1).mean(1) + torch.relu(
+                1 + self.discriminator(y.detach())
+            ).flatten(1).mean(1)
             loss = loss - self.design.adversarial * fooled + told_apart / 2
         return loss
 
@@ -129,21 +138,32 @@ class AutoencoderRun:
     """
 
     def __init__(
-        self, folder: Path, config: AutoencoderRunConfig, data: Dataset, rows: tuple[np.ndarray, np.ndarray], device: torch.device
+        self,
+        folder: Path,
+        config: AutoencoderRunConfig,
+        data: Dataset,
+        rows: tuple[np.ndarray, np.ndarray],
+        device: torch.device,
     ) -> None:
         self.folder, self.config, self.device = folder, config, device
         self.lock = FolderLock(folder, ("state",))
         design, self.codec = config.design, Codec(config.codec)
         channels = config.codec.shape[0]
         with drawing(GeneratorStream.WEIGHTS, design.training.seed):
-            autoencoder = build_autoencoder(design.autoencoder, channels) if design.source is None else taken_from(Path(design.source), channels)
+            autoencoder = (
+                build_autoencoder(design.autoencoder, channels)
+                if design.source is None
+                else load_autoencoder(Path(design.source), channels)
+            )
             discriminator = Discriminator(len(config.codec.shape) - 1, channels) if design.adversarial else None
-        self.both = _Both(autoencoder, discriminator).to(device)
+        self.both = VAEAndDiscriminator(autoencoder, discriminator).to(device)
         self.features: Features | None = None
         if design.extractor is not None:
             extractor = load_classifier(design.extractor, device)
             if extractor.config.codec != config.codec or extractor.config.latent is not None:
-                raise UsageError(f"the extractor {design.extractor} reads other data than this: train one with 'undiffuse classifier' on this.")
+                raise UsageError(
+                    f"the extractor {design.extractor} reads other data than this: train one with 'undiffuse classifier' on this."
+                )
             self.features = extractor.features
         self.data, self.training_rows, held_out = data, rows[0], rows[1] if len(rows[1]) else rows[0]
         self.loader = Loader(data, self.codec, design.training.batch_size, design.training.seed, device, rows=rows[0])
@@ -155,7 +175,7 @@ class AutoencoderRun:
         """Made when it is asked for, since it is several times as large as an autoencoder that is taken as it is."""
         schedule = Cosine()  # the loop draws levels, which an autoencoder does not look at
         learner = AutoencoderLearner(self.config.design, self.both, self.features)
-        return Trainer(learner, schedule, make_level_sampler("uniform", schedule, True), self.config.design.training)
+        return Trainer(learner, schedule, make_timestep_sampler("uniform", schedule, True), self.config.design.training)
 
     @property
     def taken(self) -> bool:
@@ -176,8 +196,8 @@ class AutoencoderRun:
         where another process trains in it.
         """
         with self.lock:
-            already(self.folder, self.config)
-            write_text(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
+            is_trained(self.folder, self.config)
+            write_text(self.folder / "config.json", as_file(self.config))
             if not self.taken:
                 yield from fit(self.trainer, self.loader, self.folder / "state", self.save, every)
             self.finish()
@@ -185,7 +205,7 @@ class AutoencoderRun:
     def save(self) -> None:
         """Writes a checkpoint."""
         with self.lock:
-            checkpoints.save(self.folder / "state", self.trainer.snapshot(), self.trainer.numbers())
+            checkpoints.save_checkpoint(self.folder / "state", self.trainer.snapshot(), self.trainer.numbers())
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -193,13 +213,19 @@ class AutoencoderRun:
         autoencoder = self.both.autoencoder.eval()
         loss = self._error()
         if not self.taken:
-            with self.trainer.average.swapped():
+            with self.trainer.ema.swapped():
                 averaged = self._error()
-                better = {name: p.detach().clone() for name, p in autoencoder.named_parameters()} if averaged <= loss else {}
+                better = (
+                    {name: p.detach().clone() for name, p in autoencoder.named_parameters()} if averaged <= loss else {}
+                )
             for name, value in better.items():
                 autoencoder.get_parameter(name).copy_(value)
             loss = min(loss, averaged)
-        config = measured(autoencoder, lambda rows: self.codec.encode(self.data.values[self.training_rows[rows]]), len(self.training_rows))
+        config = measure_latents(
+            autoencoder,
+            lambda rows: self.codec.encode(self.data.values[self.training_rows[rows]]),
+            len(self.training_rows),
+        )
         low, high = self.codec.limits(torch.device("cpu"))
         ratio = float((((high - low) ** 2).mean() / loss).log10()) * 10
         config = changed(config, {"psnr": round(ratio, 3)})
@@ -213,7 +239,7 @@ class AutoencoderRun:
         total = 0.0
         for part in self.held_out.split(64):
             x = part.to(self.device)
-            y = decoded(self.both.autoencoder, encoded(self.both.autoencoder, x), tuple(x.shape[2:]))
+            y = decode(self.both.autoencoder, encode(self.both.autoencoder, x), tuple(x.shape[2:]))
             total += (y - x).cpu().double().square().sum().item()
         return total / self.held_out.numel()
 
@@ -224,10 +250,12 @@ class AutoencoderRun:
         given, back = (pictures_of(self.codec.decode(each), self.codec) for each in (x, y))
         rows = [("held out", given), ("through latents", back), (label, apart)]
         shape = "×".join(str(n) for n in latents.shape)
-        rows_of(rows, f"What latents of {shape} keep: {latents.config.psnr:.1f} dB", [""] * len(x)).save(self.folder / "reconstructions.png")
+        draw_rows(rows, f"What latents of {shape} keep: {latents.config.psnr:.1f} dB", [""] * len(x)).save(
+            self.folder / "reconstructions.png"
+        )
 
 
-def already(folder: Path, config: AutoencoderRunConfig) -> bool:
+def is_trained(folder: Path, config: AutoencoderRunConfig) -> bool:
     """Whether a folder holds the trained autoencoder of this configuration. Raises UsageError where it holds another."""
     refuse_other(folder / "config.json", config, "choose another --name", FREE_TO_CHANGE)
     return (folder / FILE_NAME).exists()
@@ -235,7 +263,9 @@ def already(folder: Path, config: AutoencoderRunConfig) -> bool:
 
 def write_latents(path: Path, latents: Latents) -> None:
     """Writes an autoencoder with the statistics of its latents atomically, and reads it back."""
-    storage.write(path, "autoencoder", latents.config.model_dump_json(), storage.named(latent=dict(latents.named_parameters())))
+    storage.write(
+        path, "autoencoder", latents.config.model_dump_json(), storage.named(latent=dict(latents.named_parameters()))
+    )
 
 
 def load_latents(path: str | Path, device: torch.device | str = "cpu") -> Latents:
@@ -250,7 +280,7 @@ def load_latents(path: str | Path, device: torch.device | str = "cpu") -> Latent
     return latents.to(device)
 
 
-def taken_from(folder: Path, channels: int) -> KLAutoencoder | TinyAutoencoder:
+def load_autoencoder(folder: Path, channels: int) -> KLAutoencoder | TinyAutoencoder:
     """A trained autoencoder of ours (a run of latents, its autoencoder/ or the file there) or of diffusers.
 
     Raises UsageError for another number of channels, or where there is none.
@@ -260,8 +290,12 @@ def taken_from(folder: Path, channels: int) -> KLAutoencoder | TinyAutoencoder:
         if place.is_file():
             latents = load_latents(place)
             if (found := latents.config.shape[0]) != channels:
-                raise UsageError(f"the autoencoder in {place} takes {found} channels, and the data has {channels}: train one with --latent.")
+                raise UsageError(
+                    f"the autoencoder in {place} takes {found} channels, and the data has {channels}: train one with --latent."
+                )
             return latents.autoencoder.requires_grad_(True)
     if (folder / "config.json").exists():
         return read_diffusers(folder, channels)
-    raise UsageError(f"there is no autoencoder in {folder}: give a folder that 'undiffuse train --latent' or diffusers wrote.")
+    raise UsageError(
+        f"there is no autoencoder in {folder}: give a folder that 'undiffuse train --latent' or diffusers wrote."
+    )

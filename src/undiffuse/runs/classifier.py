@@ -23,35 +23,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from undiffuse.models.storage import sets_of
-from undiffuse.models.classifier import FILE_NAME, Classifier, ClassifierConfig, log_likelihood, save_classifier
-from undiffuse.conditioning.columns import encode_columns, fit_conditions
-from undiffuse.conditioning.base import AT_ONCE
+from undiffuse.conditioning.base import EXAMPLES_AT_ONCE
 from undiffuse.conditioning.classes import ClassConfig
-from undiffuse.conditioning.conditions import Conditions, Values
-from undiffuse.conditioning.spec import Condition
+from undiffuse.conditioning.columns import encode_columns, fit_conditions
+from undiffuse.conditioning.conditions import Conditions, EncodedConditions
 from undiffuse.conditioning.encoded import Part
 from undiffuse.conditioning.numbers import NumberConfig
+from undiffuse.conditioning.spec import Condition
 from undiffuse.conditioning.vectors import VectorConfig
-from undiffuse.config import Config, begun_before, changed, refuse_other
-from undiffuse.models.config import ModelConfig
+from undiffuse.config import Config, as_file, begun_before, changed, refuse_other
 from undiffuse.data.codec import Codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
 from undiffuse.errors import UsageError
-from undiffuse.system import FolderLock, write_text
+from undiffuse.models.classifier import FILE_NAME, Classifier, ClassifierConfig, log_likelihood, save_classifier
+from undiffuse.models.config import ModelConfig
+from undiffuse.models.storage import sets_of
 from undiffuse.networks.building import NetworkConfig, suggested_unet
 from undiffuse.networks.unet_config import StagesConfig, UNetConfig
-from undiffuse.process.forward import jump
+from undiffuse.process.forward import add_noise
 from undiffuse.process.levels import Level
 from undiffuse.rng import GeneratorStream, drawing, permuted
+from undiffuse.system import FolderLock, write_text
 from undiffuse.training import checkpoints
 from undiffuse.training.fit import fit
 from undiffuse.training.learners import Computing, Learner
-from undiffuse.training.timesteps import make_level_sampler
 from undiffuse.training.loop import Trainer, Update
 from undiffuse.training.settings import TrainingConfig
-from undiffuse.training.validation import Bank
+from undiffuse.training.timesteps import make_timestep_sampler
+from undiffuse.training.validation import ValidationSet
 
 READABLE = ("class", "number", "tags", "vector")
 MOST_HELD_OUT, FEWEST_HELD_OUT = 2000, 2  # that say what is to be read
@@ -67,14 +67,14 @@ class ClassifierLearner(Learner):
         self.module = self.classifier = classifier
         self.name, self.clean = name, clean
 
-    def prepared(self, values: Values, generator: torch.Generator) -> Values:
+    def prepared(self, values: EncodedConditions, generator: torch.Generator) -> EncodedConditions:
         return values
 
-    def losses(self, x: Tensor, eps: Tensor, level: Level, values: Values, computing: Computing) -> Tensor:
+    def losses(self, x: Tensor, eps: Tensor, level: Level, values: EncodedConditions, computing: Computing) -> Tensor:
         if self.clean:
             level, x_t = Level.clean(level.alpha), x
         else:
-            x_t = jump(x, level, eps)
+            x_t = add_noise(x, level, eps)
         with computing():
             answer = self.classifier(x_t, level)
         return -log_likelihood(self.classifier.config.target, answer.float(), values[self.name])
@@ -119,21 +119,41 @@ class ClassifierRun:
     """
 
     def __init__(
-        self, folder: Path, model: ModelConfig, codec: Codec, data: Dataset, rows: tuple[np.ndarray, np.ndarray], name: str, target: Condition,
-        training: TrainingConfig, device: torch.device, *, clean: bool = False,
+        self,
+        folder: Path,
+        model: ModelConfig,
+        codec: Codec,
+        data: Dataset,
+        rows: tuple[np.ndarray, np.ndarray],
+        name: str,
+        target: Condition,
+        training: TrainingConfig,
+        device: torch.device,
+        *,
+        clean: bool = False,
     ) -> None:
         if target.kind not in READABLE:
-            raise UsageError(f"a classifier reads {', '.join(READABLE)}, and {name!r} is a {target.kind}: choose another.")
+            raise UsageError(
+                f"a classifier reads {', '.join(READABLE)}, and {name!r} is a {target.kind}: choose another."
+            )
         self.folder, self.name, self.device = folder, name, device
         self.lock = FolderLock(folder, ("state",))
         alike = not clean and begun_before(folder / "config.json")
         config = fit_conditions(data, {name: target}, 0.0, rows=rows[0], all_alike=alike)[name]
         self.config = ClassifierConfig(
-            codec=model.codec, latent=None if codec.space is None else model.latent, schedule=model.schedule,
-            network=classifying_network(model.network, codec.shape), name=name, target=config,  # type: ignore[arg-type]
+            codec=model.codec,
+            latent=None if codec.space is None else model.latent,
+            schedule=model.schedule,
+            network=classifying_network(model.network, codec.shape),
+            name=name,
+            target=config,  # type: ignore[arg-type]
         )
         self.run_config = ClassifierRunConfig(
-            measured_on="all" if alike else "training", classifier=self.config, declared=target, fingerprint=data.fingerprint(), training=training,
+            measured_on="all" if alike else "training",
+            classifier=self.config,
+            declared=target,
+            fingerprint=data.fingerprint(),
+            training=training,
         )
         with drawing(GeneratorStream.WEIGHTS, training.seed):
             self.classifier = self.config.build().to(device)
@@ -141,15 +161,27 @@ class ClassifierRun:
         values = encode_columns(data, {name: target}, self.reader)[name]
         seen, held_out = rows
         self.trainer = Trainer(
-            ClassifierLearner(self.classifier, name, clean), self.schedule, make_level_sampler("uniform", self.schedule, True), training
+            ClassifierLearner(self.classifier, name, clean),
+            self.schedule,
+            make_timestep_sampler("uniform", self.schedule, True),
+            training,
         )
-        self.loader = Loader(data, self.codec, training.batch_size, training.seed, device, {name: Part(values, seen)}, seen)
+        self.loader = Loader(
+            data, self.codec, training.batch_size, training.seed, device, {name: Part(values, seen)}, seen
+        )
         # data may be sorted by class, so the few that are looked at are drawn from all
-        said = np.concatenate([says(config, values[part]).numpy() for part in np.array_split(held_out, 1 + len(held_out) // AT_ONCE)])
+        said = np.concatenate(
+            [
+                says(config, values[part]).numpy()
+                for part in np.array_split(held_out, 1 + len(held_out) // EXAMPLES_AT_ONCE)
+            ]
+        )
         judged = permuted(GeneratorStream.JUDGED, held_out[said])[:MOST_HELD_OUT]
-        self.bank: Bank | None = None  # where too few held-out examples say anything
+        self.bank: ValidationSet | None = None  # where too few held-out examples say anything
         if len(judged) >= FEWEST_HELD_OUT:
-            self.bank = Bank.of(self.codec.encode(data.values[judged]).to(device), {name: values[judged].to(device)}, self.schedule)
+            self.bank = ValidationSet.of(
+                self.codec.encode(data.values[judged]).to(device), {name: values[judged].to(device)}, self.schedule
+            )
 
     def check(self) -> None:
         """Raises UsageError where the folder holds a classifier that is trained otherwise, with a list of what differs."""
@@ -162,32 +194,38 @@ class ClassifierRun:
         """
         with self.lock:
             self.check()
-            write_text(self.folder / "config.json", self.run_config.model_dump_json(indent=2) + "\n")
+            write_text(self.folder / "config.json", as_file(self.run_config))
             yield from fit(self.trainer, self.loader, self.folder / "state", self.save, every)
 
     def save(self) -> None:
         """Writes a checkpoint and the classifier file."""
         with self.lock:
             tensors = self.trainer.snapshot()
-            checkpoints.save(self.folder / "state", tensors, self.trainer.numbers())
+            checkpoints.save_checkpoint(self.folder / "state", tensors, self.trainer.numbers())
             readings = self.readings()
             useful = [reading.ratio for reading in readings if reading.can_guide]
             provenance = {"steps": self.trainer.step, "readings": [asdict(reading) for reading in readings]}
-            config = changed(self.config, {"provenance": provenance, "can_guide": [min(useful), max(useful)] if useful else None})
+            config = changed(
+                self.config, {"provenance": provenance, "can_guide": [min(useful), max(useful)] if useful else None}
+            )
             save_classifier(self.folder / FILE_NAME, config, **sets_of(tensors))
-            write_text(self.folder / "levels.json", json.dumps([asdict(reading) for reading in readings], indent=2) + "\n")
+            write_text(
+                self.folder / "levels.json", json.dumps([asdict(reading) for reading in readings], indent=2) + "\n"
+            )
 
     def readings(self) -> list[Reading]:
         """How well the averaged weights read held-out examples, by noise level; empty where none of them says what is to be read."""
         if self.bank is None:
             return []
         found = []
-        with torch.no_grad(), self.trainer.average.swapped():
+        with torch.no_grad(), self.trainer.ema.swapped():
             for row in range(len(self.bank.levels)):
                 level = self.bank.levels[row]
-                x_t = jump(self.bank.x, level, self.bank.eps)
+                x_t = add_noise(self.bank.x, level, self.bank.eps)
                 answer = torch.cat([self.classifier(part, level) for part in x_t.split(256)])
-                found.append(reading(self.config.target, answer.cpu(), self.bank.values[self.name].cpu(), level.ratio.item()))
+                found.append(
+                    reading(self.config.target, answer.cpu(), self.bank.values[self.name].cpu(), level.sigma_edm.item())
+                )
         return found
 
 
@@ -203,10 +241,15 @@ def reading(target: Any, answer: Tensor, encoded: Tensor, ratio: float = 0.0) ->
         answer, encoded = answer[said], encoded[said]
         right = (answer.argmax(1) == encoded).double()
         chance = torch.bincount(encoded, minlength=len(target.names)).max().item() / len(encoded)
-        return Reading(ratio, right.mean().item(), math.sqrt(max(right.var().item(), 1 / len(right)) / len(right)), chance)
+        return Reading(
+            ratio, right.mean().item(), math.sqrt(max(right.var().item(), 1 / len(right)) / len(right)), chance
+        )
     values, answer = encoded[said, :-1].double(), answer[said].double()
     if isinstance(target, NumberConfig | VectorConfig):
-        squares, around = ((values - answer[:, : values.shape[1]]) ** 2).mean(1), ((values - values.mean(0)) ** 2).mean(1)
+        squares, around = (
+            ((values - answer[:, : values.shape[1]]) ** 2).mean(1),
+            ((values - values.mean(0)) ** 2).mean(1),
+        )
         score = 1 - squares.mean() / around.mean()
         spread = (squares - (1 - score) * around).std() / around.mean()  # of a ratio of means, to first order
         return Reading(ratio, score.item(), (spread / math.sqrt(len(values))).item(), 0.0)
@@ -217,7 +260,11 @@ def reading(target: Any, answer: Tensor, encoded: Tensor, ratio: float = 0.0) ->
 
 def classifying_network(network: NetworkConfig, shape: tuple[int, ...]) -> UNetConfig:
     """An encoder for the data of a model: the levels of its network where it has any, attention in the middle, no wider than needed."""
-    content = network.model_dump() if isinstance(network, StagesConfig) else suggested_unet(shape, cpu=True).model_dump()
+    content = (
+        network.model_dump() if isinstance(network, StagesConfig) else suggested_unet(shape, cpu=True).model_dump()
+    )
     content = {name: content[name] for name in StagesConfig.model_fields}
-    content |= {"clock_embedding": "adm"} if content["clock_embedding"] == "fourier" else {}  # for it is told the label, of up to 1000
+    content |= (
+        {"timestep_embedding": "adm"} if content["timestep_embedding"] == "fourier" else {}
+    )  # for it is told the label, of up to 1000
     return UNetConfig(**content | {"middle_attention": True, "attention": (), "embedding_width": None})

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from undiffuse.conditioning.columns import said_in, with_files
+from undiffuse.conditioning.columns import column_values, with_files
 from undiffuse.conditioning.spec import Condition
-from undiffuse.runs.design import RunConfig
 from undiffuse.config import stored
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, of_images, open_data
-from undiffuse.data.splitting import rows_of
+from undiffuse.data.splitting import split_rows
 from undiffuse.errors import UsageError
 from undiffuse.rng import GeneratorStream, permuted
+from undiffuse.runs.design import RunConfig
 
 NO_DATA = "give the data to use, as in 'undiffuse likelihood RUN DATA'"
 
@@ -27,30 +27,32 @@ def run_config(run: Path) -> RunConfig | None:
 
 
 @dataclass(frozen=True)
-class Known:
+class RunData:
     """What a run was trained on.   data: all of it; training, held_out: its rows.   declared: the conditions."""
 
     data: Dataset
     training: np.ndarray
     held_out: np.ndarray
-    declared: dict[str, Condition]
+    conditions: dict[str, Condition]
 
 
-def known_data(run: Path, mend: str = NO_DATA) -> Known:
+def run_data(run: Path, mend: str = NO_DATA) -> RunData:
     """Raises UsageError where the run does not say what it was trained on, or the data is gone or changed."""
     config = run_config(run)
     if config is None:
         raise UsageError(f"{run} does not say which data it was trained on: {mend}.")
     data = open_data(config.data)
     if data.fingerprint() != config.fingerprint:
-        raise UsageError(f"{config.data.source} has changed since the run, so its held-out examples cannot be told from the others: {mend}.")
-    rows = rows_of(data, config.split, config.data.held_out, config.design.training.seed)
-    return Known(with_files(data, config.conditions), *rows, config.conditions)
+        raise UsageError(
+            f"{config.data.source} has changed since the run, so its held-out examples cannot be told from the others: {mend}."
+        )
+    rows = split_rows(data, config.split, config.data.held_out, config.design.training.seed)
+    return RunData(with_files(data, config.conditions), *rows, config.conditions)
 
 
 def held_out_data(run: Path) -> Dataset:
     """The held-out part of a run's data. Raises UsageError as `known_data` does, and where none was held out."""
-    known = known_data(run)
+    known = run_data(run)
     held_out = known.data[known.held_out]
     if not len(held_out):
         raise UsageError(f"the run held no examples out: {NO_DATA}.")
@@ -66,24 +68,29 @@ def named_data(run: Path, source: str) -> tuple[Dataset, bool]:
     config = run_config(run)
     wanted = DataConfig(source=source)
     if config is not None:
-        same = source == config.data.source or Path(source).expanduser().resolve() == Path(config.data.source).expanduser().resolve()
-        other = {"table": None} | ({"layout": None} if source == "digits" or of_images(wanted) else {"size": None, "channels": None})
+        same = (
+            source == config.data.source
+            or Path(source).expanduser().resolve() == Path(config.data.source).expanduser().resolve()
+        )
+        other = {"table": None} | (
+            {"layout": None} if source == "digits" or of_images(wanted) else {"size": None, "channels": None}
+        )
         wanted = config.data.model_copy(update={"source": source} | ({} if same else other))
     data = open_data(wanted)
     return data, config is not None and data.fingerprint() == config.fingerprint
 
 
-def told_of(run: Path, data: Dataset) -> dict[str, list[Any]]:
+def conditions_of(run: Path, data: Dataset) -> dict[str, list[Any]]:
     """What a run's conditions say of these examples, as far as the data says it."""
     config, found = run_config(run), dict[str, list[Any]]()
     for name, condition in (config.conditions if config else {}).items():
         try:
-            found[name] = said_in(data, name, condition, np.arange(len(data)))
+            found[name] = column_values(data, name, condition, np.arange(len(data)))
         except ValueError:
             continue  # other data need not know what the run's did
     return found
 
 
-def drawn(data: Dataset, n: int, seed: int) -> Dataset:
+def random_subset(data: Dataset, n: int, seed: int) -> Dataset:
     """n examples at random without repetition, all of them where there are no more."""
     return data[np.sort(permuted(GeneratorStream.CHOSEN, len(data), seed)[:n])]

@@ -1,14 +1,14 @@
 """A run: data, a design and a folder, wired together.
 
-    runs/<name>/
-      model.safetensors   the model, see model.py
-      config.json         the whole configuration
-      state/              checkpoints for exact resume, the newest kept
-      metrics.jsonl       one JSON object a line
-      samples/            a grid of the same seeds every so often
-      cache/              what a transformer said of the texts
-      adapters/           of a fine-tuning by low-rank adapters, as peft writes them
-      heard.png           how much each condition changes what the model believes, by noise level
+runs/<name>/
+  model.safetensors   the model, see model.py
+  config.json         the whole configuration
+  state/              checkpoints for exact resume, the newest kept
+  metrics.jsonl       one JSON object a line
+  samples/            a grid of the same seeds every so often
+  cache/              what a transformer said of the texts
+  adapters/           of a fine-tuning by low-rank adapters, as peft writes them
+  heard.png           how much each condition changes what the model believes, by noise level
 """
 
 from __future__ import annotations
@@ -27,47 +27,47 @@ import torch
 from torch import Tensor
 
 from undiffuse import __version__
-from undiffuse.models import storage
-from undiffuse.models.lora import AdaptersConfig
-from undiffuse.models.lora import save as save_adapters
-from undiffuse.models.lora import written as adapters_written
-from undiffuse.conditioning.columns import encode_columns, fit_conditions, said_in
 from undiffuse.conditioning.augmentation import AugmentationConfig
 from undiffuse.conditioning.base import Note
 from undiffuse.conditioning.classes import TaskConfig
-from undiffuse.conditioning.conditions import Values
+from undiffuse.conditioning.columns import column_values, encode_columns, fit_conditions
+from undiffuse.conditioning.conditions import EncodedConditions
+from undiffuse.conditioning.degradations import Degradations
 from undiffuse.conditioning.encoded import Part
-from undiffuse.conditioning.probe import refuse_deaf
-from undiffuse.conditioning.observation import SeenConfig
-from undiffuse.models.config import ModelConfig
-from undiffuse.runs.design import RunConfig
-from undiffuse.config import changed
-from undiffuse.conditioning.degradations import Tasks
+from undiffuse.conditioning.observation import ObservationConfig
+from undiffuse.conditioning.probe import require_sensitivity
+from undiffuse.config import as_file, changed
 from undiffuse.data.augmentation import shifted
 from undiffuse.data.codec import Codec, fitted_codec, shape_in_files
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
-from undiffuse.system import FolderLock, write_atomically, write_text
-from undiffuse.networks.latents import Latents
-from undiffuse.process.likelihood.bound import Bins, Decoder, Density
-from undiffuse.models.model import FILE_NAME, Model
+from undiffuse.models import storage
+from undiffuse.models.config import ModelConfig
 from undiffuse.models.file import save_model, stored_config
+from undiffuse.models.lora import AdaptersConfig
+from undiffuse.models.lora import save_adapters as save_adapters
+from undiffuse.models.lora import written as adapters_written
+from undiffuse.models.model import FILE_NAME, Model
 from undiffuse.networks.adapters import merged
 from undiffuse.networks.building import NAMES
+from undiffuse.networks.latents import Latents
 from undiffuse.pictures.levels import effects
-from undiffuse.runs.previews import MOST, Previews
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
-from undiffuse.runs.fine_tuning import Start, kept_codec, kept_conditions
+from undiffuse.process.likelihood.bound import Bins, Decoder, Density
 from undiffuse.rng import GeneratorStream, drawing, generator, permuted
+from undiffuse.runs.design import RunConfig
+from undiffuse.runs.fine_tuning import FineTuning, kept_codec, kept_conditions
+from undiffuse.runs.previews import MOST, Previews
+from undiffuse.system import FolderLock, write_atomically, write_text
 from undiffuse.training import checkpoints, log
-from undiffuse.training.cadence import USUAL, Cadence, Watch
+from undiffuse.training.cadence import DEFAULT_INTERVALS, Cadence, Intervals
 from undiffuse.training.learners import DenoiserLearner
-from undiffuse.training.timesteps import make_level_sampler
 from undiffuse.training.loop import Trainer, Update
 from undiffuse.training.objectives import Hybrid, Objective, Simple, VariationalBound, make_weight
 from undiffuse.training.scores import HeldOut, Scores
-from undiffuse.training.validation import Bank, Baseline, bank_size, evaluated, references
+from undiffuse.training.timesteps import make_timestep_sampler
+from undiffuse.training.validation import Baseline, ValidationSet, baseline_errors, evaluated, validation_size
 
 MOST_PROBED = 64  # examples, for the probe of conditions
 MOST_REFERENCE_NUMBERS = 2**25  # of the training set, for the reference curves
@@ -80,41 +80,74 @@ class Run:
     """A run folder being trained. `updates` does the work; everything it writes is described at the top of this file."""
 
     def __init__(
-        self, folder: Path, config: RunConfig, data: Dataset, rows: tuple[np.ndarray, np.ndarray], device: torch.device, watch: Watch = USUAL,
-        download: bool = False, latents: Latents | None = None, start: Start | None = None,
+        self,
+        folder: Path,
+        config: RunConfig,
+        data: Dataset,
+        rows: tuple[np.ndarray, np.ndarray],
+        device: torch.device,
+        watch: Intervals = DEFAULT_INTERVALS,
+        download: bool = False,
+        latents: Latents | None = None,
+        start: FineTuning | None = None,
     ) -> None:
         self.folder, self.config, self.watch, self.device = folder, config, watch, device
         self.lock = FolderLock(folder, ("state", "samples", ADAPTERS, CACHE))
         self.saving, self.previewing = Cadence(watch.checkpoint, watch.share), Cadence(watch.preview, watch.share)
         design = config.design
         self.notes, self.latents = data.notes, latents
-        before, alike = stored_config(folder), config.measured_on == "all"  # of this run, which may go on with other data than it was fitted to
-        codec = Codec(kept_codec(before, (start.codec if start else fitted_codec)(data, rows[0], all_alike=alike), folder), latents)
+        before, alike = (
+            stored_config(folder),
+            config.measured_on == "all",
+        )  # of this run, which may go on with other data than it was fitted to
+        codec = Codec(
+            kept_codec(before, (start.codec if start else fitted_codec)(data, rows[0], all_alike=alike), folder),
+            latents,
+        )
         fit = start.conditions if start else partial(fit_conditions, known=before.conditions if before else ())
-        conditions = kept_conditions(before, fit(data, config.conditions, design.drop, download, rows=rows[0], all_alike=alike), folder)
+        conditions = kept_conditions(
+            before,
+            fit(data, config.conditions, design.condition_dropout, download, rows=rows[0], all_alike=alike),
+            folder,
+        )
         if design.augment.probability:
             conditions["augmentation"] = AugmentationConfig(numbers=len(data.shape) - 1)
-        self.tasks = Tasks(design.tasks) if design.tasks else None
+        self.tasks = Degradations(design.tasks) if design.tasks else None
         if self.tasks:
             self.tasks.check(data.shape)
-            conditions["seen"] = SeenConfig(shape=(data.shape[0] + 2, *data.shape[1:]))
+            conditions["observation"] = ObservationConfig(shape=(data.shape[0] + 2, *data.shape[1:]))
             conditions |= {"task": TaskConfig(names=self.tasks.names)} if len(self.tasks.names) > 1 else {}
         self.model_config = ModelConfig(
-            codec=codec.config, latent=None if latents is None else latents.config,
-            network=design.network, schedule=design.schedule, clock=design.clock, c_in=design.c_in, c_noise=design.c_noise,
-            prediction=design.prediction, variance=design.variance, sigma_data=design.sigma_data, conditions=conditions, tasks=design.tasks,
+            codec=codec.config,
+            latent=None if latents is None else latents.config,
+            network=design.network,
+            schedule=design.schedule,
+            trained_schedule=design.trained_schedule,
+            c_in=design.c_in,
+            c_noise=design.c_noise,
+            prediction=design.prediction,
+            variance=design.variance,
+            sigma_data=design.sigma_data,
+            conditions=conditions,
+            tasks=design.tasks,
             sampling=design.sampling,
         )
         with drawing(GeneratorStream.WEIGHTS, design.training.seed):
             denoiser, schedule = self.model_config.build()
-            self._fresh = start.into(denoiser, self.model_config.shape, design.adapters) if start else {}
+            self._fresh = start.initialize(denoiser, self.model_config.shape, design.adapters) if start else {}
         values = encode_columns(data, config.conditions, denoiser.conditions, folder / CACHE)
-        unsaid = [name for name in denoiser.conditions.names if name not in values and not (self.tasks and name in ("seen", "task"))]
+        unsaid = [
+            name
+            for name in denoiser.conditions.names
+            if name not in values and not (self.tasks and name in ("observation", "task"))
+        ]
         values |= {name: denoiser.conditions[name].encode([None] * len(data)) for name in unsaid}
         self.data, self.training_rows, self.held_out = data, rows[0], data[rows[1]]
         self.model = Model(self.model_config, denoiser.to(device), schedule, latents)
         training = design.training
-        sampler = make_level_sampler(training.level_density, schedule, training.stratified, training.level_mean, training.level_deviation)
+        sampler = make_timestep_sampler(
+            training.timestep_sampling, schedule, training.stratified, training.timestep_mean, training.timestep_std
+        )
         self.trainer = Trainer(DenoiserLearner(denoiser, self._objective(codec)), schedule, sampler, design.training)
         told = {name: Part(value, rows[0]) for name, value in values.items()}
         self.loader = Loader(data, codec, design.training.batch_size, design.training.seed, device, told, rows[0])
@@ -123,25 +156,39 @@ class Run:
         judged = permuted(GeneratorStream.JUDGED, rows[1] if len(rows[1]) else rows[0])
         few = seen[:MOST_PROBED]
         probed = {name: value[few].to(device) for name, value in values.items()}
-        self._refuse_deaf(probed | self._told(codec.encode_parts(data.values, few, device), generator(GeneratorStream.PROBED_TASKS)))
+        self._refuse_deaf(
+            probed | self._told(codec.encode_parts(data.values, few, device), generator(GeneratorStream.PROBED_TASKS))
+        )
         self.codec = codec
 
-        def examples(first: int, last: int) -> tuple[Tensor, Values]:
+        def examples(first: int, last: int) -> tuple[Tensor, EncodedConditions]:
             few = judged[first:last]
             x = codec.encode_parts(data.values, few, device)
             said = {name: value[few].to(device) for name, value in values.items()}
             return x, said | self._told(x, generator(GeneratorStream.HELD_OUT_TASKS, 0, first))
 
-        self.bank = Bank.of(*examples(0, bank_size(codec.shape)), schedule)
-        said = {name: said_in(data, name, condition, judged[:MOST]) for name, condition in config.conditions.items()}
-        self.previews = Previews(self.model, self.bank, config.conditions, said)
-        self.measuring = HeldOut(len(judged), examples, codec.shape, schedule, Baseline.of(self._some_of_training())) if len(rows[1]) else None
+        self.validation = ValidationSet.of(*examples(0, validation_size(codec.shape)), schedule)
+        said = {
+            name: column_values(data, name, condition, judged[:MOST]) for name, condition in config.conditions.items()
+        }
+        self.previews = Previews(self.model, self.validation, config.conditions, said)
+        self.measuring = (
+            HeldOut(len(judged), examples, codec.shape, schedule, Baseline.of(self._some_of_training()))
+            if len(rows[1])
+            else None
+        )
         self._scored: tuple[int, float, Scores | None] = (-1, 0.0, None)
         self._heard: tuple[int, dict[str, list[float]]] = (-1, {})
 
     def _objective(self, codec: Codec) -> Objective:
-        training, schedule, prediction = self.config.design.training, self.model.schedule, self.model.denoiser.prediction
-        simple = Simple(make_weight(training.weight, prediction, self.config.design.sigma_data, training.gamma, training.bias))
+        training, schedule, prediction = (
+            self.config.design.training,
+            self.model.schedule,
+            self.model.denoiser.prediction,
+        )
+        simple = Simple(
+            make_weight(training.weight, prediction, self.config.design.sigma_data, training.gamma, training.bias)
+        )
         if training.objective == "simple":
             return simple
         assert isinstance(schedule, Chain)  # checked by Design
@@ -149,24 +196,28 @@ class Run:
         bound = VariationalBound(schedule, Bridge.table(schedule.levels), decoder)
         return Hybrid(simple, bound) if training.objective == "hybrid" else bound
 
-    def _refuse_deaf(self, values: Values) -> None:
+    def _refuse_deaf(self, values: EncodedConditions) -> None:
         """Raises UsageError for a condition that the network does not hear, before anything is trained."""
         if values:
             n, schedule = len(next(iter(values.values()))), self.model.schedule
             x = torch.zeros(n, *self.model_config.shape, device=self.device)
             level = schedule(schedule.nearest(schedule.time(torch.tensor(0.5, dtype=torch.float64))))
-            refuse_deaf(self.model.denoiser, lambda told: self.model.denoiser(x, level, told).mean, values, self._fresh)
+            require_sensitivity(
+                self.model.denoiser, lambda told: self.model.denoiser(x, level, told).mean, values, self._fresh
+            )
 
-    def _batch(self, step: int) -> tuple[Tensor, Values]:
+    def _batch(self, step: int) -> tuple[Tensor, EncodedConditions]:
         x, values = self.loader(step)
         augment, seed = self.config.design.augment, self.config.design.training.seed
         if augment.probability:
-            x, values["augmentation"] = shifted(x, augment.probability, augment.shift, generator(GeneratorStream.SHIFTS, seed, step))
+            x, values["augmentation"] = shifted(
+                x, augment.probability, augment.shift, generator(GeneratorStream.SHIFTS, seed, step)
+            )
         return x, values | self._told(x, generator(GeneratorStream.TASKS, seed, step))
 
-    def _told(self, x: Tensor, draws: torch.Generator) -> Values:
+    def _told(self, x: Tensor, draws: torch.Generator) -> EncodedConditions:
         """What tasks by training show of examples."""
-        return self.tasks.told(x, draws) if self.tasks else {}
+        return self.tasks.conditions(x, draws) if self.tasks else {}
 
     @property
     def training_data(self) -> Dataset:
@@ -175,7 +226,10 @@ class Run:
 
     def description(self) -> str:
         """What is about to be trained, in two lines."""
-        trained, parameters = self.trainer.flat.parameter.numel(), sum(p.numel() for p in self.model.denoiser.parameters())
+        trained, parameters = (
+            self.trainer.flat.parameter.numel(),
+            sum(p.numel() for p in self.model.denoiser.parameters()),
+        )
         design, shape = self.config.design, "×".join(str(n) for n in shape_in_files(self.data.shape))
         told = ", ".join(f"{c.kind} {name}" if c.kind != name else name for name, c in self.config.conditions.items())
         by = "" if self.latents is None else f", by latents of {'×'.join(str(n) for n in self.latents.shape)}"
@@ -194,8 +248,12 @@ class Run:
             said = "no held-out examples, so nothing is known of how it does on new ones"
         else:
             said = found.sentence(found.best(), self.measuring.baseline.name)
-        heard = ", ".join(f"{name} {max(changes):.2f}" for name, changes in self.heard().items())
-        return said + (f"\nheard: {heard} (the most that x̂ changes when one is shuffled, in standard deviations of the data)" if heard else "")
+        heard = ", ".join(f"{name} {max(changes):.2f}" for name, changes in self.condition_sensitivity().items())
+        return said + (
+            f"\nheard: {heard} (the most that x̂ changes when one is shuffled, in standard deviations of the data)"
+            if heard
+            else ""
+        )
 
     # The course of a run ----------------------------------------------------------------------------------------------
 
@@ -207,7 +265,7 @@ class Run:
         """
         with self.lock:
             self._take_up()
-            write_text(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
+            write_text(self.folder / "config.json", as_file(self.config))
             if self.trainer.done < 1:
                 yield from self._train()
             elif self._written() == {self.trainer.step}:
@@ -220,24 +278,31 @@ class Run:
 
     def _take_up(self) -> None:
         """Goes on from the newest checkpoint, if there is one. Raises UsageError for one that this run cannot go on from."""
-        log.check(self.folder / METRICS)
+        log.check_log(self.folder / METRICS)
         found = checkpoints.newest(self.folder / "state")
         if found:
             self.trainer.resume(*found)
-        log.drop_after(self.folder / METRICS, self.trainer.step)  # also of a run that was killed before it saved anything
+        log.drop_after(
+            self.folder / METRICS, self.trainer.step
+        )  # also of a run that was killed before it saved anything
 
     def _written(self) -> set[int | None]:
         """The steps that the model file and the adapters are of, None for what is not there: a kill may come between a checkpoint and these."""
-        found = [storage.config_of(self.folder / FILE_NAME), *([adapters_written(self.folder / ADAPTERS)] if self.config.design.adapters else [])]
+        found = [
+            storage.config_of(self.folder / FILE_NAME),
+            *([adapters_written(self.folder / ADAPTERS)] if self.config.design.adapters else []),
+        ]
         return {((config or {}).get("provenance") or {}).get("training", {}).get("steps") for config in found}
 
     def _train(self) -> Iterator[Update]:
         """Updates to the end, and between them what is written every so often."""
-        self.saving, self.previewing = (Cadence(every, self.watch.share) for every in (self.watch.checkpoint, self.watch.preview))
+        self.saving, self.previewing = (
+            Cadence(every, self.watch.share) for every in (self.watch.checkpoint, self.watch.preview)
+        )
         logged = self.trainer.seconds
         with open(self.folder / METRICS, "a", encoding="utf-8", buffering=1) as metrics:
             for update in self.trainer.updates(self._batch):
-                if update.seconds - logged >= METRICS_SECONDS or update.verdict != "fine" or update.done >= 1:
+                if update.seconds - logged >= METRICS_SECONDS or update.status != "fine" or update.done >= 1:
                     metrics.write(log.line_of(vars(update)))
                     logged = update.seconds
                 yield update
@@ -256,38 +321,52 @@ class Run:
             draw()
         except Exception as error:
             self.save()
-            warnings.warn(f"a picture could not be drawn ({type(error).__name__}: {error}); all that was trained is saved", Note, stacklevel=2)
+            warnings.warn(
+                f"a picture could not be drawn ({type(error).__name__}: {error}); all that was trained is saved",
+                Note,
+                stacklevel=2,
+            )
 
     def save(self, seconds: float = QUICK) -> None:
         """Writes a checkpoint and the model file.   seconds: for measuring which weights are better."""
         with self.lock:
-            checkpoints.save(self.folder / "state", self.trainer.snapshot(), self.trainer.numbers())
+            checkpoints.save_checkpoint(self.folder / "state", self.trainer.snapshot(), self.trainer.numbers())
             self._save_model(seconds)
 
     def _save_model(self, seconds: float) -> None:
         trainer, found = self.trainer, self.measured(seconds)
-        scores, best = ({}, "averaged") if found is None else (found.summary(), found.best())
+        scores, best = ({}, "ema") if found is None else (found.summary(), found.best())
         provenance = {
-            "made_by": f"undiffuse {__version__}", "torch": torch.__version__, "python": platform.python_version(),
-            "data": {"source": Path(self.config.data.source).name, "fingerprint": self.config.fingerprint,
-                     "training": len(self.training_rows), "held_out": len(self.held_out)},
-            "training": {**self.config.design.training.model_dump(mode="json"), "steps": trainer.step, "seconds": round(trainer.seconds, 1)},
+            "made_by": f"undiffuse {__version__}",
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "data": {
+                "source": Path(self.config.data.source).name,
+                "fingerprint": self.config.fingerprint,
+                "training": len(self.training_rows),
+                "held_out": len(self.held_out),
+            },
+            "training": {
+                **self.config.design.training.model_dump(mode="json"),
+                "steps": trainer.step,
+                "seconds": round(trainer.seconds, 1),
+            },
             "held_out": {name: score["relative"] for name, score in scores.items()},
             "held_out_error": {name: score["error"] for name, score in scores.items()},
             "held_out_measured": 0 if found is None else len(found),
-            "heard": {name: round(max(changes), 4) for name, changes in self.heard().items()},
+            "heard": {name: round(max(changes), 4) for name, changes in self.condition_sensitivity().items()},
         }
         if self.config.start:
             provenance["started_from"] = self.config.start.model_dump(mode="json")
         config = changed(self.model_config, {"weights": best, "provenance": provenance})
         self.model.config, denoiser = config, self.model.denoiser
-        raw = merged(denoiser)
-        with trainer.average.swapped():
-            averaged = merged(denoiser)
+        online = merged(denoiser)
+        with trainer.ema.swapped():
+            ema = merged(denoiser)
         if self.config.start and self.config.design.adapters:
-            with trainer.average.swapped() if best == "averaged" else nullcontext():
+            with trainer.ema.swapped() if best == "ema" else nullcontext():
                 save_adapters(self.folder / ADAPTERS, denoiser, AdaptersConfig(model=config, start=self.config.start))
-        save_model(self.folder / FILE_NAME, config, raw, averaged, latents=self.latents)
+        save_model(self.folder / FILE_NAME, config, online, ema, latents=self.latents)
 
     def measured(self, seconds: float = THOROUGH) -> Scores | None:
         """Errors of the averaged and the raw weights on held-out examples, None where there are none.
@@ -298,14 +377,14 @@ class Run:
         if self.measuring is not None and (step != self.trainer.step or took < seconds):
             denoiser = self.model.denoiser
 
-            def raw(bank: Bank) -> Tensor:
-                return evaluated(denoiser, lambda: bank.each(denoiser.given(bank.values)))
+            def online(bank: ValidationSet) -> Tensor:
+                return evaluated(denoiser, lambda: bank.each(denoiser.bind(bank.values)))
 
-            def averaged(bank: Bank) -> Tensor:
-                with self.trainer.average.swapped():
-                    return raw(bank)
+            def ema(bank: ValidationSet) -> Tensor:
+                with self.trainer.ema.swapped():
+                    return online(bank)
 
-            found = self.measuring.measured({"averaged": averaged, "raw": raw}, seconds)
+            found = self.measuring.measured({"ema": ema, "online": online}, seconds)
             self._scored = (self.trainer.step, seconds, found)
         return found
 
@@ -316,7 +395,7 @@ class Run:
 
     def curves(self) -> dict[str, list[float]]:
         """Error by level of the three references of validation.py, on the bank's examples."""
-        found = references(self.bank, self._some_of_training())
+        found = baseline_errors(self.validation, self._some_of_training())
         named = {"trivial": found.trivial, "linear": found.linear, "copying": found.copying}
         return {name: curve.tolist() for name, curve in named.items() if curve is not None}
 
@@ -326,24 +405,29 @@ class Run:
         rows = permuted(GeneratorStream.LOOKED_AT, self.training_rows)[:n]
         return self.codec.encode_parts(self.data.values, rows)
 
-    def heard(self) -> dict[str, list[float]]:
+    def condition_sensitivity(self) -> dict[str, list[float]]:
         """How much shuffling each condition changes x̂ of held-out examples, at each level of the bank; averaged weights."""
         if self._heard[0] != self.trainer.step:
             denoiser = self.model.denoiser
-            with self.trainer.average.swapped():
-                changes = self.bank.effects(denoiser.given, denoiser.conditions.askable)
+            with self.trainer.ema.swapped():
+                changes = self.validation.effects(denoiser.bind, denoiser.conditions.settable)
             self._heard = (self.trainer.step, changes)
         return self._heard[1]
 
     def preview(self) -> Path:
         """Draws what the averaged weights make, see previews.py."""
-        with self.trainer.average.swapped():
+        with self.trainer.ema.swapped():
             picture = evaluated(self.model.denoiser, lambda: self.previews.drawn(f"step {self.trainer.step}"))
         path = self.folder / "samples" / f"step-{self.trainer.step:08d}.png"
         write_atomically(path, lambda temporary: picture.save(temporary, "PNG"))
         return path
 
     def _draw_heard(self) -> None:
-        heard = self.heard()
+        heard = self.condition_sensitivity()
         if heard:
-            effects(self.folder / "heard.png", self.bank.levels.ratio.tolist(), heard, "What the model hears of each condition, by noise level")
+            effects(
+                self.folder / "heard.png",
+                self.validation.levels.sigma_edm.tolist(),
+                heard,
+                "What the model hears of each condition, by noise level",
+            )

@@ -7,9 +7,7 @@ its autoencoder trained first, in the run's folder.
 from __future__ import annotations
 
 import os
-import signal
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,39 +16,43 @@ from typing import Any
 import numpy as np
 import torch
 
-from undiffuse.conditioning.columns import remarks, said_in
-from undiffuse.conditioning.base import Note, checked_name
+from undiffuse.conditioning.base import checked_name
+from undiffuse.conditioning.columns import column_values, condition_notes
+from undiffuse.conditioning.degradations import Degradation
 from undiffuse.conditioning.spec import Condition
 from undiffuse.conditioning.tags import names_in
-from undiffuse.runs.design import Design, LatentDesign, RunConfig
-from undiffuse.models.config import ModelConfig, with_sampling_completed
-from undiffuse.config import changed, parsed, refuse_other, stored
-from undiffuse.conditioning.degradations import Corruption, described
+from undiffuse.config import changed, refuse_other, stored
 from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.ranges import colours, range_note
-from undiffuse.data.sources import DataConfig, of_images, open_data, share_or_count, sides
-from undiffuse.data.splitting import SplitConfig, drawn_split, keys_of, rows_of, with_names_kept
+from undiffuse.data.sources import DataConfig, of_images, open_data
+from undiffuse.data.splitting import SplitConfig, drawn_split, keys_of, split_rows, with_names_kept
 from undiffuse.data.table_rows import FILE_COLUMNS
 from undiffuse.data.tables import fingerprints, offers, refuse_missing
-from undiffuse.models.devices import usable_device
 from undiffuse.errors import UsageError
-from undiffuse.system import inside, is_leftover, refuse_held
-from undiffuse.runs.autoencoder import AutoencoderRun, AutoencoderRunConfig, already, load_latents, taken_from
-from undiffuse.models.model import Model
-from undiffuse.models.file import load
+from undiffuse.models.config import ModelConfig, with_sampling_completed
+from undiffuse.models.devices import usable_device
 from undiffuse.models.file import stored_config
-from undiffuse.runs.presets import design_for, latents
 from undiffuse.process.chains import Chain
+from undiffuse.runs.autoencoder import AutoencoderRun, AutoencoderRunConfig, is_trained, load_autoencoder, load_latents
+from undiffuse.runs.design import Design, LatentDesign, RunConfig
 from undiffuse.runs.diffusion import CACHE, Run
-from undiffuse.runs.fine_tuning import Start, kept_codec, refuse_outside
-from undiffuse.training.cadence import USUAL, Watch
-from undiffuse.training.interrupts import stopping
-from undiffuse.training.loop import Update
+from undiffuse.runs.fine_tuning import FineTuning, kept_codec, refuse_outside
+from undiffuse.runs.presets import design_for, latents
+from undiffuse.system import is_leftover, refuse_held
+from undiffuse.training.cadence import DEFAULT_INTERVALS, Intervals
 
 FREE_TO_CHANGE = (
-    "design.training.steps", "design.training.budget", "design.sampling", "data.source", "data.max_pixels", "design.latent.training.steps",
-    "design.latent.training.budget", "design.latent.source", "design.latent.extractor", "examples",
+    "design.training.steps",
+    "design.training.budget",
+    "design.sampling",
+    "data.source",
+    "data.max_pixels",
+    "design.latent.training.steps",
+    "design.latent.training.budget",
+    "design.latent.source",
+    "design.latent.extractor",
+    "examples",
 )
 AUTOENCODER, OTHERWISE = "autoencoder", "choose another --name"
 NAMING = ("class", "task", "tags")  # kinds of conditions that say names
@@ -66,20 +68,28 @@ class Plan:
     rows: tuple[np.ndarray, np.ndarray]
     codec: CodecConfig
     device: torch.device
-    watch: Watch
+    watch: Intervals
     download: bool
-    start: Start | None = None
+    start: FineTuning | None = None
 
     def autoencoder(self) -> AutoencoderRun | None:
         """The training of the autoencoder, None where there is none to train any more."""
-        latent, split = self.config.design.latent, (self.config.split, self.config.data.held_out, self.config.design.training.seed)
+        latent, split = (
+            self.config.design.latent,
+            (self.config.split, self.config.data.held_out, self.config.design.training.seed),
+        )
         if latent is None:
             return None
         config = AutoencoderRunConfig(
-            design=latent, codec=self.codec, fingerprint=self.config.fingerprint, split=split[0], held_out=split[1], seed=split[2],
+            design=latent,
+            codec=self.codec,
+            fingerprint=self.config.fingerprint,
+            split=split[0],
+            held_out=split[1],
+            seed=split[2],
         )
         folder = self.folder / AUTOENCODER
-        return None if already(folder, config) else AutoencoderRun(folder, config, self.data, self.rows, self.device)
+        return None if is_trained(folder, config) else AutoencoderRun(folder, config, self.data, self.rows, self.device)
 
     def run(self) -> Run:
         """Raises UsageError where the autoencoder is still to be trained."""
@@ -87,14 +97,27 @@ class Plan:
             space = self.start.latents(self.codec.shape, self.device)
         else:
             space = None if self.config.design.latent is None else load_latents(self.folder / AUTOENCODER, self.device)
-        return Run(self.folder, self.config, self.data, self.rows, self.device, self.watch, self.download, space, self.start)
+        return Run(
+            self.folder, self.config, self.data, self.rows, self.device, self.watch, self.download, space, self.start
+        )
 
 
 def prepare(
-    data: DataConfig, folder: Path, *, settings: Mapping[str, Any] | None = None, preset: str | None = None,
-    network: str | None = None, conditions: Mapping[str, Condition] | None = None, override: bool = False,
-    device: torch.device | None = None, watch: Watch = USUAL, download: bool = False, factor: int | None = None,
-    autoencoder: Path | None = None, start: str | Path | None = None, tasks: Mapping[str, Corruption] | None = None,
+    data: DataConfig,
+    folder: Path,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    preset: str | None = None,
+    network: str | None = None,
+    conditions: Mapping[str, Condition] | None = None,
+    override: bool = False,
+    device: torch.device | None = None,
+    watch: Intervals = DEFAULT_INTERVALS,
+    download: bool = False,
+    factor: int | None = None,
+    autoencoder: Path | None = None,
+    start: str | Path | None = None,
+    tasks: Mapping[str, Degradation] | None = None,
 ) -> Plan:
     """A run in `folder`: new, or to be taken up where it was.
 
@@ -111,52 +134,78 @@ def prepare(
     for place in (folder, folder / AUTOENCODER):  # before the data is read, which may take long
         refuse_held(place)
     device = usable_device(device)
-    settings = dict(settings or {}) | ({"tasks": {name: task.model_dump(mode="json") for name, task in tasks.items()}} if tasks else {})
-    base = Start(start) if start else None
+    settings = dict(settings or {}) | (
+        {"tasks": {name: task.model_dump(mode="json") for name, task in tasks.items()}} if tasks else {}
+    )
+    base = FineTuning(start) if start else None
     if data.layout is not None and (data.source == "digits" or of_images(data)):
-        raise UsageError(f"the layout {data.layout} says what the axes of an array are, and {data.source} is none: leave it out.")
+        raise UsageError(
+            f"the layout {data.layout} says what the axes of an array are, and {data.source} is none: leave it out."
+        )
     data, dataset = base.open(data) if base else (data, open_data(data))
     if base and not (preset is network is factor is autoencoder is None):
-        raise UsageError("a fine-tuning keeps the network, and the latents, of the model it starts from: leave --preset, --network and --latent out.")
+        raise UsageError(
+            "a fine-tuning keeps the network, and the latents, of the model it starts from: leave --preset, --network and --latent out."
+        )
     if base:
         design = _ending(base.design(settings), settings)
     else:
-        design = _design(data.source, dataset.shape, settings, preset, device.type == "cpu", network, factor, autoencoder)
-    unused = [name for name in dataset.columns if name not in FILE_COLUMNS] if conditions is None and not dataset.classes else []
+        design = _design(
+            data.source, dataset.shape, settings, preset, device.type == "cpu", network, factor, autoencoder
+        )
+    unused = (
+        [name for name in dataset.columns if name not in FILE_COLUMNS]
+        if conditions is None and not dataset.classes
+        else []
+    )
     if unused:
         note = f"of the columns {', '.join(unused)} the model is told nothing: declare conditions, such as --class {unused[0]}, to tell it"
         dataset = replace(dataset, notes=(*dataset.notes, note))
     for name in conditions or {}:
         checked_name(name)
     if conditions is None:
-        known = base is not None and "class" in base.of.conditions
+        known = base is not None and "class" in base.base_config.conditions
         conditions = {"class": Condition(kind="class")} if len(dataset.classes) > (0 if known else 1) else {}
     if base:
         conditions = base.declared(conditions)
-    taken = [name for name in ("seen", "task") if design.tasks and name in conditions]
+    taken = [name for name in ("observation", "task") if design.tasks and name in conditions]
     if taken:
-        raise UsageError(f"tasks by training tell the model {taken[0]!r} themselves: give it another name, as in --class other={taken[0]}.")
+        raise UsageError(
+            f"tasks by training tell the model {taken[0]!r} themselves: give it another name, as in --class other={taken[0]}."
+        )
     if design.tasks and design.latent is not None:
-        raise UsageError("tasks by training show parts of examples, which latents are not made of: leave --latent or --tasks out.")
+        raise UsageError(
+            "tasks by training show parts of examples, which latents are not made of: leave --latent or --tasks out."
+        )
     if design.augment.probability and any(c.kind == "image" for c in conditions.values()):
-        raise UsageError("pictures that are conditions would not be shifted along with the examples: set augment.probability to 0.")
+        raise UsageError(
+            "pictures that are conditions would not be shifted along with the examples: set augment.probability to 0."
+        )
     read = {c.column or name for name, c in conditions.items()}
     refuse_missing(dataset, {name: (c.kind, c.column or name) for name, c in conditions.items()})
     before, model = _before(folder), stored_config(folder)
     design = _sampled_as_before(design, model, before, settings)
     split, dataset = _split(before, data, dataset, conditions, design.training.seed)
-    rows = rows_of(dataset, split, data.held_out, design.training.seed)
+    rows = split_rows(dataset, split, data.held_out, design.training.seed)
     unread = [note for source, note in offers(dataset) if source not in read]
-    dataset = replace(dataset, notes=(*dataset.notes, *unread, *remarks(dataset, conditions, rows[0])))
-    alike = before is not None and (before.measured_on == "all" if isinstance(before, RunConfig) else before.split is None)
+    dataset = replace(dataset, notes=(*dataset.notes, *unread, *condition_notes(dataset, conditions, rows[0])))
+    alike = before is not None and (
+        before.measured_on == "all" if isinstance(before, RunConfig) else before.split is None
+    )
     refuse_outside(model, dataset, data.range)
     codec = kept_codec(model, (base.codec if base else fitted_codec)(dataset, rows[0], all_alike=alike), folder)
     if codec.kind == "integer" and dataset.low is None and model is None and not alike:
         said = range_note(colours(dataset.values, dataset.mode), codec.low[0], codec.high[0])
         dataset = replace(dataset, notes=(*dataset.notes, *([said] if said else [])))
     config = RunConfig(
-        measured_on="all" if alike else "training", data=data, fingerprint=dataset.fingerprint(), examples=len(dataset), split=split, design=design,
-        conditions=dict(conditions), start=base.config if base else None,
+        measured_on="all" if alike else "training",
+        data=data,
+        fingerprint=dataset.fingerprint(),
+        examples=len(dataset),
+        split=split,
+        design=design,
+        conditions=dict(conditions),
+        start=base.config if base else None,
         fingerprints=fingerprints(dataset, {c.column or name: c.kind == "image" for name, c in conditions.items()}),
     )
     _refuse_other_run(folder, config, override)
@@ -164,7 +213,13 @@ def prepare(
 
 
 def _design(
-    source: str, shape: tuple[int, ...], settings: Mapping[str, Any], preset: str | None, cpu: bool, network: str | None, factor: int | None,
+    source: str,
+    shape: tuple[int, ...],
+    settings: Mapping[str, Any],
+    preset: str | None,
+    cpu: bool,
+    network: str | None,
+    factor: int | None,
     autoencoder: Path | None,
 ) -> Design:
     """The preset's design with the settings."""
@@ -176,7 +231,9 @@ def _design(
     design = design_for(source, shape, preset, cpu, network, latent)
     design = changed(design, with_sampling_completed(design.sampling, settings))
     if design.adapters:
-        raise UsageError("adapters tune weights that were trained before: say whose, by --from RUN, or leave --adapters out.")
+        raise UsageError(
+            "adapters tune weights that were trained before: say whose, by --from RUN, or leave --adapters out."
+        )
     return _ending(design, settings)
 
 
@@ -191,7 +248,10 @@ def _ending(design: Design, settings: Mapping[str, Any]) -> Design:
 
 
 def _sampled_as_before(
-    design: Design, model: ModelConfig | None, before: RunConfig | AutoencoderRunConfig | None, settings: Mapping[str, Any]
+    design: Design,
+    model: ModelConfig | None,
+    before: RunConfig | AutoencoderRunConfig | None,
+    settings: Mapping[str, Any],
 ) -> Design:
     """The design with the way of sampling that the folder's model has, as by 'undiffuse sweep --keep', or its run was begun with.
 
@@ -199,24 +259,36 @@ def _sampled_as_before(
     """
     kept = model.sampling if model is not None else before.design.sampling if isinstance(before, RunConfig) else None
     told = {path: value for path, value in settings.items() if path.split(".")[0] == "sampling"}
-    return design if kept is None else changed(design.model_copy(update={"sampling": kept}), with_sampling_completed(kept, told))
+    return (
+        design
+        if kept is None
+        else changed(design.model_copy(update={"sampling": kept}), with_sampling_completed(kept, told))
+    )
 
 
 def _taken(folder: Path, shape: tuple[int, ...]) -> LatentDesign:
     """Latents of a trained autoencoder."""
-    autoencoder = taken_from(folder, shape[0])
+    autoencoder = load_autoencoder(folder, shape[0])
     if autoencoder.config.dims != len(shape) - 1:
-        raise UsageError(f"the autoencoder in {folder} is for {autoencoder.config.dims} axes, and the data has {len(shape) - 1}.")
+        raise UsageError(
+            f"the autoencoder in {folder} is for {autoencoder.config.dims} axes, and the data has {len(shape) - 1}."
+        )
     return LatentDesign(autoencoder=autoencoder.config, source=str(folder))
 
 
 def _before(folder: Path) -> RunConfig | AutoencoderRunConfig | None:
     """What the folder holds already: a run, the autoencoder of one that was stopped before anything else, or nothing."""
-    return stored(folder / "config.json", RunConfig, OTHERWISE) or stored(folder / AUTOENCODER / "config.json", AutoencoderRunConfig, OTHERWISE)
+    return stored(folder / "config.json", RunConfig, OTHERWISE) or stored(
+        folder / AUTOENCODER / "config.json", AutoencoderRunConfig, OTHERWISE
+    )
 
 
 def _split(
-    before: RunConfig | AutoencoderRunConfig | None, config: DataConfig, data: Dataset, conditions: Mapping[str, Condition], seed: int
+    before: RunConfig | AutoencoderRunConfig | None,
+    config: DataConfig,
+    data: Dataset,
+    conditions: Mapping[str, Condition],
+    seed: int,
 ) -> tuple[SplitConfig | None, Dataset]:
     """Which examples are held out: as what was there before has it, None for that of older code; the data, with notes of that."""
     if before is not None and before.split is None:
@@ -228,8 +300,10 @@ def _split(
     split = drawn_split(keys, config.held_out, seed) if before is None or before.split is None else before.split
     for name, condition in (({"class": Condition(kind="class")} if data.classes else {}) | dict(conditions)).items():
         if condition.kind in NAMING:
-            with suppress(UsageError):  # of a column that is missing or of another kind, which is told when conditions are fitted
-                column = said_in(data, name, condition, np.arange(len(data)))
+            with suppress(
+                UsageError
+            ):  # of a column that is missing or of another kind, which is told when conditions are fitted
+                column = column_values(data, name, condition, np.arange(len(data)))
                 split = with_names_kept(split, keys, [_names(value, condition.kind) for value in column])
     copies, notes = len(data) - len(np.unique(keys)), data.notes
     if copies:
@@ -246,7 +320,11 @@ def _names(value: Any, kind: str) -> list[str]:
 def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
     path = folder / "config.json"
     ours = (CACHE, AUTOENCODER)
-    if not path.exists() and folder.exists() and any(path.name not in ours and not is_leftover(path) for path in folder.iterdir()):
+    if (
+        not path.exists()
+        and folder.exists()
+        and any(path.name not in ours and not is_leftover(path) for path in folder.iterdir())
+    ):
         raise UsageError(f"{folder} is not empty and holds no run: {OTHERWISE}.")
     # what was trained on can not be held out any more, so which examples are stays as it was
     fixed = ("data.held_out", "design.training.seed") if config.split is None else ("data.held_out",)

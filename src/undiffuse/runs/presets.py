@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, cast
 
-from undiffuse.runs.design import AugmentConfig, Design, LatentDesign
 from undiffuse.errors import UsageError
-from undiffuse.networks.latents import LatentConfig
 from undiffuse.networks.building import NetworkConfig, suggested
 from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig
+from undiffuse.networks.latents import LatentConfig
 from undiffuse.networks.transformer import TransformerConfig
 from undiffuse.networks.unet_config import UNetConfig
-from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.process.config import CNoiseConfig, ScheduleConfig
+from undiffuse.runs.design import AugmentConfig, Design, LatentDesign
+from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.training.settings import TrainingConfig
 
 NEW_MODELS = SamplingConfig(solver="unipc", grid="angle")
@@ -27,12 +27,19 @@ def digits() -> Design:
     Over six seeds of `python -m benchmarks.digits`: 98.1 to 99.3 % class accuracy, Fréchet distance 0.13 to 0.20.
     """
     return Design(
-        network=UNetConfig(width=16, multipliers=(1, 1.5, 3.5), depth=1, middle_attention=False, groups=4, embedding_width=240),
+        network=UNetConfig(
+            width=16, multipliers=(1, 1.5, 3.5), depth=1, middle_attention=False, groups=4, embedding_width=240
+        ),
         schedule=ScheduleConfig(name="cosine"),
-        prediction="velocity",
+        prediction="v",
         augment=AugmentConfig(probability=0.15),
         training=TrainingConfig(
-            budget=90.0, batch_size=192, learning_rate=4e-3, weight_decay=0.01, average_decay=0.998, level_density="logit_normal",
+            budget=90.0,
+            batch_size=192,
+            learning_rate=4e-3,
+            weight_decay=0.01,
+            ema_decay=0.998,
+            timestep_sampling="logit_normal",
         ),
         sampling=NEW_MODELS,
     )
@@ -42,8 +49,11 @@ def small_data(shape: Sequence[int], cpu: bool, network: str | None = None) -> D
     """For any data set of small examples (C, *size): a network as large as is bearable on a GPU, or on a laptop's CPU."""
     chosen = suggested(network, shape, cpu)
     training = TrainingConfig(
-        steps=20_000, batch_size=256 if chosen.kind == "mlp" else 64, learning_rate=1e-3 if cpu else 5e-4, average_decay=0.999,
-        level_density="logit_normal",
+        steps=20_000,
+        batch_size=256 if chosen.kind == "mlp" else 64,
+        learning_rate=1e-3 if cpu else 5e-4,
+        ema_decay=0.999,
+        timestep_sampling="logit_normal",
     )
     return Design(network=chosen, training=training, sampling=NEW_MODELS)
 
@@ -51,28 +61,44 @@ def small_data(shape: Sequence[int], cpu: bool, network: str | None = None) -> D
 def ddpm_cifar10() -> Design:
     """DDPM's CIFAR-10 model: 35.7 M parameters, noise prediction on 1000 linear steps (Ho et al. 2020, appendix B)."""
     return Design(
-        network=UNetConfig(width=128, multipliers=(1, 2, 2, 2), attention=(2,), adaptive=False, dropout=0.1, clock_embedding="ddpm"),
+        network=UNetConfig(
+            width=128, multipliers=(1, 2, 2, 2), attention=(2,), adaptive=False, dropout=0.1, timestep_embedding="ddpm"
+        ),
         schedule=ScheduleConfig(name="linear"),
-        prediction="noise",
+        prediction="epsilon",
         variance="fixed_large",
         training=TrainingConfig(
-            steps=800_000, learning_rate=2e-4, adam_betas=(0.9, 0.999), warmup=5000, cooldown=0.0, average_decay=0.9999,
+            steps=800_000,
+            learning_rate=2e-4,
+            adam_betas=(0.9, 0.999),
+            warmup=5000,
+            cooldown=0.0,
+            ema_decay=0.9999,
             stratified=False,
         ),
         sampling=SamplingConfig(solver="ddpm", grid="every"),
     )
 
 
-def _adm(network: NetworkConfig, schedule: str, batch_size: int, learning_rate: float, T: int = 1000, steps: int = 1_000_000) -> Design:
+def _adm(
+    network: NetworkConfig, schedule: str, batch_size: int, learning_rate: float, T: int = 1000, steps: int = 1_000_000
+) -> Design:
     """Noise and a range of variances by the hybrid objective, as the papers from improved DDPM to DiT train."""
     return Design(
         network=network,
         schedule=ScheduleConfig(name=schedule, T=T),
-        prediction="noise",
+        prediction="epsilon",
         variance="learned_range",
         training=TrainingConfig(
-            steps=steps, learning_rate=learning_rate, adam_betas=(0.9, 0.999), warmup=0, cooldown=0.0, batch_size=batch_size,
-            average_decay=0.9999, objective="hybrid", stratified=False,
+            steps=steps,
+            learning_rate=learning_rate,
+            adam_betas=(0.9, 0.999),
+            warmup=0,
+            cooldown=0.0,
+            batch_size=batch_size,
+            ema_decay=0.9999,
+            objective="hybrid",
+            stratified=False,
         ),
         sampling=SamplingConfig(solver="ddpm", grid="250"),
     )
@@ -93,7 +119,13 @@ def iddpm_imagenet64() -> Design:
 def adm_imagenet64() -> Design:
     """ADM's ImageNet-64 model, 295.9 M parameters (Dhariwal & Nichol 2021, Table 12)."""
     network = UNetConfig(
-        width=192, depth=3, multipliers=(1, 2, 3, 4), attention=(2, 4, 8), head_channels=64, residual_resample=True, dropout=0.1
+        width=192,
+        depth=3,
+        multipliers=(1, 2, 3, 4),
+        attention=(2, 4, 8),
+        head_channels=64,
+        residual_resample=True,
+        dropout=0.1,
     )
     return _adm(network, "cosine", 2048, 3e-4)
 
@@ -115,23 +147,48 @@ def adm_imagenet256() -> Design:
 def edm_cifar10(ncsnpp: bool) -> Design:
     """EDM's CIFAR-10 models, DDPM++ and NCSN++ (Karras et al. 2022, Table 7), without their augmentation by flips, scales and turns."""
     network = UNetConfig(
-        width=128, first_width=128, multipliers=(2, 2, 2), depth=4, attention=(2,), adaptive=False, residual_resample=True, resample_proj=True,
-        skip_scale=0.5**0.5, norm_eps=1e-6, min_channels_per_group=4, decoder_attention="last", clock_embedding="ddpm", conditions_join="before",
+        width=128,
+        first_width=128,
+        multipliers=(2, 2, 2),
+        depth=4,
+        attention=(2,),
+        adaptive=False,
+        residual_resample=True,
+        resample_proj=True,
+        skip_scale=0.5**0.5,
+        norm_eps=1e-6,
+        min_channels_per_group=4,
+        decoder_attention="last",
+        timestep_embedding="ddpm",
+        conditions_join="before",
         dropout=0.13,
     )
     if ncsnpp:
-        network = network.model_copy(update={
-            "clock_embedding": "fourier", "noise_channels": 256, "encoder_type": "residual", "resample_filter": (1, 3, 3, 1),
-        })
+        network = network.model_copy(
+            update={
+                "timestep_embedding": "fourier",
+                "noise_channels": 256,
+                "encoder_type": "residual",
+                "resample_filter": (1, 3, 3, 1),
+            }
+        )
     batch_size = 512
     return Design(
         network=network,
         schedule=ScheduleConfig(name="edm"),
-        prediction="karras",
+        prediction="edm",
         c_noise=CNoiseConfig(of="log_sigma", scale=0.25),
         training=TrainingConfig(
-            steps=200_000_000 // batch_size, learning_rate=1e-3, adam_betas=(0.9, 0.999), warmup=10_000_000 // batch_size, cooldown=0.0,
-            batch_size=batch_size, average_decay=0.5 ** (batch_size / 500_000), weight="edm", level_density="log_normal", stratified=False,
+            steps=200_000_000 // batch_size,
+            learning_rate=1e-3,
+            adam_betas=(0.9, 0.999),
+            warmup=10_000_000 // batch_size,
+            cooldown=0.0,
+            batch_size=batch_size,
+            ema_decay=0.5 ** (batch_size / 500_000),
+            weight="edm",
+            timestep_sampling="log_normal",
+            stratified=False,
         ),
         sampling=SamplingConfig(solver="edm", grid="karras", steps=18),
     )
@@ -171,19 +228,31 @@ def latents(shape: Sequence[int], cpu: bool, factor: int = 4) -> LatentDesign:
         raise UsageError(f"latents by {factor} are not made here: choose 2, 4 or 8.")
     if min(shape[1:]) < 4 * factor:
         size = "×".join(str(n) for n in shape[1:])
-        raise UsageError(f"latents by {factor} of examples of {size} leave nothing to diffuse in: train without --latent, or by a smaller factor.")
+        raise UsageError(
+            f"latents by {factor} of examples of {size} leave nothing to diffuse in: train without --latent, or by a smaller factor."
+        )
     patch = min(factor, 4) if cpu else 1
     levels = (factor // patch).bit_length()
     autoencoder = KLAutoencoderConfig(
-        dims=cast(Literal[1, 2, 3], len(shape) - 1), channels=((64, 96) if cpu else (64, 128, 256, 256))[:levels], depth=1 if cpu else 2,
-        patch=patch, middle_attention=not cpu,
+        dims=cast(Literal[1, 2, 3], len(shape) - 1),
+        channels=((64, 96) if cpu else (64, 128, 256, 256))[:levels],
+        depth=1 if cpu else 2,
+        patch=patch,
+        middle_attention=not cpu,
     )
-    training = TrainingConfig(steps=20_000, batch_size=8 if cpu else 32, learning_rate=1e-3 if cpu else 2e-4, average_decay=0.998)
+    training = TrainingConfig(
+        steps=20_000, batch_size=8 if cpu else 32, learning_rate=1e-3 if cpu else 2e-4, ema_decay=0.998
+    )
     return LatentDesign(autoencoder=autoencoder, training=training)
 
 
 def design_for(
-    source: str, shape: Sequence[int], preset: str | None = None, cpu: bool = True, network: str | None = None, latent: LatentDesign | None = None
+    source: str,
+    shape: Sequence[int],
+    preset: str | None = None,
+    cpu: bool = True,
+    network: str | None = None,
+    latent: LatentDesign | None = None,
 ) -> Design:
     """The preset called `preset`; without one, digits for the embedded digits and `small_data` for all else.
 
@@ -199,6 +268,8 @@ def design_for(
         design = PRESETS[preset or source]()
         if network not in (None, design.network.kind):
             design = design.model_copy(update={"network": suggested(network, shape, cpu)})
-    if network == "autoencoder":  # noise cannot pass it: let it predict what is left once each number is denoised on its own
-        design = design.model_copy(update={"prediction": "karras"})
+    if (
+        network == "autoencoder"
+    ):  # noise cannot pass it: let it predict what is left once each number is denoised on its own
+        design = design.model_copy(update={"prediction": "edm"})
     return design if latent is None else design.model_copy(update={"latent": latent, "sigma_data": 1.0})

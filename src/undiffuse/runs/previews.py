@@ -13,9 +13,9 @@ from PIL import Image
 
 from undiffuse.conditioning.spec import Condition
 from undiffuse.models.model import Model
-from undiffuse.pictures.edits import pictures_of, rows_of
+from undiffuse.pictures.edits import draw_rows, pictures_of
 from undiffuse.pictures.views import label_of, samples_grid
-from undiffuse.training.validation import Bank
+from undiffuse.training.validation import ValidationSet
 
 MOST, FEWEST, NUMBERS = 50, 10, 2**17  # examples; fewer where they are large and drawing is slow
 MOST_OF_TASKS = 12
@@ -25,14 +25,20 @@ READABLE = ("class", "task", "number", "tags", "text")
 class Previews:
     """declared: the model's conditions.   said: what examples that stand in the order of the bank's say of each, by name."""
 
-    def __init__(self, model: Model, bank: Bank, declared: Mapping[str, Condition], said: Mapping[str, Sequence[Any]]) -> None:
+    def __init__(
+        self, model: Model, bank: ValidationSet, declared: Mapping[str, Condition], said: Mapping[str, Sequence[Any]]
+    ) -> None:
         self.model, self.bank, self.declared, self.said = model, bank, declared, said
 
     def drawn(self, title: str) -> Image.Image:
         """By the model as it is now."""
         shape = self.model.config.codec.shape
         n = max(FEWEST, min(MOST, NUMBERS // math.prod(shape)))
-        return self._of_tasks(min(n, MOST_OF_TASKS, len(self.bank.x)), title) if self.model.config.tasks else self._of_samples(n, title)
+        return (
+            self._of_tasks(min(n, MOST_OF_TASKS, len(self.bank.x)), title)
+            if self.model.config.tasks
+            else self._of_samples(n, title)
+        )
 
     def _of_samples(self, n: int, title: str) -> Image.Image:
         asked, labels = self._asked(n)
@@ -47,16 +53,25 @@ class Previews:
             return {next(iter(self.declared)): labels}, labels
         asked = {name: values[:n] for name, values in self.said.items()}
         readable = [asked[name] for name, condition in self.declared.items() if condition.kind in READABLE]
-        return asked, [label_of(values) for values in zip(*readable, strict=True)] if readable else [""] * len(next(iter(asked.values()), []))
+        return asked, [label_of(values) for values in zip(*readable, strict=True)] if readable else [""] * len(
+            next(iter(asked.values()), [])
+        )
 
     def _of_tasks(self, n: int, title: str) -> Image.Image:
         """Held-out examples in rows: what is shown of each, what is made of that, and the example itself."""
         model, values = self.model, self.bank.values
-        names, shown = list(model.config.tasks), values["seen"][:n]
+        names, shown = list(model.config.tasks), values["observation"][:n]
         tasks = [names[k] for k in values["task"][:n].tolist()] if "task" in values else names * n
-        told = {name: said[:n] for name, said in self.said.items()} | {"seen": shown.cpu()} | ({"task": tasks} if "task" in values else {})
+        told = (
+            {name: said[:n] for name, said in self.said.items()}
+            | {"observation": shown.cpu()}
+            | ({"task": tasks} if "task" in values else {})
+        )
         parts = {
-            "shown": model.codec.decode(shown[:, : model.config.codec.shape[0]]), "made": model.sample(n, told),
+            "shown": model.codec.decode(shown[:, : model.config.codec.shape[0]]),
+            "made": model.sample(n, told),
             "held out": model.codec.decode(self.bank.x[:n]),
         }
-        return rows_of([(name, pictures_of(part, model.codec)) for name, part in parts.items()], f"Tasks, {title}", tasks)
+        return draw_rows(
+            [(name, pictures_of(part, model.codec)) for name, part in parts.items()], f"Tasks, {title}", tasks
+        )

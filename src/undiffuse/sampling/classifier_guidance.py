@@ -35,10 +35,10 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.process import derivatives
-from undiffuse.process.levels import Level, meet
-from undiffuse.process.posteriors import Denoise, Posterior
+from undiffuse.process.levels import Level, broadcast_to
+from undiffuse.process.posteriors import DenoiserFn, Posterior
 from undiffuse.sampling.solvers.ancestral import Ancestral
-from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step, answered
+from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step, constant_denoiser
 
 LogLikelihood = Callable[[Tensor, Level, Tensor], Tensor]
 """(x, level, index (B,)) → (B,), differentiable in x: how likely what is asked of each example is. index: of the n examples."""
@@ -60,7 +60,7 @@ class Guide:
 
     def pulls(self, level: Level) -> Tensor:
         """Whether it pulls, bool of the shape of the level; never at pure noise."""
-        return (level.alpha > 0) & (level.ratio >= self.interval[0]) & (level.ratio <= self.interval[1])
+        return (level.alpha > 0) & (level.sigma_edm >= self.interval[0]) & (level.sigma_edm <= self.interval[1])
 
     def __post_init__(self) -> None:
         if self.form == "mean" and self.of == "clean":
@@ -70,13 +70,13 @@ class Guide:
 
     def gradient(self, x_t: Tensor, level: Level, index: Tensor) -> Tensor:
         """scale · grad of a function of x_t."""
-        with derivatives.recorded():
+        with derivatives.with_graph():
             x = x_t.detach().requires_grad_()
             (g,) = torch.autograd.grad(self.function(x, level, index).sum(), x)
         return self.scale * g
 
 
-def by_score(denoise: Denoise, guides: Sequence[Guide], index: Tensor) -> Denoise:
+def by_score(denoise: DenoiserFn, guides: Sequence[Guide], index: Tensor) -> DenoiserFn:
     """The Denoise with the pull of every guide added, in the score form.   index: of the examples, (B,)."""
 
     def guided(x_t: Tensor, level: Level) -> Posterior:
@@ -90,17 +90,21 @@ def by_score(denoise: Denoise, guides: Sequence[Guide], index: Tensor) -> Denois
             posterior, pull = denoise(x_t, level), torch.zeros_like(x_t)
         for guide in pulling:
             if guide.of == "x_t":
-                pull = pull + torch.where(meet(guide.pulls(level), x_t) > 0, guide.gradient(x_t, level, index), 0)
-        return posterior.moved(meet(torch.where(level.alpha > 0, level.sigma**2 / level.alpha, 0), x_t) * pull, level)
+                pull = pull + torch.where(
+                    broadcast_to(guide.pulls(level), x_t) > 0, guide.gradient(x_t, level, index), 0
+                )
+        return posterior.moved(
+            broadcast_to(torch.where(level.alpha > 0, level.sigma**2 / level.alpha, 0), x_t) * pull, level
+        )
 
     return guided
 
 
 def _through(
-    denoise: Denoise, guides: Sequence[Guide], x_t: Tensor, level: Level, index: Tensor
+    denoise: DenoiserFn, guides: Sequence[Guide], x_t: Tensor, level: Level, index: Tensor
 ) -> tuple[Posterior, Tensor]:
     """The belief, and the gradient of functions of its mean with respect to x_t."""
-    with derivatives.recorded():
+    with derivatives.with_graph():
         x = x_t.detach().requires_grad_()
         posterior = denoise(x, level)
         total = torch.zeros((), device=x.device)
@@ -125,13 +129,13 @@ class MeanGuided(Solver):
     def plan(self, levels: Level) -> Sequence[Any]:
         return self.inner.plan(levels)
 
-    def step(self, x_t: Tensor, denoise: Denoise, row: Any, noise: NoiseSource, state: Any) -> Step:
+    def step(self, x_t: Tensor, denoise: DenoiserFn, row: Any, noise: NoiseSource, state: Any) -> Step:
         here, bridge = row.move.here, row.move.bridge
         posterior = denoise(x_t, here)
         pulling = [guide for guide in self.guides if guide.pulls(here)]
         if not pulling:
-            return self.inner.step(x_t, partial(answered, posterior), row, noise, state)
+            return self.inner.step(x_t, partial(constant_denoiser, posterior), row, noise, state)
         variance = self.inner.log_variance(posterior, row, x_t).exp()
         pull = torch.stack([guide.gradient(x_t, here, self.index) for guide in pulling]).sum(0)
-        moved = posterior.moved(variance * pull / meet(bridge.on_x, x_t), here)
-        return self.inner.step(x_t, partial(answered, moved), row, noise, state)
+        moved = posterior.moved(variance * pull / broadcast_to(bridge.on_x, x_t), here)
+        return self.inner.step(x_t, partial(constant_denoiser, moved), row, noise, state)

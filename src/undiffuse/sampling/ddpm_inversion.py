@@ -31,20 +31,20 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.process.bridges import Bridge
-from undiffuse.process.forward import jump, trajectory
+from undiffuse.process.forward import add_noise, forward_trajectory
 from undiffuse.process.levels import Level
 from undiffuse.process.philox import standard_normal
-from undiffuse.process.posteriors import Denoise
+from undiffuse.process.posteriors import DenoiserFn
 from undiffuse.rng import NoiseStream
-from undiffuse.sampling.noise import Noise
+from undiffuse.sampling.noise import NoiseSequence
 from undiffuse.sampling.solvers.ancestral import Ancestral
-from undiffuse.sampling.solvers.base import answered
+from undiffuse.sampling.solvers.base import constant_denoiser
 
 Path = Literal["independent", "trajectory"]
 
 
 @dataclass(frozen=True)
-class Recording(Noise):
+class RecordedNoise(NoiseSequence):
     """What leads `Ancestral()` from x_T to the example; the noise of `trajectory` in the one sampling loop.
 
     top: x at the first level, (B, ...).   noises: z of each step but the last, len(levels) - 2 of (B, ...).
@@ -70,15 +70,15 @@ def forward_path(x: Tensor, levels: Level, path: Path, seed: int, index: Tensor)
 
     steps = len(levels) - 1
     if path == "trajectory":
-        yield from list(trajectory(x, levels, map(eps, reversed(range(steps)))))[::-1]
+        yield from list(forward_trajectory(x, levels, map(eps, reversed(range(steps)))))[::-1]
     else:
-        yield from (jump(x, level, eps(row)) for row, level in zip(range(steps), levels.rows(), strict=False))
+        yield from (add_noise(x, level, eps(row)) for row, level in zip(range(steps), levels.rows(), strict=False))
         yield x
 
 
-def recorded(
-    x: Tensor, denoise: Denoise, levels: Level, *, path: Path = "independent", seed: int, index: Tensor
-) -> Recording:
+def ddpm_inversion(
+    x: Tensor, denoise: DenoiserFn, levels: Level, *, path: Path = "independent", seed: int, index: Tensor
+) -> RecordedNoise:
     """The recording of clean examples x (B, ...) along a table of levels. Gradients are not recorded.
 
     seed, index: of the forward path's noise, int64 (B,): which example of the seed each row of x is.
@@ -90,11 +90,11 @@ def recorded(
         Bridge.table(levels).rows(), levels.rows(), solver.plan(levels), states, strict=False
     ):
         with torch.no_grad():
-            belief = partial(answered, denoise(here, level))
+            belief = partial(constant_denoiser, denoise(here, level))
         mean = solver.step(here, belief, row, lambda draw: torch.zeros_like(x), None)
         if bridge.into_clean:
-            return Recording(top, tuple(noises), x - mean.x)
-        deviation = (mean.posterior.spread.log_variance(bridge, here) / 2).exp()
+            return RecordedNoise(top, tuple(noises), x - mean.x)
+        deviation = (mean.posterior.variance.log_variance(bridge, here) / 2).exp()
         noises.append((wanted - mean.x) / deviation)
         here = solver.step(here, belief, row, lambda draw: noises[-1], None).x
     raise UsageError("a recording needs a table of levels that ends in the clean one.")

@@ -86,12 +86,14 @@ def churned(schedule: Schedule, levels: Level, churn: float, low: float = 0.0, h
     sigma/alpha is raised to (1 + gamma) times itself where it lies in [low, high], gamma = min(churn/steps, sqrt(2) - 1),
     and never beyond the schedule's noisiest level.
     """
-    ratio = levels[:-1].ratio
+    ratio = levels[:-1].sigma_edm
     gamma = min(churn / len(ratio), math.sqrt(2) - 1) * ((ratio >= low) & (ratio <= high)).double()
     raised = schedule(schedule.at(-2 * (ratio * (1 + gamma)).log()).clamp(schedule.t_min, schedule.t_max))
     rows: list[Level] = []
     for level, up in zip(levels[:-1].rows(), raised.rows(), strict=True):
-        rows += [level, up] if up.ratio > level.ratio * (1 + 1e-9) else [level]  # the noisiest level cannot be raised
+        rows += (
+            [level, up] if up.sigma_edm > level.sigma_edm * (1 + 1e-9) else [level]
+        )  # the noisiest level cannot be raised
     return Level.of_rows([*rows, levels.rows()[-1]])
 
 
@@ -100,7 +102,7 @@ def restarted(levels: Level, low: float, high: float, times: int) -> Level:
 
     Raises UsageError where the stretch holds fewer than two levels of the table.
     """
-    ratio = levels.ratio
+    ratio = levels.sigma_edm
     inside = ((ratio >= low) & (ratio <= high)).nonzero()[:, 0]
     if len(inside) < 2:
         raise UsageError(
@@ -157,7 +159,7 @@ def ending_noisy(schedule: Schedule, levels: Level) -> Level:
     (diffusers: final_sigmas_type "sigma_min", set_alpha_to_one False.)  A table whose last noisy level is that one is a step shorter.
     """
     end = schedule([schedule.t_min])
-    if torch.isclose(levels.ratio[-2], end.ratio[0], rtol=1e-9, atol=0):
+    if torch.isclose(levels.sigma_edm[-2], end.sigma_edm[0], rtol=1e-9, atol=0):
         if len(levels) < 3:
             raise UsageError(
                 "the grid has no level but the one that it would end at: take more steps, or final_sigma 'zero'."

@@ -40,20 +40,20 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from undiffuse.process.levels import Level, meet
-from undiffuse.process.posteriors import Denoise, Posterior
+from undiffuse.process.levels import Level, broadcast_to
+from undiffuse.process.posteriors import DenoiserFn, Posterior
 from undiffuse.sampling.momentum import Running
 
 Pair = Callable[[Tensor, Level], Sequence[Posterior]]
 """(x_t, level) -> the conditional and the unconditional posterior."""
 
 
-def separately(conditional: Denoise, unconditional: Denoise) -> Pair:
+def separate_pair(conditional: DenoiserFn, unconditional: DenoiserFn) -> Pair:
     """The pair of two denoisers evaluated one after the other."""
     return lambda x_t, level: (conditional(x_t, level), unconditional(x_t, level))
 
 
-def classifier_free(pair: Pair, scale: float) -> Denoise:
+def classifier_free(pair: Pair, scale: float) -> DenoiserFn:
     """Classifier-free guidance by `scale`. The spread is the conditional one's."""
 
     def denoise(x_t: Tensor, level: Level) -> Posterior:
@@ -63,7 +63,7 @@ def classifier_free(pair: Pair, scale: float) -> Denoise:
     return denoise
 
 
-def nested(several: Pair, scales: Sequence[float]) -> Denoise:
+def composed(several: Pair, scales: Sequence[float]) -> DenoiserFn:
     """Scales of their own.   several: the beliefs told the least first, one more than there are scales; the last one's spread."""
 
     def denoise(x_t: Tensor, level: Level) -> Posterior:
@@ -76,7 +76,7 @@ def nested(several: Pair, scales: Sequence[float]) -> Denoise:
     return denoise
 
 
-def rescaled(pair: Pair, scale: float, share: float) -> Denoise:
+def rescaled(pair: Pair, scale: float, share: float) -> DenoiserFn:
     """Guidance by `scale`, then x̂ shrunk towards the standard deviation of the conditional one by `share`, 0 … 1."""
 
     def denoise(x_t: Tensor, level: Level) -> Posterior:
@@ -89,8 +89,8 @@ def rescaled(pair: Pair, scale: float, share: float) -> Denoise:
 
 
 def projected(
-    pair: Pair, scale: float, *, along: float = 0.0, longest: float = math.inf, running: Running | None = None
-) -> Denoise:
+    pair: Pair, scale: float, *, along: float = 0.0, norm_threshold: float = math.inf, running: Running | None = None
+) -> DenoiserFn:
     """x̂_c + (scale - 1) Δ with Δ = x̂_c - x̂_u shortened to the length `longest` and its part along x̂_c multiplied by `along`.
 
     Lengths are Euclidean, over all numbers of an example.   running: what Δ is added to first, of the steps before.
@@ -102,8 +102,8 @@ def projected(
         difference, towards = with_.mean - without.mean, with_.mean
         difference = difference if running is None else running.added(difference)
         tiny = torch.finfo(difference.dtype).tiny
-        if longest < math.inf:
-            difference = difference * (longest / _norm(difference).clamp(min=longest))
+        if norm_threshold < math.inf:
+            difference = difference * (norm_threshold / _norm(difference).clamp(min=norm_threshold))
         parallel = (
             (difference * towards).flatten(1).sum(1).reshape(-1, *[1] * (towards.ndim - 1))
             / (_norm(towards) ** 2).clamp(min=tiny)
@@ -114,7 +114,7 @@ def projected(
     return denoise
 
 
-def plus(pair: Pair, scale: float) -> Denoise:
+def cfg_plus_plus(pair: Pair, scale: float) -> DenoiserFn:
     """CFG++: x̂ between the two by `scale` in [0, 1], walked on with the unconditional noise."""
 
     def denoise(x_t: Tensor, level: Level) -> Posterior:
@@ -124,14 +124,14 @@ def plus(pair: Pair, scale: float) -> Denoise:
     return denoise
 
 
-def in_interval(guided: Denoise, plain: Denoise, low: float, high: float) -> Denoise:
+def in_interval(guided: DenoiserFn, plain: DenoiserFn, low: float, high: float) -> DenoiserFn:
     """`guided` at levels with sigma/alpha in [low, high], `plain` at others; of examples that differ in this, both are asked about all."""
 
     def denoise(x_t: Tensor, level: Level) -> Posterior:
-        inside = (level.ratio >= low) & (level.ratio <= high)
+        inside = (level.sigma_edm >= low) & (level.sigma_edm <= high)
         if inside.all() or not inside.any():
             return (guided if inside.all() else plain)(x_t, level)
-        one, other, here = guided(x_t, level), plain(x_t, level), meet(inside, x_t) > 0
+        one, other, here = guided(x_t, level), plain(x_t, level), broadcast_to(inside, x_t) > 0
         kept = None if one.kept_eps is None else torch.where(here, one.kept_eps, other.eps(x_t, level))
         return replace(other, mean=torch.where(here, one.mean, other.mean), kept_eps=kept)
 
@@ -148,7 +148,7 @@ def _deviation(x: Tensor) -> Tensor:
     return x.flatten(1).std(1).reshape(-1, *[1] * (x.ndim - 1))
 
 
-def _limited(denoise: Denoise, limit: Callable[[Tensor], Tensor], keep_eps: bool) -> Denoise:
+def _limited(denoise: DenoiserFn, limit: Callable[[Tensor], Tensor], keep_eps: bool) -> DenoiserFn:
     def limited(x_t: Tensor, level: Level) -> Posterior:
         posterior = denoise(x_t, level)
         eps = posterior.eps(x_t, level) if keep_eps else posterior.kept_eps
@@ -157,14 +157,14 @@ def _limited(denoise: Denoise, limit: Callable[[Tensor], Tensor], keep_eps: bool
     return limited
 
 
-def clipped(denoise: Denoise, low: Tensor | float, high: Tensor | float, *, keep_eps: bool = False) -> Denoise:
+def clipped(denoise: DenoiserFn, low: Tensor | float, high: Tensor | float, *, keep_eps: bool = False) -> DenoiserFn:
     """x̂ clipped to [low, high], numbers or one for each channel (C, 1, …)."""
     return _limited(denoise, lambda x: x.clamp(low, high), keep_eps)  # type: ignore[arg-type]
 
 
 def dynamically_thresholded(
-    denoise: Denoise, quantile: float = 0.995, bound: float = 1.0, most: float = math.inf, *, keep_eps: bool = False
-) -> Denoise:
+    denoise: DenoiserFn, quantile: float = 0.995, bound: float = 1.0, most: float = math.inf, *, keep_eps: bool = False
+) -> DenoiserFn:
     """x̂ of each example clipped to ±q and scaled by bound/q, q the quantile of |x̂|, at least `bound` and at `most`."""
 
     def limit(x: Tensor) -> Tensor:

@@ -46,14 +46,14 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.process import derivatives
-from undiffuse.process.forward import jump
-from undiffuse.process.levels import Level, meet
+from undiffuse.process.forward import add_noise
+from undiffuse.process.levels import Level, broadcast_to
 from undiffuse.process.operators import Mask, Operator
-from undiffuse.process.posteriors import Denoise, Posterior
+from undiffuse.process.posteriors import DenoiserFn, Posterior
 from undiffuse.sampling.solvers.ancestral import DDIM, Ancestral
-from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step, answered
+from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step, constant_denoiser
 
-DOUBT = 0.01  # digits are filled in as well with 0.1
+DAMPING = 0.01  # digits are filled in as well with 0.1
 ITERATIONS = 3
 
 
@@ -77,20 +77,24 @@ class Measurement:
         return Measurement(operator, self.y[rows], self.noise)
 
 
-def replaced(denoise: Denoise, seen: Measurement, prior: float = 1.0) -> Denoise:
+def replacement(denoise: DenoiserFn, measurement: Measurement, prior: float = 1.0) -> DenoiserFn:
     """Method replace: what is seen of x̂ is replaced by y, or drawn towards it where y is noisy."""
 
     def conditioned(x_t: Tensor, level: Level) -> Posterior:
         posterior, unknown = denoise(x_t, level), _unknown(level, prior)
-        w = seen.operator.solve(seen.residual(posterior.mean), unknown, seen.noise**2)
-        return posterior.moved(unknown * seen.operator.adjoint(w), level)
+        w = measurement.operator.solve(measurement.residual(posterior.mean), unknown, measurement.noise**2)
+        return posterior.moved(unknown * measurement.operator.adjoint(w), level)
 
     return conditioned
 
 
-def informed(
-    denoise: Denoise, seen: Measurement, iterations: int = ITERATIONS, prior: float = 1.0, doubt: float = DOUBT
-) -> Denoise:
+def moment_matching(
+    denoise: DenoiserFn,
+    measurement: Measurement,
+    iterations: int = ITERATIONS,
+    prior: float = 1.0,
+    damping: float = DAMPING,
+) -> DenoiserFn:
     """Method exact; pigdm with 0 iterations.   iterations: of conjugate gradients; as many as numbers are seen solve (2).
 
     doubt: see above."""
@@ -99,17 +103,17 @@ def informed(
         if not level.alpha:
             return denoise(x_t, level)
         posterior, transposed = _with_jacobian(denoise, x_t, level)
-        unknown, on_jacobian = _unknown(level, prior), meet(level.sigma**2 / level.alpha, x_t)
-        noise2 = seen.noise**2 + doubt * unknown
+        unknown, on_jacobian = _unknown(level, prior), broadcast_to(level.sigma**2 / level.alpha, x_t)
+        noise2 = measurement.noise**2 + damping * unknown
 
         def covariance(v: Tensor) -> Tensor:
-            return on_jacobian * transposed(seen.operator.adjoint(v))
+            return on_jacobian * transposed(measurement.operator.adjoint(v))
 
-        residual = seen.residual(posterior.mean)
+        residual = measurement.residual(posterior.mean)
         if iterations:
-            w = _conjugate_gradients(lambda v: seen.operator(covariance(v)) + noise2 * v, residual, iterations)
+            w = _conjugate_gradients(lambda v: measurement.operator(covariance(v)) + noise2 * v, residual, iterations)
         else:
-            w = seen.operator.solve(residual, unknown, noise2)
+            w = measurement.operator.solve(residual, unknown, noise2)
         return posterior.moved(covariance(w), level)
 
     return conditioned
@@ -120,9 +124,9 @@ def _unknown(level: Level, prior: float) -> float:
     return float(prior * level.sigma**2 / (level.alpha**2 * prior + level.sigma**2))
 
 
-def _with_jacobian(denoise: Denoise, x_t: Tensor, level: Level) -> tuple[Posterior, Callable[[Tensor], Tensor]]:
+def _with_jacobian(denoise: DenoiserFn, x_t: Tensor, level: Level) -> tuple[Posterior, Callable[[Tensor], Tensor]]:
     """The belief, and what multiplies vectors by (dx̂/dx_t)ᵀ."""
-    with derivatives.recorded():
+    with derivatives.with_graph():
         x = x_t.detach().requires_grad_()
         posterior = denoise(x, level)
 
@@ -156,25 +160,25 @@ class DPS(Solver):
     """Diffusion posterior sampling.   zeta: length of its steps, once a step of the solver."""
 
     inner: Ancestral | DDIM
-    seen: Measurement
-    zeta: float = 1.0
+    measurement: Measurement
+    step_size: float = 1.0
     stochastic: bool = True
 
     def plan(self, levels: Level) -> Sequence[tuple[Level, Any]]:
         return list(zip(levels.rows(), self.inner.plan(levels), strict=False))
 
-    def step(self, x_t: Tensor, denoise: Denoise, row: tuple[Level, Any], noise: NoiseSource, state: Any) -> Step:
+    def step(self, x_t: Tensor, denoise: DenoiserFn, row: tuple[Level, Any], noise: NoiseSource, state: Any) -> Step:
         here, plan = row
         posterior, transposed = _with_jacobian(denoise, x_t, here)
-        step = self.inner.step(x_t, partial(answered, posterior), plan, noise, state)
+        step = self.inner.step(x_t, partial(constant_denoiser, posterior), plan, noise, state)
         if not here.alpha:
             return step
-        residual = self.seen.residual(posterior.mean)
+        residual = self.measurement.residual(posterior.mean)
         length = (
             _dot(residual, residual).sqrt().reshape(-1, *[1] * (x_t.ndim - 1)).clamp(min=torch.finfo(x_t.dtype).tiny)
         )
-        pull = transposed(self.seen.operator.adjoint(residual)) / length
-        return Step(step.x + 2 * self.zeta * pull, posterior, step.state)
+        pull = transposed(self.measurement.operator.adjoint(residual)) / length
+        return Step(step.x + 2 * self.step_size * pull, posterior, step.state)
 
 
 @dataclass(frozen=True)
@@ -182,11 +186,11 @@ class RePaint(Solver):
     """Ancestral steps, after which the known numbers are noised anew.   seen: through a mask, without noise."""
 
     inner: Ancestral
-    seen: Measurement
+    measurement: Measurement
     stochastic: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.seen.operator, Mask) or self.seen.noise:
+        if not isinstance(self.measurement.operator, Mask) or self.measurement.noise:
             raise UsageError(
                 "repaint fills in what a mask hides, from numbers that are known exactly: use the method exact or pigdm here."
             )
@@ -194,9 +198,11 @@ class RePaint(Solver):
     def plan(self, levels: Level) -> Sequence[Any]:
         return self.inner.plan(levels)
 
-    def step(self, x_t: Tensor, denoise: Denoise, row: Any, noise: NoiseSource, state: Any) -> Step:
+    def step(self, x_t: Tensor, denoise: DenoiserFn, row: Any, noise: NoiseSource, state: Any) -> Step:
         step, there = self.inner.step(x_t, denoise, row, noise, state), row.move.there
-        y = self.seen.y.to(x_t)
-        known = jump(y, there, noise(1)) if there.sigma else y
-        assert isinstance(self.seen.operator, Mask)
-        return Step(torch.where(self.seen.operator.known.to(x_t.device), known, step.x), step.posterior, step.state)
+        y = self.measurement.y.to(x_t)
+        known = add_noise(y, there, noise(1)) if there.sigma else y
+        assert isinstance(self.measurement.operator, Mask)
+        return Step(
+            torch.where(self.measurement.operator.known.to(x_t.device), known, step.x), step.posterior, step.state
+        )

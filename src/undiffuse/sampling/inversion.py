@@ -28,25 +28,25 @@ import torch
 from torch import Tensor
 
 from undiffuse.errors import UsageError
-from undiffuse.process.levels import Level, meet
-from undiffuse.process.posteriors import Denoise
-from undiffuse.sampling.loop import Moment
+from undiffuse.process.levels import Level, broadcast_to
+from undiffuse.process.posteriors import DenoiserFn
+from undiffuse.sampling.loop import SamplerStep
 from undiffuse.sampling.solvers.base import Solver
 
 SMALLEST_SINE = 1e-7  # of an angle, below which (2) loses its digits and the sphere is as good as flat
 
 
-def ascending(levels: Level) -> Level:
+def upward(levels: Level) -> Level:
     """The noisy levels of a table, cleanest first."""
     return levels[torch.arange(len(levels) - 2, -1, -1)]
 
 
-def lifted(x: Tensor, levels: Level) -> Tensor:
+def at_lowest_noise(x: Tensor, levels: Level) -> Tensor:
     """Clean examples x (B, ...) taken to lie at the cleanest noisy level of a table."""
-    return meet(levels.alpha[-2], x) * x
+    return broadcast_to(levels.alpha[-2], x) * x
 
 
-def inverted(x: Tensor, denoise: Denoise, levels: Level, solver: Solver) -> Iterator[Moment]:
+def invert(x: Tensor, denoise: DenoiserFn, levels: Level, solver: Solver) -> Iterator[SamplerStep]:
     """Walks clean examples x (B, ...) up to the first level of a table: len(levels) - 2 steps, the last x is x_T.
 
     levels: as for sampling, noisiest first, ending in the clean level.   solver: a deterministic one of exponential.py.
@@ -56,13 +56,13 @@ def inverted(x: Tensor, denoise: Denoise, levels: Level, solver: Solver) -> Iter
         raise UsageError(
             "inversion follows the flow, which has no noise to draw: use a deterministic solver, such as 'heun'."
         )
-    up, state = ascending(levels), None
+    up, state = upward(levels), None
     rows, plan = up.rows(), solver.plan(up)
-    x = lifted(x, levels)
+    x = at_lowest_noise(x, levels)
     for row in range(len(up) - 1):
         with torch.no_grad():
             step = solver.step(x, denoise, plan[row], _silent, state)
-        yield Moment(row, len(up) - 1, rows[row], x, step.posterior.mean, step.x, step.state)
+        yield SamplerStep(row, len(up) - 1, rows[row], x, step.posterior.mean, step.x, step.state)
         x, state = step.x, step.state
 
 

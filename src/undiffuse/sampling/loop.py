@@ -19,19 +19,19 @@ import torch
 from torch import Tensor
 
 from undiffuse.errors import Failure
-from undiffuse.process.forward import step as forward_step
-from undiffuse.process.levels import Level, meet
+from undiffuse.process.forward import forward_step as forward_step
+from undiffuse.process.levels import Level, broadcast_to
 from undiffuse.process.philox import standard_normal
-from undiffuse.process.posteriors import Denoise
+from undiffuse.process.posteriors import DenoiserFn
 from undiffuse.rng import NoiseStream
-from undiffuse.sampling.noise import Brownian, Independent, Noise
+from undiffuse.sampling.noise import Brownian, Independent, NoiseSequence
 from undiffuse.sampling.solvers.base import Solver
 
 NoiseKind = Literal["independent", "brownian"]
 
 
 @dataclass(frozen=True)
-class Moment:
+class SamplerStep:
     """One step of a reverse trajectory.
 
     row: of the grid, that x_t was at; total: number of steps.   level: of x_t.
@@ -42,7 +42,7 @@ class Moment:
     total: int
     level: Level
     x_t: Tensor
-    clean: Tensor
+    x0: Tensor
     x: Tensor
     state: Any
 
@@ -54,7 +54,7 @@ def initial(levels: Level, shape: Sequence[int], seed: int, index: Tensor) -> Te
     grid should start noisier.
     """
     noise = standard_normal(shape, seed, index, step=0, stream=NoiseStream.INITIAL)
-    return meet(levels.sigma[0], noise) * noise
+    return broadcast_to(levels.sigma[0], noise) * noise
 
 
 def segments(levels: Level) -> list[tuple[int, int]]:
@@ -66,17 +66,17 @@ def segments(levels: Level) -> list[tuple[int, int]]:
 
 def trajectory(
     x: Tensor,
-    denoise: Denoise,
+    denoise: DenoiserFn,
     levels: Level,
     solver: Solver,
     *,
     seed: int,
     index: Tensor,
-    noise: NoiseKind | Noise = "independent",
+    noise: NoiseKind | NoiseSequence = "independent",
     s_noise: float = 1.0,
     start: int = 0,
     state: Any = None,
-) -> Iterator[Moment]:
+) -> Iterator[SamplerStep]:
     """Walks x (B, ...) from row `start` of `levels` to its last row.
 
     index: int64 (B,) on the device of x: which example of the seed each row of x is.
@@ -88,7 +88,7 @@ def trajectory(
     plan: dict[int, Any] = {}
     for first, last in segments(levels):
         plan |= dict(enumerate(solver.plan(levels[first : last + 1]), start=first)) if last > first else {}
-    draws = noise if isinstance(noise, Noise) else _made(noise, x, seed, index, levels)
+    draws = noise if isinstance(noise, NoiseSequence) else _made(noise, x, seed, index, levels)
     clean = x
     for row in range(start, steps):
         x_t = x
@@ -99,10 +99,10 @@ def trajectory(
             else:
                 fresh = standard_normal(x.shape[1:], seed, index, row, NoiseStream.RAISE).to(x) * s_noise
                 x, state = forward_step(x_t, rows[row], rows[row + 1], fresh), None
-        yield Moment(row, steps, rows[row], x_t, clean, x, state)
+        yield SamplerStep(row, steps, rows[row], x_t, clean, x, state)
 
 
-def _made(kind: NoiseKind, x: Tensor, seed: int, index: Tensor, levels: Level) -> Noise:
+def _made(kind: NoiseKind, x: Tensor, seed: int, index: Tensor, levels: Level) -> NoiseSequence:
     return Independent(x, seed, index, len(levels) - 1) if kind == "independent" else Brownian(x, seed, index, levels)
 
 
@@ -112,7 +112,7 @@ class Counter:
     def __init__(self, total: int, progress: Callable[[int, int], None] | None = None) -> None:
         self.done, self.total, self.progress = 0, total, progress
 
-    def counted(self, moments: Iterator[Moment]) -> Iterator[Moment]:
+    def counted(self, moments: Iterator[SamplerStep]) -> Iterator[SamplerStep]:
         for moment in moments:
             self.done += 1
             if self.progress:
@@ -120,14 +120,14 @@ class Counter:
             yield moment
 
 
-def final(moments: Iterator[Moment]) -> Tensor:
+def final(moments: Iterator[SamplerStep]) -> Tensor:
     """The end of a trajectory. Raises Failure where it holds numbers that are not finite: no picture can be made of these."""
     for moment in moments:
         last = moment.x
-    return finite(last)
+    return require_finite(last)
 
 
-def finite(x: Tensor) -> Tensor:
+def require_finite(x: Tensor) -> Tensor:
     """x (B, ...) as it is. Raises Failure where it holds numbers that are NaN or infinite."""
     good = x.isfinite().flatten(1).all(1)
     if not good.all():

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level
-from undiffuse.process.posteriors import Denoise, Posterior
+from undiffuse.process.posteriors import DenoiserFn, Posterior
 from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step
 
 
@@ -49,7 +49,7 @@ class Remembering:
     Called by itself it remembers no step before.
     """
 
-    build: Callable[[Running], Denoise]
+    build: Callable[[Running], DenoiserFn]
     share: float
 
     def __call__(self, x_t: Tensor, level: Level) -> Posterior:
@@ -73,7 +73,7 @@ class WithMomentum(Solver):
     def plan(self, levels: Level) -> Sequence[Any]:
         return self.inner.plan(levels)
 
-    def step(self, x_t: Tensor, denoise: Denoise, row: Any, noise: NoiseSource, state: Any) -> Step:
+    def step(self, x_t: Tensor, denoise: DenoiserFn, row: Any, noise: NoiseSource, state: Any) -> Step:
         """Raises UsageError for a Denoise that is no Remembering."""
         if not isinstance(denoise, Remembering):
             raise UsageError(

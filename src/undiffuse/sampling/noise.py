@@ -29,14 +29,14 @@ from undiffuse.rng import NoiseStream
 LOGSNR_RANGE, DEPTH = 20.0, 20
 
 
-class Noise(ABC):
+class NoiseSequence(ABC):
     """Draws of the shape of x; `at(row, k)` is draw number k of the step that leaves a row."""
 
     @abstractmethod
     def at(self, row: int, draw: int = 0) -> Tensor: ...
 
 
-class Independent(Noise):
+class Independent(NoiseSequence):
     """Made for several rows at once: a small tensor costs as much as a larger one."""
 
     AT_ONCE = 2**18  # numbers
@@ -61,7 +61,7 @@ class Independent(Noise):
         return normal.to(self.dtype).reshape(len(rows), *self.shape)
 
 
-class Brownian(Noise):
+class Brownian(NoiseSequence):
     """The path of each example, of which only the nodes near the current level are kept. Further draws of a row are independent.
 
     Raises UsageError for a grid with levels too close to tell apart, or one that goes back up to a noisier level.

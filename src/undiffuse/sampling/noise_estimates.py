@@ -28,9 +28,9 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.process import derivatives
-from undiffuse.process.levels import Level, meet
+from undiffuse.process.levels import Level, broadcast_to
 from undiffuse.process.philox import standard_normal
-from undiffuse.process.posteriors import Denoise
+from undiffuse.process.posteriors import DenoiserFn
 from undiffuse.rng import NoiseStream
 
 MEDIAN_OF_NORMAL = 0.6744897501960817  # of its absolute value
@@ -47,13 +47,13 @@ def by_wavelet(y: Tensor) -> Tensor:
     return y.flatten(1).abs().median(1).values / MEDIAN_OF_NORMAL
 
 
-def by_likelihood(y: Tensor, denoise: Denoise, levels: Level, *, probes: int = 4, seed: int = 0) -> Tensor:
+def by_likelihood(y: Tensor, denoise: DenoiserFn, levels: Level, *, probes: int = 4, seed: int = 0) -> Tensor:
     """The u of highest likelihood for each example of y (B, ...), float64 (B,), between the table's ends.
 
     denoise: unclipped, since a clipped x̂ obeys no Tweedie's formula.   levels: noisy ones, noisiest first, evenly
     spaced in log u; equation (2) is a straight line between them.
     """
-    ratio = levels.ratio
+    ratio = levels.sigma_edm
     slope = torch.stack([_slope(y, denoise, level, probes, seed) for level in levels.rows()]).flip(0)
     at = ratio.log().flip(0)[:, None]
     rises = (slope[1:] + slope[:-1]) / 2 * (at[1:] - at[:-1])
@@ -61,10 +61,10 @@ def by_likelihood(y: Tensor, denoise: Denoise, levels: Level, *, probes: int = 4
     return torch.stack([_crossing(at[:, 0], slope[:, k], int(row)) for k, row in enumerate(highest)]).exp()
 
 
-def _slope(y: Tensor, denoise: Denoise, level: Level, probes: int, seed: int) -> Tensor:
+def _slope(y: Tensor, denoise: DenoiserFn, level: Level, probes: int, seed: int) -> Tensor:
     """Equation (2) at one level, float64 (B,), on the CPU."""
-    alpha, ratio = meet(level.alpha, y), float(level.ratio)
-    with derivatives.recorded():
+    alpha, ratio = broadcast_to(level.alpha, y), float(level.sigma_edm)
+    with derivatives.with_graph():
         x_t = (alpha * y).detach().requires_grad_()
         mean = denoise(x_t, level).mean
         trace = torch.zeros(len(y), dtype=torch.float64)

@@ -15,7 +15,7 @@ from undiffuse.sampling.grids import at_logsnrs, churned, ending_noisy, make_gri
 from undiffuse.sampling.loop import NoiseKind
 from undiffuse.sampling.solvers.base import Solver
 from undiffuse.sampling.solvers.registry import Settings, make_solver, own_grid
-from undiffuse.sampling.spacings import GridSettings, Interpolation
+from undiffuse.sampling.spacings import GridInterpolation, GridSettings
 
 
 class SamplingConfig(BaseModel):
@@ -30,12 +30,12 @@ class SamplingConfig(BaseModel):
     order.   churn, churn_interval, s_noise: EDM's S_churn, total over the grid, (S_tmin, S_tmax), and S_noise, which multiplies all noise
     of going back up.   restart: (low, high, times), the stretch of sigma/alpha to walk again.   noise: "brownian" is the same for any grid.
     guidance: 1 plain conditional, 0 unconditional.   guidance_scales: of conditions by name, `guidance` of the others.
-    guidance_form: plain, projected (APG) or plus (CFG++, guidance in [0, 1]);   guidance_rescale: of the plain form;
-    guidance_momentum, guidance_longest: of the projected form, the papers' beta (below 0) and r;
+    guidance_method: cfg (classifier-free guidance), apg or cfg++ (guidance in [0, 1]);   guidance_rescale: of cfg;
+    apg_momentum, apg_norm_threshold: of apg, the paper's beta (below 0) and r;
     guidance_interval: of sigma/alpha; see sampling/guidance.py.
     clip: of x̂: "range" of the data, "dynamic", "none".   threshold_quantile, threshold_max: of dynamic thresholding, the quantile of
     |x̂| that is brought to the end of the range, and the most it may be, in such ends (diffusers: sample_max_value); None for any.
-    keep_eps: walk with the noise of the unclipped x̂ (diffusers' convention) instead of re-deriving it (OpenAI's); not of ddpm,
+    epsilon_from: which x̂ the noise that is walked with comes from, the clipped one (OpenAI's code) or the unclipped one (diffusers'); not of ddpm,
     whose steps are made of x̂ and x_t there too.
     """
 
@@ -49,7 +49,7 @@ class SamplingConfig(BaseModel):
     sigma_min: float | None = Field(None, ge=0, allow_inf_nan=False)
     rho: float | None = Field(None, gt=0, allow_inf_nan=False)
     steps_offset: int | None = Field(None, ge=0)
-    interpolation: Interpolation | None = None
+    interpolation: GridInterpolation | None = None
     final_sigma: Literal["zero", "schedule"] = "zero"
     order: int | None = None
     eta: float | None = Field(None, ge=0, le=1)
@@ -63,15 +63,15 @@ class SamplingConfig(BaseModel):
     noise: NoiseKind = "independent"
     guidance: FiniteFloat = 1.0
     guidance_scales: dict[str, FiniteFloat] | None = None
-    guidance_form: Literal["plain", "projected", "plus"] = "plain"
+    guidance_method: Literal["cfg", "apg", "cfg++"] = "cfg"
     guidance_rescale: float = Field(0.0, ge=0, le=1)
-    guidance_momentum: float = Field(0.0, gt=-1, lt=1)
-    guidance_longest: float | None = Field(None, gt=0)
+    apg_momentum: float = Field(0.0, gt=-1, lt=1)
+    apg_norm_threshold: float | None = Field(None, gt=0)
     guidance_interval: tuple[float, float] | None = None
     clip: Literal["range", "dynamic", "none"] = "range"
     threshold_quantile: float = Field(0.995, gt=0, le=1)
     threshold_max: float | None = Field(None, ge=1, allow_inf_nan=False)
-    keep_eps: bool = False
+    epsilon_from: Literal["clipped", "unclipped"] = "clipped"
 
     @model_validator(mode="after")
     def _grid_of_levels(self) -> SamplingConfig:
@@ -111,27 +111,25 @@ class SamplingConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_guidance(self) -> SamplingConfig:
-        if self.guidance_rescale and self.guidance_form != "plain":
+        if self.guidance_rescale and self.guidance_method != "cfg":
             raise UsageError(
-                f"guidance_rescale belongs to the plain form of guidance, not to {self.guidance_form!r}: leave one out."
+                f"guidance_rescale belongs to the method 'cfg' of guidance, not to {self.guidance_method!r}: leave one out."
             )
-        if (self.guidance_momentum or self.guidance_longest is not None) and self.guidance_form != "projected":
+        if (self.apg_momentum or self.apg_norm_threshold is not None) and self.guidance_method != "apg":
             raise UsageError(
-                f"momentum and a longest difference belong to the projected form, not to {self.guidance_form!r}: leave them out."
+                f"apg_momentum and apg_norm_threshold belong to the method apg, not to {self.guidance_method!r}: leave them out."
             )
-        if self.guidance_scales and (self.guidance_form != "plain" or self.guidance_rescale):
+        if self.guidance_scales and (self.guidance_method != "cfg" or self.guidance_rescale):
+            raise UsageError("scales for each condition belong to the method cfg, without rescaling: leave one out.")
+        if self.guidance_method == "cfg++" and not 0 <= self.guidance <= 1:
             raise UsageError(
-                "scales for each condition belong to the plain form of guidance, without rescaling: leave one out."
-            )
-        if self.guidance_form == "plus" and not 0 <= self.guidance <= 1:
-            raise UsageError(
-                f"the guidance of the form 'plus' (CFG++) lies between 0 and 1, but is {self.guidance:g}: try 0.6."
+                f"the guidance of the method cfg++ lies between 0 and 1, but is {self.guidance:g}: try 0.6."
             )
         if (
             self.guidance == 1
             and not self.guidance_scales
-            and self.guidance_form != "plus"
-            and (self.guidance_rescale or self.guidance_interval or self.guidance_momentum or self.guidance_longest)
+            and self.guidance_method != "cfg++"
+            and (self.guidance_rescale or self.guidance_interval or self.apg_momentum or self.apg_norm_threshold)
         ):
             raise UsageError(
                 "guidance 1 guides nothing, so there is nothing to rescale, shorten or keep in an interval: give another guidance."
@@ -152,7 +150,9 @@ class SamplingConfig(BaseModel):
             Settings(self.order, self.eta, self.variance, self.corrections, self.lower_order_final),
             schedule,
         )
-        if solver.without_jumps and (self.guidance_form == "plus" or (self.keep_eps and self.clip != "none")):
+        if solver.without_jumps and (
+            self.guidance_method == "cfg++" or (self.epsilon_from == "unclipped" and self.clip != "none")
+        ):
             raise UsageError(solver.without_jumps)
         return solver
 
@@ -181,11 +181,11 @@ def defaults(*names: str) -> dict[str, Any]:
 UNGUIDED = defaults(
     "guidance",
     "guidance_scales",
-    "guidance_form",
+    "guidance_method",
     "guidance_rescale",
     "guidance_interval",
-    "guidance_momentum",
-    "guidance_longest",
+    "apg_momentum",
+    "apg_norm_threshold",
 )
 OWN_ENDS = defaults("sigma_max", "sigma_min", "rho", "steps_offset", "interpolation", "final_sigma")
 """The settings of a grid that places its own levels, as it has them itself."""

@@ -38,7 +38,7 @@ RATIO_MAX, RATIO_MIN = 80.0, 0.002  # of sigma/alpha
 BETA_POINTS = 4097
 
 
-Interpolation = Literal["linear", "log_linear"]
+GridInterpolation = Literal["linear", "log_linear"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class GridSettings:
     sigma_min: float | None = None
     rho: float | None = None
     steps_offset: int | None = None
-    interpolation: Interpolation | None = None
+    interpolation: GridInterpolation | None = None
 
 
 OWN = GridSettings()
@@ -76,7 +76,7 @@ def _moved(own: Tensor, schedule: Schedule, s: GridSettings, of: Callable[[Tenso
     """A spacing's own places, moved to where its ends are wanted.   own: (n,), noisiest first.   of: the coordinate of a sigma/alpha."""
     if s.sigma_max is None and s.sigma_min is None:
         return own
-    most, least = schedule([schedule.t_max, schedule.t_min]).ratio
+    most, least = schedule([schedule.t_max, schedule.t_min]).sigma_edm
     first = own[0] if s.sigma_max is None else of(most.clamp(max=s.sigma_max))
     last = own[-1] if s.sigma_min is None else of(least.clamp(min=s.sigma_min))
     if len(own) == 1:
@@ -96,7 +96,7 @@ def _known(schedule: Schedule, s: GridSettings) -> Tensor:
         raise UsageError(
             f"interpolation {s.interpolation!r} is between the levels of a discrete chain, and this schedule is none: leave it out."
         )
-    ratio = schedule.levels.ratio[:-1].flip(0)
+    ratio = schedule.levels.sigma_edm[:-1].flip(0)
     if ratio[-1].isinf():
         raise UsageError(
             "sigma/alpha of a chain that ends in pure noise cannot be interpolated up to there: leave interpolation out."
@@ -125,7 +125,7 @@ def _at_times(schedule: Schedule, times: Tensor, s: GridSettings) -> Level:
     below = times.floor().long().clamp(0, len(known) - 2)
     value = torch.lerp(known[below], known[below + 1], times - below)
     ratio = value if s.interpolation == "linear" else value.exp()
-    return Level(*schedule.family(-2 * ratio.log()), schedule.label(times)).and_clean()
+    return Level(*schedule.family(-2 * ratio.log()), schedule.timestep(times)).and_clean()
 
 
 def _at_whole(schedule: Schedule, times: Tensor, s: GridSettings) -> Level:
@@ -198,7 +198,7 @@ def leading(schedule: Schedule, steps: int, s: GridSettings = OWN) -> Level:
 
 def _ratio_ends(schedule: Schedule) -> tuple[float, float]:
     """The largest and smallest sigma/alpha of a schedule, cut to 80 and 0.002 as in Karras et al. 2022."""
-    ends = schedule([schedule.t_max, schedule.t_min]).ratio
+    ends = schedule([schedule.t_max, schedule.t_min]).sigma_edm
     return min(RATIO_MAX, ends[0].item()), max(RATIO_MIN, ends[1].item())
 
 
@@ -244,7 +244,7 @@ def _at_angles(schedule: Schedule, angles: Tensor, s: GridSettings) -> Level:
     return _at_ratios(schedule, torch.tan(angles.clamp(max=math.pi / 2)), s)
 
 
-def angle(schedule: Schedule, steps: int, s: GridSettings = OWN) -> Level:
+def angle_spacing(schedule: Schedule, steps: int, s: GridSettings = OWN) -> Level:
     """atan2(sigma, alpha) spaced evenly down to the clean level, or to the schedule's end where that comes before."""
     checked(schedule, steps)
     top, bottom = _angle_ends(schedule)
@@ -297,7 +297,7 @@ SPACINGS: dict[str, Spacing] = {
     "logsnr": logsnr,
     "exponential": logsnr,
     "polyexponential": polyexponential,
-    "angle": angle,
+    "angle": angle_spacing,
     "beta": beta,
     "angle_beta": angle_beta,
 }

@@ -44,7 +44,7 @@ class Cadence:
 
 
 @dataclass(frozen=True)
-class Watch:
+class Intervals:
     """How often a run writes a checkpoint and a grid of samples. Changes nothing of the run.
 
     checkpoint, preview: seconds from the end of one to the beginning of the next.   share: the most of the time that each of the two may
@@ -56,4 +56,4 @@ class Watch:
     share: float = SHARE
 
 
-USUAL = Watch()
+DEFAULT_INTERVALS = Intervals()

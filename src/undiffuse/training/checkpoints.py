@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from undiffuse.errors import UsageError
+from undiffuse.formats import FORMAT, migrate, tensor_name, version_of
 from undiffuse.system import write_atomically
 
 KEPT = 2
@@ -24,12 +25,14 @@ def all_of(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.safetensors"))
 
 
-def save(folder: Path, tensors: dict[str, Tensor], numbers: dict[str, float], kept: int = KEPT) -> Path:
+def save_checkpoint(folder: Path, tensors: dict[str, Tensor], numbers: dict[str, float], kept: int = KEPT) -> Path:
     """Writes a checkpoint of numbers["step"], then removes all but the newest `kept`."""
     path = path_of(folder, int(numbers["step"]))
     cpu = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
     size = sum(tensor.numel() * tensor.element_size() for tensor in cpu.values())
-    write_atomically(path, lambda temporary: save_file(cpu, temporary, {"numbers": json.dumps(numbers)}), size)
+    write_atomically(
+        path, lambda temporary: save_file(cpu, temporary, {"format": str(FORMAT), "numbers": json.dumps(numbers)}), size
+    )
     for old in all_of(folder)[:-kept]:
         old.unlink()
     return path
@@ -45,7 +48,12 @@ def newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, float]] | None:
         return None
     try:
         with safe_open(paths[-1], "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["numbers"])  # noqa: SIM118
+            metadata = file.metadata()
+            version = version_of({"format": int(metadata.get("format", "1"))}, str(paths[-1]))
+            tensors = {tensor_name(name, version): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, migrate(json.loads(metadata["numbers"]), version)
+    except UsageError:
+        raise
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"the checkpoint {paths[-1]} is damaged ({error}): remove it to go on from the one before."

@@ -18,7 +18,7 @@ from torch import Tensor
 from undiffuse.training.flat import Flat
 
 
-class Average:
+class EMA:
     """The average of a module's parameters. The module itself is never written to, except inside `swapped`."""
 
     def __init__(self, flat: Flat, decay: float = 0.9999) -> None:

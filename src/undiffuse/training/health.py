@@ -2,7 +2,7 @@
 
 One bad update is skipped: nothing is zeroed and nothing of it reaches the weights.  Three in a row mean that the
 weights themselves are past saving: they return to the last snapshot and the learning rate is halved.  After three such
-returns the run stops with a diagnosis, and no file has been overwritten with NaN.
+rollbacks the run stops with a diagnosis, and no file has been overwritten with NaN.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from typing import Literal
 
 from undiffuse.errors import Failure
 
-SKIPS_BEFORE_RETURN = 3
-RETURNS_BEFORE_STOP = 3
+SKIPS_BEFORE_ROLLBACK = 3
+ROLLBACKS_BEFORE_STOP = 3
 
 
 @dataclass
 class Health:
     skipped: int = 0
     in_a_row: int = 0
-    returns: int = 0
+    rollbacks: int = 0
 
-    def verdict(self, loss: float, gradient_norm: float) -> Literal["fine", "skip", "return"]:
+    def check(self, loss: float, gradient_norm: float) -> Literal["fine", "skip", "rollback"]:
         """What to do with an update of this loss and gradient norm. Raises Failure."""
         if math.isfinite(loss) and math.isfinite(gradient_norm):
             self.in_a_row = 0
             return "fine"
         self.skipped += 1
         self.in_a_row += 1
-        if self.in_a_row < SKIPS_BEFORE_RETURN:
+        if self.in_a_row < SKIPS_BEFORE_ROLLBACK:
             return "skip"
         self.in_a_row = 0
-        self.returns += 1
-        if self.returns > RETURNS_BEFORE_STOP:
+        self.rollbacks += 1
+        if self.rollbacks > ROLLBACKS_BEFORE_STOP:
             what = "the loss" if not math.isfinite(loss) else "the gradient"
             raise Failure(
-                f"training diverged: {what} was not a number {self.skipped} times, also after {RETURNS_BEFORE_STOP} returns to "
+                f"training diverged: {what} was not a number {self.skipped} times, also after {ROLLBACKS_BEFORE_STOP} rollbacks to "
                 "earlier weights at half the learning rate each. The last good checkpoint is untouched: lower the "
                 "learning rate (--lr), or look for values far outside the data's range."
             )
-        return "return"
+        return "rollback"

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from undiffuse.conditioning.conditions import Values
+from undiffuse.conditioning.conditions import EncodedConditions
 from undiffuse.models.denoiser import Denoiser
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Posterior
@@ -38,11 +38,11 @@ class Learner(ABC):
         )
 
     @abstractmethod
-    def prepared(self, values: Values, generator: torch.Generator) -> Values:
+    def prepared(self, values: EncodedConditions, generator: torch.Generator) -> EncodedConditions:
         """What is known of the examples of a batch, as this step is told it."""
 
     @abstractmethod
-    def losses(self, x: Tensor, eps: Tensor, level: Level, values: Values, computing: Computing) -> Tensor:
+    def losses(self, x: Tensor, eps: Tensor, level: Level, values: EncodedConditions, computing: Computing) -> Tensor:
         """The loss of each example (B,). x, eps: (B, ...); level: one per example."""
 
 
@@ -53,16 +53,16 @@ class DenoiserLearner(Learner):
         self.module = self.denoiser = denoiser
         self.objective = objective
 
-    def prepared(self, values: Values, generator: torch.Generator) -> Values:
+    def prepared(self, values: EncodedConditions, generator: torch.Generator) -> EncodedConditions:
         return self.denoiser.conditions.dropped(values, generator)
 
-    def losses(self, x: Tensor, eps: Tensor, level: Level, values: Values, computing: Computing) -> Tensor:
+    def losses(self, x: Tensor, eps: Tensor, level: Level, values: EncodedConditions, computing: Computing) -> Tensor:
         costs: list[Tensor] = []
 
         def denoise(x_t: Tensor, level: Level) -> Posterior:
             with computing():
                 posterior = self.denoiser(x_t, level, values)
-            cost = self.denoiser.network.taken_cost()
+            cost = self.denoiser.network.pop_auxiliary_loss()
             costs.extend([] if cost is None else [cost / x[0].numel()])  # per dimension, as objectives are
             return posterior
 

@@ -18,7 +18,7 @@ def line_of(values: Mapping[str, Any]) -> str:
     return json.dumps(finite, allow_nan=False) + "\n"
 
 
-def check(path: Path) -> None:
+def check_log(path: Path) -> None:
     """Raises UsageError for a file that this program did not write so."""
     _kept(path, math.inf)
 

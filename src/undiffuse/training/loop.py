@@ -17,21 +17,21 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from undiffuse.conditioning.conditions import Values
+from undiffuse.conditioning.conditions import EncodedConditions
 from undiffuse.errors import UsageError
 from undiffuse.process.schedules import Schedule
 from undiffuse.rng import GeneratorStream, generator, seed_global
 from undiffuse.training.deterministic import deterministic
-from undiffuse.training.ema import Average
+from undiffuse.training.ema import EMA
 from undiffuse.training.flat import Flat
 from undiffuse.training.health import Health
 from undiffuse.training.learners import Learner
 from undiffuse.training.settings import TrainingConfig
-from undiffuse.training.timesteps import LevelSampler
+from undiffuse.training.timesteps import TimestepSampler
 
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
 
-Batches = Callable[[int], tuple[Tensor, Values]]
+Batches = Callable[[int], tuple[Tensor, EncodedConditions]]
 """step → (x (B, C, *size) in the model's range, what is known of each example), on the device of the network."""
 
 
@@ -48,13 +48,13 @@ class Update:
     gradient_norm: float
     learning_rate: float
     seconds: float
-    verdict: str
+    status: str
 
 
 class Trainer:
     """Everything a run changes: weights, their average, the optimizer, the level sampler, step and time."""
 
-    def __init__(self, learner: Learner, schedule: Schedule, sampler: LevelSampler, config: TrainingConfig) -> None:
+    def __init__(self, learner: Learner, schedule: Schedule, sampler: TimestepSampler, config: TrainingConfig) -> None:
         self.learner, self.schedule, self.sampler, self.config = learner, schedule, sampler, config
         self.flat = Flat(learner.module)
         self.device = self.flat.parameter.device
@@ -65,7 +65,7 @@ class Trainer:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.average = Average(self.flat, config.average_decay)
+        self.ema = EMA(self.flat, config.ema_decay)
         self.health = Health()
         self.step, self.seconds, self.rate_scale = 0, 0.0, 1.0
         self._draws = learner.draws
@@ -91,11 +91,11 @@ class Trainer:
                 group["lr"] = rate
             with deterministic(self.config.deterministic), self._training():
                 loss, norm = self._gradient(*batches(self.step))
-            verdict = self.health.verdict(loss, norm)
+            verdict = self.health.check(loss, norm)
             if verdict == "fine":
                 self.optimizer.step()
-                self.average.update()
-            elif verdict == "return":
+                self.ema.update()
+            elif verdict == "rollback":
                 self.load(self._snapshot)
                 self.rate_scale /= 2
             self.step += 1
@@ -114,7 +114,7 @@ class Trainer:
             if self._draws:
                 self.learner.module.eval()
 
-    def _gradient(self, x: Tensor, values: Values) -> tuple[float, float]:
+    def _gradient(self, x: Tensor, values: EncodedConditions) -> tuple[float, float]:
         """Leaves the clipped gradient of one global batch; returns (mean loss, norm before clipping)."""
         of_step = self.config.seed, self.step
         draws = generator(GeneratorStream.TRAINING, *of_step)
@@ -150,8 +150,8 @@ class Trainer:
 
     def _state(self) -> dict[str, Tensor]:
         """What `tensors` copies, as it lies."""
-        state = {f"raw.{name}": p.detach() for name, p in self.flat.named.items()}
-        state |= {f"averaged.{name}": value for name, value in self.average.values.items()}
+        state = {f"online.{name}": p.detach() for name, p in self.flat.named.items()}
+        state |= {f"ema.{name}": value for name, value in self.ema.values.items()}
         adam = self.optimizer.state.get(self.flat.parameter, {})
         if adam:
             state["adam_step"] = adam["step"]
@@ -163,7 +163,7 @@ class Trainer:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `tensors`. Raises KeyError for a tensor that is missing."""
         for name, p in self.flat.named.items():
-            p.copy_(tensors[f"raw.{name}"])
+            p.copy_(tensors[f"online.{name}"])
         self.optimizer.state.clear()
         if "adam_step" in tensors:
             adam = {"step": tensors["adam_step"].clone().to(self.device)}
@@ -172,7 +172,7 @@ class Trainer:
                 for name, view in self.flat.views(adam[key]).items():
                     view.copy_(tensors[f"{key}.{name}"])
             self.optimizer.state[self.flat.parameter] = adam
-        self.average.load({name: tensors[f"averaged.{name}"] for name in self.average.values}, self.average.updates)
+        self.ema.load({name: tensors[f"ema.{name}"] for name in self.ema.values}, self.ema.updates)
         for name, value in self.sampler.state.items():
             value.copy_(tensors[f"sampler.{name}"])
 
@@ -182,10 +182,10 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "rate_scale": self.rate_scale,
-            "average_updates": self.average.updates,
+            "ema_updates": self.ema.updates,
             "skipped": self.health.skipped,
             "in_a_row": self.health.in_a_row,
-            "returns": self.health.returns,
+            "rollbacks": self.health.rollbacks,
         }
 
     def resume(self, tensors: dict[str, Tensor], numbers: dict[str, float]) -> None:
@@ -199,8 +199,8 @@ class Trainer:
                 )
         self.load(tensors)
         self.step, self.seconds, self.rate_scale = int(numbers["step"]), numbers["seconds"], numbers["rate_scale"]
-        self.average.updates = int(numbers["average_updates"])
-        self.health = Health(int(numbers["skipped"]), int(numbers["in_a_row"]), int(numbers["returns"]))
+        self.ema.updates = int(numbers["ema_updates"])
+        self.health = Health(int(numbers["skipped"]), int(numbers["in_a_row"]), int(numbers["rollbacks"]))
         self.snapshot()
 
     def snapshot(self) -> dict[str, Tensor]:

@@ -29,10 +29,10 @@ from torch import Tensor
 from undiffuse.errors import UsageError
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
-from undiffuse.process.forward import jump
+from undiffuse.process.forward import add_noise
 from undiffuse.process.levels import Level
 from undiffuse.process.likelihood.bound import LOG_2, Decoder, per_dimension, step_term
-from undiffuse.process.posteriors import Denoise, Posterior
+from undiffuse.process.posteriors import DenoiserFn, Posterior
 from undiffuse.process.predictions import Prediction
 
 Weight = Callable[[Level], Tensor]
@@ -85,7 +85,7 @@ def make_weight(
 
 class Objective(ABC):
     @abstractmethod
-    def __call__(self, denoise: Denoise, x: Tensor, eps: Tensor, level: Level) -> Tensor:
+    def __call__(self, denoise: DenoiserFn, x: Tensor, eps: Tensor, level: Level) -> Tensor:
         """The loss of each example (B,). x, eps: (B, ...); level: one per example."""
 
 
@@ -98,8 +98,8 @@ def weighted_error(posterior: Posterior, x: Tensor, level: Level, weight: Weight
 class Simple(Objective):
     weight: Weight
 
-    def __call__(self, denoise: Denoise, x: Tensor, eps: Tensor, level: Level) -> Tensor:
-        return weighted_error(denoise(jump(x, level, eps), level), x, level, self.weight)
+    def __call__(self, denoise: DenoiserFn, x: Tensor, eps: Tensor, level: Level) -> Tensor:
+        return weighted_error(denoise(add_noise(x, level, eps), level), x, level, self.weight)
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,9 @@ class VariationalBound(Objective):
     bridges: Bridge
     decoder: Decoder
 
-    def __call__(self, denoise: Denoise, x: Tensor, eps: Tensor, level: Level) -> Tensor:
+    def __call__(self, denoise: DenoiserFn, x: Tensor, eps: Tensor, level: Level) -> Tensor:
         bridge = self.bridges[self.chain.row(level)]
-        term = step_term(denoise, x, jump(x, level, eps), level, bridge, self.decoder)
+        term = step_term(denoise, x, add_noise(x, level, eps), level, bridge, self.decoder)
         return len(self.chain) * term / LOG_2
 
 
@@ -122,8 +122,8 @@ class Hybrid(Objective):
     bound: VariationalBound
     share: float = 0.001
 
-    def __call__(self, denoise: Denoise, x: Tensor, eps: Tensor, level: Level) -> Tensor:
-        posterior = denoise(jump(x, level, eps), level)
+    def __call__(self, denoise: DenoiserFn, x: Tensor, eps: Tensor, level: Level) -> Tensor:
+        posterior = denoise(add_noise(x, level, eps), level)
         detached = replace(posterior, mean=posterior.mean.detach())
         bound = self.bound(lambda x_t, level: detached, x, eps, level)
         return weighted_error(posterior, x, level, self.simple.weight) + self.share * bound

@@ -27,9 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undiffuse.conditioning.conditions import Values
+from undiffuse.conditioning.conditions import EncodedConditions
 from undiffuse.process.schedules import Schedule
-from undiffuse.training.validation import Bank, Baseline, bank_size
+from undiffuse.training.validation import Baseline, ValidationSet, validation_size
 
 PRECISION = 0.02  # of R, one relative standard error
 MOST_HELD_OUT = 4096
@@ -40,18 +40,18 @@ FEWEST = 10  # examples; fewer say too little of their own scatter
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RelativeError:
     """value, and its standard error; NaN for that where one example says nothing of it."""
 
     value: float
     error: float
 
 
-def log_ratio(errors: Tensor, others: Tensor) -> Estimate:
+def log_ratio(errors: Tensor, others: Tensor) -> RelativeError:
     """log R of (1) with the error (2). errors, others: (n, levels) of the same examples."""
     a, b = errors.mean(0), others.mean(0)
     u = (errors / a - others / b).mean(1)
-    return Estimate((a / b).log().mean().item(), u.std().item() / math.sqrt(len(u)) if len(u) > 1 else math.nan)
+    return RelativeError((a / b).log().mean().item(), u.std().item() / math.sqrt(len(u)) if len(u) > 1 else math.nan)
 
 
 def certain(n: int) -> float:
@@ -73,10 +73,10 @@ class Scores:
     def __len__(self) -> int:
         return len(self.baseline)
 
-    def relative(self, name: str) -> Estimate:
+    def relative(self, name: str) -> RelativeError:
         """R of (1) for a set of weights."""
         found = log_ratio(self.errors[name], self.baseline)
-        return Estimate(math.exp(found.value), math.exp(found.value) * found.error)
+        return RelativeError(math.exp(found.value), math.exp(found.value) * found.error)
 
     def summary(self) -> dict[str, dict[str, Any]]:
         """For every set of weights: errors by level, and the error relative to the baseline with its standard error (None of one example)."""
@@ -97,9 +97,9 @@ class Scores:
         return f"held-out error {relative.value:.2f}{error} of {against}'s ({name} weights, {n:,} example{'s' if n > 1 else ''})"
 
     def best(self) -> str:
-        """ "raw" where raw weights are better than averaged ones by more than chance explains, else "averaged"."""
-        found = log_ratio(self.errors["raw"], self.errors["averaged"])
-        return "raw" if len(self) >= FEWEST and found.value < -certain(len(self)) * found.error else "averaged"
+        """ "online" where raw weights are better than averaged ones by more than chance explains, else "ema"."""
+        found = log_ratio(self.errors["online"], self.errors["ema"])
+        return "online" if len(self) >= FEWEST and found.value < -certain(len(self)) * found.error else "ema"
 
 
 class HeldOut:
@@ -111,7 +111,7 @@ class HeldOut:
     def __init__(
         self,
         n: int,
-        examples: Callable[[int, int], tuple[Tensor, Values]],
+        examples: Callable[[int, int], tuple[Tensor, EncodedConditions]],
         shape: tuple[int, ...],
         schedule: Schedule,
         baseline: Baseline,
@@ -119,22 +119,25 @@ class HeldOut:
         self.n, self.examples, self.size, self.schedule, self.baseline = (
             min(n, MOST_HELD_OUT),
             examples,
-            bank_size(shape),
+            validation_size(shape),
             schedule,
             baseline,
         )
         self.against = lru_cache(maxsize=None)(self._against)  # the baseline's errors are the same every time
 
-    def part(self, first: int) -> Bank:
+    def part(self, first: int) -> ValidationSet:
         """The examples from `first` on, as many as are measured at a time."""
         x, values = self.examples(first, min(first + self.size, self.n))
-        return Bank.of(x, values, self.schedule, first)
+        return ValidationSet.of(x, values, self.schedule, first)
 
     def _against(self, first: int) -> Tensor:
         return self.baseline.each(self.part(first))
 
     def measured(
-        self, sets: Mapping[str, Callable[[Bank], Tensor]], seconds: float = math.inf, precision: float = PRECISION
+        self,
+        sets: Mapping[str, Callable[[ValidationSet], Tensor]],
+        seconds: float = math.inf,
+        precision: float = PRECISION,
     ) -> Scores:
         """The errors of sets of weights, each a function of a part, on as many examples as `precision` takes.
 

@@ -14,13 +14,13 @@ class TrainingConfig(BaseModel):
 
     batch_size: examples per update, of all devices and micro-batches together.   accumulate: micro-batches per update.
     learning_rate: reached after `warmup` steps, kept, and brought to zero linearly over the last `cooldown` share.
-    clip: largest norm of the gradient.   average_decay: of the weights' moving average.
+    clip: largest norm of the gradient.   ema_decay: of the weights' moving average.
     precision: what the network computes in; "auto" is bf16 where the device is fast at it, else fp32.
     deterministic: only algorithms of torch that give the same bits every time, which on a GPU an exact resume needs; slower there, and
     an operation that has none ends the run with a sentence.
     objective, weight: see objectives.py.   gamma: of min_snr and p2.   bias: of sigmoid.
-    level_density, stratified: see level_samplers.py.   level_mean, level_deviation: of log_normal and logit_normal.
-    Where gamma, bias, level_mean or level_deviation are None, the paper's value is used.
+    timestep_sampling, stratified: see level_samplers.py.   timestep_mean, timestep_std: of log_normal and logit_normal.
+    Where gamma, bias, timestep_mean or timestep_std are None, the paper's value is used.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -35,16 +35,16 @@ class TrainingConfig(BaseModel):
     warmup: int = Field(100, ge=0)
     cooldown: float = Field(0.3, ge=0, le=1)
     clip: float = Field(1.0, gt=0)
-    average_decay: float = Field(0.999, ge=0, lt=1)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     deterministic: bool = False
     objective: Literal["simple", "bound", "hybrid"] = "simple"
     weight: Literal["unit", "snr", "min_snr", "p2", "sigmoid", "edm"] = "unit"
     gamma: float | None = Field(None, gt=0)
     bias: float | None = None
-    level_density: Literal["uniform", "log_normal", "logit_normal", "loss_aware"] = "uniform"
-    level_mean: float | None = None
-    level_deviation: float | None = Field(None, gt=0)
+    timestep_sampling: Literal["uniform", "log_normal", "logit_normal", "loss_aware"] = "uniform"
+    timestep_mean: float | None = None
+    timestep_std: float | None = Field(None, gt=0)
     stratified: bool = True
     seed: int = Field(0, ge=0, lt=2**63)
 
@@ -54,8 +54,8 @@ class TrainingConfig(BaseModel):
         for name, owner, owners in (
             ("gamma", self.weight, ("min_snr", "p2")),
             ("bias", self.weight, ("sigmoid",)),
-            ("level_mean", self.level_density, ("log_normal", "logit_normal")),
-            ("level_deviation", self.level_density, ("log_normal", "logit_normal")),
+            ("timestep_mean", self.timestep_sampling, ("log_normal", "logit_normal")),
+            ("timestep_std", self.timestep_sampling, ("log_normal", "logit_normal")),
         ):
             if getattr(self, name) is not None and owner not in owners:
                 raise UsageError(

@@ -5,8 +5,8 @@ u_i = (i + u_0)/B mod 1, which estimates the same mean with less variance (Kingm
 turns u into a time through its inverse distribution function:
 
     uniform       t uniform on the schedule
-    log_normal    ln(sigma/alpha) ~ N(mean, deviation²)                       (Karras et al. 2022, Table 1)
-    logit_normal  logit(t), t on [0, 1], ~ N(mean, deviation²)                (Esser et al. 2024, section 3.1)
+    log_normal    ln(sigma/alpha) ~ N(mean, std²)                       (Karras et al. 2022, Table 1)
+    logit_normal  logit(t), t on [0, 1], ~ N(mean, std²)                (Esser et al. 2024, section 3.1)
     loss_aware    p_t ∝ sqrt(E[L_t²]), importance-weighted by 1/(T p_t)       (Nichol & Dhariwal 2021, eq. 18)
 
 The first three change what is minimised; loss_aware keeps the expected loss and lowers its variance.
@@ -28,7 +28,7 @@ UNIFORM_SHARE = 0.001
 CONTINUOUS_BINS = 100
 
 
-def draw(n: int, stratified: bool, generator: torch.Generator) -> Tensor:
+def draw_timesteps(n: int, stratified: bool, generator: torch.Generator) -> Tensor:
     """n numbers in (0, 1), float64 (n,)."""
     if not stratified:
         return torch.rand(n, dtype=torch.float64, generator=generator)
@@ -36,23 +36,23 @@ def draw(n: int, stratified: bool, generator: torch.Generator) -> Tensor:
     return (torch.arange(n, dtype=torch.float64) / n + first) % 1
 
 
-class LevelSampler(ABC):
+class TimestepSampler(ABC):
     """Times to train at. `state` is what has been learned about the losses, saved with a run."""
 
-    default = (0.0, 1.0)  # mean and deviation, of the densities that have them
+    default = (0.0, 1.0)  # mean and std, of the densities that have them
     state: dict[str, Tensor]
 
     def __init__(
-        self, schedule: Schedule, stratified: bool, mean: float | None = None, deviation: float | None = None
+        self, schedule: Schedule, stratified: bool, mean: float | None = None, std: float | None = None
     ) -> None:
         self.schedule, self.stratified = schedule, stratified
         self.mean = self.default[0] if mean is None else mean
-        self.deviation = self.default[1] if deviation is None else deviation
+        self.std = self.default[1] if std is None else std
         self.state = {}
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(times (n,), importance weights (n,)), float64 on the CPU."""
-        t, weight = self.quantile(draw(n, self.stratified, generator))
+        t, weight = self.quantile(draw_timesteps(n, self.stratified, generator))
         return self.schedule.nearest(t), weight
 
     @abstractmethod
@@ -63,36 +63,36 @@ class LevelSampler(ABC):
         """Learns from the unweighted losses (n,) at the times drawn."""
 
 
-class Uniform(LevelSampler):
+class Uniform(TimestepSampler):
     def quantile(self, u: Tensor) -> tuple[Tensor, Tensor]:
         return self.schedule.time(u), torch.ones_like(u)
 
 
-class LogNormal(LevelSampler):
+class LogNormal(TimestepSampler):
     """EDM's defaults, for data of standard deviation 0.5."""
 
     default = (-1.2, 1.2)
 
     def quantile(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        log_ratio = self.mean + self.deviation * torch.special.ndtri(u)
+        log_ratio = self.mean + self.std * torch.special.ndtri(u)
         return self.schedule.at(-2 * log_ratio), torch.ones_like(u)
 
 
-class LogitNormal(LevelSampler):
+class LogitNormal(TimestepSampler):
     default = (0.0, 1.0)
 
     def quantile(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        share = torch.sigmoid(self.mean + self.deviation * torch.special.ndtri(u))
+        share = torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
         return self.schedule.time(share), torch.ones_like(u)
 
 
-class LossAware(LevelSampler):
+class LossAware(TimestepSampler):
     """One bin per level of a chain, 100 bins on continuous time; uniform until every bin has ten losses."""
 
     def __init__(
-        self, schedule: Schedule, stratified: bool, mean: float | None = None, deviation: float | None = None
+        self, schedule: Schedule, stratified: bool, mean: float | None = None, std: float | None = None
     ) -> None:
-        super().__init__(schedule, stratified, mean, deviation)
+        super().__init__(schedule, stratified, mean, std)
         count = len(schedule) if isinstance(schedule, Chain) else CONTINUOUS_BINS
         self.state = {
             "losses": torch.zeros(count, HISTORY, dtype=torch.float64),
@@ -125,7 +125,7 @@ class LossAware(LevelSampler):
             self.state["seen"][bin_] += 1
 
 
-LEVEL_SAMPLERS: dict[str, type[LevelSampler]] = {
+LEVEL_SAMPLERS: dict[str, type[TimestepSampler]] = {
     "uniform": Uniform,
     "log_normal": LogNormal,
     "logit_normal": LogitNormal,
@@ -133,10 +133,10 @@ LEVEL_SAMPLERS: dict[str, type[LevelSampler]] = {
 }
 
 
-def make_level_sampler(
-    name: str, schedule: Schedule, stratified: bool, mean: float | None = None, deviation: float | None = None
-) -> LevelSampler:
-    """The sampler called `name`; mean and deviation are its paper's where None."""
+def make_timestep_sampler(
+    name: str, schedule: Schedule, stratified: bool, mean: float | None = None, std: float | None = None
+) -> TimestepSampler:
+    """The sampler called `name`; mean and std are its paper's where None."""
     if name not in LEVEL_SAMPLERS:
         raise UsageError(f"there is no level sampler {name!r}: choose one of {', '.join(LEVEL_SAMPLERS)}.")
-    return LEVEL_SAMPLERS[name](schedule, stratified, mean, deviation)
+    return LEVEL_SAMPLERS[name](schedule, stratified, mean, std)

@@ -21,13 +21,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from undiffuse.conditioning.conditions import Values
+from undiffuse.conditioning.conditions import EncodedConditions
 from undiffuse.conditioning.probe import effect
-from undiffuse.process.forward import jump
+from undiffuse.process.forward import add_noise
 from undiffuse.process.levels import Level
 from undiffuse.process.oracles import FiniteSet, Mixture, fitted_gaussian
 from undiffuse.process.philox import standard_normal
-from undiffuse.process.posteriors import Denoise
+from undiffuse.process.posteriors import DenoiserFn
 from undiffuse.process.schedules import Schedule
 from undiffuse.rng import NoiseStream
 
@@ -42,16 +42,16 @@ PROBED = 64  # examples, for what conditions change
 
 
 @dataclass(frozen=True)
-class Bank:
+class ValidationSet:
     """Held-out x (N, ...), their conditions, fixed noise (N, ...) and a table of levels."""
 
     x: Tensor
-    values: Values
+    values: EncodedConditions
     eps: Tensor
     levels: Level
 
     @staticmethod
-    def of(x: Tensor, values: Values, schedule: Schedule, first: int = 0) -> Bank:
+    def of(x: Tensor, values: EncodedConditions, schedule: Schedule, first: int = 0) -> ValidationSet:
         """All of x with the conditions of its rows; levels evenly spaced in log-SNR within the schedule's range.
 
         first: the number of the first example among all, which their noise goes by.
@@ -61,24 +61,24 @@ class Bank:
         logsnr = torch.linspace(ends[0].item(), ends[1].item(), LEVELS, dtype=torch.float64)
         times = schedule.nearest(schedule.at(logsnr))
         eps = standard_normal(x.shape[1:], 0, first + torch.arange(len(x)), stream=NoiseStream.VALIDATION).to(x.device)
-        return Bank(x, values, eps, schedule(torch.unique(times).flip(0)))
+        return ValidationSet(x, values, eps, schedule(torch.unique(times).flip(0)))
 
-    def errors(self, denoise: Denoise) -> Tensor:
+    def errors(self, denoise: DenoiserFn) -> Tensor:
         """E |x̂ - x_0|² per dimension at each level, float64 (LEVELS,)."""
         return self.each(denoise).mean(0)
 
     @torch.no_grad()
-    def each(self, denoise: Denoise) -> Tensor:
+    def each(self, denoise: DenoiserFn) -> Tensor:
         """|x̂ - x_0|² per dimension of each example at each level, float64 on the CPU (N, LEVELS)."""
         columns = []
         for row in range(len(self.levels)):
             level = self.levels[row]
-            mean = denoise(jump(self.x, level, self.eps), level).mean
+            mean = denoise(add_noise(self.x, level, self.eps), level).mean
             columns.append((mean - self.x).cpu().double().pow(2).flatten(1).mean(1))
         return torch.stack(columns, 1)
 
     @torch.no_grad()
-    def effects(self, given: Callable[[Values], Denoise], names: Iterable[str]) -> dict[str, list[float]]:
+    def effects(self, given: Callable[[EncodedConditions], DenoiserFn], names: Iterable[str]) -> dict[str, list[float]]:
         """How much x̂ changes at each level when a condition is shuffled among the examples, the others as they are.
 
         In standard deviations of x_0. Conditions that say the same of all examples are left out.
@@ -90,7 +90,7 @@ class Bank:
         for name in names:
             changes = []
             for level in self.levels.rows():
-                x_t = jump(x, level, eps)
+                x_t = add_noise(x, level, eps)
                 change = effect(lambda told, x_t=x_t, level=level: given(told)(x_t, level).mean, values, name)  # type: ignore[misc]
                 changes += [] if change is None else [change / max(deviation, 1e-12)]
             if changes:
@@ -98,13 +98,13 @@ class Bank:
         return found
 
 
-def bank_size(shape: Sequence[int]) -> int:
+def validation_size(shape: Sequence[int]) -> int:
     """How many examples of this shape are enough: large ones average over many numbers each, and cost more."""
     return max(FEWEST_EXAMPLES, min(MOST_EXAMPLES, NUMBERS // math.prod(shape)))
 
 
 @dataclass(frozen=True)
-class References:
+class BaselineErrors:
     """Errors at the levels of a bank. linear, copying: None where the data are too large for them."""
 
     trivial: Tensor
@@ -137,30 +137,30 @@ class Baseline:
     def name(self) -> str:
         return "answering the mean" if self.linear is None else "the best linear denoiser"
 
-    def each(self, bank: Bank) -> Tensor:
+    def each(self, bank: ValidationSet) -> Tensor:
         """Squared errors per dimension of each example at each level, float64 (N, LEVELS)."""
         return self.trivial(bank) if self.linear is None else _flat(bank).each(self.linear)
 
-    def trivial(self, bank: Bank) -> Tensor:
+    def trivial(self, bank: ValidationSet) -> Tensor:
         """The same, of answering the mean."""
         return ((bank.x.cpu() - self.mean).double() ** 2).flatten(1).mean(1, keepdim=True).expand(-1, len(bank.levels))
 
 
-def _flat(bank: Bank) -> Bank:
-    return Bank(bank.x.flatten(1).cpu().double(), {}, bank.eps.flatten(1).cpu().double(), bank.levels)
+def _flat(bank: ValidationSet) -> ValidationSet:
+    return ValidationSet(bank.x.flatten(1).cpu().double(), {}, bank.eps.flatten(1).cpu().double(), bank.levels)
 
 
-def references(bank: Bank, training: Tensor, baseline: Baseline | None = None) -> References:
+def baseline_errors(bank: ValidationSet, training: Tensor, baseline: Baseline | None = None) -> BaselineErrors:
     """The reference curves of a training set x (N, ...), measured on the bank."""
     baseline = baseline or Baseline.of(training)
     trivial = baseline.trivial(bank).mean(0)
     if baseline.linear is None:
-        return References(trivial, None, None)
+        return BaselineErrors(trivial, None, None)
     points = training.flatten(1)[:MOST_POINTS].cpu()
-    return References(trivial, baseline.each(bank).mean(0), _flat(bank).errors(FiniteSet(points)))
+    return BaselineErrors(trivial, baseline.each(bank).mean(0), _flat(bank).errors(FiniteSet(points)))
 
 
-def relative(errors: Tensor, reference: References) -> float:
+def relative(errors: Tensor, reference: BaselineErrors) -> float:
     """One number for a model: its error over the reference's, the geometric mean over levels. Below 1 is learning."""
     return math.exp((errors / reference.scale()).log().mean().item())
 

@@ -12,7 +12,7 @@ from scipy import stats
 from undiffuse.process import betas as B
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
-from undiffuse.process.forward import jump
+from undiffuse.process.forward import add_noise
 from undiffuse.process.likelihood.bound import (
     LOG_2,
     Bins,
@@ -24,7 +24,7 @@ from undiffuse.process.likelihood.bound import (
     tanh_normal_cdf,
 )
 from undiffuse.process.oracles import FiniteSet, Mixture
-from undiffuse.process.posteriors import Fixed, Posterior, Transition, transition
+from undiffuse.process.posteriors import FixedVariance, Posterior, Transition, transition
 
 d = torch.float64
 
@@ -73,7 +73,7 @@ def test_the_gap_of_fixed_variances(fraction, expected):
     def mean_steps(denoise):
         return (w * chain_bound(denoise, x, chain.levels, noises, Density()).steps).sum()
 
-    gap = mean_steps(lambda x_t, level: Posterior(exact(x_t, level).mean, Fixed(fraction))) - mean_steps(exact)
+    gap = mean_steps(lambda x_t, level: Posterior(exact(x_t, level).mean, FixedVariance(fraction))) - mean_steps(exact)
     a, s = chain.levels.alpha[:-1], chain.levels.sigma[:-1]
     alpha_bar = a**2
     before = chain.levels.alpha[1:] ** 2
@@ -169,7 +169,7 @@ def test_for_each_value_the_bound_is_at_least_the_chains_own_probability(spread)
 
     def denoise(x_t, level):
         posterior = data(x_t, level)
-        return posterior if spread is None else Posterior(posterior.mean, Fixed(spread))
+        return posterior if spread is None else Posterior(posterior.mean, FixedVariance(spread))
 
     grid = torch.linspace(-7, 7, 1401, dtype=d)[:, None]
     density, bridges = torch.from_numpy(stats.norm.pdf(grid.numpy())), Bridge.table(chain.levels)
@@ -206,12 +206,12 @@ def test_terms_equal_the_published_codes_formulas_in_float64():
         v = betas[t] * (1 - ab[t - 1]) / (1 - ab[t])
         kl = 0.5 * (-1 + np.log(betas[t] / v) + v / betas[t] + (c1 * (x - x_hat)) ** 2 / betas[t]).mean()
         row = 999 - t
-        posterior = Posterior(torch.tensor(x_hat), Fixed(1.0))
+        posterior = Posterior(torch.tensor(x_hat), FixedVariance(1.0))
         term = step_term(
             lambda *_, p=posterior: p, torch.tensor(x), torch.tensor(x_t), chain.levels[row], bridges[row], Bins(256)
         )
         assert term.item() == pytest.approx(kl, rel=1e-10)
-        assert jump(torch.tensor(x), chain.levels[row], torch.tensor(eps)).numpy() == pytest.approx(x_t, rel=1e-12)
+        assert add_noise(torch.tensor(x), chain.levels[row], torch.tensor(eps)).numpy() == pytest.approx(x_t, rel=1e-12)
     prior = 0.5 * (-1 - np.log(1 - ab[-1]) + (1 - ab[-1]) + ab[-1] * x**2).mean()
     assert prior_term(torch.tensor(x), chain.levels[0]).item() == pytest.approx(prior, rel=1e-9)
 

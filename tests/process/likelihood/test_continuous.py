@@ -109,7 +109,7 @@ def test_for_each_x_it_is_a_difference_of_divergences_and_at_least_the_true_valu
 
     x_t = torch.linspace(-3, 3, 20_001, dtype=d)[:, None]
     belief = MIXTURE(x_t, least)
-    decoded = stats.norm.pdf(points.numpy(), belief.mean.numpy(), belief.spread.variance.sqrt().numpy())
+    decoded = stats.norm.pdf(points.numpy(), belief.mean.numpy(), belief.variance.variance.sqrt().numpy())
     p_x = np.trapezoid(MIXTURE.log_density(x_t, least).exp().numpy()[:, None] * decoded, x_t[:, 0].numpy(), axis=0)
     true = torch.from_numpy(-np.log(p_x))
     assert (

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from undiffuse.process.bridges import Bridge
-from undiffuse.process.forward import jump
-from undiffuse.process.levels import Level, meet
-from undiffuse.process.posteriors import Denoise, Transition, bridge_mean, transition
+from undiffuse.process.forward import add_noise
+from undiffuse.process.levels import Level, broadcast_to
+from undiffuse.process.posteriors import DenoiserFn, Transition, bridge_mean, transition
 from undiffuse.process.probability_flow import norm_of
 
 LOG_2 = math.log(2)
@@ -101,17 +101,17 @@ def prior_term(x: Tensor, noisiest: Level) -> Tensor:
     """L_T in nats/dim, (B,)."""
     zero = torch.zeros((), dtype=x.dtype, device=x.device)
     norm = norm_of(noisiest)
-    q = Transition(meet(noisiest.alpha / norm, x) * x, meet(2 * (noisiest.sigma / norm).log(), x))
+    q = Transition(broadcast_to(noisiest.alpha / norm, x) * x, broadcast_to(2 * (noisiest.sigma / norm).log(), x))
     return per_dimension(normal_kl(q, Transition(zero, zero)))
 
 
-def step_term(denoise: Denoise, x: Tensor, x_t: Tensor, level: Level, bridge: Bridge, decoder: Decoder) -> Tensor:
+def step_term(denoise: DenoiserFn, x: Tensor, x_t: Tensor, level: Level, bridge: Bridge, decoder: Decoder) -> Tensor:
     """L_{t-1} in nats/dim, (B,): the KL of a step, or the decoder's term where the bridge leads into the clean level.
 
     level, bridge: one for all examples, or one for each.
     """
     p = transition(denoise(x_t, level), x_t, bridge)
-    q = Transition(bridge_mean(x, x_t, bridge), meet(bridge.log_small, x_t))
+    q = Transition(bridge_mean(x, x_t, bridge), broadcast_to(bridge.log_small, x_t))
     return torch.where(bridge.into_clean.to(x.device), per_dimension(decoder(x, p)), per_dimension(normal_kl(q, p)))
 
 
@@ -134,11 +134,11 @@ class Bound:
 
 
 @torch.no_grad()
-def chain_bound(denoise: Denoise, x: Tensor, levels: Level, noises: Iterable[Tensor], decoder: Decoder) -> Bound:
+def chain_bound(denoise: DenoiserFn, x: Tensor, levels: Level, noises: Iterable[Tensor], decoder: Decoder) -> Bound:
     """The bound of x (B, ...) over a table of levels ending in the clean one, one noise draw per step."""
     bridges = Bridge.table(levels)
     terms = []
     for row, eps in zip(range(len(bridges)), noises, strict=False):
         level = levels[row]
-        terms.append(step_term(denoise, x, jump(x, level, eps), level, bridges[row], decoder))
+        terms.append(step_term(denoise, x, add_noise(x, level, eps), level, bridges[row], decoder))
     return Bound(prior_term(x, levels[0]), torch.stack(terms))

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from undiffuse.process.bridges import Bridge
-from undiffuse.process.forward import jump
+from undiffuse.process.forward import add_noise
 from undiffuse.process.levels import Level
 from undiffuse.process.likelihood.bound import Bound, Decoder, per_dimension, prior_term, step_term
-from undiffuse.process.posteriors import Denoise
+from undiffuse.process.posteriors import DenoiserFn
 from undiffuse.process.schedules import Schedule
 
 LEAST_LOGSNR = -20.0
@@ -44,7 +44,7 @@ def edges(schedule: Schedule, strata: int) -> Tensor:
 
 @torch.no_grad()
 def continuous_bound(
-    denoise: Denoise,
+    denoise: DenoiserFn,
     schedule: Schedule,
     x: Tensor,
     shares: Iterable[Tensor],
@@ -60,9 +60,9 @@ def continuous_bound(
     for start, end, share in zip(logsnrs, logsnrs[1:], shares, strict=False):
         logsnr = start + share.cpu().double() * (end - start)
         level = levels_at(schedule, logsnr)
-        error = per_dimension((denoise(jump(x, level, next(draws)), level).mean - x) ** 2)
+        error = per_dimension((denoise(add_noise(x, level, next(draws)), level).mean - x) ** 2)
         terms.append(0.5 * ((end - start) * logsnr.exp()).to(error) * error)
     least_noisy = levels_at(schedule, logsnrs[-1])
     bridge = Bridge.table(Level.of_rows([least_noisy, Level.clean()]))[0]
-    terms.append(step_term(denoise, x, jump(x, least_noisy, next(draws)), least_noisy, bridge, decoder))
+    terms.append(step_term(denoise, x, add_noise(x, least_noisy, next(draws)), least_noisy, bridge, decoder))
     return Bound(prior_term(x, levels_at(schedule, logsnrs[0])), torch.stack(terms))

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from undiffuse.process import derivatives
 from undiffuse.process.levels import Level
-from undiffuse.process.posteriors import Denoise
+from undiffuse.process.posteriors import DenoiserFn
 from undiffuse.process.probability_flow import angle_of, times_as, velocity
 from undiffuse.process.schedules import Schedule
 from undiffuse.system import optional
@@ -82,7 +82,7 @@ def probed_divergence(v: Tensor, y: Tensor, probes: Tensor) -> Tensor:
 
 
 def flow_likelihood(
-    denoise: Denoise,
+    denoise: DenoiserFn,
     schedule: Schedule,
     x: Tensor,
     probes: Tensor | None = None,
@@ -114,7 +114,7 @@ def flow_likelihood(
             )  # the last step may overshoot the end
             walked = max(walked, min(1.0, (along - log_start) / (log_end - log_start)))
             watch(walked)
-        with derivatives.recorded():
+        with derivatives.with_graph():
             y = state[0].detach().requires_grad_()
             v = velocity(denoise, schedule, phi, y)[0]
             divergence = exact_divergence(v, y) if probes is None else probed_divergence(v, y, probes)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from undiffuse.errors import UsageError
-from undiffuse.process.levels import Level, meet
-from undiffuse.process.posteriors import Denoise
+from undiffuse.process.levels import Level, broadcast_to
+from undiffuse.process.posteriors import DenoiserFn
 from undiffuse.process.probability_flow import angle_of, norm_of, times_as, velocity
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step
@@ -32,7 +32,7 @@ class Adaptive(Solver):
     atol: float = 1e-4
     evaluations: int = 0
     without_jumps: ClassVar[str] = (
-        "CFG++ and keep_eps are jumps between the steps of a solver, and 'adaptive' integrates a flow without any: "
+        "CFG++ and epsilon_from 'unclipped' are jumps between the steps of a solver, and 'adaptive' integrates a flow without any: "
         "take another solver, such as ddim, or leave them out."
     )
 
@@ -40,7 +40,7 @@ class Adaptive(Solver):
         rows = levels.rows()
         return list(zip(rows, rows[1:], strict=False))
 
-    def step(self, x_t: Tensor, denoise: Denoise, row: tuple[Level, Level], noise: NoiseSource, state: None) -> Step:
+    def step(self, x_t: Tensor, denoise: DenoiserFn, row: tuple[Level, Level], noise: NoiseSource, state: None) -> Step:
         here, there = row
         posterior = denoise(x_t, here)
         if posterior.kept_eps is not None:
@@ -54,13 +54,13 @@ class Adaptive(Solver):
         last = posterior if x is x_t else denoise(x, stop)
         return Step(last.mean * float(there.alpha), last)
 
-    def _integrated(self, x_t: Tensor, denoise: Denoise, here: Level, stop: Level) -> Tensor:
+    def _integrated(self, x_t: Tensor, denoise: DenoiserFn, here: Level, stop: Level) -> Tensor:
         def field(phi: Tensor, y: Tensor) -> Tensor:
             return velocity(denoise, self.schedule, phi, y)[0]
 
         span = torch.stack([angle_of(here), angle_of(stop)]).to(x_t)
-        y = x_t / meet(norm_of(here), x_t)
+        y = x_t / broadcast_to(norm_of(here), x_t)
         y = optional("torchdiffeq").odeint(
             field, y, span, rtol=self.rtol, atol=self.atol, method="dopri5", options=times_as(x_t)
         )[-1]
-        return y * meet(norm_of(stop), x_t)
+        return y * broadcast_to(norm_of(stop), x_t)

@@ -24,8 +24,8 @@ from torch import Tensor
 from undiffuse.errors import UsageError
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.levels import Level
-from undiffuse.process.posteriors import Denoise, Fixed, Posterior, Spread
-from undiffuse.sampling.solvers.base import Move, NoiseSource, Solver, Step, combination, jumped, moves
+from undiffuse.process.posteriors import DenoiserFn, FixedVariance, Posterior, Variance
+from undiffuse.sampling.solvers.base import Move, NoiseSource, Solver, Step, combination, jump, moves
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,16 @@ class Ancestral(Solver):
 
     def log_variance(self, posterior: Posterior, row: _Push, x_t: Tensor) -> Tensor:
         """Of the step that `row` describes, broadcastable to x_t."""
-        spread: Spread = posterior.spread if self.variance is None else Fixed(self.variance)
+        spread: Variance = posterior.variance if self.variance is None else FixedVariance(self.variance)
         return spread.log_variance(row.move.bridge, x_t)
 
-    def step(self, x_t: Tensor, denoise: Denoise, row: _Push, noise: NoiseSource, state: Any) -> Step:
+    def step(self, x_t: Tensor, denoise: DenoiserFn, row: _Push, noise: NoiseSource, state: Any) -> Step:
         posterior = denoise(x_t, row.move.here)
-        x = (jumped(posterior, x_t, row.level) * row.on_xt).add_(posterior.mean, alpha=row.on_x)
+        x = (jump(posterior, x_t, row.level) * row.on_xt).add_(posterior.mean, alpha=row.on_x)
         if row.last:
             return Step(x, posterior)
-        spread: Spread = posterior.spread if self.variance is None else Fixed(self.variance)
-        if isinstance(spread, Fixed):  # a number, and no tensor of the size of x
+        spread: Variance = posterior.variance if self.variance is None else FixedVariance(self.variance)
+        if isinstance(spread, FixedVariance):  # a number, and no tensor of the size of x
             return Step(
                 x.add_(noise(0), alpha=math.exp((row.small + spread.fraction * (row.large - row.small)) / 2)), posterior
             )
@@ -111,7 +111,7 @@ class DDIM(Solver):
             _Split(here, pairs[k], pairs[k + 1][0], on_eps[k], on_noise[k]) for k, here in enumerate(levels.rows()[:-1])
         ]
 
-    def step(self, x_t: Tensor, denoise: Denoise, row: _Split, noise: NoiseSource, state: Any) -> Step:
+    def step(self, x_t: Tensor, denoise: DenoiserFn, row: _Split, noise: NoiseSource, state: Any) -> Step:
         posterior = denoise(x_t, row.here)
         if not row.on_eps and not row.on_noise:
             return Step(posterior.mean * row.on_clean, posterior)
@@ -125,7 +125,7 @@ class LCM(Solver):
 
     stochastic: bool = True
     without_jumps: ClassVar[str] = (
-        "CFG++ and keep_eps choose the noise that is walked on with, and 'lcm' walks on with none of it: "
+        "CFG++ and epsilon_from 'unclipped' choose the noise that is walked on with, and 'lcm' walks on with none of it: "
         "take another solver, such as ddim, or leave them out."
     )
 
@@ -133,7 +133,7 @@ class LCM(Solver):
         return list(zip(levels.rows(), levels.alpha[1:].tolist(), levels.sigma[1:].tolist(), strict=False))
 
     def step(
-        self, x_t: Tensor, denoise: Denoise, row: tuple[Level, float, float], noise: NoiseSource, state: Any
+        self, x_t: Tensor, denoise: DenoiserFn, row: tuple[Level, float, float], noise: NoiseSource, state: Any
     ) -> Step:
         here, alpha, sigma = row
         posterior = denoise(x_t, here)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.levels import Level
-from undiffuse.process.posteriors import Denoise, Posterior
+from undiffuse.process.posteriors import DenoiserFn, Posterior
 
 NoiseSource = Callable[[int], Tensor]
 """Draw number k of this step, standard normal of the shape of x_t; called only by steps that use it."""
@@ -67,7 +67,7 @@ class Solver(ABC):
         """One row for each of the len(levels) - 1 steps along a table of ever cleaner levels."""
 
     @abstractmethod
-    def step(self, x_t: Tensor, denoise: Denoise, row: Any, noise: NoiseSource, state: Any) -> Step:
+    def step(self, x_t: Tensor, denoise: DenoiserFn, row: Any, noise: NoiseSource, state: Any) -> Step:
         """The step that `row` of the plan describes."""
 
 
@@ -77,12 +77,12 @@ def moves(levels: Level) -> list[Move]:
     return [Move(*each) for each in zip(rows, rows[1:], Bridge.table(levels).rows(), strict=False)]
 
 
-def answered(posterior: Posterior, x_t: Tensor, level: Level) -> Posterior:
+def constant_denoiser(posterior: Posterior, x_t: Tensor, level: Level) -> Posterior:
     """With its first argument bound, a Denoise that has been asked before."""
     return posterior
 
 
-def jumped(posterior: Posterior, x_t: Tensor, level: tuple[float, float]) -> Tensor:
+def jump(posterior: Posterior, x_t: Tensor, level: tuple[float, float]) -> Tensor:
     """Equation (1), for the (alpha, sigma) of x_t: a new tensor, or x_t itself where no noise estimate is kept."""
     if posterior.kept_eps is None:
         return x_t

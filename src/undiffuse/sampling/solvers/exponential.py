@@ -26,9 +26,18 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level
-from undiffuse.process.posteriors import Denoise
-from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step, combination, jumped
-from undiffuse.sampling.solvers.forms import LOGSNR, Coordinate, Form, Rule, angle, angle_form, clean, weights
+from undiffuse.process.posteriors import DenoiserFn
+from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step, combination, jump
+from undiffuse.sampling.solvers.forms import (
+    LOGSNR,
+    Coordinate,
+    Form,
+    Rule,
+    angle_coordinate,
+    angle_form,
+    clean,
+    weights,
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ def _sums(
     for count in {len(i.nodes) for i in integrals if i}:
         which = [(k, i) for k, i in enumerate(integrals) if i and len(i.nodes) == count]
         start, stop = (torch.tensor([getattr(i, end) for _, i in which]) for end in ("base", "stop"))
-        w = weights(form, coordinate, rule, levels.ratio, start, stop, torch.tensor([i.nodes for _, i in which]))
+        w = weights(form, coordinate, rule, levels.sigma_edm, start, stop, torch.tensor([i.nodes for _, i in which]))
         on_base, on_values = (scale[stop] / scale[start]).tolist(), (scale[stop][:, None] * w).tolist()
         for (k, i), base, row in zip(which, on_base, on_values, strict=True):
             newest = i.nodes[0]
@@ -80,7 +89,7 @@ def _sums(
 
 def _usable(form: Form, coordinate: Coordinate, levels: Level) -> tuple[list[bool], list[bool]]:
     """Of each row: whether an integral may end there, and whether a polynomial may pass through it."""
-    u = levels.ratio
+    u = levels.sigma_edm
     return form.measure(u).isfinite().tolist(), coordinate.of(u).isfinite().tolist()
 
 
@@ -188,16 +197,16 @@ class Exponential(Solver, ABC):
         """For each step, the factors of its own noise and of the noise since its base."""
         if not self.stochastic:
             return [0.0] * (len(levels) - 1), [0.0] * (len(levels) - 1)
-        log_ratio = levels.ratio.log()
+        log_ratio = levels.sigma_edm.log()
         variance = -torch.expm1(2 * self.form.eta * (log_ratio[1:] - log_ratio[:-1])) * levels.sigma[1:] ** 2
         scale = self.form.scale(levels.alpha, levels.sigma)
         return variance.sqrt().tolist(), (scale[1:] / scale[:-1]).nan_to_num().tolist()
 
-    def step(self, x_t: Tensor, denoise: Denoise, row: _Row, noise: NoiseSource, state: _State | None) -> Step:
+    def step(self, x_t: Tensor, denoise: DenoiserFn, row: _Row, noise: NoiseSource, state: _State | None) -> Step:
         posterior = denoise(x_t, row.here)
         g = posterior.mean if row.g == (1.0, 0.0) else combination(posterior, x_t, row.level, *row.g)
         values = (g, *state.values) if state else (g,)
-        start = jumped(posterior, x_t, row.level)
+        start = jump(posterior, x_t, row.level)
         if row.correct and state:
             corrected = row.correct(state.base, values)
             if state.noise is not None:
@@ -270,7 +279,7 @@ class Heun(Solver):
     """Second order. In the ratio form it is EDM's Algorithm 1; in the angle it stays finite at pure noise."""
 
     form: Form = field(default_factory=angle_form)
-    coordinate: Coordinate = field(default_factory=angle)
+    coordinate: Coordinate = field(default_factory=angle_coordinate)
     evaluations: int = 2
 
     def plan(self, levels: Level) -> Sequence[_Trapezoid]:
@@ -286,13 +295,13 @@ class Heun(Solver):
         rows = levels.rows()
         return [_Trapezoid(rows[k], rows[k + 1], pairs[k], pairs[k + 1], g[k], g[k + 1], sums[k]) for k in range(steps)]
 
-    def step(self, x_t: Tensor, denoise: Denoise, row: _Trapezoid, noise: NoiseSource, state: None) -> Step:
+    def step(self, x_t: Tensor, denoise: DenoiserFn, row: _Trapezoid, noise: NoiseSource, state: None) -> Step:
         posterior = denoise(x_t, row.here)
         guess = combination(posterior, x_t, row.level, *row.target)
         if row.whole is None:
             return Step(guess, posterior)
         far = combination(denoise(guess, row.there), guess, row.target, *row.g_there)
         return Step(
-            row.whole(jumped(posterior, x_t, row.level), (far, combination(posterior, x_t, row.level, *row.g_here))),
+            row.whole(jump(posterior, x_t, row.level), (far, combination(posterior, x_t, row.level, *row.g_here))),
             posterior,
         )

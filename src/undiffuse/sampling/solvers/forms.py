@@ -81,7 +81,7 @@ def _flow_time(u: Tensor) -> Tensor:
     return torch.where(u.isinf(), 1.0, u / (1 + u))
 
 
-NOISE = Form("noise", lambda alpha, sigma: alpha, lambda u: u, torch.ones_like, _zero, _one)
+EPS_FORM = Form("noise", lambda alpha, sigma: alpha, lambda u: u, torch.ones_like, _zero, _one)
 
 FLOW = Form(
     "flow",
@@ -131,7 +131,7 @@ ROW = Coordinate("row", torch.zeros_like, torch.zeros_like, torch.zeros_like)  #
 
 
 @lru_cache
-def angle(deviation: float = 1.0) -> Coordinate:
+def angle_coordinate(deviation: float = 1.0) -> Coordinate:
     """atan(u/s), linear in time for the cosine schedule."""
     return Coordinate(
         "angle",

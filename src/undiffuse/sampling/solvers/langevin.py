@@ -22,7 +22,7 @@ from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level
-from undiffuse.process.posteriors import Denoise
+from undiffuse.process.posteriors import DenoiserFn
 from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step, combination
 
 
@@ -54,7 +54,7 @@ class Langevin(Solver):
         pairs = zip(levels.alpha.tolist(), levels.sigma.tolist(), strict=True)
         return [_Row(*row) for row in zip(levels.rows(), pairs, self.inner.plan(levels), strict=False)]
 
-    def step(self, x_t: Tensor, denoise: Denoise, row: _Row, noise: NoiseSource, state: Any) -> Step:
+    def step(self, x_t: Tensor, denoise: DenoiserFn, row: _Row, noise: NoiseSource, state: Any) -> Step:
         sigma = row.level[1]
         for k in range(self.steps):
             drift = combination(denoise(x_t, row.here), x_t, row.level, 0.0, -2 * self.ratio**2 * sigma)

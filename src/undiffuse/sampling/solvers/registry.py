@@ -12,7 +12,18 @@ from undiffuse.sampling.solvers.adaptive import Adaptive
 from undiffuse.sampling.solvers.ancestral import DDIM, LCM, Ancestral
 from undiffuse.sampling.solvers.base import Solver
 from undiffuse.sampling.solvers.exponential import Heun, Multistep, Singlestep
-from undiffuse.sampling.solvers.forms import FLOW, FLOW_TIME, LOGSNR, NOISE, RATIO, ROW, Rule, angle, angle_form, clean
+from undiffuse.sampling.solvers.forms import (
+    EPS_FORM,
+    FLOW,
+    FLOW_TIME,
+    LOGSNR,
+    RATIO,
+    ROW,
+    Rule,
+    angle_coordinate,
+    angle_form,
+    clean,
+)
 from undiffuse.sampling.solvers.langevin import Langevin
 
 
@@ -64,7 +75,7 @@ def _published(order: int) -> Rule:
 SOLVERS: dict[str, Entry] = {
     "ddpm": Entry("ancestral sampling (Ho 2020)", lambda s, _: Ancestral(s.variance), has={"variance": None}),
     "ddim": Entry("DDIM (Song 2021)", lambda s, _: DDIM(s.eta), has={"eta": 0.0}),
-    "euler": Entry("Euler in sigma/alpha, the steps of DDIM", lambda s, _: Multistep(NOISE, RATIO, 1)),
+    "euler": Entry("Euler in sigma/alpha, the steps of DDIM", lambda s, _: Multistep(EPS_FORM, RATIO, 1)),
     "euler_ancestral": Entry("Euler with the ancestral split, the steps of DDIM at eta 1", lambda s, _: DDIM(1.0)),
     "lcm": Entry("x̂ noised anew at every step, for models of few steps (Song 2023; Luo 2023)", lambda s, _: LCM()),
     "flow": Entry(
@@ -72,34 +83,36 @@ SOLVERS: dict[str, Entry] = {
         lambda s, _: Multistep(FLOW, FLOW_TIME, s.order),
         (1, 2, 3),
     ),
-    "heun": Entry("Heun in the angle", lambda s, _: Heun(angle_form(), angle()), (2,)),
+    "heun": Entry("Heun in the angle", lambda s, _: Heun(angle_form(), angle_coordinate()), (2,)),
     "edm": Entry(
         "EDM's Heun, in sigma/alpha; stochastic with churn (Karras 2022)",
-        lambda s, _: Heun(NOISE, RATIO),
+        lambda s, _: Heun(EPS_FORM, RATIO),
         (2,),
         grid="karras",
     ),
     "dpm2": Entry(
         "the midpoint method, dpm_single of order 2 (k-diffusion)",
-        lambda s, _: Singlestep(NOISE, LOGSNR, 2, "midpoint"),
+        lambda s, _: Singlestep(EPS_FORM, LOGSNR, 2, "midpoint"),
         (2,),
         grid="karras",
     ),
     "lms": Entry(
-        "Adams-Bashforth in sigma/alpha (k-diffusion)", lambda s, _: Multistep(NOISE, RATIO, s.order), (4, 1, 2, 3)
+        "Adams-Bashforth in sigma/alpha (k-diffusion)", lambda s, _: Multistep(EPS_FORM, RATIO, s.order), (4, 1, 2, 3)
     ),
     "plms": Entry(
-        "pseudo linear multistep of PNDM (Liu 2022)", lambda s, _: Multistep(NOISE, ROW, s.order), (4, 1, 2, 3)
+        "pseudo linear multistep of PNDM (Liu 2022)", lambda s, _: Multistep(EPS_FORM, ROW, s.order), (4, 1, 2, 3)
     ),
     "deis": Entry(
-        "eps a polynomial in time (Zhang & Chen 2023)", lambda s, _: Multistep(NOISE, angle(), s.order), (3, 1, 2, 4)
+        "eps a polynomial in time (Zhang & Chen 2023)",
+        lambda s, _: Multistep(EPS_FORM, angle_coordinate(), s.order),
+        (3, 1, 2, 4),
     ),
     "dpm": Entry(
-        "DPM-Solver (Lu 2022)", lambda s, _: Multistep(NOISE, LOGSNR, s.order, _published(s.order)), (2, 1, 3)
+        "DPM-Solver (Lu 2022)", lambda s, _: Multistep(EPS_FORM, LOGSNR, s.order, _published(s.order)), (2, 1, 3)
     ),
     "dpm_single": Entry(
         "DPM-Solver, in blocks",
-        lambda s, _: Singlestep(NOISE, LOGSNR, s.order, _published(s.order)),
+        lambda s, _: Singlestep(EPS_FORM, LOGSNR, s.order, _published(s.order)),
         (2, 1, 3),
         grid="karras",
     ),
@@ -133,7 +146,7 @@ SOLVERS: dict[str, Entry] = {
     ),
     "adams": Entry(
         "velocity a polynomial in the angle, corrected",
-        lambda s, _: Multistep(angle_form(), angle(), s.order, "exact", True),
+        lambda s, _: Multistep(angle_form(), angle_coordinate(), s.order, "exact", True),
         (3, 1, 2),
     ),
     "pc": Entry(
