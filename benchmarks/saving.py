@@ -28,7 +28,7 @@ from undiffuse.process.schedules import Cosine
 from undiffuse.system import write_atomically
 from undiffuse.training import checkpoints
 from undiffuse.training.learners import Learner
-from undiffuse.training.loop import Trainer
+from undiffuse.training.loop import TrainingLoop
 from undiffuse.training.settings import TrainingConfig
 from undiffuse.training.timesteps import make_timestep_sampler
 
@@ -49,9 +49,9 @@ class Plain(Learner):
         return sum(layer.weight.sum() for layer in self.module) * torch.ones(len(x))
 
 
-def trained(parameters: int) -> Trainer:
+def trained(parameters: int) -> TrainingLoop:
     schedule = Cosine()
-    trainer = Trainer(
+    trainer = TrainingLoop(
         Plain(parameters),
         schedule,
         make_timestep_sampler("uniform", schedule, True),

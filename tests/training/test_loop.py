@@ -12,7 +12,7 @@ from undiffuse.errors import Failure, UsageError
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.likelihood.bound import Bins
 from undiffuse.training.learners import DenoiserLearner
-from undiffuse.training.loop import Trainer
+from undiffuse.training.loop import TrainingLoop
 from undiffuse.training.objectives import Hybrid, Simple, VariationalBound, make_weight
 from undiffuse.training.settings import TrainingConfig
 from undiffuse.training.timesteps import make_timestep_sampler
@@ -41,7 +41,7 @@ def trainer(steps=12, network=None, on="cpu", **settings):
         objective = Hybrid(objective, VariationalBound(schedule, Bridge.table(schedule.levels), Bins(256)))
     training = TrainingConfig(**settings)
     sampler = make_timestep_sampler(training.timestep_sampling, schedule, training.stratified)
-    return Trainer(DenoiserLearner(denoiser, objective), schedule, sampler, training)
+    return TrainingLoop(DenoiserLearner(denoiser, objective), schedule, sampler, training)
 
 
 def finished(t, source=batches):

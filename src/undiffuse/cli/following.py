@@ -12,7 +12,7 @@ from undiffuse.cli import shared
 from undiffuse.training.interrupts import stopping
 
 if TYPE_CHECKING:
-    from undiffuse.training.loop import Trainer, Update
+    from undiffuse.training.loop import TrainingLoop, Update
 
 INTERRUPTED = 128
 SMOOTHING = 0.98  # of the loss that is shown
@@ -24,7 +24,7 @@ class Work(Protocol):
     folder: Path
 
     @property
-    def trainer(self) -> Trainer: ...
+    def trainer(self) -> TrainingLoop: ...
 
     def save(self) -> None: ...
 

@@ -58,7 +58,7 @@ from undiffuse.system import FolderLock, write_text
 from undiffuse.training import checkpoints
 from undiffuse.training.fit import fit
 from undiffuse.training.learners import Computing, Learner
-from undiffuse.training.loop import Trainer, Update
+from undiffuse.training.loop import TrainingLoop, Update
 from undiffuse.training.timesteps import make_timestep_sampler
 
 FILE_NAME = "autoencoder.safetensors"
@@ -171,11 +171,13 @@ class AutoencoderRun:
         self.held_out = self.codec.encode_parts(data.values, held_out[judged])
 
     @cached_property
-    def trainer(self) -> Trainer:
+    def trainer(self) -> TrainingLoop:
         """Made when it is asked for, since it is several times as large as an autoencoder that is taken as it is."""
         schedule = Cosine()  # the loop draws levels, which an autoencoder does not look at
         learner = AutoencoderLearner(self.config.design, self.both, self.features)
-        return Trainer(learner, schedule, make_timestep_sampler("uniform", schedule, True), self.config.design.training)
+        return TrainingLoop(
+            learner, schedule, make_timestep_sampler("uniform", schedule, True), self.config.design.training
+        )
 
     @property
     def taken(self) -> bool:

@@ -48,7 +48,7 @@ from undiffuse.system import FolderLock, write_text
 from undiffuse.training import checkpoints
 from undiffuse.training.fit import fit
 from undiffuse.training.learners import Computing, Learner
-from undiffuse.training.loop import Trainer, Update
+from undiffuse.training.loop import TrainingLoop, Update
 from undiffuse.training.settings import TrainingConfig
 from undiffuse.training.timesteps import make_timestep_sampler
 from undiffuse.training.validation import ValidationSet
@@ -160,7 +160,7 @@ class ClassifierRun:
         self.schedule, self.codec, self.reader = model.schedule.build(), codec, Conditions({name: config}, 1)
         values = encode_columns(data, {name: target}, self.reader)[name]
         seen, held_out = rows
-        self.trainer = Trainer(
+        self.trainer = TrainingLoop(
             ClassifierLearner(self.classifier, name, clean),
             self.schedule,
             make_timestep_sampler("uniform", self.schedule, True),

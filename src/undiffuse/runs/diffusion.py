@@ -63,7 +63,7 @@ from undiffuse.system import FolderLock, write_atomically, write_text
 from undiffuse.training import checkpoints, log
 from undiffuse.training.cadence import DEFAULT_INTERVALS, Cadence, Intervals
 from undiffuse.training.learners import DenoiserLearner
-from undiffuse.training.loop import Trainer, Update
+from undiffuse.training.loop import TrainingLoop, Update
 from undiffuse.training.objectives import Hybrid, Objective, Simple, VariationalBound, make_weight
 from undiffuse.training.scores import HeldOut, Scores
 from undiffuse.training.timesteps import make_timestep_sampler
@@ -148,7 +148,9 @@ class Run:
         sampler = make_timestep_sampler(
             training.timestep_sampling, schedule, training.stratified, training.timestep_mean, training.timestep_std
         )
-        self.trainer = Trainer(DenoiserLearner(denoiser, self._objective(codec)), schedule, sampler, design.training)
+        self.trainer = TrainingLoop(
+            DenoiserLearner(denoiser, self._objective(codec)), schedule, sampler, design.training
+        )
         told = {name: Part(value, rows[0]) for name, value in values.items()}
         self.loader = Loader(data, codec, design.training.batch_size, design.training.seed, device, told, rows[0])
         # data may be sorted by class, so the few that are looked at are drawn from all

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from undiffuse.training import checkpoints
 from undiffuse.training.cadence import Cadence
-from undiffuse.training.loop import Batches, Trainer, Update
+from undiffuse.training.loop import Batches, TrainingLoop, Update
 
 
-def fit(trainer: Trainer, batches: Batches, state: Path, save: Callable[[], None], every: float) -> Iterator[Update]:
+def fit(
+    trainer: TrainingLoop, batches: Batches, state: Path, save: Callable[[], None], every: float
+) -> Iterator[Update]:
     """Trains to the end, resuming from the newest checkpoint in `state`.   save: called every so many seconds, and at the end.
 
     A consumer that stops early should save.

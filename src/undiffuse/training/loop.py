@@ -51,7 +51,7 @@ class Update:
     status: str
 
 
-class Trainer:
+class TrainingLoop:
     """Everything a run changes: weights, their average, the optimizer, the level sampler, step and time."""
 
     def __init__(self, learner: Learner, schedule: Schedule, sampler: TimestepSampler, config: TrainingConfig) -> None:
