@@ -1,7 +1,7 @@
 """Which options help, on handwritten digits: the papers' ablations at the smallest scale, three seeds each.
 
     python -m benchmarks.ablations [--minutes 8] [--seeds 3]       # goes on where it stopped; writes after every run
-    python -m benchmarks.ablations --show                          # the table of what there is, and docs/networks.png
+    python -m benchmarks.ablations --show                          # the table of what there is, and docs/images/networks.png
 
 Every run trains for the same number of updates on 1,500 digits and is judged as in benchmarks/digits.py by 600 samples with
 the model's default sampler (Fréchet distance on pixels, accuracy of the class asked for), and by its error on 297 held-out
@@ -262,7 +262,7 @@ def main() -> None:
             print(f"seed {seed}, {name}: {runs[k]['all_seconds']:.0f} s", flush=True)
     show(runs, options.seeds)
     if options.show:
-        draw(runs, options.seeds, Path(__file__).parents[1] / "docs" / "networks.png")
+        draw(runs, options.seeds, Path(__file__).parents[1] / "docs" / "images" / "networks.png")
 
 
 if __name__ == "__main__":

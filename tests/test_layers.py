@@ -1,4 +1,4 @@
-"""The arrows between the rooms (docs/architecture.md), and what may never appear in the code."""
+"""The arrows between the rooms (docs/explanation/architecture.md), and what may never appear in the code."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ ROUNDING = 1 / math.sqrt(12)
 
 @dataclass(frozen=True)
 class InverseMethod:
-    """How to solve.   method: see sampling/inverse.py; docs/tasks.md has them measured.   iterations: of exact.   zeta: length of the
+    """How to solve.   method: see sampling/inverse.py; docs/measurements/inverse-problems.md has them measured.   iterations: of exact.   zeta: length of the
     steps of dps, where left out ZETA times the root of how many numbers an example has, since so grows the noise of a step.
     length, times: of repaint's jumps: every stretch of so many steps is walked so many times."""
 

@@ -8,7 +8,7 @@ what the decoder knows of x is z.  In training z is drawn from N(mean, variance)
 their number too; with `kl` = 2 s² the sum is, up to a factor, the bound of a decoder whose output has the standard deviation s.
 In evaluation z is the mean, so that what is believed is a function of x_t.
 
-Without skip connections fine detail, and the noise itself, cannot pass: docs/networks.md measures what that costs.
+Without skip connections fine detail, and the noise itself, cannot pass: docs/measurements/networks.md measures what that costs.
 """
 
 from __future__ import annotations

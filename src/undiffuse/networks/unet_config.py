@@ -28,7 +28,7 @@ class StagesConfig(BaseModel, ABC):
     embedding_width: of time and conditions, 4 · width when not given.
     groups: at most so many groups in GroupNorm; fewer where the channels ask for it.
 
-    What follows is set as others have it, to use their weights (docs/networks.md says which networks are which settings):
+    What follows is set as others have it, to use their weights (docs/reference/released-networks.md says which networks are which settings):
     min_channels_per_group: fewer groups where they would have fewer channels.   norm_eps: epsilon of GroupNorm.
     downsample_padding: of strided convolutions; 1 at both ends of an axis, or 0 for one zero at the end alone, as DDPM has it.
     noise_channels: numbers that the timestep is first turned into, `width` when not given.   conditions_join: what is told by layers is added

@@ -18,7 +18,7 @@ from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.training.settings import TrainingConfig
 
 NEW_MODELS = SamplingConfig(solver="unipc", grid="angle")
-"""How new models sample: of what was tried, the best score on held-out data with 16 evaluations (docs/solvers.md)."""
+"""How new models sample: of what was tried, the best score on held-out data with 16 evaluations (docs/measurements/solvers.md)."""
 
 
 def digits() -> Design:
@@ -221,7 +221,7 @@ def latents(shape: Sequence[int], cpu: bool, factor: int = 4) -> LatentDesign:
     """An autoencoder for examples (C, *size) that makes `factor` positions along each axis one.
 
     On a CPU neighbours are folded into channels first, and all layers work at one low resolution: over 60 s of one core on 64×64
-    emoji that left 23.6 dB, three levels from full resolution 15.0 (docs/latents.md).
+    emoji that left 23.6 dB, three levels from full resolution 15.0 (docs/measurements/latents.md).
     Raises UsageError for a factor other than 2, 4 or 8, or sizes too small for it.
     """
     if factor not in (2, 4, 8):

@@ -14,7 +14,7 @@ with g = grad log p(y | x_t) at x_t.  (Algorithm 1 is derived with g at the mean
 does this.)  As there, x̂ is clipped first and guided then.  In the score form it is clipped once more, which the released
 code does not: sigma²/alpha is so large near pure noise that whatever a network answers there, where it cannot know
 anything, would throw x̂ far out of the data's range, and deterministic solvers do not come back from there.  For the same
-reason a guide may be kept to the levels where its classifier is better than chance (docs/conditioning.md has numbers).
+reason a guide may be kept to the levels where its classifier is better than chance (docs/measurements/conditions.md has numbers).
 
 A function of the clean example instead of x_t is asked about x̂(x_t) and differentiated through the network, which
 costs a backward pass (Chung et al. 2023, DPS, eq. 7; Bansal et al. 2024, eq. 4).

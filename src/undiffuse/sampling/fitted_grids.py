@@ -9,7 +9,7 @@ gives x̂ at every level of a fine mesh, and so every e(i, j) without another ev
 n levels is the cheapest path of n stretches, each costing the root mean square of (1) over the examples in units of
 hypot(alpha, sigma); dynamic programming finds it exactly (Chen et al. 2024, "On the trajectory regularity of ODE-based
 diffusion sampling", section 4).  Sabour et al. 2024, "Align your steps", search for the same kind of grid with a bound on
-the KL divergence of the SDE as the cost; for the flow's solvers that was several times worse, see docs/solvers.md.
+the KL divergence of the SDE as the cost; for the flow's solvers that was several times worse, see docs/measurements/solvers.md.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from undiffuse.sampling.spacings import GridInterpolation, GridSettings
 
 class SamplingConfig(BaseModel):
     """How a model samples when nothing else is said: by default 16 steps, and evaluations of the network, of the corrected
-    Adams method in the angle, nearest to the exact flow.  What presets.py gives new models has the better score; docs/solvers.md
+    Adams method in the angle, nearest to the exact flow.  What presets.py gives new models has the better score; docs/measurements/solvers.md
     has the measurements behind both.
 
     grid, steps: see sampling/grids.py; grid "aligned" has `logsnrs`, its levels.   sigma_max, sigma_min: sigma/alpha of the

@@ -278,7 +278,7 @@ def beta(schedule: Schedule, steps: int, s: GridSettings = OWN) -> Level:
 def angle_beta(schedule: Schedule, steps: int, s: GridSettings = OWN) -> Level:
     """Angles atan2(sigma, alpha) at the quantiles of Beta(0.5, 0.7): dense at both ends, more so at the clean one.
 
-    The same levels for every schedule of the same range.  The two numbers were chosen by measurement, see docs/solvers.md.
+    The same levels for every schedule of the same range.  The two numbers were chosen by measurement, see docs/measurements/solvers.md.
     """
     checked(schedule, steps)
     top, bottom = _angle_ends(schedule)
