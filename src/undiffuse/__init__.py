@@ -16,7 +16,7 @@ HOMES = {
     "Condition": "conditioning.spec",
     "Guide": "sampling.classifier_guidance",
     "Model": "models.model",
-    "Steering": "models.guidance",
+    "Guidance": "models.guidance",
     "likelihood": "evaluation.likelihood",
     "load": "models.file",
     "load_classifier": "models.classifier",

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 N = Annotated[int, Option("-n", help="Answers for each image: there are many that fit.")]
 MethodName = Annotated[
-    str, Option("--method", help="dps, pigdm, exact, replace, and for masks repaint; docs/measurements/inverse-problems.md compares them.")
+    str,
+    Option(
+        "--method",
+        help="dps, pigdm, exact, replace, and for masks repaint; docs/measurements/inverse-problems.md compares them.",
+    ),
 ]
 Iterations = Annotated[int | None, Option(help="Of conjugate gradients, of exact: more is truer and slower.")]
 Zeta = Annotated[

@@ -42,9 +42,16 @@ ROUNDING = 1 / math.sqrt(12)
 
 @dataclass(frozen=True)
 class InverseMethod:
-    """How to solve.   method: see sampling/inverse.py; docs/measurements/inverse-problems.md has them measured.   iterations: of exact.   zeta: length of the
-    steps of dps, where left out ZETA times the root of how many numbers an example has, since so grows the noise of a step.
-    length, times: of repaint's jumps: every stretch of so many steps is walked so many times."""
+    """How an inverse problem is solved.
+
+    method: one of InverseMethodName; sampling/inverse_problems.py derives them, docs/measurements/inverse-problems.md compares them.
+    iterations: of conjugate gradients in `exact`, 1 or more.
+    dps_step_size: length of the steps of `dps`, above 0; None: ZETA times the root of how many numbers an example has, since the noise
+        of a step grows like that.
+    jump_length, jump_repeats: of `repaint`: every stretch of `jump_length` steps is sampled `jump_repeats` times.
+
+    Raises UsageError for a method that does not exist and for numbers out of range.
+    """
 
     method: InverseMethodName = "dps"
     iterations: int = ITERATIONS
