@@ -18,13 +18,17 @@ from undiffuse.errors import UsageError
 
 
 class AugmentationConfig(ConditionSettings):
-    """numbers: how many numbers describe what was done; all are 0 where nothing was."""
+    """What an augmentation did to the training example."""
 
-    kind: Literal["augmentation"] = "augmentation"
-    numbers: int = Field(gt=0)
-    dropout: Literal[0] = 0
-    inject: Literal["embedding"] = "embedding"
-    missing: Literal[True] = True  # every example of a data set says nothing of its own
+    kind: Literal["augmentation"] = Field("augmentation", description="Which kind of condition this is.")
+    numbers: int = Field(
+        gt=0, description="How many numbers describe an augmentation; all are 0 where nothing was done."
+    )
+    dropout: Literal[0] = Field(0, description="Always 0: this condition is never left out.")
+    inject: Literal["embedding"] = Field("embedding", description="Always embedding.")
+    missing: Literal[True] = Field(
+        True, description="Always true: no example of a data set has a value of its own."
+    )  # every example of a data set says nothing of its own
 
     def merged_with(self, data: AugmentationConfig) -> AugmentationConfig:
         return self._merged(data)

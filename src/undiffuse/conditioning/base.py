@@ -69,19 +69,29 @@ class ParameterMap:
 
 
 class ConditionSettings(BaseModel, ABC):
-    """What all kinds of condition have.
-
-    drop: probability of the null token in training.   inject: the way into the network.
-    missing: whether some examples of the data said nothing, so that the null token is known even without dropping.
-    retired: of what the model was told in an earlier training and is never told any more.
-    """
+    """What all kinds of condition have."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    dropout: float = Field(0.1, ge=0, lt=1)
-    inject: Inject = "embedding"
-    missing: bool = False
-    retired: bool = False
+    dropout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Probability, from 0 to less than 1, that training leaves the condition out, so that guidance has an "
+        "unconditional model.",
+    )
+    inject: Inject = Field(
+        "embedding",
+        description="How it enters the network: embedding (added in every layer), concat (extra input channels) or "
+        "cross_attention.",
+    )
+    missing: bool = Field(
+        False,
+        description="Whether some training examples have no value, so that the network knows the null token even without dropout.",
+    )
+    retired: bool = Field(
+        False, description="Whether an earlier training used the condition and later ones no longer do."
+    )
 
     @property
     def droppable(self) -> bool:

@@ -27,21 +27,21 @@ from undiffuse.errors import UsageError
 
 
 class ClassConfig(ConditionSettings):
-    """names: the vocabulary, in index order."""
+    """One class of a fixed vocabulary."""
 
-    kind: Literal["class"] = "class"
-    names: tuple[str, ...] = Field(min_length=1)
+    kind: Literal["class"] = Field("class", description="Which kind of condition this is.")
+    names: tuple[str, ...] = Field(min_length=1, description="The class names, in the order of their indices.")
 
     def merged_with(self, data: ClassConfig) -> ClassConfig:
         return self._merged(data, names=merged_vocabulary(self.names, data.names))
 
 
 class TaskConfig(ConditionSettings):
-    """names: of the tasks."""
+    """One task of a fixed list."""
 
-    kind: Literal["task"] = "task"
-    names: tuple[str, ...] = Field(min_length=1)
-    dropout: Literal[0] = 0
+    kind: Literal["task"] = Field("task", description="Which kind of condition this is.")
+    names: tuple[str, ...] = Field(min_length=1, description="The task names, in the order of their indices.")
+    dropout: Literal[0] = Field(0, description="Always 0: this condition is never left out.")
 
     def merged_with(self, data: TaskConfig) -> TaskConfig:
         return self._merged(data, names=merged_vocabulary(self.names, data.names))

@@ -34,11 +34,15 @@ Bounds = tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]
 
 
 class Degradation(BaseModel, ABC):
-    """noise: the bounds of s."""
+    """What is done to an example before it is restored; noise is added last."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    noise: Bounds = NO_NOISE
+    noise: Bounds = Field(
+        NO_NOISE,
+        description="Lowest and highest standard deviation of the noise that is added, in the model's range (black to "
+        "white is 2).",
+    )
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
@@ -76,10 +80,12 @@ def observation_channels(operator: Operator, y: Tensor, s: Tensor) -> Tensor:
 
 
 class Inpaint(Degradation):
-    """A box, a half or scattered places are hidden.   hidden: the bounds of the share of a box or of the places."""
+    """A box, a half or scattered places are hidden."""
 
-    kind: Literal["inpaint"] = "inpaint"
-    hidden: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = (0.1, 0.8)
+    kind: Literal["inpaint"] = Field("inpaint", description="Which kind of degradation this is.")
+    hidden: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = Field(
+        (0.1, 0.8), description="Lowest and highest share of the example that is hidden, between 0 and 1."
+    )
 
     def operator(self, shape: Sequence[int], n: int, generator: torch.Generator) -> Mask:
         size = tuple(shape[1:])
@@ -104,10 +110,10 @@ class Inpaint(Degradation):
 
 
 class Upscale(Degradation):
-    """Blocks of `factor` along each axis are averaged."""
+    """Blocks of `factor` values along each axis are averaged."""
 
-    kind: Literal["upscale"] = "upscale"
-    factor: int = Field(2, ge=2)
+    kind: Literal["upscale"] = Field("upscale", description="Which kind of degradation this is.")
+    factor: int = Field(2, ge=2, description="Values along each axis that are averaged to one, at least 2.")
 
     def operator(self, shape: Sequence[int], n: int, generator: torch.Generator) -> Downsample:
         operator = Downsample(self.factor)
@@ -118,7 +124,7 @@ class Upscale(Degradation):
 class Colorize(Degradation):
     """Grey: how bright red, green and blue look; the mean of other numbers of channels."""
 
-    kind: Literal["colorize"] = "colorize"
+    kind: Literal["colorize"] = Field("colorize", description="Which kind of degradation this is.")
 
     def operator(self, shape: Sequence[int], n: int, generator: torch.Generator) -> Grey:
         operator = Grey(REC_601 if shape[0] == 3 else (1 / shape[0],) * shape[0])
@@ -127,10 +133,10 @@ class Colorize(Degradation):
 
 
 class Deblur(Degradation):
-    """A Gaussian of the deviation `radius`, in steps of the grid."""
+    """A Gaussian blur."""
 
-    kind: Literal["deblur"] = "deblur"
-    radius: float = Field(1.0, gt=0)
+    kind: Literal["deblur"] = Field("deblur", description="Which kind of degradation this is.")
+    radius: float = Field(1.0, gt=0, description="Standard deviation of the Gaussian blur, in pixels.")
 
     def operator(self, shape: Sequence[int], n: int, generator: torch.Generator) -> Blur:
         return Blur(self.radius)
@@ -139,8 +145,12 @@ class Deblur(Degradation):
 class AddNoise(Degradation):
     """Nothing but noise."""
 
-    kind: Literal["denoise"] = "denoise"
-    noise: Bounds = (0.1, 1.0)
+    kind: Literal["denoise"] = Field("denoise", description="Which kind of degradation this is.")
+    noise: Bounds = Field(
+        (0.1, 1.0),
+        description="Lowest and highest standard deviation of the noise that is added, in the model's range (black to "
+        "white is 2).",
+    )
 
     def operator(self, shape: Sequence[int], n: int, generator: torch.Generator) -> Mask:
         return Mask(torch.ones(1, *shape[1:], dtype=torch.bool))

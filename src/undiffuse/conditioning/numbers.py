@@ -27,13 +27,13 @@ MOST_LISTED = 10
 
 
 class NumberConfig(ConditionSettings):
-    """mean, deviation: of the data.   low, high: the range seen in training."""
+    """A number, standardised by the statistics of the training data."""
 
-    kind: Literal["number"] = "number"
-    mean: float
-    std: float = Field(gt=0)
-    low: float
-    high: float
+    kind: Literal["number"] = Field("number", description="Which kind of condition this is.")
+    mean: float = Field(description="Mean of the training data, in its own unit.")
+    std: float = Field(gt=0, description="Standard deviation of the training data, in its own unit.")
+    low: float = Field(description="Lowest value in the data.")
+    high: float = Field(description="Highest value in the data.")
 
     def merged_with(self, data: NumberConfig) -> NumberConfig:
         return self._merged(data, low=min(self.low, data.low), high=max(self.high, data.high))

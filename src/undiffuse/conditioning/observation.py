@@ -17,12 +17,12 @@ from undiffuse.errors import UsageError
 
 
 class ObservationConfig(ConditionSettings):
-    """shape: (channels, *size) of what is seen."""
+    """What a degradation left of the example."""
 
-    kind: Literal["observation"] = "observation"
-    shape: tuple[int, ...] = Field(min_length=2)
-    dropout: Literal[0] = 0
-    inject: Literal["concat"] = "concat"
+    kind: Literal["observation"] = Field("observation", description="Which kind of condition this is.")
+    shape: tuple[int, ...] = Field(min_length=2, description="Shape of the observation: (channels, *size).")
+    dropout: Literal[0] = Field(0, description="Always 0: this condition is never left out.")
+    inject: Literal["concat"] = Field("concat", description="Always concat.")
 
     def merged_with(self, data: ObservationConfig) -> ObservationConfig:
         if data.shape[0] != self.shape[0]:

@@ -27,18 +27,21 @@ NUMBERS_AT_ONCE = 2**20  # of a data set's pictures
 
 
 class ImageConfig(ConditionSettings):
-    """shape: (C, *size).   mode: of images in files, Pillow's name.   low, high: the range of stored values.
+    """A picture of the example's size or another."""
 
-    alpha: the highest value of the last channel, where it is alpha with a range of its own.
-    """
-
-    kind: Literal["image"] = "image"
-    shape: tuple[int, ...] = Field(min_length=2)
-    mode: str | None = None
-    low: float
-    high: float
-    alpha: float | None = None
-    inject: Inject = "concat"
+    kind: Literal["image"] = Field("image", description="Which kind of condition this is.")
+    shape: tuple[int, ...] = Field(min_length=2, description="Shape of a picture: (C, *size).")
+    mode: str | None = Field(None, description="Pixel mode of image files, by Pillow's name; None for arrays.")
+    low: float = Field(description="Lowest stored value: black.")
+    high: float = Field(description="Highest stored value: white.")
+    alpha: float | None = Field(
+        None, description="Highest value of the last channel, where that is an alpha channel with a range of its own."
+    )
+    inject: Inject = Field(
+        "concat",
+        description="How it enters the network: embedding (added in every layer), concat (extra input channels) or "
+        "cross_attention.",
+    )
 
     def merged_with(self, data: ImageConfig) -> ImageConfig:
         """The scale stays the one that the network knows."""

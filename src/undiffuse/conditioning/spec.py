@@ -29,25 +29,36 @@ WORDS = "words"
 
 
 class Condition(BaseModel):
-    """A condition as declared.
-
-    column: of the data, or an .npy file with a row for each example; the condition's own name when left out.
-    drop: probability that it is not said in training, so that it may be left out when sampling, and guided: 0 for never,
-    the design's when left out.
-    inject: into every layer ("embedding"), beside the noisy input ("concat"), or by cross-attention ("cross_attention").
-    encoder: of texts: "words", trained along, or the folder or hub name of a transformer.   pooling: of a transformer's
-    states: "mean", "last", or "tokens" for all of them.   channels: to convert pictures in files to: grey, rgb or rgba.
-    """
+    """A condition as declared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    kind: ConditionKind
-    column: str | None = None
-    dropout: float | None = Field(None, ge=0, lt=1)
-    inject: Inject | None = None
-    encoder: str | None = None
-    pooling: Pooling | None = None
-    channels: Literal["grey", "rgb", "rgba"] | None = None
+    kind: ConditionKind = Field(description="What the values are: class, tags, number, vector, text, image or task.")
+    column: str | None = Field(
+        None,
+        description="Column of the data, or an .npy file with one row per example; the condition's own name when left out.",
+    )
+    dropout: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Probability, from 0 to less than 1, that training leaves the condition out, so that guidance has an "
+        "unconditional model; the design's condition_dropout when left out.",
+    )
+    inject: Inject | None = Field(
+        None,
+        description="How it enters the network: embedding (added in every layer), concat (extra input channels) or "
+        "cross_attention; what suits the kind when left out.",
+    )
+    encoder: str | None = Field(
+        None, description="Text encoder: words (trained with the model), or the folder or hub name of a transformer."
+    )
+    pooling: Pooling | None = Field(
+        None, description="How the states of a transformer are used: mean, last, or tokens (all of them)."
+    )
+    channels: Literal["grey", "rgb", "rgba"] | None = Field(
+        None, description="Convert pictures in files to grey, rgb or rgba."
+    )
 
     def __init__(self, **settings: Any) -> None:
         """Raises UsageError for settings that are not there, or contradict each other."""

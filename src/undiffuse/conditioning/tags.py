@@ -34,10 +34,10 @@ NO_TAGS = "-"  # how to say in words that none applies
 
 
 class TagsConfig(ConditionSettings):
-    """names: the vocabulary, in index order."""
+    """Any number of names of a fixed vocabulary."""
 
-    kind: Literal["tags"] = "tags"
-    names: tuple[str, ...] = Field(min_length=1)
+    kind: Literal["tags"] = Field("tags", description="Which kind of condition this is.")
+    names: tuple[str, ...] = Field(min_length=1, description="The tag names, in the order of their indices.")
 
     def merged_with(self, data: TagsConfig) -> TagsConfig:
         return self._merged(data, names=merged_vocabulary(self.names, data.names))

@@ -38,18 +38,22 @@ PARTS = 8  # of one word: the word itself and up to seven of its three-letter pa
 
 
 class WordsEncoder(BaseModel):
-    """buckets: rows of the table.   most: words of the longest text it takes."""
+    """Word vectors of a hashed table, trained with the model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    kind: Literal["words"] = "words"
-    buckets: int = Field(4096, gt=1)
-    most: int = Field(gt=0)
+    kind: Literal["words"] = Field("words", description="Which kind of text encoder this is.")
+    buckets: int = Field(4096, gt=1, description="Rows of the hashed table of word vectors, at least 2.")
+    most: int = Field(gt=0, description="Words of the longest text that is accepted.")
 
 
 class TextConfig(ConditionSettings):
-    kind: Literal["text"] = "text"
-    encoder: Annotated[WordsEncoder | TransformerEncoder, Field(discriminator="kind")]
+    """A text, through an encoder."""
+
+    kind: Literal["text"] = Field("text", description="Which kind of condition this is.")
+    encoder: Annotated[WordsEncoder | TransformerEncoder, Field(discriminator="kind")] = Field(
+        description="What turns a text into vectors: words, trained with the model, or a frozen transformer."
+    )
 
     def merged_with(self, data: TextConfig) -> TextConfig:
         before, after = (c.encoder.model_dump(exclude={"most", "scale", "source"}) for c in (self, data))

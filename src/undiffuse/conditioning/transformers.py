@@ -31,22 +31,18 @@ IDENTITY = ("*.safetensors", "config.json", "merges.txt", "tokenizer_config.json
 
 
 class TransformerEncoder(BaseModel):
-    """source: its folder, or its name on the hub.   sha256: of its files.   architecture: the class it is.
-
-    width: numbers of a state.   most: tokens of the longest text of the data, or all that it takes.   scale: what states
-    are divided by.
-    """
+    """A frozen transformer, and how its states are used."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    kind: Literal["transformer"] = "transformer"
-    source: str
-    sha256: str
-    architecture: str
-    pooling: Pooling
-    width: int = Field(gt=0)
-    most: int = Field(gt=0)
-    scale: float = Field(1.0, gt=0)
+    kind: Literal["transformer"] = Field("transformer", description="Which kind of text encoder this is.")
+    source: str = Field(description="Folder of the encoder, or its name on the hub.")
+    sha256: str = Field(description="SHA-256 of its files, in hexadecimal digits.")
+    architecture: str = Field(description="Class of the encoder in transformers, such as BertModel.")
+    pooling: Pooling = Field(description="How the states of the tokens are used: mean, last, or tokens (all of them).")
+    width: int = Field(gt=0, description="Numbers in a state.")
+    most: int = Field(gt=0, description="Tokens of the longest text that is accepted.")
+    scale: float = Field(1.0, gt=0, description="What the states are divided by, above 0.")
 
 
 class TextEncoder:

@@ -18,11 +18,11 @@ from undiffuse.errors import UsageError
 
 
 class VectorConfig(ConditionSettings):
-    """mean, deviation: of the data, one of each for every number of the vector."""
+    """A vector, standardised by the statistics of the training data."""
 
-    kind: Literal["vector"] = "vector"
-    mean: tuple[float, ...] = Field(min_length=1)
-    std: tuple[float, ...]
+    kind: Literal["vector"] = Field("vector", description="Which kind of condition this is.")
+    mean: tuple[float, ...] = Field(min_length=1, description="Mean of the training data, one number per component.")
+    std: tuple[float, ...] = Field(description="Standard deviation of the training data, one number per component.")
 
     def merged_with(self, data: VectorConfig) -> VectorConfig:
         if len(data.mean) != len(self.mean):

@@ -35,21 +35,18 @@ def shape_in_files(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class CodecConfig(BaseModel):
-    """shape: (C, *size) of one example.   dtype: of the stored values.   mode: of images, Pillow's name.
-
-    offset, scale: one per channel.   low, high: the range of stored values, one per channel.
-    """
+    """How stored values become the model's range, (value - offset) / scale, and back."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    shape: tuple[int, ...] = Field(min_length=2)
-    kind: Literal["integer", "float"]
-    dtype: str
-    mode: str | None
-    offset: tuple[float, ...]
-    scale: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    shape: tuple[int, ...] = Field(min_length=2, description="Shape of one example: (C, *size).")
+    kind: Literal["integer", "float"] = Field(description="Whether stored values are whole numbers (integer) or float.")
+    dtype: str = Field(description="NumPy's name of the stored type, such as uint8.")
+    mode: str | None = Field(description="Pixel mode of images, by Pillow's name; None for anything else.")
+    offset: tuple[float, ...] = Field(description="What is subtracted from stored values, one number per channel.")
+    scale: tuple[float, ...] = Field(description="What they are then divided by, one number per channel.")
+    low: tuple[float, ...] = Field(description="Lowest stored value, one per channel.")
+    high: tuple[float, ...] = Field(description="Highest stored value, one per channel.")
 
     @property
     def bins(self) -> int | None:

@@ -20,28 +20,34 @@ from undiffuse.errors import UsageError
 
 
 class DataConfig(BaseModel):
-    """source: digits, or a path.   size, fit, channels: for images.   layout: for arrays.
-
-    range: (low, high) of whole numbers, what becomes black and white, instead of what the values say (ranges.py).
-    max_pixels: of an image; a larger one is not opened. Pillow's limit when left out.
-    shrink: blocks of so many numbers along each axis are averaged to one.
-    table: a file with more columns of the examples, by file name, or by order where they are no files.
-
-    held_out: a share of the examples (below 1) or a number of them (from 1 on) that training never sees.
-    """
+    """Where data comes from, and how it is read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    source: str
-    size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
-    fit: Literal["crop", "pad", "stretch"] = "crop"
-    channels: Literal["grey", "rgb", "rgba"] | None = None
-    layout: str | None = None
-    range: tuple[float, float] | None = None
-    max_pixels: int | None = Field(None, gt=0)
-    shrink: int | None = Field(None, ge=2)
-    table: str | None = None
-    held_out: float = Field(0.1, ge=0)
+    source: str = Field(
+        description="digits, or the path of a folder of images, a table that names them, or an .npy, .npz or idx.gz file."
+    )
+    size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = Field(
+        None, description="Height and width that images are resized to, in pixels."
+    )
+    fit: Literal["crop", "pad", "stretch"] = Field("crop", description="How images are resized: crop, pad or stretch.")
+    channels: Literal["grey", "rgb", "rgba"] | None = Field(None, description="Convert images to grey, rgb or rgba.")
+    layout: str | None = Field(None, description="Axes of an array, such as NHWC, NCHW, NHW, NCL, or NC for a table.")
+    range: tuple[float, float] | None = Field(
+        None, description="Lowest and highest whole number, black and white; found from the values when left out."
+    )
+    max_pixels: int | None = Field(
+        None,
+        gt=0,
+        description="Most pixels of an image that is opened; Pillow's limit, which protects from harmful files, when left out.",
+    )
+    shrink: int | None = Field(
+        None, ge=2, description="Average blocks of so many values along each axis, at least 2: data for a first stage."
+    )
+    table: str | None = Field(None, description="A .csv, .tsv or .jsonl file with more columns of the examples.")
+    held_out: float = Field(
+        0.1, ge=0, description="Examples kept for validation: a share below 1, or a whole number of them."
+    )
 
 
 def share_or_count(value: str | float) -> float:

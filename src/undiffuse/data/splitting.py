@@ -26,13 +26,15 @@ FEW_NUMBERS = 16  # of an example that may well be equal to another without bein
 
 
 class SplitConfig(BaseModel):
-    """seed: of the keys.   below: examples with keys lower than this are held out, but for those of `kept`; keys in hexadecimal digits."""
+    """Which examples are held out."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    seed: int = Field(ge=0, lt=2**63)
-    below: str = Field(pattern="^[0-9a-f]{16}$")
-    kept: tuple[str, ...] = ()
+    seed: int = Field(ge=0, lt=2**63, description="Seed of the examples' keys, 0 or more.")
+    below: str = Field(
+        pattern="^[0-9a-f]{16}$", description="Examples with a key below this are held out: 16 hexadecimal digits."
+    )
+    kept: tuple[str, ...] = Field((), description="Keys below that limit that are trained on all the same.")
 
     def rows(self, data: Dataset) -> tuple[np.ndarray, np.ndarray]:
         """The rows of the training and of the held-out part, each in order."""

@@ -51,22 +51,27 @@ READERS: dict[str, Callable[[Any, int], ConditionModule]] = {
 
 
 class ClassifierConfig(Config):
-    """What a classifier file says of itself.
+    """What a classifier file says of itself."""
 
-    target: what it reads off, with its vocabulary or statistics; name: what that is called.   can_guide: the range of
-    sigma/alpha where it does better than chance on held-out examples.   latent: of a model whose x is an autoencoder's latents.
-    provenance: for people, never read by the code.
-    """
-
-    codec: CodecConfig
-    latent: LatentConfig | None = None
-    network: UNetConfig
-    schedule: ScheduleConfig
-    name: Name
-    target: Target = Field(discriminator="kind")
-    weights: Literal["ema", "online"] = "ema"
-    can_guide: tuple[float, float] | None = None
-    provenance: dict[str, Any] = Field(default_factory=dict)
+    codec: CodecConfig = Field(description="How stored values become the model's range and back.")
+    latent: LatentConfig | None = Field(None, description="The autoencoder, where x is its latents.")
+    network: UNetConfig = Field(description="The network: the encoder half of a U-Net.")
+    schedule: ScheduleConfig = Field(description="The noise schedule of its inputs.")
+    name: Name = Field(description="Name of the condition that it predicts.")
+    target: Target = Field(
+        discriminator="kind", description="The condition that it predicts, with its class names or statistics."
+    )
+    weights: Literal["ema", "online"] = Field(
+        "ema", description="The weights that are used: ema or online, whichever was better on held-out data."
+    )
+    can_guide: tuple[float, float] | None = Field(
+        None,
+        description="Lowest and highest sigma/alpha where it does better than chance on held-out examples; None for "
+        "nowhere known.",
+    )
+    provenance: dict[str, Any] = Field(
+        default_factory=dict, description="Where it came from. For people; no code reads it."
+    )
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -25,36 +25,49 @@ from undiffuse.sampling.settings import SamplingConfig, completed
 
 
 class StartConfig(Config):
-    """What a fine-tuning starts from.   name: of its run or file.   sha256: of the weights."""
+    """The model that a fine-tuning starts from."""
 
-    name: str
-    sha256: str
+    name: str = Field(description="Name of the run or file that the fine-tuning started from.")
+    sha256: str = Field(description="SHA-256 of its weights, in hexadecimal digits.")
 
 
 class ModelConfig(Config):
-    """What a model file says of itself.
+    """What a model file says of itself."""
 
-    latent: of a model whose x is an autoencoder's latents.
-    trained_schedule: the schedule that its network was first trained on, where that is not `schedule`.   c_in, c_noise: see Design.
-    provenance: where it came from: versions, data, steps, scores; for people, never read by the code.
-    weights: the set that samples, "ema" or "online", whichever was better on held-out data.
-    """
-
-    codec: CodecConfig
-    latent: LatentConfig | None = None
-    network: NetworkConfig
-    schedule: ScheduleConfig
-    trained_schedule: ScheduleConfig | None = None
-    c_in: Literal["scaled", "one"] = "scaled"
-    c_noise: CNoiseConfig = CNoiseConfig()
-    prediction: Literal["epsilon", "x0", "posterior_mean", "v", "flow", "edm"]
-    variance: VarianceKind
-    sigma_data: float
-    conditions: dict[Name, ConditionConfig]
-    tasks: dict[Name, DegradationConfig] = Field(default_factory=dict)
-    sampling: SamplingConfig
-    weights: Literal["ema", "online"] = "ema"
-    provenance: dict[str, Any] = Field(default_factory=dict)
+    codec: CodecConfig = Field(description="How stored values become the model's range and back.")
+    latent: LatentConfig | None = Field(
+        None, description="The autoencoder, where x is its latents; None for a model of the data itself."
+    )
+    network: NetworkConfig = Field(description="The network's architecture.")
+    schedule: ScheduleConfig = Field(description="The noise schedule it samples on.")
+    trained_schedule: ScheduleConfig | None = Field(
+        None, description="The schedule that the network was first trained on, where that is another."
+    )
+    c_in: Literal["scaled", "one"] = Field(
+        "scaled", description="What x_t is multiplied by for the network: scaled (to unit variance) or one."
+    )
+    c_noise: CNoiseConfig = Field(CNoiseConfig(), description="What the network is given as the timestep.")
+    prediction: Literal["epsilon", "x0", "posterior_mean", "v", "flow", "edm"] = Field(
+        description="What the network predicts: epsilon, x0, posterior_mean, v, flow or edm."
+    )
+    variance: VarianceKind = Field(
+        description="Variance of the reverse transitions: fixed_small, fixed_large, learned_range or learned."
+    )
+    sigma_data: float = Field(
+        description="Standard deviation of x in the model's range, above 0; used by the prediction edm."
+    )
+    conditions: dict[Name, ConditionConfig] = Field(description="The conditions, by name.")
+    tasks: dict[Name, DegradationConfig] = Field(
+        default_factory=dict, description="The degradations that it was trained to restore, by name."
+    )
+    sampling: SamplingConfig = Field(description="How it samples by default.")
+    weights: Literal["ema", "online"] = Field(
+        "ema", description="The weights that sample: ema or online, whichever was better on held-out data."
+    )
+    provenance: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Where it came from: versions, data, steps, scores. For people; no code reads it.",
+    )
 
     @property
     def shape(self) -> tuple[int, ...]:

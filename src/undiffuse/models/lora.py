@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -45,8 +46,8 @@ UNKNOWN = (
 class AdaptersConfig(Config):
     """The header of start.safetensors: the tuned model, and what it started from."""
 
-    model: ModelConfig
-    start: StartConfig
+    model: ModelConfig = Field(description="The tuned model.")
+    start: StartConfig = Field(description="The model that it was tuned from.")
 
 
 def save_adapters(folder: Path, denoiser: Denoiser, config: AdaptersConfig) -> None:

@@ -22,12 +22,14 @@ PLACE = ".parametrizations.weight"
 
 
 class AdapterConfig(BaseModel):
-    """rank: r.   alpha: the change is scaled by alpha/r; as the rank, so by 1, when not given."""
+    """Low-rank adapters (LoRA)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    rank: int = Field(gt=0)
-    alpha: float | None = Field(None, gt=0)
+    rank: int = Field(gt=0, description="Rank r of the low-rank matrices (LoRA), such as 8.")
+    alpha: float | None = Field(
+        None, gt=0, description="The change is scaled by alpha/r; alpha equals r when left out."
+    )
 
     @property
     def scale(self) -> float:

@@ -28,11 +28,11 @@ from undiffuse.networks.unet_config import Positive, StagesConfig
 
 
 class AutoencoderConfig(StagesConfig):
-    """latent_channels: of z, at the lowest resolution.   kl: weight of the divergence from N(0, I)."""
+    """A denoiser with a variational bottleneck between its two halves."""
 
-    kind: Literal["autoencoder"] = "autoencoder"
-    latent_channels: Positive = 16
-    kl: float = Field(1e-3, ge=0)
+    kind: Literal["autoencoder"] = Field("autoencoder", description="Which kind of network this is.")
+    latent_channels: Positive = Field(16, description="Channels of z, at the lowest resolution.")
+    kl: float = Field(1e-3, ge=0, description="Weight of the KL divergence of z from N(0, I), 0 or more.")
 
 
 class Bottleneck(nn.Module):

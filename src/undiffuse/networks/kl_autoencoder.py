@@ -27,22 +27,21 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class KLAutoencoderConfig(BaseModel):
-    """channels: one per level, each level at half the resolution.   depth: blocks per level; one more on the way up.
-
-    latent_channels: of z.   patch: neighbours folded into channels first.   bottleneck: 1×1 convolutions around z.
-    """
+    """A variational autoencoder, as Stable Diffusion's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    kind: Literal["kl"] = "kl"
-    dims: Literal[1, 2, 3] = 2
-    channels: tuple[Positive, ...] = (32, 64, 128)
-    depth: Positive = 1
-    latent_channels: Positive = 4
-    groups: Positive = 32
-    middle_attention: bool = True
-    bottleneck: bool = True
-    patch: Positive = 1
+    kind: Literal["kl"] = Field("kl", description="Which kind of autoencoder this is.")
+    dims: Literal[1, 2, 3] = Field(2, description="1 for signals, 2 for images, 3 for volumes.")
+    channels: tuple[Positive, ...] = Field(
+        (32, 64, 128), description="Channels of each level; each level has half the resolution of the one before."
+    )
+    depth: Positive = Field(1, description="Residual blocks per level; the decoder has one more.")
+    latent_channels: Positive = Field(4, description="Channels of z.")
+    groups: Positive = Field(32, description="Most groups of a GroupNorm.")
+    middle_attention: bool = Field(True, description="Whether the lowest level has attention.")
+    bottleneck: bool = Field(True, description="1×1 convolutions before and after z, as in Stable Diffusion.")
+    patch: Positive = Field(1, description="Neighbours along each axis that are folded into channels first.")
 
     @property
     def factor(self) -> int:

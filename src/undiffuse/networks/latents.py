@@ -32,18 +32,21 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class LatentConfig(BaseModel):
-    """shape: (C, *size) of x.   mean, deviation: of z, one per channel, measured on the training set; low, high: the range of
-    latents there.   psnr: of held-out reconstructions, in dB: no sample can be nearer to an example than that."""
+    """An autoencoder and the statistics of its latents."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    autoencoder: FirstStageConfig
-    shape: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[Annotated[float, Field(gt=0)], ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    psnr: float | None = None
+    autoencoder: FirstStageConfig = Field(description="The autoencoder's architecture.")
+    shape: tuple[int, ...] = Field(description="Shape of a data example: (C, *size).")
+    mean: tuple[float, ...] = Field(description="Mean of z over the training set, one number per channel.")
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        description="Standard deviation of z over the training set, one number per channel."
+    )
+    low: tuple[float, ...] = Field(description="Lowest latent in the training set, one per channel.")
+    high: tuple[float, ...] = Field(description="Highest latent in the training set, one per channel.")
+    psnr: float | None = Field(
+        None, description="PSNR of held-out reconstructions, in dB; no sample can be nearer to an example."
+    )
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

@@ -30,19 +30,20 @@ MOST_NUMBERS = 4096
 
 
 class MLPConfig(BaseModel):
-    """width: of the layers.   depth: blocks of two layers.   heads: of attention to tokens.   dropout: between the two.
-
-    embedding_width: of time and conditions, `width` when not given.
-    """
+    """A residual network of plain layers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    kind: Literal["mlp"] = "mlp"
-    width: Positive = 256
-    depth: Positive = 4
-    heads: Positive = 1
-    dropout: float = Field(0.0, ge=0, lt=1)
-    embedding_width: Positive | None = None
+    kind: Literal["mlp"] = Field("mlp", description="Which kind of network this is.")
+    width: Positive = Field(256, description="Numbers in a layer.")
+    depth: Positive = Field(4, description="Blocks of two layers.")
+    heads: Positive = Field(1, description="Attention heads of attention to tokens; they divide the width.")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="Probability of dropout between the two layers of a block, from 0 to less than 1."
+    )
+    embedding_width: Positive | None = Field(
+        None, description="Width of the embedding of timestep and conditions; the width when left out."
+    )
 
 
 class MLP(Network):

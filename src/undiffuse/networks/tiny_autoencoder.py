@@ -20,16 +20,20 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class TinyAutoencoderConfig(BaseModel):
-    """channels: of every level alike.   encoder_blocks, decoder_blocks: on each level, in the order they are passed."""
+    """A small deterministic autoencoder, as TAESD."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    kind: Literal["tiny"] = "tiny"
-    dims: Literal[1, 2, 3] = 2
-    channels: Positive = 64
-    encoder_blocks: tuple[Positive, ...] = (1, 3, 3, 3)
-    decoder_blocks: tuple[Positive, ...] = (3, 3, 3, 1)
-    latent_channels: Positive = 4
+    kind: Literal["tiny"] = Field("tiny", description="Which kind of autoencoder this is.")
+    dims: Literal[1, 2, 3] = Field(2, description="1 for signals, 2 for images, 3 for volumes.")
+    channels: Positive = Field(64, description="Channels of every level.")
+    encoder_blocks: tuple[Positive, ...] = Field(
+        (1, 3, 3, 3), description="Residual blocks of each level of the encoder, from full resolution down."
+    )
+    decoder_blocks: tuple[Positive, ...] = Field(
+        (3, 3, 3, 1), description="Residual blocks of each level of the decoder, from the lowest resolution up."
+    )
+    latent_channels: Positive = Field(4, description="Channels of z.")
 
     @property
     def factor(self) -> int:

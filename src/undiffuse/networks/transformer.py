@@ -40,25 +40,30 @@ ROTARY_BASE = 100.0
 
 
 class TransformerConfig(BaseModel):
-    """patch: places along each axis that make one patch; one number, or one for each axis.   width: of a patch's vector.
-
-    depth: blocks.   heads: of attention; they divide the width.   mlp_ratio: width of a block's hidden layer over `width`.
-    positions: rotary, sines or learned.   qk_norm: whether queries and keys are normalised.   dropout: in the hidden layers.
-    embedding_width: of time and conditions, `width` when not given.
-    """
+    """A transformer of patches (DiT)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    kind: Literal["transformer"] = "transformer"
-    patch: Positive | tuple[Positive, ...] = 2
-    width: Positive = 384
-    depth: Positive = 12
-    heads: Positive = 6
-    mlp_ratio: float = Field(4.0, gt=0)
-    positions: Literal["rotary", "sines", "learned"] = "rotary"
-    qk_norm: bool = True
-    dropout: float = Field(0.0, ge=0, lt=1)
-    embedding_width: Positive | None = None
+    kind: Literal["transformer"] = Field("transformer", description="Which kind of network this is.")
+    patch: Positive | tuple[Positive, ...] = Field(
+        2, description="Side of a patch in pixels; one number, or one per axis."
+    )
+    width: Positive = Field(384, description="Numbers in a patch's vector.")
+    depth: Positive = Field(12, description="Transformer blocks.")
+    heads: Positive = Field(6, description="Attention heads; they divide the width.")
+    mlp_ratio: float = Field(
+        4.0, gt=0, description="Width of a block's hidden layer as a multiple of the width, above 0."
+    )
+    positions: Literal["rotary", "sines", "learned"] = Field(
+        "rotary", description="How positions are encoded: rotary, sines or learned."
+    )
+    qk_norm: bool = Field(True, description="Whether queries and keys are normalised (RMSNorm).")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="Probability of dropout in the hidden layers, from 0 to less than 1."
+    )
+    embedding_width: Positive | None = Field(
+        None, description="Width of the embedding of timestep and conditions; the width when left out."
+    )
 
     def patches(self, dims: int) -> tuple[int, ...]:
         """The patch along each of `dims` axes. Raises UsageError."""

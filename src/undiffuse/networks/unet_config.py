@@ -17,57 +17,80 @@ PLAIN = (1, 1)  # the filter that averages
 class StagesConfig(BaseModel, ABC):
     """What stages (stages.py) are made of; the channels in and out come from the data.
 
-    dims: 1 for signals, 2 for images, 3 for volumes.
-    width: base number of channels; multipliers: of width, one per level, each level at half the resolution; rounded.
-    depth: residual blocks per level (decoder levels have one more); one number, or one per level.
-    attention: downsampling factors at which blocks are followed by attention (2 = half resolution).
-    cross_attention: the same for attention to tokens, of networks that are told any; the two lowest levels when not given.
-    heads, head_channels: number of heads, or channels per head, which wins when given.
-    adaptive: scale and shift by the embedding (AdaGN) rather than add it.
-    residual_resample: resample inside residual blocks (BigGAN) rather than by convolutions.
-    embedding_width: of time and conditions, 4 · width when not given.
-    groups: at most so many groups in GroupNorm; fewer where the channels ask for it.
-
-    What follows is set as others have it, to use their weights (docs/reference/released-networks.md says which networks are which settings):
-    min_channels_per_group: fewer groups where they would have fewer channels.   norm_eps: epsilon of GroupNorm.
-    downsample_padding: of strided convolutions; 1 at both ends of an axis, or 0 for one zero at the end alone, as DDPM has it.
-    noise_channels: numbers that the timestep is first turned into, `width` when not given.   conditions_join: what is told by layers is added
-    after the timestep's two layers, or before them, to these numbers.
-    first_width: channels after the first convolution, those of the first level when not given.
-    decoder_attention: on the way up, after every block of a level or its last alone.
-    resample_filter: taps of the filter for changing the resolution inside residual blocks; 1, 1 is the average, and nearest neighbour;
-    1, 3, 3, 1 the FIR filter of StyleGAN2 and NCSN++.   resample_proj: a 1×1 convolution on the skip path of blocks that resample.
-    skip_scale: what the sums of residual blocks and attention are multiplied by; sqrt(1/2) in DDPM++ and NCSN++.
+    The settings from attention_order on are there to use the weights of other programs (docs/measurements/networks.md).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    dims: Literal[1, 2, 3] = 2
-    width: Positive = 128
-    multipliers: tuple[Annotated[float, Field(gt=0)], ...] = (1, 2, 2, 2)
-    depth: Positive | tuple[Positive, ...] = 2
-    attention: tuple[Positive, ...] = ()
-    middle_attention: bool = True
-    cross_attention: tuple[Positive, ...] | None = None
-    heads: Positive = 1
-    head_channels: Positive | None = None
-    adaptive: bool = True
-    residual_resample: bool = False
-    dropout: float = Field(0.0, ge=0, lt=1)
-    groups: Positive = 32
-    embedding_width: Positive | None = None
-    attention_order: Literal["new", "legacy"] = "new"
-    timestep_embedding: Convention = "adm"
-    min_channels_per_group: Positive = 1
-    norm_eps: float = Field(1e-5, gt=0)
-    downsample_padding: Literal[0, 1] = 1
-    noise_channels: Positive | None = None
-    conditions_join: Literal["after", "before"] = "after"
-    first_width: Positive | None = None
-    decoder_attention: Literal["every", "last"] = "every"
-    resample_filter: tuple[Positive, ...] = PLAIN
-    resample_proj: bool = False
-    skip_scale: float = Field(1.0, gt=0)
+    dims: Literal[1, 2, 3] = Field(2, description="1 for signals, 2 for images, 3 for volumes.")
+    width: Positive = Field(128, description="Channels at full resolution.")
+    multipliers: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (1, 2, 2, 2),
+        description="Channels of each level as a multiple of the width, one per level; each level has half the resolution "
+        "of the one before.",
+    )
+    depth: Positive | tuple[Positive, ...] = Field(
+        2, description="Residual blocks per level, one number for all or one per level; the decoder has one more."
+    )
+    attention: tuple[Positive, ...] = Field(
+        (), description="Downsampling factors at which blocks are followed by self-attention; 2 is half the resolution."
+    )
+    middle_attention: bool = Field(True, description="Whether the lowest level has attention between its two blocks.")
+    cross_attention: tuple[Positive, ...] | None = Field(
+        None,
+        description="Downsampling factors at which blocks attend to tokens of the conditions; the two lowest levels when "
+        "left out.",
+    )
+    heads: Positive = Field(1, description="Attention heads.")
+    head_channels: Positive | None = Field(None, description="Channels per attention head; replaces heads when given.")
+    adaptive: bool = Field(True, description="Scale and shift by the embedding (AdaGN) rather than add it.")
+    residual_resample: bool = Field(
+        False, description="Change the resolution inside residual blocks (BigGAN) rather than by convolutions."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Probability of dropout in every block, from 0 to less than 1.")
+    groups: Positive = Field(32, description="Most groups of a GroupNorm; fewer where the channels do not divide.")
+    embedding_width: Positive | None = Field(
+        None, description="Width of the embedding of timestep and conditions; 4 times the width when left out."
+    )
+    attention_order: Literal["new", "legacy"] = Field(
+        "new",
+        description="Order of queries, keys and values among the channels: new, or legacy as in OpenAI's older models.",
+    )
+    timestep_embedding: Convention = Field(
+        "adm", description="Frequencies of the timestep embedding: adm, ddpm or fourier."
+    )
+    min_channels_per_group: Positive = Field(1, description="Fewest channels of a GroupNorm's group.")
+    norm_eps: float = Field(1e-5, gt=0, description="Epsilon of GroupNorm, above 0.")
+    downsample_padding: Literal[0, 1] = Field(
+        1,
+        description="Padding of strided convolutions: 1 at both ends of an axis, or 0 for one zero at the end alone, as in DDPM.",
+    )
+    noise_channels: Positive | None = Field(
+        None, description="Numbers in the timestep's sinusoidal embedding; the width when left out."
+    )
+    conditions_join: Literal["after", "before"] = Field(
+        "after",
+        description="Where conditions are added: after the two layers of the timestep embedding, or before them.",
+    )
+    first_width: Positive | None = Field(
+        None, description="Channels after the first convolution; those of the first level when left out."
+    )
+    decoder_attention: Literal["every", "last"] = Field(
+        "every", description="On the way up, attention after every block of a level or after the last alone."
+    )
+    resample_filter: tuple[Positive, ...] = Field(
+        PLAIN,
+        description="Taps of the filter that changes the resolution in residual blocks: 1, 1 averages; 1, 3, 3, 1 is the "
+        "FIR filter of StyleGAN2 and NCSN++.",
+    )
+    resample_proj: bool = Field(
+        False, description="A 1×1 convolution on the skip path of blocks that change the resolution."
+    )
+    skip_scale: float = Field(
+        1.0,
+        gt=0,
+        description="What sums of residual blocks and attention are multiplied by, above 0; sqrt(1/2) in DDPM++ and NCSN++.",
+    )
 
     @model_validator(mode="after")
     def _one_depth_per_level(self) -> StagesConfig:
@@ -95,13 +118,14 @@ class StagesConfig(BaseModel, ABC):
 
 
 class UNetConfig(StagesConfig):
-    """A U-Net: stages down and up, with skip connections.
+    """A U-Net: stages down and up, with skip connections, and pyramids beside them where wanted (pyramids.py)."""
 
-    encoder_type, decoder_type: "standard", or with a pyramid beside the stages (Song et al. 2021, appendix C.1; pyramids.py): "skip" adds
-    the input, at every resolution, on the way down, or makes the output of what every resolution adds to it on the way up;
-    "residual" adds what a convolution makes of the pyramid's level before.
-    """
-
-    kind: Literal["unet"] = "unet"
-    encoder_type: Literal["standard", "skip", "residual"] = "standard"
-    decoder_type: Literal["standard", "skip"] = "standard"
+    kind: Literal["unet"] = Field("unet", description="Which kind of network this is.")
+    encoder_type: Literal["standard", "skip", "residual"] = Field(
+        "standard",
+        description="standard; skip or residual add a pyramid of the input on the way down (Song et al. 2021, appendix C.1).",
+    )
+    decoder_type: Literal["standard", "skip"] = Field(
+        "standard",
+        description="standard; skip adds up the output from every resolution on the way up (Song et al. 2021, appendix C.1).",
+    )

@@ -37,28 +37,47 @@ SHAPES = {
 
 
 class ScheduleConfig(BaseModel):
-    """name: of BETAS (a chain of T steps), of CONTINUOUS, or "betas" with a list of them.
-
-    beta_start, beta_end: the range of the rate beta, in the unit of the papers, a step out of 1000; of linear, scaled_linear,
-    sigmoid, vp and sub_vp, and the paper's where None.
-    start, end, tau: of sigmoid_alpha_bar.   power: of polynomial and flow_polynomial.   precision: of polynomial.  None for the papers'.
-    zero_terminal_snr: rescale a chain to end in pure noise.   shift: added to every log-SNR.
-    """
+    """A noise schedule by name. Curves' settings belong to single schedules and are refused by the others."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: str = "cosine"
-    T: int | None = None
-    betas: tuple[float, ...] | None = None
-    beta_start: float | None = Field(None, gt=0)
-    beta_end: float | None = Field(None, gt=0)
-    start: float | None = None
-    end: float | None = None
-    tau: float | None = Field(None, gt=0)
-    power: float | None = Field(None, gt=0)
-    precision: float | None = Field(None, gt=0, lt=0.5)
-    zero_terminal_snr: bool = False
-    shift: FiniteFloat = 0.0
+    name: str = Field(
+        "cosine",
+        description="Noise schedule, such as linear, cosine, flow, vp or edm; 'undiffuse schedule' compares them.",
+    )
+    T: int | None = Field(None, description="Timesteps of a discrete schedule; 1000 when left out.")
+    betas: tuple[float, ...] | None = Field(
+        None, description="The betas of every timestep, between 0 and 1, of the schedule named betas."
+    )
+    beta_start: float | None = Field(
+        None,
+        gt=0,
+        description="First beta, in the unit of a chain of 1000 steps; of linear, scaled_linear, sigmoid, vp and sub_vp.",
+    )
+    beta_end: float | None = Field(
+        None,
+        gt=0,
+        description="Last beta, in the unit of a chain of 1000 steps; of linear, scaled_linear, sigmoid, vp and sub_vp.",
+    )
+    start: float | None = Field(
+        None, description="Where the sigmoid of sigmoid_alpha_bar starts; the paper's value when left out."
+    )
+    end: float | None = Field(
+        None, description="Where the sigmoid of sigmoid_alpha_bar ends; the paper's value when left out."
+    )
+    tau: float | None = Field(
+        None,
+        gt=0,
+        description="Temperature of the sigmoid of sigmoid_alpha_bar, above 0; the paper's value when left out.",
+    )
+    power: float | None = Field(
+        None, gt=0, description="Power of polynomial and flow_polynomial, above 0; the paper's value when left out."
+    )
+    precision: float | None = Field(
+        None, gt=0, lt=0.5, description="Precision of polynomial, between 0 and 0.5; the paper's value when left out."
+    )
+    zero_terminal_snr: bool = Field(False, description="Rescale a discrete schedule to end in pure noise.")
+    shift: FiniteFloat = Field(0.0, description="Added to every log-SNR; 2 ln(64/side) suits larger images.")
 
     def build(self) -> Schedule:
         """Raises UsageError for an unknown name, or settings that contradict each other."""
@@ -110,16 +129,18 @@ class ScheduleConfig(BaseModel):
 
 
 class CNoiseConfig(BaseModel):
-    """What the network is given as the timestep: scale · v + shift, v the timestep or ln(sigma/alpha); see process/predictions.py, eq. (3).
+    """What the network is given as the timestep: scale · v + shift; process/predictions.py, eq. (3).
 
-    timestep: the index of a chain, 1000 · t of a continuous schedule, 250 ln(sigma) of edm.
+    The timestep is the index of a chain, 1000 · t of a continuous schedule, 250 ln(sigma) of edm.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    of: Literal["timestep", "log_sigma"] = "timestep"
-    scale: float = 1.0
-    shift: float = 0.0
+    of: Literal["timestep", "log_sigma"] = Field(
+        "timestep", description="What is scaled: the timestep, or log_sigma, which is ln(sigma/alpha)."
+    )
+    scale: float = Field(1.0, description="What it is multiplied by; not 0.")
+    shift: float = Field(0.0, description="What is then added.")
 
     def build(self) -> CNoise | None:
         """None for the timestep itself. Raises UsageError for a timestep that never changes."""

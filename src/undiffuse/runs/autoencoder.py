@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -121,14 +122,16 @@ def perceptual_distance(features: Features, x: Tensor, y: Tensor) -> Tensor:
 
 
 class AutoencoderRunConfig(Config):
-    """config.json.   fingerprint: of the data.   held_out, seed, split: see RunConfig."""
+    """config.json of an autoencoder's folder."""
 
-    design: LatentDesign
-    codec: CodecConfig
-    fingerprint: str
-    held_out: float
-    seed: int
-    split: SplitConfig | None = None
+    design: LatentDesign = Field(description="The autoencoder and its training.")
+    codec: CodecConfig = Field(description="How stored values become the model's range and back.")
+    fingerprint: str = Field(description="Hash of the data.")
+    held_out: float = Field(
+        description="Share of the examples that are held out (below 1), or their number (from 1 on)."
+    )
+    seed: int = Field(description="Seed of the split in runs of older versions.")
+    split: SplitConfig | None = Field(None, description="Which examples are held out; None in runs of older versions.")
 
 
 class AutoencoderRun:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from undiffuse.conditioning.base import EXAMPLES_AT_ONCE
@@ -99,16 +100,16 @@ class Reading:
 
 
 class ClassifierRunConfig(Config):
-    """config.json: what is trained, on what.   declared: where the target is read from.   fingerprint: of the data.
+    """config.json of a classifier's folder."""
 
-    measured_on: the examples that the target's mean and deviation are measured on; "all" in files of older code.
-    """
-
-    measured_on: Literal["all", "training"] = "all"
-    classifier: ClassifierConfig
-    declared: Condition
-    fingerprint: str
-    training: TrainingConfig
+    measured_on: Literal["all", "training"] = Field(
+        "all",
+        description="Examples that the target's mean and deviation are measured on: training, or all in runs of older versions.",
+    )
+    classifier: ClassifierConfig = Field(description="The classifier's file header.")
+    declared: Condition = Field(description="The condition that it predicts, as declared.")
+    fingerprint: str = Field(description="Hash of the data.")
+    training: TrainingConfig = Field(description="How the classifier is trained.")
 
 
 class ClassifierRun:

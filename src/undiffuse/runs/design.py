@@ -28,61 +28,84 @@ from undiffuse.training.settings import TrainingConfig
 
 
 class AugmentConfig(Config):
-    """Against copying of small data. probability: that an example is shifted, by up to `shift` places along each axis."""
+    """Augmentation against copying of small data."""
 
-    probability: float = Field(0.0, ge=0, le=1)
-    shift: int = Field(1, ge=1)
+    probability: float = Field(0.0, ge=0, le=1, description="Probability, 0 to 1, that a training example is shifted.")
+    shift: int = Field(1, ge=1, description="Largest shift along each axis, in pixels, at least 1.")
 
 
 class LatentDesign(Config):
     """How a model gets its latents.
 
-    source: a folder with a trained autoencoder, of ours or of diffusers; None to train one, of the kind `autoencoder`.
-    The loss of x and its reconstruction is their mean difference, plus each of these by its weight:
-    kl: KL of z to N(0, I), in nats per number of x.   perceptual: difference of the features of `extractor`, a classifier of
-    'undiffuse classifier'.   adversarial: of a discriminator that looks at patches.
+    The loss of x and its reconstruction is their mean difference, plus the KL divergence, the perceptual and the adversarial loss, each
+    by its weight.
     """
 
-    autoencoder: FirstStageConfig = KLAutoencoderConfig()
-    source: str | None = None
-    difference: Literal["absolute", "squared"] = "absolute"
-    kl: float = Field(1e-4, ge=0)
-    extractor: str | None = None
-    perceptual: float = Field(1.0, ge=0)
-    adversarial: float = Field(0.0, ge=0)
-    training: TrainingConfig = TrainingConfig()
+    autoencoder: FirstStageConfig = Field(KLAutoencoderConfig(), description="The autoencoder's architecture.")
+    source: str | None = Field(
+        None, description="Folder of a trained autoencoder, of undiffuse or of diffusers; None to train one."
+    )
+    difference: Literal["absolute", "squared"] = Field(
+        "absolute", description="Reconstruction loss: the mean of the absolute or of the squared difference."
+    )
+    kl: float = Field(
+        1e-4, ge=0, description="Weight of the KL divergence of z from N(0, I), in nats per number of x; 0 or more."
+    )
+    extractor: str | None = Field(
+        None, description="Folder of a classifier whose features measure the perceptual loss."
+    )
+    perceptual: float = Field(
+        1.0, ge=0, description="Weight of the perceptual loss, 0 or more; counts only with an extractor."
+    )
+    adversarial: float = Field(0.0, ge=0, description="Weight of the loss of a discriminator of patches, 0 or more.")
+    training: TrainingConfig = Field(TrainingConfig(), description="How the autoencoder is trained.")
 
 
 class Design(Config):
-    """Everything about a model and its training except the data: what a preset is.
+    """Everything about a model and its training except the data: what a preset is."""
 
-    drop: probability that a condition is dropped in training, so that guidance has an unconditional model; of conditions
-    that have none of their own.
-    tasks: what is shown of each example to be made, by the name of the task; see corruptions.py.
-    augment: of the training examples; the model is told, so that samples show none of it.
-    sigma_data: standard deviation of x in the model's range, for karras and edm.
-    latent: where x is an autoencoder's latents.
-    trained_schedule: the schedule that the network was first trained on, where that is not `schedule`; see process/predictions.py, eq. (2).
-    c_in: what x_t is multiplied by for the network: "scaled", to unit length, as the table of process/predictions.py has it, or "one".
-    c_noise: what the network is given as its timestep.
-    adapters: train these instead of the weights that a fine-tuning starts from.
-    """
-
-    latent: LatentDesign | None = None
-    network: NetworkConfig = UNetConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    trained_schedule: ScheduleConfig | None = None
-    c_in: Literal["scaled", "one"] = "scaled"
-    c_noise: CNoiseConfig = CNoiseConfig()
-    prediction: Literal["epsilon", "x0", "posterior_mean", "v", "flow", "edm"] = "v"
-    variance: VarianceKind = "fixed_small"
-    sigma_data: float = Field(0.5, gt=0)
-    condition_dropout: float = Field(0.1, ge=0, lt=1)
-    tasks: dict[Name, DegradationConfig] = Field(default_factory=dict)
-    adapters: AdapterConfig | None = None
-    augment: AugmentConfig = AugmentConfig()
-    training: TrainingConfig = TrainingConfig()
-    sampling: SamplingConfig = SamplingConfig()
+    latent: LatentDesign | None = Field(
+        None, description="How the model gets its latents; None to diffuse the data itself."
+    )
+    network: NetworkConfig = Field(UNetConfig(), description="The network's architecture.")
+    schedule: ScheduleConfig = Field(ScheduleConfig(), description="The noise schedule.")
+    trained_schedule: ScheduleConfig | None = Field(
+        None,
+        description="The schedule that the network was first trained on, where that is another; process/predictions.py, eq. (2).",
+    )
+    c_in: Literal["scaled", "one"] = Field(
+        "scaled", description="What x_t is multiplied by for the network: scaled (to unit variance) or one."
+    )
+    c_noise: CNoiseConfig = Field(CNoiseConfig(), description="What the network is given as the timestep.")
+    prediction: Literal["epsilon", "x0", "posterior_mean", "v", "flow", "edm"] = Field(
+        "v", description="What the network predicts: epsilon, x0, posterior_mean, v, flow or edm."
+    )
+    variance: VarianceKind = Field(
+        "fixed_small",
+        description="Variance of the reverse transitions: fixed_small, fixed_large, learned_range or learned.",
+    )
+    sigma_data: float = Field(
+        0.5, gt=0, description="Standard deviation of x in the model's range, above 0; used by the prediction edm."
+    )
+    condition_dropout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Probability, from 0 to less than 1, that training leaves a condition out; conditions may have one of "
+        "their own.",
+    )
+    tasks: dict[Name, DegradationConfig] = Field(
+        default_factory=dict, description="Degradations that the model is trained to restore, by name."
+    )
+    adapters: AdapterConfig | None = Field(
+        None, description="Train low-rank adapters (LoRA) and keep the weights that a fine-tuning starts from."
+    )
+    augment: AugmentConfig = Field(
+        AugmentConfig(),
+        description="Random shifts of the training examples; the model is told of them, so that samples show none.",
+    )
+    training: TrainingConfig = Field(TrainingConfig(), description="How the model is trained.")
+    sampling: SamplingConfig = Field(SamplingConfig(), description="How the model samples by default.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Design:
@@ -111,21 +134,26 @@ class Design(Config):
 
 
 class RunConfig(Config):
-    """A whole run: config.json of the run folder.
+    """A whole run: config.json of the run folder."""
 
-    fingerprint: of the data.   fingerprints: of the .npy files and pictures that conditions are read from.   conditions: as declared, by name.
-    start: the model it starts from, where it is a fine-tuning.   examples: how many the data has; None in files of before.
-    measured_on: the examples that mean and deviation, of values and of conditions, are measured on; "all" in runs of older code, to
-    which whole numbers of a type had the range of the type (data/ranges.py).
-    split: which of them are held out; None in files of before, whose split follows from data.held_out and training.seed.
-    """
-
-    measured_on: Literal["all", "training"] = "all"
-    data: DataConfig
-    fingerprint: str
-    examples: int | None = None
-    split: SplitConfig | None = None
-    fingerprints: dict[str, str] = Field(default_factory=dict)
-    conditions: dict[Name, Condition]
-    design: Design
-    start: StartConfig | None = None
+    measured_on: Literal["all", "training"] = Field(
+        "all",
+        description="Examples that means and deviations are measured on: training, or all in runs of older versions.",
+    )
+    data: DataConfig = Field(description="The data set, and how it is read.")
+    fingerprint: str = Field(description="Hash of the data.")
+    examples: int | None = Field(None, description="Number of examples in the data; None in runs of older versions.")
+    split: SplitConfig | None = Field(
+        None,
+        description="Which examples are held out; None in runs of older versions, whose split follows from data.held_out "
+        "and training.seed.",
+    )
+    fingerprints: dict[str, str] = Field(
+        default_factory=dict,
+        description="Hashes of the .npy files and pictures that conditions are read from, by name.",
+    )
+    conditions: dict[Name, Condition] = Field(description="The conditions as declared, by name.")
+    design: Design = Field(description="Everything about the model and its training except the data.")
+    start: StartConfig | None = Field(
+        None, description="The model it was fine-tuned from; None for a model trained from scratch."
+    )

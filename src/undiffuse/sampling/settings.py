@@ -19,59 +19,130 @@ from undiffuse.sampling.spacings import GridInterpolation, GridSettings
 
 
 class SamplingConfig(BaseModel):
-    """How a model samples when nothing else is said: by default 16 steps, and evaluations of the network, of the corrected
-    Adams method in the angle, nearest to the exact flow.  What presets.py gives new models has the better score; docs/measurements/solvers.md
-    has the measurements behind both.
+    """How a model samples.
 
-    grid, steps: see sampling/grids.py; grid "aligned" has `logsnrs`, its levels.   sigma_max, sigma_min: sigma/alpha of the
-    grid's first and of its last noisy level, None for the grid's own; rho, steps_offset, interpolation: see sampling/spacings.py.
-    final_sigma: "zero", where the last step jumps to x̂, or "schedule", the schedule's least noisy level.   order, eta, variance, corrections: of
-    the solver, None for its own; see sampling/solvers/registry.py.   lower_order_final: of multistep solvers, the last steps at a lower
-    order.   churn, churn_interval, s_noise: EDM's S_churn, total over the grid, (S_tmin, S_tmax), and S_noise, which multiplies all noise
-    of going back up.   restart: (low, high, times), the stretch of sigma/alpha to walk again.   noise: "brownian" is the same for any grid.
-    guidance: 1 plain conditional, 0 unconditional.   guidance_scales: of conditions by name, `guidance` of the others.
-    guidance_method: cfg (classifier-free guidance), apg or cfg++ (guidance in [0, 1]);   guidance_rescale: of cfg;
-    apg_momentum, apg_norm_threshold: of apg, the paper's beta (below 0) and r;
-    guidance_interval: of sigma/alpha; see sampling/guidance.py.
-    clip: of x̂: "range" of the data, "dynamic", "none".   threshold_quantile, threshold_max: of dynamic thresholding, the quantile of
-    |x̂| that is brought to the end of the range, and the most it may be, in such ends (diffusers: sample_max_value); None for any.
-    epsilon_from: which x̂ the noise that is walked with comes from, the clipped one (OpenAI's code) or the unclipped one (diffusers'); not of ddpm,
-    whose steps are made of x̂ and x_t there too.
+    The defaults are the corrected Adams method in the angle, 16 steps and as many evaluations of the network, which is nearest to the exact
+    flow.  What presets.py gives new models has the better score; docs/measurements has the numbers behind both.  Grids: sampling/grids.py
+    and spacings.py; solvers: sampling/solvers/registry.py; guidance: sampling/guidance.py.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    solver: str = "adams"
-    grid: str = "angle_beta"
-    steps: int = Field(16, ge=1)
-    logsnrs: tuple[float, ...] | None = None
-    sigma_max: float | None = Field(None, gt=0, allow_inf_nan=False)
-    sigma_min: float | None = Field(None, ge=0, allow_inf_nan=False)
-    rho: float | None = Field(None, gt=0, allow_inf_nan=False)
-    steps_offset: int | None = Field(None, ge=0)
-    interpolation: GridInterpolation | None = None
-    final_sigma: Literal["zero", "schedule"] = "zero"
-    order: int | None = None
-    eta: float | None = Field(None, ge=0, le=1)
-    variance: float | None = Field(None, ge=0, le=1)
-    corrections: int | None = Field(None, ge=1)
-    lower_order_final: bool = False
-    churn: float = Field(0.0, ge=0, allow_inf_nan=False)
-    churn_interval: tuple[float, float] | None = None
-    s_noise: float = Field(1.0, gt=0, allow_inf_nan=False)
-    restart: tuple[float, float, Annotated[int, Field(ge=1)]] | None = None
-    noise: NoiseKind = "independent"
-    guidance: FiniteFloat = 1.0
-    guidance_scales: dict[str, FiniteFloat] | None = None
-    guidance_method: Literal["cfg", "apg", "cfg++"] = "cfg"
-    guidance_rescale: float = Field(0.0, ge=0, le=1)
-    apg_momentum: float = Field(0.0, gt=-1, lt=1)
-    apg_norm_threshold: float | None = Field(None, gt=0)
-    guidance_interval: tuple[float, float] | None = None
-    clip: Literal["range", "dynamic", "none"] = "range"
-    threshold_quantile: float = Field(0.995, gt=0, le=1)
-    threshold_max: float | None = Field(None, ge=1, allow_inf_nan=False)
-    epsilon_from: Literal["clipped", "unclipped"] = "clipped"
+    solver: str = Field("adams", description="Solver, by name; 'undiffuse solvers' lists them.")
+    grid: str = Field(
+        "angle_beta",
+        description="Spacing of the noise levels, by name, or a papers' spacing like 250 or ddim50; 'undiffuse solvers' "
+        "lists them.",
+    )
+    steps: int = Field(16, ge=1, description="Sampler steps, at least 1.")
+    logsnrs: tuple[float, ...] | None = Field(None, description="The log-SNR of every level, of the grid aligned.")
+    sigma_max: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="sigma/alpha of the first level, above 0; the grid's own when left out.",
+    )
+    sigma_min: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="sigma/alpha of the last noisy level, 0 or more; the grid's own when left out.",
+    )
+    rho: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Exponent of the grids karras (7) and polyexponential (1), above 0.",
+    )
+    steps_offset: int | None = Field(
+        None, ge=0, description="Added to every index of the grid leading, 0 or more; 1 in Stable Diffusion."
+    )
+    interpolation: GridInterpolation | None = Field(
+        None, description="Levels between the indices of a discrete schedule: linear or log_linear in sigma/alpha."
+    )
+    final_sigma: Literal["zero", "schedule"] = Field(
+        "zero", description="Where sampling ends: zero (the last step jumps to x̂) or schedule (its least noisy level)."
+    )
+    order: int | None = Field(None, description="Order of the solver, where it has several.")
+    eta: float | None = Field(
+        None, ge=0, le=1, description="Noise of ddim, dpm++_sde and sa: 0 none, 1 as much as ancestral sampling."
+    )
+    variance: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Variance of ddpm: 0 the small one, 1 the large one, in between interpolated; the model's own when left out.",
+    )
+    corrections: int | None = Field(
+        None, ge=1, description="Langevin corrector steps at each level, of pc; at least 1."
+    )
+    lower_order_final: bool = Field(False, description="Take the last steps of a multistep solver at a lower order.")
+    churn: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="EDM's S_churn: noise added before each step, in all by this much; 0 for none.",
+    )
+    churn_interval: tuple[float, float] | None = Field(
+        None, description="EDM's S_tmin and S_tmax: add it only between these sigma/alpha."
+    )
+    s_noise: float = Field(
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="EDM's S_noise: what all added noise is multiplied by, such as 1.003.",
+    )
+    restart: tuple[float, float, Annotated[int, Field(ge=1)]] | None = Field(
+        None,
+        description="Restart sampling: lowest and highest sigma/alpha of the interval, and how often it is repeated.",
+    )
+    noise: NoiseKind = Field(
+        "independent",
+        description="Noise of stochastic solvers: independent, or brownian (the same path for any number of steps).",
+    )
+    guidance: FiniteFloat = Field(
+        1.0,
+        description="Guidance scale w of classifier-free guidance: 1 plain conditional, 0 unconditional, above 1 stronger.",
+    )
+    guidance_scales: dict[str, FiniteFloat] | None = Field(
+        None, description="Guidance scales of single conditions, by name; guidance is that of the others."
+    )
+    guidance_method: Literal["cfg", "apg", "cfg++"] = Field(
+        "cfg",
+        description="How guidance extrapolates: cfg (classifier-free guidance), apg or cfg++ (with a guidance of 0 to 1).",
+    )
+    guidance_rescale: float = Field(
+        0.0, ge=0, le=1, description="Rescale against too much contrast, of cfg: 0 none to 1 in full."
+    )
+    apg_momentum: float = Field(
+        0.0, gt=-1, lt=1, description="APG's beta, between -1 and 1, such as -0.5: the share of earlier steps."
+    )
+    apg_norm_threshold: float | None = Field(
+        None, gt=0, description="APG's r: the longest difference that guides, above 0."
+    )
+    guidance_interval: tuple[float, float] | None = Field(
+        None, description="Guide only between these sigma/alpha: lowest and highest."
+    )
+    clip: Literal["range", "dynamic", "none"] = Field(
+        "range", description="Clip x̂ to the data's range, by dynamic thresholding, or none."
+    )
+    threshold_quantile: float = Field(
+        0.995,
+        gt=0,
+        le=1,
+        description="Dynamic thresholding: the quantile of |x̂| that becomes the end of the range, above 0 up to 1.",
+    )
+    threshold_max: float | None = Field(
+        None,
+        ge=1,
+        allow_inf_nan=False,
+        description="Dynamic thresholding: the most that quantile may be, at least 1, the end of the range; no limit when "
+        "left out.",
+    )
+    epsilon_from: Literal["clipped", "unclipped"] = Field(
+        "clipped",
+        description="Which x̂ the direction to x_t is taken from: clipped (OpenAI's code) or unclipped (diffusers).",
+    )
 
     @model_validator(mode="after")
     def _grid_of_levels(self) -> SamplingConfig:

@@ -10,43 +10,60 @@ from undiffuse.errors import UsageError
 
 
 class TrainingConfig(BaseModel):
-    """steps, budget: the run ends after so many steps or so many seconds of training, whichever comes first.
-
-    batch_size: examples per update, of all devices and micro-batches together.   accumulate: micro-batches per update.
-    learning_rate: reached after `warmup` steps, kept, and brought to zero linearly over the last `cooldown` share.
-    clip: largest norm of the gradient.   ema_decay: of the weights' moving average.
-    precision: what the network computes in; "auto" is bf16 where the device is fast at it, else fp32.
-    deterministic: only algorithms of torch that give the same bits every time, which on a GPU an exact resume needs; slower there, and
-    an operation that has none ends the run with a sentence.
-    objective, weight: see objectives.py.   gamma: of min_snr and p2.   bias: of sigmoid.
-    timestep_sampling, stratified: see level_samplers.py.   timestep_mean, timestep_std: of log_normal and logit_normal.
-    Where gamma, bias, timestep_mean or timestep_std are None, the paper's value is used.
-    """
+    """How a network is trained.  Objectives and weights: objectives.py; distributions of timesteps: timesteps.py."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    steps: int | None = Field(None, gt=0)
-    budget: float | None = Field(None, gt=0)
-    batch_size: int = Field(128, gt=0)
-    accumulate: int = Field(1, gt=0)
-    learning_rate: float = Field(1e-3, gt=0)
-    adam_betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = Field(0.0, ge=0)
-    warmup: int = Field(100, ge=0)
-    cooldown: float = Field(0.3, ge=0, le=1)
-    clip: float = Field(1.0, gt=0)
-    ema_decay: float = Field(0.999, ge=0, lt=1)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    deterministic: bool = False
-    objective: Literal["simple", "bound", "hybrid"] = "simple"
-    weight: Literal["unit", "snr", "min_snr", "p2", "sigmoid", "edm"] = "unit"
-    gamma: float | None = Field(None, gt=0)
-    bias: float | None = None
-    timestep_sampling: Literal["uniform", "log_normal", "logit_normal", "loss_aware"] = "uniform"
-    timestep_mean: float | None = None
-    timestep_std: float | None = Field(None, gt=0)
-    stratified: bool = True
-    seed: int = Field(0, ge=0, lt=2**63)
+    steps: int | None = Field(
+        None, gt=0, description="Training updates, at least 1; with a budget, whichever ends first."
+    )
+    budget: float | None = Field(
+        None, gt=0, description="Seconds of training, above 0; with steps, whichever ends first."
+    )
+    batch_size: int = Field(128, gt=0, description="Examples per update, of all devices and micro-batches together.")
+    accumulate: int = Field(1, gt=0, description="Micro-batches per update (gradient accumulation).")
+    learning_rate: float = Field(1e-3, gt=0, description="Learning rate after the warm-up, above 0.")
+    adam_betas: tuple[float, float] = Field((0.9, 0.99), description="Adam's two betas, between 0 and 1.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay (AdamW), 0 or more.")
+    warmup: int = Field(100, ge=0, description="Updates over which the learning rate rises from 0.")
+    cooldown: float = Field(
+        0.3, ge=0, le=1, description="Share of the run, 0 to 1, over which the learning rate falls to 0 at the end."
+    )
+    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient, above 0.")
+    ema_decay: float = Field(
+        0.999, ge=0, lt=1, description="Decay of the exponential moving average of the weights, from 0 to less than 1."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Precision of the network: fp32, bf16, or auto (bf16 where the device is fast at it)."
+    )
+    deterministic: bool = Field(
+        False,
+        description="Only algorithms that give the same bits every time, for exact resume on a GPU; slower there.",
+    )
+    objective: Literal["simple", "bound", "hybrid"] = Field(
+        "simple",
+        description="Training objective: simple (weighted mean squared error), bound (variational bound) or hybrid (both).",
+    )
+    weight: Literal["unit", "snr", "min_snr", "p2", "sigmoid", "edm"] = Field(
+        "unit", description="Weight of the loss over noise levels, of simple: unit, snr, min_snr, p2, sigmoid or edm."
+    )
+    gamma: float | None = Field(
+        None, gt=0, description="Constant of the weights min_snr and p2, above 0; the paper's value when left out."
+    )
+    bias: float | None = Field(None, description="Constant of the weight sigmoid; the paper's value when left out.")
+    timestep_sampling: Literal["uniform", "log_normal", "logit_normal", "loss_aware"] = Field(
+        "uniform", description="Distribution of training timesteps: uniform, log_normal, logit_normal or loss_aware."
+    )
+    timestep_mean: float | None = Field(
+        None, description="Mean of log_normal and logit_normal; the paper's value when left out."
+    )
+    timestep_std: float | None = Field(
+        None,
+        gt=0,
+        description="Standard deviation of log_normal and logit_normal, above 0; the paper's value when left out.",
+    )
+    stratified: bool = Field(True, description="Spread the timesteps of a batch evenly over their distribution.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything random, 0 or more.")
 
     @model_validator(mode="after")
     def _nothing_ignored(self) -> TrainingConfig:
