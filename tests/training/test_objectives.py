@@ -15,7 +15,7 @@ from undiffuse.process.likelihood.bound import LOG_2, Bins, Density, chain_bound
 from undiffuse.process.oracles import Mixture
 from undiffuse.process.posteriors import LearnedRangeVariance, Posterior
 from undiffuse.process.predictions import PREDICTIONS, make_prediction
-from undiffuse.training.objectives import WEIGHTS, Hybrid, Simple, VariationalBound, edm_weight, make_weight
+from undiffuse.training.objectives import LOSS_WEIGHTS, Hybrid, Simple, VariationalBound, edm_weight, make_weight
 
 d = torch.float64
 
@@ -65,7 +65,7 @@ def test_the_other_weights_are_the_papers_formulas():
         "unit": snr,
         "edm": (snr**-1 + 0.25) * snr / 0.25,
     }
-    assert set(expected) == set(WEIGHTS)
+    assert set(expected) == set(LOSS_WEIGHTS)
     for name, weight in expected.items():
         torch.testing.assert_close(make_weight(name, prediction, 0.5)(level), weight, rtol=1e-9, atol=0)
     torch.testing.assert_close(make_weight("min_snr", prediction, 0.5, gamma=2.0)(level), snr.clamp(max=2.0))

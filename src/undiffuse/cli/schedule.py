@@ -52,8 +52,7 @@ def schedule(
     from undiffuse.data.sources import open_digits
     from undiffuse.pictures import plots
     from undiffuse.pictures.images import to_rgb
-    from undiffuse.process.betas import BETAS
-    from undiffuse.process.config import ScheduleConfig
+    from undiffuse.process.config import SCHEDULES, ScheduleConfig
     from undiffuse.process.forward import add_noise
     from undiffuse.process.philox import standard_normal
     from undiffuse.rng import NoiseStream
@@ -65,13 +64,14 @@ def schedule(
         )
     shared.refuse_unwritable(out.parent)
     names = names or COMPARED
+    chains = {name for name in names if (entry := SCHEDULES.find(name)) is not None and not entry.continuous}
     built = {
         name: parsed(
             ScheduleConfig,
             {
                 "name": name,
-                "T": T if name in BETAS else None,
-                "zero_terminal_snr": zero_terminal_snr and name in BETAS,
+                "T": T if name in chains else None,
+                "zero_terminal_snr": zero_terminal_snr and name in chains,
                 "shift": shift,
             },
             f"the noise schedule {name!r} cannot be made",

@@ -26,14 +26,10 @@ from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.classifier_guidance import Guide, MeanGuided, by_score
 from undiffuse.sampling.guidance import (
     Pair,
-    cfg_plus_plus,
-    classifier_free,
     clipped,
     composed,
     dynamically_thresholded,
     in_interval,
-    projected,
-    rescaled,
     separate_pair,
 )
 from undiffuse.sampling.momentum import Remembering, WithMomentum
@@ -111,7 +107,7 @@ def validate(
                 else "it has none that may be left unsaid"
             )
             raise UsageError(f"this model cannot be guided by {name!r}: {known}.")
-    guided = how.guidance != 1 or bool(scales) or how.guidance_method == "cfg++"
+    guided = not how.unguided or bool(scales)
     if steering.negative and steering.autoguidance is not None:
         raise UsageError(
             "a negative condition and a weaker model are both what to be guided away from: give one of them."
@@ -213,14 +209,14 @@ def _guided(model: GuidedModel, asked: Request, how: SamplingConfig, steering: G
     scales = how.guidance_scales or {}
     if scales and len({how.guidance, *scales.values()}) == 1:
         scales, how = {}, how.model_copy(update={"guidance": next(iter(scales.values()))})
-    if how.guidance == 1 and how.guidance_method != "cfg++" and not scales:
+    if how.unguided and not scales:
         return denoiser.bind(values)
     if scales:
         guided = _nested(model, values, how.guidance, scales)
     elif how.guidance == 0 and how.guidance_interval is None and steering.autoguidance is None:
         return denoiser.bind(asked.negative or denoiser.conditions.without(values))
     else:
-        guided = _extrapolated(_pair(model, asked, steering), how)
+        guided = how.build_guidance()(_pair(model, asked, steering))
     if how.guidance_interval is None:
         return guided
     plain, low, high = denoiser.bind(values), *how.guidance_interval
@@ -235,23 +231,6 @@ def _pair(model: GuidedModel, asked: Request, steering: Guidance) -> Pair:
             model.denoiser.bind(asked.values), steering.autoguidance.denoiser.bind(asked.autoguidance or {})
         )
     return model.denoiser.batched([asked.values, asked.negative or model.denoiser.conditions.without(asked.values)])
-
-
-def _extrapolated(pair: Pair, how: SamplingConfig) -> DenoiserFn:
-    if how.guidance_method == "apg":
-        longest = how.apg_norm_threshold or math.inf
-        if how.apg_momentum:
-            return Remembering(
-                lambda running: projected(pair, how.guidance, norm_threshold=longest, running=running), how.apg_momentum
-            )
-        return projected(pair, how.guidance, norm_threshold=longest)
-    if how.guidance_method == "cfg++":
-        return cfg_plus_plus(pair, how.guidance)
-    return (
-        rescaled(pair, how.guidance, how.guidance_rescale)
-        if how.guidance_rescale
-        else classifier_free(pair, how.guidance)
-    )
 
 
 def _nested(model: GuidedModel, values: EncodedConditions, rest: float, scales: Mapping[str, float]) -> DenoiserFn:

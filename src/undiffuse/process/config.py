@@ -3,37 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from torch import Tensor
 
 from undiffuse.errors import UsageError
-from undiffuse.process.betas import (
-    BETAS,
-    REFERENCE_STEPS,
-    linear_betas,
-    scaled_linear_betas,
-    sigmoid_betas,
-    zero_terminal_snr,
-)
+from undiffuse.process.betas import BETAS, REFERENCE_STEPS, zero_terminal_snr
 from undiffuse.process.chains import Chain
 from undiffuse.process.predictions import CNoise
-from undiffuse.process.schedules import CONTINUOUS, VP, Schedule, SubVP
+from undiffuse.process.schedules import CONTINUOUS, Schedule
+from undiffuse.registry import Registry, no_such
 
 DEFAULT_T = 1000
-RANGED: dict[str, Callable[..., Tensor]] = {
-    "linear": linear_betas,
-    "scaled_linear": scaled_linear_betas,
-    "sigmoid": sigmoid_betas,
-}
-DIFFUSIONS: dict[str, Callable[..., Schedule]] = {"vp": VP, "sub_vp": SubVP}
-SHAPES = {
+RANGE = ("beta_start", "beta_end")
+SHAPE = ("start", "end", "tau", "power", "precision")
+SETTINGS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("linear", "scaled_linear", "sigmoid", "vp", "sub_vp"), RANGE),
     "sigmoid_alpha_bar": ("start", "end", "tau"),
     "polynomial": ("power", "precision"),
     "flow_polynomial": ("power",),
 }
+
+
+@dataclass(frozen=True)
+class ScheduleEntry:
+    """A noise schedule by name.   make: the betas of a chain, float64 (T,), from T and its settings; or a Schedule, from its settings.
+
+    continuous: whether it is a Schedule.   settings: the fields of ScheduleConfig that it has.
+    """
+
+    make: Callable[..., Any]
+    continuous: bool
+    settings: tuple[str, ...] = ()
+
+
+_MAKERS: dict[str, Callable[..., Any]] = {**BETAS, **CONTINUOUS}
+SCHEDULES: Registry[ScheduleEntry] = Registry(
+    "noise schedule",
+    "undiffuse.schedules",
+    {name: ScheduleEntry(make, name in CONTINUOUS, SETTINGS.get(name, ())) for name, make in _MAKERS.items()},
+)
+
+
+def register_schedule(
+    name: str, *, betas: Callable[[int], Tensor] | None = None, schedule: Callable[[], Schedule] | None = None
+) -> None:
+    """Makes a noise schedule of one's own known as `name`, to `ScheduleConfig(name=name)` and to `undiffuse train --schedule name`.
+
+    betas: T → the betas of a chain of T steps, each above 0 and below 1 (1 for the last), (T,).   schedule: instead, what makes a
+    continuous schedule, such as a subclass of `process.schedules.Schedule`.
+    Raises UsageError for a name that is taken, and unless one of the two is given.
+    """
+    make = betas or schedule
+    if make is None or (betas is not None and schedule is not None) or name == "betas":
+        raise UsageError(
+            f"the schedule {name!r} is registered by betas=…, a function of T, or by schedule=…, a Schedule: give one of them"
+            f"{', under another name' if name == 'betas' else ''}."
+        )
+    SCHEDULES.register(name, ScheduleEntry(make, schedule is not None), make)
 
 
 class ScheduleConfig(BaseModel):
@@ -83,49 +113,43 @@ class ScheduleConfig(BaseModel):
         """Raises UsageError for an unknown name, or settings that contradict each other."""
         if (self.name == "betas") != (self.betas is not None):
             raise UsageError("a list of betas and the schedule name 'betas' go together: give both or neither.")
-        shape = self._shape()
-        if self.name in CONTINUOUS:
+        entry = None if self.betas is not None else SCHEDULES.find(self.name)
+        if entry is None and self.betas is None:
+            raise UsageError(no_such("noise schedule", self.name, [*SCHEDULES.names(), "betas"]))
+        self._refuse_foreign(() if entry is None else entry.settings)
+        settings = {name: value for name in SHAPE if (value := getattr(self, name)) is not None}
+        if entry is not None and entry.continuous:
             if self.T is not None or self.zero_terminal_snr:
                 raise UsageError(
                     f"the schedule {self.name!r} is continuous: it has no number of steps T and no zero-terminal-SNR form; "
                     "use a discrete one, such as cosine, for these."
                 )
-            return _shifted(self._continuous(shape), self.shift)
-        if self.name not in BETAS and self.betas is None:
-            names = ", ".join([*BETAS, *CONTINUOUS, "betas"])
-            raise UsageError(f"there is no noise schedule {self.name!r}: choose one of {names}.")
-        range_ = self._range("beta_start", "beta_end")
-        if self.betas is None:
-            chain: Callable[..., Tensor] = BETAS[self.name]
-            betas = chain(DEFAULT_T if self.T is None else self.T, **range_, **shape)
-        else:
+            beta = {
+                name: REFERENCE_STEPS * value
+                for name, value in (("beta_min", self.beta_start), ("beta_max", self.beta_end))
+                if value is not None
+            }
+            return _shifted(entry.make(**beta, **settings), self.shift)
+        settings |= {name: value for name in RANGE if (value := getattr(self, name)) is not None}
+        if entry is None:
             betas = torch.tensor(self.betas, dtype=torch.float64)
+        else:
+            betas = entry.make(DEFAULT_T if self.T is None else self.T, **settings)
         return _shifted(Chain(zero_terminal_snr(betas) if self.zero_terminal_snr else betas), self.shift)
 
-    def _continuous(self, shape: dict[str, float]) -> Schedule:
-        found = self._range("beta_min", "beta_max")
-        schedule: Callable[..., Schedule] = CONTINUOUS[self.name]
-        return schedule(**{name: REFERENCE_STEPS * beta for name, beta in found.items()}, **shape)
-
-    def _shape(self) -> dict[str, float]:
-        """What is set of the curve of a schedule that has one to set."""
-        names = dict.fromkeys(name for settings in SHAPES.values() for name in settings)
-        found = {name: value for name in names if (value := getattr(self, name)) is not None}
-        for name in found:
-            if name not in SHAPES.get(self.name, ()):
-                owners = " and ".join(repr(other) for other, settings in SHAPES.items() if name in settings)
-                raise UsageError(f"schedule.{name} belongs to {owners}, and {self.name!r} has none: leave it out.")
-        return found
-
-    def _range(self, start: str, end: str) -> dict[str, float]:
-        """What is set of the range of beta, under the two names it has there."""
-        found = {name: beta for name, beta in ((start, self.beta_start), (end, self.beta_end)) if beta is not None}
-        ranged = [*RANGED, *DIFFUSIONS]
-        if found and self.name not in ranged:
+    def _refuse_foreign(self, own: tuple[str, ...]) -> None:
+        """Raises UsageError for a setting that this schedule does not have.   own: those that it has."""
+        for name in (*RANGE, *SHAPE):
+            if getattr(self, name) is None or name in own:
+                continue
+            owners = [other for other, entry in SCHEDULES.items() if name in entry.settings]
+            if name in RANGE:
+                raise UsageError(
+                    f"the schedule {self.name!r} is not made from a range of betas: choose one of {', '.join(owners)}, or set schedule.shift."
+                )
             raise UsageError(
-                f"the schedule {self.name!r} is not made from a range of betas: choose one of {', '.join(ranged)}, or set schedule.shift."
+                f"schedule.{name} belongs to {' and '.join(map(repr, owners))}, and {self.name!r} has none: leave it out."
             )
-        return found
 
 
 class CNoiseConfig(BaseModel):

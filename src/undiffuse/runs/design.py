@@ -24,6 +24,7 @@ from undiffuse.process.chains import Chain
 from undiffuse.process.config import CNoiseConfig, ScheduleConfig
 from undiffuse.process.predictions import make_prediction
 from undiffuse.sampling.settings import SamplingConfig
+from undiffuse.training.objectives import OBJECTIVES
 from undiffuse.training.settings import TrainingConfig
 
 
@@ -115,20 +116,20 @@ class Design(Config):
             self.prediction, schedule, trained_schedule=trained, noise=self.c_noise.build(), unscaled=self.c_in == "one"
         )
         learned = self.variance.startswith("learned")
-        objective = self.training.objective
-        if learned and objective == "simple":
+        objective, entry = self.training.objective, OBJECTIVES[self.training.objective]
+        if learned and entry.variance == "none":
             raise UsageError(
-                f"variance {self.variance!r} is not trained by the objective 'simple', which only sees the mean: "
+                f"variance {self.variance!r} is not trained by the objective {objective!r}, which only sees the mean: "
                 "use the objective 'hybrid' (or 'bound')."
             )
-        if objective != "simple" and not isinstance(schedule, Chain):
+        if entry.bound and not isinstance(schedule, Chain):
             raise UsageError(
                 f"the objective {objective!r} is a bound over a discrete chain, but the schedule {self.schedule.name!r} is "
                 "continuous: use a discrete one, such as cosine."
             )
-        if objective == "hybrid" and not learned:
+        if entry.variance == "learned" and not learned:
             raise UsageError(
-                "the objective 'hybrid' adds the bound only to train the variance: use it with 'learned_range' or 'learned'."
+                f"the objective {objective!r} adds the bound only to train the variance: use it with 'learned_range' or 'learned'."
             )
         return self
 

@@ -52,8 +52,6 @@ from undiffuse.networks.adapters import merged
 from undiffuse.networks.building import NAMES
 from undiffuse.networks.latents import Latents
 from undiffuse.pictures.levels import effects
-from undiffuse.process.bridges import Bridge
-from undiffuse.process.chains import Chain
 from undiffuse.process.likelihood.bound import Bins, Decoder, Density
 from undiffuse.rng import GeneratorStream, drawing, generator, permuted
 from undiffuse.runs.design import RunConfig
@@ -64,7 +62,7 @@ from undiffuse.training import checkpoints, log
 from undiffuse.training.cadence import DEFAULT_INTERVALS, Cadence, Intervals
 from undiffuse.training.learners import DenoiserLearner
 from undiffuse.training.loop import TrainingLoop, Update
-from undiffuse.training.objectives import Hybrid, Objective, Simple, VariationalBound, make_weight
+from undiffuse.training.objectives import OBJECTIVES, Objective, Simple, make_weight
 from undiffuse.training.scores import HeldOut, Scores
 from undiffuse.training.timesteps import make_timestep_sampler
 from undiffuse.training.validation import Baseline, ValidationSet, baseline_errors, evaluated, validation_size
@@ -191,12 +189,8 @@ class Run:
         simple = Simple(
             make_weight(training.weight, prediction, self.config.design.sigma_data, training.gamma, training.bias)
         )
-        if training.objective == "simple":
-            return simple
-        assert isinstance(schedule, Chain)  # checked by Design
         decoder: Decoder = Bins(codec.bins) if codec.bins is not None and codec.space is None else Density()
-        bound = VariationalBound(schedule, Bridge.table(schedule.levels), decoder)
-        return Hybrid(simple, bound) if training.objective == "hybrid" else bound
+        return OBJECTIVES[training.objective].make(simple, schedule, decoder)
 
     def _refuse_deaf(self, values: EncodedConditions) -> None:
         """Raises UsageError for a condition that the network does not hear, before anything is trained."""

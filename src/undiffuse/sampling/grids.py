@@ -17,7 +17,8 @@ from undiffuse.errors import UsageError
 from undiffuse.process.chains import Chain
 from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Schedule
-from undiffuse.sampling.spacings import OWN, OWNERS, SPACINGS, GridSettings
+from undiffuse.registry import Registry, no_such
+from undiffuse.sampling.spacings import OWN, OWNERS, SPACINGS, GridSettings, checked
 
 
 def every(schedule: Schedule) -> Level:
@@ -130,7 +131,22 @@ def resampled(levels: Level, length: int, times: int) -> Level:
     return Level.of_rows([*walked, rows[-1]])
 
 
-GRIDS: dict[str, Callable[..., Level]] = {"every": every, **SPACINGS}
+GRIDS: Registry[Callable[..., Level]] = Registry("grid", "undiffuse.grids", {"every": every, **SPACINGS})
+PAPERS = re.compile(r"(ddim)?\d+(,\d+)*")
+
+
+def register_grid(name: str, place: Callable[[Schedule, int], Level]) -> None:
+    """Makes a grid of one's own known as `name`, to `model.sample(grid=name)` and to `--grid name`.
+
+    place: (schedule, steps) → the table of levels, noisiest first and the clean level last, such as `schedule(times).and_clean()` with
+    `steps` falling times.  The first line of its docstring is shown in the list of grids.
+    Raises UsageError for a name that is taken.
+    """
+    if name == "aligned" or PAPERS.fullmatch(name):
+        raise UsageError(
+            f"the name {name!r} is taken: it is that of levels that are given, or a spacing of the papers. Choose another name."
+        )
+    GRIDS.register(name, place)
 
 
 def make_grid(schedule: Schedule, grid: str, steps: int, settings: GridSettings = OWN) -> Level:
@@ -145,12 +161,27 @@ def make_grid(schedule: Schedule, grid: str, steps: int, settings: GridSettings 
                     f"{name} is a setting of the grid {' and '.join(owners)}, and {grid!r} has none: leave it out."
                 )
         return SPACINGS[grid](schedule, steps, settings)
-    if grid != "every" and not re.fullmatch(r"(ddim)?\d+(,\d+)*", grid):
-        raise UsageError(
-            f"there is no grid {grid!r}: choose one of {', '.join(GRIDS)}, or a spacing like 250, 10,15,20 or ddim50."
-        )
+    own = grid == "every" or PAPERS.fullmatch(grid)
+    if not own and grid not in GRIDS:
+        raise UsageError(no_such("grid", grid, [*GRIDS.names(), "a spacing like 250 or 10,15,20 or ddim50"]))
     refuse_settings(grid, settings)
+    if not own:
+        checked(schedule, steps)
+        return _of_user(grid, GRIDS[grid](schedule, steps))
     return every(schedule) if grid == "every" else respaced(schedule, grid)
+
+
+def _of_user(name: str, levels: Level) -> Level:
+    """The table of a registered grid. Raises UsageError where it is none that a solver can walk along."""
+    if not isinstance(levels, Level) or levels.alpha.ndim != 1 or len(levels) < 2 or levels.sigma[-1] != 0:
+        raise UsageError(
+            f"the grid {name!r} returns no table of levels that ends in the clean one: return schedule(times).and_clean()."
+        )
+    if not (levels.sigma_edm.diff() < 0).all():
+        raise UsageError(
+            f"the levels of the grid {name!r} do not fall from noise to data: return them with the noisiest first."
+        )
+    return levels
 
 
 def ending_noisy(schedule: Schedule, levels: Level) -> Level:

@@ -33,8 +33,8 @@ solver first jumps to where they agree (solvers/base.py, eq. 1).  CFG++ is the s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
@@ -42,7 +42,8 @@ from torch import Tensor
 
 from undiffuse.process.levels import Level, broadcast_to
 from undiffuse.process.posteriors import DenoiserFn, Posterior
-from undiffuse.sampling.momentum import Running
+from undiffuse.registry import Registry
+from undiffuse.sampling.momentum import Remembering, Running
 
 Pair = Callable[[Tensor, Level], Sequence[Posterior]]
 """(x_t, level) -> the conditional and the unconditional posterior."""
@@ -122,6 +123,85 @@ def cfg_plus_plus(pair: Pair, scale: float) -> DenoiserFn:
         return replace(with_, mean=torch.lerp(without.mean, with_.mean, scale), kept_eps=without.eps(x_t, level))
 
     return denoise
+
+
+GuidanceMethod = Callable[[Pair], DenoiserFn]
+"""What makes one Denoise of the two posteriors that are compared."""
+
+
+@dataclass(frozen=True)
+class ClassifierFree:
+    """Classifier-free guidance.   rescale: the share by which x̂ is then shrunk, see `rescaled`."""
+
+    scale: float
+    rescale: float = 0.0
+
+    def __call__(self, pair: Pair) -> DenoiserFn:
+        return rescaled(pair, self.scale, self.rescale) if self.rescale else classifier_free(pair, self.scale)
+
+
+@dataclass(frozen=True)
+class AdaptiveProjected:
+    """APG, see `projected`.   norm_threshold: None for any length.   momentum: the paper's beta, see momentum.py."""
+
+    scale: float
+    norm_threshold: float | None = None
+    momentum: float = 0.0
+
+    def __call__(self, pair: Pair) -> DenoiserFn:
+        longest = math.inf if self.norm_threshold is None else self.norm_threshold
+        if self.momentum:
+            return Remembering(
+                lambda running: projected(pair, self.scale, norm_threshold=longest, running=running), self.momentum
+            )
+        return projected(pair, self.scale, norm_threshold=longest)
+
+
+@dataclass(frozen=True)
+class CFGPlusPlus:
+    """CFG++, see `cfg_plus_plus`."""
+
+    scale: float
+
+    def __call__(self, pair: Pair) -> DenoiserFn:
+        return cfg_plus_plus(pair, self.scale)
+
+
+@dataclass(frozen=True)
+class GuidanceEntry:
+    """A method of guidance by name.   make: the method, from scale=… and its settings, by name.
+
+    settings: the fields of SamplingConfig that it has, with the names that `make` gives them.   bounds: of the scale.
+    plain_at_one: whether the scale 1 is plain conditional sampling, which is then done at half the cost.
+    keeps_noise: whether it walks on with another noise than that of its x̂, which not every solver can.
+    """
+
+    make: Callable[..., GuidanceMethod]
+    settings: Mapping[str, str] = field(default_factory=dict)
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    plain_at_one: bool = True
+    keeps_noise: bool = False
+
+
+GUIDANCE_METHODS: Registry[GuidanceEntry] = Registry(
+    "guidance method",
+    "undiffuse.guidance_methods",
+    {
+        "cfg": GuidanceEntry(ClassifierFree, {"guidance_rescale": "rescale"}),
+        "apg": GuidanceEntry(AdaptiveProjected, {"apg_momentum": "momentum", "apg_norm_threshold": "norm_threshold"}),
+        "cfg++": GuidanceEntry(CFGPlusPlus, bounds=(0.0, 1.0), plain_at_one=False, keeps_noise=True),
+    },
+)
+
+
+def register_guidance(name: str, method: Callable[[Pair, float], DenoiserFn]) -> None:
+    """Makes a method of guidance of one's own known as `name`, to `model.sample(guidance_method=name)` and to `--guidance-method name`.
+
+    method: (pair, scale) → the guided Denoise, as `classifier_free` is.   pair(x_t, level) gives the conditional and the unconditional
+    posterior; scale 1 is plain conditional sampling, for which no method is asked.
+    Raises UsageError for a name that is taken.
+    """
+    GUIDANCE_METHODS.register(name, GuidanceEntry(lambda scale: lambda pair: method(pair, scale)), method)
 
 
 def in_interval(guided: DenoiserFn, plain: DenoiserFn, low: float, high: float) -> DenoiserFn:

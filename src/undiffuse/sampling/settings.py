@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from undiffuse.errors import UsageError
 from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Schedule
 from undiffuse.sampling.grids import at_logsnrs, churned, ending_noisy, make_grid, refuse_settings, restarted
+from undiffuse.sampling.guidance import GUIDANCE_METHODS, GuidanceMethod
 from undiffuse.sampling.loop import NoiseKind
 from undiffuse.sampling.solvers.base import Solver
 from undiffuse.sampling.solvers.registry import Settings, make_solver, own_grid
@@ -107,7 +108,7 @@ class SamplingConfig(BaseModel):
     guidance_scales: dict[str, FiniteFloat] | None = Field(
         None, description="Guidance scales of single conditions, by name; guidance is that of the others."
     )
-    guidance_method: Literal["cfg", "apg", "cfg++"] = Field(
+    guidance_method: Annotated[str, AfterValidator(GUIDANCE_METHODS.checked)] = Field(
         "cfg",
         description="How guidance extrapolates: cfg (classifier-free guidance), apg or cfg++ (with a guidance of 0 to 1).",
     )
@@ -182,25 +183,26 @@ class SamplingConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_guidance(self) -> SamplingConfig:
-        if self.guidance_rescale and self.guidance_method != "cfg":
-            raise UsageError(
-                f"guidance_rescale belongs to the method 'cfg' of guidance, not to {self.guidance_method!r}: leave one out."
-            )
-        if (self.apg_momentum or self.apg_norm_threshold is not None) and self.guidance_method != "apg":
-            raise UsageError(
-                f"apg_momentum and apg_norm_threshold belong to the method apg, not to {self.guidance_method!r}: leave them out."
-            )
+        method = GUIDANCE_METHODS[self.guidance_method]
+        for owner, entry in GUIDANCE_METHODS.items():
+            foreign = [name for name in entry.settings if name not in method.settings and _is_set(self, name)]
+            if foreign:
+                verb = "belong" if len(entry.settings) > 1 else "belongs"
+                raise UsageError(
+                    f"{' and '.join(entry.settings)} {verb} to the method {owner} of guidance, not to {self.guidance_method!r}: leave one out."
+                )
         if self.guidance_scales and (self.guidance_method != "cfg" or self.guidance_rescale):
             raise UsageError("scales for each condition belong to the method cfg, without rescaling: leave one out.")
-        if self.guidance_method == "cfg++" and not 0 <= self.guidance <= 1:
+        low, high = method.bounds
+        if not low <= self.guidance <= high:
             raise UsageError(
-                f"the guidance of the method cfg++ lies between 0 and 1, but is {self.guidance:g}: try 0.6."
+                f"the guidance of the method {self.guidance_method} lies between {low:g} and {high:g}, but is {self.guidance:g}: "
+                f"try {low + 0.6 * (high - low):g}."
             )
         if (
-            self.guidance == 1
+            self.unguided
             and not self.guidance_scales
-            and self.guidance_method != "cfg++"
-            and (self.guidance_rescale or self.guidance_interval or self.apg_momentum or self.apg_norm_threshold)
+            and (self.guidance_interval or any(_is_set(self, name) for name in method.settings))
         ):
             raise UsageError(
                 "guidance 1 guides nothing, so there is nothing to rescale, shorten or keep in an interval: give another guidance."
@@ -215,6 +217,18 @@ class SamplingConfig(BaseModel):
             )
         return self
 
+    @property
+    def unguided(self) -> bool:
+        """Whether samples are plainly conditional ones, as far as `guidance` says."""
+        return self.guidance == 1 and GUIDANCE_METHODS[self.guidance_method].plain_at_one
+
+    def build_guidance(self) -> GuidanceMethod:
+        """The method of guidance with its scale and settings."""
+        method = GUIDANCE_METHODS[self.guidance_method]
+        return method.make(
+            scale=self.guidance, **{argument: getattr(self, name) for name, argument in method.settings.items()}
+        )
+
     def build_solver(self, schedule: Schedule) -> Solver:
         solver = make_solver(
             self.solver,
@@ -222,7 +236,8 @@ class SamplingConfig(BaseModel):
             schedule,
         )
         if solver.without_jumps and (
-            self.guidance_method == "cfg++" or (self.epsilon_from == "unclipped" and self.clip != "none")
+            GUIDANCE_METHODS[self.guidance_method].keeps_noise
+            or (self.epsilon_from == "unclipped" and self.clip != "none")
         ):
             raise UsageError(solver.without_jumps)
         return solver
@@ -242,6 +257,10 @@ class SamplingConfig(BaseModel):
         return (
             churned(schedule, levels, self.churn, *(self.churn_interval or (0.0, math.inf))) if self.churn else levels
         )
+
+
+def _is_set(config: SamplingConfig, name: str) -> bool:
+    return getattr(config, name) != SamplingConfig.model_fields[name].default
 
 
 def defaults(*names: str) -> dict[str, Any]:

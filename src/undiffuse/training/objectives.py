@@ -22,11 +22,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from undiffuse.errors import UsageError
 from undiffuse.process.bridges import Bridge
 from undiffuse.process.chains import Chain
 from undiffuse.process.forward import add_noise
@@ -34,9 +34,13 @@ from undiffuse.process.levels import Level
 from undiffuse.process.likelihood.bound import LOG_2, Decoder, per_dimension, step_term
 from undiffuse.process.posteriors import DenoiserFn, Posterior
 from undiffuse.process.predictions import Prediction
+from undiffuse.process.schedules import Schedule
+from undiffuse.registry import Registry
 
 Weight = Callable[[Level], Tensor]
 """Level → the float64 weight of |x̂ - x_0|²."""
+OwnLoss = Callable[[DenoiserFn, Tensor, Tensor, Level, Weight], Tensor]
+"""(denoise, x, eps, level, weight) → the loss of each example."""
 
 
 def unit_weight(prediction: Prediction) -> Weight:
@@ -55,32 +59,52 @@ def p2_weight(gamma: float = 1.0, k: float = 1.0) -> Weight:
     return lambda level: level.snr / (k + level.snr) ** gamma
 
 
-def sigmoid_weight(b: float = 0.0) -> Weight:
-    return lambda level: level.snr * torch.sigmoid(b - level.logsnr)
+def sigmoid_weight(bias: float = 0.0) -> Weight:
+    return lambda level: level.snr * torch.sigmoid(bias - level.logsnr)
 
 
 def edm_weight(sigma_data: float = 0.5) -> Weight:
     return lambda level: (level.sigma**2 + (level.alpha * sigma_data) ** 2) / (level.sigma * sigma_data) ** 2
 
 
-WEIGHTS = ("unit", "snr", "min_snr", "p2", "sigmoid", "edm")
+@dataclass(frozen=True)
+class WeightEntry:
+    """A loss weight by name.   make: it, from the constants it has.   constants: the fields of TrainingConfig, and of Design, among them."""
+
+    make: Callable[..., Weight]
+    constants: tuple[str, ...] = ()
+
+
+LOSS_WEIGHTS: Registry[WeightEntry] = Registry(
+    "loss weight",
+    "undiffuse.loss_weights",
+    {
+        "unit": WeightEntry(unit_weight, ("prediction",)),
+        "snr": WeightEntry(snr_weight),
+        "min_snr": WeightEntry(min_snr_weight, ("gamma",)),
+        "p2": WeightEntry(p2_weight, ("gamma",)),
+        "sigmoid": WeightEntry(sigmoid_weight, ("bias",)),
+        "edm": WeightEntry(edm_weight, ("sigma_data",)),
+    },
+)
+
+
+def register_loss_weight(name: str, weight: Weight) -> None:
+    """Makes a loss weight of one's own known as `name`, to `undiffuse.train(weight=name)` and to `--weight name`.
+
+    weight: Level → the weight of |x̂ - x_0|² at each of its levels, float64, such as `lambda level: level.snr.sqrt()`.
+    Raises UsageError for a name that is taken.
+    """
+    LOSS_WEIGHTS.register(name, WeightEntry(lambda: weight), weight)
 
 
 def make_weight(
     name: str, prediction: Prediction, sigma_data: float, gamma: float | None = None, bias: float | None = None
 ) -> Weight:
     """The weight called `name`. gamma (of min_snr and p2) and bias (of sigmoid): the papers' where None."""
-    makers: dict[str, Callable[[], Weight]] = {
-        "unit": lambda: unit_weight(prediction),
-        "snr": snr_weight,
-        "min_snr": lambda: min_snr_weight() if gamma is None else min_snr_weight(gamma),
-        "p2": lambda: p2_weight() if gamma is None else p2_weight(gamma),
-        "sigmoid": lambda: sigmoid_weight() if bias is None else sigmoid_weight(bias),
-        "edm": lambda: edm_weight(sigma_data),
-    }
-    if name not in makers:
-        raise UsageError(f"there is no loss weight {name!r}: choose one of {', '.join(WEIGHTS)}.")
-    return makers[name]()
+    entry = LOSS_WEIGHTS[name]
+    known = {"prediction": prediction, "sigma_data": sigma_data, "gamma": gamma, "bias": bias}
+    return entry.make(**{constant: known[constant] for constant in entry.constants if known[constant] is not None})
 
 
 class Objective(ABC):
@@ -127,3 +151,55 @@ class Hybrid(Objective):
         detached = replace(posterior, mean=posterior.mean.detach())
         bound = self.bound(lambda x_t, level: detached, x, eps, level)
         return weighted_error(posterior, x, level, self.simple.weight) + self.share * bound
+
+
+@dataclass(frozen=True)
+class ObjectiveEntry:
+    """An objective by name.   make: it, from the simple one with the run's weight, the schedule, and the likelihood of the cleanest level.
+
+    bound: whether it holds the variational bound, which is one over a discrete chain.   variance: whether it trains a learned variance, and
+    needs one where it trains nothing else.
+    """
+
+    make: Callable[[Simple, Schedule, Decoder], Objective]
+    bound: bool = False
+    variance: Literal["none", "any", "learned"] = "none"
+
+
+@dataclass(frozen=True)
+class OwnObjective(Objective):
+    """An objective of a user's own, with the run's weight."""
+
+    loss: OwnLoss
+    weight: Weight
+
+    def __call__(self, denoise: DenoiserFn, x: Tensor, eps: Tensor, level: Level) -> Tensor:
+        return self.loss(denoise, x, eps, level, self.weight)
+
+
+def _bound(schedule: Schedule, decoder: Decoder) -> VariationalBound:
+    assert isinstance(schedule, Chain)  # Design refuses others
+    return VariationalBound(schedule, Bridge.table(schedule.levels), decoder)
+
+
+OBJECTIVES: Registry[ObjectiveEntry] = Registry(
+    "objective",
+    "undiffuse.objectives",
+    {
+        "simple": ObjectiveEntry(lambda simple, schedule, decoder: simple),
+        "bound": ObjectiveEntry(lambda simple, schedule, decoder: _bound(schedule, decoder), True, "any"),
+        "hybrid": ObjectiveEntry(
+            lambda simple, schedule, decoder: Hybrid(simple, _bound(schedule, decoder)), True, "learned"
+        ),
+    },
+)
+
+
+def register_objective(name: str, loss: OwnLoss) -> None:
+    """Makes an objective of one's own known as `name`, to `undiffuse.train(objective=name)` and to `--objective name`.
+
+    loss: (denoise, x, eps, level, weight) → the loss of each example, (B,).   x, eps: examples and noise (B, C, *size); level: one for each;
+    denoise(add_noise(x, level, eps), level).mean is x̂; weight(level): the run's weight of |x̂ - x_0|², float64 (B,).
+    Raises UsageError for a name that is taken.
+    """
+    OBJECTIVES.register(name, ObjectiveEntry(lambda simple, schedule, decoder: OwnObjective(loss, simple.weight)), loss)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from undiffuse.errors import UsageError
+from undiffuse.training.objectives import LOSS_WEIGHTS, OBJECTIVES
 
 
 class TrainingConfig(BaseModel):
@@ -40,11 +41,11 @@ class TrainingConfig(BaseModel):
         False,
         description="Only algorithms that give the same bits every time, for exact resume on a GPU; slower there.",
     )
-    objective: Literal["simple", "bound", "hybrid"] = Field(
+    objective: Annotated[str, AfterValidator(OBJECTIVES.checked)] = Field(
         "simple",
         description="Training objective: simple (weighted mean squared error), bound (variational bound) or hybrid (both).",
     )
-    weight: Literal["unit", "snr", "min_snr", "p2", "sigmoid", "edm"] = Field(
+    weight: Annotated[str, AfterValidator(LOSS_WEIGHTS.checked)] = Field(
         "unit", description="Weight of the loss over noise levels, of simple: unit, snr, min_snr, p2, sigmoid or edm."
     )
     gamma: float | None = Field(
@@ -69,8 +70,8 @@ class TrainingConfig(BaseModel):
     def _nothing_ignored(self) -> TrainingConfig:
         """A constant that the chosen weight or density does not have is refused rather than ignored."""
         for name, owner, owners in (
-            ("gamma", self.weight, ("min_snr", "p2")),
-            ("bias", self.weight, ("sigmoid",)),
+            ("gamma", self.weight, _weights_with("gamma")),
+            ("bias", self.weight, _weights_with("bias")),
             ("timestep_mean", self.timestep_sampling, ("log_normal", "logit_normal")),
             ("timestep_std", self.timestep_sampling, ("log_normal", "logit_normal")),
         ):
@@ -85,3 +86,8 @@ class TrainingConfig(BaseModel):
         warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         cool = min(1.0, max(0.0, 1 - done) / self.cooldown) if self.cooldown else 1.0
         return self.learning_rate * warm * cool
+
+
+def _weights_with(constant: str) -> tuple[str, ...]:
+    """The loss weights that have this constant."""
+    return tuple(name for name, entry in LOSS_WEIGHTS.items() if constant in entry.constants)

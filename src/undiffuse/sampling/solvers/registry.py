@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from undiffuse.errors import UsageError
 from undiffuse.process.schedules import Schedule
+from undiffuse.registry import Registry
 from undiffuse.sampling.solvers.adaptive import Adaptive
 from undiffuse.sampling.solvers.ancestral import DDIM, LCM, Ancestral
 from undiffuse.sampling.solvers.base import Solver
@@ -72,7 +73,7 @@ def _published(order: int) -> Rule:
     return "midpoint" if order == 2 else "exact"
 
 
-SOLVERS: dict[str, Entry] = {
+_KNOWN: dict[str, Entry] = {
     "ddpm": Entry("ancestral sampling (Ho 2020)", lambda s, _: Ancestral(s.variance), has={"variance": None}),
     "ddim": Entry("DDIM (Song 2021)", lambda s, _: DDIM(s.eta), has={"eta": 0.0}),
     "euler": Entry("Euler in sigma/alpha, the steps of DDIM", lambda s, _: Multistep(EPS_FORM, RATIO, 1)),
@@ -158,18 +159,50 @@ SOLVERS: dict[str, Entry] = {
         "Dormand-Prince with step-size control (torchdiffeq)", lambda s, schedule: Adaptive(schedule), (5,)
     ),
 }
+SOLVERS: Registry[Entry] = Registry("solver", "undiffuse.solvers", _KNOWN)
+SETTINGS = ("eta", "variance", "corrections")
+
+
+def register_solver(
+    name: str,
+    make: Callable[..., Solver],
+    *,
+    orders: Sequence[int] | None = None,
+    settings: Mapping[str, float | None] | None = None,
+    grid: str | None = None,
+    what: str | None = None,
+) -> None:
+    """Makes a solver of one's own known as `name`, to `model.sample(solver=name)` and to `--solver name`.
+
+    make: a subclass of Solver, or a function that returns a solver.  It is called with what is declared here, by name, and with nothing
+    else: order=… where there are `orders`, and each of `settings`.
+    orders: those that can be asked for, the default first.   settings: of eta, variance and corrections those it has, with their defaults.
+    grid: the one it takes where it is named without one.   what: a few words for the list of solvers; its docstring's first line when None.
+    Raises UsageError for a name that is taken, or a setting that solvers do not have.
+    """
+    has = dict(settings or {})
+    unknown = [setting for setting in has if setting not in SETTINGS]
+    if unknown:
+        raise UsageError(f"solvers have no setting {unknown[0]!r}: declare some of {', '.join(SETTINGS)}.")
+
+    def made(chosen: _Chosen, schedule: Schedule) -> Solver:
+        order = {} if orders is None else {"order": chosen.order}
+        return make(**order, **{setting: getattr(chosen, setting) for setting in has})
+
+    said = what or (make.__doc__ or name).strip().splitlines()[0]
+    SOLVERS.register(name, Entry(said, made, tuple(orders or (1,)), has, grid), make)
 
 
 def own_grid(name: str) -> str | None:
     """The grid that the solver called `name` brings, None where any suits it."""
-    return SOLVERS[name].grid if name in SOLVERS else None
+    entry = SOLVERS.find(name)
+    return None if entry is None else entry.grid
 
 
 def make_solver(name: str, settings: Settings, schedule: Schedule) -> Solver:
     """The solver called `name`. Raises UsageError for an unknown name, or a setting that this solver does not have."""
-    if name not in SOLVERS:
-        raise UsageError(f"there is no solver {name!r}: choose one of {', '.join(SOLVERS)}.")
-    entry, chosen = SOLVERS[name], dict[str, Any](SOLVERS[name].has)
+    entry = SOLVERS[name]
+    chosen = dict[str, Any](entry.has)
     for setting, value in vars(settings).items():
         if setting in ("order", "lower_order_final") or value is None or (setting not in entry.has and not value):
             continue
