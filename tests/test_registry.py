@@ -10,11 +10,14 @@ import pytest
 import torch
 
 import undiffuse
+from tests.small import TINY_SETTINGS, tiny_model
 from undiffuse.errors import UsageError
 from undiffuse.process.config import SCHEDULES, ScheduleConfig
+from undiffuse.process.forward import add_noise
 from undiffuse.process.oracles import Mixture
 from undiffuse.process.schedules import CONTINUOUS, Cosine
 from undiffuse.registry import Registry
+from undiffuse.runs.design import Design
 from undiffuse.sampling.grids import GRIDS, make_grid
 from undiffuse.sampling.guidance import GUIDANCE_METHODS, classifier_free
 from undiffuse.sampling.settings import SamplingConfig
@@ -22,7 +25,6 @@ from undiffuse.sampling.solvers.ancestral import DDIM
 from undiffuse.sampling.solvers.registry import SOLVERS, Settings, make_solver
 from undiffuse.training.objectives import LOSS_WEIGHTS, OBJECTIVES
 from undiffuse.training.settings import TrainingConfig
-from tests.small import tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +39,9 @@ def test_a_name_taken_twice_is_refused_and_says_by_whom():
     registry.register("b", Mixture)
     with pytest.raises(UsageError, match=r"taken.*by undiffuse\.process\.oracles\.Mixture"):
         registry.register("b", Cosine)
-    with pytest.raises(UsageError, match="taken.*by undiffuse"):
+    with pytest.raises(UsageError, match=r"taken.*by undiffuse"):
         registry.register("a", Mixture)
-    assert registry["b"] is Mixture and registry["a"] is DDIM
+    assert (registry["b"], registry["a"]) == (Mixture, DDIM)
 
 
 def test_a_class_that_is_defined_again_at_the_prompt_takes_its_own_place_and_no_others():
@@ -113,7 +115,7 @@ def test_schedules_of_ones_own_have_their_levels():
     assert torch.allclose(chain.levels.alpha[:-1] ** 2, 0.9 ** torch.arange(5, 0, -1, dtype=torch.float64))
     undiffuse.register_schedule("own_cosine", schedule=Cosine)
     t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
-    assert torch.equal(ScheduleConfig(name="own_cosine", shift=1.0).build()(t).logsnr, Cosine()(t).logsnr + 1.0)
+    torch.testing.assert_close(ScheduleConfig(name="own_cosine", shift=1.0).build()(t).logsnr, Cosine()(t).logsnr + 1.0)
     with pytest.raises(UsageError, match="not made from a range"):
         ScheduleConfig(name="flat", beta_end=0.5).build()
     for settings in ({}, {"betas": len, "schedule": Cosine}):
@@ -122,7 +124,7 @@ def test_schedules_of_ones_own_have_their_levels():
 
 
 def test_a_guidance_method_of_ones_own_guides():
-    model = tiny_model(classes=("cat", "dog"))
+    model = tiny_model()
     undiffuse.register_guidance("twice", lambda pair, scale: classifier_free(pair, 2 * scale - 1))
     told = {"conditions": {"class": "cat"}, "steps": 3}
     assert torch.equal(
@@ -170,3 +172,25 @@ def test_entry_points_are_found_and_imported_only_when_their_name_is_needed(tmp_
     )
     paths = [str(tmp_path), str(Path(undiffuse.__file__).parents[1])]
     subprocess.run([sys.executable, "-c", f"import sys; sys.path[:0] = {paths!r}\n{WATCHING}"], check=True)
+
+
+def test_an_objective_and_a_weight_of_ones_own_train_as_what_they_copy(tmp_path):
+    def plain(denoise, x, eps, level, weight):
+        error = (denoise(add_noise(x, level, eps), level).mean - x) ** 2
+        return error.flatten(1).mean(1) * weight(level).to(x)
+
+    undiffuse.register_objective("plain", plain)
+    undiffuse.register_loss_weight("half_snr", lambda level: level.snr / 2)
+    undiffuse.register_loss_weight("half_snr_again", lambda level: level.snr / 2)
+    weights = {}
+    for name, training in {
+        "own": {"objective": "plain", "weight": "half_snr"},
+        "simple": {"objective": "simple", "weight": "half_snr_again"},
+    }.items():
+        model = undiffuse.train(
+            "digits", name=name, runs=tmp_path, settings=TINY_SETTINGS, steps=3, batch_size=8, held_out=0.5, **training
+        )
+        weights[name] = torch.cat([p.flatten() for p in model.denoiser.parameters()])
+    assert torch.equal(weights["own"], weights["simple"])
+    with pytest.raises(ValueError, match="not trained by the objective 'plain'"):
+        Design(variance="learned", training=TrainingConfig(steps=1, objective="plain"))

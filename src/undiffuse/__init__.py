@@ -11,7 +11,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Condition", "Guidance", "Guide", "Model", "likelihood", "load", "load_classifier", "train"]
+__all__ = [
+    "Condition",
+    "Guidance",
+    "Guide",
+    "Model",
+    "likelihood",
+    "load",
+    "load_classifier",
+    "register_grid",
+    "register_guidance",
+    "register_loss_weight",
+    "register_objective",
+    "register_schedule",
+    "register_solver",
+    "train",
+]
 HOMES = {
     "Condition": "conditioning.spec",
     "Guide": "sampling.classifier_guidance",
@@ -20,6 +35,12 @@ HOMES = {
     "likelihood": "evaluation.likelihood",
     "load": "models.file",
     "load_classifier": "models.classifier",
+    "register_grid": "sampling.grids",
+    "register_guidance": "sampling.guidance",
+    "register_loss_weight": "training.objectives",
+    "register_objective": "training.objectives",
+    "register_schedule": "process.config",
+    "register_solver": "sampling.solvers.registry",
     "train": "api",
 }
 
@@ -31,7 +52,12 @@ if TYPE_CHECKING:
     from undiffuse.models.file import load
     from undiffuse.models.guidance import Guidance
     from undiffuse.models.model import Model
+    from undiffuse.process.config import register_schedule
     from undiffuse.sampling.classifier_guidance import Guide
+    from undiffuse.sampling.grids import register_grid
+    from undiffuse.sampling.guidance import register_guidance
+    from undiffuse.sampling.solvers.registry import register_solver
+    from undiffuse.training.objectives import register_loss_weight, register_objective
 
 
 def __getattr__(name: str) -> Any:
