@@ -67,8 +67,8 @@ def from_diffusers(theirs, config: UNetConfig, negated: bool = False) -> dict[st
 
     sign = -1.0 if negated else 1.0
     take("conv_in", "encoder.0.0.conv")
-    take("time_embedding.linear_1", "clock_mlp.0")
-    take("time_embedding.linear_2", "clock_mlp.2")
+    take("time_embedding.linear_1", "time_embedding.0")
+    take("time_embedding.linear_2", "time_embedding.2")
     if config.timestep_embedding == "fourier":
         found["fourier"] = given.pop("time_proj.weight")
     levels = len(config.multipliers)
@@ -299,8 +299,8 @@ class EDMUNet:
                 found[f"{attention}.out.bias"] = given.pop(f"{old}.proj.bias")
 
         take("enc.first", "encoder.0.0.conv")
-        take("map_layer0", "clock_mlp.0")
-        take("map_layer1", "clock_mlp.2")
+        take("map_layer0", "time_embedding.0")
+        take("map_layer1", "time_embedding.2")
         if self.fourier:
             found["fourier"] = given.pop("freqs")
         levels = len(self.mults)

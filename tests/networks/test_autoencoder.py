@@ -46,10 +46,10 @@ def test_in_evaluation_it_is_a_function_and_costs_nothing():
     network, x = randomised(built("autoencoder")), torch.randn(2, 1, 8, 8)
     network.eval()
     torch.testing.assert_close(network(x, CLOCK), network(x, CLOCK))
-    assert network.taken_cost() is None
+    assert network.pop_auxiliary_loss() is None
     network.train()
     assert (network(x, CLOCK) - network(x, CLOCK)).abs().max() > 1e-3
-    assert network.taken_cost().shape == (2,)
+    assert network.pop_auxiliary_loss().shape == (2,)
 
 
 def test_the_decoder_knows_nothing_but_z():

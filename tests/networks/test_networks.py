@@ -140,8 +140,8 @@ def test_a_network_is_a_copy_of_itself_after_a_step(name):
     """What a pass in training leaves behind can be copied, and is forgotten once taken."""
     network = randomised(built(name)).train()
     network(torch.randn(2, 1, 8, 8), CLOCK)
-    network.taken_cost()
-    assert network.taken_cost() is None
+    network.pop_auxiliary_loss()
+    assert network.pop_auxiliary_loss() is None
     copy.deepcopy(network)
 
 

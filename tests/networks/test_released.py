@@ -220,7 +220,7 @@ def test_a_network_of_another_clock_is_asked_on_other_schedules_as_on_its_own(go
     }
     own = tiny_config(shape=(3, 8, 8), schedule=ScheduleConfig(name="edm"), **settings)
     other = tiny_config(
-        shape=(3, 8, 8), schedule=ScheduleConfig(name="vp"), clock=ScheduleConfig(name="edm"), **settings
+        shape=(3, 8, 8), schedule=ScheduleConfig(name="vp"), trained_schedule=ScheduleConfig(name="edm"), **settings
     )
     x = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(2))
     found, level = believed(from_diffusers(google, DDPM), other, x, torch.tensor([0.05, 0.4, 0.9], dtype=torch.float64))

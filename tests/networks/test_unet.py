@@ -248,7 +248,7 @@ def test_settings_of_others_leave_the_networks_there_were_as_they_were():
     norms = [m for m in network.modules() if isinstance(m, nn.GroupNorm)]
     assert all(m.eps == 1e-5 and m.num_groups == max(g for g in range(1, 33) if m.num_channels % g == 0) for m in norms)
     assert {name.split(".")[0] for name, _ in network.named_parameters()} == {
-        "clock_mlp",
+        "time_embedding",
         "encoder",
         "middle",
         "decoder",

@@ -47,13 +47,13 @@ def test_targets_are_what_their_names_say():
     sd = 0.5
     x_t = a * x + s * eps
     expected = {
-        "noise": eps,
-        "clean": x,
-        "velocity": a * eps - s * x,
+        "epsilon": eps,
+        "x0": x,
+        "v": a * eps - s * x,
         "flow": eps - x,
         # EDM (Karras et al. 2022, eq. 8) for the rescaled y = x_t/alpha at sigma/alpha
-        "karras": (x - sd**2 / ((s / a) ** 2 + sd**2) * (x_t / a)) * ((s / a) ** 2 + sd**2).sqrt() / ((s / a) * sd),
-        "mean": bridge_mean(x, x_t, Bridge.table(schedule.levels)[schedule.row(level)]),
+        "edm": (x - sd**2 / ((s / a) ** 2 + sd**2) * (x_t / a)) * ((s / a) ** 2 + sd**2).sqrt() / ((s / a) * sd),
+        "posterior_mean": bridge_mean(x, x_t, Bridge.table(schedule.levels)[schedule.row(level)]),
     }
     for name, target in expected.items():
         torch.testing.assert_close(
@@ -66,7 +66,7 @@ def test_inputs_of_the_network_have_unit_variance(name):
     """c_in x_t has variance 1 for data of the standard deviation the prediction assumes (1; sd for karras)."""
     schedule = SCHEDULES[name]
     level, *_ = draws(schedule)
-    for prediction, sd in (("velocity", 1.0), ("clean", 1.0), ("karras", 0.5)):
+    for prediction, sd in (("v", 1.0), ("x0", 1.0), ("edm", 0.5)):
         c_in = make_prediction(prediction, schedule, 0.5).affine(level).c_in
         torch.testing.assert_close(c_in**2 * (level.alpha**2 * sd**2 + level.sigma**2), torch.ones_like(c_in))
 
@@ -80,7 +80,7 @@ def test_noise_prediction_is_refused_at_zero_terminal_snr(name):
 def test_contradictions_and_unknown_names_are_refused():
     with pytest.raises(ValueError, match="discrete"):
         make_prediction("posterior_mean", SCHEDULES["vp"])
-    with pytest.raises(ValueError, match="velocity"):
+    with pytest.raises(ValueError, match="posterior_mean, v"):
         make_prediction("speed", CHAINS["linear-100"])
 
 

@@ -74,8 +74,8 @@ def test_a_network_denoises_on_another_schedule_as_it_did(old, new):
     generator = torch.Generator().manual_seed(0)
     x, eps = MIXTURE.sample(len(level), generator), torch.randn(len(level), 2, generator=generator, dtype=torch.float64)
     x_t = level.alpha[:, None] * x + level.sigma[:, None] * eps
-    for name in ("clean", "noise", "velocity", "flow", "karras"):
-        if name == "noise" and before(before.t_max).alpha == 0:
+    for name in ("epsilon", "x0", "v", "flow", "edm"):
+        if name == "epsilon" and before(before.t_max).alpha == 0:
             continue
         plain = make_prediction(name, before)
         network = Exact(plain, before, time_of(old))

@@ -121,7 +121,7 @@ def test_three_bad_batches_return_to_the_snapshot_at_half_the_rate():
         if update.step == 2:
             kept = t.snapshot()
         if update.step == 7:
-            assert update.status == "return"
+            assert update.status == "rollback"
             assert same(t.tensors(), kept)
             assert t.rate_scale == 0.5
     assert t.step == 10
