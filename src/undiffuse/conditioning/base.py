@@ -17,14 +17,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
+import numpy as np
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from undiffuse.conditioning.encoded import Encoded
+from undiffuse.conditioning.fitting import Column, Fitting, one_value_each
+from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
+
+if TYPE_CHECKING:
+    from undiffuse.conditioning.spec import Condition
 
 Inject = Literal["embedding", "concat", "cross_attention"]
 EXAMPLES_AT_ONCE = 1024  # examples of a data set
@@ -69,7 +75,7 @@ class ParameterMap:
 
 
 class ConditionSettings(BaseModel, ABC):
-    """What all kinds of condition have."""
+    """What all kinds of condition have. Each kind is a subclass with more, whose `kind` is the name that it is registered under."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -92,6 +98,16 @@ class ConditionSettings(BaseModel, ABC):
     retired: bool = Field(
         False, description="Whether an earlier training used the condition and later ones no longer do."
     )
+    kind: str = Field(description="The kind of condition.")
+
+    declarable: ClassVar[bool] = True
+    """Whether users can declare it; if not, runs make it of the examples themselves."""
+    naming: ClassVar[bool] = False
+    """Whether values are names of a vocabulary; of each name some example is then trained on."""
+    pictures: ClassVar[bool] = False
+    """Whether values are pictures, which take long to read and lie as the examples do."""
+    numeric: ClassVar[bool] = False
+    """Whether values are numbers, which mean nothing without the condition's name."""
 
     @property
     def droppable(self) -> bool:
@@ -102,12 +118,46 @@ class ConditionSettings(BaseModel, ABC):
         """This condition in a model that goes on without being told it."""
         return self.model_copy(update={"retired": True, "missing": True, "dropout": 0.0})
 
-    @abstractmethod
+    # From the data to a configuration, and from the command line to values: a kind overrides what is different for it.
+
+    @classmethod
+    def read_column(cls, column: np.ndarray, data: Dataset, declared: Condition) -> Column:
+        """The values of a column of the data (N, …): as they stand, floats that are whole numbers as int, None where a cell is empty.
+
+        Raises UsageError for a column that the kind cannot be read from.
+        """
+        return Column(one_value_each(column, declared.kind))
+
+    @classmethod
+    def fit(cls, column: Column, how: Fitting) -> Self:
+        """The configuration for a data set. Raises UsageError for a column that the kind does not fit."""
+        return cls(**how.common(missing=len(column.present()) < len(column)))
+
+    @classmethod
+    def present(cls, value: object) -> object:
+        """A value of a column, None where it is missing."""
+        return present_or_none(value)
+
+    @classmethod
+    def names_of(cls, value: Any) -> list[str]:
+        """The names that one value says, of a kind with a vocabulary."""
+        return [str(value)]
+
+    @classmethod
+    def parse(cls, text: str, config: Self | None = None, fit: str = "crop") -> tuple[list[Any], list[str]]:
+        """The values that a text of the command line asks for, one or several, and how each is shown.
+
+        config: of the model's condition; None where it is only read off samples.   fit: how pictures are resized.
+        Raises UsageError for a text that cannot be understood.
+        """
+        return [text], [text]
+
     def merged_with(self, data: Self) -> Self:
         """This condition when training goes on with data of which `data` was fitted: its scales and everything it knows stay.
 
         Raises UsageError where the two cannot be one condition.
         """
+        return self._merged(data)
 
     def _merged(self, data: Self, **grown: object) -> Self:
         """What all kinds do of `continued`."""
