@@ -19,6 +19,7 @@ __all__ = [
     "likelihood",
     "load",
     "load_classifier",
+    "register_condition",
     "register_grid",
     "register_guidance",
     "register_loss_weight",
@@ -35,6 +36,7 @@ HOMES = {
     "likelihood": "evaluation.likelihood",
     "load": "models.file",
     "load_classifier": "models.classifier",
+    "register_condition": "conditioning.conditions",
     "register_grid": "sampling.grids",
     "register_guidance": "sampling.guidance",
     "register_loss_weight": "training.objectives",
@@ -46,6 +48,7 @@ HOMES = {
 
 if TYPE_CHECKING:
     from undiffuse.api import train
+    from undiffuse.conditioning.conditions import register_condition
     from undiffuse.conditioning.spec import Condition
     from undiffuse.evaluation.likelihood import likelihood
     from undiffuse.models.classifier import load_classifier

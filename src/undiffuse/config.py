@@ -8,16 +8,55 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, ValidationInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 from undiffuse.errors import UsageError, explained
 from undiffuse.formats import FORMAT, migrate, version_of
+from undiffuse.registry import Registry
 
 
 class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Kind(Protocol):
+    """What a registry of configurations holds: an entry with the configuration of its name."""
+
+    @property
+    def config(self) -> Any: ...
+
+
+def kind_of(config: type[BaseModel]) -> str | None:
+    """The name that the configurations of a class are recognised by in stored files: the value of their entry "kind"."""
+    field = config.model_fields.get("kind")
+    return None if field is None or not isinstance(field.default, str) else field.default
+
+
+class OneOf:
+    """In `Annotated[Base, OneOf(registry)]`: a configuration of any of the registered kinds, recognised by its entry "kind"."""
+
+    def __init__(self, kinds: Registry[Any]) -> None:
+        self.kinds = kinds
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Validates by the class of the kind, and writes whatever that class has."""
+        return core_schema.with_info_wrap_validator_function(self._validated, core_schema.any_schema())
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [handler(entry.config.__pydantic_core_schema__) for entry in self.kinds.values()]}
+
+    def _validated(self, value: Any, handler: Any, info: ValidationInfo) -> BaseModel:
+        kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+        if not isinstance(kind, str):
+            raise UsageError(f"say which {self.kinds.what} it is, by its entry 'kind': one of {', '.join(self.kinds)}")
+        config: type[BaseModel] = self.kinds[kind].config
+        if info.mode == "json":
+            return config.model_validate_json(json.dumps(value))
+        return config.model_validate(value)
 
 
 C = TypeVar("C", bound=BaseModel)

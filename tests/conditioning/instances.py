@@ -9,7 +9,7 @@ import torch
 
 from undiffuse.conditioning.base import ConditionModule
 from undiffuse.conditioning.classes import ClassConfig, TaskConfig
-from undiffuse.conditioning.conditions import CONDITION_MODULES
+from undiffuse.conditioning.conditions import CONDITIONS
 from undiffuse.conditioning.numbers import NumberConfig
 from undiffuse.conditioning.pictures import ImageConfig
 from undiffuse.conditioning.tags import TagsConfig
@@ -41,7 +41,7 @@ class Kind:
         config = self.config(**common)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return CONDITION_MODULES[config.kind](config, width)
+            return CONDITIONS[config.kind].module(config, width)
 
 
 def picture(seed: int) -> torch.Tensor:

@@ -6,10 +6,8 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from typer import Option
 
 from undiffuse.errors import UsageError
@@ -31,6 +29,8 @@ Images = Annotated[Several, Option("--image", help="A picture that is a conditio
 Tasks = Annotated[Several, Option("--task", help="Which of the model's jobs.")]
 Encoder = Annotated[str | None, Option(help="Where the model's text encoder lies now, if it was moved.")]
 Download = Annotated[bool, Option("--download", help="Let the model's text encoder be fetched from the hub.")]
+Conditions = Annotated[Several, Option("--condition", help="NAME=VALUE of any condition. May be repeated.")]
+ANY = "condition"  # the option for conditions of any kind
 MOST_LABEL = 34  # characters
 
 
@@ -63,22 +63,25 @@ class Asking:
 def read_conditions(
     model: Model, options: Mapping[str, Several], also: Mapping[str, Any] | None = None, fit: str = "crop"
 ) -> Asking:
-    """What the options of each kind ask for.
+    """What the options of each kind ask for, and `--condition NAME=VALUE` of any.
 
     also: what a classifier reads, by name, which the model need not be told.   fit: how to resize pictures.
     Raises UsageError for a condition that is not there, or a value that cannot be understood.
     """
+    from undiffuse.conditioning.conditions import CONDITIONS
+
     known = _known(model)
     known |= {name: target.kind for name, target in (also or {}).items()}
     values: dict[str, list[Any]] = {}
     shown: dict[str, list[str]] = {}
-    for kind, texts in options.items():
+    for option, texts in options.items():
         for text in texts or []:
-            name, value = _named(kind, text, [n for n, k in known.items() if k == kind], known)
-            found, as_read = _values(kind, value, model.config.conditions.get(name), fit)
+            name, value = _named(option, text, [n for n, k in known.items() if option in (k, ANY)], known)
+            kind = CONDITIONS[known[name]].config
+            found, as_read = kind.parse(value, model.config.conditions.get(name), fit)
             values.setdefault(name, []).extend(found)
             shown.setdefault(name, []).extend(as_read)
-    return Asking(values, shown, frozenset(name for name in values if known[name] == "number"))
+    return Asking(values, shown, frozenset(name for name in values if CONDITIONS[known[name]].config.numeric))
 
 
 def _known(model: Model) -> dict[str, str]:
@@ -93,9 +96,15 @@ def _known(model: Model) -> dict[str, str]:
 
 def _named(kind: str, text: str, names: Sequence[str], known: Mapping[str, str]) -> tuple[str, str]:
     """(the condition that is meant, what is asked of it)."""
+    from undiffuse.conditioning.conditions import CONDITIONS
+
     name, equals, value = text.partition("=")
     if equals and name in names:
         return name, value
+    if kind == ANY:
+        raise UsageError(
+            f"--condition takes NAME=VALUE with a condition of the model ({', '.join(names) or 'none'}), not {text!r}."
+        )
     if not known:
         raise UsageError(f"this model is unconditional, so it cannot be told any {kind}: leave --{kind} out.")
     if not names:
@@ -105,67 +114,9 @@ def _named(kind: str, text: str, names: Sequence[str], known: Mapping[str, str])
         raise UsageError(
             f"this model is told several of that kind: say which is meant, as in --{kind} {names[0]}={text}, of {', '.join(names)}."
         )
-    if equals and kind in ("number", "vector"):
+    if equals and CONDITIONS[kind].config.numeric:
         raise UsageError(f"this model cannot be told {name!r}: its --{kind} is {names[0]}.")
     return names[0], text
-
-
-def _values(kind: str, text: str, config: Any, fit: str) -> tuple[list[Any], list[str]]:
-    if kind in ("class", "task"):
-        whole = config is not None and text in config.names
-        found = [text] if whole else text.split(",")
-        return found, list(found)
-    if kind == "number":
-        numbers = _numbers(text)
-        return list(numbers), [f"{number:g}" for number in numbers]
-    if kind == "vector":
-        return _vectors(Path(text))
-    if kind == "image":
-        return _pictures(Path(text), config, fit)
-    return [text], [text]
-
-
-def _numbers(text: str) -> list[float]:
-    """ "30", "20,30" or "0:40:5", five numbers from 0 to 40."""
-    from undiffuse.conditioning.numbers import as_number
-
-    if text.count(":") != 2:
-        return [as_number(part) for part in text.split(",")]
-    low, high, count = (as_number(part) for part in text.split(":"))
-    if count != int(count) or count < 2:
-        raise UsageError(f"{text!r} is no range: write low:high:count with a count of at least 2, like 20:60:5.")
-    return [low + (high - low) * k / (count - 1) for k in range(int(count))]
-
-
-def _vectors(path: Path) -> tuple[list[Any], list[str]]:
-    from undiffuse.data.arrays import load_one
-
-    if path.suffix.lower() != ".npy" or not path.exists():
-        raise UsageError(f"{path} is no .npy file that is here: give one with a vector, or with one in each row.")
-    content = load_one(path)
-    rows = content[None] if content.ndim == 1 else content
-    return list(rows), [path.stem if len(rows) == 1 else f"{path.stem}[{k}]" for k in range(len(rows))]
-
-
-def _pictures(path: Path, config: Any, fit: str) -> tuple[list[Any], list[str]]:
-    from undiffuse.data.codec import CodecConfig
-    from undiffuse.data.examples import read_examples
-
-    low, high = config.span
-    as_data = CodecConfig(
-        shape=config.shape,
-        kind="float",
-        dtype="float32",
-        mode=config.mode,
-        low=low,
-        high=high,
-        offset=tuple((a + b) / 2 for a, b in zip(low, high, strict=True)),
-        scale=tuple((b - a) / 2 for a, b in zip(low, high, strict=True)),
-    )
-    values, notes = read_examples(path, as_data, fit)
-    for note in notes:
-        typer.echo(f"note: {note}")
-    return list(values), [path.stem if len(values) == 1 else f"{path.stem}[{k}]" for k in range(len(values))]
 
 
 def negative(model: Model, texts: Sequence[str]) -> dict[str, Any]:

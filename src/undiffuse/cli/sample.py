@@ -40,6 +40,7 @@ def sample(
     vectors: asking.Vectors = None,
     images: asking.Images = None,
     tasks: asking.Tasks = None,
+    conditions: asking.Conditions = None,
     unconditional: Annotated[bool, Option("--unconditional", help="Without telling it anything.")] = False,
     compare: Annotated[
         bool,
@@ -183,6 +184,7 @@ def sample(
         "vector": vectors,
         "image": images,
         "task": tasks,
+        asking.ANY: conditions,
     }
     told = _told(model, options, unconditional, guide)
     strengths, each = asking.scales(guidance) if guidance is not None else ([], {})
@@ -307,6 +309,8 @@ def _told(
     model: Model, options: dict[str, list[str] | None], unconditional: bool, guide: Classifier | None
 ) -> asking.Asking:
     """What is asked for; every class in turn where nothing is."""
+    from undiffuse.conditioning.classes import ClassConfig
+
     if unconditional and any(options.values()):
         raise UsageError("--unconditional contradicts what is asked for: give one.")
     if guide is not None:
@@ -314,7 +318,9 @@ def _told(
     told = asking.read_conditions(model, options, {guide.config.name: guide.config.target} if guide else None)
     if told.values or unconditional:
         return told
-    classes = [(name, c.names) for name, c in model.config.conditions.items() if c.kind == "class" and not c.retired]
+    classes = [
+        (name, c.names) for name, c in model.config.conditions.items() if isinstance(c, ClassConfig) and not c.retired
+    ]
     if not classes and guide is not None and guide.config.target.kind == "class":
         classes = [(guide.config.name, guide.config.target.names)]
     return (

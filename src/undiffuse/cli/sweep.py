@@ -124,10 +124,13 @@ def _known(run: Path) -> RunData | UsageError:
 
 def _asked(run: Path, model: Model, known: RunData | UsageError, n: int) -> dict[str, object]:
     """Conditions for n samples: what held-out examples of the run's data say, or, where there are none, the classes in turn."""
+    from undiffuse.conditioning.classes import ClassConfig
     from undiffuse.runs.data import conditions_of
 
     conditions = model.denoiser.conditions
-    classes = {name: c.names for name, c in model.config.conditions.items() if c.kind == "class" and not c.retired}
+    classes = {
+        name: c.names for name, c in model.config.conditions.items() if isinstance(c, ClassConfig) and not c.retired
+    }
     if isinstance(known, UsageError):
         if set(classes) != set(conditions.settable):
             raise known

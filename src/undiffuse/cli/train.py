@@ -85,6 +85,9 @@ def train(
     vectors: Declared("--vector", "Embeddings of your own, like emb.npy") = None,  # type: ignore[valid-type]
     images: Declared("--image", "Pictures: masks, smaller versions, edges") = None,  # type: ignore[valid-type]
     tasks: Declared("--task", "A column that names one of several jobs") = None,  # type: ignore[valid-type]
+    others: Annotated[
+        list[str] | None, Option("--condition", help="A condition of any kind: NAME=KIND, or NAME=KIND:COLUMN.")
+    ] = None,
     inject: Annotated[
         list[str] | None, Option(help="How a condition enters, NAME=layers, concat or attention; may be repeated.")
     ] = None,
@@ -234,6 +237,9 @@ def train(
         "image": images,
         "task": tasks,
     }
+    for name_, kind in shared.pairs(others or [], "--condition").items():
+        kind, _, column = kind.partition(":")
+        columns[kind] = [*(columns.get(kind) or []), f"{name_}={column or name_}"]
     own = shared.pairs([text for text in condition_dropout or [] if "=" in text], "--condition-dropout")
     conditions = declared(columns, shared.pairs(inject or [], "--inject"), own, encoder, pooling)
     if unconditional and conditions:

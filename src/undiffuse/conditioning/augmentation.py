@@ -7,7 +7,7 @@ A model trained on shifted pictures would make shifted pictures.  One that is to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +19,8 @@ from undiffuse.errors import UsageError
 
 class AugmentationConfig(ConditionSettings):
     """What an augmentation did to the training example."""
+
+    declarable: ClassVar[bool] = False
 
     kind: Literal["augmentation"] = Field("augmentation", description="Which kind of condition this is.")
     numbers: int = Field(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -23,14 +23,27 @@ from undiffuse.conditioning.base import (
     old_indices,
     width_for,
 )
+from undiffuse.conditioning.fitting import Column, Fitting, several
 from undiffuse.errors import UsageError
 
 
 class ClassConfig(ConditionSettings):
     """One class of a fixed vocabulary."""
 
+    naming: ClassVar[bool] = True
+
     kind: Literal["class"] = Field("class", description="Which kind of condition this is.")
     names: tuple[str, ...] = Field(min_length=1, description="The class names, in the order of their indices.")
+
+    @classmethod
+    def fit(cls, column: Column, how: Fitting) -> ClassConfig:
+        values = column.present()
+        return cls(names=several(vocabulary(values), how.continued), **how.common(len(values) < len(column)))
+
+    @classmethod
+    def parse(cls, text: str, config: ClassConfig | None = None, fit: str = "crop") -> tuple[list[Any], list[str]]:
+        """One class, or several with commas in between."""
+        return listed(text, config)
 
     def merged_with(self, data: ClassConfig) -> ClassConfig:
         return self._merged(data, names=merged_vocabulary(self.names, data.names))
@@ -39,9 +52,25 @@ class ClassConfig(ConditionSettings):
 class TaskConfig(ConditionSettings):
     """One task of a fixed list."""
 
+    naming: ClassVar[bool] = True
+
     kind: Literal["task"] = Field("task", description="Which kind of condition this is.")
     names: tuple[str, ...] = Field(min_length=1, description="The task names, in the order of their indices.")
     dropout: Literal[0] = Field(0, description="Always 0: this condition is never left out.")
+
+    @classmethod
+    def fit(cls, column: Column, how: Fitting) -> TaskConfig:
+        values = column.present()
+        if len(values) < len(column):
+            raise UsageError(
+                f"{len(column) - len(values)} rows name no task, and every example needs one: fill them in."
+            )
+        return cls(names=several(vocabulary(values), how.continued), **how.common(missing=False) | {"dropout": 0})
+
+    @classmethod
+    def parse(cls, text: str, config: TaskConfig | None = None, fit: str = "crop") -> tuple[list[Any], list[str]]:
+        """One task, or several with commas in between."""
+        return listed(text, config)
 
     def merged_with(self, data: TaskConfig) -> TaskConfig:
         return self._merged(data, names=merged_vocabulary(self.names, data.names))
@@ -87,6 +116,12 @@ def unknown(name: str, names: Sequence[str], what: str) -> str:
     shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
     plural = {"class": "classes"}.get(what, f"{what}s")
     return f"there is no {what} {name!r}: {hint}the {len(names)} {plural} are {shown}."
+
+
+def listed(text: str, config: ClassConfig | TaskConfig | None) -> tuple[list[Any], list[str]]:
+    """The names in a text of the command line, and the same to be shown. A name with commas in it is one name."""
+    names = [text] if config is not None and text in config.names else text.split(",")
+    return names, list(names)
 
 
 def vocabulary(values: Iterable[object]) -> tuple[str, ...]:

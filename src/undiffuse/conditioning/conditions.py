@@ -11,14 +11,14 @@ together, as often as the one that is dropped least.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from undiffuse.conditioning.augmentation import AugmentationCondition, AugmentationConfig
-from undiffuse.conditioning.base import ConditionModule
+from undiffuse.conditioning.base import ConditionModule, ConditionSettings
 from undiffuse.conditioning.classes import ClassCondition, ClassConfig, TaskConfig
 from undiffuse.conditioning.numbers import NumberCondition, NumberConfig
 from undiffuse.conditioning.observation import ObservationCondition, ObservationConfig
@@ -26,32 +26,54 @@ from undiffuse.conditioning.pictures import ImageCondition, ImageConfig
 from undiffuse.conditioning.tags import TagsCondition, TagsConfig
 from undiffuse.conditioning.texts import TextCondition, TextConfig
 from undiffuse.conditioning.vectors import VectorCondition, VectorConfig
+from undiffuse.config import OneOf, kind_of
 from undiffuse.errors import UsageError
+from undiffuse.registry import Registry
 
-CONDITION_MODULES: dict[str, Callable[[Any, int], ConditionModule]] = {
-    "class": ClassCondition,
-    "task": ClassCondition,
-    "tags": TagsCondition,
-    "number": NumberCondition,
-    "vector": VectorCondition,
-    "text": TextCondition,
-    "image": ImageCondition,
-    "augmentation": AugmentationCondition,
-    "observation": ObservationCondition,
-}
 
-ConditionConfig = Annotated[
-    ClassConfig
-    | TaskConfig
-    | TagsConfig
-    | NumberConfig
-    | VectorConfig
-    | TextConfig
-    | ImageConfig
-    | AugmentationConfig
-    | ObservationConfig,
-    Field(discriminator="kind"),
-]
+@dataclass(frozen=True)
+class ConditionEntry:
+    """A kind of condition by name.   config: its configuration.   module: it, from the configuration and the width of embeddings."""
+
+    config: type[ConditionSettings]
+    module: Callable[[Any, int], ConditionModule]
+
+
+CONDITIONS: Registry[ConditionEntry] = Registry(
+    "kind of condition",
+    "undiffuse.conditions",
+    {
+        "class": ConditionEntry(ClassConfig, ClassCondition),
+        "task": ConditionEntry(TaskConfig, ClassCondition),
+        "tags": ConditionEntry(TagsConfig, TagsCondition),
+        "number": ConditionEntry(NumberConfig, NumberCondition),
+        "vector": ConditionEntry(VectorConfig, VectorCondition),
+        "text": ConditionEntry(TextConfig, TextCondition),
+        "image": ConditionEntry(ImageConfig, ImageCondition),
+        "augmentation": ConditionEntry(AugmentationConfig, AugmentationCondition),
+        "observation": ConditionEntry(ObservationConfig, ObservationCondition),
+    },
+)
+ConditionConfig = Annotated[ConditionSettings, OneOf(CONDITIONS)]
+"""The configuration of a condition, of any kind in CONDITIONS."""
+
+
+def register_condition(
+    kind: str, config: type[ConditionSettings], module: Callable[[Any, int], ConditionModule]
+) -> None:
+    """Makes a kind of condition of one's own known, to `Condition(kind=kind)` and wherever conditions are named.
+
+    config: a subclass of ConditionSettings with `kind: Literal["…"] = "…"`, the same name, and whatever its module must know of the data;
+    it says how it is fitted to a column (`fit`), and overrides `read_column`, `parse` and others only where they are different for it.
+    module: a subclass of ConditionModule, called with (configuration, width of the embedding).
+    Raises UsageError for a name that is taken, or that is not the configuration's `kind`.
+    """
+    if kind_of(config) != kind:
+        raise UsageError(
+            f"the configuration of {kind!r} is recognised by its kind: write kind: Literal[{kind!r}] = {kind!r} in it."
+        )
+    CONDITIONS.register(kind, ConditionEntry(config, module), module)
+
 
 EncodedConditions = dict[str, Tensor]
 """Encoded conditions: one tensor per condition, with one row per example."""
@@ -99,7 +121,7 @@ class Conditions(nn.Module):
             name: (layers or width) if config.inject == "embedding" else width for name, config in configs.items()
         }
         self.each = nn.ModuleDict(
-            {_key(name): CONDITION_MODULES[config.kind](config, widths[name]) for name, config in configs.items()}
+            {_key(name): CONDITIONS[config.kind].module(config, widths[name]) for name, config in configs.items()}
         )
         for name, module in self.items():
             module.name = name

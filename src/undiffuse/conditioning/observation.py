@@ -6,7 +6,7 @@ Made from each example while training (corruptions.py), and always said.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -18,6 +18,8 @@ from undiffuse.errors import UsageError
 
 class ObservationConfig(ConditionSettings):
     """What a degradation left of the example."""
+
+    declarable: ClassVar[bool] = False
 
     kind: Literal["observation"] = Field("observation", description="Which kind of condition this is.")
     shape: tuple[int, ...] = Field(min_length=2, description="Shape of the observation: (channels, *size).")

@@ -10,24 +10,40 @@ Scaled by the data to about -1 … 1.  Encoded with a last channel of ones, all 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Inject, depth, present_or_none
+from undiffuse.conditioning.base import ConditionModule, ConditionSettings, Inject, Note, depth, present_or_none
 from undiffuse.conditioning.encoded import Encoded, EncodedColumn
+from undiffuse.conditioning.fitting import Column, Fitting
+from undiffuse.data import tables
+from undiffuse.data.codec import CodecConfig
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.examples import read_examples
+from undiffuse.data.ranges import FULL, colours, found_range, has_alpha
 from undiffuse.errors import UsageError
+
+if TYPE_CHECKING:
+    from undiffuse.conditioning.spec import Condition
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TOKENS_PER_AXIS = 8
+KEPT_AS = {"uint8": "uint8", "bool": "uint8", "uint16": "int32"}  # by their type in files; any other as float32
+TYPES = {torch.uint8: "uint8", torch.int32: "uint16"}  # whose range is found, by the type that they are kept as
 NUMBERS_AT_ONCE = 2**20  # of a data set's pictures
 
 
 class ImageConfig(ConditionSettings):
     """A picture of the example's size or another."""
+
+    pictures: ClassVar[bool] = True
 
     kind: Literal["image"] = Field("image", description="Which kind of condition this is.")
     shape: tuple[int, ...] = Field(min_length=2, description="Shape of a picture: (C, *size).")
@@ -42,6 +58,68 @@ class ImageConfig(ConditionSettings):
         description="How it enters the network: embedding (added in every layer), concat (extra input channels) or "
         "cross_attention.",
     )
+
+    @classmethod
+    def read_column(cls, column: np.ndarray, data: Dataset, declared: Condition) -> Column:
+        """Pictures (N, C, *size): arrays, or the files that a column names."""
+        values, mode, notes = tables.pictures(data, column, declared.channels)
+        kept = torch.from_numpy(values.astype(KEPT_AS.get(values.dtype.name, "float32"), copy=False))
+        return Column(kept, mode, notes)
+
+    @classmethod
+    def fit(cls, column: Column, how: Fitting) -> ImageConfig:
+        pictures, mode = column.values, column.mode
+        if not isinstance(pictures, Tensor):
+            raise UsageError("a picture is an array for each example: (examples, channels, *size).")
+        for note in column.notes:
+            warnings.warn(f"of the pictures of {how.name!r}, {note}", Note, stacklevel=2)
+        there = torch.tensor([not (part.is_floating_point() and bool(part.isnan().any())) for part in pictures])
+        present = pictures if there.all() else pictures[there]
+        if not len(present):
+            raise UsageError("the pictures are all missing: leave them out.")
+        low, high, alpha = cls._range(present, mode, how)
+        if not math.isfinite(low) or not low < high or (mode is None and present.min() == present.max()):
+            raise UsageError("the pictures have the same value everywhere, or infinite ones: leave them out.")
+        common = how.common(missing=not bool(there.all()))
+        return cls(shape=tuple(pictures.shape[1:]), mode=mode, low=low, high=high, alpha=alpha, **common)
+
+    @classmethod
+    def _range(cls, pictures: Tensor, mode: str | None, how: Fitting) -> tuple[float, float, float | None]:
+        """What is black and white (data/ranges.py), noted where it is not all of the type, and the highest value of alpha."""
+        if pictures.dtype not in TYPES or how.all_alike:
+            if mode is None:
+                return pictures.min().item(), pictures.max().item(), None
+            return 0.0, 65535.0 if mode.endswith(";16") else 255.0, None
+        full = FULL[TYPES[pictures.dtype]]
+        values = pictures.numpy().astype(TYPES[pictures.dtype], copy=False)
+        low, high = found_range(values, mode)
+        if high < full:
+            top = colours(values, mode).max()
+            warnings.warn(
+                f"the pictures of {how.name!r} reach {top} and are read as {low:.0f} to {high:.0f}", Note, stacklevel=2
+            )
+        return low, high, float(full) if has_alpha(mode) else None
+
+    @classmethod
+    def parse(cls, text: str, config: ImageConfig | None = None, fit: str = "crop") -> tuple[list[Any], list[str]]:
+        """The path of an image, or of an .npy file, brought to the model's shape and range."""
+        if config is None:
+            raise UsageError("the model has no such picture as a condition: leave it out.")
+        (low, high), path = config.span, Path(text)
+        as_data = CodecConfig(
+            shape=config.shape,
+            kind="float",
+            dtype="float32",
+            mode=config.mode,
+            low=low,
+            high=high,
+            offset=tuple((a + b) / 2 for a, b in zip(low, high, strict=True)),
+            scale=tuple((b - a) / 2 for a, b in zip(low, high, strict=True)),
+        )
+        values, notes = read_examples(path, as_data, fit)
+        for note in notes:
+            warnings.warn(note, Note, stacklevel=2)
+        return list(values), [path.stem if len(values) == 1 else f"{path.stem}[{k}]" for k in range(len(values))]
 
     def merged_with(self, data: ImageConfig) -> ImageConfig:
         """The scale stays the one that the network knows."""

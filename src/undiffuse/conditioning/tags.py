@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -25,9 +26,14 @@ from undiffuse.conditioning.base import (
     two_layers,
     width_for,
 )
-from undiffuse.conditioning.classes import unknown
+from undiffuse.conditioning.classes import unknown, vocabulary
 from undiffuse.conditioning.encoded import Encoded, Ragged, starts_of
+from undiffuse.conditioning.fitting import Column, Fitting, one_value_each, several
+from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
+
+if TYPE_CHECKING:
+    from undiffuse.conditioning.spec import Condition
 
 SEPARATORS = re.compile(r"[;|,]")
 NO_TAGS = "-"  # how to say in words that none applies
@@ -36,8 +42,32 @@ NO_TAGS = "-"  # how to say in words that none applies
 class TagsConfig(ConditionSettings):
     """Any number of names of a fixed vocabulary."""
 
+    naming: ClassVar[bool] = True
+
     kind: Literal["tags"] = Field("tags", description="Which kind of condition this is.")
     names: tuple[str, ...] = Field(min_length=1, description="The tag names, in the order of their indices.")
+
+    @classmethod
+    def read_column(cls, column: np.ndarray, data: Dataset, declared: Condition) -> Column:
+        """Texts of tags, or a column of 0 or 1 for each tag."""
+        if column.ndim != 2:
+            return Column(one_value_each(column, declared.kind, missing=()))
+        known = column[~np.isnan(column).any(1)] if column.dtype.kind == "f" else column
+        if column.dtype.kind not in "fiub" or not np.isin(known, (0, 1)).all():
+            raise UsageError(
+                "a table of tags holds 1 where a tag applies and 0 where it does not, but this one holds other values."
+            )
+        return Column([None if (row != row).any() else [str(k) for k in np.flatnonzero(row)] for row in column])
+
+    @classmethod
+    def fit(cls, column: Column, how: Fitting) -> TagsConfig:
+        values = column.present()
+        names = vocabulary(name for value in values for name in names_in(value))
+        return cls(names=several(names, how.continued), **how.common(len(values) < len(column)))
+
+    @classmethod
+    def names_of(cls, value: Any) -> list[str]:
+        return names_in(value)
 
     def merged_with(self, data: TagsConfig) -> TagsConfig:
         return self._merged(data, names=merged_vocabulary(self.names, data.names))

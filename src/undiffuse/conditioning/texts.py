@@ -30,10 +30,12 @@ from undiffuse.conditioning.base import (
     width_for,
 )
 from undiffuse.conditioning.encoded import Distinct, Encoded, EncodedColumn, Ragged, distinct, end_to_end, starts_of
-from undiffuse.conditioning.transformers import TextEncoder, TransformerEncoder, open_encoder
+from undiffuse.conditioning.fitting import Column, Fitting
+from undiffuse.conditioning.transformers import TextEncoder, TransformerEncoder, describe_encoder, open_encoder
 from undiffuse.errors import UsageError
 
 WORD = re.compile(r"\w+|[^\w\s]")
+WORDS = "words"  # the name of the encoder that is trained along
 PARTS = 8  # of one word: the word itself and up to seven of its three-letter parts
 
 
@@ -54,6 +56,26 @@ class TextConfig(ConditionSettings):
     encoder: Annotated[WordsEncoder | TransformerEncoder, Field(discriminator="kind")] = Field(
         description="What turns a text into vectors: words, trained with the model, or a frozen transformer."
     )
+
+    @classmethod
+    def fit(cls, column: Column, how: Fitting) -> TextConfig:
+        values, source = column.present(), how.declared.encoder
+        texts, common = [str(value) for value in values], how.common(len(values) < len(column))
+        encoder: WordsEncoder | TransformerEncoder
+        if source in (None, WORDS):
+            encoder = WordsEncoder(most=max(1, *(len(words_of(text)) for text in texts)))
+        else:
+            assert source is not None
+            measured = [text for row in how.rows or () if (text := text_or_none(column.values[row])) is not None]
+            encoder = describe_encoder(
+                source, how.declared.pooling, texts, how.download, None if how.rows is None else measured
+            )
+        tokens = isinstance(encoder, WordsEncoder) or encoder.pooling == "tokens"
+        return cls(encoder=encoder, **{"inject": "cross_attention" if tokens else "embedding"} | common)
+
+    @classmethod
+    def present(cls, value: object) -> object:
+        return text_or_none(value)
 
     def merged_with(self, data: TextConfig) -> TextConfig:
         before, after = (c.encoder.model_dump(exclude={"most", "scale", "source"}) for c in (self, data))

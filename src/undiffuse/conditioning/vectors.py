@@ -7,22 +7,72 @@ nothing is said.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from undiffuse.conditioning.base import ConditionModule, ConditionSettings, as_token, two_layers, width_for
+from undiffuse.conditioning.fitting import Column, Fitting
+from undiffuse.data.arrays import load_one
+from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
+
+if TYPE_CHECKING:
+    from undiffuse.conditioning.spec import Condition
 
 
 class VectorConfig(ConditionSettings):
     """A vector, standardised by the statistics of the training data."""
 
+    numeric: ClassVar[bool] = True
+
     kind: Literal["vector"] = Field("vector", description="Which kind of condition this is.")
     mean: tuple[float, ...] = Field(min_length=1, description="Mean of the training data, one number per component.")
     std: tuple[float, ...] = Field(description="Standard deviation of the training data, one number per component.")
+
+    @classmethod
+    def read_column(cls, column: np.ndarray, data: Dataset, declared: Condition) -> Column:
+        """Vectors float64 (N, d)."""
+        if column.dtype.kind not in "fiub" or column.ndim != 2:
+            raise UsageError(
+                f"a vector is a row of numbers for each example, but this column has the shape {column.shape} and type {column.dtype}."
+            )
+        return Column(torch.from_numpy(column.astype(np.float64)))
+
+    @classmethod
+    def fit(cls, column: Column, how: Fitting) -> VectorConfig:
+        vectors = column.values
+        if not isinstance(vectors, Tensor) or vectors.ndim != 2:
+            raise UsageError("a vector is a row of numbers for each example: (examples, numbers).")
+        there = ~vectors.isnan().any(1)
+        present = vectors[there].double()
+        if len(present) < 2 or not present.isfinite().all():
+            raise UsageError("the vectors hold infinite numbers, or are all missing: mend them.")
+        if not present.std(0).any():
+            raise UsageError("the vectors are the same in every row: there is nothing to learn from them.")
+        if how.rows is not None:
+            of_rows = vectors[list(how.rows)][there[list(how.rows)]].double()
+            present = of_rows if len(of_rows) > 1 and of_rows.std(0).any() else present
+        deviation = present.std(0)
+        return cls(
+            mean=tuple(present.mean(0).tolist()),
+            std=tuple(torch.where(deviation > 0, deviation, 1.0).tolist()),
+            **how.common(missing=not bool(there.all())),
+        )
+
+    @classmethod
+    def parse(cls, text: str, config: VectorConfig | None = None, fit: str = "crop") -> tuple[list[Any], list[str]]:
+        """The path of an .npy file of one vector, or of one in each row."""
+        path = Path(text)
+        if path.suffix.lower() != ".npy" or not path.exists():
+            raise UsageError(f"{path} is no .npy file that is here: give one with a vector, or with one in each row.")
+        content = load_one(path)
+        rows = content[None] if content.ndim == 1 else content
+        return list(rows), [path.stem if len(rows) == 1 else f"{path.stem}[{k}]" for k in range(len(rows))]
 
     def merged_with(self, data: VectorConfig) -> VectorConfig:
         if len(data.mean) != len(self.mean):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from undiffuse.conditioning.classes import ClassConfig
 from undiffuse.config import changed
 from undiffuse.data.codec import Codec
 from undiffuse.errors import UsageError, whole
@@ -52,7 +53,9 @@ class Model:
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes it can be asked for; empty for an unconditional model."""
-        return next((c.names for c in self.config.conditions.values() if c.kind == "class" and not c.retired), ())
+        return next(
+            (c.names for c in self.config.conditions.values() if isinstance(c, ClassConfig) and not c.retired), ()
+        )
 
     # Sampling ---------------------------------------------------------------------------------------------------------
 

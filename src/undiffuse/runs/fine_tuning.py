@@ -203,7 +203,7 @@ class FineTuning:
         for name, known in self.base_config.conditions.items():
             if name in fitted:
                 try:
-                    found[name] = known.merged_with(fitted[name])  # type: ignore[arg-type]  # of one kind, see declared
+                    found[name] = known.merged_with(fitted[name])  # of one kind, see declared
                 except ValueError as error:
                     raise UsageError(f"{known.kind} {name!r}: {error}") from None
             elif self.base_config.tasks and name in ("observation", "task"):
@@ -292,7 +292,7 @@ def kept_conditions(
             raise UsageError(
                 f"the run in {folder} learned {name!r} as a {known.kind}, and it is a {now.kind} now: choose another --name."
             )
-        known.merged_with(now)  # type: ignore[arg-type]  # of one kind
+        known.merged_with(now)  # of one kind
         new = [value for value in getattr(now, "names", ()) if value not in getattr(known, "names", ())]
         if new:
             raise UsageError(

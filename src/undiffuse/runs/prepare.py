@@ -18,9 +18,9 @@ import torch
 
 from undiffuse.conditioning.base import checked_name
 from undiffuse.conditioning.columns import column_values, condition_notes
+from undiffuse.conditioning.conditions import CONDITIONS
 from undiffuse.conditioning.degradations import Degradation
 from undiffuse.conditioning.spec import Condition
-from undiffuse.conditioning.tags import names_in
 from undiffuse.config import changed, refuse_other, stored
 from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
@@ -55,7 +55,6 @@ FREE_TO_CHANGE = (
     "examples",
 )
 AUTOENCODER, OTHERWISE = "autoencoder", "choose another --name"
-NAMING = ("class", "task", "tags")  # kinds of conditions that say names
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ def prepare(
         raise UsageError(
             "tasks by training show parts of examples, which latents are not made of: leave --latent or --tasks out."
         )
-    if design.augment.probability and any(c.kind == "image" for c in conditions.values()):
+    if design.augment.probability and any(CONDITIONS[c.kind].config.pictures for c in conditions.values()):
         raise UsageError(
             "pictures that are conditions would not be shifted along with the examples: set augment.probability to 0."
         )
@@ -206,7 +205,9 @@ def prepare(
         design=design,
         conditions=dict(conditions),
         start=base.config if base else None,
-        fingerprints=fingerprints(dataset, {c.column or name: c.kind == "image" for name, c in conditions.items()}),
+        fingerprints=fingerprints(
+            dataset, {c.column or name: CONDITIONS[c.kind].config.pictures for name, c in conditions.items()}
+        ),
     )
     _refuse_other_run(folder, config, override)
     return Plan(folder, config, dataset, rows, codec, device, watch, download, base)
@@ -299,22 +300,20 @@ def _split(
     keys = keys_of(data, seed)
     split = drawn_split(keys, config.held_out, seed) if before is None or before.split is None else before.split
     for name, condition in (({"class": Condition(kind="class")} if data.classes else {}) | dict(conditions)).items():
-        if condition.kind in NAMING:
+        kind = CONDITIONS[condition.kind].config
+        if kind.naming:
             with suppress(
                 UsageError
             ):  # of a column that is missing or of another kind, which is told when conditions are fitted
                 column = column_values(data, name, condition, np.arange(len(data)))
-                split = with_names_kept(split, keys, [_names(value, condition.kind) for value in column])
+                split = with_names_kept(
+                    split, keys, [[] if value is None else kind.names_of(value) for value in column]
+                )
     copies, notes = len(data) - len(np.unique(keys)), data.notes
     if copies:
         said = f"{len(data):,} examples hold {copies:,} {'copy' if copies == 1 else 'copies'}"
         notes = (*notes, f"{said}: equal ones stay together, in training or held out")
     return split, replace(data, notes=notes)
-
-
-def _names(value: Any, kind: str) -> list[str]:
-    """What a cell of a column of names says."""
-    return [] if value is None else names_in(value) if kind == "tags" else [str(value)]
 
 
 def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
