@@ -95,7 +95,7 @@ Variants = Mapping[str, Mapping[str, tuple[NetworkConfig, dict[str, Any]]]]
 
 def variants() -> Variants:
     base: tuple[NetworkConfig, dict[str, Any]] = (BASE, {})
-    learned = CHAIN | {"variance": "learned_range"}
+    learned = CHAIN | {"variance_type": "learned_range"}
     return {
         "depth and width, at equal parameters": {
             "1 block a level": base,
@@ -123,10 +123,10 @@ def variants() -> Variants:
             **{p: (BASE, {"prediction": p}) for p in ("noise", "clean", "flow", "karras", "mean")},
         },
         "objective, of noise on 200 steps": {
-            "simple": (BASE, CHAIN | {"variance": "fixed_large"}),
+            "simple": (BASE, CHAIN | {"variance_type": "fixed_large"}),
             "hybrid": (BASE, learned | {"training.objective": "hybrid"}),
             "bound": (BASE, learned | {"training.objective": "bound"}),
-            "simple, linear schedule": (BASE, CHAIN | {"variance": "fixed_large", "schedule.name": "linear"}),
+            "simple, linear schedule": (BASE, CHAIN | {"variance_type": "fixed_large", "schedule.name": "linear"}),
         },
         "network, at equal parameters": {
             "U-Net": base,

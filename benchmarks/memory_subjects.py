@@ -156,7 +156,7 @@ def _model(size: int, width: int = 4, steps: int = 2) -> Any:
         network=UNetConfig(width=width, multipliers=(1,), depth=1, groups=4),
         schedule=ScheduleConfig(name="cosine", T=1000),
         prediction="v",
-        variance="fixed_small",
+        variance_type="fixed_small",
         sigma_data=0.5,
         conditions={},
         sampling=SamplingConfig(steps=steps),

@@ -49,7 +49,7 @@ def tiny_config(**changes) -> ModelConfig:
         "network": TINY.model_copy(update={"dims": len(shape) - 1}),
         "schedule": ScheduleConfig(name="cosine", T=100),
         "prediction": "v",
-        "variance": "fixed_small",
+        "variance_type": "fixed_small",
         "sigma_data": 0.5,
         "conditions": {"class": ClassConfig(names=("cat", "dog", "7"))},
         "sampling": SamplingConfig(steps=5),

@@ -5,7 +5,9 @@ Anything else that is raised is a fault of undiffuse or of a library: it keeps i
 
 from __future__ import annotations
 
+import difflib
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -15,6 +17,12 @@ class UsageError(ValueError):
 
 class Failure(RuntimeError):
     """What was asked for is right, but cannot be done here and now. The message is one sentence, with what to do."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The end of a sentence about a misspelt name: ", did you mean 'steps'?", and nothing where no name is near."""
+    found = difflib.get_close_matches(name, list(names), 1)
+    return f": did you mean {found[0]!r}?" if found else ""
 
 
 def explained(error: Any) -> str:

@@ -25,6 +25,13 @@ SAMPLING = {
     "guidance_momentum": "apg_momentum",
     "guidance_longest": "apg_norm_threshold",
     "keep_eps": "epsilon_from",
+    "noise": "noise_sampler",
+}
+DESIGN = {
+    "clock": "trained_schedule",
+    "drop": "condition_dropout",
+    "variance": "variance_type",
+    "tasks": "degradations",
 }
 TRAINING = {
     "average_decay": "ema_decay",
@@ -91,7 +98,7 @@ def _to_2(content: Any) -> Any:
     if "autoencoder" in found and "deviation" in found:  # statistics of latents
         found = _renamed(found, {"deviation": "std"})
     if "network" in found and "schedule" in found:  # a model, a design or a classifier
-        found = _renamed(found, {"clock": "trained_schedule", "drop": "condition_dropout"})
+        found = _renamed(found, DESIGN)
         found = _said(_said(found, "prediction", PREDICTIONS), "weights", WEIGHTS)
         if isinstance(found.get("conditions"), dict):
             found["conditions"] = _renamed(found["conditions"], {"seen": "observation"})

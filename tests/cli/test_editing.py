@@ -53,7 +53,7 @@ def test_strength_0_returns_the_input(method):
 @pytest.mark.parametrize("variance", ["fixed_small", "learned_range"])
 def test_a_recording_is_exact_to_rounding(variance):
     """One rounding of x - x̂ + x̂ at |x̂| of a few: below -20 log10(2^-22), 132 dB, with room for larger x̂."""
-    model = tiny_model(variance=variance)
+    model = tiny_model(variance_type=variance)
     result = editing.reconstruct(model, images(3)[:, None], method="recorded", steps=20, seed=4)
     assert result.psnr.min() > 110
     assert torch.equal(result.values, torch.from_numpy(images(3)[:, None]).float())

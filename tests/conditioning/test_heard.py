@@ -71,7 +71,7 @@ def test_side_by_side_is_one_evaluation_each(kind, inject):
 
 
 def test_side_by_side_gives_each_set_its_own_spread():
-    model = tiny_model(variance="learned_range")
+    model = tiny_model(variance_type="learned_range")
     values = model.denoiser.conditions.encode({"class": ["cat", "dog"]}, 2)
     x, level = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), model.schedule(40.0)
     with torch.no_grad():

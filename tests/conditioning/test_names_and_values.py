@@ -50,7 +50,7 @@ def test_a_name_that_leads_out_of_a_folder_is_refused_where_it_is_read(tmp_path,
     save_model(tmp_path / "model.safetensors", bad, weights, {name: p.clone() for name, p in weights.items()})
     with pytest.raises(UsageError, match="cannot be the name of a condition"):
         load(tmp_path)
-    bad = model.config.model_copy(update={"tasks": {name: parse_tasks("inpaint")["inpaint"]}})
+    bad = model.config.model_copy(update={"degradations": {name: parse_tasks("inpaint")["inpaint"]}})
     save_model(tmp_path / "model.safetensors", bad, weights, {name: p.clone() for name, p in weights.items()})
     with pytest.raises(UsageError, match="cannot be the name of a condition"):
         load(tmp_path)
@@ -118,7 +118,7 @@ def test_a_tuple_of_tags_is_of_every_example():
 
 def test_a_tuple_of_tags_is_of_all_that_a_task_makes():
     conditions = {"tags": DROPPABLE["tags"].config(), "observation": ObservationConfig(shape=(3, 8, 8))}
-    model = tiny_model(conditions=conditions, tasks=parse_tasks("inpaint"))
+    model = tiny_model(conditions=conditions, degradations=parse_tasks("inpaint"))
     seen = restoration.degrade(model, images(2)[:, None])
     made = [
         restoration.restore(model, seen, 2, conditions={"tags": value}, steps=2).values
@@ -166,7 +166,7 @@ def test_neither_what_is_retired_nor_what_is_seen_is_offered():
     with pytest.raises(UsageError, match=r"a condition of the model \(class\)"):
         asking.negative(model, ["kind=old"])
     seen = {"observation": ObservationConfig(shape=(3, 8, 8)), "task": TaskConfig(names=("inpaint", "denoise"))}
-    model = tiny_model(conditions=seen, tasks=parse_tasks("inpaint,denoise"))
+    model = tiny_model(conditions=seen, degradations=parse_tasks("inpaint,denoise"))
     with pytest.raises(UsageError) as caught:
         asking.read_conditions(model, {"class": ["cat"]})
     assert "observation" not in str(caught.value)

@@ -173,7 +173,7 @@ def test_error_bars_know_the_noise_from_the_examples():
 
 def test_a_learned_variance_is_the_models_own():
     """The chain's bound of the denoiser itself, with x̂ clipped; another variance only where asked for."""
-    model, values = tiny_model(variance="learned_range"), images(3)[:, None]
+    model, values = tiny_model(variance_type="learned_range"), images(3)[:, None]
     found = likelihood(model, values, {"class": "cat"}, seed=4)
     noises = (
         measures.standard_normal((1, 8, 8), 4, torch.arange(3), k, NoiseStream.LIKELIHOOD_NOISE) for k in range(100)

@@ -66,13 +66,13 @@ def test_noise_is_the_same_on_a_device_without_float64(step):
     ],
 )
 def test_sampling_is_the_same_on_a_device_without_float64(solver, noise):
-    expected = tiny_model().sample(2, {"class": "dog"}, steps=3, solver=solver, noise=noise)
+    expected = tiny_model().sample(2, {"class": "dog"}, steps=3, solver=solver, noise_sampler=noise)
     model = tiny_model()
     moved(model.denoiser)
     with apple():
         assert model.device == MPS
         assert torch.equal(
-            torch.as_tensor(model.sample(2, {"class": "dog"}, steps=3, solver=solver, noise=noise)), expected
+            torch.as_tensor(model.sample(2, {"class": "dog"}, steps=3, solver=solver, noise_sampler=noise)), expected
         )
 
 

@@ -55,7 +55,7 @@ def test_both_sets_of_weights_are_there(path):
     ("variance", "prediction"), [("fixed_small", "epsilon"), ("learned_range", "edm"), ("learned", "posterior_mean")]
 )
 def test_any_shape_and_kind_survives_the_file(tmp_path, shape, variance, prediction):
-    model = tiny_model(shape=shape, variance=variance, prediction=prediction)
+    model = tiny_model(shape=shape, variance_type=variance, prediction=prediction)
     saved(tmp_path / "m.safetensors", model)
     values = load(tmp_path / "m.safetensors", weights="online").sample(2, steps=2)
     assert values.shape == (2, *shape)

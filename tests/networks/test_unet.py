@@ -24,7 +24,11 @@ def parameters(preset, channels, classes):
     design = PRESETS[preset]()
     with torch.device("meta"):
         network = build_network(
-            design.network, channels, 2 * channels if design.variance == "learned_range" else channels, (64, 64), False
+            design.network,
+            channels,
+            2 * channels if design.variance_type == "learned_range" else channels,
+            (64, 64),
+            False,
         )
         config = ClassConfig(
             names=tuple(map(str, range(classes or 1))), dropout=0.1 if preset.startswith("dit") else 0.0

@@ -114,7 +114,7 @@ def test_another_configuration_is_refused_and_nothing_is_written_over(tmp_path):
     finished(command(tmp_path, "--steps", "3"))
     before = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
     out = finished(command(tmp_path, "--steps", "3", "--prediction", "epsilon", "--lr", "0.5"), 2)
-    assert "design.prediction: 'velocity' there, 'noise' now" in out
+    assert "design.prediction: 'v' there, 'epsilon' now" in out
     assert "--name" in out
     assert "Traceback" not in out
     assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()} == before
@@ -213,7 +213,7 @@ def test_held_out_examples_never_reach_the_optimizer(tmp_path):
         {
             "schedule.name": "linear",
             "prediction": "epsilon",
-            "variance": "learned_range",
+            "variance_type": "learned_range",
             "training.objective": "hybrid",
         },
         {
@@ -229,7 +229,7 @@ def test_held_out_examples_never_reach_the_optimizer(tmp_path):
             "schedule.T": 100,
             "prediction": "posterior_mean",
             "training.objective": "bound",
-            "variance": "fixed_large",
+            "variance_type": "fixed_large",
         },
         {
             "schedule.zero_terminal_snr": True,
@@ -265,7 +265,7 @@ def test_combinations_train_save_load_and_sample(tmp_path, settings):
         ({"schedule.name": "linear", "schedule.T": 5}, "smallest T that works is 21"),
         ({"schedule.T": 0}, "T = 0"),
         ({"schedule.name": "vp", "schedule.T": 10}, "continuous"),
-        ({"variance": "learned_range"}, "hybrid"),
+        ({"variance_type": "learned_range"}, "hybrid"),
         ({"training.objective": "hybrid"}, "learned_range"),
         ({"training.objective": "bound", "schedule.name": "edm"}, "discrete chain"),
         ({"network.widht": 3}, "no setting 'network.widht'"),

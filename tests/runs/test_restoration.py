@@ -59,7 +59,7 @@ def test_stopping_and_resuming_changes_no_bit(tmp_path, trained):
 
 def test_the_file_says_what_it_can_do(trained):
     model = load(trained.folder)
-    assert list(model.config.tasks) == ["inpaint", "upscale:2", "denoise"]
+    assert list(model.config.degradations) == ["inpaint", "upscale:2", "denoise"]
     assert list(model.config.conditions) == ["class", "augmentation", "observation", "task"]
     assert list((trained.folder / "samples").iterdir())
     assert (trained.folder / "heard.png").exists()
@@ -83,7 +83,7 @@ def test_what_is_seen_and_the_label_change_the_answer(trained):
 
 def test_in_a_mixture_each_example_is_what_it_is_alone(trained):
     model, values = load(trained.folder), open_data(DataConfig(source="digits")).values[:2]
-    parts = [restoration.degrade(model, values, name) for name in model.config.tasks]
+    parts = [restoration.degrade(model, values, name) for name in model.config.degradations]
     mixed = restoration.restore(model, restoration.concatenate(parts), n=2, steps=3)
     assert mixed.values.shape == (6, 2, 1, 8, 8)
     for k, part in enumerate(parts):
@@ -187,5 +187,5 @@ def test_latents_have_no_tasks_and_names_are_taken(tmp_path):
 
 def test_a_run_of_tasks_is_fine_tuned(tmp_path, trained):
     tuned = undiffuse.train("digits", runs=tmp_path, name="tuned", start=trained.folder, steps=2, batch_size=8)
-    assert list(tuned.config.tasks) == ["inpaint", "upscale:2", "denoise"]
+    assert list(tuned.config.degradations) == ["inpaint", "upscale:2", "denoise"]
     assert set(tuned.config.conditions) == {"class", "observation", "task"}

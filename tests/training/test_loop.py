@@ -31,7 +31,7 @@ def batches(step, bad=()):
 def trainer(steps=12, network=None, on="cpu", **settings):
     settings = {"steps": steps, "warmup": 2, "learning_rate": 1e-2, "batch_size": 8} | settings
     learned = settings.get("objective") == "hybrid"
-    changes = {"variance": "learned_range"} if learned else {}
+    changes = {"variance_type": "learned_range"} if learned else {}
     config = tiny_config(**changes, **({"network": network} if network else {}))
     torch.manual_seed(0)
     denoiser, schedule = config.build()

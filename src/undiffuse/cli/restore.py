@@ -55,7 +55,7 @@ def restore(
     from undiffuse.rng import GeneratorStream, generator
 
     model = load(run, shared.device(device), weights)
-    asked = [task] if task or not simulate else list(model.config.tasks)
+    asked = [task] if task or not simulate else list(model.config.degradations)
     corruptions = [restoration.degradation_of(model, name) for name in asked or [None]]
     if simulate and (mask or noise is not None):
         raise UsageError("--simulate draws what is hidden as training does: leave --mask and --noise out.")

@@ -209,7 +209,7 @@ def sample(
         epsilon_from=epsilon_from,
         churn=churn,
         corrections=corrections,
-        noise=noise,
+        noise_sampler=noise,
         restart=shared.stretch(restart) if restart else None,
         churn_interval=shared.interval(churn_interval) if churn_interval else None,
         s_noise=s_noise,
@@ -234,8 +234,8 @@ def sample(
         )
     by = (guide, {"scale": classifier_scale, "form": classifier_form, "interval": within}) if guide else None
     job = Job(model, told, [*strengths] or [None], settings, away, by, seed, first)
-    if model.config.tasks:
-        tasks_ = ", ".join(model.config.tasks)
+    if model.config.degradations:
+        tasks_ = ", ".join(model.config.degradations)
         raise UsageError(
             f"this model makes examples of what is left of them ({tasks_}): use {shared.command('restore', run)}."
         )

@@ -196,7 +196,7 @@ def train(
             "schedule.beta_end": rates[1],
             "adapters": None if adapters is None else {"rank": adapters},
             "prediction": prediction,
-            "variance": variance,
+            "variance_type": variance,
             "condition_dropout": _share([text for text in condition_dropout or [] if "=" not in text]),
             "training.objective": objective,
             "training.weight": weight,
@@ -412,7 +412,7 @@ def follow(run: Run) -> None:
     typer.echo(
         f"wrote {run.folder}/: {', '.join(name for name, path in written.items() if (run.folder / path).exists())}"
     )
-    stages = [task for task in run.config.design.tasks.values() if task.kind == "upscale" and task.noise[1]]
+    stages = [task for task in run.config.design.degradations.values() if task.kind == "upscale" and task.noise[1]]
     if stages:
         typer.echo(
             f"next: {shared.command('sample', 'BASE', '--upscaler', run.folder)}  for a BASE of examples {stages[0].factor} times smaller"

@@ -169,7 +169,7 @@ def sweep(
             how.build_solver(model.schedule),
             seed=seed,
             index=index,
-            noise=how.noise,
+            noise=how.noise_sampler,
             s_noise=how.s_noise,
         ):
             if watch:

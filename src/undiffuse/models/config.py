@@ -50,14 +50,14 @@ class ModelConfig(Config):
     prediction: Literal["epsilon", "x0", "posterior_mean", "v", "flow", "edm"] = Field(
         description="What the network predicts: epsilon, x0, posterior_mean, v, flow or edm."
     )
-    variance: VarianceKind = Field(
+    variance_type: VarianceKind = Field(
         description="Variance of the reverse transitions: fixed_small, fixed_large, learned_range or learned."
     )
     sigma_data: float = Field(
         description="Standard deviation of x in the model's range, above 0; used by the prediction edm."
     )
     conditions: dict[Name, ConditionConfig] = Field(description="The conditions, by name.")
-    tasks: dict[Name, DegradationConfig] = Field(
+    degradations: dict[Name, DegradationConfig] = Field(
         default_factory=dict, description="The degradations that it was trained to restore, by name."
     )
     sampling: SamplingConfig = Field(description="How it samples by default.")
@@ -88,14 +88,14 @@ class ModelConfig(Config):
         network = build_network(
             self.network,
             channels + concat_channels(self.conditions),
-            2 * channels if self.variance.startswith("learned") else channels,
+            2 * channels if self.variance_type.startswith("learned") else channels,
             size,
             tokens=cross_attended(self.conditions),
         )
         if len(size) == 2:  # images are convolved faster with their channels innermost
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         conditions = Conditions(self.conditions, network.embedding_width, network.conditioning_width)
-        return Denoiser(network, self.build_prediction(), conditions, self.variance), schedule
+        return Denoiser(network, self.build_prediction(), conditions, self.variance_type), schedule
 
     def build_trained_schedule(self) -> Schedule:
         """The schedule that the network was first trained on."""
@@ -122,7 +122,7 @@ class OnSchedule(Protocol):
     @property
     def trained_schedule(self) -> ScheduleConfig | None: ...
     @property
-    def variance(self) -> VarianceKind: ...
+    def variance_type(self) -> VarianceKind: ...
     @property
     def sampling(self) -> SamplingConfig: ...
     def model_copy(self, *, update: Mapping[str, Any]) -> Self: ...
@@ -139,7 +139,7 @@ def rescheduled(config: OfModel, schedule: ScheduleConfig) -> OfModel:
     trained = config.trained_schedule or config.schedule
     if schedule == config.schedule:
         return config
-    if config.variance == "learned":
+    if config.variance_type == "learned":
         raise UsageError(
             "the variance 'learned' is that of one chain's transitions, so its schedule cannot change: leave the schedule as it is."
         )

@@ -165,7 +165,7 @@ def _there_and_back(
     counter = Counter(-(-n // size) * (steps + (max(0, steps - 1) if method in ("heun", "ddim") else 0)), progress)
     for rows in torch.arange(n).split(size):
         here, index, denoise = x[rows].to(model.device), rows.to(model.device), denoisers(of[rows])
-        noise: Any = how.noise
+        noise: Any = how.noise_sampler
         top, rest = here, torch.zeros_like(here)
         if method == "recorded" and steps:
             noise = ddpm_inversion(here, denoise, levels, seed=seed, index=index)
@@ -273,7 +273,7 @@ def denoise(
         with torch.no_grad():
             means[rows] = model.codec.decode(require_finite(denoise(x_t, levels[0]).mean))
         moments = trajectory(
-            x_t, denoise, levels, how.build_solver(model.schedule), seed=seed, index=index, noise=how.noise
+            x_t, denoise, levels, how.build_solver(model.schedule), seed=seed, index=index, noise=how.noise_sampler
         )
         samples[rows] = model.codec.decode(_end(counter.counted(moments), "down", rows, watch, x_t))
     return Denoised(means, samples, x, ratio)

@@ -251,7 +251,7 @@ def settings(model: Model, method: InverseMethod, **sampling: Any) -> SamplingCo
         {"solver": "ddpm", "steps": default_steps(model, STEPS[method.method])} if method.method in STEPS else {}
     )
     if method.method == "repaint":  # has ups and downs of its own
-        own |= ONE_WAY | {"noise": "independent"}
+        own |= ONE_WAY | {"noise_sampler": "independent"}
     how = changed(model.config.sampling, completed(model.config.sampling, {**own, **sampling}))
     solver = how.build_solver(model.schedule)
     if method.method == "repaint" and not isinstance(solver, Ancestral):
@@ -311,7 +311,9 @@ def _solved(
         )
         walking = _solver(solver, some, method, x[0].numel())
         walking = WithMomentum(walking) if isinstance(belief, Remembering) else walking
-        moments = trajectory(x, belief, levels, walking, seed=seed, index=index, noise=how.noise, s_noise=how.s_noise)
+        moments = trajectory(
+            x, belief, levels, walking, seed=seed, index=index, noise=how.noise_sampler, s_noise=how.s_noise
+        )
         for moment in counter.counted(moments):
             x = moment.x
             if watch:

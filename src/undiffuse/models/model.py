@@ -179,7 +179,9 @@ class Model:
         index = index.to(self.device)
         x = initial(levels, self.codec.shape, seed, index)
         walked, solver = build_sampler(self, asked, how, steering)
-        return trajectory(x, walked, levels, solver, seed=seed, index=index, noise=how.noise, s_noise=how.s_noise)
+        return trajectory(
+            x, walked, levels, solver, seed=seed, index=index, noise=how.noise_sampler, s_noise=how.s_noise
+        )
 
     def denoiser_fn(self, conditions: Mapping[str, object], n: int, how: SamplingConfig) -> DenoiserFn:
         """The Denoise that sampling n examples walks with: conditioned, guided, clipped. Raises UsageError for momentum, which it cannot have."""

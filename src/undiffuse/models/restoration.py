@@ -48,7 +48,7 @@ class Restored:
 
 def degradation_of(model: Model, task: str | None) -> tuple[str, Degradation]:
     """The task and its corruption; the model's only one where None. Raises UsageError for one it was not trained for."""
-    tasks = model.config.tasks
+    tasks = model.config.degradations
     if not tasks:
         raise UsageError(
             "this model was not trained for tasks: 'undiffuse inpaint', 'upscale', 'colorize', 'deblur' and 'denoise' take any model, and "
@@ -164,7 +164,7 @@ def restore(
     each = model.denoiser.conditions.for_each(conditions or {}, inputs)
     told: dict[str, object] = {name: [value for value in values for _ in range(n)] for name, values in each.items()}
     told["observation"] = observation.channels.repeat_interleave(n, 0).cpu()
-    if len(model.config.tasks) > 1:
+    if len(model.config.degradations) > 1:
         told["task"] = [task for task in observation.tasks for _ in range(n)]
     values = model.sample(inputs * n, told, seed=seed, progress=progress, **sampling)
     values = values.reshape(inputs, n, *values.shape[1:])
@@ -221,13 +221,13 @@ def upscale_samples(
     told = (
         dict(conditions or {})
         | {"observation": seen.channels}
-        | ({"task": [name] * len(small)} if len(model.config.tasks) > 1 else {})
+        | ({"task": [name] * len(small)} if len(model.config.degradations) > 1 else {})
     )
     return model.sample(len(small), told, seed=own, index=which.tolist(), progress=progress, **sampling)
 
 
 def _upscaling(model: Model) -> tuple[str, Degradation]:
-    found = [(name, task) for name, task in model.config.tasks.items() if task.kind == "upscale"]
+    found = [(name, task) for name, task in model.config.degradations.items() if task.kind == "upscale"]
     if not found:
         raise UsageError(
             "the second stage was not trained to upscale: train one with 'undiffuse train DATA --upscaler 4'."

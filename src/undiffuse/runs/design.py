@@ -81,7 +81,7 @@ class Design(Config):
     prediction: Literal["epsilon", "x0", "posterior_mean", "v", "flow", "edm"] = Field(
         "v", description="What the network predicts: epsilon, x0, posterior_mean, v, flow or edm."
     )
-    variance: VarianceKind = Field(
+    variance_type: VarianceKind = Field(
         "fixed_small",
         description="Variance of the reverse transitions: fixed_small, fixed_large, learned_range or learned.",
     )
@@ -95,7 +95,7 @@ class Design(Config):
         description="Probability, from 0 to less than 1, that training leaves a condition out; conditions may have one of "
         "their own.",
     )
-    tasks: dict[Name, DegradationConfig] = Field(
+    degradations: dict[Name, DegradationConfig] = Field(
         default_factory=dict, description="Degradations that the model is trained to restore, by name."
     )
     adapters: AdapterConfig | None = Field(
@@ -115,11 +115,11 @@ class Design(Config):
         make_prediction(
             self.prediction, schedule, trained_schedule=trained, noise=self.c_noise.build(), unscaled=self.c_in == "one"
         )
-        learned = self.variance.startswith("learned")
+        learned = self.variance_type.startswith("learned")
         objective, entry = self.training.objective, OBJECTIVES[self.training.objective]
         if learned and entry.variance == "none":
             raise UsageError(
-                f"variance {self.variance!r} is not trained by the objective {objective!r}, which only sees the mean: "
+                f"variance_type {self.variance_type!r} is not trained by the objective {objective!r}, which only sees the mean: "
                 "use the objective 'hybrid' (or 'bound')."
             )
         if entry.bound and not isinstance(schedule, Chain):

@@ -110,7 +110,7 @@ class Run:
         )
         if design.augment.probability:
             conditions["augmentation"] = AugmentationConfig(numbers=len(data.shape) - 1)
-        self.tasks = Degradations(design.tasks) if design.tasks else None
+        self.tasks = Degradations(design.degradations) if design.degradations else None
         if self.tasks:
             self.tasks.check(data.shape)
             conditions["observation"] = ObservationConfig(shape=(data.shape[0] + 2, *data.shape[1:]))
@@ -124,10 +124,10 @@ class Run:
             c_in=design.c_in,
             c_noise=design.c_noise,
             prediction=design.prediction,
-            variance=design.variance,
+            variance_type=design.variance_type,
             sigma_data=design.sigma_data,
             conditions=conditions,
-            tasks=design.tasks,
+            degradations=design.degradations,
             sampling=design.sampling,
         )
         with drawing(GeneratorStream.WEIGHTS, design.training.seed):

@@ -40,7 +40,7 @@ from undiffuse.process.config import ScheduleConfig
 from undiffuse.runs.design import Design
 from undiffuse.training.settings import TrainingConfig
 
-FROZEN_SETTINGS = ("network", "c_in", "c_noise", "prediction", "variance", "sigma_data")
+FROZEN_SETTINGS = ("network", "c_in", "c_noise", "prediction", "variance_type", "sigma_data")
 SMALLEST, LARGEST = 0.05, 5.0  # deviation, and mean, of float data in the model's unit, where its own have 0.5 and 0
 LEARNING_RATE = {"weights": 3e-4, "adapters": 3e-3}
 STEPS = 1000
@@ -69,7 +69,7 @@ class FineTuning:
 
         Raises UsageError for settings that would make the weights mean something else, with a list.
         """
-        of, learned = self.base_config, self.base_config.variance.startswith("learned")
+        of, learned = self.base_config, self.base_config.variance_type.startswith("learned")
         before = Design(
             network=of.network,
             schedule=of.schedule,
@@ -77,10 +77,10 @@ class FineTuning:
             c_in=of.c_in,
             c_noise=of.c_noise,
             prediction=of.prediction,
-            variance=of.variance,
+            variance_type=of.variance_type,
             sigma_data=of.sigma_data,
             sampling=of.sampling,
-            tasks=of.tasks,
+            degradations=of.degradations,
             training=TrainingConfig(
                 steps=STEPS,
                 batch_size=64,
@@ -105,7 +105,9 @@ class FineTuning:
             for path, values in differences(before, design).items()
             if path.startswith(FROZEN_SETTINGS) and path != "network.dropout"
         }
-        if other and not (other.keys() == {"variance"} and not learned and not design.variance.startswith("learned")):
+        if other and not (
+            other.keys() == {"variance_type"} and not learned and not design.variance_type.startswith("learned")
+        ):
             listed = "; ".join(f"{path}: {old!r} there, {new!r} now" for path, (old, new) in list(other.items())[:6])
             raise UsageError(
                 f"the weights to start from were trained with other settings of the network ({listed}): leave these out."
@@ -206,7 +208,7 @@ class FineTuning:
                     found[name] = known.merged_with(fitted[name])  # of one kind, see declared
                 except ValueError as error:
                     raise UsageError(f"{known.kind} {name!r}: {error}") from None
-            elif self.base_config.tasks and name in ("observation", "task"):
+            elif self.base_config.degradations and name in ("observation", "task"):
                 continue  # made from the examples themselves, see corruptions.py
             elif not isinstance(
                 known, AugmentationConfig

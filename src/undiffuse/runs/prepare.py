@@ -134,7 +134,7 @@ def prepare(
         refuse_held(place)
     device = usable_device(device)
     settings = dict(settings or {}) | (
-        {"tasks": {name: task.model_dump(mode="json") for name, task in tasks.items()}} if tasks else {}
+        {"degradations": {name: task.model_dump(mode="json") for name, task in tasks.items()}} if tasks else {}
     )
     base = FineTuning(start) if start else None
     if data.layout is not None and (data.source == "digits" or of_images(data)):
@@ -167,12 +167,12 @@ def prepare(
         conditions = {"class": Condition(kind="class")} if len(dataset.classes) > (0 if known else 1) else {}
     if base:
         conditions = base.declared(conditions)
-    taken = [name for name in ("observation", "task") if design.tasks and name in conditions]
+    taken = [name for name in ("observation", "task") if design.degradations and name in conditions]
     if taken:
         raise UsageError(
             f"tasks by training tell the model {taken[0]!r} themselves: give it another name, as in --class other={taken[0]}."
         )
-    if design.tasks and design.latent is not None:
+    if design.degradations and design.latent is not None:
         raise UsageError(
             "tasks by training show parts of examples, which latents are not made of: leave --latent or --tasks out."
         )

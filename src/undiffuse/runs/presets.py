@@ -66,7 +66,7 @@ def ddpm_cifar10() -> Design:
         ),
         schedule=ScheduleConfig(name="linear"),
         prediction="epsilon",
-        variance="fixed_large",
+        variance_type="fixed_large",
         training=TrainingConfig(
             steps=800_000,
             learning_rate=2e-4,
@@ -88,7 +88,7 @@ def _adm(
         network=network,
         schedule=ScheduleConfig(name=schedule, T=T),
         prediction="epsilon",
-        variance="learned_range",
+        variance_type="learned_range",
         training=TrainingConfig(
             steps=steps,
             learning_rate=learning_rate,

@@ -36,7 +36,7 @@ class Previews:
         n = max(FEWEST, min(MOST, NUMBERS // math.prod(shape)))
         return (
             self._of_tasks(min(n, MOST_OF_TASKS, len(self.bank.x)), title)
-            if self.model.config.tasks
+            if self.model.config.degradations
             else self._of_samples(n, title)
         )
 
@@ -60,7 +60,7 @@ class Previews:
     def _of_tasks(self, n: int, title: str) -> Image.Image:
         """Held-out examples in rows: what is shown of each, what is made of that, and the example itself."""
         model, values = self.model, self.bank.values
-        names, shown = list(model.config.tasks), values["observation"][:n]
+        names, shown = list(model.config.degradations), values["observation"][:n]
         tasks = [names[k] for k in values["task"][:n].tolist()] if "task" in values else names * n
         told = (
             {name: said[:n] for name, said in self.said.items()}

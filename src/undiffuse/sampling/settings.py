@@ -97,7 +97,7 @@ class SamplingConfig(BaseModel):
         None,
         description="Restart sampling: lowest and highest sigma/alpha of the interval, and how often it is repeated.",
     )
-    noise: NoiseKind = Field(
+    noise_sampler: NoiseKind = Field(
         "independent",
         description="Noise of stochastic solvers: independent, or brownian (the same path for any number of steps).",
     )
