@@ -112,7 +112,7 @@ def test_what_a_run_draws_in_training_has_nothing_in_common(tmp_path):
         run = prepared(
             tmp_path / "r",
             parse_tasks("inpaint,denoise"),
-            **{"network": network, "augment.probability": 0.5, "dropout": 0.5},
+            **{"network": network, "augment.probability": 0.5, "condition_dropout": 0.5},
         )
         run.trainer.learner.module.train()
         for step in range(8):
@@ -169,7 +169,7 @@ def test_the_stages_of_a_cascade_draw_nothing_in_common(tmp_path, monkeypatch):
     n, shown, plain = 300, [], restoration.observe
     walks = Walks(monkeypatch)
     monkeypatch.setattr(
-        restoration, "given", lambda *args, **kwargs: shown.append(kwargs["added"]) or plain(*args, **kwargs)
+        restoration, "observe", lambda *args, **kwargs: shown.append(kwargs["added"]) or plain(*args, **kwargs)
     )
     found, values = defaultdict(list), None
     for name, model in stages.items():

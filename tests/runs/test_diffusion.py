@@ -292,7 +292,7 @@ def test_the_python_interface(tmp_path):
     moments = list(model.trajectory(4, {"class": 7}))
     assert len(moments) == model.config.sampling.steps
     assert moments[0].x0.shape == (4, 1, 8, 8)
-    assert "velocity" in repr(model)
+    assert "v on cosine" in repr(model)
 
 
 def test_a_preview_that_fails_is_told_and_training_goes_on_after_saving(tmp_path, monkeypatch):
@@ -425,7 +425,7 @@ def test_a_model_is_in_training_mode_inside_updates_alone(tmp_path):
 def test_without_held_out_examples_nothing_is_said_of_them(tmp_path):
     run = tiny_run(tmp_path / "a", Intervals(1e9, 1e9), **{"training.steps": 2})
     assert re.search(
-        r"held-out error [0-9.]+ ± [0-9.]+ of the best linear denoiser's \(averaged weights, 180 examples\)",
+        r"held-out error [0-9.]+ ± [0-9.]+ of the best linear denoiser's \(ema weights, 180 examples\)",
         run.verdict(),
     )
     chosen = TINY_SETTINGS | {"training.steps": 2, "training.batch_size": 8}

@@ -13,7 +13,7 @@ def course(every: float, costs, share: float, update: float = 1.0, until: float 
     cadence = Cadence(every, share, lambda: now[0])
     while now[0] < until:
         now[0] += update
-        if cadence.due:
+        if cadence.due():
             began = now[0]
             with cadence.working():
                 now[0] += costs[min(len(found), len(costs) - 1)]
@@ -50,6 +50,6 @@ def test_the_time_of_work_that_fails_counts():
         now[0] += 10
         raise OSError("x")
     now[0] += 89
-    assert not cadence.due
+    assert not cadence.due()
     now[0] += 1
-    assert cadence.due
+    assert cadence.due()

@@ -391,13 +391,13 @@ def follow(run: Run) -> None:
     def watched() -> Iterator[Update]:
         nonlocal within
         for update in run.updates():
-            within = run.saving.spent, run.previewing.spent
+            within = run.spent
             yield update
 
     first = followed(watched(), run)
     if first is None:
         typer.echo("this run is already trained for as long as asked: give more --steps or --budget to go on.")
-    beside = "" if first is None else _beside(within, (run.saving.spent, run.previewing.spent))
+    beside = "" if first is None else _beside(within, run.spent)
     steps = f"{run.trainer.step:,} step{'s' * (run.trainer.step != 1)}"
     typer.echo(
         f"{'resumed; ' if first and first > 1 else ''}trained {steps} in {shared.clock(run.trainer.seconds)}{beside}; {run.verdict()}"

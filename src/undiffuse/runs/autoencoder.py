@@ -17,7 +17,7 @@ weights are held, and in its own loss y is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from undiffuse.conditioning.conditions import EncodedConditions
-from undiffuse.config import Config, as_file, changed, parsed, refuse_other
+from undiffuse.config import Config, changed, parsed
 from undiffuse.data.codec import Codec, CodecConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
@@ -55,9 +55,10 @@ from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Cosine
 from undiffuse.rng import GeneratorStream, drawing, permuted
 from undiffuse.runs.design import LatentDesign
-from undiffuse.system import FolderLock, write_text
-from undiffuse.training import checkpoints
+from undiffuse.runs.folder import RunFolder
+from undiffuse.training.cadence import SHARE
 from undiffuse.training.fit import fit
+from undiffuse.training.hooks import Every, HookLike
 from undiffuse.training.learners import Computing, Learner
 from undiffuse.training.loop import TrainingLoop, Update
 from undiffuse.training.timesteps import make_timestep_sampler
@@ -149,7 +150,7 @@ class AutoencoderRun:
         device: torch.device,
     ) -> None:
         self.folder, self.config, self.device = folder, config, device
-        self.lock = FolderLock(folder, ("state",))
+        self._folder = RunFolder(folder)
         design, self.codec = config.design, Codec(config.codec)
         channels = config.codec.shape[0]
         with drawing(GeneratorStream.WEIGHTS, design.training.seed):
@@ -194,23 +195,26 @@ class AutoencoderRun:
         what = f"taken from {design.source}" if self.taken else "trained"
         return f"autoencoder {self.folder}: latents of {shape}, {parameters:,} parameters, {what} on {self.device}"
 
-    def updates(self, every: float = 60.0) -> Iterator[Update]:
-        """Trains to the end, resuming from the newest checkpoint; saves every so many seconds; then writes the autoencoder.
+    def updates(self, hooks: Iterable[HookLike] = ()) -> Iterator[Update]:
+        """Trains to the end, resuming from the newest checkpoint; saves every minute; then writes the autoencoder.
 
+        hooks: called between updates, see training/hooks.py.
         A consumer that stops early should call `save`.  Raises UsageError where the folder holds another autoencoder, Failure
         where another process trains in it.
         """
-        with self.lock:
+        with self._folder:
             is_trained(self.folder, self.config)
-            write_text(self.folder / "config.json", as_file(self.config))
+            self._folder.write_config(self.config)
             if not self.taken:
-                yield from fit(self.trainer, self.loader, self.folder / "state", self.save, every)
+                self._folder.resume(self.trainer)
+                yield from fit(
+                    self.trainer, self.loader, hooks, Every(seconds=60.0, share=SHARE)(lambda *_: self.save())
+                )
             self.finish()
 
     def save(self) -> None:
         """Writes a checkpoint."""
-        with self.lock:
-            checkpoints.save_checkpoint(self.folder / "state", self.trainer.snapshot(), self.trainer.numbers())
+        self._folder.save(self.trainer)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -262,7 +266,7 @@ class AutoencoderRun:
 
 def is_trained(folder: Path, config: AutoencoderRunConfig) -> bool:
     """Whether a folder holds the trained autoencoder of this configuration. Raises UsageError where it holds another."""
-    refuse_other(folder / "config.json", config, "choose another --name", FREE_TO_CHANGE)
+    RunFolder(folder).refuse_other(config, "choose another --name", FREE_TO_CHANGE)
     return (folder / FILE_NAME).exists()
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +32,7 @@ from undiffuse.conditioning.encoded import Part
 from undiffuse.conditioning.numbers import NumberConfig
 from undiffuse.conditioning.spec import Condition
 from undiffuse.conditioning.vectors import VectorConfig
-from undiffuse.config import Config, as_file, begun_before, changed, refuse_other
+from undiffuse.config import Config, begun_before, changed
 from undiffuse.data.codec import Codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
@@ -45,9 +45,11 @@ from undiffuse.networks.unet_config import StagesConfig, UNetConfig
 from undiffuse.process.forward import add_noise
 from undiffuse.process.levels import Level
 from undiffuse.rng import GeneratorStream, drawing, permuted
-from undiffuse.system import FolderLock, write_text
-from undiffuse.training import checkpoints
+from undiffuse.runs.folder import RunFolder
+from undiffuse.system import write_text
+from undiffuse.training.cadence import SHARE
 from undiffuse.training.fit import fit
+from undiffuse.training.hooks import Every, HookLike
 from undiffuse.training.learners import Computing, Learner
 from undiffuse.training.loop import TrainingLoop, Update
 from undiffuse.training.settings import TrainingConfig
@@ -138,7 +140,7 @@ class ClassifierRun:
                 f"a classifier reads {', '.join(READABLE)}, and {name!r} is a {target.kind}: choose another."
             )
         self.folder, self.name, self.device = folder, name, device
-        self.lock = FolderLock(folder, ("state",))
+        self._folder = RunFolder(folder)
         alike = not clean and begun_before(folder / "config.json")
         config = fit_conditions(data, {name: target}, 0.0, rows=rows[0], all_alike=alike)[name]
         self.config = ClassifierConfig(
@@ -186,23 +188,24 @@ class ClassifierRun:
 
     def check(self) -> None:
         """Raises UsageError where the folder holds a classifier that is trained otherwise, with a list of what differs."""
-        refuse_other(self.folder / "config.json", self.run_config, OTHERWISE, FREE_TO_CHANGE)
+        self._folder.refuse_other(self.run_config, OTHERWISE, FREE_TO_CHANGE)
 
-    def updates(self, every: float = 60.0) -> Iterator[Update]:
-        """Trains to the end, resuming from the newest checkpoint; saves every so many seconds.
+    def updates(self, hooks: Iterable[HookLike] = ()) -> Iterator[Update]:
+        """Trains to the end, resuming from the newest checkpoint; saves every minute.
 
+        hooks: called between updates, see training/hooks.py.
         A consumer that stops early should call `save`.  Raises UsageError, see `check`, and Failure where another process trains here.
         """
-        with self.lock:
+        with self._folder:
             self.check()
-            write_text(self.folder / "config.json", as_file(self.run_config))
-            yield from fit(self.trainer, self.loader, self.folder / "state", self.save, every)
+            self._folder.write_config(self.run_config)
+            self._folder.resume(self.trainer)
+            yield from fit(self.trainer, self.loader, hooks, Every(seconds=60.0, share=SHARE)(lambda *_: self.save()))
 
     def save(self) -> None:
         """Writes a checkpoint and the classifier file."""
-        with self.lock:
-            tensors = self.trainer.snapshot()
-            checkpoints.save_checkpoint(self.folder / "state", tensors, self.trainer.numbers())
+        with self._folder:
+            tensors = self._folder.save(self.trainer)
             readings = self.readings()
             useful = [reading.ratio for reading in readings if reading.can_guide]
             provenance = {"steps": self.trainer.step, "readings": [asdict(reading) for reading in readings]}

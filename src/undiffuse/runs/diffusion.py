@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import math
 import platform
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,6 @@ from torch import Tensor
 
 from undiffuse import __version__
 from undiffuse.conditioning.augmentation import AugmentationConfig
-from undiffuse.conditioning.base import Note
 from undiffuse.conditioning.classes import TaskConfig
 from undiffuse.conditioning.columns import column_values, encode_columns, fit_conditions
 from undiffuse.conditioning.conditions import EncodedConditions
@@ -36,7 +34,7 @@ from undiffuse.conditioning.degradations import Degradations
 from undiffuse.conditioning.encoded import Part
 from undiffuse.conditioning.observation import ObservationConfig
 from undiffuse.conditioning.probe import require_sensitivity
-from undiffuse.config import as_file, changed
+from undiffuse.config import changed
 from undiffuse.data.augmentation import shifted
 from undiffuse.data.codec import Codec, fitted_codec, shape_in_files
 from undiffuse.data.dataset import Dataset
@@ -56,11 +54,14 @@ from undiffuse.process.likelihood.bound import Bins, Decoder, Density
 from undiffuse.rng import GeneratorStream, drawing, generator, permuted
 from undiffuse.runs.design import RunConfig
 from undiffuse.runs.fine_tuning import FineTuning, kept_codec, kept_conditions
+from undiffuse.runs.folder import RunFolder
 from undiffuse.runs.previews import MOST, Previews
-from undiffuse.system import FolderLock, write_atomically, write_text
-from undiffuse.training import checkpoints, log
-from undiffuse.training.cadence import DEFAULT_INTERVALS, Cadence, Intervals
+from undiffuse.system import write_atomically
+from undiffuse.training.cadence import DEFAULT_INTERVALS, Intervals
+from undiffuse.training.fit import fit
+from undiffuse.training.hooks import Every, FunctionHook, HookLike, at_end
 from undiffuse.training.learners import DenoiserLearner
+from undiffuse.training.log import MetricsLog
 from undiffuse.training.loop import TrainingLoop, Update
 from undiffuse.training.objectives import OBJECTIVES, Objective, Simple, make_weight
 from undiffuse.training.scores import HeldOut, Scores
@@ -69,9 +70,8 @@ from undiffuse.training.validation import Baseline, ValidationSet, baseline_erro
 
 MOST_PROBED = 64  # examples, for the probe of conditions
 MOST_REFERENCE_NUMBERS = 2**25  # of the training set, for the reference curves
-METRICS_SECONDS = 1.0
 QUICK, THOROUGH = 3.0, 30.0  # seconds for measuring held-out examples, while training and at its end
-CACHE, METRICS, ADAPTERS = "cache", "metrics.jsonl", "adapters"
+CACHE, SAMPLES, METRICS, ADAPTERS = "cache", "samples", "metrics.jsonl", "adapters"
 
 
 class Run:
@@ -90,8 +90,8 @@ class Run:
         start: FineTuning | None = None,
     ) -> None:
         self.folder, self.config, self.watch, self.device = folder, config, watch, device
-        self.lock = FolderLock(folder, ("state", "samples", ADAPTERS, CACHE))
-        self.saving, self.previewing = Cadence(watch.checkpoint, watch.share), Cadence(watch.preview, watch.share)
+        self._folder = RunFolder(folder, (SAMPLES, ADAPTERS, CACHE))
+        self._checkpoint, self._previews, self._sensitivity = self._hooks()
         design = config.design
         self.notes, self.latents = data.notes, latents
         before, alike = (
@@ -253,34 +253,40 @@ class Run:
 
     # The course of a run ----------------------------------------------------------------------------------------------
 
-    def updates(self) -> Iterator[Update]:
+    def updates(self, hooks: Iterable[HookLike] = ()) -> Iterator[Update]:
         """Trains to the end, resuming where the folder's newest checkpoint left off.
 
+        hooks: called between updates, see training/hooks.py.
         A consumer that stops early should call `save`.  Raises Failure where another process trains in the folder, UsageError for a
         checkpoint that this run cannot go on from.
         """
-        with self.lock:
-            self._take_up()
-            write_text(self.folder / "config.json", as_file(self.config))
-            if self.trainer.done < 1:
-                yield from self._train()
-            elif self._written() == {self.trainer.step}:
+        metrics = MetricsLog(self.folder / METRICS)
+        with self._folder:
+            metrics.check()
+            self._folder.resume(self.trainer)
+            metrics.resume(self.trainer.step)
+            self._folder.write_config(self.config)
+            if self.trainer.done >= 1 and self._written() == {self.trainer.step}:
                 return
-            with self.saving.working():
-                self.save(THOROUGH)
-            with self.previewing.working():
-                self._draw(self.preview)
-                self._draw(self._draw_heard)
+            self._checkpoint, self._previews, self._sensitivity = self._hooks()
+            own = (metrics, self._previews, self._sensitivity)
+            yield from fit(self.trainer, self._batch, (*own, *hooks), self._checkpoint)
 
-    def _take_up(self) -> None:
-        """Goes on from the newest checkpoint, if there is one. Raises UsageError for one that this run cannot go on from."""
-        log.check_log(self.folder / METRICS)
-        found = checkpoints.newest(self.folder / "state")
-        if found:
-            self.trainer.resume(*found)
-        log.drop_after(
-            self.folder / METRICS, self.trainer.step
-        )  # also of a run that was killed before it saved anything
+    def _hooks(self) -> tuple[FunctionHook, FunctionHook, FunctionHook]:
+        """What a run does between updates: its checkpoint, its previews, and at the end the picture of what reaches the network."""
+        watch = self.watch
+        return (
+            Every(seconds=watch.checkpoint, share=watch.share, name="checkpoint")(
+                lambda _, update: self.save(THOROUGH if update.done >= 1 else QUICK)
+            ),
+            Every(seconds=watch.preview, share=watch.share, name="preview")(lambda *_: self.preview()),
+            at_end(lambda *_: self._draw_sensitivity(), "sensitivity to conditions"),
+        )
+
+    @property
+    def spent(self) -> tuple[float, float]:
+        """Seconds that this process has spent on saving, and on drawing."""
+        return self._checkpoint.cadence.spent, self._previews.cadence.spent + self._sensitivity.cadence.spent
 
     def _written(self) -> set[int | None]:
         """The steps that the model file and the adapters are of, None for what is not there: a kill may come between a checkpoint and these."""
@@ -290,43 +296,10 @@ class Run:
         ]
         return {((config or {}).get("provenance") or {}).get("training", {}).get("steps") for config in found}
 
-    def _train(self) -> Iterator[Update]:
-        """Updates to the end, and between them what is written every so often."""
-        self.saving, self.previewing = (
-            Cadence(every, self.watch.share) for every in (self.watch.checkpoint, self.watch.preview)
-        )
-        logged = self.trainer.seconds
-        with open(self.folder / METRICS, "a", encoding="utf-8", buffering=1) as metrics:
-            for update in self.trainer.updates(self._batch):
-                if update.seconds - logged >= METRICS_SECONDS or update.status != "fine" or update.done >= 1:
-                    metrics.write(log.line_of(vars(update)))
-                    logged = update.seconds
-                yield update
-                if update.done >= 1:
-                    break
-                if self.previewing.due:
-                    with self.previewing.working():
-                        self._draw(self.preview)
-                if self.saving.due:
-                    with self.saving.working():
-                        self.save()
-
-    def _draw(self, draw: Callable[[], object]) -> None:
-        """Draws; where that fails, saves and says so, since a picture is not worth the training."""
-        try:
-            draw()
-        except Exception as error:
-            self.save()
-            warnings.warn(
-                f"a picture could not be drawn ({type(error).__name__}: {error}); all that was trained is saved",
-                Note,
-                stacklevel=2,
-            )
-
     def save(self, seconds: float = QUICK) -> None:
         """Writes a checkpoint and the model file.   seconds: for measuring which weights are better."""
-        with self.lock:
-            checkpoints.save_checkpoint(self.folder / "state", self.trainer.snapshot(), self.trainer.numbers())
+        with self._folder:
+            self._folder.save(self.trainer)
             self._save_model(seconds)
 
     def _save_model(self, seconds: float) -> None:
@@ -414,11 +387,11 @@ class Run:
         """Draws what the averaged weights make, see previews.py."""
         with self.trainer.ema.swapped():
             picture = evaluated(self.model.denoiser, lambda: self.previews.drawn(f"step {self.trainer.step}"))
-        path = self.folder / "samples" / f"step-{self.trainer.step:08d}.png"
+        path = self.folder / SAMPLES / f"step-{self.trainer.step:08d}.png"
         write_atomically(path, lambda temporary: picture.save(temporary, "PNG"))
         return path
 
-    def _draw_heard(self) -> None:
+    def _draw_sensitivity(self) -> None:
         heard = self.condition_sensitivity()
         if heard:
             effects(

@@ -21,7 +21,7 @@ from undiffuse.conditioning.columns import column_values, condition_notes
 from undiffuse.conditioning.conditions import CONDITIONS
 from undiffuse.conditioning.degradations import Degradation
 from undiffuse.conditioning.spec import Condition
-from undiffuse.config import changed, refuse_other, stored
+from undiffuse.config import changed, stored
 from undiffuse.data.codec import CodecConfig, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.ranges import colours, range_note
@@ -38,6 +38,7 @@ from undiffuse.runs.autoencoder import AutoencoderRun, AutoencoderRunConfig, is_
 from undiffuse.runs.design import Design, LatentDesign, RunConfig
 from undiffuse.runs.diffusion import CACHE, Run
 from undiffuse.runs.fine_tuning import FineTuning, kept_codec, refuse_outside
+from undiffuse.runs.folder import CONFIG, RunFolder
 from undiffuse.runs.presets import design_for, latents
 from undiffuse.system import is_leftover, refuse_held
 from undiffuse.training.cadence import DEFAULT_INTERVALS, Intervals
@@ -317,7 +318,7 @@ def _split(
 
 
 def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
-    path = folder / "config.json"
+    path = folder / CONFIG
     ours = (CACHE, AUTOENCODER)
     if (
         not path.exists()
@@ -327,7 +328,14 @@ def _refuse_other_run(folder: Path, config: RunConfig, override: bool) -> None:
         raise UsageError(f"{folder} is not empty and holds no run: {OTHERWISE}.")
     # what was trained on can not be held out any more, so which examples are stays as it was
     fixed = ("data.held_out", "design.training.seed") if config.split is None else ("data.held_out",)
-    refuse_other(path, config, OTHERWISE, FREE_TO_CHANGE, ("design.training", "data", "fingerprint"), override, fixed)
+    RunFolder(folder).refuse_other(
+        config,
+        OTHERWISE,
+        FREE_TO_CHANGE,
+        overridable=("design.training", "data", "fingerprint"),
+        override=override,
+        fixed=fixed,
+    )
 
 
 def default_name(source: str, start: str | Path | None = None) -> str:

@@ -1,6 +1,6 @@
-"""Cadence: when work beside training (a checkpoint, a preview) is due.
+"""Cadence: when work beside training (a checkpoint, a preview, a hook of anybody's) is due.
 
-It is due `every` seconds after the last one ENDED, and later where it takes long: with w the seconds that the last one took, not
+It is due `seconds` after the last one ENDED, and later where it takes long: with w the seconds that the last one took, not
 before w (1 - share)/share seconds of training have gone by, so that it never takes more than `share` of the time,
 
     w / (w + w (1 - share)/share) = share.
@@ -17,19 +17,23 @@ SHARE = 0.05  # of the time, for each kind of work
 
 
 class Cadence:
-    """every: seconds between the end of one piece of work and the beginning of the next.   share: in (0, 1], the most of the time it may take.
+    """When work is due, and how long all of it has taken, `spent` in seconds.
 
-    clock: seconds, always growing.   `spent` says how long all work has taken.
+    seconds: from the end of one piece of work to the beginning of the next.   share: in (0, 1], the most of the time it may take.
+    clock: seconds, always growing.   steps: it is due only after updates whose number is a multiple of this.
     """
 
-    def __init__(self, every: float, share: float = SHARE, clock: Callable[[], float] = time.monotonic) -> None:
-        self.every, self.share, self.clock = every, share, clock
+    def __init__(
+        self, seconds: float = 0.0, share: float = SHARE, clock: Callable[[], float] = time.monotonic, steps: int = 1
+    ) -> None:
+        self.seconds, self.share, self.clock, self.steps = seconds, share, clock, steps
         self.spent, self._last, self._ended = 0.0, 0.0, clock()
 
-    @property
-    def due(self) -> bool:
-        """Whether it is time for the next piece of work."""
-        return self.clock() - self._ended >= max(self.every, self._last * (1 - self.share) / self.share)
+    def due(self, step: int = 0) -> bool:
+        """Whether it is time for the next piece of work.   step: how many updates are done."""
+        if step % self.steps:
+            return False
+        return self.clock() - self._ended >= max(self.seconds, self._last * (1 - self.share) / self.share)
 
     @contextmanager
     def working(self) -> Iterator[None]:

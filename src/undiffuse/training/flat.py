@@ -26,12 +26,19 @@ class Flat:
             raise UsageError("the parameters of a network must share one dtype and one device to be trained together.")
         any_parameter = next(iter(self.named.values()))
         self.parameter = nn.Parameter(any_parameter.new_zeros(sum(p.numel() for p in self.named.values())))
-        self.gradient = self.parameter.grad = torch.zeros_like(self.parameter)
-        values, gradients = self.views(self.parameter.detach()), self.views(self.gradient)
+        self.gradient = torch.zeros_like(self.parameter)
+        values, self._gradients = self.views(self.parameter.detach()), self.views(self.gradient)
         with torch.no_grad():
             for name, p in self.named.items():
                 p.data = values[name].copy_(p)
-                p.grad = gradients[name]
+        self.attach()
+
+    def attach(self) -> None:
+        """Puts gradients back where they belong, should somebody have set them to None or to others."""
+        self.parameter.grad = self.gradient
+        for name, p in self.named.items():
+            if p.grad is not self._gradients[name]:
+                p.grad = self._gradients[name]
 
     def views(self, buffer: Tensor) -> dict[str, Tensor]:
         """The tensors by name that lie in a buffer (n,), each with the shape and memory layout of its parameter."""

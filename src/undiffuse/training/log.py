@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, appended while training."""
+"""metrics.jsonl: one JSON object a line, appended while training by the hook `MetricsLog`."""
 
 from __future__ import annotations
 
@@ -10,23 +10,46 @@ from typing import Any
 
 from undiffuse.errors import UsageError
 from undiffuse.system import write_text
+from undiffuse.training.cadence import Cadence
+from undiffuse.training.loop import TrainingLoop, Update
+
+SECONDS = 1.0  # between two lines
+
+
+class MetricsLog:
+    """The hook that appends a line about once a second, for every update that was skipped, and for the last one."""
+
+    name = "metrics.jsonl"
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.cadence, self._step = path, Cadence(SECONDS, share=1.0), 0
+
+    def check(self) -> None:
+        """Raises UsageError for a file that this program did not write."""
+        _kept(self.path, math.inf)
+
+    def resume(self, step: int) -> None:
+        """Goes on after this step: what was logged later, also by a run that was killed before it saved anything, is dropped.
+
+        Raises UsageError as `check` does.
+        """
+        write_text(self.path, "".join(line + "\n" for line in _kept(self.path, step)))
+        self._step = step
+
+    def due(self, update: Update) -> bool:
+        return update.status != "fine" or self.cadence.due()
+
+    def __call__(self, loop: TrainingLoop, update: Update) -> None:
+        if update.step > self._step:
+            with self.cadence.working(), open(self.path, "a", encoding="utf-8") as file:
+                file.write(line_of(vars(update)))
+            self._step = update.step
 
 
 def line_of(values: Mapping[str, Any]) -> str:
     """One line of strict JSON, which has no NaN: null stands for it."""
     finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
     return json.dumps(finite, allow_nan=False) + "\n"
-
-
-def check_log(path: Path) -> None:
-    """Raises UsageError for a file that this program did not write so."""
-    _kept(path, math.inf)
-
-
-def drop_after(path: Path, step: int) -> None:
-    """Forgets what was logged after the checkpoint that training resumes from. Raises UsageError as `check` does."""
-    if path.exists():
-        write_text(path, "".join(line + "\n" for line in _kept(path, step)))
 
 
 def _kept(path: Path, step: float) -> list[str]:
