@@ -125,10 +125,10 @@ def test_what_a_run_draws_in_training_has_nothing_in_common(tmp_path):
         "gaussian randn",
         "blocks bernoulli",
         "augmentation randint",
-        "corruptions randn",
-        "corruptions rand",
+        "degradations randn",
+        "degradations rand",
     } <= drawn
-    assert {"level_samplers rand", "conditions rand", "blocks uniform"} <= drawn
+    assert {"timesteps rand", "conditions rand", "blocks uniform"} <= drawn
     assert_apart(found)
 
 
