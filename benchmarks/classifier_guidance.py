@@ -22,10 +22,9 @@ import torch
 from benchmarks.common import machine, table, write
 from undiffuse.data.sources import open_digits
 from undiffuse.evaluation.distances import frechet_distance, neighbour_classes
-from undiffuse.models import guidance as steering
+from undiffuse.models import guidance as guiding
 from undiffuse.models.classifier import load_classifier
 from undiffuse.models.file import load
-from undiffuse.models.guidance import Guidance
 
 SCALES = (0.0, 1.0, 2.0, 4.0, 8.0)
 WALKS: list[tuple[str, str, dict[str, Any]]] = [
@@ -48,7 +47,7 @@ def main() -> None:
 
     def judged(form: str, how: dict[str, Any], scale: float, interval: tuple[float, float] | None) -> dict[str, float]:
         guide = classifier.guide([str(k) for k in asked.tolist()], options.n, scale, form, interval)  # type: ignore[arg-type]
-        x = model.codec.encode(model.sample(options.n, steering=Guidance(guides=(guide,)), **how)).flatten(1).double()
+        x = model.codec.encode(model.sample(options.n, guides=[guide], **how)).flatten(1).double()
         right = neighbour_classes(x, everything, labels) == asked
         return {"scale": scale, "accuracy": right.double().mean().item(), "frechet": frechet_distance(x, everything)}
 
@@ -59,7 +58,7 @@ def main() -> None:
             kinds["as released"] = EVERYWHERE
         for kind, interval in kinds.items():
             if kind == "as released":  # the second clipping left out
-                with patch.object(steering, "_limited", _once(steering._limited)):
+                with patch.object(guiding, "_limited", _once(guiding._limited)):
                     found = [judged(form, how, scale, interval) for scale in SCALES]
             else:
                 found = [judged(form, how, scale, interval) for scale in SCALES]

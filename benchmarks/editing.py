@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import machine, table, write
-from undiffuse.models.editing import denoise, estimate_noise_level, reconstruct
+from undiffuse.models.denoising import denoise, estimate_noise_level
+from undiffuse.models.editing import reconstruct
 from undiffuse.models.file import load
 from undiffuse.models.model import Model
 from undiffuse.process.philox import standard_normal

@@ -32,7 +32,8 @@ import torch
 from benchmarks.common import RESULTS, machine, table, write
 from benchmarks.mnist_conditioned import classes, read, trained_judge
 from undiffuse.models.file import load
-from undiffuse.models.inverse_problems import InverseMethod, inpaint
+from undiffuse.models.inverse_methods import InverseMethod
+from undiffuse.models.inverse_problems import inpaint
 from undiffuse.models.model import Model
 
 APPROACHES: dict[str, tuple[InverseMethod, dict[str, Any]]] = {

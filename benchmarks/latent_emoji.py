@@ -101,7 +101,11 @@ def sampled(kind: str, mark: int, runs: Path, n: int) -> Tensor:
     asked = {"style": [model.classes[k % len(model.classes)] for k in range(n)]}
     if kind == "cascade":
         return restoration.upscale_samples(
-            model, load(runs / FIRST).sample(n, asked, seed=0), noise=restoration.AUGMENTATION, conditions=asked, seed=0
+            model,
+            load(runs / FIRST).sample(n, asked, seed=0),
+            augmentation=restoration.AUGMENTATION,
+            conditions=asked,
+            seed=0,
         )
     return model.sample(n, asked, seed=0)
 

@@ -48,7 +48,7 @@ from undiffuse.data.codec import fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.evaluation.distances import frechet_distance, neighbour_classes
-from undiffuse.models import editing, inverse_problems, restoration
+from undiffuse.models import denoising, inverse_problems, restoration
 from undiffuse.models.file import load
 from undiffuse.models.model import Model
 from undiffuse.networks.building import build_network
@@ -120,7 +120,9 @@ def denoised(model: Model, seen: restoration.Observation) -> tuple[Tensor, Tenso
     """By the model itself, down from where the noise is: one answer of each, and x̂."""
     codec, levels = model.codec, seen.channels[:, -1].flatten(1)[:, 0].tolist()
     noisy = seen.channels[:, :-2] * codec.scale + codec.offset
-    found = [editing.denoise(model, noisy[k : k + 1], level=level, seed=k, steps=20) for k, level in enumerate(levels)]
+    found = [
+        denoising.denoise(model, noisy[k : k + 1], level=level, seed=k, steps=20) for k, level in enumerate(levels)
+    ]
     return torch.cat([each.sample for each in found]), torch.cat([each.mean for each in found])
 
 
@@ -205,7 +207,7 @@ def judged_stages(bench: Bench, judge: Judge, data: Dataset, factor: int, update
     asked = {"class": [data.classes[k % len(data.classes)] for k in range(SAMPLES)]} if data.classes else {}
     few = small.sample(SAMPLES, asked, seed=1)
     made = {
-        name: restoration.upscale_samples(model, few, noise=noise, conditions=asked, seed=1)
+        name: restoration.upscale_samples(model, few, augmentation=noise, conditions=asked, seed=1)
         for name, (model, noise) in stages.items()
     }
     made["one stage"] = plain.sample(SAMPLES, asked, seed=1)

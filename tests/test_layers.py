@@ -54,6 +54,7 @@ STANDARD_ONLY = {
     "functools",
     "importlib",
     "hashlib",
+    "inspect",
     "itertools",
     "json",
     "struct",

@@ -9,10 +9,10 @@ from PIL import Image
 
 from tests.small import images, tiny_model
 from undiffuse.cli.results import MOST_SHOWN, few
-from undiffuse.models import editing, inverse_problems
+from undiffuse.models import denoising, editing, inverse_problems
 from undiffuse.models.file import save_model
-from undiffuse.models.model import AT_ONCE, NUMBERS, at_once
-from undiffuse.pictures.edits import FRAMES, MOST_COLUMNS, MOST_NUMBERS, Walk
+from undiffuse.models.model import BATCH_EXAMPLES, BATCH_NUMBERS, at_once
+from undiffuse.pictures.edits import FRAMES, MOST_COLUMNS, MOST_KEPT_NUMBERS, Walk
 from undiffuse.sampling import ddpm_inversion as recording
 from undiffuse.sampling.loop import SamplerStep
 
@@ -26,8 +26,8 @@ def batches_of(model, monkeypatch):
 
 
 def test_a_batch_is_bounded_by_examples_and_by_numbers():
-    assert at_once((1, 8, 8)) == AT_ONCE
-    assert at_once((3, 256, 256)) == NUMBERS // (3 * 256**2)
+    assert at_once((1, 8, 8)) == BATCH_EXAMPLES
+    assert at_once((3, 256, 256)) == BATCH_NUMBERS // (3 * 256**2)
     assert at_once((3, 4096, 4096)) == 1
 
 
@@ -38,7 +38,7 @@ def test_a_batch_is_bounded_by_examples_and_by_numbers():
         lambda m, x: editing.reconstruct(m, x, steps=2),
         lambda m, x: editing.vary(m, x[:3], 0.5, 7, steps=2),
         lambda m, x: editing.interpolate(m, x[0], x[1], len(x), steps=2),
-        lambda m, x: editing.denoise(m, x, level=0.4, steps=2),
+        lambda m, x: denoising.denoise(m, x, level=0.4, steps=2),
         lambda m, x: editing.reconstruct(m, x, method="recorded", steps=3),
         lambda m, x: inverse_problems.inpaint(m, x, np.arange(256)[None].repeat(256, 0) < 9, method="replace", steps=2),
     ],
@@ -58,7 +58,7 @@ def test_batches_change_no_example(monkeypatch):
     model, values = tiny_model(), images(5)[:, None]
 
     def all_three():
-        restored = editing.denoise(model, values, level=0.3, steps=4)
+        restored = denoising.denoise(model, values, level=0.3, steps=4)
         return editing.reconstruct(model, values, steps=4), editing.vary(model, values, n=2, steps=4), restored
 
     before = all_three()
@@ -73,10 +73,10 @@ def test_examples_of_one_noise_are_restored_together(monkeypatch):
     """One call for x̂ and one for each of 3 steps, of all 6 examples."""
     model = tiny_model()
     seen = batches_of(model, monkeypatch)
-    editing.denoise(model, images(6)[:, None], level=0.4, steps=3)
+    denoising.denoise(model, images(6)[:, None], level=0.4, steps=3)
     assert seen == [6, 6, 6, 6]
     seen.clear()
-    editing.denoise(model, images(3)[:, None], level=torch.tensor([0.4, 0.2, 0.4]), steps=3)
+    denoising.denoise(model, images(3)[:, None], level=torch.tensor([0.4, 0.2, 0.4]), steps=3)
     assert seen == [2, 2, 2, 2, 1, 1, 1, 1]
 
 
@@ -110,7 +110,7 @@ def test_a_walk_keeps_a_bounded_number_of_moments_and_examples():
         assert kept.state is None
         assert kept.x_t[:, 0, 0, 0].tolist() == [*range(MOST_COLUMNS), 30]
     assert Walk((3, 256, 256)).examples == (0,)
-    assert 2 * FRAMES * 3 * len(Walk((3, 64, 64)).examples) * 3 * 64**2 <= MOST_NUMBERS
+    assert 2 * FRAMES * 3 * len(Walk((3, 64, 64)).examples) * 3 * 64**2 <= MOST_KEPT_NUMBERS
 
 
 def test_a_sheet_shows_a_stated_number(run, tmp_path):

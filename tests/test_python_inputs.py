@@ -16,9 +16,9 @@ from undiffuse.conditioning.spec import Condition
 from undiffuse.data.sources import share_or_count, sides
 from undiffuse.errors import Failure, UsageError
 from undiffuse.evaluation.likelihood import likelihood
-from undiffuse.models import editing, inverse_problems
+from undiffuse.models import denoising, editing, inverse_problems
 from undiffuse.models.file import save_model
-from undiffuse.models.guidance import Guidance
+from undiffuse.models.inverse_methods import InverseMethod
 from undiffuse.sampling.classifier_guidance import Guide
 
 HALF = np.arange(8)[None].repeat(8, 0) < 4
@@ -45,7 +45,7 @@ def test_numbers_of_numpy_and_torch_are_numbers(settings, plain):
 def test_a_method_may_be_named():
     one, other = (
         inverse_problems.inpaint(tiny_model(), images(2)[:, None], HALF, method=a, steps=3)
-        for a in ("dps", inverse_problems.InverseMethod("dps"))
+        for a in ("dps", InverseMethod("dps"))
     )
     assert torch.equal(one.values, other.values)
 
@@ -67,7 +67,11 @@ def inference(call):
         lambda m, x: m.sample("2"),
         lambda m, x: m.sample(2, seed=0.5),
         lambda m, x: m.sample(2, index=["a", "b"]),
-        lambda m, x: m.sample(2, steering={"negative": CAT}),
+        lambda m, x: m.sample(2, negative="cat", guidance=2.0),
+        lambda m, x: m.sample(2, autoguidance="runs/early", guidance=2.0),
+        lambda m, x: m.sample(2, guides=sum),
+        lambda m, x: m.sample(2, sampling={"steps": 3}),
+        lambda m, x: m.sample(2, stepz=3),
         lambda m, x: m.sample(2, CAT, guidance=float("nan")),
         lambda m, x: m.sample(2, steps=len),
         lambda m, x: m.sample(2, batch_size=0),
@@ -83,12 +87,8 @@ def inference(call):
         lambda m, x: Condition(kind="colour"),
         lambda m, x: Condition(kind="class", size=3),
         inference(lambda m, x: inverse_problems.inpaint(m, x, HALF)),
-        inference(lambda m, x: editing.denoise(m, x, steps=3)),
-        inference(
-            lambda m, x: m.sample(
-                2, steering=Guidance(guides=(Guide(lambda x_t, level, index: x_t.flatten(1).sum(1)),))
-            )
-        ),
+        inference(lambda m, x: denoising.denoise(m, x, steps=3)),
+        inference(lambda m, x: m.sample(2, guides=[Guide(lambda x_t, level, index: x_t.flatten(1).sum(1))])),
     ],
 )
 def test_mistakes_are_sentences(call):
@@ -131,9 +131,7 @@ def test_a_device_that_is_not_there_is_said(model_file, device):
     "call",
     [
         lambda m, x: m.sample(2, CAT, guidance=1e38, clip="none"),
-        lambda m, x: m.sample(
-            2, steering=Guidance(guides=(Guide(lambda x_t, level, index: (x_t * torch.nan).flatten(1).sum(1)),))
-        ),
+        lambda m, x: m.sample(2, guides=[Guide(lambda x_t, level, index: (x_t * torch.nan).flatten(1).sum(1))]),
         lambda m, x: editing.vary(m, x, 0.5, conditions=CAT, guidance=1e38, clip="none", steps=5),
         lambda m, x: inverse_problems.inpaint(
             m, x, HALF, method="replace", conditions=CAT, guidance=1e38, clip="none", steps=5

@@ -176,7 +176,7 @@ def test_the_stages_of_a_cascade_draw_nothing_in_common(tmp_path, monkeypatch):
         values = (
             model.sample(n, seed=5, steps=2)
             if values is None
-            else restoration.upscale_samples(model, values, noise=0.1, seed=5, steps=2)
+            else restoration.upscale_samples(model, values, augmentation=0.1, seed=5, steps=2)
         )
         for walk in walks.found:
             for kind, noise in walk.items():

@@ -1,4 +1,4 @@
-"""undiffuse: trains, samples, steers, measures and explains diffusion models on people's own data.
+"""undiffuse: trains, samples, guides, measures and explains diffusion models on people's own data.
 
 import undiffuse
 model = undiffuse.train("digits", steps=2000)

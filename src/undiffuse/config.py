@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaH
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from undiffuse.errors import UsageError, explained
+from undiffuse.errors import UsageError, explained, unknown_setting
 from undiffuse.formats import FORMAT, migrate, version_of
 from undiffuse.registry import Registry
 
@@ -90,7 +90,7 @@ def changed(config: C, settings: Mapping[str, Any], what: str = "these settings 
                 raise UsageError(f"there is no setting {path!r}: {parent!r} is none of {', '.join(place)}.")
             place = place[parent]
         if last not in place:
-            raise UsageError(f"there is no setting {path!r}: choose one of {', '.join(place)}.")
+            raise UsageError(unknown_setting(path, (".".join([*parents, name]) for name in place)))
         place[last] = value
     return parsed(type(config), content, what)
 

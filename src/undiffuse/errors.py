@@ -37,6 +37,12 @@ def explained(error: Any) -> str:
     )
 
 
+def unknown_setting(name: str, known: Iterable[str]) -> str:
+    """A sentence about a setting that there is none of, which names the nearest of the known ones, or all of them."""
+    names = list(known)
+    return f"there is no setting {name!r}" + (nearest(name, names) or f": choose one of {', '.join(names)}.")
+
+
 def whole(value: Any, what: str) -> int:
     """A whole number of Python, NumPy or torch. Raises UsageError for anything else."""
     try:

@@ -16,10 +16,10 @@ from undiffuse.errors import UsageError
 
 FORMAT = 2
 
-PREDICTIONS = {"noise": "epsilon", "clean": "x0", "mean": "posterior_mean", "velocity": "v", "karras": "edm"}
+PREDICTION_NAMES = {"noise": "epsilon", "clean": "x0", "mean": "posterior_mean", "velocity": "v", "karras": "edm"}
 INJECT = {"layers": "embedding", "attention": "cross_attention"}
-WEIGHTS = {"averaged": "ema", "raw": "online"}
-GUIDANCE = {"plain": "cfg", "projected": "apg", "plus": "cfg++"}
+WEIGHT_NAMES = {"averaged": "ema", "raw": "online"}
+GUIDANCE_SETTINGS = {"plain": "cfg", "projected": "apg", "plus": "cfg++"}
 SAMPLING = {
     "guidance_form": "guidance_method",
     "guidance_momentum": "apg_momentum",
@@ -39,8 +39,8 @@ TRAINING = {
     "level_mean": "timestep_mean",
     "level_deviation": "timestep_std",
 }
-NUMBERS = {"average_updates": "ema_updates", "returns": "rollbacks"}
-CONDITIONS = ("class", "task", "tags", "number", "vector", "text", "image", "augmentation", "seen")
+TRAINING_NUMBERS = {"average_updates": "ema_updates", "returns": "rollbacks"}
+CONDITION_KINDS = ("class", "task", "tags", "number", "vector", "text", "image", "augmentation", "seen")
 
 
 def version_of(content: Any, what: str) -> int:
@@ -75,7 +75,7 @@ def tensor_name(name: str, version: int) -> str:
     """The name that a stored tensor has today."""
     if version < 2:
         head, dot, rest = name.partition(".")
-        name = f"{WEIGHTS[head]}.{rest}" if dot and head in WEIGHTS else name
+        name = f"{WEIGHT_NAMES[head]}.{rest}" if dot and head in WEIGHT_NAMES else name
         name = f".{name}".replace(".clock_mlp.", ".time_embedding.")[1:]
     return name
 
@@ -91,7 +91,7 @@ def _to_2(content: Any) -> Any:
     if not isinstance(content, dict):
         return content
     found = _renamed({key: _to_2(value) for key, value in content.items()}, {"clock_embedding": "timestep_embedding"})
-    if found.get("kind") in CONDITIONS:
+    if found.get("kind") in CONDITION_KINDS:
         found = _renamed(found, {"drop": "dropout", "deviation": "std"})
         found = _said(found, "inject", INJECT)
         found = _said(found, "kind", {"seen": "observation"})
@@ -99,20 +99,20 @@ def _to_2(content: Any) -> Any:
         found = _renamed(found, {"deviation": "std"})
     if "network" in found and "schedule" in found:  # a model, a design or a classifier
         found = _renamed(found, DESIGN)
-        found = _said(_said(found, "prediction", PREDICTIONS), "weights", WEIGHTS)
+        found = _said(_said(found, "prediction", PREDICTION_NAMES), "weights", WEIGHT_NAMES)
         if isinstance(found.get("conditions"), dict):
             found["conditions"] = _renamed(found["conditions"], {"seen": "observation"})
     if "solver" in found and "grid" in found:
-        found = _said(_renamed(found, SAMPLING), "guidance_method", GUIDANCE)
+        found = _said(_renamed(found, SAMPLING), "guidance_method", GUIDANCE_SETTINGS)
         if isinstance(found.get("epsilon_from"), bool):
             found["epsilon_from"] = "unclipped" if found["epsilon_from"] else "clipped"
     if "batch_size" in found and "learning_rate" in found:
         found = _renamed(found, TRAINING)
     if "average_updates" in found:  # the numbers of a checkpoint
-        found = _renamed(found, NUMBERS)
+        found = _renamed(found, TRAINING_NUMBERS)
     for name in ("held_out", "held_out_error"):  # in a provenance: a score of each set of weights
         if isinstance(found.get(name), dict):
-            found[name] = _renamed(found[name], WEIGHTS)
+            found[name] = _renamed(found[name], WEIGHT_NAMES)
     return _renamed(found, {"heard": "condition_sensitivity"}) if "made_by" in found else found
 
 

@@ -19,23 +19,23 @@ from typing import Any, TypeVar
 
 from undiffuse.errors import UsageError
 
-T = TypeVar("T")
+EntryT = TypeVar("EntryT")
 NAME = re.compile(r"[^\s,=]{1,100}")
 
 
-class Registry(Mapping[str, T]):
+class Registry(Mapping[str, EntryT]):
     """Everything of one kind by name, in the order of registering.
 
     what: the kind, such as "solver", for messages.   group: of entry points.   known: what this package has itself.
     As a mapping it holds what is registered; looking up a name also finds entry points.
     """
 
-    def __init__(self, what: str, group: str, known: Mapping[str, T] | None = None) -> None:
+    def __init__(self, what: str, group: str, known: Mapping[str, EntryT] | None = None) -> None:
         self.what, self.group = what, group
         self._known = dict(known or {})
         self._owners = dict.fromkeys(self._known, "undiffuse")
 
-    def register(self, name: str, value: T, owner: Any = None) -> None:
+    def register(self, name: str, value: EntryT, owner: Any = None) -> None:
         """Adds `value` under a name.   owner: the class or function of the user that it was made of; `value` itself when left out.
 
         A class or function that is defined again in a notebook or at the prompt takes its own place.
@@ -53,7 +53,7 @@ class Registry(Mapping[str, T]):
             )
         self._known[name], self._owners[name] = value, by
 
-    def find(self, name: str) -> T | None:
+    def find(self, name: str) -> EntryT | None:
         """What has this name, None where nothing has.  Raises UsageError for an entry point that does not register what it says."""
         if name not in self._known:
             for point in self._entry_points():
@@ -71,7 +71,7 @@ class Registry(Mapping[str, T]):
         """All names, also those of entry points that were not imported yet."""
         return list(dict.fromkeys([*self._known, *(point.name for point in self._entry_points())]))
 
-    def __getitem__(self, name: str) -> T:
+    def __getitem__(self, name: str) -> EntryT:
         """Raises UsageError, with the nearest names, where nothing has this one."""
         return self._known[self.checked(name)]
 

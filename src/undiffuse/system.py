@@ -35,7 +35,7 @@ EXTRAS = {"torchdiffeq": "likelihood", "transformers": "text", "huggingface_hub"
 SPARE = 1 << 20
 LOCK = ".lock"
 TEMPORARY = re.compile(r"\..+\.\d+(-[0-9a-f]+)?\.part")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], expected_bytes: int = 0) -> None:
@@ -59,7 +59,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], expected_bytes
         os.replace(temporary, path)
         _flush_folder(path.parent)
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in DISK_FULL:
             raise OSError(
                 f"the disk is full: {path} was not written. What was saved before is untouched: free some space and "
                 "repeat the command."

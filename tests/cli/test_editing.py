@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.small import TINY_SETTINGS, images, tiny_model
 from undiffuse.data.examples import read_examples
-from undiffuse.models import editing
+from undiffuse.models import denoising, editing
 from undiffuse.models.file import save_model
 from undiffuse.sampling.settings import SamplingConfig
 
@@ -89,21 +89,21 @@ def test_the_ends_of_an_interpolation_are_the_two_examples():
 def test_noise_in_the_datas_units_and_as_a_level_is_the_same():
     """Values 0..255 are x in [-1, 1]: 51 of them are sigma/alpha 0.4."""
     model, values = tiny_model(), images(2)[:, None].astype(np.float32) * 2 - 100
-    one = editing.denoise(model, values, noise=51.0, steps=3)
-    other = editing.denoise(model, values, level=0.4, steps=3)
+    one = denoising.denoise(model, values, noise=51.0, steps=3)
+    other = denoising.denoise(model, values, level=0.4, steps=3)
     assert torch.equal(one.mean, other.mean)
     assert torch.equal(one.sample, other.sample)
-    assert editing.in_data_units(model, one.sigma_edm).tolist() == pytest.approx([51.0, 51.0])
+    assert denoising.in_data_units(model, one.sigma_edm).tolist() == pytest.approx([51.0, 51.0])
 
 
 def test_a_descent_starts_at_the_noise_and_ends_clean():
     schedule = tiny_model().schedule
-    levels = editing.descent(schedule, 0.4, 7)
+    levels = denoising.descent(schedule, 0.4, 7)
     assert len(levels) == 8
     assert levels.sigma_edm[0].item() == pytest.approx(0.4)
     assert levels.sigma[-1] == 0
     assert (levels.logsnr.diff() > 0).all()
-    assert len(editing.descent(schedule, 1e-9, 7)) == 2
+    assert len(denoising.descent(schedule, 1e-9, 7)) == 2
 
 
 @pytest.mark.parametrize(
@@ -114,10 +114,10 @@ def test_a_descent_starts_at_the_noise_and_ends_clean():
         (lambda m, x: editing.reconstruct(m, x, solver="ddpm"), "cannot be chosen"),
         (lambda m, x: editing.interpolate(m, x[0], x[1], 1), "at least 2"),
         (lambda m, x: editing.interpolate(m, x[0], x[1], method="stochastic"), "heun or ddim"),
-        (lambda m, x: editing.denoise(m, x, noise=1.0, level=1.0), "given twice"),
-        (lambda m, x: editing.denoise(m, x, noise=0.0), "above 0"),
-        (lambda m, x: editing.denoise(m, x, level=1e9), "up to"),
-        (lambda m, x: editing.denoise(m, x, estimate="guess"), "likelihood, wavelet"),
+        (lambda m, x: denoising.denoise(m, x, noise=1.0, level=1.0), "given twice"),
+        (lambda m, x: denoising.denoise(m, x, noise=0.0), "above 0"),
+        (lambda m, x: denoising.denoise(m, x, level=1e9), "up to"),
+        (lambda m, x: denoising.denoise(m, x, estimate="guess"), "likelihood, wavelet"),
     ],
 )
 def test_wrong_calls_say_what_is_wrong(call, words):

@@ -20,7 +20,7 @@ from undiffuse.conditioning.observation import ObservationConfig
 from undiffuse.conditioning.spec import Condition
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
-from undiffuse.models import editing, restoration
+from undiffuse.models import denoising, editing, restoration
 from undiffuse.models.classifier import ClassifierConfig, load_classifier, save_classifier
 from undiffuse.models.file import load, save_model
 from undiffuse.networks.unet_config import UNetConfig
@@ -105,7 +105,7 @@ def test_a_tuple_of_tags_is_of_every_example():
         {"tags": ["red;round"] * 2, "age": (3, 40)},
     ):
         one = editing.vary(model, values, 0.5, 2, conditions=conditions, steps=3).values
-        restored = editing.denoise(model, values, level=0.5, conditions=conditions, steps=3).mean
+        restored = denoising.denoise(model, values, level=0.5, conditions=conditions, steps=3).mean
         if conditions["tags"] is both:
             expected = one, restored
         assert torch.equal(one, expected[0])

@@ -189,7 +189,7 @@ def test_encoding_is_never_of_all_examples_at_once(monkeypatch):
     data, seen = open_digits(), []
     codec = Codec(fitted_codec(data))
     encode = Codec.encode
-    monkeypatch.setattr("undiffuse.data.codec.AT_ONCE", 64 * 100)
+    monkeypatch.setattr("undiffuse.data.codec.PART_NUMBERS", 64 * 100)
     monkeypatch.setattr(
         Codec, "encode", lambda self, values, limited=True: seen.append(len(values)) or encode(self, values, limited)
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from undiffuse.data.pixels import SUFFIXES
+from undiffuse.data.pixels import IMAGE_SUFFIXES
 from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.errors import UsageError
 from undiffuse.runs.prepare import default_name
@@ -108,7 +108,7 @@ def test_every_suffix_that_is_read_is_read_and_the_others_are_counted(tmp_path):
     data = opened(tmp_path)
     assert data.columns["file"].tolist() == kept
     said(data, "2 files", "h.heic, i.txt", "1 .heic, 1 .txt")
-    assert ".heic" not in SUFFIXES
+    assert ".heic" not in IMAGE_SUFFIXES
 
 
 def test_runs_are_never_data(tmp_path, monkeypatch, run):

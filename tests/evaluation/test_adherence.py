@@ -63,7 +63,7 @@ def told(monkeypatch):
 
         monkeypatch.setattr(Model, "sample", sample)
         held_out = np.arange(0, len(data), 2)
-        return {a.name: a for a in adherence(model, data, held_out, DECLARED, n=80, steps=200)}
+        return {a.name: a for a in adherence(model, data, held_out, DECLARED, n=80, predictor_steps=200)}
 
     return judged
 
@@ -98,5 +98,5 @@ def test_what_cannot_be_judged_is_refused():
     data, model = squares(60), tiny_model()
     with pytest.raises(ValueError, match="none of this model's conditions"):
         adherence(model, data, np.arange(60), {})
-    with pytest.raises(ValueError, match=r"hold out at least 40.*--held-out 40 and another --name"):
+    with pytest.raises(ValueError, match=r"hold out at least 40.*held_out=40 and another name"):
         adherence(model, data, np.arange(10), DECLARED)

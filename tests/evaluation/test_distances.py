@@ -8,7 +8,7 @@ import torch
 from scipy.linalg import sqrtm
 
 from undiffuse.evaluation.copying import copying
-from undiffuse.evaluation.distances import frechet_distance, nearest, neighbour_classes
+from undiffuse.evaluation.distances import frechet_distance, nearest_neighbours, neighbour_classes
 
 RNG = np.random.default_rng(0)
 
@@ -42,7 +42,7 @@ def test_frechet_distance_of_a_set_to_itself_is_zero_and_it_is_symmetric():
 
 def test_neighbours_by_enumeration():
     queries, points = torch.tensor(RNG.normal(size=(30, 4))), torch.tensor(RNG.normal(size=(40, 4)))
-    distance, rows = nearest(queries, points, 3)
+    distance, rows = nearest_neighbours(queries, points, 3)
     every = ((queries[:, None] - points[None]) ** 2).sum(-1).sqrt()
     torch.testing.assert_close(distance, every.sort(1).values[:, :3])
     assert torch.equal(rows, every.argsort(1)[:, :3])

@@ -35,7 +35,7 @@ def run(tmp_path_factory):
 
 def test_evaluations_are_counted_and_the_reference_is_at_no_distance_from_itself():
     model = tiny_model()
-    reference = sweep_module.PLAIN | {"solver": "adams", "grid": "angle_beta", "steps": 100}
+    reference = sweep_module.PLAIN_SETTINGS | {"solver": "adams", "grid": "angle_beta", "steps": 100}
     settings = [
         *settings_for(model, ["heun", "adams", "ddpm"], ["trailing"], [5], None),
         *settings_for(model, ["ddim"], ["aligned"], [6], None),

@@ -14,6 +14,7 @@ from undiffuse.conditioning.probe import effect
 from undiffuse.errors import Failure, UsageError
 from undiffuse.evaluation.likelihood import likelihood
 from undiffuse.models import inverse_problems
+from undiffuse.models.inverse_methods import InverseMethod
 from undiffuse.process.levels import Level, broadcast_to
 from undiffuse.process.likelihood.flow import flow_likelihood
 from undiffuse.process.philox import standard_normal
@@ -119,7 +120,7 @@ def test_inverse_problems_are_the_same_on_a_device_without_float64(method):
     hidden, values = torch.ones(8, 8, dtype=torch.bool).tril(), ((X[:2].clamp(-1, 1) + 1) * 127.5).to(torch.uint8)
     here, there = tiny_model(), tiny_model()
     moved(there.denoiser)
-    approach = inverse_problems.InverseMethod(method=method)
+    approach = InverseMethod(method=method)
     expected = inverse_problems.inpaint(here, values, hidden, method=approach, steps=3).values
     with apple():
         assert torch.equal(

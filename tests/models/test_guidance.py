@@ -1,4 +1,4 @@
-"""Steering a model: what is asked, negative conditions, scales of their own, a weaker model, one batched evaluation, refusals."""
+"""Guiding a model: what is asked, negative conditions, scales of their own, a weaker model, one batched evaluation, refusals."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ TWO = {
 }
 
 
-def walked(model, asked, steering=None, n=3, **sampling):
-    how, steering = model.sampling_config(**({"clip": "none"} | sampling)), steering or Guidance()
-    validate(model, how, steering)
-    return build_denoiser(model, encode_request(model, asked, n, steering), how, steering)
+def walked(model, asked, pull=None, n=3, **overrides):
+    config, pull = model.sampling_config(**({"clip": "none"} | overrides)), pull or Guidance()
+    validate(model, config, pull)
+    return build_denoiser(model, encode_request(model, asked, n, pull), config, pull)
 
 
 def noise(n=3):
@@ -131,11 +131,11 @@ def test_an_example_is_the_same_alone_and_in_any_batch_with_gradients_too():
 
     def guide(index=slice(None)):
         target = wanted[index]
-        return Guidance(guides=(Guide(lambda x, level, i: -((x.mean((1, 2, 3)) - target[i]) ** 2), 5.0),))
+        return [Guide(lambda x, level, i: -((x.mean((1, 2, 3)) - target[i]) ** 2), 5.0)]
 
-    together = model.sample(5, {"class": ["cat", "dog", "7", "cat", "dog"]}, steering=guide(), guidance=2.0)
+    together = model.sample(5, {"class": ["cat", "dog", "7", "cat", "dog"]}, guides=guide(), guidance=2.0)
     for k, name in enumerate(["cat", "dog", "7", "cat", "dog"]):
-        alone = model.sample(1, {"class": name}, index=[k], steering=guide([k]), guidance=2.0)
+        alone = model.sample(1, {"class": name}, index=[k], guides=guide([k]), guidance=2.0)
         assert (together[k] - alone[0]).abs().max() <= 1  # of 255, by rounding
 
 
@@ -167,41 +167,41 @@ def test_gradients_work_with_any_solver_and_the_mean_form_with_ancestral_steps(s
     model = tiny_model()
     forms = ("score", "mean") if solver == "ddpm" else ("score",)
     for form in forms:
-        steering = Guidance(guides=(Guide(lambda x, level, i: x.mean((1, 2, 3)), form=form),))
-        assert model.sample(2, {"class": "cat"}, steering=steering, solver=solver).shape == (2, 1, 8, 8)
+        guides = [Guide(lambda x, level, i: x.mean((1, 2, 3)), form=form)]
+        assert model.sample(2, {"class": "cat"}, guides=guides, solver=solver).shape == (2, 1, 8, 8)
 
 
 UNCONDITIONAL = {"conditions": {}}
 
 
 @pytest.mark.parametrize(
-    ("model", "steering", "sampling", "words"),
+    ("model", "pulls", "sampling", "words"),
     [
-        (UNCONDITIONAL, Guidance(), {"guidance": 2.0}, "nothing to guide"),
+        (UNCONDITIONAL, {}, {"guidance": 2.0}, "nothing to guide"),
         (
             {"conditions": {"class": ClassConfig(names=("cat", "dog"), dropout=0)}},
-            Guidance(),
+            {},
             {"guidance": 2.0},
             "without ever dropping",
         ),
-        ({}, Guidance(negative={"class": "cat"}), {}, "keeps away from nothing"),
-        ({}, Guidance(negative={"class": "cat"}), {"guidance_scales": {"class": 2.0}}, "leave one out"),
-        ({}, Guidance(negative={"class": "cow"}), {"guidance": 2.0}, "no class 'cow'"),
-        ({}, Guidance(), {"guidance_scales": {"age": 2.0}}, "cannot be guided by 'age': it can guide by class"),
-        ({}, Guidance(), {"guidance_scales": {"class": 2.0}, "guidance_method": "apg"}, "method cfg"),
+        ({}, {"negative": {"class": "cat"}}, {}, "keeps away from nothing"),
+        ({}, {"negative": {"class": "cat"}}, {"guidance_scales": {"class": 2.0}}, "leave one out"),
+        ({}, {"negative": {"class": "cow"}}, {"guidance": 2.0}, "no class 'cow'"),
+        ({}, {}, {"guidance_scales": {"age": 2.0}}, "cannot be guided by 'age': it can guide by class"),
+        ({}, {}, {"guidance_scales": {"class": 2.0}, "guidance_method": "apg"}, "method cfg"),
         (
             {},
-            Guidance(guides=(Guide(lambda x, level, i: x.sum((1, 2, 3)), form="mean"),)),
+            {"guides": [Guide(lambda x, level, i: x.sum((1, 2, 3)), form="mean")]},
             {"solver": "heun"},
             "use ddpm, or 'score'",
         ),
     ],
 )
-def test_contradictions_are_refused_in_a_sentence(model, steering, sampling, words):
+def test_contradictions_are_refused_in_a_sentence(model, pulls, sampling, words):
     made = tiny_model(**model)
     asked = {} if "class" not in made.denoiser.conditions.settable else {"class": "dog"}
     with pytest.raises(ValueError, match=words):
-        made.sample(1, asked, steering=steering, **sampling)
+        made.sample(1, asked, **pulls, **sampling)
 
 
 def test_a_weaker_model_of_other_data_or_another_schedule_is_refused():
@@ -212,11 +212,9 @@ def test_a_weaker_model_of_other_data_or_another_schedule_is_refused():
     ):
         other = tiny_model(**changes)
         with pytest.raises(ValueError, match=words):
-            model.sample(1, {"class": "dog"}, steering=Guidance(autoguidance=other), guidance=2.0)
+            model.sample(1, {"class": "dog"}, autoguidance=other, guidance=2.0)
     with pytest.raises(ValueError, match="one of them"):
-        model.sample(
-            1, {"class": "dog"}, steering=Guidance(negative={"class": "cat"}, autoguidance=model), guidance=2.0
-        )
+        model.sample(1, {"class": "dog"}, negative={"class": "cat"}, autoguidance=model, guidance=2.0)
 
 
 def test_the_same_index_is_the_same_noise_whatever_is_asked():

@@ -15,7 +15,7 @@ from undiffuse.conditioning.classes import ClassConfig
 from undiffuse.data.codec import CodecConfig
 from undiffuse.models import editing, inverse_problems
 from undiffuse.models.file import save_model
-from undiffuse.models.inverse_problems import InverseMethod
+from undiffuse.models.inverse_methods import InverseMethod
 from undiffuse.process.operators import REC_601, Blur, Downsample, Grey
 from undiffuse.sampling.settings import SamplingConfig
 
@@ -280,7 +280,7 @@ def test_a_photograph_as_a_mask_is_noted(run, files):
 
 
 def test_steps_are_those_of_a_batch(run, files, monkeypatch):
-    monkeypatch.setattr("undiffuse.models.inverse_problems.WITH_GRADIENTS", 2)
+    monkeypatch.setattr("undiffuse.models.inverse_methods.WITH_GRADIENTS", 2)
     code, out = run("inpaint", "tiny", "a.png", "-n", "3", "--steps", "3", "--out", "there")
     assert code == 0, out
     assert "3 of 3 steps, batch 2 of 2" in " ".join(out.split())

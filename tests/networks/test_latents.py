@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.small import randomised
-from undiffuse.models.interop.diffusers_vae import read_diffusers
+from undiffuse.models.interop.diffusers_vae import DIFFUSERS_FILE, read_diffusers
 from undiffuse.networks.discriminator import Discriminator
 from undiffuse.networks.gaussian import divergence, sample_gaussian
 from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig, folded, unfolded
-from undiffuse.networks.latents import WEIGHTS, build_autoencoder, decode, encode, pad_replicate
+from undiffuse.networks.latents import build_autoencoder, decode, encode, pad_replicate
 from undiffuse.networks.tiny_autoencoder import TinyAutoencoderConfig
 
 SMALL = {
@@ -79,7 +79,7 @@ def test_a_tiny_autoencoder_of_diffusers_answers_as_there(tmp_path):
 
 def test_names_and_shapes_of_older_files_are_understood(tmp_path):
     diffusers_kl().save_pretrained(tmp_path)
-    ours, tensors = read_diffusers(tmp_path, 3), load_file(tmp_path / WEIGHTS)
+    ours, tensors = read_diffusers(tmp_path, 3), load_file(tmp_path / DIFFUSERS_FILE)
     older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
     def renamed(name, tensor):
@@ -88,7 +88,7 @@ def test_names_and_shapes_of_older_files_are_understood(tmp_path):
                 return name.replace(new, old), tensor[..., None, None].contiguous() if tensor.ndim == 2 else tensor
         return name, tensor
 
-    save_file(dict(renamed(*item) for item in tensors.items()), tmp_path / WEIGHTS)
+    save_file(dict(renamed(*item) for item in tensors.items()), tmp_path / DIFFUSERS_FILE)
     again = read_diffusers(tmp_path, 3)
     for (name, a), (_, b) in zip(ours.named_parameters(), again.named_parameters(), strict=True):
         assert torch.equal(a, b), name
@@ -114,10 +114,10 @@ def test_what_is_not_known_is_refused_in_a_sentence(tmp_path, change, words):
 
 def test_pickles_and_damaged_weights_are_refused(tmp_path):
     diffusers_kl().save_pretrained(tmp_path)
-    (tmp_path / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes()[:1000])
+    (tmp_path / DIFFUSERS_FILE).write_bytes((tmp_path / DIFFUSERS_FILE).read_bytes()[:1000])
     with pytest.raises(ValueError, match="damaged"):
         read_diffusers(tmp_path, 3)
-    (tmp_path / WEIGHTS).rename(tmp_path / "diffusion_pytorch_model.bin")
+    (tmp_path / DIFFUSERS_FILE).rename(tmp_path / "diffusion_pytorch_model.bin")
     with pytest.raises(ValueError, match="never loaded"):
         read_diffusers(tmp_path, 3)
 

@@ -16,7 +16,7 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig
 from undiffuse.evaluation.autoencoder import reconstruction_quality
 from undiffuse.evaluation.likelihood import likelihood
-from undiffuse.models import editing
+from undiffuse.models import denoising, editing
 from undiffuse.models.file import load, store_sampling
 from undiffuse.networks.discriminator import Discriminator
 from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig
@@ -205,7 +205,7 @@ def test_its_examples_are_walked_up_and_down_as_others(trained):
     "asked",
     [
         lambda model: likelihood(model, blobs(2)),
-        lambda model: editing.denoise(model, blobs(2).astype(np.float32), level=0.1),
+        lambda model: denoising.denoise(model, blobs(2).astype(np.float32), level=0.1),
     ],
 )
 def test_what_latents_cannot_say_is_refused(trained, asked):

@@ -163,7 +163,9 @@ def test_two_stages_and_models_that_are_none(tmp_path):
         model.denoiser
     )  # so short a training has learned nothing of what is seen, and whole numbers would hide it
     plain, noisy = (
-        restoration.upscale_samples(model, torch.from_numpy(small), noise=noise, conditions={"class": "3"}, steps=2)
+        restoration.upscale_samples(
+            model, torch.from_numpy(small), augmentation=noise, conditions={"class": "3"}, steps=2
+        )
         for noise in (0.0, 0.3)
     )
     assert plain.shape == (4, 1, 8, 8)

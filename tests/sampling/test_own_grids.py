@@ -19,8 +19,9 @@ from undiffuse.cli.main import app
 from undiffuse.cli.shared import say_grid
 from undiffuse.config import changed
 from undiffuse.data.sources import DataConfig
-from undiffuse.models import editing, inverse_problems
+from undiffuse.models import editing
 from undiffuse.models.file import save_model
+from undiffuse.models.inverse_methods import InverseMethod, method_config
 from undiffuse.process.levels import Level
 from undiffuse.runs.prepare import prepare
 from undiffuse.runs.presets import NEW_MODELS
@@ -92,7 +93,7 @@ def test_a_named_grid_is_obeyed_and_the_models_own_solver_keeps_its_grid():
 
 def test_editing_and_inverse_problems_bring_it_too():
     model = tiny_model()
-    assert inverse_problems.settings(model, inverse_problems.InverseMethod("exact"), solver="edm").grid == "karras"
+    assert method_config(model, InverseMethod("exact"), overrides={"solver": "edm"}).grid == "karras"
     values = torch.rand(1, 1, 8, 8) * 16
     ends = [
         editing.vary(model, values, 1.0, 1, solver="dpm2", steps=6, **grid).values for grid in ({}, {"grid": "karras"})

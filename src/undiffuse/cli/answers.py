@@ -17,7 +17,7 @@ from undiffuse.cli import asking, edits, shared
 if TYPE_CHECKING:
     import numpy as np
 
-    from undiffuse.models.inverse_problems import InverseMethod, Solution
+    from undiffuse.models.inverse_methods import InverseMethod, Solution
     from undiffuse.models.model import Model
 
 N = Annotated[int, Option("-n", help="Answers for each image: there are many that fit.")]
@@ -88,11 +88,11 @@ class Options:
         """Raises UsageError for settings that make no sense, before anything is read."""
         shared.check_out(run, "edited", self.out)
         from undiffuse.models.file import load
-        from undiffuse.models.inverse_problems import InverseMethod
+        from undiffuse.models.inverse_methods import InverseMethod
 
         approach = InverseMethod(
             self.method,  # type: ignore[arg-type]
-            **shared.settings_given(iterations=self.iterations, zeta=self.zeta, times=times),
+            **shared.settings_given(iterations=self.iterations, dps_step_size=self.zeta, jump_repeats=times),
         )
         model = load(run, shared.device(self.device), self.weights)
         shared.say_grid(model, self.solver)
@@ -132,12 +132,12 @@ def solved(
 ) -> None:
     """Solves, draws, writes and tells.   solve: of the settings that all tasks take.   shown: the rows before the answers.
     task: what else is to be written down.   following: the command to type next."""
-    from undiffuse.models import inverse_problems
+    from undiffuse.models.inverse_methods import method_config, method_levels
     from undiffuse.pictures import edits as pictures
 
     codec = job.model.codec
-    how = inverse_problems.settings(job.model, job.approach, **job.sampling)
-    steps = len(inverse_problems.grid(job.model, job.approach, how)) - 1
+    how = method_config(job.model, job.approach, overrides=job.sampling)
+    steps = len(method_levels(job.model, job.approach, how)) - 1
     walk = edits.walk_of(job.model, job.trajectory)
     with shared.steps_bar("walking", steps) as progress:
         result = solve(

@@ -11,7 +11,7 @@ from typer import Argument, Option
 from undiffuse.cli import answers, edits, shared
 
 if TYPE_CHECKING:
-    from undiffuse.models.inverse_problems import Solution
+    from undiffuse.models.inverse_methods import Solution
 
 
 @answers.with_options

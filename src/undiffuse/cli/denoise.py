@@ -32,7 +32,7 @@ def denoise(
 ) -> None:
     """Remove noise from images: the best estimate, and one example that may have been there."""
     shared.check_out(run, "edited", out)
-    from undiffuse.models import editing
+    from undiffuse.models import denoising
     from undiffuse.models.file import load
     from undiffuse.pictures import edits as pictures
 
@@ -45,11 +45,11 @@ def denoise(
             f"note: {ends:.0%} of the values lie at the ends of their range: if noise was cut off there, it is underestimated, "
             "so give --noise where you know it"
         )
-    ratio = editing.noise_level(model, inputs.values, noise, level, estimate, conditions)  # type: ignore[arg-type]
+    ratio = denoising.noise_level(model, inputs.values, noise, level, estimate, conditions)  # type: ignore[arg-type]
     noisiest = int(ratio.argmax())
     walk = edits.walk_of(model, trajectory, only=[noisiest])
     with shared.steps_bar("walking") as progress:
-        result = editing.denoise(
+        result = denoising.denoise(
             model,
             inputs.values,
             level=ratio,
@@ -61,7 +61,7 @@ def denoise(
             **shared.settings_given(solver=solver),
         )
     folder, codec = shared.result_folder(run, "edited", out), model.codec
-    units = editing.in_data_units(model, result.sigma_edm)
+    units = denoising.in_data_units(model, result.sigma_edm)
     labels = (
         [f"σ/α {value:.2g}" for value in result.sigma_edm.tolist()]
         if units is None

@@ -34,7 +34,7 @@ def evaluate(
     from undiffuse.evaluation.adherence import adherence
     from undiffuse.models.file import load
     from undiffuse.models.guidance import Guidance, validate
-    from undiffuse.pictures.adherence import Row
+    from undiffuse.pictures.adherence import AdherenceRow
     from undiffuse.pictures.adherence import plot_adherence as draw
     from undiffuse.runs.data import run_data
 
@@ -56,7 +56,15 @@ def evaluate(
             bar.update(tasks[what], completed=share)
 
         found = adherence(
-            model, known.data, known.held_out, known.conditions, n=n, steps=steps, seed=seed, progress=watch, **settings
+            model,
+            known.data,
+            known.held_out,
+            known.conditions,
+            n=n,
+            predictor_steps=steps,
+            seed=seed,
+            progress=watch,
+            **settings,
         )
     typer.echo(f"{'condition':24} {'measure':16} {'samples':>16} {'real examples':>14} {'shuffled':>9}")
     for a in found:
@@ -77,7 +85,7 @@ def evaluate(
         "adherence": [asdict(a) for a in found],
     }
     write_text(folder / "adherence.json", json.dumps(content, indent=2) + "\n")
-    rows = [Row(a.name, a.measure, a.samples, a.error, a.ceiling, a.floor, a.asked, a.read) for a in found]
+    rows = [AdherenceRow(a.name, a.measure, a.samples, a.error, a.ceiling, a.floor, a.asked, a.read) for a in found]
     draw(folder / "adherence.png", rows, f"Do {n} samples show what was asked?")
     typer.echo(f"wrote {folder}/: adherence.png, adherence.json")
     typer.echo(f"next: {shared.again('--guidance', 2)}   to see what guidance does to it")

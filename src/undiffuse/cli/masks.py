@@ -97,9 +97,9 @@ def _box(text: str, size: Sequence[int]) -> tuple[slice, ...]:
 def _file(path: Path, text: str, shape: Sequence[int], fit: str, images: Sequence[str]) -> np.ndarray:
     import numpy as np
 
-    from undiffuse.data.pixels import SUFFIXES
+    from undiffuse.data.pixels import IMAGE_SUFFIXES
 
-    if not path.exists() or path.suffix.lower() not in {".npy", *SUFFIXES}:
+    if not path.exists() or path.suffix.lower() not in {".npy", *IMAGE_SUFFIXES}:
         raise UsageError(f"there is no mask {text!r}: write {NAMES}.")
     values = _array(path) if path.suffix.lower() == ".npy" else _image(path)
     if np.isnan(values).any() or values.min() < 0 or values.max() > WHITES[-1]:
@@ -178,9 +178,9 @@ def _size_of(path: Path) -> tuple[int, int] | None:
     """(height, width) of an image as it is seen, upright; None for what is no image."""
     from PIL import Image
 
-    from undiffuse.data.pixels import SUFFIXES
+    from undiffuse.data.pixels import IMAGE_SUFFIXES
 
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
         return None
     with Image.open(path) as file:
         width, height = file.size

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from undiffuse.models.classifier import Classifier
-    from undiffuse.models.guidance import Guidance
     from undiffuse.models.model import Model
     from undiffuse.sampling.classifier_guidance import Guide
 
@@ -285,9 +284,8 @@ class Job:
                 found.append((conditions, strength, ", ".join(part for part in (label, mark) if part), cells))
         return found
 
-    def split(self, each: list[dict[str, Any]]) -> tuple[dict[str, Any], Guidance]:
-        """Conditions of examples → (those the model is told, the steering with what only the classifier reads)."""
-        from undiffuse.models.guidance import Guidance
+    def split(self, each: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Conditions of examples → (those of the model, what pulls samples, with what only the classifier reads)."""
 
         columns: dict[str, Any] = {name: [conditions.get(name) for conditions in each] for name in self.told.values}
         guides: tuple[Guide, ...] = ()
@@ -302,7 +300,7 @@ class Job:
             guides = (classifier.guide(columns[target], len(each), **how),)
             if target not in self.model.denoiser.conditions.settable:
                 del columns[target]
-        return columns, Guidance(**self.away, guides=guides)
+        return columns, self.away | {"guides": guides}
 
 
 def _told(
@@ -353,15 +351,15 @@ def _rows(job: Job, n: int | None, compare: bool) -> list[Row]:
 
 def _batches(job: Job, rows: list[Row], bar: Progress) -> Iterator[tuple[list[Row], Tensor]]:
     """The samples of rows, some at a time, with a bar for each strength. Complains before anything is drawn."""
-    from undiffuse.models.guidance import validate
+    from undiffuse.models.guidance import Guidance, validate
 
     model = job.model
     groups = [[row for row in rows if row.strength == strength] for strength in job.strengths]
     asked = [job.split([row.conditions for row in group]) for group in groups]
-    for group, (conditions, steering), strength in zip(groups, asked, job.strengths, strict=True):
-        validate(model, model.sampling_config(**job.how(strength)), steering, conditions)
+    for group, (conditions, pulls), strength in zip(groups, asked, job.strengths, strict=True):
+        validate(model, model.sampling_config(**job.how(strength)), Guidance(**pulls), conditions)
         model.denoiser.conditions.encode(conditions, len(group))
-    for group, (conditions, steering), strength in zip(groups, asked, job.strengths, strict=True):
+    for group, (conditions, pulls), strength in zip(groups, asked, job.strengths, strict=True):
         each = len(model.sampling_config(**job.how(strength)).build_levels(model.schedule)) - 1
         progress = shared.steps(
             bar, "sampling" if strength is None or len(groups) == 1 else f"guidance {strength:g}", each
@@ -372,8 +370,8 @@ def _batches(job: Job, rows: list[Row], bar: Progress) -> Iterator[tuple[list[Ro
             conditions,
             seed=job.seed,
             index=which,
-            steering=steering,
             progress=progress,
+            **pulls,
             **job.how(strength),
         ):
             yield group[done : done + len(values)], values
@@ -434,7 +432,7 @@ def _enlarged(
     }
     which = [row.index for row in rows]
     return upscale_samples(
-        second, values, noise=augmentation, conditions=told, seed=job.seed, index=which, progress=progress
+        second, values, augmentation=augmentation, conditions=told, seed=job.seed, index=which, progress=progress
     )
 
 
@@ -458,10 +456,8 @@ def _draw_trajectory(job: Job, rows: list[Row], folder: Path) -> None:
     each = list({row.label: row for row in reversed(rows)}.values())[::-1]
     which = each if len(each) > 1 else rows
     for k, row in enumerate(which[: min(STRIP_EXAMPLES, len(walk.examples))]):
-        told, steering = job.split([row.conditions])
-        for moment in model.trajectory(
-            1, told, seed=job.seed, first=row.index, steering=steering, **job.how(row.strength)
-        ):
+        told, pulls = job.split([row.conditions])
+        for moment in model.trajectory(1, told, seed=job.seed, first=row.index, **pulls, **job.how(row.strength)):
             walk.see("down", moment, torch.tensor([k]))
     moments = [moment for _, moment in walk.moments]
     reverse_strip(moments, model.codec).save(folder / "reverse.png")

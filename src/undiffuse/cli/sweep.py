@@ -56,8 +56,7 @@ def sweep(
     if by not in ("flow", "score"):
         raise UsageError(f"--by {by} is no way to recommend: choose flow or score.")
     from undiffuse.evaluation import sweep as sweeping
-    from undiffuse.models.file import load, store_sampling
-    from undiffuse.models.model import FILE_NAME
+    from undiffuse.models.file import MODEL_FILE, load, store_sampling
 
     model = load(run, shared.device(device))
     settings = sweeping.settings_for(
@@ -99,7 +98,7 @@ def sweep(
         typer.echo(f"note: no setting came within {tolerance:g} of the exact flow; this is the nearest")
     how = best.sampling
     if keep:
-        store_sampling(run / FILE_NAME if run.is_dir() else run, how)
+        store_sampling(run / MODEL_FILE if run.is_dir() else run, how)
         unsure = f", chosen by a score against only {swept.compared:,} examples" if by == "score" and swept.few else ""
         typer.echo(
             f"the model now samples with {how.solver} on {how.grid}, {how.steps} steps{unsure}; next: {shared.command('sample', run)}"

@@ -383,7 +383,7 @@ def _settings(
 
 def follow(run: Run) -> None:
     """Trains with a progress bar; says where everything is, first and last."""
-    from undiffuse.models.model import FILE_NAME
+    from undiffuse.models.file import MODEL_FILE
 
     typer.echo(run.description())
     within = (0.0, 0.0)
@@ -403,7 +403,7 @@ def follow(run: Run) -> None:
         f"{'resumed; ' if first and first > 1 else ''}trained {steps} in {shared.clock(run.trainer.seconds)}{beside}; {run.verdict()}"
     )
     written = {
-        "the model": FILE_NAME,
+        "the model": MODEL_FILE,
         "metrics.jsonl": "metrics.jsonl",
         "samples/": "samples",
         "heard.png": "heard.png",

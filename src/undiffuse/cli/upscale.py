@@ -13,7 +13,7 @@ from undiffuse.cli import answers, edits, shared
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
-    from undiffuse.models.inverse_problems import Solution
+    from undiffuse.models.inverse_methods import Solution
 
 
 @answers.with_options

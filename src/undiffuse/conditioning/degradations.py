@@ -164,7 +164,7 @@ DEGRADATIONS: dict[str, type[Degradation]] = {
     "deblur": Deblur,
     "denoise": AddNoise,
 }
-NUMBERS = {"upscale": "factor", "deblur": "radius"}
+TASK_NUMBERS = {"upscale": "factor", "deblur": "radius"}
 
 
 def second_stage(factor: int) -> Upscale:
@@ -179,14 +179,14 @@ def parse_tasks(text: str) -> dict[str, Degradation]:
     found = {}
     for name in text.split(","):
         kind, colon, number = name.strip().partition(":")
-        if kind not in DEGRADATIONS or (colon and kind not in NUMBERS):
+        if kind not in DEGRADATIONS or (colon and kind not in TASK_NUMBERS):
             raise UsageError(
                 f"there is no task {name.strip()!r}: choose of inpaint, upscale:FACTOR, colorize, deblur:RADIUS and denoise."
             )
         settings: dict[str, float | int] = {}
         if colon:
             try:
-                settings = {NUMBERS[kind]: int(number) if kind == "upscale" else float(number)}
+                settings = {TASK_NUMBERS[kind]: int(number) if kind == "upscale" else float(number)}
                 DEGRADATIONS[kind](**settings)  # type: ignore[arg-type]
             except ValueError:
                 raise UsageError(

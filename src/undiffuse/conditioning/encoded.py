@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-T = TypeVar("T", bound=Hashable)
+HashableT = TypeVar("HashableT", bound=Hashable)
 
 
 class EncodedColumn(ABC):
@@ -137,8 +137,8 @@ def starts_of(lengths: Sequence[int] | Tensor) -> Tensor:
     return torch.cat([torch.zeros(1, dtype=torch.int64), torch.as_tensor(lengths, dtype=torch.int64).cumsum(0)])
 
 
-def distinct(values: Iterable[T | None]) -> tuple[list[T], Tensor]:
+def distinct(values: Iterable[HashableT | None]) -> tuple[list[HashableT], Tensor]:
     """(the different values but None, in the order in which they come; which of them each is, int64 (N,), -1 for None)."""
-    place: dict[T, int] = {}
+    place: dict[HashableT, int] = {}
     which = [-1 if value is None else place.setdefault(value, len(place)) for value in values]
     return list(place), torch.tensor(which, dtype=torch.int64)

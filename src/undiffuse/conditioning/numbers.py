@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from undiffuse.conditioning.spec import Condition
 
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
-FREQUENCIES = tuple(math.pi / 8 * 2**k for k in range(5))  # periods of 16 … 1 standard deviations
+NUMBER_FREQUENCIES = tuple(math.pi / 8 * 2**k for k in range(5))  # periods of 16 … 1 standard deviations
 
 MOST_LISTED = 10
 
@@ -103,8 +103,8 @@ class NumberCondition(ConditionModule):
 
     def __init__(self, config: NumberConfig, width: int) -> None:
         super().__init__(config)
-        self.mlp = two_layers(2 * len(FREQUENCIES) + 2, width_for(config, width))
-        self.register_buffer("frequencies", torch.tensor(FREQUENCIES), persistent=False)
+        self.mlp = two_layers(2 * len(NUMBER_FREQUENCIES) + 2, width_for(config, width))
+        self.register_buffer("frequencies", torch.tensor(NUMBER_FREQUENCIES), persistent=False)
 
     def forward(self, encoded: Tensor) -> Tensor:
         z, said = encoded[:, :1], encoded[:, 1:]

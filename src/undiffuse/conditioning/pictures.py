@@ -27,7 +27,7 @@ from undiffuse.data import tables
 from undiffuse.data.codec import CodecConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.examples import read_examples
-from undiffuse.data.ranges import FULL, colours, found_range, has_alpha
+from undiffuse.data.ranges import FULL_RANGES, colours, found_range, has_alpha
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class ImageConfig(ConditionSettings):
             if mode is None:
                 return pictures.min().item(), pictures.max().item(), None
             return 0.0, 65535.0 if mode.endswith(";16") else 255.0, None
-        full = FULL[TYPES[pictures.dtype]]
+        full = FULL_RANGES[TYPES[pictures.dtype]]
         values = pictures.numpy().astype(TYPES[pictures.dtype], copy=False)
         low, high = found_range(values, mode)
         if high < full:

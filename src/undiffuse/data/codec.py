@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.ranges import FULL, colours, found_range, full_range, has_alpha
-from undiffuse.data.statistics import AT_ONCE, channel_statistics, parts_of
+from undiffuse.data.ranges import FULL_RANGES, colours, found_range, full_range, has_alpha
+from undiffuse.data.statistics import PART_NUMBERS, channel_statistics, parts_of
 from undiffuse.errors import UsageError
 
 MOST_STEPS = 2**24  # between the smallest and the largest whole number that float32 tells apart
@@ -101,7 +101,7 @@ def fitted_codec(data: Dataset, rows: np.ndarray | None = None, *, all_alike: bo
 
 def _of_integers(data: Dataset, all_alike: bool) -> CodecConfig:
     channels, values = data.shape[0], data.values
-    shown, alpha = colours(values, data.mode), (FULL[values.dtype.name],) if has_alpha(data.mode) else ()
+    shown, alpha = colours(values, data.mode), (FULL_RANGES[values.dtype.name],) if has_alpha(data.mode) else ()
     found = full_range(values) if all_alike else found_range(values, data.mode)
     low, high = found[0] if data.low is None else data.low, found[1] if data.high is None else data.high
     if shown.min() < low or shown.max() > high:
@@ -254,7 +254,7 @@ class Codec:
     @property
     def at_once(self) -> int:
         """How many examples `encode_parts` takes at once."""
-        return max(1, AT_ONCE // math.prod(self.config.shape)) if self.space is None else self.space.at_once
+        return max(1, PART_NUMBERS // math.prod(self.config.shape)) if self.space is None else self.space.at_once
 
     def decode(self, x: Tensor) -> Tensor:
         """Float tensor in the data's own range (float64 where float32 would not do); integers are rounded and clipped, floats clipped."""

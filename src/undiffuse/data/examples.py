@@ -17,8 +17,8 @@ from undiffuse.data.arrays import load_one
 from undiffuse.data.codec import CodecConfig, shape_in_files
 from undiffuse.data.pixels import (
     DESCRIBED,
+    IMAGE_SUFFIXES,
     MUCH_CUT,
-    SUFFIXES,
     Unreadable,
     converted,
     cut,
@@ -43,7 +43,7 @@ def read_examples(
         raise UsageError(f"there is no file {path}: give an image, or an .npy array of shape {codec.shape}.")
     if path.suffix.lower() == ".npy":
         return _array(path, codec, missing), []
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise UsageError(f"{path} is neither an image nor an .npy array: give one of these.")
     if len(codec.shape) != 3 or codec.shape[0] not in PIXEL_MODES:
         raise UsageError(

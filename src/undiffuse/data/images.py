@@ -21,7 +21,16 @@ from threading import Lock
 import numpy as np
 
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.pixels import DESCRIBED, MUCH_CUT, SUFFIXES, Unreadable, deepened, mode_of, read_image, size_text
+from undiffuse.data.pixels import (
+    DESCRIBED,
+    IMAGE_SUFFIXES,
+    MUCH_CUT,
+    Unreadable,
+    deepened,
+    mode_of,
+    read_image,
+    size_text,
+)
 from undiffuse.data.ranges import has_alpha, top_of
 from undiffuse.errors import UsageError
 
@@ -61,7 +70,7 @@ class Found:
             (self.closed, "folder", "it may not be read: change its permissions"),
         )
         return [
-            f"left out {len(paths)} {what}{'s' * (len(paths) > 1)}, {listed(paths)}: {why}"
+            f"left out {len(paths)} {what}{'s' * (len(paths) > 1)}, {first_few(paths)}: {why}"
             for paths, what, why in counted
             if paths
         ]
@@ -101,7 +110,7 @@ def find(root: Path) -> Found:
                 continue
             elif not path.exists():
                 found.dangling.append(seen)
-            elif path.suffix.lower() in SUFFIXES:
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
                 found.files.append(path)
             else:
                 found.others.append(seen)
@@ -111,7 +120,7 @@ def find(root: Path) -> Found:
     return found
 
 
-def listed(things: Iterable[object]) -> str:
+def first_few(things: Iterable[object]) -> str:
     """The first few, and how many more."""
     texts = [str(thing) for thing in things]
     return ", ".join(texts[:NAMED]) + (f" and {len(texts) - NAMED} more" if len(texts) > NAMED else "")
@@ -134,7 +143,7 @@ def _classes(root: Path, files: list[Path]) -> tuple[list[str] | None, list[str]
     )
     classes = list(dict.fromkeys(names))
     note = (
-        f"classes are the folders right below {root} ({listed(classes)}), and deeper ones are part of these ({listed(deeper)}); "
+        f"classes are the folders right below {root} ({first_few(classes)}), and deeper ones are part of these ({first_few(deeper)}); "
         f"give {root / str(classes[0])} to have its own folders as classes"
     )
     return names, [note] if deeper else []  # type: ignore[return-value]
@@ -270,7 +279,9 @@ def _decided(root: Path, pictures: dict[Path, _Read], bits: int) -> list[str]:
         (shallow, f"8 bits, white brought to the {2**bits - 1} of the {bits} bits that the others use"),
         (outside, f"their place outside {root}, and are read there"),
     )
-    return [f"{len(paths)} of {len(pictures)} images have {what} ({listed(paths)})" for paths, what in counted if paths]
+    return [
+        f"{len(paths)} of {len(pictures)} images have {what} ({first_few(paths)})" for paths, what in counted if paths
+    ]
 
 
 def _same(root: Path, pictures: dict[Path, _Read], convert: bool) -> None:

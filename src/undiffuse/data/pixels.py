@@ -21,7 +21,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from undiffuse.data.ranges import top_of
 
-SUFFIXES = {
+IMAGE_SUFFIXES = {
     ".png",
     ".jpg",
     ".jpeg",

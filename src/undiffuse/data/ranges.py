@@ -19,7 +19,7 @@ import numpy as np
 from undiffuse.data.statistics import parts_of
 
 SMALL = 31
-FULL = {"uint8": 255, "uint16": 65535}
+FULL_RANGES = {"uint8": 255, "uint16": 65535}
 DEPTHS = (8, 10, 12, 14)
 MOST_LABELS, FAR = (
     64,
@@ -39,7 +39,7 @@ def colours(values: np.ndarray, mode: str | None) -> np.ndarray:
 
 def top_of(highest: float) -> int:
     """The largest number of the fewest bits, 8, 10, 12, 14 or 16, that hold `highest`."""
-    return next((2**bits - 1 for bits in DEPTHS if highest < 2**bits), FULL["uint16"])
+    return next((2**bits - 1 for bits in DEPTHS if highest < 2**bits), FULL_RANGES["uint16"])
 
 
 def found_range(values: np.ndarray, mode: str | None = None) -> tuple[float, float]:
@@ -51,19 +51,19 @@ def found_range(values: np.ndarray, mode: str | None = None) -> tuple[float, flo
     low, high = int(found.min()), int(found.max())
     if has_alpha(mode) and low == high:
         return full_range(values)
-    if values.dtype.name not in FULL:
+    if values.dtype.name not in FULL_RANGES:
         return float(low), float(high)
-    return 0.0, float(high if high <= SMALL else FULL["uint8"] if values.dtype == np.uint8 else top_of(high))
+    return 0.0, float(high if high <= SMALL else FULL_RANGES["uint8"] if values.dtype == np.uint8 else top_of(high))
 
 
 def full_range(values: np.ndarray) -> tuple[float, float]:
     """(low, high) of integers as it was taken before the rule: all of uint8 and uint16."""
-    return (0.0, float(FULL[values.dtype.name])) if values.dtype.name in FULL else found_range(values)
+    return (0.0, float(FULL_RANGES[values.dtype.name])) if values.dtype.name in FULL_RANGES else found_range(values)
 
 
 def _lone(values: np.ndarray) -> tuple[int, int] | None:
     """(lowest, highest) of few values with the largest far beyond them, such as labels of 0 to 20 and 255 where nothing is said; else None."""
-    counts = np.zeros(FULL[values.dtype.name] + 1, dtype=np.int64)
+    counts = np.zeros(FULL_RANGES[values.dtype.name] + 1, dtype=np.int64)
     for part in parts_of(values):
         counts += np.bincount(values[part].ravel(), minlength=len(counts))
         if np.count_nonzero(counts) > MOST_LABELS:
@@ -74,9 +74,9 @@ def _lone(values: np.ndarray) -> tuple[int, int] | None:
 
 def range_note(values: np.ndarray, low: float, high: float) -> str | None:
     """What was decided of integers, None where nothing else could be meant.   low, high: the range that they are read in."""
-    if values.dtype.name not in FULL:
+    if values.dtype.name not in FULL_RANGES:
         return f"{values.dtype.name} values are read as {low:.0f} to {high:.0f}, their smallest and largest; --range LOW,HIGH says otherwise"
-    highest, full = int(values.max()), FULL[values.dtype.name]
+    highest, full = int(values.max()), FULL_RANGES[values.dtype.name]
     if lone := _lone(values):
         masks = (
             f"; if some files hold masks of 0 and 1 and others of 0 and {highest}, make them alike"

@@ -101,7 +101,7 @@ def shrunk(data: Dataset, factor: int) -> Dataset:
 def of_images(config: DataConfig) -> bool:
     """Whether a configuration names a folder of images, or a table that names them."""
     path = Path(config.source).expanduser()
-    return config.source != "digits" and (path.is_dir() or path.suffix.lower() in tables.SUFFIXES)
+    return config.source != "digits" and (path.is_dir() or path.suffix.lower() in tables.TABLE_SUFFIXES)
 
 
 def open_data(config: DataConfig) -> Dataset:
@@ -122,7 +122,7 @@ def open_data(config: DataConfig) -> Dataset:
         raise UsageError(
             f"there is no data at {path}: give 'digits', a folder of images, or a .csv, .npy, .npz or idx.gz file."
         )
-    elif suffix in tables.SUFFIXES:
+    elif suffix in tables.TABLE_SUFFIXES:
         data = tables.image_table(path, config.size, config.fit, config.channels, config.max_pixels)
     elif suffix in (".npy", ".npz"):
         data = arrays.numpy_file(path, config.layout)

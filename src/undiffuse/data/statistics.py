@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 
-AT_ONCE = 2**20  # numbers
+PART_NUMBERS = 2**20  # numbers
 
 
 def parts_of(values: np.ndarray, n: int | None = None) -> list[slice]:
     """Slices of n examples (all when None), of about AT_ONCE numbers each."""
-    each = max(1, AT_ONCE // max(1, math.prod(values.shape[1:])))
+    each = max(1, PART_NUMBERS // max(1, math.prod(values.shape[1:])))
     return [slice(start, start + each) for start in range(0, len(values) if n is None else n, each)]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from undiffuse.errors import UsageError
 
-SUFFIXES = (".csv", ".tsv", ".jsonl")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 FIELD_LIMIT = 2**24  # characters of one cell
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 SEPARATED = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}

@@ -49,7 +49,7 @@ CALLED = {
 }
 SUFFIX = re.compile(r"\.(?=[0-9]*[A-Za-z])[A-Za-z0-9]{1,5}")  # .5 is no suffix
 NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")  # 007 is a name, not 7
-NAMES, OTHER_SUFFIX, NUMBERS = 2, 1, 0  # trust
+TRUST_NAMES, TRUST_OTHER_SUFFIX, TRUST_NUMBERS = 2, 1, 0  # trust
 
 
 def cell_text(value: object) -> str:
@@ -90,7 +90,7 @@ class Naming:
     @property
     def counts(self) -> bool:
         return bool(self.rows) and (
-            self.trust == NAMES or (self.whole and self.once and (self.trust != NUMBERS or self.called))
+            self.trust == TRUST_NAMES or (self.whole and self.once and (self.trust != TRUST_NUMBERS or self.called))
         )
 
     def contradicts(self, other: Naming) -> bool:
@@ -177,7 +177,7 @@ def _chosen(
         near = max(many, key=lambda naming: (naming.trust, len(naming.rows)), default=None)
         if near is None or not near.once:
             also = ""
-        elif near.trust == NUMBERS and near.whole:
+        elif near.trust == TRUST_NUMBERS and near.whole:
             also = f"; the numbers in {near.column!r} may be anything: if they name the images, call it {FILE_COLUMNS[0]!r}"
         else:
             also = f"; {near.column!r} names {len(near.rows)} of {len(files)} images{_unknown(near, content)}"
@@ -188,7 +188,9 @@ def _chosen(
     chosen = max(
         (n for n in counting if n in many), key=lambda n: (n.trust, len(n.rows), n.called), default=counting[0]
     )
-    against = [naming for naming in many if (naming.counts or naming.trust != NUMBERS) and naming.contradicts(chosen)]
+    against = [
+        naming for naming in many if (naming.counts or naming.trust != TRUST_NUMBERS) and naming.contradicts(chosen)
+    ]
     if against:
         both = [naming for naming in namings if naming is chosen or naming in against]
         partly = next(
@@ -244,7 +246,7 @@ def _naming(column: str, cells: Sequence[object], path: Path, files: Sequence[st
             rows.setdefault(name, []).append(row)
     else:
         rest = []
-    trust = NUMBERS if number else OTHER_SUFFIX if rest else NAMES
+    trust = TRUST_NUMBERS if number else TRUST_OTHER_SUFFIX if rest else TRUST_NAMES
     example = next(((texts[row], name) for row, name in rest if view[row] not in alone), None)
     return Naming(column, rows, trust, len(rows) == len(files), example)
 

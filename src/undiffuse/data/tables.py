@@ -19,8 +19,8 @@ import numpy as np
 
 from undiffuse.data.arrays import arranged, load_one
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.images import listed, read_images
-from undiffuse.data.table_files import SUFFIXES as SUFFIXES
+from undiffuse.data.images import first_few, read_images
+from undiffuse.data.table_files import TABLE_SUFFIXES as TABLE_SUFFIXES
 from undiffuse.data.table_files import decode_text, read_table
 from undiffuse.data.table_rows import FILE_COLUMNS, cell_text, rows_by_name
 from undiffuse.errors import UsageError
@@ -147,7 +147,7 @@ def captions_beside(data: Dataset) -> np.ndarray | None:
 def captions_note(data: Dataset, without: Sequence[int]) -> str:
     """What was read of captions beside pictures.   without: the examples that have none."""
     note = f"{len(data) - len(without):,} captions read from .txt files beside the pictures"
-    files = listed(data.columns["file"][row] for row in without)
+    files = first_few(data.columns["file"][row] for row in without)
     return (
         f"{note}; {len(without):,} {'picture has' if len(without) == 1 else 'pictures have'} none ({files})"
         if without
@@ -165,7 +165,9 @@ def offers(data: Dataset) -> list[tuple[str, str]]:
         notes.append((CAPTIONS, note))
     if data.columns.keys() == {"file"}:
         found = sorted(
-            path for path in data.folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+            path
+            for path in data.folder.iterdir()
+            if path.suffix.lower() in TABLE_SUFFIXES and not path.name.startswith(".")
         )
         notes += [(path.name, f"the folder holds {path.name}: --table '{path}' reads its columns") for path in found]
     return notes

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -32,12 +32,14 @@ from undiffuse.models.model import Model
 from undiffuse.process.levels import Level
 from undiffuse.rng import GeneratorStream, drawing, generator, permuted
 from undiffuse.runs.classifier import ClassifierRun, reading
+from undiffuse.sampling.overrides import SamplingOverrides
+from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.training.settings import TrainingConfig
 
 READ = ("class", "task", "number", "tags", "text", "vector")
 CANDIDATES = 10
 DIMENSIONS = 64  # that texts are brought to for a predictor
-FEWEST = 20  # held-out examples on each side
+FEWEST_A_SIDE = 20  # held-out examples on each side
 
 
 @dataclass(frozen=True)
@@ -65,28 +67,29 @@ def adherence(
     declared: Mapping[str, Condition],
     *,
     n: int = 500,
-    steps: int = 600,
+    predictor_steps: int = 600,
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
-    **sampling: Any,
+    sampling: SamplingConfig | None = None,
+    **overrides: Unpack[SamplingOverrides],
 ) -> list[Adherence]:
     """How well n samples show each declared condition.
 
-    data: the run's, held_out: its rows that the model never saw.   steps: of each predictor's training.   sampling: as for
-    Model.sample.   progress: called with (what is done, the share of it).
+    data: the run's, held_out: its rows that the model never saw.   steps: of each predictor's training.   sampling, overrides: as
+    for Model.sample.   progress: called with (what is done, the share of it).
     Raises UsageError for a model without conditions that can be read, or too few held-out examples.
     """
-    if steps < 1:
-        raise UsageError(f"predictors cannot be trained for {steps} steps: take at least 1.")
+    if predictor_steps < 1:
+        raise UsageError(f"predictors cannot be trained for {predictor_steps} steps: take at least 1.")
     readable = {name: condition for name, condition in declared.items() if condition.kind in READ}
     if not readable:
         raise UsageError(
             f"none of this model's conditions can be read off an example: {', '.join(declared) or 'it is unconditional'}."
         )
-    if len(held_out) < 2 * FEWEST:
+    if len(held_out) < 2 * FEWEST_A_SIDE:
         raise UsageError(
-            f"{len(held_out)} held-out examples are too few to train a predictor on and to test it: hold out at least {2 * FEWEST}. A run cannot "
-            f"change what it holds out: train another with --held-out {2 * FEWEST} and another --name."
+            f"{len(held_out)} held-out examples are too few to train a predictor on and to test it: hold out at least "
+            f"{2 * FEWEST_A_SIDE}. A run cannot change what it holds out: train another with held_out={2 * FEWEST_A_SIDE} and another name."
         )
     order = permuted(GeneratorStream.PREDICTORS, held_out, seed)
     learned, tested = np.sort(order[::2]), np.sort(order[1::2])
@@ -98,14 +101,21 @@ def adherence(
         return lambda share: progress(what, share) if progress else None
 
     sampled = watch("sampling")
-    values = model.sample(n, told, seed=seed, progress=lambda done, total: sampled(done / total), **sampling)
+    values = model.sample(
+        n, told, seed=seed, progress=lambda done, total: sampled(done / total), sampling=sampling, **overrides
+    )
     codec = model.codec.plain
     x = codec.encode(values)
     found = []
     for name, condition in readable.items():
         target, source = _target(data, name, condition, model)
         training = TrainingConfig(
-            steps=steps, batch_size=min(64, len(learned)), learning_rate=1e-3, weight_decay=0.05, warmup=20, seed=seed
+            steps=predictor_steps,
+            batch_size=min(64, len(learned)),
+            learning_rate=1e-3,
+            weight_decay=0.05,
+            warmup=20,
+            seed=seed,
         )
         work = ClassifierRun(
             Path(), model.config, codec, source, (learned, tested), name, target, training, model.device, clean=True

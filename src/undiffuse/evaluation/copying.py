@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from undiffuse.errors import UsageError
-from undiffuse.evaluation.distances import nearest
+from undiffuse.evaluation.distances import nearest_neighbours
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ def copying(samples: Tensor, training: Tensor, held_out: Tensor) -> Copying:
         raise UsageError(
             f"{len(training)} training examples are compared with {len(held_out)} held-out ones: take equally many."
         )
-    to_training, _ = nearest(samples, training)
-    to_held_out, _ = nearest(samples, held_out)
+    to_training, _ = nearest_neighbours(samples, training)
+    to_held_out, _ = nearest_neighbours(samples, held_out)
     differ = to_training != to_held_out
     n = int(differ.sum())
     share = ((to_training < to_held_out) & differ).sum().item() / max(n, 1)

@@ -33,7 +33,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     return max(0.0, distance.item())
 
 
-def nearest(queries: Tensor, points: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+def nearest_neighbours(queries: Tensor, points: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
     """The k nearest points of each query: (distances (N, k), rows (N, k)), exact Euclidean in float64."""
     points = points.double()
     found = [
@@ -45,7 +45,7 @@ def nearest(queries: Tensor, points: Tensor, k: int = 1) -> tuple[Tensor, Tensor
 
 def neighbour_classes(queries: Tensor, points: Tensor, labels: Tensor, k: int = 3) -> Tensor:
     """The class of each query by the majority of its k nearest points; the nearer class wins a tie."""
-    _, rows = nearest(queries, points, k)
+    _, rows = nearest_neighbours(queries, points, k)
     votes = torch.nn.functional.one_hot(labels[rows]).double()
     nearness = torch.linspace(1, 0.5, k, dtype=torch.float64)[None, :, None] * 1e-3
     return (votes * (1 + nearness)).sum(1).argmax(1)

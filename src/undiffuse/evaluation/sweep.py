@@ -34,9 +34,9 @@ from undiffuse.sampling.fitted_grids import fitted_logsnrs
 from undiffuse.sampling.loop import SamplerStep, initial, trajectory
 from undiffuse.sampling.settings import ONE_WAY, OWN_ENDS, OWN_SOLVER, SamplingConfig
 
-PLAIN: dict[str, Any] = {"logsnrs": None} | OWN_SOLVER | ONE_WAY | OWN_ENDS
-REFERENCE: dict[str, Any] = PLAIN | {"solver": "adams", "grid": "angle_beta"}
-REFERENCE_STEPS = 120
+PLAIN_SETTINGS: dict[str, Any] = {"logsnrs": None} | OWN_SOLVER | ONE_WAY | OWN_ENDS
+REFERENCE: dict[str, Any] = PLAIN_SETTINGS | {"solver": "adams", "grid": "angle_beta"}
+REFERENCE_SOLVER_STEPS = 120
 DEFAULT_SOLVERS = ("adams", "unipc", "dpm++", "heun", "ddim")
 DEFAULT_GRIDS = ("angle_beta", "trailing", "aligned")
 DEFAULT_STEPS = (4, 6, 8, 10, 13, 16, 24)
@@ -122,7 +122,7 @@ def settings_for(
 
     lasts: sigma/alpha of the last noisy level, None for the grid's own, which "aligned" alone has.
     """
-    common = PLAIN if guidance is None else PLAIN | {"guidance": guidance}
+    common = PLAIN_SETTINGS if guidance is None else PLAIN_SETTINGS | {"guidance": guidance}
     ends = {grid: (None,) if grid == "aligned" else lasts for grid in grids}
     return [
         common | {"solver": s, "grid": g, "steps": k, "sigma_min": last}
@@ -158,19 +158,21 @@ def sweep(
         model.sampling_config(**(each | {"grid": "trailing"} if each["grid"] == "aligned" else each))
     index = torch.arange(n, device=model.device)
 
-    def walked(how: SamplingConfig, watch: Callable[[SamplerStep], None] | None = None) -> tuple[Tensor, int, float]:
-        denoise = _Counted(model.denoiser_fn(conditions or {}, n, how))
-        levels = how.build_levels(model.schedule)
+    def walked(
+        sampling: SamplingConfig, watch: Callable[[SamplerStep], None] | None = None
+    ) -> tuple[Tensor, int, float]:
+        denoise = _Counted(model.denoiser_fn(conditions or {}, n, sampling))
+        levels = sampling.build_levels(model.schedule)
         began = time.perf_counter()
         for moment in trajectory(
             initial(levels, model.codec.shape, seed, index),
             denoise,
             levels,
-            how.build_solver(model.schedule),
+            sampling.build_solver(model.schedule),
             seed=seed,
             index=index,
-            noise=how.noise_sampler,
-            s_noise=how.s_noise,
+            noise=sampling.noise_sampler,
+            s_noise=sampling.s_noise,
         ):
             if watch:
                 watch(moment)
@@ -178,7 +180,7 @@ def sweep(
         end = end.cpu()
         return end.double(), denoise.calls, time.perf_counter() - began
 
-    steps = min(REFERENCE_STEPS, len(getattr(model.schedule, "levels", range(REFERENCE_STEPS + 1))) - 1)
+    steps = min(REFERENCE_SOLVER_STEPS, len(getattr(model.schedule, "levels", range(REFERENCE_SOLVER_STEPS + 1))) - 1)
     reference_config = changed(model.config.sampling, REFERENCE | guidance | {"steps": steps})
     few = max(2, min(n, FITTED_NUMBERS // (steps * math.prod(model.codec.shape))))
     kept: list[SamplerStep] = []
@@ -203,15 +205,15 @@ def sweep(
     for done, each in enumerate(settings, start=1):
         if progress:
             progress(done, len(settings) + 1)
-        how = changed(model.config.sampling, _levelled(each, kept, mesh))
-        end, evaluations, seconds = walked(how)
+        sampling = changed(model.config.sampling, _levelled(each, kept, mesh))
+        end, evaluations, seconds = walked(sampling)
         apart = (end - reference).flatten(1).pow(2).mean(1).sqrt().median().item()
         tried.append(
             Tried(
-                how,
+                sampling,
                 evaluations,
                 seconds,
-                None if how.build_solver(model.schedule).stochastic else apart,
+                None if sampling.build_solver(model.schedule).stochastic else apart,
                 score(given(end)),
             )
         )

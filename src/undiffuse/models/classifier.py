@@ -39,7 +39,7 @@ from undiffuse.process.config import ScheduleConfig
 from undiffuse.process.levels import Level, broadcast_to
 from undiffuse.sampling.classifier_guidance import Guide
 
-FILE_NAME = "classifier.safetensors"
+CLASSIFIER_FILE = "classifier.safetensors"
 LOGVAR_RANGE = (-8.0, 4.0)  # of standardised numbers
 Target = ClassConfig | NumberConfig | TagsConfig | VectorConfig
 READERS: dict[str, Callable[[Any, int], ConditionModule]] = {
@@ -195,7 +195,7 @@ def save_classifier(
 def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Classifier:
     """The classifier in a file, or in a folder that 'undiffuse classifier' made. Raises UsageError."""
     path = Path(path)
-    path = path / FILE_NAME if path.is_dir() else path
+    path = path / CLASSIFIER_FILE if path.is_dir() else path
     if not path.exists():
         raise UsageError(f"there is no classifier at {path}: train one with 'undiffuse classifier RUN'.")
     header = storage.read_header(path, "classifier")

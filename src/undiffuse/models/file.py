@@ -21,7 +21,7 @@ from undiffuse.networks.latents import Latents
 from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.system import FolderLock
 
-FILE_NAME = "model.safetensors"
+MODEL_FILE = "model.safetensors"
 
 
 def save_model(
@@ -111,17 +111,17 @@ def _adapted(model: Model, folder: Path) -> Model:
 def file_of(path: str | Path) -> Path:
     """The model file that a run folder holds, or the path itself. Raises UsageError where there is none."""
     path = Path(path)
-    path = path / FILE_NAME if path.is_dir() else path
+    path = path / MODEL_FILE if path.is_dir() else path
     if not path.exists():
         raise UsageError(
-            f"there is no model at {path}: give a run folder made by 'undiffuse train', or its {FILE_NAME}."
+            f"there is no model at {path}: give a run folder made by 'undiffuse train', or its {MODEL_FILE}."
         )
     return path
 
 
 def stored_config(folder: Path) -> ModelConfig | None:
     """What the model file of a run folder says of itself, None where there is none that says anything. Its weights are not looked at."""
-    content = storage.config_of(folder / FILE_NAME)
+    content = storage.config_of(folder / MODEL_FILE)
     try:
         return None if content is None else parsed(ModelConfig, content, "")
     except UsageError:

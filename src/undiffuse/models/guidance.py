@@ -1,6 +1,6 @@
-"""Steering: all that can pull samples besides the settings a model keeps, and the Denoise and Solver they make together.
+"""Guidance: all that can pull samples besides the settings a model keeps, and the DenoiserFn and Solver they make together.
 
-x̂ ── classifier-free guidance, against nothing said, a negative condition, or a weaker model ── what was seen of x ── clipping
+x̂ ── classifier-free guidance, against absent conditions, negative ones, or a weaker model ── an observation of x ── clipping
    ── gradients, clipping ──> x̂
 """
 
@@ -52,14 +52,24 @@ class GuidedModel(Protocol):
 
 @dataclass(frozen=True)
 class Guidance:
-    """negative: conditions to be guided away from, in place of nothing said.   weaker: a model to be guided away from.
+    """negative: conditions to be guided away from, in place of absent ones.   autoguidance: a weaker model to be guided away from.
 
-    guides: gradients, see sampling/gradients.py.
+    guides: gradients, see sampling/classifier_guidance.py.   Raises UsageError for values of another kind.
     """
 
     negative: Mapping[str, object] | None = None
     autoguidance: GuidedModel | None = None
-    guides: tuple[Guide, ...] = ()
+    guides: Sequence[Guide] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.negative, Mapping | None):
+            raise UsageError(f"negative is given by name, such as {{'class': 'cat'}}, and not as {self.negative!r}.")
+        if self.autoguidance is not None and not hasattr(self.autoguidance, "denoiser"):
+            raise UsageError(
+                f"autoguidance is a weaker model, such as undiffuse.load('runs/early'), and not {self.autoguidance!r}."
+            )
+        if not isinstance(self.guides, Sequence) or not all(isinstance(guide, Guide) for guide in self.guides):
+            raise UsageError(f"guides is a list, such as [classifier.guide('cat', n)], and not {self.guides!r}.")
 
 
 @dataclass(frozen=True)
@@ -87,70 +97,66 @@ class Request:
 
 
 def validate(
-    model: GuidedModel, how: SamplingConfig, steering: Guidance, told: Mapping[str, object] | None = None
+    model: GuidedModel, sampling: SamplingConfig, guidance: Guidance, told: Mapping[str, object] | None = None
 ) -> None:
-    """Raises UsageError for steering that contradicts itself, the settings or the model; notes guidance by what is not told.
+    """Raises UsageError for guidance that contradicts itself, the settings or the model; notes guidance by absent conditions.
 
-    told: the conditions that are asked for, where they are known.
+    told: the conditions that are given, where they are known.
     """
-    if not isinstance(steering, Guidance):
-        raise UsageError(
-            f"steering is a Steering, such as Steering(negative={{'class': 'cat'}}), and not {steering!r}."
-        )
     conditions = model.denoiser.conditions
-    scales = how.guidance_scales or {}
+    scales = sampling.guidance_scales or {}
     for name in scales:
         if name not in conditions.droppable:
             known = (
                 f"it can guide by {', '.join(conditions.droppable)}"
                 if conditions.droppable
-                else "it has none that may be left unsaid"
+                else "it has none that may be absent"
             )
             raise UsageError(f"this model cannot be guided by {name!r}: {known}.")
-    guided = not how.unguided or bool(scales)
-    if steering.negative and steering.autoguidance is not None:
+    guided = not sampling.unguided or bool(scales)
+    if guidance.negative and guidance.autoguidance is not None:
         raise UsageError(
             "a negative condition and a weaker model are both what to be guided away from: give one of them."
         )
-    if (steering.negative or steering.autoguidance is not None) and not guided:
+    if (guidance.negative or guidance.autoguidance is not None) and not guided:
         raise UsageError(
             "guidance 1 keeps away from nothing: give a guidance above 1 with a negative condition or a weaker model."
         )
-    if steering.negative and scales:
+    if guidance.negative and scales:
         raise UsageError(
-            "scales for each condition start from nothing said, so a negative condition has no place: leave one out."
+            "scales for each condition start from absent conditions, so a negative one has no place: leave one out."
         )
-    if steering.autoguidance is not None:
+    if guidance.autoguidance is not None:
         if scales:
             raise UsageError(
                 "a weaker model is told the same as this one, so there is one scale for all: leave the scales out."
             )
-        _refuse_other(model, steering.autoguidance, "the weaker model")
+        _refuse_other(model, guidance.autoguidance, "the weaker model")
     elif guided and not conditions.settable:
         raise UsageError("this model is unconditional, so there is nothing to guide: leave guidance at 1.")
     elif guided and not conditions.droppable:
         raise UsageError(
             "this model was trained without ever dropping its conditions (drop = 0), so it cannot be guided by them: use guidance 1."
         )
-    if any(guide.form == "mean" for guide in steering.guides) and not isinstance(
-        how.build_solver(model.schedule), Ancestral
+    if any(guide.form == "mean" for guide in guidance.guides) and not isinstance(
+        sampling.build_solver(model.schedule), Ancestral
     ):
         raise UsageError(
-            f"guidance in the form 'mean' moves the mean of ancestral steps, and {how.solver!r} takes none: use ddpm, or 'score'."
+            f"guidance in the form 'mean' moves the mean of ancestral steps, and {sampling.solver!r} takes none: use ddpm, or 'score'."
         )
     if (
-        isinstance(told, Mapping) and not steering.negative and steering.autoguidance is None
+        isinstance(told, Mapping) and not guidance.negative and guidance.autoguidance is None
     ):  # anything else is refused where it is encoded
-        _note_unsaid(how, [name for name in conditions.droppable if told.get(name) is not None])
+        _note_unsaid(sampling, [name for name in conditions.droppable if told.get(name) is not None])
 
 
-def _note_unsaid(how: SamplingConfig, said: Sequence[str]) -> None:
+def _note_unsaid(sampling: SamplingConfig, said: Sequence[str]) -> None:
     """A note where guidance starts from nothing said and goes to nothing said.   said: the conditions that are told and may be left unsaid."""
-    scales = how.guidance_scales or {}
+    scales = sampling.guidance_scales or {}
     unsaid = [name for name, scale in scales.items() if name not in said and scale != 1]
     if unsaid:
         warnings.warn(f"nothing is told of {unsaid[0]!r}, so guiding by it changes nothing", Note, stacklevel=1)
-    elif not scales and not said and how.guidance not in (0, 1):
+    elif not scales and not said and sampling.guidance not in (0, 1):
         warnings.warn("nothing is told that may be left unsaid, so guidance changes nothing", Note, stacklevel=1)
 
 
@@ -170,8 +176,8 @@ def _refuse_other(model: GuidedModel, other: GuidedModel, what: str) -> None:
 def build_denoiser(
     model: GuidedModel,
     asked: Request,
-    how: SamplingConfig,
-    steering: Guidance,
+    sampling: SamplingConfig,
+    guidance: Guidance,
     seen: Callable[[DenoiserFn], DenoiserFn] = lambda denoise: denoise,
 ) -> DenoiserFn:
     """The Denoise that sampling walks with.   seen: what conditions it on something seen of x, see sampling/inverse.py.
@@ -179,56 +185,56 @@ def build_denoiser(
     That comes before clipping, since a clipped x̂ has no derivative where it was clipped.   With momentum of guidance it is a
     `Remembering`, which remembers in the steps of a `WithMomentum`.
     """
-    by_gradient = [guide for guide in steering.guides if guide.form == "score"]
+    by_gradient = [guide for guide in guidance.guides if guide.form == "score"]
 
-    def steered(believed: DenoiserFn) -> DenoiserFn:
-        guided = _limited(model, seen(believed), how)
-        return _limited(model, by_score(guided, by_gradient, asked.index), how) if by_gradient else guided
+    def guided_by_all(believed: DenoiserFn) -> DenoiserFn:
+        guided = _limited(model, seen(believed), sampling)
+        return _limited(model, by_score(guided, by_gradient, asked.index), sampling) if by_gradient else guided
 
-    guided = _guided(model, asked, how, steering)
+    guided = _guided(model, asked, sampling, guidance)
     if isinstance(guided, Remembering):
-        return Remembering(lambda running: steered(guided.build(running)), guided.share)
-    return steered(guided)
+        return Remembering(lambda running: guided_by_all(guided.build(running)), guided.share)
+    return guided_by_all(guided)
 
 
 def build_sampler(
-    model: GuidedModel, asked: Request, how: SamplingConfig, steering: Guidance
+    model: GuidedModel, asked: Request, sampling: SamplingConfig, guidance: Guidance
 ) -> tuple[DenoiserFn, Solver]:
     """The Denoise and the Solver that sampling walks with."""
-    solver = how.build_solver(model.schedule)
-    by_mean = tuple(guide for guide in steering.guides if guide.form == "mean")
+    solver = sampling.build_solver(model.schedule)
+    by_mean = tuple(guide for guide in guidance.guides if guide.form == "mean")
     if by_mean:
         assert isinstance(solver, Ancestral)  # `check` saw to it
         solver = MeanGuided(solver, by_mean, asked.index)
-    believed = build_denoiser(model, asked, how, steering)
+    believed = build_denoiser(model, asked, sampling, guidance)
     return believed, WithMomentum(solver) if isinstance(believed, Remembering) else solver
 
 
-def _guided(model: GuidedModel, asked: Request, how: SamplingConfig, steering: Guidance) -> DenoiserFn:
+def _guided(model: GuidedModel, asked: Request, sampling: SamplingConfig, guidance: Guidance) -> DenoiserFn:
     denoiser, values = model.denoiser, asked.values
-    scales = how.guidance_scales or {}
-    if scales and len({how.guidance, *scales.values()}) == 1:
-        scales, how = {}, how.model_copy(update={"guidance": next(iter(scales.values()))})
-    if how.unguided and not scales:
+    scales = sampling.guidance_scales or {}
+    if scales and len({sampling.guidance, *scales.values()}) == 1:
+        scales, sampling = {}, sampling.model_copy(update={"guidance": next(iter(scales.values()))})
+    if sampling.unguided and not scales:
         return denoiser.bind(values)
     if scales:
-        guided = _nested(model, values, how.guidance, scales)
-    elif how.guidance == 0 and how.guidance_interval is None and steering.autoguidance is None:
+        guided = _nested(model, values, sampling.guidance, scales)
+    elif sampling.guidance == 0 and sampling.guidance_interval is None and guidance.autoguidance is None:
         return denoiser.bind(asked.negative or denoiser.conditions.without(values))
     else:
-        guided = how.build_guidance()(_pair(model, asked, steering))
-    if how.guidance_interval is None:
+        guided = sampling.build_guidance()(_pair(model, asked, guidance))
+    if sampling.guidance_interval is None:
         return guided
-    plain, low, high = denoiser.bind(values), *how.guidance_interval
+    plain, low, high = denoiser.bind(values), *sampling.guidance_interval
     if isinstance(guided, Remembering):
         return Remembering(lambda running: in_interval(guided.build(running), plain, low, high), guided.share)
     return in_interval(guided, plain, low, high)
 
 
-def _pair(model: GuidedModel, asked: Request, steering: Guidance) -> Pair:
-    if steering.autoguidance is not None:
+def _pair(model: GuidedModel, asked: Request, guidance: Guidance) -> Pair:
+    if guidance.autoguidance is not None:
         return separate_pair(
-            model.denoiser.bind(asked.values), steering.autoguidance.denoiser.bind(asked.autoguidance or {})
+            model.denoiser.bind(asked.values), guidance.autoguidance.denoiser.bind(asked.autoguidance or {})
         )
     return model.denoiser.batched([asked.values, asked.negative or model.denoiser.conditions.without(asked.values)])
 
@@ -249,27 +255,27 @@ def _nested(model: GuidedModel, values: EncodedConditions, rest: float, scales: 
     return composed(model.denoiser.batched(sets), list(of))
 
 
-def _limited(model: GuidedModel, denoise: DenoiserFn, how: SamplingConfig) -> DenoiserFn:
+def _limited(model: GuidedModel, denoise: DenoiserFn, sampling: SamplingConfig) -> DenoiserFn:
     low, high = model.codec.limits(model.device)
     keep_eps = (
-        how.epsilon_from == "unclipped" and how.solver != "ddpm"
+        sampling.epsilon_from == "unclipped" and sampling.solver != "ddpm"
     )  # which has no eps in diffusers either: its steps are made of x̂ and x_t
-    if how.clip == "range":
+    if sampling.clip == "range":
         return clipped(denoise, low, high, keep_eps=keep_eps)
-    if how.clip == "dynamic":
+    if sampling.clip == "dynamic":
         bound = float(high.max())
-        most = math.inf if how.threshold_max is None else how.threshold_max * bound
-        return dynamically_thresholded(denoise, how.threshold_quantile, bound, most, keep_eps=keep_eps)
+        most = math.inf if sampling.threshold_max is None else sampling.threshold_max * bound
+        return dynamically_thresholded(denoise, sampling.threshold_quantile, bound, most, keep_eps=keep_eps)
     return denoise
 
 
 def encode_request(
-    model: GuidedModel, conditions: Mapping[str, object], n: int, steering: Guidance, device: torch.device | None = None
+    model: GuidedModel, conditions: Mapping[str, object], n: int, guidance: Guidance, device: torch.device | None = None
 ) -> Request:
     """What is asked of n examples, on a device, the model's when None. Raises UsageError, see Conditions.encode."""
     values, weaker = model.denoiser.conditions.encode(conditions, n), None
-    negative = model.denoiser.conditions.encode(steering.negative, n) if steering.negative else None
-    if steering.autoguidance is not None:
-        known = steering.autoguidance.denoiser.conditions
+    negative = model.denoiser.conditions.encode(guidance.negative, n) if guidance.negative else None
+    if guidance.autoguidance is not None:
+        known = guidance.autoguidance.denoiser.conditions
         weaker = known.encode({name: value for name, value in conditions.items() if name in known.settable}, n)
     return Request(values, negative, weaker, torch.arange(n)).on(device or model.device)

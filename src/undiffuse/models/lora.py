@@ -30,7 +30,7 @@ from undiffuse.models.denoiser import Denoiser
 from undiffuse.networks.adapters import PLACE, adaptable, adapters_of
 from undiffuse.system import write_atomically, write_text
 
-WEIGHTS, CONFIG, REST = "adapter_model.safetensors", "adapter_config.json", "start.safetensors"
+ADAPTER_WEIGHTS, ADAPTER_CONFIG, START_WEIGHTS = "adapter_model.safetensors", "adapter_config.json", "start.safetensors"
 PREFIX = "base_model.model."
 UNKNOWN = (
     "use_dora",
@@ -61,7 +61,7 @@ def save_adapters(folder: Path, denoiser: Denoiser, config: AdaptersConfig) -> N
             adapter.B.detach().cpu().reshape(*adapter.B.shape, *[1] * (adapter.A.ndim - 2)).clone()
         )
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    write_atomically(folder / WEIGHTS, lambda path: save_file(tensors, path, {"format": "pt"}), size)
+    write_atomically(folder / ADAPTER_WEIGHTS, lambda path: save_file(tensors, path, {"format": "pt"}), size)
     described = {
         "peft_type": "LORA",
         "r": rank,
@@ -73,28 +73,28 @@ def save_adapters(folder: Path, denoiser: Denoiser, config: AdaptersConfig) -> N
         "base_model_name_or_path": config.start.name,
         "inference_mode": True,
     }
-    write_text(folder / CONFIG, json.dumps(described, indent=2) + "\n")
+    write_text(folder / ADAPTER_CONFIG, json.dumps(described, indent=2) + "\n")
     rest = {name: p for name, p in denoiser.named_parameters() if p.requires_grad and PLACE not in name}
-    storage.write(folder / REST, "adapters", config.model_dump_json(), rest)
+    storage.write(folder / START_WEIGHTS, "adapters", config.model_dump_json(), rest)
 
 
 def written(folder: Path) -> dict[str, Any] | None:
     """The configuration of the tuned model, plain data, where `save` has written all that it writes; None else."""
-    if not ((folder / WEIGHTS).is_file() and (folder / CONFIG).is_file()):
+    if not ((folder / ADAPTER_WEIGHTS).is_file() and (folder / ADAPTER_CONFIG).is_file()):
         return None
-    return (storage.config_of(folder / REST) or {}).get("model")
+    return (storage.config_of(folder / START_WEIGHTS) or {}).get("model")
 
 
 def read_rest(folder: Path) -> tuple[AdaptersConfig, dict[str, Tensor]] | None:
     """What a tuned model has beside adapters; None for adapters that another program made. Raises UsageError."""
-    if not (folder / CONFIG).exists():
+    if not (folder / ADAPTER_CONFIG).exists():
         raise UsageError(
             f"there are no adapters at {folder}: give the folder adapters/ of a run trained with --adapters, or one that peft wrote."
         )
-    if not (folder / REST).exists():
+    if not (folder / START_WEIGHTS).exists():
         return None
-    content, tensors = storage.read(folder / REST, "adapters")
-    return parsed(AdaptersConfig, content, f"{folder / REST} has a header this version cannot use"), tensors
+    content, tensors = storage.read(folder / START_WEIGHTS, "adapters")
+    return parsed(AdaptersConfig, content, f"{folder / START_WEIGHTS} has a header this version cannot use"), tensors
 
 
 def add(network: nn.Module, folder: Path) -> None:
@@ -115,8 +115,8 @@ def add(network: nn.Module, folder: Path) -> None:
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        with safe_open(folder / WEIGHTS, "pt") as file:
+        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
             tensors = {tensor_name(name, 1): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if config["peft_type"] != "LORA" or config.get("bias", "none") != "none":
             raise UsageError("they are no low-rank adapters of weights alone")

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from undiffuse.conditioning.classes import ClassConfig
-from undiffuse.config import changed
 from undiffuse.data.codec import Codec
 from undiffuse.errors import UsageError, whole
 from undiffuse.models.config import ModelConfig, rescheduled
@@ -25,14 +24,15 @@ from undiffuse.process.config import ScheduleConfig
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import DenoiserFn
 from undiffuse.process.schedules import Schedule
+from undiffuse.sampling.classifier_guidance import Guide
 from undiffuse.sampling.loop import Counter, SamplerStep, final, initial, trajectory
-from undiffuse.sampling.settings import SamplingConfig, completed
+from undiffuse.sampling.overrides import SamplingOverrides, resolved
+from undiffuse.sampling.settings import SamplingConfig
 
-FILE_NAME = "model.safetensors"
-AT_ONCE, NUMBERS = 256, 2**20  # examples, and their numbers, that go through the network together
+BATCH_EXAMPLES, BATCH_NUMBERS = 256, 2**20  # examples, and their numbers, that go through the network together
 
 
-def at_once(shape: Sequence[int], most: int = AT_ONCE, numbers: int = NUMBERS) -> int:
+def at_once(shape: Sequence[int], most: int = BATCH_EXAMPLES, numbers: int = BATCH_NUMBERS) -> int:
     """How many examples of this shape to work on together: at most so many, and fewer where they hold more numbers than this."""
     return max(1, min(most, numbers // math.prod(shape)))
 
@@ -67,19 +67,25 @@ class Model:
         seed: int = 0,
         first: int = 0,
         index: Sequence[int] | None = None,
-        steering: Guidance | None = None,
+        negative: Mapping[str, object] | None = None,
+        autoguidance: Model | None = None,
+        guides: Sequence[Guide] = (),
+        sampling: SamplingConfig | None = None,
         batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
-        **sampling: Any,
+        **overrides: Unpack[SamplingOverrides],
     ) -> Tensor:
         """n new examples, float (n, C, *size) in the data's own range.
 
-        conditions: {"class": "7", "age": 30}, one value for all or a list of n; not mentioned means not said.
+        conditions: {"class": "7", "age": 30}, one value for all or a list of n; one that is left out is absent, the null token.
         seed, first: examples first … first + n - 1 of this seed; each is the same whatever else is drawn.   index: any n of
-        them instead, such as the same one n times.   steering: negative conditions, a weaker model, gradients.
+        them instead, such as the same one n times.
+        negative: conditions to be guided away from, in place of absent ones (a negative prompt).   autoguidance: a weaker model to be
+        guided away from (Karras et al. 2024).   Both need a guidance above 1.   guides: gradients, such as `Classifier.guide`.
+        sampling: the settings to use in place of the model's own.   overrides: single fields of SamplingConfig (solver, grid, steps,
+        eta, guidance, clip, …) to replace in these.
         batch_size: examples that go through the network together, `at_once` when left out.
-        sampling: any field of SamplingConfig (solver, grid, steps, eta, guidance, clip, …) to use instead of the
-        model's own.   progress: called with (done, total) steps.
+        progress: called with (done, total) steps.
 
         Raises UsageError for n < 1, a condition the model does not know, or settings that contradict each other; Failure for
         samples that are no finite numbers.
@@ -90,10 +96,13 @@ class Model:
             seed=seed,
             first=first,
             index=index,
-            steering=steering,
+            negative=negative,
+            autoguidance=autoguidance,
+            guides=guides,
+            sampling=sampling,
             batch_size=batch_size,
             progress=progress,
-            **sampling,
+            **overrides,
         )
         values, done = torch.empty(n, *self.config.codec.shape, dtype=self.config.codec.storage), 0
         for part in parts:
@@ -109,42 +118,48 @@ class Model:
         seed: int = 0,
         first: int = 0,
         index: Sequence[int] | None = None,
-        steering: Guidance | None = None,
+        negative: Mapping[str, object] | None = None,
+        autoguidance: Model | None = None,
+        guides: Sequence[Guide] = (),
+        sampling: SamplingConfig | None = None,
         batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
-        **sampling: Any,
+        **overrides: Unpack[SamplingOverrides],
     ) -> Iterator[Tensor]:
-        """The samples of `sample`, batch after batch as they are made, so that no more than one need be in memory."""
+        """The samples of `sample`, (B, C, *size) a batch as they are made, so that no more than one need be in memory.
+
+        Arguments and errors are those of `sample`; what cannot be used is refused before the first batch.
+        """
         n, seed, first = whole(n, "the number of samples"), whole(seed, "a seed"), whole(first, "the first sample")
         if n < 1:
             raise UsageError(f"asked for {n} samples: ask for at least 1.")
-        how, steering = self.sampling_config(**sampling), steering or Guidance()
-        validate(self, how, steering, conditions or {})
-        asked = encode_request(self, conditions or {}, n, steering, torch.device("cpu"))
+        config, guidance = self._resolved(sampling, overrides), Guidance(negative, autoguidance, guides)
+        validate(self, config, guidance, conditions or {})
+        request = encode_request(self, conditions or {}, n, guidance, torch.device("cpu"))
         which = torch.arange(first, first + n) if index is None else torch.tensor([whole(k, "an index") for k in index])
         if len(which) != n:
             raise UsageError(f"{len(which)} indices were given for {n} samples: there should be one each.")
         size = at_once(self.codec.shape) if batch_size is None else whole(batch_size, "a batch size")
         if size < 1:
             raise UsageError(f"batches of {size} hold nothing: take at least 1 example.")
-        return self._batches(asked, which, size, how, steering, seed, progress)
+        return self._batches(request, which, size, config, guidance, seed, progress)
 
     def _batches(
         self,
-        asked: Request,
+        request: Request,
         which: Tensor,
         size: int,
-        how: SamplingConfig,
-        steering: Guidance,
+        config: SamplingConfig,
+        guidance: Guidance,
         seed: int,
         progress: Callable[[int, int], None] | None,
     ) -> Iterator[Tensor]:
-        levels, n = how.build_levels(self.schedule), len(which)
+        levels, n = config.build_levels(self.schedule), len(which)
         count = Counter((len(levels) - 1) * -(-n // size), progress)
         for start in range(0, n, size):
             rows = slice(start, start + size)
-            moments = self._walk(asked.rows(rows).on(self.device), how, steering, levels, seed, which[rows])
-            yield self.codec.decode(final(count.counted(moments)))
+            steps = self._steps(request.rows(rows).on(self.device), config, guidance, levels, seed, which[rows])
+            yield self.codec.decode(final(count.counted(steps)))
 
     def trajectory(
         self,
@@ -153,51 +168,60 @@ class Model:
         *,
         seed: int = 0,
         first: int = 0,
-        steering: Guidance | None = None,
-        **sampling: Any,
+        negative: Mapping[str, object] | None = None,
+        autoguidance: Model | None = None,
+        guides: Sequence[Guide] = (),
+        sampling: SamplingConfig | None = None,
+        **overrides: Unpack[SamplingOverrides],
     ) -> Iterator[SamplerStep]:
-        """Every step of sampling n examples: x_t, the belief x̂ and the next x, in the model's range. See `sample`."""
-        how, steering = self.sampling_config(**sampling), steering or Guidance()
+        """Every step of sampling n examples: x_t, x̂ and the next x, (n, C, *size) in the model's range. See `sample`."""
+        config, guidance = self._resolved(sampling, overrides), Guidance(negative, autoguidance, guides)
         n, seed, first = whole(n, "the number of samples"), whole(seed, "a seed"), whole(first, "the first sample")
-        validate(self, how, steering, conditions or {})
-        asked = encode_request(self, conditions or {}, n, steering)
-        return self._walk(asked, how, steering, how.build_levels(self.schedule), seed, torch.arange(first, first + n))
+        validate(self, config, guidance, conditions or {})
+        request, levels = encode_request(self, conditions or {}, n, guidance), config.build_levels(self.schedule)
+        return self._steps(request, config, guidance, levels, seed, torch.arange(first, first + n))
 
-    def sampling_config(self, **sampling: Any) -> SamplingConfig:
-        """The model's own way of sampling with some fields of SamplingConfig replaced, see `sampling.settings.completed`.
+    def sampling_config(
+        self, sampling: SamplingConfig | None = None, **overrides: Unpack[SamplingOverrides]
+    ) -> SamplingConfig:
+        """The settings that `sample` uses for these arguments: `sampling`, or the model's own, with single fields replaced.
 
+        Another solver or grid brings what it needs itself, see `sampling.settings.completed`.
         Raises UsageError where they contradict each other or the model.
         """
-        how = changed(self.config.sampling, completed(self.config.sampling, sampling))
-        how.build_solver(self.schedule)
-        how.build_levels(self.schedule)
-        return how
+        return self._resolved(sampling, overrides)
 
-    def _walk(
-        self, asked: Request, how: SamplingConfig, steering: Guidance, levels: Level, seed: int, index: Tensor
+    def _resolved(self, sampling: SamplingConfig | None, overrides: Mapping[str, Any]) -> SamplingConfig:
+        config = resolved(self.config.sampling, sampling, overrides, Model.sample)
+        config.build_solver(self.schedule)
+        config.build_levels(self.schedule)
+        return config
+
+    def _steps(
+        self, request: Request, config: SamplingConfig, guidance: Guidance, levels: Level, seed: int, index: Tensor
     ) -> Iterator[SamplerStep]:
         index = index.to(self.device)
         x = initial(levels, self.codec.shape, seed, index)
-        walked, solver = build_sampler(self, asked, how, steering)
+        denoise, solver = build_sampler(self, request, config, guidance)
         return trajectory(
-            x, walked, levels, solver, seed=seed, index=index, noise=how.noise_sampler, s_noise=how.s_noise
+            x, denoise, levels, solver, seed=seed, index=index, noise=config.noise_sampler, s_noise=config.s_noise
         )
 
-    def denoiser_fn(self, conditions: Mapping[str, object], n: int, how: SamplingConfig) -> DenoiserFn:
+    def denoiser_fn(self, conditions: Mapping[str, object], n: int, sampling: SamplingConfig) -> DenoiserFn:
         """The Denoise that sampling n examples walks with: conditioned, guided, clipped. Raises UsageError for momentum, which it cannot have."""
-        return self.denoiser_fns(conditions, n, how)(slice(n))
+        return self.denoiser_fns(conditions, n, sampling)(slice(n))
 
     def denoiser_fns(
-        self, conditions: Mapping[str, object], n: int, how: SamplingConfig
+        self, conditions: Mapping[str, object], n: int, sampling: SamplingConfig
     ) -> Callable[[slice | Tensor], DenoiserFn]:
         """What gives the Denoise of any rows of n examples, a slice or int64 indices. Raises UsageError as `denoise` does."""
-        if how.apg_momentum:
+        if sampling.apg_momentum:
             raise UsageError(
                 "momentum of guidance is a memory of sampling's steps, which this has none of: leave apg_momentum out."
             )
-        validate(self, how, Guidance(), conditions)
+        validate(self, sampling, Guidance(), conditions)
         asked = encode_request(self, conditions, n, Guidance(), torch.device("cpu"))
-        return lambda rows: build_denoiser(self, asked.rows(rows).on(self.device), how, Guidance())
+        return lambda rows: build_denoiser(self, asked.rows(rows).on(self.device), sampling, Guidance())
 
     def with_schedule(self, schedule: ScheduleConfig) -> Model:
         """The same weights on another noise schedule, without any training: see process/predictions.py, eq. (2).

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from undiffuse.models.model import Model
 from undiffuse.process.operators import Grey, Mask, Operator, hidden_places
 from undiffuse.process.philox import standard_normal
 from undiffuse.rng import GeneratorStream, NoiseStream, generator, seed_of
+from undiffuse.sampling.classifier_guidance import Guide
+from undiffuse.sampling.overrides import SamplingOverrides
+from undiffuse.sampling.settings import SamplingConfig
 
 AUGMENTATION = 0.1
 
@@ -119,7 +122,7 @@ def observe(
         given_ = torch.where(operator.known, given_, model.codec.offset)
     if not given_.isfinite().all():
         raise UsageError(
-            f"{int((~given_.isfinite()).sum())} of the values are NaN or infinite: mend them, or hide them from inpainting."
+            f"{int((~given_.isfinite()).sum())} of the values are NaN or infinite: remove them, or hide them from inpainting."
         )
     y = operator(model.codec.encode(operator.picture(given_), limited=False))
     y = y if added is None else y + s * added
@@ -150,23 +153,38 @@ def restore(
     n: int = 1,
     *,
     conditions: Mapping[str, object] | None = None,
+    negative: Mapping[str, object] | None = None,
+    autoguidance: Model | None = None,
+    guides: Sequence[Guide] = (),
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-    **sampling: Any,
+    sampling: SamplingConfig | None = None,
+    **overrides: Unpack[SamplingOverrides],
 ) -> Restored:
-    """n examples for each of what is seen; numbers that inpainting keeps come back as they were given.
+    """n examples for each observation, (inputs, n, C, *size); numbers that inpainting keeps come back as they were given.
 
-    conditions, sampling, progress: as for Model.sample, one value for all or one for each of what is seen.
+    conditions: one value for all, or one for each observation.   The other arguments are those of Model.sample.
+    Raises UsageError for n < 1, and as Model.sample.
     """
     if n < 1:
         raise UsageError(f"asked for {n} examples of each: ask for at least 1.")
     inputs = len(observation.channels)
     each = model.denoiser.conditions.for_each(conditions or {}, inputs)
-    told: dict[str, object] = {name: [value for value in values for _ in range(n)] for name, values in each.items()}
-    told["observation"] = observation.channels.repeat_interleave(n, 0).cpu()
+    given: dict[str, object] = {name: [value for value in values for _ in range(n)] for name, values in each.items()}
+    given["observation"] = observation.channels.repeat_interleave(n, 0).cpu()
     if len(model.config.degradations) > 1:
-        told["task"] = [task for task in observation.tasks for _ in range(n)]
-    values = model.sample(inputs * n, told, seed=seed, progress=progress, **sampling)
+        given["task"] = [task for task in observation.tasks for _ in range(n)]
+    values = model.sample(
+        inputs * n,
+        given,
+        seed=seed,
+        negative=negative,
+        autoguidance=autoguidance,
+        guides=guides,
+        progress=progress,
+        sampling=sampling,
+        **overrides,
+    )
     values = values.reshape(inputs, n, *values.shape[1:])
     if observation.known is not None and observation.kept is not None:
         values = torch.where(observation.known[:, None], observation.kept[:, None], values)
@@ -201,12 +219,13 @@ def upscale_samples(
     model: Model,
     small: Tensor,
     *,
-    noise: float = 0.0,
+    augmentation: float = 0.0,
     conditions: Mapping[str, object] | None = None,
     seed: int = 0,
     index: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
-    **sampling: Any,
+    sampling: SamplingConfig | None = None,
+    **overrides: Unpack[SamplingOverrides],
 ) -> Tensor:
     """Samples (n, C, *size / factor) of a first stage, made larger by a second; noise is added to them and told first.
 
@@ -217,13 +236,15 @@ def upscale_samples(
     own = seed_of(GeneratorStream.LATER_STAGE, seed, math.prod(model.config.codec.shape))
     which = torch.arange(len(small)) if index is None else torch.as_tensor(index, dtype=torch.int64)
     added = standard_normal(tuple(small.shape[1:]), own, which, stream=NoiseStream.NOISE_CONDITIONING)
-    seen = observe(model, small, name, noise=noise, added=added)
+    seen = observe(model, small, name, noise=augmentation, added=added)
     told = (
         dict(conditions or {})
         | {"observation": seen.channels}
         | ({"task": [name] * len(small)} if len(model.config.degradations) > 1 else {})
     )
-    return model.sample(len(small), told, seed=own, index=which.tolist(), progress=progress, **sampling)
+    return model.sample(
+        len(small), told, seed=own, index=which.tolist(), progress=progress, sampling=sampling, **overrides
+    )
 
 
 def _upscaling(model: Model) -> tuple[str, Degradation]:

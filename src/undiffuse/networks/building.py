@@ -18,7 +18,12 @@ from undiffuse.networks.unet_config import StagesConfig, UNetConfig
 
 NetworkKind = Literal["unet", "transformer", "mlp", "autoencoder"]
 NetworkConfig = Annotated[UNetConfig | TransformerConfig | MLPConfig | AutoencoderConfig, Field(discriminator="kind")]
-NAMES: dict[str, str] = {"unet": "U-Net", "transformer": "transformer", "mlp": "MLP", "autoencoder": "autoencoder"}
+NETWORK_NAMES: dict[str, str] = {
+    "unet": "U-Net",
+    "transformer": "transformer",
+    "mlp": "MLP",
+    "autoencoder": "autoencoder",
+}
 
 SMALL_EXAMPLE = 16  # of points and tables
 MOST_PATCHES = {True: 64, False: 256}  # by whether it is for a CPU
@@ -30,7 +35,7 @@ def build_network(
     """The network with fresh weights.   size: of the examples.   tokens: whether it is told any.   Raises UsageError."""
     if isinstance(config, UNetConfig | AutoencoderConfig) and config.dims != len(size):
         raise UsageError(
-            f"the {NAMES[config.kind]} is for {config.dims} axes, and the examples have {len(size)}: set network.dims to {len(size)}."
+            f"the {NETWORK_NAMES[config.kind]} is for {config.dims} axes, and the examples have {len(size)}: set network.dims to {len(size)}."
         )
     if isinstance(config, UNetConfig):
         return UNet(config, channels_in, channels_out, tokens)

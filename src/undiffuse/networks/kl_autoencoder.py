@@ -13,7 +13,7 @@ highest resolution cost most and do least.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -21,9 +21,9 @@ from torch.nn.functional import interpolate, pad, scaled_dot_product_attention, 
 
 from undiffuse.networks.blocks import CONV, conv, group_norm
 from undiffuse.networks.gaussian import split
+from undiffuse.networks.unet_config import Positive
 
-EPS = 1e-6  # of the norms, as in the published code
-Positive = Annotated[int, Field(gt=0)]
+GROUP_NORM_EPS = 1e-6  # of the norms, as in the published code
 
 
 class KLAutoencoderConfig(BaseModel):
@@ -55,11 +55,11 @@ class VAEBlock(nn.Module):
     def __init__(self, config: KLAutoencoderConfig, channels_in: int, channels_out: int) -> None:
         super().__init__()
         self.norm1, self.conv1 = (
-            group_norm(channels_in, config.groups, EPS),
+            group_norm(channels_in, config.groups, GROUP_NORM_EPS),
             conv(config.dims, channels_in, channels_out),
         )
         self.norm2, self.conv2 = (
-            group_norm(channels_out, config.groups, EPS),
+            group_norm(channels_out, config.groups, GROUP_NORM_EPS),
             conv(config.dims, channels_out, channels_out),
         )
         self.conv_shortcut = (
@@ -76,7 +76,7 @@ class VAEAttention(nn.Module):
 
     def __init__(self, config: KLAutoencoderConfig, channels: int) -> None:
         super().__init__()
-        self.group_norm = group_norm(channels, config.groups, EPS)
+        self.group_norm = group_norm(channels, config.groups, GROUP_NORM_EPS)
         self.to_q, self.to_k, self.to_v = (nn.Linear(channels, channels) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
@@ -158,7 +158,7 @@ class KLEncoder(nn.Module):
             [DownLevel(config, of[max(k - 1, 0)], of[k], k == len(of) - 1) for k in range(len(of))]
         )
         self.mid_block = Middle(config, of[-1])
-        self.conv_norm_out = group_norm(of[-1], config.groups, EPS)
+        self.conv_norm_out = group_norm(of[-1], config.groups, GROUP_NORM_EPS)
         self.conv_out = conv(config.dims, of[-1], channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ class KLDecoder(nn.Module):
         self.up_blocks = nn.ModuleList(
             [UpLevel(config, of[max(k - 1, 0)], of[k], k == len(of) - 1) for k in range(len(of))]
         )
-        self.conv_norm_out = group_norm(of[-1], config.groups, EPS)
+        self.conv_norm_out = group_norm(of[-1], config.groups, GROUP_NORM_EPS)
         self.conv_out = conv(config.dims, of[-1], channels_out)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -27,8 +27,6 @@ from undiffuse.networks.tiny_autoencoder import TinyAutoencoder, TinyAutoencoder
 FirstStageConfig = Annotated[KLAutoencoderConfig | TinyAutoencoderConfig, Field(discriminator="kind")]
 CHUNK = 64  # examples at once
 CHUNK_NUMBERS = 2**22
-LEGACY = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class LatentConfig(BaseModel):

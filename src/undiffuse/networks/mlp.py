@@ -25,8 +25,8 @@ from undiffuse.networks.blocks import zeroed
 from undiffuse.networks.sequences import AttentionToTokens, Modulation, modulated
 from undiffuse.networks.unet_config import Positive
 
-FREQUENCIES = 256
-MOST_NUMBERS = 4096
+MLP_FREQUENCIES = 256
+MOST_MLP_NUMBERS = 4096
 
 
 class MLPConfig(BaseModel):
@@ -55,12 +55,12 @@ class MLP(Network):
     def __init__(
         self, config: MLPConfig, channels_in: int, channels_out: int, size: Sequence[int], tokens: bool = False
     ) -> None:
-        super().__init__(FREQUENCIES, config.embedding_width or config.width)
+        super().__init__(MLP_FREQUENCIES, config.embedding_width or config.width)
         numbers = channels_in * math.prod(size)
-        if numbers > MOST_NUMBERS:
+        if numbers > MOST_MLP_NUMBERS:
             raise UsageError(
                 f"an mlp would see {numbers:,} numbers at once and know nothing of neighbours: take the network unet or transformer "
-                f"for examples of more than {MOST_NUMBERS:,} numbers."
+                f"for examples of more than {MOST_MLP_NUMBERS:,} numbers."
             )
         self.config, self.channels_out = config, channels_out
         self.first = nn.Linear(numbers, config.width)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from undiffuse.networks.blocks import attend, split_evenly, zeroed
 
-EPS = 1e-6
+LAYER_NORM_EPS = 1e-6
 
 
 class Modulation(nn.Module):
@@ -30,7 +30,7 @@ class Modulation(nn.Module):
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """LN(x) (1 + scale) + shift."""
-    return torch.addcmul(shift, nn.functional.layer_norm(x, x.shape[-1:], eps=EPS), 1 + scale)
+    return torch.addcmul(shift, nn.functional.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS), 1 + scale)
 
 
 class AttentionToTokens(nn.Module):

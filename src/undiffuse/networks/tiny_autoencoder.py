@@ -8,15 +8,14 @@ It works on x scaled from [-1, 1] to [0, 1], as it was published.  The names of 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from undiffuse.networks.blocks import CONV, conv
-
-Positive = Annotated[int, Field(gt=0)]
+from undiffuse.networks.unet_config import Positive
 
 
 class TinyAutoencoderConfig(BaseModel):

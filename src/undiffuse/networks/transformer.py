@@ -32,10 +32,10 @@ from undiffuse.errors import UsageError
 from undiffuse.networks.base import Network
 from undiffuse.networks.blocks import attend, cropped, pad_zeros, split_evenly, zeroed
 from undiffuse.networks.embeddings import sinusoidal_embedding
-from undiffuse.networks.sequences import EPS, AttentionToTokens, Modulation, modulated
+from undiffuse.networks.sequences import LAYER_NORM_EPS, AttentionToTokens, Modulation, modulated
 from undiffuse.networks.unet_config import Positive
 
-FREQUENCIES = 256
+TRANSFORMER_FREQUENCIES = 256
 ROTARY_BASE = 100.0
 
 
@@ -84,7 +84,7 @@ class Transformer(Network):
     def __init__(
         self, config: TransformerConfig, channels_in: int, channels_out: int, size: Sequence[int], tokens: bool = False
     ) -> None:
-        super().__init__(FREQUENCIES, config.embedding_width or config.width)
+        super().__init__(TRANSFORMER_FREQUENCIES, config.embedding_width or config.width)
         self.config, self.patch, width = config, config.patches(len(size)), config.width
         if any(patch > n for patch, n in zip(self.patch, size, strict=True)):
             raise UsageError(
@@ -178,7 +178,9 @@ class TransformerBlock(nn.Module):
         self.heads = config.heads
         self.modulation = Modulation(embedding_width, width, 6)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        norms = (nn.RMSNorm(width // config.heads, eps=EPS) if config.qk_norm else nn.Identity() for _ in range(2))
+        norms = (
+            nn.RMSNorm(width // config.heads, eps=LAYER_NORM_EPS) if config.qk_norm else nn.Identity() for _ in range(2)
+        )
         self.q_norm, self.k_norm = norms
         self.to_tokens = AttentionToTokens(width, embedding_width, config.heads) if tokens else None
         self.mlp = nn.Sequential(

@@ -11,7 +11,7 @@ from undiffuse.errors import UsageError
 from undiffuse.networks.embeddings import Convention
 
 Positive = Annotated[int, Field(gt=0)]
-PLAIN = (1, 1)  # the filter that averages
+BOX_FILTER = (1, 1)  # the filter that averages
 
 
 class StagesConfig(BaseModel, ABC):
@@ -79,7 +79,7 @@ class StagesConfig(BaseModel, ABC):
         "every", description="On the way up, attention after every block of a level or after the last alone."
     )
     resample_filter: tuple[Positive, ...] = Field(
-        PLAIN,
+        BOX_FILTER,
         description="Taps of the filter that changes the resolution in residual blocks: 1, 1 averages; 1, 3, 3, 1 is the "
         "FIR filter of StyleGAN2 and NCSN++.",
     )
@@ -102,7 +102,7 @@ class StagesConfig(BaseModel, ABC):
             raise UsageError(
                 f"resample_filter has {len(self.resample_filter)} taps: a filter that halves the resolution evenly has 2, 4, …"
             )
-        if not self.residual_resample and (self.resample_filter != PLAIN or self.resample_proj):
+        if not self.residual_resample and (self.resample_filter != BOX_FILTER or self.resample_proj):
             raise UsageError(
                 "resample_filter and resample_proj are of residual blocks that resample: set residual_resample to true with them."
             )

@@ -12,7 +12,7 @@ from undiffuse.pictures.plots import COLOURS, FAINT, INK, MUTED, STYLE, save_fig
 
 
 @dataclass(frozen=True)
-class Row:
+class AdherenceRow:
     """One condition.   asked, read: of numbers."""
 
     name: str
@@ -25,7 +25,7 @@ class Row:
     read: Sequence[float] = ()
 
 
-def plot_adherence(path: Path, rows: Sequence[Row], title: str) -> None:
+def plot_adherence(path: Path, rows: Sequence[AdherenceRow], title: str) -> None:
     """A line for each condition, and for numbers what was asked against what is read off the samples."""
     scattered = [row for row in rows if len(row.asked)]
     with plt.rc_context(STYLE):

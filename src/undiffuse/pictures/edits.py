@@ -15,15 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 from undiffuse.data.codec import Codec
-from undiffuse.pictures.images import INK, SIGNAL_SIZE, to_rgb
+from undiffuse.pictures.images import INK_RGB, SIGNAL_SIZE, to_rgb
 from undiffuse.pictures.sheets import animate, sheet
 from undiffuse.pictures.views import level_label
 from undiffuse.process.levels import Level, broadcast_to
 from undiffuse.process.probability_flow import angle_of, norm_of
 from undiffuse.sampling.loop import SamplerStep
 
-CELL, MOST_COLUMNS, FRAMES, SECONDS = 96, 12, 48, 5.0
-MOST_NUMBERS = 2**25  # of a walk that is kept
+CELL, MOST_COLUMNS, FRAMES, ANIMATION_SECONDS = 96, 12, 48, 5.0
+MOST_KEPT_NUMBERS = 2**25  # of a walk that is kept
 TIMES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 STRIPES = ((84, 120, 190), (110, 144, 208))  # where nothing is known
 ARROWS = {"up": "↑", "down": "↓"}
@@ -39,7 +39,7 @@ class Walk:
 
     def __init__(self, shape: Sequence[int], also: Sequence[int] = (), only: Sequence[int] | None = None) -> None:
         """shape: of one x.   also: an example that is kept beside the first.   only: the examples that are kept instead."""
-        columns = max(1, min(MOST_COLUMNS, MOST_NUMBERS // (2 * FRAMES * 3 * math.prod(shape))))
+        columns = max(1, min(MOST_COLUMNS, MOST_KEPT_NUMBERS // (2 * FRAMES * 3 * math.prod(shape))))
         self.examples = tuple(dict.fromkeys([*range(columns), *also] if only is None else only))
         self._kept: dict[tuple[Way, int], SamplerStep] = {}
 
@@ -111,7 +111,7 @@ def masked(values: Tensor, hidden: Tensor, codec: Codec) -> tuple[list[np.ndarra
     stripes = (np.add.outer(np.arange(height), np.arange(width)) * 2 // max(2, height // 8) % 2).astype(bool)
     striped = np.where(stripes[..., None], *np.array(STRIPES, np.uint8))
     seen = np.where(where[..., None], striped, pictures)
-    masks = np.where(where[..., None], *np.array((STRIPES[0], INK), np.uint8))
+    masks = np.where(where[..., None], *np.array((STRIPES[0], INK_RGB), np.uint8))
     return [_larger(picture) for picture in masks], [_larger(picture) for picture in seen]
 
 
@@ -173,4 +173,4 @@ def animation(walk: Walk, codec: Codec, path: Path, columns: Sequence[str]) -> N
         )
     end = pictures_of(codec.decode(walk.moments[-1][1].x[:n]), codec)
     frames.append(sheet([end, end], title="end", row_labels=["x_t", "belief x̂"], column_labels=columns[:n]))
-    animate(frames, path, SECONDS)
+    animate(frames, path, ANIMATION_SECONDS)

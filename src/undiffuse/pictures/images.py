@@ -14,8 +14,8 @@ from torch import Tensor
 from undiffuse.data.codec import CodecConfig
 
 SIGNAL_SIZE = (96, 160)  # height, width of the plot that stands for a one-dimensional example
-INK, PAPER = (31, 41, 55), (255, 255, 255)
-LINES = ((37, 99, 235), (217, 119, 6), (5, 150, 105), (190, 24, 93))
+INK_RGB, PAPER_RGB = (31, 41, 55), (255, 255, 255)
+LINE_COLOURS = ((37, 99, 235), (217, 119, 6), (5, 150, 105), (190, 24, 93))
 
 
 def to_bytes(values: np.ndarray, codec: CodecConfig) -> np.ndarray:
@@ -51,19 +51,21 @@ def to_rgb(values: Tensor, codec: CodecConfig) -> np.ndarray:
 def _curve(signal: np.ndarray) -> np.ndarray:
     """One example (C, L) as a plot."""
     height, width = SIGNAL_SIZE
-    image = Image.new("RGB", (width, height), PAPER)
+    image = Image.new("RGB", (width, height), PAPER_RGB)
     draw = ImageDraw.Draw(image)
     if signal.shape[-1] == 1:
         each = (width - 4) / len(signal)
         for column, value in enumerate(signal[:, 0]):
             left = 2 + column * each
             box = (left + 0.1 * each, 2 + (height - 5) * (1 - value / 255), left + 0.9 * each, height - 3)
-            draw.rectangle(box, fill=LINES[column % len(LINES)])
+            draw.rectangle(box, fill=LINE_COLOURS[column % len(LINE_COLOURS)])
         return np.asarray(image)
     x = np.linspace(2, width - 3, signal.shape[-1])
     for channel, line in enumerate(signal):
         y = (height - 5) * (1 - line / 255.0) + 2
-        draw.line(list(zip(x.tolist(), y.tolist(), strict=True)), fill=LINES[channel % len(LINES)], width=1)
+        draw.line(
+            list(zip(x.tolist(), y.tolist(), strict=True)), fill=LINE_COLOURS[channel % len(LINE_COLOURS)], width=1
+        )
     return np.asarray(image)
 
 

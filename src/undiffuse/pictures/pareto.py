@@ -14,7 +14,7 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from undiffuse.pictures.plots import COLOURS, INK, MUTED, STYLE, save_figure
 
 Point = tuple[int, float]
-LINES: Any = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
+LINE_STYLES: Any = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
 
 
 def pareto(
@@ -37,7 +37,7 @@ def pareto(
         for ax, panel in zip(axes[0], panels, strict=True):
             for (solver, grid), points in panel.items():
                 x, y = zip(*points, strict=True)
-                style = LINES[grids.index(grid) % len(LINES)]
+                style = LINE_STYLES[grids.index(grid) % len(LINE_STYLES)]
                 ax.plot(
                     x,
                     y,
@@ -63,7 +63,8 @@ def pareto(
             Line2D([], [], color=COLOURS[k % len(COLOURS)], linewidth=2.4, label=name) for k, name in enumerate(solvers)
         ]
         styles = [
-            Line2D([], [], color=MUTED, linestyle=LINES[k % len(LINES)], label=name) for k, name in enumerate(grids)
+            Line2D([], [], color=MUTED, linestyle=LINE_STYLES[k % len(LINE_STYLES)], label=name)
+            for k, name in enumerate(grids)
         ]
         axes[0][-1].legend(handles=[*handles, *styles], loc="upper right", fontsize=9)
         figure.suptitle(title, x=0.01, ha="left")

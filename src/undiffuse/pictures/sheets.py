@@ -11,9 +11,9 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from undiffuse.pictures.images import INK, PAPER
+from undiffuse.pictures.images import INK_RGB, PAPER_RGB
 
-MUTED = (107, 114, 128)
+MUTED_RGB = (107, 114, 128)
 SMALLEST_CELL, MARGIN, GAP, TEXT, TITLE = 64, 16, 4, 12, 16
 CAPTION, CAPTION_COLUMN = 11, 104
 
@@ -45,16 +45,16 @@ def sheet(
     top = MARGIN + (TITLE + 12 if title else 0) + (TEXT + 8 if column_labels else 0)
     columns = max(len(row) for row in cells)
     full = max(left + columns * (width + GAP) - GAP, left + int(title_font.getlength(title))) + MARGIN
-    page = Image.new("RGB", (full, top + len(cells) * (height + GAP) - GAP + MARGIN), PAPER)
+    page = Image.new("RGB", (full, top + len(cells) * (height + GAP) - GAP + MARGIN), PAPER_RGB)
     draw = ImageDraw.Draw(page)
     if title:
-        draw.text((MARGIN, MARGIN - 3), title, font=title_font, fill=INK)
+        draw.text((MARGIN, MARGIN - 3), title, font=title_font, fill=INK_RGB)
     for column, label in enumerate(column_labels):
-        draw.text((left + column * (width + GAP) + width / 2, top - 6), label, font=font, fill=MUTED, anchor="ms")
+        draw.text((left + column * (width + GAP) + width / 2, top - 6), label, font=font, fill=MUTED_RGB, anchor="ms")
     for r, row in enumerate(cells):
         y = top + r * (height + GAP)
         if r < len(row_labels):
-            draw.text((left - 10, y + height / 2), row_labels[r], font=font, fill=MUTED, anchor="rm")
+            draw.text((left - 10, y + height / 2), row_labels[r], font=font, fill=MUTED_RGB, anchor="rm")
         for c, cell in enumerate(row):
             page.paste(cell, (left + c * (width + GAP), y))
     return page
@@ -70,15 +70,15 @@ def captioned(pictures: Iterable[np.ndarray], captions: Sequence[str], title: st
     tall = height + 3 * line + 10
     shown = min(columns, len(cells))
     page = Image.new(
-        "RGB", (2 * MARGIN + shown * (column + 2 * GAP) - 2 * GAP, 2 * MARGIN + TITLE + 12 + rows * tall), PAPER
+        "RGB", (2 * MARGIN + shown * (column + 2 * GAP) - 2 * GAP, 2 * MARGIN + TITLE + 12 + rows * tall), PAPER_RGB
     )
     draw = ImageDraw.Draw(page)
-    draw.text((MARGIN, MARGIN - 3), title, font=_font(TITLE), fill=INK)
+    draw.text((MARGIN, MARGIN - 3), title, font=_font(TITLE), fill=INK_RGB)
     for k, (cell, lines) in enumerate(zip(cells, wrapped, strict=True)):
         x, y = MARGIN + k % columns * (column + 2 * GAP), MARGIN + TITLE + 12 + k // columns * tall
         page.paste(cell, (x + (column - width) // 2, y))
         for number, text in enumerate(lines):
-            draw.text((x + column / 2, y + height + 4 + number * line), text, font=font, fill=MUTED, anchor="mt")
+            draw.text((x + column / 2, y + height + 4 + number * line), text, font=font, fill=MUTED_RGB, anchor="mt")
     return page
 
 

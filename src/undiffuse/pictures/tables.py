@@ -13,7 +13,7 @@ from torch import Tensor
 from undiffuse.data.codec import CodecConfig
 from undiffuse.pictures.plots import COLOURS, MUTED, STYLE
 
-MOST_COLUMNS, MOST_LABELS = 6, 8
+MOST_TABLE_COLUMNS, MOST_COLOURED = 6, 8
 DOT = 9.0  # points², of few samples; smaller of many
 
 
@@ -26,12 +26,12 @@ def scatter(values: Tensor, codec: CodecConfig, labels: Sequence[str], title: st
     """Rows (N, columns, 1) as dots, a colour for each label, on axes that end where the data did: one panel for two columns,
     a matrix of panels with the spread of each column in its diagonal for any other number, of which the first six are shown.
     """
-    columns = min(values.shape[1], MOST_COLUMNS)
+    columns = min(values.shape[1], MOST_TABLE_COLUMNS)
     rows = values.flatten(1)[:, :columns].double().numpy()
     ends = [_ends(low, high) for low, high in zip(codec.low[:columns], codec.high[:columns], strict=True)]
     named = list(dict.fromkeys(labels))
     groups = {"": np.ones(len(rows), bool)}
-    if 1 < len(named) <= MOST_LABELS:
+    if 1 < len(named) <= MOST_COLOURED:
         groups = {name: np.array([label == name for label in labels]) for name in named}
     side = 1 if columns == 2 else columns
     with plt.rc_context(STYLE):

@@ -20,7 +20,7 @@ from undiffuse.registry import Registry, no_such
 DEFAULT_T = 1000
 RANGE = ("beta_start", "beta_end")
 SHAPE = ("start", "end", "tau", "power", "precision")
-SETTINGS: dict[str, tuple[str, ...]] = {
+SCHEDULE_SETTINGS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("linear", "scaled_linear", "sigmoid", "vp", "sub_vp"), RANGE),
     "sigmoid_alpha_bar": ("start", "end", "tau"),
     "polynomial": ("power", "precision"),
@@ -44,7 +44,7 @@ _MAKERS: dict[str, Callable[..., Any]] = {**BETAS, **CONTINUOUS}
 SCHEDULES: Registry[ScheduleEntry] = Registry(
     "noise schedule",
     "undiffuse.schedules",
-    {name: ScheduleEntry(make, name in CONTINUOUS, SETTINGS.get(name, ())) for name, make in _MAKERS.items()},
+    {name: ScheduleEntry(make, name in CONTINUOUS, SCHEDULE_SETTINGS.get(name, ())) for name, make in _MAKERS.items()},
 )
 
 

@@ -63,9 +63,9 @@ from undiffuse.training.learners import Computing, Learner
 from undiffuse.training.loop import TrainingLoop, Update
 from undiffuse.training.timesteps import make_timestep_sampler
 
-FILE_NAME = "autoencoder.safetensors"
-MOST_HELD_OUT, SHOWN, COMPONENTS = 1000, 10, 64
-FREE_TO_CHANGE = ("design.training.steps", "design.training.budget", "design.source", "design.extractor")
+AUTOENCODER_FILE = "autoencoder.safetensors"
+MOST_JUDGED, SHOWN = 1000, 10
+AUTOENCODER_FREE_TO_CHANGE = ("design.training.steps", "design.training.budget", "design.source", "design.extractor")
 Features = Callable[[Tensor], list[Tensor]]
 
 
@@ -171,7 +171,7 @@ class AutoencoderRun:
             self.features = extractor.features
         self.data, self.training_rows, held_out = data, rows[0], rows[1] if len(rows[1]) else rows[0]
         self.loader = Loader(data, self.codec, design.training.batch_size, design.training.seed, device, rows=rows[0])
-        judged = permuted(GeneratorStream.JUDGED, len(held_out))[:MOST_HELD_OUT]
+        judged = permuted(GeneratorStream.JUDGED, len(held_out))[:MOST_JUDGED]
         self.held_out = self.codec.encode_parts(data.values, held_out[judged])
 
     @cached_property
@@ -239,7 +239,7 @@ class AutoencoderRun:
         ratio = float((((high - low) ** 2).mean() / loss).log10()) * 10
         config = changed(config, {"psnr": round(ratio, 3)})
         latents = Latents(config, autoencoder)
-        write_latents(self.folder / FILE_NAME, latents)
+        write_latents(self.folder / AUTOENCODER_FILE, latents)
         if len(self.config.codec.shape) == 3:
             self._draw(latents)
 
@@ -266,8 +266,8 @@ class AutoencoderRun:
 
 def is_trained(folder: Path, config: AutoencoderRunConfig) -> bool:
     """Whether a folder holds the trained autoencoder of this configuration. Raises UsageError where it holds another."""
-    RunFolder(folder).refuse_other(config, "choose another --name", FREE_TO_CHANGE)
-    return (folder / FILE_NAME).exists()
+    RunFolder(folder).refuse_other(config, "choose another --name", AUTOENCODER_FREE_TO_CHANGE)
+    return (folder / AUTOENCODER_FILE).exists()
 
 
 def write_latents(path: Path, latents: Latents) -> None:
@@ -280,7 +280,7 @@ def write_latents(path: Path, latents: Latents) -> None:
 def load_latents(path: str | Path, device: torch.device | str = "cpu") -> Latents:
     """The autoencoder in a file, or in a folder that training made. Raises UsageError."""
     path = Path(path)
-    path = path / FILE_NAME if path.is_dir() else path
+    path = path / AUTOENCODER_FILE if path.is_dir() else path
     if not path.exists():
         raise UsageError(f"there is no autoencoder at {path}: train one with 'undiffuse train DATA --latent'.")
     header = storage.read_header(path, "autoencoder")
@@ -295,7 +295,7 @@ def load_autoencoder(folder: Path, channels: int) -> KLAutoencoder | TinyAutoenc
     Raises UsageError for another number of channels, or where there is none.
     """
     folder = folder.expanduser()
-    for place in (folder, folder / FILE_NAME, folder / "autoencoder" / FILE_NAME):
+    for place in (folder, folder / AUTOENCODER_FILE, folder / "autoencoder" / AUTOENCODER_FILE):
         if place.is_file():
             latents = load_latents(place)
             if (found := latents.config.shape[0]) != channels:

@@ -37,7 +37,7 @@ from undiffuse.data.codec import Codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
 from undiffuse.errors import UsageError
-from undiffuse.models.classifier import FILE_NAME, Classifier, ClassifierConfig, log_likelihood, save_classifier
+from undiffuse.models.classifier import CLASSIFIER_FILE, Classifier, ClassifierConfig, log_likelihood, save_classifier
 from undiffuse.models.config import ModelConfig
 from undiffuse.models.storage import sets_of
 from undiffuse.networks.building import NetworkConfig, suggested_unet
@@ -56,10 +56,10 @@ from undiffuse.training.settings import TrainingConfig
 from undiffuse.training.timesteps import make_timestep_sampler
 from undiffuse.training.validation import ValidationSet
 
-READABLE = ("class", "number", "tags", "vector")
-MOST_HELD_OUT, FEWEST_HELD_OUT = 2000, 2  # that say what is to be read
-FREE_TO_CHANGE = ("training.steps", "training.budget")
-OTHERWISE = "give it another name, as in --class other=COLUMN, or remove the folder"
+READABLE_KINDS = ("class", "number", "tags", "vector")
+MOST_READ, FEWEST_HELD_OUT = 2000, 2  # that say what is to be read
+CLASSIFIER_FREE_TO_CHANGE = ("training.steps", "training.budget")
+CLASSIFIER_OTHERWISE = "give it another name, as in --class other=COLUMN, or remove the folder"
 CONFIDENT = 3.0  # standard errors above chance
 
 
@@ -135,9 +135,9 @@ class ClassifierRun:
         *,
         clean: bool = False,
     ) -> None:
-        if target.kind not in READABLE:
+        if target.kind not in READABLE_KINDS:
             raise UsageError(
-                f"a classifier reads {', '.join(READABLE)}, and {name!r} is a {target.kind}: choose another."
+                f"a classifier reads {', '.join(READABLE_KINDS)}, and {name!r} is a {target.kind}: choose another."
             )
         self.folder, self.name, self.device = folder, name, device
         self._folder = RunFolder(folder)
@@ -179,7 +179,7 @@ class ClassifierRun:
                 for part in np.array_split(held_out, 1 + len(held_out) // EXAMPLES_AT_ONCE)
             ]
         )
-        judged = permuted(GeneratorStream.JUDGED, held_out[said])[:MOST_HELD_OUT]
+        judged = permuted(GeneratorStream.JUDGED, held_out[said])[:MOST_READ]
         self.bank: ValidationSet | None = None  # where too few held-out examples say anything
         if len(judged) >= FEWEST_HELD_OUT:
             self.bank = ValidationSet.of(
@@ -188,7 +188,7 @@ class ClassifierRun:
 
     def check(self) -> None:
         """Raises UsageError where the folder holds a classifier that is trained otherwise, with a list of what differs."""
-        self._folder.refuse_other(self.run_config, OTHERWISE, FREE_TO_CHANGE)
+        self._folder.refuse_other(self.run_config, CLASSIFIER_OTHERWISE, CLASSIFIER_FREE_TO_CHANGE)
 
     def updates(self, hooks: Iterable[HookLike] = ()) -> Iterator[Update]:
         """Trains to the end, resuming from the newest checkpoint; saves every minute.
@@ -212,7 +212,7 @@ class ClassifierRun:
             config = changed(
                 self.config, {"provenance": provenance, "can_guide": [min(useful), max(useful)] if useful else None}
             )
-            save_classifier(self.folder / FILE_NAME, config, **sets_of(tensors))
+            save_classifier(self.folder / CLASSIFIER_FILE, config, **sets_of(tensors))
             write_text(
                 self.folder / "levels.json", json.dumps([asdict(reading) for reading in readings], indent=2) + "\n"
             )

@@ -41,13 +41,13 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
 from undiffuse.models import storage
 from undiffuse.models.config import ModelConfig
-from undiffuse.models.file import save_model, stored_config
+from undiffuse.models.file import MODEL_FILE, save_model, stored_config
 from undiffuse.models.lora import AdaptersConfig
 from undiffuse.models.lora import save_adapters as save_adapters
 from undiffuse.models.lora import written as adapters_written
-from undiffuse.models.model import FILE_NAME, Model
+from undiffuse.models.model import Model
 from undiffuse.networks.adapters import merged
-from undiffuse.networks.building import NAMES
+from undiffuse.networks.building import NETWORK_NAMES
 from undiffuse.networks.latents import Latents
 from undiffuse.pictures.levels import effects
 from undiffuse.process.likelihood.bound import Bins, Decoder, Density
@@ -55,7 +55,7 @@ from undiffuse.rng import GeneratorStream, drawing, generator, permuted
 from undiffuse.runs.design import RunConfig
 from undiffuse.runs.fine_tuning import FineTuning, kept_codec, kept_conditions
 from undiffuse.runs.folder import RunFolder
-from undiffuse.runs.previews import MOST, Previews
+from undiffuse.runs.previews import MOST_PREVIEWED, Previews
 from undiffuse.system import write_atomically
 from undiffuse.training.cadence import DEFAULT_INTERVALS, Intervals
 from undiffuse.training.fit import fit
@@ -169,7 +169,8 @@ class Run:
 
         self.validation = ValidationSet.of(*examples(0, validation_size(codec.shape)), schedule)
         said = {
-            name: column_values(data, name, condition, judged[:MOST]) for name, condition in config.conditions.items()
+            name: column_values(data, name, condition, judged[:MOST_PREVIEWED])
+            for name, condition in config.conditions.items()
         }
         self.previews = Previews(self.model, self.validation, config.conditions, said)
         self.measuring = (
@@ -233,7 +234,7 @@ class Run:
             f"run {self.folder}: {len(self.training_rows):,} examples of {shape} ({f'told {told}' if told else 'unconditional'}), "
             f"{len(self.held_out):,} held out{by}\n"
             f"{f'starting from {self.config.start.name}, {trained:,} parameters trained; ' if self.config.start else ''}"
-            f"{NAMES[design.network.kind]} of {parameters:,} parameters, {design.prediction} prediction on {design.schedule.name}, "
+            f"{NETWORK_NAMES[design.network.kind]} of {parameters:,} parameters, {design.prediction} prediction on {design.schedule.name}, "
             f"batches of {design.training.batch_size}, on {self.device}"
         )
 
@@ -291,7 +292,7 @@ class Run:
     def _written(self) -> set[int | None]:
         """The steps that the model file and the adapters are of, None for what is not there: a kill may come between a checkpoint and these."""
         found = [
-            storage.config_of(self.folder / FILE_NAME),
+            storage.config_of(self.folder / MODEL_FILE),
             *([adapters_written(self.folder / ADAPTERS)] if self.config.design.adapters else []),
         ]
         return {((config or {}).get("provenance") or {}).get("training", {}).get("steps") for config in found}
@@ -335,7 +336,7 @@ class Run:
         if self.config.start and self.config.design.adapters:
             with trainer.ema.swapped() if best == "ema" else nullcontext():
                 save_adapters(self.folder / ADAPTERS, denoiser, AdaptersConfig(model=config, start=self.config.start))
-        save_model(self.folder / FILE_NAME, config, online, ema, latents=self.latents)
+        save_model(self.folder / MODEL_FILE, config, online, ema, latents=self.latents)
 
     def measured(self, seconds: float = THOROUGH) -> Scores | None:
         """Errors of the averaged and the raw weights on held-out examples, None where there are none.

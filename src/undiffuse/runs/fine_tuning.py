@@ -43,7 +43,7 @@ from undiffuse.training.settings import TrainingConfig
 FROZEN_SETTINGS = ("network", "c_in", "c_noise", "prediction", "variance_type", "sigma_data")
 SMALLEST, LARGEST = 0.05, 5.0  # deviation, and mean, of float data in the model's unit, where its own have 0.5 and 0
 LEARNING_RATE = {"weights": 3e-4, "adapters": 3e-3}
-STEPS = 1000
+FINE_TUNING_STEPS = 1000
 MOST_UNFILLED = (
     4  # times the range of the data that the model's may have, to stay the unit; masks of 0 and 1 are no dark photos
 )
@@ -82,7 +82,7 @@ class FineTuning:
             sampling=of.sampling,
             degradations=of.degradations,
             training=TrainingConfig(
-                steps=STEPS,
+                steps=FINE_TUNING_STEPS,
                 batch_size=64,
                 learning_rate=LEARNING_RATE["adapters" if settings.get("adapters") else "weights"],
                 objective="hybrid" if learned else "simple",

@@ -17,9 +17,13 @@ from undiffuse.pictures.edits import draw_rows, pictures_of
 from undiffuse.pictures.views import label_of, samples_grid
 from undiffuse.training.validation import ValidationSet
 
-MOST, FEWEST, NUMBERS = 50, 10, 2**17  # examples; fewer where they are large and drawing is slow
+MOST_PREVIEWED, FEWEST_PREVIEWED, PREVIEW_NUMBERS = (
+    50,
+    10,
+    2**17,
+)  # examples; fewer where they are large and drawing is slow
 MOST_OF_TASKS = 12
-READABLE = ("class", "task", "number", "tags", "text")
+PREVIEWED_KINDS = ("class", "task", "number", "tags", "text")
 
 
 class Previews:
@@ -33,7 +37,7 @@ class Previews:
     def drawn(self, title: str) -> Image.Image:
         """By the model as it is now."""
         shape = self.model.config.codec.shape
-        n = max(FEWEST, min(MOST, NUMBERS // math.prod(shape)))
+        n = max(FEWEST_PREVIEWED, min(MOST_PREVIEWED, PREVIEW_NUMBERS // math.prod(shape)))
         return (
             self._of_tasks(min(n, MOST_OF_TASKS, len(self.bank.x)), title)
             if self.model.config.degradations
@@ -52,7 +56,7 @@ class Previews:
             labels = [name for name in names for _ in range(max(1, n // len(names)))]
             return {next(iter(self.declared)): labels}, labels
         asked = {name: values[:n] for name, values in self.said.items()}
-        readable = [asked[name] for name, condition in self.declared.items() if condition.kind in READABLE]
+        readable = [asked[name] for name, condition in self.declared.items() if condition.kind in PREVIEWED_KINDS]
         return asked, [label_of(values) for values in zip(*readable, strict=True)] if readable else [""] * len(
             next(iter(asked.values()), [])
         )

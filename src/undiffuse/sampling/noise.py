@@ -26,7 +26,7 @@ from undiffuse.process.levels import Level
 from undiffuse.process.philox import exact_device, standard_normal
 from undiffuse.rng import NoiseStream
 
-LOGSNR_RANGE, DEPTH = 20.0, 20
+BROWNIAN_LOGSNR, DEPTH = 20.0, 20
 
 
 class NoiseSequence(ABC):
@@ -71,7 +71,7 @@ class Brownian(NoiseSequence):
         self.like, self.shape, self.seed = x.new_empty(0), x.shape, seed
         self.index = index.to(exact_device(index.device))  # the path is float64
         self.others = Independent(x, seed, index, len(levels) - 1)
-        clock = (levels.logsnr.clamp(-LOGSNR_RANGE, LOGSNR_RANGE) / LOGSNR_RANGE + 1) / 2
+        clock = (levels.logsnr.clamp(-BROWNIAN_LOGSNR, BROWNIAN_LOGSNR) / BROWNIAN_LOGSNR + 1) / 2
         self.clock = (clock * 2**DEPTH).round().long().tolist()
         if any(a >= b for a, b in zip(self.clock, self.clock[1:], strict=False)):
             raise UsageError(

@@ -36,7 +36,7 @@ MOST_HELD_OUT = 4096
 CERTAIN = (
     2.0  # standard errors by which raw weights must be better than averaged ones to be chosen, of very many examples
 )
-FEWEST = 10  # examples; fewer say too little of their own scatter
+FEWEST_SCORED = 10  # examples; fewer say too little of their own scatter
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Scores:
     def best(self) -> str:
         """ "online" where raw weights are better than averaged ones by more than chance explains, else "ema"."""
         found = log_ratio(self.errors["online"], self.errors["ema"])
-        return "online" if len(self) >= FEWEST and found.value < -certain(len(self)) * found.error else "ema"
+        return "online" if len(self) >= FEWEST_SCORED and found.value < -certain(len(self)) * found.error else "ema"
 
 
 class HeldOut:

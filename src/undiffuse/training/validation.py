@@ -35,7 +35,7 @@ Measured = TypeVar("Measured")
 
 LEVELS = 12
 LOGSNR_RANGE = (-8.0, 8.0)
-MOST_EXAMPLES, FEWEST_EXAMPLES, NUMBERS = 256, 16, 2**14
+MOST_EXAMPLES, FEWEST_EXAMPLES, VALIDATION_NUMBERS = 256, 16, 2**14
 MOST_DIMENSIONS = 1024  # a covariance larger than this is not worth its cubic cost
 MOST_POINTS = 10_000
 PROBED = 64  # examples, for what conditions change
@@ -100,7 +100,7 @@ class ValidationSet:
 
 def validation_size(shape: Sequence[int]) -> int:
     """How many examples of this shape are enough: large ones average over many numbers each, and cost more."""
-    return max(FEWEST_EXAMPLES, min(MOST_EXAMPLES, NUMBERS // math.prod(shape)))
+    return max(FEWEST_EXAMPLES, min(MOST_EXAMPLES, VALIDATION_NUMBERS // math.prod(shape)))
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -17,11 +16,8 @@ from undiffuse.networks.kl_autoencoder import KLAutoencoder, KLAutoencoderConfig
 from undiffuse.networks.latents import build_autoencoder
 from undiffuse.networks.tiny_autoencoder import TinyAutoencoder, TinyAutoencoderConfig
 
-FirstStageConfig_ = Annotated[KLAutoencoderConfig | TinyAutoencoderConfig, Field(discriminator="kind")]
-CHUNK = 64  # examples at once
-CHUNK_NUMBERS = 2**22
-LEGACY = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+LEGACY_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
 
 
 def read_diffusers(folder: Path, channels: int) -> KLAutoencoder | TinyAutoencoder:
@@ -34,7 +30,7 @@ def read_diffusers(folder: Path, channels: int) -> KLAutoencoder | TinyAutoencod
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder} holds no autoencoder that can be read ({error}).") from None
     kind = content.get("_class_name")
-    if kind not in READERS:
+    if kind not in DIFFUSERS_READERS:
         raise UsageError(
             f"{folder} holds a {kind or 'model of no name'}, where an AutoencoderKL or an AutoencoderTiny is needed."
         )
@@ -43,17 +39,17 @@ def read_diffusers(folder: Path, channels: int) -> KLAutoencoder | TinyAutoencod
             f"the autoencoder in {folder} takes {content.get('in_channels', 3)} channels, and the data has {channels}: "
             "convert images with --channels, or train an autoencoder of your own with --latent."
         )
-    autoencoder = build_autoencoder(READERS[kind](content, folder), channels)
-    if not (folder / WEIGHTS).exists():
-        raise UsageError(f"{folder} holds no {WEIGHTS}: other formats may be pickles, which are never loaded.")
+    autoencoder = build_autoencoder(DIFFUSERS_READERS[kind](content, folder), channels)
+    if not (folder / DIFFUSERS_FILE).exists():
+        raise UsageError(f"{folder} holds no {DIFFUSERS_FILE}: other formats may be pickles, which are never loaded.")
     try:
-        found = {_renamed(name): tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
+        found = {_renamed(name): tensor.float() for name, tensor in load_file(folder / DIFFUSERS_FILE).items()}
     except (SafetensorError, OSError) as error:
-        raise UsageError(f"{folder / WEIGHTS} is damaged ({error}): fetch it again.") from None
+        raise UsageError(f"{folder / DIFFUSERS_FILE} is damaged ({error}): fetch it again.") from None
     expected = dict(autoencoder.named_parameters())
     for name in sorted(expected.keys() ^ found.keys()):
         raise UsageError(
-            f"{folder / WEIGHTS} {'lacks' if name in expected else 'has an unknown'} tensor {name}: it is of a variant not known here."
+            f"{folder / DIFFUSERS_FILE} {'lacks' if name in expected else 'has an unknown'} tensor {name}: it is of a variant not known here."
         )
     with torch.no_grad():
         for name, parameter in expected.items():
@@ -63,7 +59,7 @@ def read_diffusers(folder: Path, channels: int) -> KLAutoencoder | TinyAutoencod
 
 def _renamed(name: str) -> str:
     parts = name.split(".")
-    return ".".join(LEGACY.get(part, part) for part in parts) if "attentions" in parts else name
+    return ".".join(LEGACY_NAMES.get(part, part) for part in parts) if "attentions" in parts else name
 
 
 def _kl(content: dict[str, Any], folder: Path) -> KLAutoencoderConfig:
@@ -106,7 +102,7 @@ def _refuse_variants(content: dict[str, Any], folder: Path, known: dict[str, Any
             )
 
 
-READERS: dict[str, Callable[[dict[str, Any], Path], KLAutoencoderConfig | TinyAutoencoderConfig]] = {
+DIFFUSERS_READERS: dict[str, Callable[[dict[str, Any], Path], KLAutoencoderConfig | TinyAutoencoderConfig]] = {
     "AutoencoderKL": _kl,
     "AutoencoderTiny": _tiny,
 }

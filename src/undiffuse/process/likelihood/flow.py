@@ -37,7 +37,7 @@ from undiffuse.process.probability_flow import angle_of, times_as, velocity
 from undiffuse.process.schedules import Schedule
 from undiffuse.system import optional
 
-LEAST_LOGSNR = -20.0  # of the stops in between, where a schedule ends in pure noise
+LEAST_STOP_LOGSNR = -20.0  # of the stops in between, where a schedule ends in pure noise
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,6 @@ def _stops(schedule: Schedule, count: int) -> Tensor:
     """Angles from the least noisy level to the noisiest, float64 (count,), even in log-SNR but for a last leap to pure noise."""
     ends = schedule([schedule.t_min, schedule.t_max])
     most, least = ends.logsnr.tolist()
-    inner = torch.atan((-torch.linspace(most, max(least, LEAST_LOGSNR), count, dtype=torch.float64) / 2).exp())
+    inner = torch.atan((-torch.linspace(most, max(least, LEAST_STOP_LOGSNR), count, dtype=torch.float64) / 2).exp())
     phi = angle_of(ends)
     return torch.cat([phi[:1], inner[1:-1], phi[1:]])

@@ -160,7 +160,7 @@ _KNOWN: dict[str, Entry] = {
     ),
 }
 SOLVERS: Registry[Entry] = Registry("solver", "undiffuse.solvers", _KNOWN)
-SETTINGS = ("eta", "variance", "corrections")
+SOLVER_SETTINGS = ("eta", "variance", "corrections")
 
 
 def register_solver(
@@ -181,9 +181,9 @@ def register_solver(
     Raises UsageError for a name that is taken, or a setting that solvers do not have.
     """
     has = dict(settings or {})
-    unknown = [setting for setting in has if setting not in SETTINGS]
+    unknown = [setting for setting in has if setting not in SOLVER_SETTINGS]
     if unknown:
-        raise UsageError(f"solvers have no setting {unknown[0]!r}: declare some of {', '.join(SETTINGS)}.")
+        raise UsageError(f"solvers have no setting {unknown[0]!r}: declare some of {', '.join(SOLVER_SETTINGS)}.")
 
     def made(chosen: _Chosen, schedule: Schedule) -> Solver:
         order = {} if orders is None else {"order": chosen.order}
