@@ -116,7 +116,7 @@ GROWN = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", DROPPABLE)
 def test_a_condition_that_goes_on_means_what_it_meant(kind, way, drop):
-    known = DROPPABLE[kind].config(inject=way, drop=drop)
+    known = DROPPABLE[kind].config(inject=way, dropout=drop)
     more = GROWN[kind] if kind in GROWN else {"encoder": known.encoder.model_copy(update={"most": 9})}
     grown = known.model_copy(update=more)
     after = known.continued(grown)
