@@ -44,7 +44,8 @@ def hidden(text: str, values: np.ndarray, seed: int, fit: str = "crop", images: 
 
     size = values.shape[2:]
     if text == "missing":
-        return np.isnan(values)
+        missing: np.ndarray = np.isnan(values)
+        return missing
     kind, _, rest = text.partition(":")
     if kind == "random":
         return _random(rest, len(values), size, seed)
@@ -149,7 +150,8 @@ def _image(path: Path) -> np.ndarray:
     from undiffuse.data.pixels import Unreadable, read_image
 
     try:
-        return read_image(path, "grey").values[0].astype(np.float64)
+        lightness: np.ndarray = read_image(path, "grey").values[0].astype(np.float64)
+        return lightness
     except Unreadable as problem:
         raise UsageError(f"{path} cannot be read: {problem}.") from None
 
@@ -171,7 +173,8 @@ def _resized(lightness: np.ndarray, path: Path, size: Sequence[int], fit: str, i
     typer.echo(
         f"note: the mask {path.name} is {size_text((height, width))}, resized, {how}, to the model's {size[0]}×{size[1]}, as images are"
     )
-    return resized(lightness[None], (size[0], size[1]), fit)[0]
+    fitted: np.ndarray = resized(lightness[None], (size[0], size[1]), fit)[0]
+    return fitted
 
 
 def _size_of(path: Path) -> tuple[int, int] | None:

@@ -47,7 +47,8 @@ class AugmentationCondition(ConditionModule):
         self.linear = nn.Linear(config.numbers, width, bias=False)
 
     def forward(self, encoded: Tensor) -> Tensor:
-        return self.linear(encoded)
+        out: Tensor = self.linear(encoded)
+        return out
 
     def null_token(self) -> Tensor:
         return torch.zeros(self.config.numbers)

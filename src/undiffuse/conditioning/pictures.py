@@ -187,7 +187,8 @@ class ImageCondition(ConditionModule):
         if self.config.inject == "concat":
             return encoded
         features = self.convolutions(encoded).flatten(2)
-        return features.mean(2) if self.config.inject == "embedding" else features.transpose(1, 2)
+        out: Tensor = features.mean(2) if self.config.inject == "embedding" else features.transpose(1, 2)
+        return out
 
     def is_one(self, value: object) -> bool:
         """One picture, and no list of several that all leave out their only channel."""

@@ -115,7 +115,8 @@ class Words(nn.Module):
 
     def forward(self, encoded: Tensor) -> Tensor:
         parts = (encoded > 0).sum(2, keepdim=True).clamp(min=1)
-        return self.table(encoded).sum(2) / parts.sqrt() + self.place
+        out: Tensor = self.table(encoded).sum(2) / parts.sqrt() + self.place
+        return out
 
 
 class TextCondition(ConditionModule):
@@ -140,13 +141,14 @@ class TextCondition(ConditionModule):
 
     def forward(self, encoded: Tensor) -> Tensor:
         if not self.tokens:
-            pooled = self.mlp(encoded)
+            pooled: Tensor = self.mlp(encoded)
             return pooled[:, None] if self.config.inject == "cross_attention" else pooled
         states = self.words(encoded) if isinstance(self.config.encoder, WordsEncoder) else encoded
-        if self.config.inject == "cross_attention":
-            return self.mlp(states)
-        there = (~self._absent(encoded)).to(states.dtype)[:, :, None]
-        return self.mlp((states * there).sum(1) / there.sum(1).clamp(min=1))
+        if self.config.inject != "cross_attention":
+            there = (~self._absent(encoded)).to(states.dtype)[:, :, None]
+            states = (states * there).sum(1) / there.sum(1).clamp(min=1)
+        out: Tensor = self.mlp(states)
+        return out
 
     def padding_mask(self, encoded: Tensor) -> Tensor | None:
         return self._absent(encoded) if self.tokens else None

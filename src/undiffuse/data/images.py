@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -286,14 +286,15 @@ def _decided(root: Path, pictures: dict[Path, _Read], bits: int) -> list[str]:
 
 def _same(root: Path, pictures: dict[Path, _Read], convert: bool) -> None:
     """Raises UsageError where sizes or kinds of pixel differ, naming an example of each of the two commonest."""
-    for what, of, mend in (
+    kinds: list[tuple[str, Callable[[_Read], str], str]] = [
         (
             "sizes",
             lambda p: size_text(p.size[-2:]),
             "--size {} (resizes, cropping to fit; --fit pad or stretch instead)",
         ),
         ("kinds of pixel", lambda p: DESCRIBED[p.mode], "--channels grey, rgb or rgba"),
-    ):
+    ]
+    for what, of, fix in kinds:
         if convert and what == "kinds of pixel":
             continue
         seen: dict[str, list[Path]] = {}
@@ -304,7 +305,7 @@ def _same(root: Path, pictures: dict[Path, _Read], convert: bool) -> None:
             raise UsageError(
                 f"{root} holds images of {len(seen)} {what}: {len(first[1])} are {first[0]} "
                 f"(such as {_below(root, first[1][0])}), {len(second[1])} are {second[0]} "
-                f"(such as {_below(root, second[1][0])}). Make them one with {mend.format(first[0].split()[0].replace('×', 'x'))}."
+                f"(such as {_below(root, second[1][0])}). Make them one with {fix.format(first[0].split()[0].replace('×', 'x'))}."
             )
 
 

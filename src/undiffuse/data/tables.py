@@ -178,7 +178,8 @@ def column(data: Dataset, source: str) -> np.ndarray:
     if source in data.columns:
         return data.columns[source]
     if source == "class" and data.labels is not None:
-        return np.array([*data.classes, ""], dtype=object)[data.labels]  # -1 where nothing is said
+        names: np.ndarray = np.array([*data.classes, ""], dtype=object)[data.labels]  # -1 where there is none
+        return names
     path = Path(source).expanduser()
     if path.suffix.lower() == ".npy":
         if not path.exists():

@@ -250,4 +250,5 @@ def _levelled(setting: dict[str, Any], moments: list[SamplerStep], mesh: Level) 
 def _directions(size: int, count: int) -> Tensor:
     """Fixed random orthonormal directions, float64 (size, count)."""
     random = torch.randn(size, count, dtype=torch.float64, generator=generator(GeneratorStream.DIRECTIONS))
-    return torch.linalg.qr(random)[0]
+    out: Tensor = torch.linalg.qr(random)[0]
+    return out

@@ -96,7 +96,8 @@ class Classifier(nn.Module):
     def forward(self, x_t: Tensor, level: Level) -> Tensor:
         timestep = level.timestep.to(device=x_t.device, dtype=torch.float32).expand(len(x_t))
         scale = broadcast_to(1 / torch.hypot(level.alpha, level.sigma), x_t)
-        return self.network(scale * x_t, timestep).to(torch.promote_types(x_t.dtype, torch.float32))
+        out: Tensor = self.network(scale * x_t, timestep).to(torch.promote_types(x_t.dtype, torch.float32))
+        return out
 
     def features(self, x: Tensor) -> list[Tensor]:
         """What the network makes of clean examples on the way to its answer, (B, channels, *size) each."""

@@ -95,7 +95,8 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def _conditioning(self, values: EncodedConditions) -> NetworkConditioning:
-        return self.conditions(values)
+        conditioning: NetworkConditioning = self.conditions(values)
+        return conditioning
 
 
 def at_every_position(channels: Tensor, x: Tensor) -> Tensor:

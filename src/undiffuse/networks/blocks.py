@@ -147,7 +147,8 @@ class DownsampleLayer(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         if not self.at_end:
-            return self.conv(x)
+            out: Tensor = self.conv(x)
+            return out
         weight, bias = self.conv.weight, self.conv.bias
         return CONVOLVED[x.ndim - 2](functional.pad(x, (0, 1) * (x.ndim - 2)), weight, bias, stride=2)  # type: ignore[arg-type]
 
@@ -161,7 +162,8 @@ class Upsample(nn.Module):
         self.resampling = Resampling(dims, "up")
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.conv(self.resampling(x))
+        out: Tensor = self.conv(self.resampling(x))
+        return out
 
 
 class ResidualBlock(nn.Module):
@@ -268,4 +270,5 @@ class CrossAttention(nn.Module):
             part.transpose(1, 2)
             for part in self.kv(self.token_norm(tokens)).unflatten(2, (2, self.heads, -1)).unbind(2)
         )
-        return x + self.out(attend(q, k, v, padding_mask)).transpose(1, 2).reshape(B, C, *size)
+        out: Tensor = x + self.out(attend(q, k, v, padding_mask)).transpose(1, 2).reshape(B, C, *size)
+        return out

@@ -24,4 +24,5 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers, conv(dims, of, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        out: Tensor = self.layers(x)
+        return out

@@ -35,7 +35,8 @@ class AttentionPooling(nn.Module):
         positions = torch.cat([positions.mean(1, keepdim=True), positions], 1) + self.place
         q = self.q(positions[:, :1]).unflatten(2, (self.heads, -1)).transpose(1, 2)
         k, v = (part.transpose(1, 2) for part in self.kv(positions).unflatten(2, (2, self.heads, -1)).unbind(2))
-        return self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))
+        out: Tensor = self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))
+        return out
 
 
 class UNetEncoder(nn.Module):
@@ -64,7 +65,8 @@ class UNetEncoder(nn.Module):
     def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
         embedding = self._embedding(timestep)
         x = self._maps(x, embedding)[-1]
-        return self.pooling(nn.functional.silu(self.norm(self.middle(x, embedding))))
+        out: Tensor = self.pooling(nn.functional.silu(self.norm(self.middle(x, embedding))))
+        return out
 
     def features(self, x: Tensor, timestep: Tensor) -> list[Tensor]:
         """What every stage of the way down answers, (B, channels, *size) each."""

@@ -46,7 +46,7 @@ class KLAutoencoderConfig(BaseModel):
     @property
     def factor(self) -> int:
         """How many positions of x along each axis become one of z."""
-        return self.patch * 2 ** (len(self.channels) - 1)
+        return int(self.patch * 2 ** (len(self.channels) - 1))
 
 
 class VAEBlock(nn.Module):
@@ -68,7 +68,8 @@ class VAEBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(silu(self.norm1(x)))
-        return self.conv_shortcut(x) + self.conv2(silu(self.norm2(h)))
+        out: Tensor = self.conv_shortcut(x) + self.conv2(silu(self.norm2(h)))
+        return out
 
 
 class VAEAttention(nn.Module):
@@ -83,7 +84,8 @@ class VAEAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         positions = self.group_norm(x).flatten(2).transpose(1, 2)
         h = scaled_dot_product_attention(self.to_q(positions), self.to_k(positions), self.to_v(positions))
-        return x + self.to_out[0](h).transpose(1, 2).reshape(x.shape)
+        out: Tensor = x + self.to_out[0](h).transpose(1, 2).reshape(x.shape)
+        return out
 
 
 class Middle(nn.Module):
@@ -96,7 +98,8 @@ class Middle(nn.Module):
         x = self.resnets[0](x)
         for attention in self.attentions:
             x = attention(x)
-        return self.resnets[1](x)
+        out: Tensor = self.resnets[1](x)
+        return out
 
 
 class Down(nn.Module):
@@ -107,7 +110,8 @@ class Down(nn.Module):
         self.conv = CONV[dims](channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(pad(x, (0, 1) * (x.ndim - 2)))
+        out: Tensor = self.conv(pad(x, (0, 1) * (x.ndim - 2)))
+        return out
 
 
 class Up(nn.Module):
@@ -118,7 +122,8 @@ class Up(nn.Module):
         self.conv = conv(dims, channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))
+        out: Tensor = self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out
 
 
 class DownLevel(nn.Module):
@@ -165,7 +170,8 @@ class KLEncoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down_blocks:
             x = level(x)
-        return self.conv_out(silu(self.conv_norm_out(self.mid_block(x))))
+        out: Tensor = self.conv_out(silu(self.conv_norm_out(self.mid_block(x))))
+        return out
 
 
 class KLDecoder(nn.Module):
@@ -184,7 +190,8 @@ class KLDecoder(nn.Module):
         x = self.mid_block(self.conv_in(x))
         for level in self.up_blocks:
             x = level(x)
-        return self.conv_out(silu(self.conv_norm_out(x)))
+        out: Tensor = self.conv_out(silu(self.conv_norm_out(x)))
+        return out
 
 
 class KLAutoencoder(nn.Module):

@@ -80,7 +80,10 @@ class MLP(Network):
         h = h.to(torch.promote_types(h.dtype, x.dtype))  # under autocast too: the residual keeps small updates
         for block in self.blocks:
             h = block(h, embedding, tokens, padding_mask)
-        return self.last(modulated(h, *self.modulation(embedding))).reshape(len(x), self.channels_out, *x.shape[2:])
+        out: Tensor = self.last(modulated(h, *self.modulation(embedding))).reshape(
+            len(x), self.channels_out, *x.shape[2:]
+        )
+        return out
 
 
 class MLPBlock(nn.Module):

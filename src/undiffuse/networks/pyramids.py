@@ -59,7 +59,8 @@ class OutputSkip(nn.Module):
 
     def forward(self, h: Tensor, pyramid: Tensor | None) -> Tensor:
         made = self.conv(nn.functional.silu(self.norm(h)))
-        return made if pyramid is None else self.resampling(pyramid) + made
+        out: Tensor = made if pyramid is None else self.resampling(pyramid) + made
+        return out
 
 
 def input_pyramid(config: UNetConfig, widths: Sequence[int], channels_in: int) -> nn.ModuleDict:

@@ -25,7 +25,8 @@ class Modulation(nn.Module):
         zeroed(self.linear)
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, ...]:
-        return self.linear(embedding)[:, None].chunk(self.count, -1)
+        numbers: Tensor = self.linear(embedding)
+        return numbers[:, None].chunk(self.count, -1)
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -51,4 +52,5 @@ class AttentionToTokens(nn.Module):
             part.transpose(1, 2)
             for part in self.kv(self.token_norm(tokens)).unflatten(2, (2, self.heads, -1)).unbind(2)
         )
-        return x + self.out(attend(q, k, v, padding_mask))
+        out: Tensor = x + self.out(attend(q, k, v, padding_mask))
+        return out

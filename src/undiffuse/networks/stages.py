@@ -152,4 +152,5 @@ class _Entry(nn.Module):
         self.conv = first
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.conv(x)
+        out: Tensor = self.conv(x)
+        return out

@@ -37,7 +37,7 @@ class TinyAutoencoderConfig(BaseModel):
     @property
     def factor(self) -> int:
         """How many positions of x along each axis become one of z."""
-        return 2 ** (len(self.encoder_blocks) - 1)
+        return int(2 ** (len(self.encoder_blocks) - 1))
 
 
 class TinyBlock(nn.Module):
@@ -70,7 +70,8 @@ class TinyEncoder(nn.Module):
         self.layers = nn.Sequential(*layers, conv(config.dims, c, config.latent_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers((x + 1) / 2)
+        out: Tensor = self.layers((x + 1) / 2)
+        return out
 
 
 class TinyDecoder(nn.Module):
@@ -85,7 +86,8 @@ class TinyDecoder(nn.Module):
         self.layers = nn.Sequential(*layers, conv(config.dims, c, channels_out))
 
     def forward(self, z: Tensor) -> Tensor:
-        return 2 * self.layers(3 * torch.tanh(z / 3)) - 1
+        out: Tensor = 2 * self.layers(3 * torch.tanh(z / 3)) - 1
+        return out
 
 
 class TinyAutoencoder(nn.Module):
@@ -103,4 +105,5 @@ class TinyAutoencoder(nn.Module):
         return self.encoder(x), None
 
     def decode(self, z: Tensor) -> Tensor:
-        return self.decoder(z)
+        out: Tensor = self.decoder(z)
+        return out

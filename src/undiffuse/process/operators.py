@@ -115,10 +115,12 @@ class Downsample(Operator):
         return blocks.mean(tuple(range(3, blocks.ndim, 2)))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return self.picture(y) / self.factor ** (y.ndim - 2)
+        out: Tensor = self.picture(y) / self.factor ** (y.ndim - 2)
+        return out
 
     def solve(self, y: Tensor, on_operator: float, on_identity: float) -> Tensor:
-        return y / (on_operator / self.factor ** (y.ndim - 2) + on_identity)
+        out: Tensor = y / (on_operator / self.factor ** (y.ndim - 2) + on_identity)
+        return out
 
     def picture(self, y: Tensor) -> Tensor:
         for axis in range(2, y.ndim):
@@ -183,7 +185,8 @@ class Blur(Operator):
             h = h * torch.exp(-2 * (math.pi * self.radius * f) ** 2).reshape(-1, *[1] * (len(size) - 1 - k))
         factor = h if on_operator is None else 1 / (on_operator * h**2 + on_identity)
         filtered = torch.fft.irfftn(torch.fft.rfftn(x, dim=axes) * factor, s=x.shape[2:], dim=axes)
-        return filtered[(..., *(slice(length) for length in size))]
+        out: Tensor = filtered[(..., *(slice(length) for length in size))]
+        return out
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._filtered(x)

@@ -143,7 +143,7 @@ def prepare(
             f"the layout {data.layout} says what the axes of an array are, and {data.source} is none: leave it out."
         )
     data, dataset = base.open(data) if base else (data, open_data(data))
-    if base and not (preset is network is factor is autoencoder is None):
+    if base and any(each is not None for each in (preset, network, factor, autoencoder)):
         raise UsageError(
             "a fine-tuning keeps the network, and the latents, of the model it starts from: leave --preset, --network and --latent out."
         )

@@ -220,7 +220,8 @@ def in_interval(guided: DenoiserFn, plain: DenoiserFn, low: float, high: float) 
 
 def _norm(x: Tensor) -> Tensor:
     """The length of each example, shaped to multiply it."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1).reshape(-1, *[1] * (x.ndim - 1))
+    out: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1).reshape(-1, *[1] * (x.ndim - 1))
+    return out
 
 
 def _deviation(x: Tensor) -> Tensor:

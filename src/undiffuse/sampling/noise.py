@@ -87,7 +87,8 @@ class Brownian(NoiseSequence):
         step = self._value(there) - self._value(here)
         kept = _ancestors(there)
         self.nodes = {at: value for at, value in self.nodes.items() if at in kept}
-        return (step * (2**DEPTH / (there - here)) ** 0.5).to(self.like)
+        out: Tensor = (step * (2**DEPTH / (there - here)) ** 0.5).to(self.like)
+        return out
 
     def _value(self, at: int) -> Tensor:
         """W at at / 2^DEPTH, float64."""

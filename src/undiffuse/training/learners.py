@@ -20,7 +20,7 @@ from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import Posterior
 from undiffuse.training.objectives import Objective
 
-Computing = Callable[[], AbstractContextManager]
+Computing = Callable[[], AbstractContextManager[object]]
 """The precision that a network is evaluated in; losses are not."""
 
 
@@ -61,7 +61,7 @@ class DenoiserLearner(Learner):
 
         def denoise(x_t: Tensor, level: Level) -> Posterior:
             with computing():
-                posterior = self.denoiser(x_t, level, values)
+                posterior: Posterior = self.denoiser(x_t, level, values)
             cost = self.denoiser.network.pop_auxiliary_loss()
             costs.extend([] if cost is None else [cost / x[0].numel()])  # per dimension, as objectives are
             return posterior

@@ -63,4 +63,5 @@ class Adaptive(Solver):
         y = optional("torchdiffeq").odeint(
             field, y, span, rtol=self.rtol, atol=self.atol, method="dopri5", options=times_as(x_t)
         )[-1]
-        return y * broadcast_to(norm_of(stop), x_t)
+        out: Tensor = y * broadcast_to(norm_of(stop), x_t)
+        return out
