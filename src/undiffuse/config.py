@@ -20,6 +20,8 @@ from undiffuse.registry import Registry
 
 
 class Config(BaseModel):
+    """A strict, frozen configuration: unknown settings are refused, and nothing is converted silently."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 

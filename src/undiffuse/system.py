@@ -75,6 +75,7 @@ def as_file_name(name: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8, atomically. Raises OSError for a full disk."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), len(text))
 
 

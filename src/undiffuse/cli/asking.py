@@ -36,8 +36,11 @@ MOST_LABEL = 34  # characters
 
 @dataclass(frozen=True)
 class Asking:
-    """values: of each condition that is asked for, those that were listed.   shown: the same, as people read them.
-    numbers: the conditions whose values say nothing without their name."""
+    """The conditions of a command.
+
+    values: of each condition that is asked for, those that were listed.   shown: the same, as people read them.
+    numbers: the conditions whose values say nothing without their name.
+    """
 
     values: dict[str, list[Any]]
     shown: dict[str, list[str]]

@@ -167,6 +167,7 @@ def write_results(
 
 
 def decibels(psnr: float) -> str:
+    """A PSNR as text."""
     return "exact" if math.isinf(psnr) else f"{psnr:.1f} dB"
 
 

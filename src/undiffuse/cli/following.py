@@ -24,9 +24,11 @@ class Work(Protocol):
     folder: Path
 
     @property
-    def trainer(self) -> TrainingLoop: ...
+    def trainer(self) -> TrainingLoop:
+        """The loop that trains it."""
 
-    def save(self) -> None: ...
+    def save(self) -> None:
+        """Writes a checkpoint and what is made of it."""
 
 
 def _rate(examples: int, seconds: float) -> str:

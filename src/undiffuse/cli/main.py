@@ -105,6 +105,7 @@ def _show(usual: Callable[..., None]) -> Callable[..., None]:
 
 
 def main() -> None:
+    """The command `undiffuse`: runs one command, and turns errors into one sentence and an exit code."""
     debug = "--debug" in sys.argv
     tolerant(sys.stdout)
     tolerant(sys.stderr)

@@ -158,7 +158,6 @@ def _image(path: Path) -> np.ndarray:
 
 def _resized(lightness: np.ndarray, path: Path, size: Sequence[int], fit: str, images: Sequence[str]) -> np.ndarray:
     """A mask (H, W) of the images' own size, brought to the model's as these were. Raises UsageError for one of another shape."""
-
     from undiffuse.data.pixels import resized, size_text
 
     height, width = lightness.shape

@@ -147,12 +147,17 @@ class Conditions(nn.Module):
         return {name: module.encode([None] * n) for name, module in self.items()}
 
     def items(self) -> list[tuple[str, ConditionModule]]:
+        """Names and modules of all conditions, in their order."""
         return [(name, self[name]) for name in self.names]
 
     def __getitem__(self, name: str) -> ConditionModule:
         return cast(ConditionModule, self.each[_key(name)])
 
     def forward(self, values: EncodedConditions) -> NetworkConditioning:
+        """What the network receives for encoded conditions, (B, …) each.
+
+        Raises UsageError where conditions are missing or unknown.
+        """
         if values.keys() != set(self.names):
             raise UsageError(
                 f"conditions {sorted(values)} were given to a model whose conditions are {sorted(self.names)}."

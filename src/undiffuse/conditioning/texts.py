@@ -114,6 +114,7 @@ class Words(nn.Module):
         self.place = nn.Parameter(torch.randn(config.most, width) / width**0.5)
 
     def forward(self, encoded: Tensor) -> Tensor:
+        """encoded (B, n, parts), indices of rows of the table, 0 for none → (B, n, width)."""
         parts = (encoded > 0).sum(2, keepdim=True).clamp(min=1)
         out: Tensor = self.table(encoded).sum(2) / parts.sqrt() + self.place
         return out

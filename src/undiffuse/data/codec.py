@@ -166,16 +166,21 @@ class Space(Protocol):
     """Where x lies instead, such as an autoencoder's latents: there and back.   shape: of one x.   at_once: examples encoded at once."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """The shape (C, *size) of one x."""
 
     @property
-    def at_once(self) -> int: ...
+    def at_once(self) -> int:
+        """How many examples are encoded or decoded at once."""
 
-    def encode(self, x: Tensor) -> Tensor: ...
+    def encode(self, x: Tensor) -> Tensor:
+        """x (N, *shape) of plain values (N, C, *size) in [-1, 1]."""
 
-    def decode(self, latents: Tensor) -> Tensor: ...
+    def decode(self, latents: Tensor) -> Tensor:
+        """Plain values (N, C, *size) of x (N, *shape)."""
 
-    def limits(self) -> tuple[Tensor, Tensor]: ...
+    def limits(self) -> tuple[Tensor, Tensor]:
+        """The range of x on the training set, (C, 1, …) each, low and high."""
 
 
 class Codec:
@@ -194,6 +199,7 @@ class Codec:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape (C, *size) of one x."""
         return self.config.shape if self.space is None else self.space.shape
 
     @property

@@ -1,5 +1,7 @@
-"""A folder of images.  Sub-folders are classes.  Grey stays grey, alpha and 16 bits are kept, nothing is converted unless
-asked.  What is decided on the way is said in notes, and what is left out is counted and named:
+"""A folder of images.  Sub-folders are classes.
+
+Grey stays grey, alpha and 16 bits are kept, nothing is converted unless you ask for it.  Decisions are reported in notes, and what
+is left out is counted and named:
 
     folders         those whose names begin with ., @ or __MACOSX are no data, nor are run folders of this package
     links           are followed, to files and to folders, wherever they lead: hub snapshots, DVC and datalad are folders of links.

@@ -38,13 +38,15 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class Rows(Protocol):
-    """What is known of each example, by its number: a tensor, or what makes the rows of a batch when it is asked for them."""
+    """What is known of each example, by its number: a tensor, or an object that makes the rows of a batch on demand."""
 
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Bytes of all rows, made."""
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where the rows are made."""
 
     def __getitem__(self, rows: Tensor, /) -> Tensor: ...
 

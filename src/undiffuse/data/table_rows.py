@@ -81,14 +81,17 @@ class Naming:
 
     @property
     def once(self) -> bool:
+        """Whether every image is named by exactly one row."""
         return all(len(rows) == 1 for rows in self.rows.values())
 
     @property
     def called(self) -> bool:
+        """Whether the column has a name that numbers of images usually have."""
         return self.column.strip().lower().replace(" ", "_") in CALLED
 
     @property
     def counts(self) -> bool:
+        """Whether the column is trusted enough to match rows to images by it."""
         return bool(self.rows) and (
             self.trust == TRUST_NAMES or (self.whole and self.once and (self.trust != TRUST_NUMBERS or self.called))
         )

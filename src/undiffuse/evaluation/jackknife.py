@@ -33,6 +33,7 @@ class Estimate:
 
     @property
     def error(self) -> float:
+        """The standard error, by the jackknife over blocks of rows; NaN where there are too few rows."""
         if not self.without:
             return math.nan
         s_b = torch.tensor(self.without, dtype=torch.float64)

@@ -98,6 +98,7 @@ class Likelihood:
 
     @property
     def mean(self) -> float:
+        """The mean over examples, in the unit."""
         return self.examples.mean().item()
 
     @property

@@ -61,8 +61,11 @@ class Tried:
 
 @dataclass(frozen=True)
 class Sweep:
-    """tried: in the order asked for.   n: examples.   reference: of how many evaluations.   directions: of the score.
-    floor: the score of n real examples, None without any to spare.   compared: real examples that the score is against."""
+    """What a sweep found.
+
+    tried: in the order asked for.   n: examples.   reference: evaluations of the reference.   directions: of the score.
+    floor: the score of n real examples, None where there are none to spare.   compared: real examples that the score is against.
+    """
 
     tried: tuple[Tried, ...]
     n: int

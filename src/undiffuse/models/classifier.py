@@ -94,6 +94,7 @@ class Classifier(nn.Module):
         self._reader = (READERS[config.target.kind](config.target, 1),)
 
     def forward(self, x_t: Tensor, level: Level) -> Tensor:
+        """The numbers of the distribution of y, (B, outputs), given x_t (B, *shape) at a level."""
         timestep = level.timestep.to(device=x_t.device, dtype=torch.float32).expand(len(x_t))
         scale = broadcast_to(1 / torch.hypot(level.alpha, level.sigma), x_t)
         out: Tensor = self.network(scale * x_t, timestep).to(torch.promote_types(x_t.dtype, torch.float32))

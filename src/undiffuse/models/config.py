@@ -102,6 +102,7 @@ class ModelConfig(Config):
         return (self.trained_schedule or self.schedule).build()
 
     def build_prediction(self) -> Prediction:
+        """What the network's output means, with the schedule it was trained on."""
         trained = self.trained_schedule.build() if self.trained_schedule else None
         return make_prediction(
             self.prediction, self.schedule.build(), self.sigma_data, trained, self.c_noise.build(), self.c_in == "one"
@@ -118,14 +119,23 @@ class OnSchedule(Protocol):
     """What a model's configuration and a design have in common."""
 
     @property
-    def schedule(self) -> ScheduleConfig: ...
+    def schedule(self) -> ScheduleConfig:
+        """The noise schedule."""
+
     @property
-    def trained_schedule(self) -> ScheduleConfig | None: ...
+    def trained_schedule(self) -> ScheduleConfig | None:
+        """The schedule that the network was first trained on, where that is another."""
+
     @property
-    def variance_type(self) -> VarianceKind: ...
+    def variance_type(self) -> VarianceKind:
+        """The variance of the reverse transition."""
+
     @property
-    def sampling(self) -> SamplingConfig: ...
-    def model_copy(self, *, update: Mapping[str, Any]) -> Self: ...
+    def sampling(self) -> SamplingConfig:
+        """The sampling settings."""
+
+    def model_copy(self, *, update: Mapping[str, Any]) -> Self:
+        """A copy with some fields replaced."""
 
 
 OfModel = TypeVar("OfModel", bound=OnSchedule)

@@ -51,6 +51,7 @@ class Denoiser(nn.Module):
         self.network, self.prediction, self.conditions, self.variance = network, prediction, conditions, variance
 
     def forward(self, x_t: Tensor, level: Level, values: EncodedConditions | None = None) -> Posterior:
+        """The posterior of x_0 given x_t (B, *shape) at a level, one for all examples or one for each.   values: the encoded conditions."""
         return self._posterior(x_t, level, self.conditions(values or {}))
 
     def _posterior(self, x_t: Tensor, level: Level, told: NetworkConditioning) -> Posterior:

@@ -47,7 +47,8 @@ class GuidedModel(Protocol):
     codec: Codec
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """The device of the model."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,16 @@ class Request:
     index: Tensor
 
     def rows(self, part: slice | Tensor) -> Request:
+        """The part of the request that belongs to some of the examples."""
+
         def of(values: EncodedConditions | None) -> EncodedConditions | None:
             return None if values is None else {name: value[part] for name, value in values.items()}
 
         return Request(of(self.values) or {}, of(self.negative), of(self.autoguidance), self.index[part])
 
     def on(self, device: torch.device) -> Request:
+        """The same on a device."""
+
         def placed(values: EncodedConditions | None) -> EncodedConditions | None:
             return None if values is None else {name: value.to(device) for name, value in values.items()}
 

@@ -48,6 +48,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
+        """The device of the model's weights."""
         return next(self.denoiser.parameters()).device
 
     @property

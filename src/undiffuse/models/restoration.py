@@ -31,8 +31,11 @@ AUGMENTATION = 0.1
 
 @dataclass(frozen=True)
 class Observation:
-    """What is left of examples.   shown: to the network, (inputs, C + 2, *size).   tasks: of each.   values: its picture, in the data's
-    own range, (inputs, C, *size).   known: of inpainting, which numbers are kept, (inputs, C, *size), and their values."""
+    """What is known of examples after a degradation.
+
+    channels: what the network receives, (inputs, C + 2, *size).   tasks: of each.   values: the picture of y, in the data's own range,
+    (inputs, C, *size).   known: of inpainting, which numbers are known, (inputs, C, *size).   kept: and their values.
+    """
 
     channels: Tensor
     tasks: tuple[str, ...]

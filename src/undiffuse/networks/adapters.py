@@ -33,6 +33,7 @@ class AdapterConfig(BaseModel):
 
     @property
     def scale(self) -> float:
+        """alpha/r, what B A is multiplied by."""
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
 
@@ -47,6 +48,7 @@ class Adapter(nn.Module):
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
 
     def forward(self, weight: Tensor) -> Tensor:
+        """The adapted weight, of the shape of `weight` (out, in, *kernel)."""
         return weight + self.scale * (self.B @ self.A.flatten(1)).reshape(weight.shape)
 
 

@@ -36,7 +36,7 @@ class AutoencoderConfig(StagesConfig):
 
 
 class Bottleneck(nn.Module):
-    """features (B, channels, *size) → z (B, latent_channels, *size), and its divergence from N(0, I) in nats (B,)."""
+    """features (B, channels, *size) → z (B, latent_channels, *size), and the KL divergence from N(0, I) in nats, (B,)."""
 
     draws = True  # in training, from torch's global generator
 
@@ -46,6 +46,7 @@ class Bottleneck(nn.Module):
         self.into = conv(config.dims, channels, 2 * config.latent_channels, size=1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, channels, *size) → (B, latent_channels, *size), a sample in training and the mean otherwise; and the KL divergence in nats, (B,)."""
         mean, log_variance = split(self.into(nn.functional.silu(self.norm(x))))
         z = sample_gaussian(mean, log_variance) if self.training else mean
         return z.to(x.dtype), divergence(mean, log_variance)

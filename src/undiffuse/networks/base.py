@@ -61,15 +61,15 @@ class Network(nn.Module, ABC):
 
     @property
     def conditioning_width(self) -> int:
-        """Of what is added of conditions."""
+        """The width of the sum of the conditions' embeddings."""
         return self.frequencies if self.conditions_join == "before" else self.embedding_width
 
     def pop_auxiliary_loss(self) -> Tensor | None:
-        """What the last pass in training cost beside its error, (B,) in weighted nats, and forgets it; None where nothing."""
+        """The loss besides the error of the last pass in training, (B,) in weighted nats, which is then forgotten; None where there is none."""
         return None
 
     def embedding(self, timestep: Tensor, conditioning: Tensor | None) -> Tensor:
-        """Of timestep and conditions, activated: (B, embedding_width)."""
+        """The activated embedding of time step (B,) and conditions (B, conditioning_width): (B, embedding_width)."""
         if self.fourier is None:
             waves = sinusoidal_embedding(timestep, self.frequencies, self.convention)
         else:

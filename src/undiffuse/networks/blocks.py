@@ -37,6 +37,7 @@ class Conv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels_in, H, W) → (B, channels_out, H', W')."""
         if x.device.type != "cpu" or x.shape[2:] != (2, 2) or self.kernel_size != (3, 3) or self.stride != (1, 1):
             return super().forward(x)
         kernel = self.weight.permute(0, 2, 3, 1)
@@ -75,7 +76,7 @@ def zeroed(module: nn.Module) -> nn.Module:
 
 
 def modulate_channels(x: Tensor, by: float) -> Tensor:
-    """by · x, of any shape; x itself where that is 1."""
+    """by · x, of any shape; x itself where `by` is 1."""
     return x if by == 1 else by * x
 
 
@@ -88,7 +89,7 @@ def pad_zeros(x: Tensor, multiples: Sequence[int]) -> Tensor:
 
 
 def cropped(x: Tensor, size: Sequence[int]) -> Tensor:
-    """The beginning of each axis: what undoes `padded`."""
+    """The beginning of each axis of x (B, C, *larger) → (B, C, *size). Undoes `pad_zeros`."""
     for axis, n in enumerate(size, start=2):
         x = x.narrow(axis, 0, n)
     return x
@@ -127,6 +128,7 @@ class Resampling(nn.Module):
         self.register_buffer("kernel", None if self.plain or way is None else kernel[None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, *size) → (B, C, *size') at twice, half or the same resolution."""
         if self.way is None:
             return x
         if self.plain:
@@ -146,6 +148,7 @@ class DownsampleLayer(nn.Module):
         self.at_end = padding == 0
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x (B, channels, *size) → (B, channels, *size/2). The embedding is not used: all layers of a stage have one signature."""
         if not self.at_end:
             out: Tensor = self.conv(x)
             return out
@@ -162,6 +165,7 @@ class Upsample(nn.Module):
         self.resampling = Resampling(dims, "up")
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x (B, channels, *size) → (B, channels, *2 size). The embedding is not used: all layers of a stage have one signature."""
         out: Tensor = self.conv(self.resampling(x))
         return out
 
@@ -203,6 +207,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x (B, channels_in, *size), embedding (B, embedding_width) → (B, channels_out, *size')."""
         h = nn.functional.silu(self.norm1(x), inplace=True)
         h = self.conv1(self.resampling(h))
         e = self.embed(embedding)
@@ -235,6 +240,7 @@ class Attention(nn.Module):
         zeroed(self.out)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x (B, channels, *size) → the same shape. The embedding is not used: all layers of a stage have one signature."""
         B, C, *size = x.shape
         qkv = self.qkv(self.norm(x).flatten(2).transpose(1, 2))  # (B, positions, 3C)
         split = (3, self.heads, -1) if self.order == "new" else (self.heads, 3, -1)

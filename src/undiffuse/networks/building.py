@@ -66,6 +66,7 @@ def suggested(kind: str | None, shape: Sequence[int], cpu: bool) -> NetworkConfi
 
 
 def suggested_unet(shape: Sequence[int], cpu: bool) -> UNetConfig:
+    """A U-Net for examples (C, *size), as large as is bearable on a GPU, or on a laptop's CPU."""
     dims = cast(Literal[1, 2, 3], len(shape) - 1)
     side = min(shape[1:])
     levels = max(1, min(3 if cpu else 4, side.bit_length() - 2))

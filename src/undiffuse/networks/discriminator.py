@@ -24,5 +24,6 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers, conv(dims, of, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels, *size) → one logit for each patch, (B, 1, *fewer)."""
         out: Tensor = self.layers(x)
         return out

@@ -21,7 +21,7 @@ from undiffuse.networks.unet_config import UNetConfig
 
 
 class AttentionPooling(nn.Module):
-    """(B, channels, *size) → (B, outputs)."""
+    """One attention over all positions: (B, channels, *size) → (B, outputs)."""
 
     def __init__(self, channels: int, size: tuple[int, ...], outputs: int, heads: int) -> None:
         super().__init__()
@@ -31,6 +31,7 @@ class AttentionPooling(nn.Module):
         self.out = nn.Linear(channels, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels, *size), of the size it was built for → (B, outputs)."""
         positions = x.flatten(2).transpose(1, 2)
         positions = torch.cat([positions.mean(1, keepdim=True), positions], 1) + self.place
         q = self.q(positions[:, :1]).unflatten(2, (self.heads, -1)).transpose(1, 2)
@@ -63,6 +64,7 @@ class UNetEncoder(nn.Module):
         self.pooling = AttentionPooling(channels, size, outputs, heads if channels % heads == 0 else 1)
 
     def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        """x (B, *shape), timestep (B,) → (B, outputs)."""
         embedding = self._embedding(timestep)
         x = self._maps(x, embedding)[-1]
         out: Tensor = self.pooling(nn.functional.silu(self.norm(self.middle(x, embedding))))

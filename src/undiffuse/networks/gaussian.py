@@ -12,16 +12,16 @@ LOG_VARIANCE = (-30.0, 20.0)
 
 
 def split(both: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 2c, …) → mean and log-variance, (B, c, …) each, in single precision at least."""
+    """Mean and log-variance (B, c, …) each, in single precision at least, of a network's output (B, 2c, …)."""
     mean, log_variance = both.to(torch.promote_types(both.dtype, torch.float32)).chunk(2, 1)
     return mean, log_variance.clamp(*LOG_VARIANCE)
 
 
 def sample_gaussian(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """A draw of z, from torch's global generator."""
+    """A sample of z, of the shape (B, c, …) of mean and log-variance, from torch's global generator."""
     return mean + (log_variance / 2).exp() * torch.randn_like(mean)
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """From N(0, I), in nats of each example, (B,)."""
+    """The KL divergence from N(0, I) in nats of each example, (B,), of mean and log-variance (B, c, …)."""
     return (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1) / 2

@@ -67,6 +67,7 @@ class VAEBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels_in, *size) → (B, channels_out, *size)."""
         h = self.conv1(silu(self.norm1(x)))
         out: Tensor = self.conv_shortcut(x) + self.conv2(silu(self.norm2(h)))
         return out
@@ -82,6 +83,7 @@ class VAEAttention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels, *size) → the same shape."""
         positions = self.group_norm(x).flatten(2).transpose(1, 2)
         h = scaled_dot_product_attention(self.to_q(positions), self.to_k(positions), self.to_v(positions))
         out: Tensor = x + self.to_out[0](h).transpose(1, 2).reshape(x.shape)
@@ -89,12 +91,15 @@ class VAEAttention(nn.Module):
 
 
 class Middle(nn.Module):
+    """A block, attention where the configuration has it, and a block, at the lowest resolution."""
+
     def __init__(self, config: KLAutoencoderConfig, channels: int) -> None:
         super().__init__()
         self.resnets = nn.ModuleList([VAEBlock(config, channels, channels) for _ in range(2)])
         self.attentions = nn.ModuleList([VAEAttention(config, channels)] if config.middle_attention else [])
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels, *size) → the same shape."""
         x = self.resnets[0](x)
         for attention in self.attentions:
             x = attention(x)
@@ -103,13 +108,14 @@ class Middle(nn.Module):
 
 
 class Down(nn.Module):
-    """Half the resolution by a strided convolution that sees one position more at the end of each axis."""
+    """Half the resolution by a strided convolution, with one zero of padding at the end of each axis."""
 
     def __init__(self, dims: int, channels: int) -> None:
         super().__init__()
         self.conv = CONV[dims](channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels, *size) → (B, channels, *size/2)."""
         out: Tensor = self.conv(pad(x, (0, 1) * (x.ndim - 2)))
         return out
 
@@ -122,11 +128,14 @@ class Up(nn.Module):
         self.conv = conv(dims, channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels, *size) → (B, channels, *2 size)."""
         out: Tensor = self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))
         return out
 
 
 class DownLevel(nn.Module):
+    """The blocks of one resolution of the encoder, and half the resolution after them unless it is the last."""
+
     def __init__(self, config: KLAutoencoderConfig, channels_in: int, channels_out: int, last: bool) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(
@@ -135,12 +144,15 @@ class DownLevel(nn.Module):
         self.downsamplers = nn.ModuleList([] if last else [Down(config.dims, channels_out)])
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels_in, *size) → (B, channels_out, *size/2), *size of the last level."""
         for layer in (*self.resnets, *self.downsamplers):
             x = layer(x)
         return x
 
 
 class UpLevel(nn.Module):
+    """The blocks of one resolution of the decoder, and twice the resolution after them unless it is the last."""
+
     def __init__(self, config: KLAutoencoderConfig, channels_in: int, channels_out: int, last: bool) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(
@@ -149,12 +161,15 @@ class UpLevel(nn.Module):
         self.upsamplers = nn.ModuleList([] if last else [Up(config.dims, channels_out)])
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels_in, *size) → (B, channels_out, *2 size), *size of the last level."""
         for layer in (*self.resnets, *self.upsamplers):
             x = layer(x)
         return x
 
 
 class KLEncoder(nn.Module):
+    """The encoder: x (B, channels_in, *size) → mean and log-variance together, (B, channels_out, *size/factor)."""
+
     def __init__(self, config: KLAutoencoderConfig, channels_in: int, channels_out: int) -> None:
         super().__init__()
         of = config.channels
@@ -167,6 +182,7 @@ class KLEncoder(nn.Module):
         self.conv_out = conv(config.dims, of[-1], channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels_in, *size) → (B, channels_out, *size/2^levels)."""
         x = self.conv_in(x)
         for level in self.down_blocks:
             x = level(x)
@@ -175,6 +191,8 @@ class KLEncoder(nn.Module):
 
 
 class KLDecoder(nn.Module):
+    """The decoder: z (B, channels_in, *size) → x (B, channels_out, *factor size)."""
+
     def __init__(self, config: KLAutoencoderConfig, channels_in: int, channels_out: int) -> None:
         super().__init__()
         of = config.channels[::-1]
@@ -187,6 +205,7 @@ class KLDecoder(nn.Module):
         self.conv_out = conv(config.dims, of[-1], channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
+        """z (B, channels_in, *size) → (B, channels_out, *2^levels size)."""
         x = self.mid_block(self.conv_in(x))
         for level in self.up_blocks:
             x = level(x)
@@ -209,9 +228,11 @@ class KLAutoencoder(nn.Module):
         self.post_quant_conv = conv(config.dims, latent, latent, size=1) if config.bottleneck else nn.Identity()
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of z, (B, latent_channels, *size/factor) each, of x (B, channels, *size)."""
         return split(self.quant_conv(self.encoder(folded(x, self.config.patch))))
 
     def decode(self, z: Tensor) -> Tensor:
+        """x (B, channels, *factor size) of z (B, latent_channels, *size)."""
         return unfolded(self.decoder(self.post_quant_conv(z)), self.config.patch)
 
 
@@ -226,7 +247,7 @@ def folded(x: Tensor, patch: int) -> Tensor:
 
 
 def unfolded(x: Tensor, patch: int) -> Tensor:
-    """The inverse of `folded`."""
+    """The inverse of `folded`: (B, C·patch^dims, *size) → (B, C, *patch size)."""
     if patch == 1:
         return x
     dims = x.ndim - 2

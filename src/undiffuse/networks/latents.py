@@ -87,10 +87,12 @@ class Latents(nn.Module):
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of one latent, (latent_channels, *size/factor)."""
         return self.config.latent_shape
 
     @property
     def device(self) -> torch.device:
+        """The device of the autoencoder."""
         return next(self.parameters()).device
 
     def limits(self) -> tuple[Tensor, Tensor]:
@@ -99,14 +101,14 @@ class Latents(nn.Module):
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """On the device of the autoencoder, some examples at a time."""
+        """Latents (B, latent_channels, *size/factor) of x (B, C, *size), on the autoencoder's device, some examples at a time."""
         parts = x.split(self.at_once)
         return torch.cat(
             [(encode(self.autoencoder, part.to(self.device)) - self._of("mean")) / self._of("std") for part in parts]
         )
 
     def decode(self, latents: Tensor) -> Tensor:
-        """On the device of the autoencoder."""
+        """x (B, C, *size) of latents (B, latent_channels, *size/factor), on the autoencoder's device."""
         size = self.config.shape[1:]
         parts = latents.split(self.at_once)
         return torch.cat(
@@ -129,12 +131,12 @@ class Latents(nn.Module):
 
 
 def encode(autoencoder: KLAutoencoder | TinyAutoencoder, x: Tensor) -> Tensor:
-    """The mean of z for x of any size."""
+    """The mean of z (B, latent_channels, *size/factor, rounded up) of x (B, C, *size), of any size."""
     return autoencoder.encode(pad_replicate(x, autoencoder.config.factor))[0].float()
 
 
 def decode(autoencoder: KLAutoencoder | TinyAutoencoder, z: Tensor, size: tuple[int, ...]) -> Tensor:
-    """x of a size, from z."""
+    """x (B, C, *size) of z (B, latent_channels, *size/factor, rounded up), cropped to `size`."""
     x = autoencoder.decode(z).float()
     for axis, n in enumerate(size, start=2):
         x = x.narrow(axis, 0, n)
@@ -142,7 +144,7 @@ def decode(autoencoder: KLAutoencoder | TinyAutoencoder, z: Tensor, size: tuple[
 
 
 def pad_replicate(x: Tensor, factor: int) -> Tensor:
-    """x with its last values repeated at the end of each axis, up to a multiple of the factor."""
+    """x (B, C, *size) with its last values repeated at the end of each axis, up to a multiple of the factor."""
     short = [-n % factor for n in x.shape[2:]]
     return (
         nn.functional.pad(x, [amount for n in reversed(short) for amount in (0, n)], mode="replicate")
@@ -152,9 +154,10 @@ def pad_replicate(x: Tensor, factor: int) -> Tensor:
 
 
 def measure_latents(autoencoder: KLAutoencoder | TinyAutoencoder, x: Callable[[slice], Tensor], n: int) -> LatentConfig:
-    """The configuration with the statistics of z over n examples.   x: gives those of a slice.
+    """The configuration with the statistics of z over n examples.
 
-    Raises UsageError for an autoencoder that says the same of every example.
+    x: returns the examples of a slice, (N, C, *size).
+    Raises UsageError for an autoencoder whose latents are the same for every example.
     """
     device = next(autoencoder.parameters()).device
     shape, statistics = tuple(x(slice(0, 1)).shape[1:]), None

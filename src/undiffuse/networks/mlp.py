@@ -47,8 +47,9 @@ class MLPConfig(BaseModel):
 
 
 class MLP(Network):
-    """F(x, timestep, conditioning, tokens, padding_mask), see base.py.   size: of the examples.   tokens: whether it is told any.
+    """F(x, timestep, conditioning, tokens, padding_mask), see base.py.
 
+    size: of the examples.   tokens: whether it attends to tokens.
     Raises UsageError for examples of more than 4096 numbers.
     """
 
@@ -99,6 +100,7 @@ class MLPBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, embedding: Tensor, tokens: Tensor | None, padding_mask: Tensor | None) -> Tensor:
+        """x (B, 1, width), embedding (B, embedding_width), tokens (B, n, embedding_width), padding_mask (B, n) → (B, 1, width)."""
         shift, scale, gate = self.modulation(embedding)
         if self.to_tokens is not None:
             x = self.to_tokens(x, tokens, padding_mask)

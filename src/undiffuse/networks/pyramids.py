@@ -29,6 +29,7 @@ class InputSkip(nn.Module):
         self.conv = conv(dims, channels_in, channels, size=1)
 
     def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
+        """h (B, channels, *size/2), pyramid (B, channels_in, *size) → both at half the resolution of the pyramid."""
         pyramid = self.resampling(pyramid)
         return h + self.conv(pyramid), pyramid
 
@@ -44,6 +45,7 @@ class InputResidual(nn.Module):
         self.resampling = Resampling(dims, "down", taps, padding=0)
 
     def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
+        """h (B, channels, *size/2), pyramid (B, channels_in, *size) → twice their sum over sqrt(2), (B, channels, *size/2)."""
         pyramid = (h + self.resampling(self.conv(pyramid))) / 2**0.5
         return pyramid, pyramid
 
@@ -58,6 +60,7 @@ class OutputSkip(nn.Module):
         self.resampling = Resampling(dims, "up", taps)
 
     def forward(self, h: Tensor, pyramid: Tensor | None) -> Tensor:
+        """h (B, channels, *size), pyramid (B, channels_out, *size/2) or None → (B, channels_out, *size)."""
         made = self.conv(nn.functional.silu(self.norm(h)))
         out: Tensor = made if pyramid is None else self.resampling(pyramid) + made
         return out

@@ -25,6 +25,7 @@ class Modulation(nn.Module):
         zeroed(self.linear)
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, ...]:
+        """embedding (B, embedding_width) → `count` tensors (B, 1, width)."""
         numbers: Tensor = self.linear(embedding)
         return numbers[:, None].chunk(self.count, -1)
 
@@ -47,6 +48,7 @@ class AttentionToTokens(nn.Module):
         zeroed(self.out)
 
     def forward(self, x: Tensor, tokens: Tensor, padding_mask: Tensor) -> Tensor:
+        """x (B, n, width), tokens (B, m, token_width), padding_mask (B, m), True where a token is absent → (B, n, width)."""
         q = self.q(self.norm(x)).unflatten(2, (self.heads, -1)).transpose(1, 2)
         k, v = (
             part.transpose(1, 2)

@@ -23,18 +23,22 @@ from undiffuse.networks.unet_config import StagesConfig
 
 
 class Stage(nn.Sequential):
-    """Blocks in a row, each given the embedding, or the tokens where it attends to them."""
+    """Blocks in a row. Each receives the embedding, or the tokens where it attends to them."""
 
     def forward(  # type: ignore[override]
         self, x: Tensor, embedding: Tensor, tokens: Tensor | None = None, padding_mask: Tensor | None = None
     ) -> Tensor:
+        """x (B, channels_in, *size) → (B, channels_out, *size').
+
+        embedding: (B, embedding_width).   tokens: (B, n, embedding_width).   padding_mask: (B, n), True where a token is absent.
+        """
         return through(self, x, embedding, tokens, padding_mask)
 
 
 def through(
     blocks: Iterable[nn.Module], x: Tensor, embedding: Tensor, tokens: Tensor | None, padding_mask: Tensor | None
 ) -> Tensor:
-    """What blocks, one after the other, make of x (B, channels, *size), see Stage."""
+    """x (B, channels, *size) after the blocks, one after the other; see Stage.forward for the shapes."""
     for block in blocks:
         x = block(x, tokens, padding_mask) if isinstance(block, CrossAttention) else block(x, embedding)
     return x
@@ -50,7 +54,7 @@ class Stages:
         self.multiple = 2 ** (len(self.widths) - 1)
 
     def encoder(self, channels_in: int) -> tuple[nn.ModuleList, list[int]]:
-        """The way down, and the channels of what every stage of it puts out."""
+        """The stages on the way down, and the number of channels of each stage's output."""
         channels, factor = self.config.first_width or self.widths[0], 1
         kept, stages = [channels], nn.ModuleList([Stage(_Entry(conv(self.config.dims, channels_in, channels)))])
         for level, (width, depth) in enumerate(zip(self.widths, self.config.depths, strict=True)):
@@ -65,6 +69,7 @@ class Stages:
         return stages, kept
 
     def middle(self) -> Stage:
+        """The stage at the lowest resolution, between the way down and the way up."""
         channels = self.widths[-1]
         attention = [self._attend(channels)] if self.config.middle_attention else []
         if self.tokens:
@@ -72,7 +77,10 @@ class Stages:
         return Stage(self._residual(channels, channels), *attention, self._residual(channels, channels))
 
     def decoder(self, kept: list[int] | None = None) -> nn.ModuleList:
-        """The way up.   kept: the channels of what each stage is given from the way down, the last one's first; None for nothing."""
+        """The stages on the way up.
+
+        kept: channels of what each stage receives from the way down, the last one's first; None for nothing.
+        """
         channels, factor, stages, left = self.widths[-1], self.multiple, nn.ModuleList(), list(kept or [])
         for level, (width, depth) in reversed(list(enumerate(zip(self.widths, self.config.depths, strict=True)))):
             for block in range(depth + 1):
@@ -89,7 +97,7 @@ class Stages:
         return stages
 
     def padded(self, x: Tensor) -> Tensor:
-        """x padded to a size that halves evenly."""
+        """x (B, C, *size) padded with zeros to a size that halves evenly."""
         return pad_zeros(x, (self.multiple,) * self.config.dims)
 
     def _residual(

@@ -41,6 +41,8 @@ class TinyAutoencoderConfig(BaseModel):
 
 
 class TinyBlock(nn.Module):
+    """Three convolutions with ReLU, added to x."""
+
     def __init__(self, dims: int, channels: int) -> None:
         super().__init__()
         self.conv = nn.Sequential(
@@ -52,6 +54,7 @@ class TinyBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels, *size) → the same shape."""
         return torch.relu(self.conv(x) + x)
 
 
@@ -61,6 +64,8 @@ def _plain(dims: int, channels: int, stride: int = 1) -> nn.Module:
 
 
 class TinyEncoder(nn.Module):
+    """The encoder: x (B, channels_in, *size) in [-1, 1] → z (B, latent_channels, *size/factor)."""
+
     def __init__(self, config: TinyAutoencoderConfig, channels_in: int) -> None:
         super().__init__()
         c, layers = config.channels, list[nn.Module]()
@@ -70,11 +75,14 @@ class TinyEncoder(nn.Module):
         self.layers = nn.Sequential(*layers, conv(config.dims, c, config.latent_channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels_in, *size) in [-1, 1] → z (B, latent_channels, *size/factor)."""
         out: Tensor = self.layers((x + 1) / 2)
         return out
 
 
 class TinyDecoder(nn.Module):
+    """The decoder: z (B, latent_channels, *size) → x (B, channels_out, *factor size) in [-1, 1]."""
+
     def __init__(self, config: TinyAutoencoderConfig, channels_out: int) -> None:
         super().__init__()
         c = config.channels
@@ -86,6 +94,7 @@ class TinyDecoder(nn.Module):
         self.layers = nn.Sequential(*layers, conv(config.dims, c, channels_out))
 
     def forward(self, z: Tensor) -> Tensor:
+        """z (B, latent_channels, *size) → x (B, channels_out, *factor size)."""
         out: Tensor = 2 * self.layers(3 * torch.tanh(z / 3)) - 1
         return out
 
@@ -102,8 +111,10 @@ class TinyAutoencoder(nn.Module):
         self.encoder, self.decoder = TinyEncoder(config, channels), TinyDecoder(config, channels)
 
     def encode(self, x: Tensor) -> tuple[Tensor, None]:
+        """z (B, latent_channels, *size/factor) of x (B, channels, *size), and None in place of a log-variance."""
         return self.encoder(x), None
 
     def decode(self, z: Tensor) -> Tensor:
+        """x (B, channels, *factor size) of z (B, latent_channels, *size)."""
         out: Tensor = self.decoder(z)
         return out

@@ -190,6 +190,10 @@ class TransformerBlock(nn.Module):
     def forward(
         self, x: Tensor, embedding: Tensor, rotation: Tensor | None, tokens: Tensor | None, padding_mask: Tensor | None
     ) -> Tensor:
+        """x (B, n, width) → the same shape.
+
+        embedding: (B, embedding_width).   rotation: (2, n, pairs).   tokens: (B, m, embedding_width).   padding_mask: (B, m).
+        """
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(embedding)
         q, k, v = (
             self.qkv(modulated(x, shift, scale)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)

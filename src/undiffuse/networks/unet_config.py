@@ -114,6 +114,7 @@ class StagesConfig(BaseModel, ABC):
 
     @property
     def depths(self) -> tuple[int, ...]:
+        """Residual blocks on each level."""
         return self.depth if isinstance(self.depth, tuple) else (self.depth,) * len(self.multipliers)
 
 

@@ -44,6 +44,7 @@ class Walk:
         self._kept: dict[tuple[Way, int], SamplerStep] = {}
 
     def see(self, way: Way, moment: SamplerStep, rows: Tensor) -> None:
+        """Keeps a step of the given way, of those `rows` (B,) of the examples that are shown."""
         here = [k for k, row in enumerate(rows.tolist()) if row in self.examples]
         if not here or moment.row not in _spread_rows(moment.total):
             return
@@ -55,6 +56,7 @@ class Walk:
 
     @property
     def moments(self) -> list[tuple[Way, SamplerStep]]:
+        """The steps that were kept, in order, each with its way."""
         return [(way, moment) for (way, _), moment in self._kept.items()]
 
     def only(self, way: Way) -> Walk:

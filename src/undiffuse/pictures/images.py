@@ -1,5 +1,7 @@
-"""From values in the data's own range to pixels.  The range is the codec's, never that of the one picture at hand, so
-brightness means the same in every picture."""
+"""From values in the data's own range to pixels.
+
+The range is the codec's, never that of the one picture at hand, so brightness means the same in every picture.
+"""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ STYLE: Any = {
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 120) -> None:
+    """Writes a figure to a PNG file, makes the folder if needed, and closes the figure.   dpi: dots per inch."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=dpi)
     plt.close(figure)

@@ -118,6 +118,7 @@ def _by_class(figure: SubFigure, poster: Poster) -> None:
 
 
 def draw_poster(poster: Poster, path: Path) -> None:
+    """Draws the poster into a PNG file."""
     with plt.rc_context(STYLE):
         figure: Figure = plt.figure(figsize=(13, 12.6))
         bands: Any = figure.subfigures(4, 1, height_ratios=(0.95, 2.2, 3.35, 5.6))

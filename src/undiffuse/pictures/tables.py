@@ -23,8 +23,9 @@ def is_table(codec: CodecConfig) -> bool:
 
 
 def scatter(values: Tensor, codec: CodecConfig, labels: Sequence[str], title: str) -> Image.Image:
-    """Rows (N, columns, 1) as dots, a colour for each label, on axes that end where the data did: one panel for two columns,
-    a matrix of panels with the spread of each column in its diagonal for any other number, of which the first six are shown.
+    """Rows (N, columns, 1) as dots, a colour for each label, on axes that end where the data ends.
+
+    Two columns make one panel, any other number a matrix of panels with the spread of each column in its diagonal; the first six are shown.
     """
     columns = min(values.shape[1], MOST_TABLE_COLUMNS)
     rows = values.flatten(1)[:, :columns].double().numpy()

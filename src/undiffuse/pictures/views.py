@@ -101,7 +101,7 @@ def forward_pictures(
 def reverse_pictures(
     moments: Sequence[SamplerStep], codec: Codec, example: int = 0, count: int = 9
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
-    """One example of a reverse trajectory: pictures of x_t, of the belief x̂ at the same time, and labels."""
+    """One example of a reverse trajectory: pictures (H, W, 3) of x_t, of x̂ at the same time, and labels; at most `count` of each."""
     ratio = torch.stack([torch.atan2(m.level.sigma, m.level.alpha) for m in moments])
     wanted = torch.linspace(float(ratio[0]), float(ratio[-1]), min(count - 1, len(moments)), dtype=ratio.dtype)
     rows = sorted({int((ratio - w).abs().argmin()) for w in wanted})
@@ -112,6 +112,7 @@ def reverse_pictures(
 
 
 def forward_strip(x: Tensor, levels: Level, codec: Codec, seed: int) -> Image.Image:
+    """The forward process of an example x (1, *shape) along the levels, as one picture with labels."""
     pictures, labels = forward_pictures(x, levels, codec, seed)
     return sheet(
         [pictures], title="Forward: noise is added until nothing is left", column_labels=labels, row_labels=["x_t"]
@@ -119,6 +120,7 @@ def forward_strip(x: Tensor, levels: Level, codec: Codec, seed: int) -> Image.Im
 
 
 def reverse_strip(moments: Sequence[SamplerStep], codec: Codec, example: int = 0) -> Image.Image:
+    """Example number `example` of a reverse trajectory as one picture: x_t, and x̂ below."""
     x_t, clean, labels = reverse_pictures(moments, codec, example)
     return sheet(
         [x_t, clean],

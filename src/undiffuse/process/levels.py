@@ -62,6 +62,7 @@ class Level:
 
     @property
     def snr(self) -> Tensor:
+        """alpha²/sigma², of the shape of the level; infinite at the clean level."""
         return (self.alpha / self.sigma) ** 2
 
     @property

@@ -31,7 +31,7 @@ from undiffuse.process.levels import Level, broadcast_to
 
 
 class Variance(ABC):
-    """How sure a belief about x_0 is, seen through a bridge."""
+    """The variance of the reverse transition, as the model has it."""
 
     @abstractmethod
     def log_variance(self, bridge: Bridge, x_t: Tensor) -> Tensor:
@@ -87,11 +87,11 @@ class ExactVariance(Variance):
 
 @dataclass(frozen=True)
 class Posterior:
-    """What is believed about the clean x_0 given x_t.
+    """The distribution of the clean x_0 given x_t.
 
-    mean:   x̂, of the shape of x_t.
-    spread: how sure the belief is.
-    kept_eps: the noise estimate to walk with, where it is not to be derived from the mean (see `eps`).
+    mean: x̂, of the shape of x_t.
+    variance: that of the reverse transition.
+    kept_eps: the noise to continue with, of the shape of x_t, where it does not follow from the mean (see `eps`).
     """
 
     mean: Tensor
@@ -99,16 +99,17 @@ class Posterior:
     kept_eps: Tensor | None = None
 
     def eps(self, x_t: Tensor, level: Level) -> Tensor:
-        """The noise in x_t by this belief: (x_t - alpha x̂)/sigma, the one that reproduces x_t, unless one is kept."""
+        """The noise in x_t (B, ...): (x_t - alpha x̂)/sigma, which reproduces x_t, unless one is kept."""
         if self.kept_eps is not None:
             return self.kept_eps
         return (x_t - broadcast_to(level.alpha, x_t) * self.mean) / broadcast_to(level.sigma, x_t)
 
     def with_mean(self, mean: Tensor) -> Posterior:
+        """The same with another x̂, of the shape of x_t; a kept noise stays."""
         return replace(self, mean=mean)
 
     def moved(self, shift: Tensor, level: Level) -> Posterior:
-        """With x̂ + shift, and a kept noise estimate moved along, so that the two reproduce x_t as they did before."""
+        """With x̂ + shift, both (B, ...), and a kept noise moved along, so that the two reproduce x_t as before."""
         kept = None if self.kept_eps is None else self.kept_eps - broadcast_to(level.alpha / level.sigma, shift) * shift
         return replace(self, mean=self.mean + shift, kept_eps=kept)
 
@@ -128,17 +129,17 @@ The level is one for all examples, of shape (), or one for each, (B,); inverse p
 
 @dataclass(frozen=True)
 class Transition:
-    """p(x_s | x_t), or q(x_s | x_t, x_0): a Gaussian with a mean and a log-variance broadcastable to it."""
+    """p(x_s | x_t), or q(x_s | x_t, x_0): a Gaussian with a mean (B, ...) and a log-variance broadcastable to it."""
 
     mean: Tensor
     log_variance: Tensor
 
 
 def bridge_mean(x: Tensor, x_t: Tensor, bridge: Bridge) -> Tensor:
-    """Mean of q(x_s | x_t, x_0 = x)."""
+    """Mean of q(x_s | x_t, x_0 = x), of the shape of x and x_t, (B, ...)."""
     return broadcast_to(bridge.on_x, x_t) * x + broadcast_to(bridge.on_xt, x_t) * x_t
 
 
 def transition(posterior: Posterior, x_t: Tensor, bridge: Bridge) -> Transition:
-    """p(x_s | x_t): the belief pushed through the bridge."""
+    """p(x_s | x_t): the posterior in place of x_0 in the bridge.   x_t: (B, ...)."""
     return Transition(bridge_mean(posterior.mean, x_t, bridge), posterior.variance.log_variance(bridge, x_t))

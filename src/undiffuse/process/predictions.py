@@ -68,7 +68,8 @@ class Prediction(ABC):
     """What a network's output means."""
 
     @abstractmethod
-    def affine(self, level: Level) -> Affine: ...
+    def affine(self, level: Level) -> Affine:
+        """The coefficients of eq. (1) at a level, float64 of the level's shape."""
 
     def network_level(self, level: Level) -> Level:
         """The level that the network is evaluated at, whose timestep it is given."""
@@ -92,6 +93,8 @@ def _one_over_norm(level: Level) -> Tensor:
 
 @dataclass(frozen=True)
 class X0Prediction(Prediction):
+    """The network predicts x_0."""
+
     def affine(self, level: Level) -> Affine:
         one = torch.ones_like(level.alpha)
         return Affine(0 * one, one, _one_over_norm(level))
@@ -99,12 +102,16 @@ class X0Prediction(Prediction):
 
 @dataclass(frozen=True)
 class EpsilonPrediction(Prediction):
+    """The network predicts eps."""
+
     def affine(self, level: Level) -> Affine:
         return Affine(1 / level.alpha, -level.sigma / level.alpha, _one_over_norm(level))
 
 
 @dataclass(frozen=True)
 class VPrediction(Prediction):
+    """The network predicts v = alpha eps - sigma x_0 (Salimans & Ho 2022)."""
+
     def affine(self, level: Level) -> Affine:
         norm2 = level.alpha**2 + level.sigma**2
         return Affine(level.alpha / norm2, -level.sigma / norm2, norm2.rsqrt())
@@ -112,6 +119,8 @@ class VPrediction(Prediction):
 
 @dataclass(frozen=True)
 class FlowPrediction(Prediction):
+    """The network predicts eps - x_0, the velocity of rectified flow."""
+
     def affine(self, level: Level) -> Affine:
         total = level.alpha + level.sigma
         return Affine(1 / total, -level.sigma / total, _one_over_norm(level))
@@ -119,6 +128,8 @@ class FlowPrediction(Prediction):
 
 @dataclass(frozen=True)
 class EDMPrediction(Prediction):
+    """EDM's preconditioning (Karras et al. 2022, table 1).   sigma_data: standard deviation of the data, in the model's range."""
+
     sigma_data: float = 0.5
 
     def affine(self, level: Level) -> Affine:

@@ -32,14 +32,17 @@ Family = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def variance_preserving(logsnr: Tensor) -> tuple[Tensor, Tensor]:
+    """(alpha, sigma) with alpha² + sigma² = 1, of the shape of the log-SNR."""
     return logsnr.sigmoid().sqrt(), (-logsnr).sigmoid().sqrt()
 
 
 def variance_exploding(logsnr: Tensor) -> tuple[Tensor, Tensor]:
+    """(alpha, sigma) with alpha = 1, of the shape of the log-SNR."""
     return torch.ones_like(logsnr), (-logsnr / 2).exp()
 
 
 def flow(logsnr: Tensor) -> tuple[Tensor, Tensor]:
+    """(alpha, sigma) with alpha + sigma = 1, of the shape of the log-SNR."""
     return (logsnr / 2).sigmoid(), (-logsnr / 2).sigmoid()
 
 
@@ -55,7 +58,10 @@ def sub_variance_preserving(logsnr: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Schedule(ABC):
-    """A noise schedule on the times [t_min, t_max]; noise grows with t."""
+    """A noise schedule on the times [t_min, t_max]; noise grows with t.
+
+    family: the (alpha, sigma) that belong to a log-SNR.
+    """
 
     t_min: float
     t_max: float
@@ -67,14 +73,14 @@ class Schedule(ABC):
 
     @abstractmethod
     def at(self, logsnr: Tensor) -> Tensor:
-        """The time at which the curve has this log-SNR."""
+        """The time, float64 of the same shape, at which the curve has this log-SNR."""
 
     def timestep(self, t: Tensor) -> Tensor:
-        """What the network is given at time t."""
+        """What the network receives at times of any shape: 1000 t, or the index of a chain."""
         return 1000 * t
 
     def nearest(self, t: Tensor) -> Tensor:
-        """The nearest time the schedule can be trained at: t itself, a whole number for a chain."""
+        """The nearest times, of the same shape, that the schedule can be trained at: t itself, whole numbers for a chain."""
         return t.clamp(self.t_min, self.t_max)
 
     def time(self, share: Tensor) -> Tensor:
@@ -238,8 +244,11 @@ class Flow(Schedule):
 
 @dataclass(frozen=True, eq=False)
 class FlowPolynomial(Schedule):
-    """alpha = (1 - t)^power, sigma = 1 - alpha: the polynomial paths of flow matching (Lipman et al. 2024, the PolynomialConvexScheduler
-    of its library, whose time is 1 - t).  A power of 1 is `Flow`; a larger one spends more of its time in noise.  alpha = 0 at t = 1."""
+    """alpha = (1 - t)^power, sigma = 1 - alpha: the polynomial paths of flow matching.
+
+    The PolynomialConvexScheduler of Lipman et al. 2024's library, whose time is 1 - t.  A power of 1 is `Flow`; a larger one spends more of its
+    time in noise.  alpha = 0 at t = 1.
+    """
 
     power: float = 2.0
     t_min: float = 1e-3
@@ -256,8 +265,10 @@ class FlowPolynomial(Schedule):
 
 @dataclass(frozen=True, eq=False)
 class LinearVP(Schedule):
-    """alpha = 1 - t, sigma = sqrt(1 - alpha²): the variance-preserving path with a linear signal (the LinearVPScheduler of Lipman et al.
-    2024's library, whose time is 1 - t).  alpha = 0 at t = 1."""
+    """alpha = 1 - t, sigma = sqrt(1 - alpha²): the variance-preserving path with a linear signal.
+
+    The LinearVPScheduler of Lipman et al. 2024's library, whose time is 1 - t.  alpha = 0 at t = 1.
+    """
 
     t_min: float = 1e-6  # where sigma is 1.4e-3: it rises as sqrt(2 t)
     t_max: float = 1.0

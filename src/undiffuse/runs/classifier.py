@@ -98,6 +98,7 @@ class Reading:
 
     @property
     def can_guide(self) -> bool:
+        """Whether the classifier is better than chance at this level, by more than its error allows."""
         return self.score - self.chance > CONFIDENT * max(self.error, 1e-6)
 
 

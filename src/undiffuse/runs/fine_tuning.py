@@ -62,6 +62,7 @@ class FineTuning:
 
     @property
     def base_config(self) -> ModelConfig:
+        """The configuration of the model that is fine-tuned."""
         return self.model.config
 
     def design(self, settings: Mapping[str, Any]) -> Design:

@@ -56,6 +56,7 @@ class RecordedNoise(NoiseSequence):
     rest: Tensor
 
     def at(self, row: int, draw: int = 0) -> Tensor:
+        """The noise (B, ...) of the step that leaves a row. There is one draw a row."""
         return self.noises[row]
 
 

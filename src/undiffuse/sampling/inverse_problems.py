@@ -97,7 +97,8 @@ def moment_matching(
 ) -> DenoiserFn:
     """Method exact; pigdm with 0 iterations.   iterations: of conjugate gradients; as many as numbers are seen solve (2).
 
-    doubt: see above."""
+    doubt: see above.
+    """
 
     def conditioned(x_t: Tensor, level: Level) -> Posterior:
         if not level.alpha:

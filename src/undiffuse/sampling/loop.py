@@ -113,6 +113,7 @@ class Counter:
         self.done, self.total, self.progress = 0, total, progress
 
     def counted(self, moments: Iterator[SamplerStep]) -> Iterator[SamplerStep]:
+        """The same steps, each counted and reported."""
         for moment in moments:
             self.done += 1
             if self.progress:

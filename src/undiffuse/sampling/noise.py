@@ -33,7 +33,8 @@ class NoiseSequence(ABC):
     """Draws of the shape of x; `at(row, k)` is draw number k of the step that leaves a row."""
 
     @abstractmethod
-    def at(self, row: int, draw: int = 0) -> Tensor: ...
+    def at(self, row: int, draw: int = 0) -> Tensor:
+        """Standard normal noise of the shape of x, (B, ...): draw number `draw` of the step that leaves a row."""
 
 
 class Independent(NoiseSequence):

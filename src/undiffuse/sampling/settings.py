@@ -230,6 +230,7 @@ class SamplingConfig(BaseModel):
         )
 
     def build_solver(self, schedule: Schedule) -> Solver:
+        """The solver with its settings. Raises UsageError for settings that it does not have or that contradict each other."""
         solver = make_solver(
             self.solver,
             Settings(self.order, self.eta, self.variance, self.corrections, self.lower_order_final),

@@ -17,6 +17,7 @@ KEPT = 2
 
 
 def path_of(folder: Path, step: int) -> Path:
+    """The file of the checkpoint of a step."""
     return folder / f"step-{step:08d}.safetensors"
 
 

@@ -30,6 +30,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
+        """Moves the average towards the weights of today, one update's share."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.buffer.lerp_(self.flat.parameter, 1 - decay)
@@ -51,6 +52,7 @@ class EMA:
             parameter.data, self.values[name] = self.values[name], parameter.data
 
     def load(self, values: dict[str, Tensor], updates: int) -> None:
+        """Takes up an average: tensors by the names of the parameters, of their shapes, and the number of updates it is of."""
         for name, value in self.values.items():
             value.copy_(values[name])
         self.updates = updates

@@ -19,6 +19,11 @@ ROLLBACKS_BEFORE_STOP = 3
 
 @dataclass
 class Health:
+    """Counts updates that were not finite.
+
+    skipped: in all.   in_a_row: since the last finite one.   rollbacks: returns to earlier weights.
+    """
+
     skipped: int = 0
     in_a_row: int = 0
     rollbacks: int = 0

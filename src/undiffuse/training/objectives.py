@@ -44,26 +44,32 @@ OwnLoss = Callable[[DenoiserFn, Tensor, Tensor, Level, Weight], Tensor]
 
 
 def unit_weight(prediction: Prediction) -> Weight:
+    """1/c_out²: the mean square error of what the network predicts."""
     return lambda level: prediction.affine(level).c_out ** -2
 
 
 def snr_weight() -> Weight:
+    """The SNR: the mean square error of eps, whatever is predicted."""
     return lambda level: level.snr
 
 
 def min_snr_weight(gamma: float = 5.0) -> Weight:
+    """The SNR, at most gamma (Hang et al. 2023)."""
     return lambda level: level.snr.clamp(max=gamma)
 
 
 def p2_weight(gamma: float = 1.0, k: float = 1.0) -> Weight:
+    """SNR / (k + SNR)^gamma (Choi et al. 2022)."""
     return lambda level: level.snr / (k + level.snr) ** gamma
 
 
 def sigmoid_weight(bias: float = 0.0) -> Weight:
+    """SNR · sigmoid(bias - log-SNR) (Kingma & Gao 2023)."""
     return lambda level: level.snr * torch.sigmoid(bias - level.logsnr)
 
 
 def edm_weight(sigma_data: float = 0.5) -> Weight:
+    """(sigma² + alpha² sd²)/(sigma sd)² with sd = sigma_data (Karras et al. 2022)."""
     return lambda level: (level.sigma**2 + (level.alpha * sigma_data) ** 2) / (level.sigma * sigma_data) ** 2
 
 
@@ -101,13 +107,19 @@ def register_loss_weight(name: str, weight: Weight) -> None:
 def make_weight(
     name: str, prediction: Prediction, sigma_data: float, gamma: float | None = None, bias: float | None = None
 ) -> Weight:
-    """The weight called `name`. gamma (of min_snr and p2) and bias (of sigmoid): the papers' where None."""
+    """The weight called `name`.
+
+    sigma_data: standard deviation of the data, of edm.   gamma: of min_snr and p2.   bias: of sigmoid; None for the papers' values.
+    Raises UsageError for an unknown name.
+    """
     entry = LOSS_WEIGHTS[name]
     known = {"prediction": prediction, "sigma_data": sigma_data, "gamma": gamma, "bias": bias}
     return entry.make(**{constant: known[constant] for constant in entry.constants if known[constant] is not None})
 
 
 class Objective(ABC):
+    """What training minimises: a loss for each example."""
+
     @abstractmethod
     def __call__(self, denoise: DenoiserFn, x: Tensor, eps: Tensor, level: Level) -> Tensor:
         """The loss of each example (B,). x, eps: (B, ...); level: one per example."""
@@ -120,6 +132,8 @@ def weighted_error(posterior: Posterior, x: Tensor, level: Level, weight: Weight
 
 @dataclass(frozen=True)
 class Simple(Objective):
+    """w(level) |x̂ - x_0|²."""
+
     weight: Weight
 
     def __call__(self, denoise: DenoiserFn, x: Tensor, eps: Tensor, level: Level) -> Tensor:
@@ -142,6 +156,8 @@ class VariationalBound(Objective):
 
 @dataclass(frozen=True)
 class Hybrid(Objective):
+    """The simple loss, and `share` times the bound with its mean detached, which trains the variance alone (Nichol & Dhariwal 2021, eq. 16)."""
+
     simple: Simple
     bound: VariationalBound
     share: float = 0.001

@@ -57,13 +57,15 @@ class TimestepSampler(ABC):
 
     @abstractmethod
     def quantile(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse distribution function and the importance weight there."""
+        """The inverse distribution function: shares u (n,) in (0, 1) → (times, importance weights), (n,) each, float64."""
 
     def update(self, t: Tensor, losses: Tensor) -> None:  # noqa: B027 - most samplers learn nothing
-        """Learns from the unweighted losses (n,) at the times drawn."""
+        """Learns from the unweighted losses (n,) at the times t (n,) that were drawn."""
 
 
 class Uniform(TimestepSampler):
+    """Every time of the schedule equally often."""
+
     def quantile(self, u: Tensor) -> tuple[Tensor, Tensor]:
         return self.schedule.time(u), torch.ones_like(u)
 
@@ -79,6 +81,8 @@ class LogNormal(TimestepSampler):
 
 
 class LogitNormal(TimestepSampler):
+    """The logit of the time's share of the schedule is N(mean, std²) (Esser et al. 2024, section 3.1)."""
+
     default = (0.0, 1.0)
 
     def quantile(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,7 +140,11 @@ LEVEL_SAMPLERS: dict[str, type[TimestepSampler]] = {
 def make_timestep_sampler(
     name: str, schedule: Schedule, stratified: bool, mean: float | None = None, std: float | None = None
 ) -> TimestepSampler:
-    """The sampler called `name`; mean and std are its paper's where None."""
+    """The sampler called `name`.
+
+    stratified: spreads the times of a batch evenly.   mean, std: of the densities that have them; their paper's where None.
+    Raises UsageError for an unknown name.
+    """
     if name not in LEVEL_SAMPLERS:
         raise UsageError(f"there is no level sampler {name!r}: choose one of {', '.join(LEVEL_SAMPLERS)}.")
     return LEVEL_SAMPLERS[name](schedule, stratified, mean, std)

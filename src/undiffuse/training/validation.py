@@ -135,6 +135,7 @@ class Baseline:
 
     @property
     def name(self) -> str:
+        """What the errors are compared with, in words."""
         return "answering the mean" if self.linear is None else "the best linear denoiser"
 
     def each(self, bank: ValidationSet) -> Tensor:

@@ -44,11 +44,12 @@ def normal_kl(q: Transition, p: Transition) -> Tensor:
 
 
 def normal_cdf(z: Tensor) -> Tensor:
+    """The normal integral, elementwise, of z of any shape."""
     return 0.5 * (1 + torch.erf(z / math.sqrt(2)))
 
 
 def tanh_normal_cdf(z: Tensor) -> Tensor:
-    """The published code's approximation of the normal integral."""
+    """The published code's approximation of the normal integral by tanh, elementwise, of z of any shape."""
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
 
 
