@@ -24,7 +24,12 @@ def documented(owner: type, name: str) -> bool:
     for base in owner.__mro__:
         if base.__module__.startswith("undiffuse") and name in vars(base):
             member = vars(base)[name]
-            member = getattr(member, "__func__", None) or getattr(member, "fget", None) or getattr(member, "func", None) or member
+            member = (
+                getattr(member, "__func__", None)
+                or getattr(member, "fget", None)
+                or getattr(member, "func", None)
+                or member
+            )
             if inspect.getdoc(member) and member.__doc__:
                 return True
     return False
@@ -42,7 +47,11 @@ def without_docstring(module_name: str) -> list[str]:
             if not member.__dict__.get("__doc__") or (member.__doc__ or "").startswith(f"{name}("):  # a dataclass's own
                 found.append(name)
             for method, value in vars(member).items():
-                callable_ = inspect.isfunction(value) or isinstance(value, (property, staticmethod, classmethod)) or hasattr(value, "func")
+                callable_ = (
+                    inspect.isfunction(value)
+                    or isinstance(value, (property, staticmethod, classmethod))
+                    or hasattr(value, "func")
+                )
                 if callable_ and not method.startswith("_") and not documented(member, method):
                     found.append(f"{name}.{method}")
     return found

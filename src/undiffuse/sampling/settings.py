@@ -261,7 +261,7 @@ class SamplingConfig(BaseModel):
 
 
 def _is_set(config: SamplingConfig, name: str) -> bool:
-    return getattr(config, name) != SamplingConfig.model_fields[name].default
+    return bool(getattr(config, name) != SamplingConfig.model_fields[name].default)
 
 
 def defaults(*names: str) -> dict[str, Any]:
