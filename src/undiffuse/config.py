@@ -29,7 +29,8 @@ class Kind(Protocol):
     """What a registry of configurations holds: an entry with the configuration of its name."""
 
     @property
-    def config(self) -> Any: ...
+    def config(self) -> Any:
+        """The class of the configuration."""
 
 
 def kind_of(config: type[BaseModel]) -> str | None:
