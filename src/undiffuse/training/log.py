@@ -37,6 +37,7 @@ class MetricsLog:
         self._step = step
 
     def due(self, update: Update) -> bool:
+        """Whether this update gets a line."""
         return update.status != "fine" or self.cadence.due()
 
     def __call__(self, loop: TrainingLoop, update: Update) -> None:
