@@ -130,8 +130,11 @@ def solved(
     task: Mapping[str, Any],
     following: str,
 ) -> None:
-    """Solves, draws, writes and tells.   solve: of the settings that all tasks take.   shown: the rows before the answers.
-    task: what else is to be written down.   following: the command to type next."""
+    """Solves, draws, writes and prints.
+
+    solve: of the settings that all tasks take.   shown: the rows before the answers.
+    task: what else is to be written down.   following: the command to type next.
+    """
     from undiffuse.models.inverse_methods import method_config, method_levels
     from undiffuse.pictures import edits as pictures
 

@@ -287,7 +287,6 @@ class Job:
 
     def split(self, each: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Conditions of examples → (those of the model, what pulls samples, with what only the classifier reads)."""
-
         columns: dict[str, Any] = {name: [conditions.get(name) for conditions in each] for name in self.told.values}
         guides: tuple[Guide, ...] = ()
         if self.by is not None:

@@ -41,8 +41,11 @@ ESTIMATE_LEVELS = 64
 
 @dataclass(frozen=True)
 class Denoised:
-    """mean: x̂, the estimate of least squared error.   sample: one example that may have been there.  Both in the data's
-    own range.   x: the noisy example in the model's.   ratio: sigma/alpha of each, given or estimated, (n,)."""
+    """Examples without their noise.
+
+    mean: x̂, the estimate of least squared error.   sample: a sample of the posterior.  Both (n, C, *size) in the data's own range.
+    x: the noisy example in the model's range, (n, …).   sigma_edm: sigma/alpha of each, given or estimated, (n,).
+    """
 
     mean: Tensor
     sample: Tensor

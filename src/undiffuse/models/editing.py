@@ -55,8 +55,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """values: in the data's own range.   x, noised, back: the example, x_t at the level `top`, and what came back, in the
-    model's range.   psnr: of `back` before it is rounded and clipped, in dB, inf where nothing changed, (n,)."""
+    """Examples after the way to noise and back.
+
+    values: (n, C, *size), in the data's own range.   x, noised, back: the example, x_t at the level `top`, and the reconstruction, (n, …) in the
+    model's range.   psnr: of `back` before it is rounded and clipped, in dB, inf where nothing changed, (n,).
+    """
 
     values: Tensor
     x: Tensor
@@ -68,8 +71,11 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class Interpolation:
-    """values: (n, C, *size), in the data's own range.   shares: of the second example, 0 … 1.   x: the two examples.
-    back: (n, …), in the model's range.   psnr: of the two ends, in dB, (2,)."""
+    """Examples between two others.
+
+    values: (n, C, *size), in the data's own range.   shares: of the second example, 0 … 1.   x: the two examples.
+    back: (n, …), in the model's range.   psnr: of the two ends, in dB, (2,).
+    """
 
     values: Tensor
     shares: tuple[float, ...]

@@ -70,8 +70,11 @@ class InverseMethod:
 
 @dataclass(frozen=True)
 class Solution:
-    """values: (inputs, n, C, *size), in the data's own range.   seen: y as examples, (inputs, C, *size), in the same.
-    misfit: the root mean square of y - A x before rounding, in the model's range, (inputs, n)."""
+    """Samples of p(x | y).
+
+    values: (inputs, n, C, *size), in the data's own range.   observed: y as examples, (inputs, C, *size), in the same range.
+    misfit: the root mean square of y - A x before rounding, in the model's range, (inputs, n).
+    """
 
     values: Tensor
     observed: Tensor
