@@ -1,29 +1,37 @@
-"""What `import undiffuse` offers: the rooms wired together for Python."""
+"""What `import undiffuse` offers to train and to measure: the rooms wired together for Python."""
 
 from __future__ import annotations
 
+import inspect
+import logging
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
 from undiffuse.conditioning.base import Note
-from undiffuse.conditioning.degradations import parse_tasks
+from undiffuse.conditioning.degradations import Degradation, parse_tasks, second_stage
 from undiffuse.conditioning.spec import Condition
 from undiffuse.config import parsed
 from undiffuse.data.sources import DataConfig, share_or_count, sides
-from undiffuse.errors import UsageError
+from undiffuse.errors import UsageError, unknown_setting
 from undiffuse.models.devices import usable_device
 from undiffuse.models.file import load
 from undiffuse.models.model import Model
-from undiffuse.runs.prepare import default_name, prepare
+from undiffuse.runs.folder import CONFIG
+from undiffuse.runs.prepare import Plan, default_name, prepare
+from undiffuse.runs.progress import Trained, train_to_end
 from undiffuse.system import inside
 from undiffuse.training.cadence import DEFAULT_INTERVALS, Intervals
-from undiffuse.training.interrupts import stopping
+from undiffuse.training.hooks import HookLike, as_hook
 from undiffuse.training.loop import Update
+from undiffuse.training.overrides import TrainingOverrides
+from undiffuse.training.settings import TrainingConfig
+
+_log = logging.getLogger("undiffuse")
 
 
 def train(
@@ -31,15 +39,23 @@ def train(
     *,
     name: str | None = None,
     runs: str | Path = "runs",
-    settings: Mapping[str, Any] | None = None,
+    resume: bool | None = None,
     preset: str | None = None,
     network: str | None = None,
+    schedule: str | None = None,
+    prediction: str | None = None,
+    variance_type: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     conditions: Mapping[str, Condition] | None = None,
-    table: str | None = None,
-    latent: int | str | Path | None = None,
+    condition_dropout: float | None = None,
+    table: str | Path | None = None,
     start: str | Path | None = None,
     adapters: int | None = None,
-    tasks: str | None = None,
+    latent: int | str | Path | None = None,
+    latent_steps: int | None = None,
+    latent_budget: float | None = None,
+    degradation: str | None = None,
+    upscale_factor: int | None = None,
     size: int | tuple[int, int] | None = None,
     fit: str = "crop",
     channels: str | None = None,
@@ -53,100 +69,181 @@ def train(
     download: bool = False,
     checkpoint_every: float = DEFAULT_INTERVALS.checkpoint,
     preview_every: float = DEFAULT_INTERVALS.preview,
-    **training: Any,
+    hooks: Iterable[HookLike] = (),
+    progress: bool = False,
+    **training: Unpack[TrainingOverrides],
 ) -> Model:
-    """Trains on `data` in runs/<name> and returns the model; the same call again resumes. An interrupt (Ctrl-C) saves.
+    """Trains on `data` in runs/<name> and returns the model; the same call again resumes. An interrupt (Ctrl-C) saves first.
 
-    training: fields of TrainingConfig, such as steps=2000, budget=90.0 or learning_rate=3e-4.
-    settings: any other field of Design by dotted path, such as {"prediction": "epsilon"}.   network: see `prepare`.
-    conditions: such as {"age": Condition(kind="number")}; the data's classes when left out.   table: see DataConfig.
-    start: a run folder or model file whose weights to start from.   adapters: the rank of low-rank adapters to train instead of these.
-    tasks: to make examples of what is left of them, such as "inpaint,upscale:4,denoise".
+    data: "digits", a folder of images, a .csv naming them, or a .npy, .npz or idx.gz file.
+    name: of the run, the data's when left out.   runs: the folder of run folders.
+    resume: True to go on with a run that is there, False to begin a new one, None for whichever it is.
+    training: fields of TrainingConfig, such as steps=2000, budget=90.0 (seconds), batch_size=64, learning_rate=3e-4 or precision="bf16".
+
+    Model. preset: such as "ddpm_cifar10".   network: "unet", "transformer", "mlp" or "autoencoder", of a size for the data.   schedule,
+    prediction, variance_type: by name, in place of the preset's.   settings: any other field of Design by dotted path, such as
+    {"schedule.beta_end": 0.01, "network.width": 64}.
+    start: a run folder or model file whose weights to start from (fine-tuning).   adapters: the rank of low-rank adapters to train instead.
     latent: to diffuse in an autoencoder's latents: 2, 4 or 8 positions along each axis in one, or a folder to take it from.
-    size: to resize images to, one side or (height, width).   fit: how: crop, pad or stretch.   channels: grey, rgb or rgba.
-    layout: the axes of an array, such as "NHWC".   range: what whole numbers black and white are, where the values shall not say it.
-    max_pixels: open images of up to so many, beyond the limit that protects from harmful files.
-    shrink: average blocks of so many values along each axis.
-    held_out: for validation, a share of the examples below 1, or a whole number of them.   device: such as "cuda".
-    override: go on in a folder of other training settings.   download: whether a text encoder may be fetched.
-    checkpoint_every, preview_every: seconds of training.
+    latent_steps, latent_budget: updates, or seconds, of the training of that autoencoder.
 
-    What reading the data decided is said in warnings, class Note.  Raises UsageError for anything that cannot be used.
+    Conditions. conditions: such as {"age": Condition(kind="number")}; the data's classes when None, and {} for an unconditional model.
+    condition_dropout: the share of examples, from 0 to less than 1, whose conditions are left out in training.   table: a .csv, .tsv or
+    .jsonl with more columns.   download: whether a text encoder may be fetched.
+    degradation: what to restore, such as "inpaint,upscale:4,denoise".   upscale_factor: train a second stage that enlarges so many times.
+
+    Data. size: to resize images to, one side or (height, width).   fit: how: "crop", "pad" or "stretch".   channels: "grey", "rgb" or
+    "rgba".   layout: the axes of an array, such as "NHWC".   range: the values of black and white, where the values shall not tell.
+    max_pixels: open images of up to so many, beyond the limit that protects from harmful files.   shrink: average blocks of so many values
+    along each axis.   held_out: for validation, a share of the examples below 1, or a whole number of them.
+
+    Course. device: such as "cuda".   override: go on in a folder of other training settings.   checkpoint_every, preview_every: seconds.
+    hooks: called between updates, see training/hooks.py.   progress: show a progress bar.  The logger "undiffuse" has what happens.
+
+    What reading the data decided comes as warnings, class Note.  Raises UsageError for anything that cannot be used, Failure where another
+    process trains in the folder.
     """
-    if not isinstance(data, str | Path):
-        raise UsageError(
-            f"data are named by where they lie, and this is a {type(data).__name__}: write them to a file, as by numpy.savez('data.npz', x=…, y=…), "
-            "and give its name."
-        )
-    _refuse_undeclared(conditions)
-    if not isinstance(settings, Mapping | None):
-        raise UsageError(f"settings are given by dotted path, as {{'prediction': 'noise'}}, and not as {settings!r}.")
-    chosen = {f"training.{key}": value for key, value in training.items()} | dict(settings or {})
-    if adapters is not None:
-        chosen = {"adapters": {"rank": adapters}} | chosen
-    if "steps" in training and "budget" not in training:
-        chosen["training.budget"] = None
-    described_ = {
-        "source": str(data),
-        "table": None if table is None else str(table),
-        "size": None if size is None else sides(size),
-        "fit": fit,
-        "channels": channels,
-        "layout": layout,
-        "range": range,
-        "max_pixels": max_pixels,
-        "shrink": shrink,
-        **({} if held_out is None else {"held_out": share_or_count(held_out)}),
-    }
-    source = parsed(DataConfig, described_, "these settings of the data do not work")
-    if not isinstance(latent, int | str | Path | None):
-        raise UsageError(f"latent is 2, 4 or 8, or the folder of an autoencoder, and not {latent!r}.")
-    factor, autoencoder = (
-        (latent, None) if isinstance(latent, int) else (None, None if latent is None else Path(latent))
-    )
+    hooks = [as_hook(hook) for hook in hooks]
     plan = prepare(
-        source,
-        inside(Path(runs), name or default_name(str(data), start)),
-        settings=chosen,
+        _data_config(
+            source=_source(data),
+            table=None if table is None else str(table),
+            size=None if size is None else sides(size),
+            fit=fit,
+            channels=channels,
+            layout=layout,
+            range=range,
+            max_pixels=max_pixels,
+            shrink=shrink,
+            held_out=held_out,
+        ),
+        _folder(inside(Path(runs), name or default_name(str(data), start)), resume),
+        settings=_settings(
+            settings,
+            training,
+            {
+                "schedule.name": schedule,
+                "prediction": prediction,
+                "variance_type": variance_type,
+                "condition_dropout": condition_dropout,
+                "adapters": None if adapters is None else {"rank": adapters},
+            },
+            (latent_steps, latent_budget),
+        ),
         preset=preset,
         network=network,
-        conditions=conditions,
-        factor=factor,
-        autoencoder=autoencoder,
+        conditions=_declared(conditions),
+        factor=latent if isinstance(latent, int) else None,
+        autoencoder=_autoencoder(latent),
         start=start,
-        tasks=parse_tasks(tasks) if tasks else None,
+        tasks=_degradations(degradation, upscale_factor),
         override=override,
         device=usable_device(device),
         download=download,
         watch=Intervals(checkpoint_every, preview_every),
     )
-    for note in plan.data.notes:
-        warnings.warn(note, Note, stacklevel=2)
-    first = plan.autoencoder()
-    if first is not None:
-        _finished(first.updates(), first.save)
-    run = plan.run()
-    _finished(run.updates(), run.save)
-    return load(run.folder, device)
+    return _trained(plan, hooks, progress, device)
 
 
-def _refuse_undeclared(conditions: object) -> None:
-    """Raises UsageError for conditions that are no mapping from names to Condition."""
+def _source(data: object) -> str:
+    """The name of the data. Raises UsageError for anything that is no path."""
+    if not isinstance(data, str | Path):
+        raise UsageError(
+            f"data are named by where they lie, and this is a {type(data).__name__}: write them to a file, as by numpy.savez('data.npz', x=…, y=…), "
+            "and give its name."
+        )
+    return str(data)
+
+
+def _data_config(*, held_out: float | None, **described: Any) -> DataConfig:
+    share = {} if held_out is None else {"held_out": share_or_count(held_out)}
+    return parsed(DataConfig, {**described, **share}, "these settings of the data do not work")
+
+
+def _folder(folder: Path, resume: bool | None) -> Path:
+    """The run's folder. Raises UsageError where a run is, or is not, there against `resume`."""
+    there = (folder / CONFIG).exists()
+    if resume is not None and resume != there:
+        raise UsageError(
+            f"{folder} holds no run to resume: leave resume out, or give the name of one."
+            if resume
+            else f"{folder} holds a run: give another name, or leave resume out to go on with it."
+        )
+    return folder
+
+
+def _settings(
+    settings: Mapping[str, Any] | None,
+    training: Mapping[str, Any],
+    named: Mapping[str, Any],
+    latent: tuple[int | None, float | None],
+) -> dict[str, Any]:
+    """All settings of a Design by dotted path.   latent: updates and seconds of the autoencoder's training.
+
+    Updates or a budget, where one is given, replace both of the preset's.
+    """
+    if not isinstance(settings, Mapping | None):
+        raise UsageError(f"settings are given by dotted path, as {{'prediction': 'epsilon'}}, and not as {settings!r}.")
+    for name in training:
+        if name not in TrainingConfig.model_fields:
+            arguments = [each for each in inspect.signature(train).parameters if each != "training"]
+            raise UsageError(unknown_setting(name, [*arguments, *TrainingConfig.model_fields]))
+    ends = {"steps": None, "budget": None} if "steps" in training or "budget" in training else {}
+    chosen = {f"training.{key}": value for key, value in {**ends, **training}.items()}
+    if latent != (None, None):
+        chosen |= {"latent.training.steps": latent[0], "latent.training.budget": latent[1]}
+    return chosen | {path: value for path, value in named.items() if value is not None} | dict(settings or {})
+
+
+def _declared(conditions: Mapping[str, Condition] | None) -> Mapping[str, Condition] | None:
+    """The conditions. Raises UsageError for anything but a mapping from names to Condition."""
     if conditions is None or (
         isinstance(conditions, Mapping) and all(isinstance(each, Condition) for each in conditions.values())
     ):
-        return
+        return conditions
     raise UsageError(
         f"conditions are declared by name, as {{'age': undiffuse.Condition(kind='number')}}, and not as {conditions!r}."
     )
 
 
-def _finished(updates: Iterator[Update], save: Callable[[], None]) -> None:
-    """Trains to the end. An interrupt ends the update that is under way, saves, and then acts as usual."""
-    with stopping() as stop:
-        for _ in updates:
-            if stop:
-                save()
-                break
-    if stop:
-        signal.raise_signal(stop[0])
+def _autoencoder(latent: object) -> Path | None:
+    """The folder that `latent` names, None where it is a factor or left out."""
+    if not isinstance(latent, int | str | Path | None):
+        raise UsageError(f"latent is 2, 4 or 8, or the folder of an autoencoder, and not {latent!r}.")
+    return None if latent is None or isinstance(latent, int) else Path(latent)
+
+
+def _degradations(text: str | None, upscale_factor: int | None) -> dict[str, Degradation] | None:
+    if text and upscale_factor is not None:
+        raise UsageError(
+            "upscale_factor is a degradation of its own, upscaling noisy examples: leave degradation out, or train two models."
+        )
+    if upscale_factor is not None:
+        return {f"upscale:{upscale_factor}": second_stage(upscale_factor)}
+    return parse_tasks(text) if text else None
+
+
+def _trained(plan: Plan, hooks: Sequence[HookLike], progress: bool, device: torch.device | str | None) -> Model:
+    """Trains what is planned, and loads the model."""
+    for note in plan.data.notes:
+        warnings.warn(note, Note, stacklevel=3)
+    first = plan.autoencoder()
+    if first is not None:
+        _log.info(first.description())
+        _finish(first, first.updates(), "autoencoder", progress)
+    run = plan.run()
+    _log.info(run.description())
+    taken = _finish(run, run.updates(hooks), "training", progress)
+    _log.info("trained %d steps in %.1f seconds; %s", run.trainer.step, run.trainer.seconds, run.verdict())
+    if taken is None:
+        _log.info("this run is already trained for as long as asked: give more steps, or a larger budget, to go on")
+    return load(run.folder, device)
+
+
+def _finish(work: Trained, updates: Iterator[Update], phase: str, progress: bool) -> int | None:
+    """Trains to the end; returns the first step that was taken. An interrupt saves and then acts as usual."""
+    first, signal_ = train_to_end(updates, work, phase, progress)
+    if signal_ is not None:
+        _log.warning("stopped and saved at step %d; the same call goes on from there", work.trainer.step)
+        signal.raise_signal(signal_)
+    return first

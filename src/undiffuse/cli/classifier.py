@@ -9,7 +9,7 @@ import typer
 from typer import Argument, Option
 
 from undiffuse.cli import shared
-from undiffuse.cli.following import followed
+from undiffuse.cli.following import train_with_bar
 from undiffuse.cli.train import declared
 from undiffuse.errors import UsageError
 
@@ -76,7 +76,7 @@ def classifier(
     parameters = work.trainer.flat.parameter.numel()
     what = name if name == target.kind else f"{target.kind} {name}"
     typer.echo(f"classifier {folder}: reads {what} off {len(rows[0]):,} noisy examples, {parameters:,} parameters")
-    followed(work.updates(), work)
+    train_with_bar(work.updates(), work)
     readings = work.readings()
     for line in _table(readings, target.kind):
         typer.echo(line)

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from undiffuse.errors import Failure, UsageError
+from undiffuse.runs.progress import clock as clock
+from undiffuse.runs.progress import progress_bar as progress_bar
 
 if TYPE_CHECKING:
     import torch
@@ -208,27 +210,6 @@ def next_folder(parent: Path) -> Path:
 
 
 @contextmanager
-def progress_bar(*columns: str) -> Iterator[Progress]:
-    """A bar with its phase, the share done, the given fields and the time left."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    with Progress(
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=30),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        *(TextColumn(column) for column in columns),
-        transient=False,
-    ) as bar:
-        try:
-            yield bar
-        finally:
-            for task in bar.tasks:
-                if not task.completed:  # refused, or nothing to do: no bar of nothing stays
-                    bar.remove_task(task.id)
-
-
-@contextmanager
 def steps_bar(what: str, each: int | None = None) -> Iterator[Callable[[int, int], None]]:
     """A bar of steps, as what is to be called with (done, total).   each: see `steps`."""
     with progress_bar(STEPS) as bar:
@@ -250,10 +231,3 @@ def steps(bar: Progress, what: str, each: int | None = None) -> Callable[[int, i
         bar.update(task, completed=done, total=total, said=said)
 
     return update
-
-
-def clock(left: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
-    whole = round(left)
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

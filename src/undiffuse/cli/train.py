@@ -12,7 +12,7 @@ import typer
 from typer import Argument, Option
 
 from undiffuse.cli import shared
-from undiffuse.cli.following import followed
+from undiffuse.cli.following import train_with_bar
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -394,7 +394,7 @@ def follow(run: Run) -> None:
             within = run.spent
             yield update
 
-    first = followed(watched(), run)
+    first = train_with_bar(watched(), run)
     if first is None:
         typer.echo("this run is already trained for as long as asked: give more --steps or --budget to go on.")
     beside = "" if first is None else _beside(within, run.spent)
@@ -445,7 +445,7 @@ def follow_autoencoder(work: AutoencoderRun) -> None:
         for _ in work.updates():  # none: its latents are measured
             pass
     else:
-        followed(work.updates(), work, "autoencoder")
+        train_with_bar(work.updates(), work, "autoencoder")
     found = reconstruction_quality(work)
     typer.echo(
         f"reconstructions of {found.n} held-out examples: {found.psnr:.1f} dB; no sample can be nearer to an example than that"

@@ -28,10 +28,12 @@ from undiffuse.conditioning.spec import Condition
 from undiffuse.conditioning.texts import PARTS, TextCondition
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
+from undiffuse.models.file import load
 from undiffuse.models.model import Model
 from undiffuse.process.levels import Level
 from undiffuse.rng import GeneratorStream, drawing, generator, permuted
 from undiffuse.runs.classifier import ClassifierRun, reading
+from undiffuse.runs.data import run_data
 from undiffuse.sampling.overrides import SamplingOverrides
 from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.training.settings import TrainingConfig
@@ -60,6 +62,37 @@ class Adherence:
     read: tuple[float, ...] = ()
 
 
+def evaluate(
+    run: str | Path,
+    *,
+    n: int = 500,
+    predictor_steps: int = 600,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: Callable[[str, float], None] | None = None,
+    sampling: SamplingConfig | None = None,
+    **overrides: Unpack[SamplingOverrides],
+) -> list[Adherence]:
+    """How well n samples of a run show each of its conditions, judged by predictors trained on its held-out examples.
+
+    run: the run folder.   device: such as "cuda".   The other arguments are those of `adherence`.
+    Raises UsageError where the run's data is gone or has changed, and as `adherence`.
+    """
+    known = run_data(Path(run), "give a run folder made by training")
+    return adherence(
+        load(run, device),
+        known.data,
+        known.held_out,
+        known.conditions,
+        n=n,
+        predictor_steps=predictor_steps,
+        seed=seed,
+        progress=progress,
+        sampling=sampling,
+        **overrides,
+    )
+
+
 def adherence(
     model: Model,
     data: Dataset,
@@ -79,6 +112,8 @@ def adherence(
     for Model.sample.   progress: called with (what is done, the share of it).
     Raises UsageError for a model without conditions that can be read, or too few held-out examples.
     """
+    if n < 2:
+        raise UsageError(f"{n} samples are too few to judge by: take at least 2.")
     if predictor_steps < 1:
         raise UsageError(f"predictors cannot be trained for {predictor_steps} steps: take at least 1.")
     readable = {name: condition for name, condition in declared.items() if condition.kind in READ}

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from undiffuse.process.posteriors import DenoiserFn, Posterior
 from undiffuse.rng import GeneratorStream, generator
 from undiffuse.sampling.fitted_grids import fitted_logsnrs
 from undiffuse.sampling.loop import SamplerStep, initial, trajectory
+from undiffuse.sampling.overrides import SamplingOverrides
 from undiffuse.sampling.settings import ONE_WAY, OWN_ENDS, OWN_SOLVER, SamplingConfig
 
 PLAIN_SETTINGS: dict[str, Any] = {"logsnrs": None} | OWN_SOLVER | ONE_WAY | OWN_ENDS
@@ -115,12 +116,12 @@ class Sweep:
 
 def settings_for(
     model: Model,
-    solvers: Sequence[str],
-    grids: Sequence[str],
-    steps: Sequence[int],
-    guidance: float | None,
+    solvers: Sequence[str] = DEFAULT_SOLVERS,
+    grids: Sequence[str] = DEFAULT_GRIDS,
+    steps: Sequence[int] = DEFAULT_STEPS,
+    guidance: float | None = None,
     lasts: Sequence[float | None] = (None,),
-) -> list[dict[str, Any]]:
+) -> list[SamplingOverrides]:
     """Every combination, as changes to the model's own sampling configuration; "aligned" still without its levels.
 
     lasts: sigma/alpha of the last noisy level, None for the grid's own, which "aligned" alone has.
@@ -128,7 +129,7 @@ def settings_for(
     common = PLAIN_SETTINGS if guidance is None else PLAIN_SETTINGS | {"guidance": guidance}
     ends = {grid: (None,) if grid == "aligned" else lasts for grid in grids}
     return [
-        common | {"solver": s, "grid": g, "steps": k, "sigma_min": last}
+        cast("SamplingOverrides", common | {"solver": s, "grid": g, "steps": k, "sigma_min": last})
         for s in solvers
         for g in grids
         for last in ends[g]
@@ -138,27 +139,31 @@ def settings_for(
 
 def sweep(
     model: Model,
-    settings: Sequence[dict[str, Any]],
+    settings: Sequence[SamplingOverrides] | None = None,
     *,
     n: int = 64,
-    conditions: dict[str, Any] | None = None,
+    conditions: Mapping[str, object] | None = None,
     seed: int = 0,
     data: Tensor | None = None,
     others: Tensor | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Sweep:
-    """Tries settings (see `settings_for`) on n examples of one seed.
+    """Tries settings on n examples of one seed.
 
+    settings: each such as {"solver": "heun", "grid": "aligned", "steps": 8}, the grid "aligned" being fitted to the model; those of
+    `settings_for`, several solvers, grids and steps, when None.
+    conditions: as for Model.sample.
     data: real examples in the model's range, (N, C, *size), best ones it never saw, for the score.   others: as many real
     examples as samples, for the floor.
     progress: called with (done, total) settings, the reference included.
     Raises UsageError for n < 2, no settings, or one that contradicts itself or the model, before anything is run.
     """
+    settings = settings_for(model) if settings is None else settings
     if n < 2 or not settings:
         raise UsageError("a sweep needs at least 2 examples and 1 setting: ask for more.")
     guidance = {"guidance": settings[0]["guidance"]} if "guidance" in settings[0] else {}
     for each in settings:  # contradictions are found before the work begins
-        model.sampling_config(**(each | {"grid": "trailing"} if each["grid"] == "aligned" else each))
+        model.sampling_config(**(each | {"grid": "trailing"} if each.get("grid") == "aligned" else each))
     index = torch.arange(n, device=model.device)
 
     def walked(
@@ -208,7 +213,7 @@ def sweep(
     for done, each in enumerate(settings, start=1):
         if progress:
             progress(done, len(settings) + 1)
-        sampling = changed(model.config.sampling, _levelled(each, kept, mesh))
+        sampling = model.sampling_config(**_levelled(each, kept, mesh))
         end, evaluations, seconds = walked(sampling)
         apart = (end - reference).flatten(1).pow(2).mean(1).sqrt().median().item()
         tried.append(
@@ -244,10 +249,10 @@ def _first(moment: SamplerStep, n: int) -> SamplerStep:
     return SamplerStep(moment.row, moment.total, moment.level, empty, moment.x0[:n].cpu(), empty, None)
 
 
-def _levelled(setting: dict[str, Any], moments: list[SamplerStep], mesh: Level) -> dict[str, Any]:
-    if setting["grid"] != "aligned":
+def _levelled(setting: SamplingOverrides, moments: list[SamplerStep], mesh: Level) -> SamplingOverrides:
+    if setting.get("grid") != "aligned":
         return setting
-    return setting | {"logsnrs": list(fitted_logsnrs(moments, mesh, setting["steps"]))}
+    return {**setting, "logsnrs": tuple(fitted_logsnrs(moments, mesh, setting.get("steps", SamplingConfig().steps)))}
 
 
 def _directions(size: int, count: int) -> Tensor:

@@ -13,6 +13,7 @@ runs/<name>/
 
 from __future__ import annotations
 
+import logging
 import math
 import platform
 from collections.abc import Iterable, Iterator
@@ -68,6 +69,7 @@ from undiffuse.training.scores import HeldOut, Scores
 from undiffuse.training.timesteps import make_timestep_sampler
 from undiffuse.training.validation import Baseline, ValidationSet, baseline_errors, evaluated, validation_size
 
+_log = logging.getLogger("undiffuse")
 MOST_PROBED = 64  # examples, for the probe of conditions
 MOST_REFERENCE_NUMBERS = 2**25  # of the training set, for the reference curves
 QUICK, THOROUGH = 3.0, 30.0  # seconds for measuring held-out examples, while training and at its end
@@ -267,6 +269,9 @@ class Run:
             self._folder.resume(self.trainer)
             metrics.resume(self.trainer.step)
             self._folder.write_config(self.config)
+            _log.info(
+                "%s in %s at step %d", "resumed" if self.trainer.step else "started", self.folder, self.trainer.step
+            )
             if self.trainer.done >= 1 and self._written() == {self.trainer.step}:
                 return
             self._checkpoint, self._previews, self._sensitivity = self._hooks()
@@ -302,6 +307,7 @@ class Run:
         with self._folder:
             self._folder.save(self.trainer)
             self._save_model(seconds)
+        _log.info("saved step %d in %s", self.trainer.step, self.folder)
 
     def _save_model(self, seconds: float) -> None:
         trainer, found = self.trainer, self.measured(seconds)
@@ -390,6 +396,7 @@ class Run:
             picture = evaluated(self.model.denoiser, lambda: self.previews.drawn(f"step {self.trainer.step}"))
         path = self.folder / SAMPLES / f"step-{self.trainer.step:08d}.png"
         write_atomically(path, lambda temporary: picture.save(temporary, "PNG"))
+        _log.info("drew %s", path)
         return path
 
     def _draw_sensitivity(self) -> None:
