@@ -244,6 +244,8 @@ def _finish(work: Trained, updates: Iterator[Update], phase: str, progress: bool
     """Trains to the end; returns the first step that was taken. An interrupt saves and then acts as usual."""
     first, signal_ = train_to_end(updates, work, phase, progress)
     if signal_ is not None:
-        _log.warning("stopped and saved at step %d; the same call goes on from there", work.trainer.step)
+        _log.warning(
+            "stopped and saved at step %d in %s; the same call goes on from there", work.trainer.step, work.folder
+        )
         signal.raise_signal(signal_)
     return first

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -16,13 +15,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 128
 
 
-class Work(Trained, Protocol):
-    """What is trained in a folder."""
-
-    folder: Path
-
-
-def train_with_bar(updates: Iterator[Update], work: Work, phase: str = "training") -> int | None:
+def train_with_bar(updates: Iterator[Update], work: Trained, phase: str = "training") -> int | None:
     """Trains to the end; returns the first step that was taken, None where nothing was left to do.
 
     An interrupt saves, says how to go on, and exits.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from undiffuse.training.interrupts import stopping
@@ -19,6 +20,8 @@ REDRAWN = 0.2  # seconds after which a bar is drawn anew
 
 class Trained(Protocol):
     """What is trained in a folder: a run, an autoencoder or a classifier."""
+
+    folder: Path
 
     @property
     def trainer(self) -> TrainingLoop:
