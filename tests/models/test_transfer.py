@@ -119,7 +119,7 @@ def test_a_condition_that_goes_on_means_what_it_meant(kind, way, drop):
     known = DROPPABLE[kind].config(inject=way, dropout=drop)
     more = GROWN[kind] if kind in GROWN else {"encoder": known.encoder.model_copy(update={"most": 9})}
     grown = known.model_copy(update=more)
-    after = known.continued(grown)
+    after = known.merged_with(grown)
     old, _ = trained({"it": known})
     new, _, level = carried(old, {"it": after})
     values = list(DROPPABLE[kind].values)
@@ -132,7 +132,7 @@ def test_a_condition_that_goes_on_means_what_it_meant(kind, way, drop):
 
 def test_a_new_name_starts_as_not_said_and_keeps_the_order_of_the_old():
     known = DROPPABLE["class"].config()
-    after = known.continued(ClassConfig(names=("ant", "dog")))
+    after = known.merged_with(ClassConfig(names=("ant", "dog")))
     assert after.names == ("cat", "dog", "horse", "ant")
     old, _ = trained({"it": known})
     new, fresh, level = carried(old, {"it": after})
@@ -143,7 +143,7 @@ def test_a_new_name_starts_as_not_said_and_keeps_the_order_of_the_old():
 def test_a_new_tag_adds_nothing_at_first():
     known = DROPPABLE["tags"].config()
     old, _ = trained({"it": known})
-    new, _, level = carried(old, {"it": known.continued(known.model_copy(update={"names": ("wild",)}))})
+    new, _, level = carried(old, {"it": known.merged_with(known.model_copy(update={"names": ("wild",)}))})
     torch.testing.assert_close(
         answer(new, level, {"it": "red;wild"}), answer(old, level, {"it": "red"}), rtol=1e-4, atol=1e-5
     )
@@ -172,7 +172,7 @@ BUCKETS = {"encoder": WordsEncoder(buckets=5, most=4)}
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        (DROPPABLE["class"].config(), DROPPABLE["class"].config(inject="cross_attention"), "told it by 'layers'"),
+        (DROPPABLE["class"].config(), DROPPABLE["class"].config(inject="cross_attention"), "told it by 'embedding'"),
         (
             DROPPABLE["vector"].config(),
             DROPPABLE["vector"].make(mean=(0.0,), std=(1.0,)),
@@ -188,4 +188,4 @@ BUCKETS = {"encoder": WordsEncoder(buckets=5, most=4)}
 )
 def test_conditions_that_cannot_go_on_are_refused(before, after, words):
     with pytest.raises(ValueError, match=words):
-        before.continued(after)
+        before.merged_with(after)
