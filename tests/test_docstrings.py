@@ -5,8 +5,10 @@ A method may inherit its docstring from a class of this package, where its contr
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,36 @@ def without_docstring(module_name: str) -> list[str]:
 @pytest.mark.parametrize("module", MODULES)
 def test_everything_public_says_what_it_is(module):
     assert not without_docstring(module)
+
+
+PARAMETERS = re.compile(r"(?:^|\n|   )\s*([a-z_]\w*(?:, [a-z_]\w*)*): ")
+OTHER = {  # what a docstring explains besides its own parameters: of the function that is handed over
+    "register_objective": {"x", "eps"},
+    "register_solver": {"else"},
+}
+
+
+def names_in(node: ast.AST) -> set[str]:
+    """Every parameter, attribute and variable below a node of the syntax tree."""
+    found = set()
+    for each in ast.walk(node):
+        if isinstance(each, ast.arg):
+            found.add(each.arg)
+        elif isinstance(each, ast.Name):
+            found.add(each.id)
+        elif isinstance(each, ast.Attribute):
+            found.add(each.attr)
+        elif isinstance(each, ast.FunctionDef):
+            found.add(each.name)
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_docstrings_explain_parameters_that_are_there(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            explained = {
+                name for group in PARAMETERS.findall(ast.get_docstring(node) or "") for name in group.split(", ")
+            }
+            stale = explained - names_in(node) - OTHER.get(node.name, set())
+            assert not stale, f"{node.name}, line {node.lineno}"

@@ -115,14 +115,14 @@ def differences(old: BaseModel, new: BaseModel) -> dict[str, tuple[Any, Any]]:
     return {path: (before.get(path), after.get(path)) for path in paths if before.get(path) != after.get(path)}
 
 
-def stored(path: Path, kind: type[C], mend: str) -> C | None:
-    """The configuration in a file, None where there is none. Raises UsageError for one that cannot be read.   mend: what to do then."""
+def stored(path: Path, kind: type[C], fix: str) -> C | None:
+    """The configuration in a file, None where there is none. Raises UsageError for one that cannot be read.   fix: what to do then."""
     if not path.exists():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UsageError(f"{path} is damaged ({error}): {mend}.") from None
+        raise UsageError(f"{path} is damaged ({error}): {fix}.") from None
     version = version_of(content, str(path))
     if isinstance(content, dict):
         content = migrate({key: value for key, value in content.items() if key != "format"}, version)
@@ -137,7 +137,7 @@ def as_file(config: BaseModel) -> str:
 def refuse_other(
     path: Path,
     now: BaseModel,
-    mend: str,
+    fix: str,
     free: tuple[str, ...] = (),
     overridable: tuple[str, ...] = (),
     override: bool = False,
@@ -145,10 +145,10 @@ def refuse_other(
 ) -> None:
     """Raises UsageError where a configuration written at `path` is not the one of now, with a list of what differs.
 
-    mend: what to do then.   free: beginnings of settings that may differ.   overridable: of those that may where `override` says so, but
+    fix: what to do then.   free: beginnings of settings that may differ.   overridable: of those that may where `override` says so, but
     for those of `fixed`.
     """
-    before = stored(path, type(now), mend)
+    before = stored(path, type(now), fix)
     if before is None:
         return
     other = {p: v for p, v in differences(before, now).items() if not p.startswith(free)}
@@ -157,7 +157,7 @@ def refuse_other(
         listed = "; ".join(_difference(p, before, now, *values) for p, values in list(other.items())[:6])
         also = "" if never or not overridable else ", or go on with the new ones by --override"
         fixed_ = f", and {', '.join(never)} cannot change later, also not by --override" if never and override else ""
-        raise UsageError(f"{path.parent} was made with another configuration ({listed}){fixed_}: {mend}{also}.")
+        raise UsageError(f"{path.parent} was made with another configuration ({listed}){fixed_}: {fix}{also}.")
 
 
 def begun_before(path: Path) -> bool:

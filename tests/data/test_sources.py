@@ -100,7 +100,7 @@ def test_a_decompression_bomb_is_not_opened(tmp_path, monkeypatch):
         opened(tmp_path)
 
 
-def test_mixed_sizes_and_channels_are_refused_with_the_mend(tmp_path):
+def test_mixed_sizes_and_channels_are_refused_with_the_fix(tmp_path):
     save(tmp_path / "a.png", picture(0, (6, 5)))
     save(tmp_path / "b.png", picture(1, (6, 6)))
     with pytest.raises(ValueError, match=r"1 are 6×5 \(height×width\) .*b\.png.*--size 6x5 \(resizes"):

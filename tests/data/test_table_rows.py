@@ -131,7 +131,7 @@ REFUSED = [
     (
         "photo,nearest",
         lambda k: f"{k if k != 7 else '7x'}.png,{turned(k) // 2}.png",
-        r"of 1 of 24 images, such as 7\.png.*row 8 says '7x\.png'",
+        r"for 1 of 24 images, such as 7\.png.*row 8 says '7x\.png'",
     ),
     ("which,nearest", lambda k: f"{k if k != 7 else '7x'}.png,{turned(k)}.png", r"row 8 says '7x\.png'"),
     ("image,nearest", lambda k: f"{k if k != 7 else '7x'}.png,{turned(k)}.png", r"row 8 says '7x\.png'"),
@@ -146,7 +146,7 @@ REFUSED = [
         lambda k: f"scan{k}.png,{turned(k)}.png",
         r"the column 'file' of .* names no image \(it says 'scan0\.png'",
     ),
-    ("file,neighbour", lambda k: f"{k if k != 7 else '7x'}.jpg,{turned(k)}.png", "says nothing of 1 of 24 images"),
+    ("file,neighbour", lambda k: f"{k if k != 7 else '7x'}.jpg,{turned(k)}.png", "has no row for 1 of 24 images"),
     ("File,neighbour", lambda k: f"{k}.jpg,{turned(k)}.png", "both name the images, and differently"),
     ("which,neighbour", lambda k: f"{k}.jpg,{turned(k)}.png", "both name the images, and differently"),
     ("id,neighbour", lambda k: f"{k},{turned(k)}.png", "both name the images, and differently"),
@@ -179,7 +179,7 @@ def test_rows_that_say_the_same_number_in_two_ways_are_the_same(folder, name):
     data = opened(folder, table=str(path))
     assert any("2 rows of t" in note for note in data.notes)
     path.write_text(path.read_text().replace("7e1", "7.01e1"))
-    with pytest.raises(UsageError, match="several rows that say different things"):
+    with pytest.raises(UsageError, match="several rows with different values"):
         opened(folder, table=str(path))
 
 
@@ -189,7 +189,7 @@ def test_a_name_in_two_rows_is_refused_unless_they_say_the_same(folder):
     path.write_text(content + "7.png,999\n")
     with pytest.raises(
         UsageError,
-        match=r"names 1 of 24 images in several rows that say different things, such as 7\.png in rows 8 and 25",
+        match=r"names 1 of 24 images in several rows with different values, such as 7\.png in rows 8 and 25",
     ):
         opened(folder, table=str(path))
     path.write_text(content + "7.png,70\n")

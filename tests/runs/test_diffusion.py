@@ -375,7 +375,7 @@ def test_a_damaged_log_is_a_sentence_and_changes_nothing(tmp_path, line):
     good = path.read_bytes()
     for bad in (line.encode(), b"\xff\xfe"):
         path.write_bytes(good + bad + b"\n")
-        with pytest.raises(UsageError, match=r"metrics.jsonl.* is damaged.*mend or remove it"):
+        with pytest.raises(UsageError, match=r"metrics.jsonl.* is damaged.*fix or remove it"):
             list(tiny_run(tmp_path / "a", Intervals(1e9, 1e9), **{"training.steps": 4}).updates())
         assert path.read_bytes() == good + bad + b"\n"
     path.write_bytes(good + b'{"step": 3, "lo')  # a kill cut it short

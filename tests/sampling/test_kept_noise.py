@@ -212,7 +212,7 @@ def test_a_gradient_in_the_mean_moves_the_mean_by_variance_times_gradient_whatev
     torch.testing.assert_close(one - other, 2.0 * Bridge.table(levels).small[0].expand_as(x))
 
 
-@pytest.mark.parametrize(("name", "why"), [("adaptive", "without any"), ("lcm", "none of it")])
+@pytest.mark.parametrize(("name", "why"), [("adaptive", "without any"), ("lcm", "keeps none")])
 def test_an_integrator_of_the_flow_and_one_that_keeps_no_noise_refuse_it(name, why):
     for settings in ({"guidance_method": "cfg++", "guidance": 0.6}, {"epsilon_from": "unclipped"}):
         with pytest.raises(ValueError, match=why):

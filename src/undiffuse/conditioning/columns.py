@@ -40,7 +40,7 @@ def fit_conditions(
     rows: np.ndarray | None = None,
     all_alike: bool = False,
 ) -> dict[str, ConditionConfig]:
-    """The configurations of declared conditions.   drop: of those that say nothing of their own.
+    """The configurations of declared conditions.   dropout: of those that have none of their own.
 
     known: the names of those that a model knows already.   rows: those that mean and deviation are measured on, all when None.
     all_alike: as `data.codec.fitted_codec` has it.

@@ -80,9 +80,9 @@ EncodedConditions = dict[str, Tensor]
 
 
 class NetworkConditioning(NamedTuple):
-    """What the network is told of B examples, see base.py.
+    """What the network receives for B examples, see base.py.
 
-    layers: (B, width).   beside: channels, each (B, c) or (B, c, *size).   tokens: (B, n, width) with absent (B, n), True
+    embedding: (B, width).   concat: channels, each (B, c) or (B, c, *size).   tokens: (B, n, width) with padding_mask (B, n), True
     where a token is not there.  None, or empty, where there is nothing of the kind.
     """
 

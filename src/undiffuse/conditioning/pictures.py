@@ -216,7 +216,7 @@ class ImageCondition(ConditionModule):
                     f"the picture has the shape {tuple(picture.shape)}, but the model takes {c.shape}: resize it."
                 )
             if not picture.isfinite().all():
-                raise UsageError("the picture holds values that are NaN or infinite: mend it.")
+                raise UsageError("the picture holds values that are NaN or infinite: fix it.")
             if any(part.min() < low or part.max() > high for part, low, high in zip(picture, *c.span, strict=True)):
                 raise UsageError(
                     f"the picture's values lie in [{picture.min():g}, {picture.max():g}], but in training they lay in [{c.low:g}, {c.high:g}]: "

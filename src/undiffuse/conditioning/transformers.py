@@ -195,10 +195,10 @@ def _folder(source: str, download: bool) -> Path:
         return path
     name = Path(source).name
     looks_like_hub = not source.startswith(("/", ".", "~")) and source.count("/") <= 1
-    mend = "give its folder with --encoder" + (", or let it be fetched with --download" if looks_like_hub else "")
+    fix = "give its folder with --encoder" + (", or let it be fetched with --download" if looks_like_hub else "")
     if not looks_like_hub:
         raise Failure(
-            f"the text encoder {name} is not in {path.parent}: {mend} (needs the extra: pip install 'undiffuse[text]')."
+            f"the text encoder {name} is not in {path.parent}: {fix} (needs the extra: pip install 'undiffuse[text]')."
         )
     hub = optional("huggingface_hub")
     try:
@@ -212,6 +212,6 @@ def _folder(source: str, download: bool) -> Path:
                 f"the text encoder {source} cannot be fetched ({why}): give its folder with --encoder."
             ) from None
         raise Failure(
-            f"the text encoder {source} is not on this machine, neither as a folder nor in the hub's cache: {mend} "
+            f"the text encoder {source} is not on this machine, neither as a folder nor in the hub's cache: {fix} "
             "(needs the extra: pip install 'undiffuse[text]')."
         ) from None

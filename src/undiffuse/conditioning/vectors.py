@@ -51,7 +51,7 @@ class VectorConfig(ConditionSettings):
         there = ~vectors.isnan().any(1)
         present = vectors[there].double()
         if len(present) < 2 or not present.isfinite().all():
-            raise UsageError("the vectors hold infinite numbers, or are all missing: mend them.")
+            raise UsageError("the vectors hold infinite numbers, or are all missing: fix them.")
         if not present.std(0).any():
             raise UsageError("the vectors are the same in every row: there is nothing to learn from them.")
         if how.rows is not None:
@@ -113,7 +113,7 @@ class VectorCondition(ConditionModule):
                     f"the vector has the shape {tuple(vector.shape)}, but the model takes ({d},): give the embedding of training."
                 )
             if not vector.isfinite().all():
-                raise UsageError("the vector holds numbers that are NaN or infinite: mend it.")
+                raise UsageError("the vector holds numbers that are NaN or infinite: fix it.")
             rows.append(vector)
         z = (torch.stack(rows) - torch.tensor(self.config.mean, dtype=torch.float64)) / torch.tensor(
             self.config.std, dtype=torch.float64

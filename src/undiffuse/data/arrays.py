@@ -21,7 +21,7 @@ from undiffuse.errors import UsageError
 VALUES, LABELS = ("images", "x", "data", "values", "arr_0"), ("labels", "y", "label", "targets", "arr_1")
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 LAYOUTS = "N, C, D, H, W and L, each once, such as NHWC, NCHW, NHW, NCL, NC"
-WIDEST_TABLE = 16  # columns; wider rows are signals where nothing else is said
+WIDEST_TABLE = 16  # columns; wider rows are signals unless a layout is set
 LOST = 2.0**-12  # of a channel's standard deviation, the most that float32 may change a value
 MANY_CLASSES, FEW_EXAMPLES = 50, 10  # labels of more values, of fewer examples each, are likely numbers
 MODES = {("uint8", 1): "L", ("uint8", 2): "LA", ("uint8", 3): "RGB", ("uint8", 4): "RGBA", ("uint16", 1): "I;16"}
@@ -134,11 +134,11 @@ def _narrowed(values: np.ndarray) -> np.ndarray:
         much = lost > LOST * deviation
     return (
         wide if (much & np.isfinite(low) & np.isfinite(high)).any() else narrow
-    )  # what is no number is told by whoever fits the codec
+    )  # fitting the codec reports what is no number
 
 
 def _classes(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
-    """(int64 (N,), -1 where nothing is said; the names; notes) of one label for each example."""
+    """(int64 (N,), -1 where there is none; the names; notes) of one label for each example."""
     if labels.dtype.kind == "U":
         missing = np.isin(np.char.strip(labels), MISSING)
     else:
@@ -151,14 +151,12 @@ def _classes(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], list[str]
     found[~missing] = index
     if missing.any():
         such = "NaN" if labels.dtype.kind == "f" else f"empty or {', '.join(MISSING[1:])}"
-        notes.append(
-            f"{missing.sum()} of {len(labels)} labels are {such}: nothing is said of the class of these examples"
-        )
+        notes.append(f"{missing.sum()} of {len(labels)} labels are {such}: these examples have no class")
     numbers = labels.dtype.kind in "iuf"
     if numbers and (said.dtype.kind == "f" or (len(unique) > MANY_CLASSES and len(said) < FEW_EXAMPLES * len(unique))):
         each = len(said) / len(unique)
         notes.append(
-            f"the labels are {len(unique)} classes of about {each:.0f} examples; if they are numbers, --number label=class tells them so"
+            f"the labels are {len(unique)} classes of about {each:.0f} examples; if they are numbers, use --number label=class"
         )
     return found, tuple(str(value) for value in unique), notes
 

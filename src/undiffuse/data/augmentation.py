@@ -1,6 +1,6 @@
 """Augmentation for small data: some examples are shifted by a step or so along each axis.
 
-Every shifted example comes with the numbers that say how, for the model to be told
+Every shifted example comes with its shift, which the model receives
 (conditioning/augmentation.py).  What is shifted in at an edge repeats the edge.
 """
 

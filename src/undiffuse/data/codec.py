@@ -1,11 +1,11 @@
 """The codec: stored values ↔ x in the model's range.  It is part of the model, so samples come out like the data went in.
 
 Integers go from their range (data/ranges.py) to [-1, 1], alpha from all of its type; floats go channel by channel to mean 0 and
-standard deviation 1/2, about the spread of images on [-1, 1], and are limited to the range seen in training:
+standard deviation 1/2, about the spread of images on [-1, 1], and are limited to the range of the training set:
 
     x = (value - offset)/scale,        value = offset + scale · x, rounded for integers.
 
-x is float32.  Values that float32 would not tell apart, such as 1.7e9 + 0.1 or whole numbers beyond 2^24, are subtracted from in
+x is float32.  Values that float32 cannot distinguish, such as 1.7e9 + 0.1 or whole numbers beyond 2^24, are subtracted from in
 float64.  Ranges are those of all examples; mean, deviation and limits of floats are measured on the training set alone.
 
 A model that diffuses in an autoencoder's space has one more step between its x and these.
@@ -26,7 +26,7 @@ from undiffuse.data.ranges import FULL_RANGES, colours, found_range, full_range,
 from undiffuse.data.statistics import PART_NUMBERS, channel_statistics, parts_of
 from undiffuse.errors import UsageError
 
-MOST_STEPS = 2**24  # between the smallest and the largest whole number that float32 tells apart
+MOST_STEPS = 2**24  # between the smallest and the largest whole number that float32 distinguishes
 
 
 def shape_in_files(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -63,7 +63,7 @@ class CodecConfig(BaseModel):
 
     @property
     def storage(self) -> torch.dtype:
-        """The float type that tells stored values apart."""
+        """The float type that distinguishes stored values."""
         exact = (
             max(map(abs, (*self.low, *self.high))) <= MOST_STEPS if self.kind == "integer" else self.dtype != "float64"
         )
@@ -110,7 +110,7 @@ def _of_integers(data: Dataset, all_alike: bool) -> CodecConfig:
         )
     if high - low > MOST_STEPS or max(-low, high) > 2**53:
         raise UsageError(
-            f"the data holds whole numbers from {low:.0f} to {high:.0f}, more or larger than floats tell apart (2^24, up to 2^53): "
+            f"the data holds whole numbers from {low:.0f} to {high:.0f}, more or larger than floats can distinguish (2^24, up to 2^53): "
             "store them as floats, or divide them."
         )
     if values.min() == values.max() or high <= low:
@@ -230,7 +230,7 @@ class Codec:
         device = raw.device
         slack = (
             0.0 if self.config.kind == "integer" else float("inf")
-        )  # floats outside the range seen are data all the same
+        )  # floats outside the training set's range are data all the same
         if limited and ((raw < self.low.to(device) - slack).any() or (raw > self.high.to(device) + slack).any()):
             raise UsageError(
                 f"the values lie in [{raw.min():g}, {raw.max():g}], but the model was made for "

@@ -12,15 +12,15 @@ import numpy as np
 from undiffuse.errors import UsageError
 from undiffuse.rng import GeneratorStream, permuted
 
-MISSING = ("", "nan", "NaN", "None", "null")  # texts that say nothing
+MISSING = ("", "nan", "NaN", "None", "null")  # texts of a missing value
 
 
 @dataclass(frozen=True)
 class Dataset:
     """values: (N, C, *size) in the dtype of the source: uint8, uint16, another integer type, float32, or float64 where float32 loses much.
 
-    labels: int64 (N,) into `classes`, -1 where nothing is said, or None.    low, high: of integer values, what black and white are; None
-    for what the values say (ranges.py).
+    labels: int64 (N,) into `classes`, -1 where there is none, or None.    low, high: of integer values, what black and white are; None
+    for the range that the values have (ranges.py).
     mode: of images, the kind of pixel (L, LA, RGB, RGBA, I;16, RGB;16, see pixels.py), so that samples are written in the format of the source.
     columns: what else is known of each example, N rows each, by name.   root: the folder that file names in them start from.
     folder: of images, where the examples are one; the column `file` has their names in it.

@@ -1,6 +1,6 @@
 """Examples for a trained model, from files: an image or an array, brought to the shape and the values it was trained on.
 
-Whatever has to be done to a file is said in a note; what makes no sense is refused.  An image is
+Every conversion is reported in a note; what makes no sense is refused.  An image is
 
     converted   to the model's kind of pixel, white of 8 bits or 16 to the highest value of the other depth
     resized     to the model's size, cropping, padding or stretching as the training images were
@@ -64,7 +64,7 @@ def _array(path: Path, codec: CodecConfig, missing: bool) -> np.ndarray:
             values = np.moveaxis(values, -1, 1) if form == last and form != shape else values.reshape(-1, *shape)
             if len(values) == 0 or np.isinf(values).any() or (np.isnan(values).any() and not missing):
                 raise UsageError(
-                    f"{path} holds {'no examples' if len(values) == 0 else 'values that are NaN or infinite'}: mend the file."
+                    f"{path} holds {'no examples' if len(values) == 0 else 'values that are NaN or infinite'}: fix the file."
                 )
             return codec.carried(np.ascontiguousarray(values)).numpy()
     raise UsageError(

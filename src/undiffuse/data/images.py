@@ -44,7 +44,7 @@ NAMED = 5  # of what a note counts
 
 @dataclass
 class Found:
-    """root: the folder.   files: image files, sorted.   The rest is left out, paths as seen from the folder."""
+    """root: the folder.   files: image files, sorted.   The rest is left out, as paths relative to the folder."""
 
     root: Path
     files: list[Path] = field(default_factory=list)
@@ -152,7 +152,7 @@ def _classes(root: Path, files: list[Path]) -> tuple[list[str] | None, list[str]
 
 
 def _below(root: Path, path: Path) -> Path:
-    """A path as it is seen from root, where it lies below it."""
+    """A path relative to root, where it lies below it."""
     return path.relative_to(root) if path.is_relative_to(root) else path
 
 
@@ -207,7 +207,7 @@ class _Reading:
                 self.values = np.zeros((len(self.files), *given.shape), given.dtype)
             elif (
                 self.convert and given.dtype == np.uint16 and self.values.dtype == np.uint8
-            ):  # one kind was asked for: the one that keeps all
+            ):  # one kind was set: the one that keeps all
                 self.values = deepened(self.values)
             given = deepened(given) if self.convert and self.values.dtype == np.uint16 else given
             if self.values.shape[1:] == given.shape and self.values.dtype == given.dtype:
@@ -223,7 +223,7 @@ def read_images(
     channels: str | None = None,
     max_pixels: int | None = None,
 ) -> ImageSet:
-    """Reads files in parallel into one array.   root: for what is said of them.   The rest: see `pixels.read_image`.
+    """Reads files in parallel into one array.   root: for messages.   The rest: see `pixels.read_image`.
 
     Raises UsageError where more than 1 % cannot be read, or sizes or kinds of pixel differ.
     """
@@ -234,7 +234,7 @@ def read_images(
     said = "; ".join(f"{_below(root, path)} ({problem})" for path, problem in bad[:10])
     said += f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
     if len(bad) > LARGEST_SHARE_UNREADABLE * len(files):
-        raise UsageError(f"{len(bad)} of {len(files)} images in {root} cannot be read: {said}. Mend or remove them.")
+        raise UsageError(f"{len(bad)} of {len(files)} images in {root} cannot be read: {said}. Fix or remove them.")
     kept = [row for row, result in enumerate(results) if isinstance(result, _Read)]
     pictures = {files[row]: result for row, result in enumerate(results) if isinstance(result, _Read)}
     _same(root, pictures, channels is not None)

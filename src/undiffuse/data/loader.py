@@ -1,7 +1,7 @@
 """The loader: which examples make up which batch, as a function of (seed, step) alone.
 
 Batch `step` takes positions step·B … step·B + B - 1 of an endless sequence of epochs, each a permutation of the data
-drawn from (seed, epoch).  No state, so a resumed run sees exactly the batches it would have seen, nothing is skipped at
+drawn from (seed, epoch).  No state, so a resumed run gets exactly the batches it would have had, nothing is skipped at
 the end of an epoch, and the global order does not depend on who reads which part of a batch.
 """
 
@@ -58,7 +58,7 @@ class Loader:
     what is small is kept on the device as well.
     """
 
-    KEPT_ENCODED = 2**28  # bytes of x, whatever the values take that it is made of
+    KEPT_ENCODED = 2**28  # bytes of x, not counting the values that it is made of
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The range of integers: which stored values become -1 and 1, black and white.  Found from the values, and said.
+"""The range of integers: which stored values become -1 and 1, black and white.  Found from the values, and reported.
 
     up to 31                    0 to the largest: masks of 0 and 1, digits of 0 to 16, small label maps.  No photograph is so dark
                                 in all its pixels: 31 of 255 is 1.4 % of white's light
@@ -6,7 +6,7 @@
     uint16 otherwise            0 to the largest number of 8, 10, 12, 14 or 16 bits, the fewest that hold every value: scans of 12 bits
                                 are 0 to 4095, and the next scan, a little brighter, still fits
     other integers              the smallest to the largest
-    alpha                       all of its type: it is full nearly everywhere and says nothing of the colour beside it
+    alpha                       all of its type: it is full nearly everywhere, whatever the colour
 
 All examples count, held-out ones too: a range is the unit of the data, and each of its values must have a place in it.  A setting
 of the data (`--range 0,255`) replaces the rule.  A model keeps the range it was trained with.
@@ -62,7 +62,7 @@ def full_range(values: np.ndarray) -> tuple[float, float]:
 
 
 def _lone(values: np.ndarray) -> tuple[int, int] | None:
-    """(lowest, highest) of few values with the largest far beyond them, such as labels of 0 to 20 and 255 where nothing is said; else None."""
+    """(lowest, highest) of few values with the largest far beyond them, such as labels of 0 to 20 and 255 for none; else None."""
     counts = np.zeros(FULL_RANGES[values.dtype.name] + 1, dtype=np.int64)
     for part in parts_of(values):
         counts += np.bincount(values[part].ravel(), minlength=len(counts))
@@ -75,7 +75,7 @@ def _lone(values: np.ndarray) -> tuple[int, int] | None:
 def range_note(values: np.ndarray, low: float, high: float) -> str | None:
     """What was decided of integers, None where nothing else could be meant.   low, high: the range that they are read in."""
     if values.dtype.name not in FULL_RANGES:
-        return f"{values.dtype.name} values are read as {low:.0f} to {high:.0f}, their smallest and largest; --range LOW,HIGH says otherwise"
+        return f"{values.dtype.name} values are read as {low:.0f} to {high:.0f}, their smallest and largest; --range LOW,HIGH sets another range"
     highest, full = int(values.max()), FULL_RANGES[values.dtype.name]
     if lone := _lone(values):
         masks = (

@@ -53,7 +53,7 @@ class DataConfig(BaseModel):
 def share_or_count(value: str | float) -> float:
     """What is held out, as DataConfig has it: a share below 1, or a number of examples, which is a whole number ("100", 100).
 
-    Raises UsageError for anything else, such as 1.0, of which nobody can say whether it means all or one.
+    Raises UsageError for anything else, such as 1.0, which may mean all or one.
     """
     text = str(value).strip()
     if re.fullmatch(r"\d+", text):
@@ -105,7 +105,7 @@ def of_images(config: DataConfig) -> bool:
 
 
 def open_data(config: DataConfig) -> Dataset:
-    """The data set a configuration names. Raises UsageError, one sentence with the mend, for anything unusable."""
+    """The data set a configuration names. Raises UsageError, one sentence with the fix, for anything unusable."""
     path = Path(config.source).expanduser()
     suffix = path.suffix.lower()
     if config.source == "digits":

@@ -4,7 +4,7 @@ Every example has a key, a 64-bit keyed hash (BLAKE2b, RFC 7693) of its values, 
 low is fixed when a run is made and stored with it (`SplitConfig`), so when the data changes later, examples that stay keep their
 side, and of new ones the same share is held out.  Equal pictures have one key, so a copy of a held-out one is held out too;
 examples of a few numbers, such as rows of a table, are often equal without being copies, so there every repetition has a key
-of its own.  The last example that says a name, of a class or a tag, is not held out: it could never be learned.
+of its own.  The last example of a class or a tag is not held out: it could never be learned.
 
 Runs that were made before store no split: theirs was a permutation of the rows (`Dataset.split_rows`).
 """
@@ -80,9 +80,9 @@ def drawn_split(keys: np.ndarray, held_out: float, seed: int) -> SplitConfig:
 
 
 def with_names_kept(split: SplitConfig, keys: np.ndarray, said: Iterable[Sequence[str]]) -> SplitConfig:
-    """The split with one more example kept for training of every name that nothing but held-out examples says.
+    """The split with one more example kept for training of every name that only held-out examples have.
 
-    keys: of the examples.   said: the names that each says.
+    keys: of the examples.   said: the names that each has.
     """
     highest, trained = dict[str, int](), set[str]()
     for key, out, names in zip(keys.tolist(), split.out(keys).tolist(), said, strict=True):

@@ -1,6 +1,6 @@
 """Which row of a table belongs to which image: by name, never by order, which is that of the names as text (0, 1, 10, 11, 2, …).
 
-A cell names an image by its whole name, as seen from the folder of images or from the table, or else by the name without its suffix, where
+A cell names an image by its whole name, relative to the folder of images or to the table, or else by the name without its suffix, where
 only one image has it: `7.jpg` and `7` name `7.png`.  A plain number may be anything (an index, a rank), so numbers name images only in a column
 that is called as names of files are (CALLED).  Which column counts:
 
@@ -60,7 +60,7 @@ def cell_text(value: object) -> str:
 
 
 def _same(value: object) -> object:
-    """What cells that say the same have in common: 3 and 3.0 do."""
+    """A form in which cells of the same value are equal: 3 and 3.0 are."""
     if isinstance(value, list):
         return tuple(_same(each) for each in value)
     text = cell_text(value).strip()
@@ -97,7 +97,7 @@ class Naming:
         )
 
     def contradicts(self, other: Naming) -> bool:
-        """Whether it gives an image to a row that the column taken, `other`, does not, and is to be heard, see the top of this file."""
+        """Whether it gives an image to a row that the column taken, `other`, does not, and counts as a contradiction, see the top of this file."""
         if all(set(rows) <= set(other.rows.get(name, rows)) for name, rows in self.rows.items()):
             return False
         if other.called:
@@ -110,7 +110,8 @@ def rows_by_name(
 ) -> tuple[list[int], list[str]]:
     """(the row of each file, notes).   files: relative to `root`.
 
-    Raises UsageError where no column, or more than one, says which row is whose, or the one that does leaves out images or says two things.
+    Raises UsageError where no column, or more than one, tells which row belongs to which image, or where the one that does leaves out
+    images or names one twice with different values.
     """
     count = len(next(iter(content.values())))
     first = next((name for name in FILE_COLUMNS if name in content), None)
@@ -125,8 +126,8 @@ def rows_by_name(
     missing = [name for name in files if name not in rows]
     if missing:
         raise UsageError(
-            f"the table {path} says nothing of {len(missing)} of {len(files)} images, such as {missing[0]} (its column {chosen.column!r} names the "
-            f"images{_unknown(chosen, content)}): add their lines, or mend their names."
+            f"the table {path} has no row for {len(missing)} of {len(files)} images, such as {missing[0]} (its column {chosen.column!r} names the "
+            f"images{_unknown(chosen, content)}): add their lines, or fix their names."
         )
     others = [values for name, values in content.items() if name != chosen.column]
     different = [
@@ -137,7 +138,7 @@ def rows_by_name(
     if different:
         lines = " and ".join(str(row + 1) for row in rows[different[0]][:2])
         raise UsageError(
-            f"the table {path} names {len(different)} of {len(files)} images in several rows that say different things, such as {different[0]} in "
+            f"the table {path} names {len(different)} of {len(files)} images in several rows with different values, such as {different[0]} in "
             f"rows {lines}: keep one row for each image, or train on the table itself (undiffuse train {path}), where every row is an example."
         )
     notes = (
@@ -208,7 +209,7 @@ def _chosen(
 
 
 def _naming(column: str, cells: Sequence[object], path: Path, files: Sequence[str], root: Path) -> Naming:
-    """How the cells of a column name files: as seen from the folder of images or else from the table, whole or else without suffixes."""
+    """How the cells of a column name files: relative to the folder of images or else to the table, whole or else without suffixes."""
     folder, base, known = path.parent.resolve(), root.resolve(), set(files)
     stems: dict[str, list[str]] = {}
     for name in files:

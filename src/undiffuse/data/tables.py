@@ -132,7 +132,7 @@ def with_table(data: Dataset, path: Path, files: Sequence[str] | None) -> Datase
 
 
 def captions_beside(data: Dataset) -> np.ndarray | None:
-    """What the .txt files beside the pictures of a folder say, (N,), "" where there is none; None without any."""
+    """The texts of the .txt files beside the pictures of a folder, (N,), "" where there is none; None without any."""
     if data.folder is None:
         return None
     paths = [(data.folder / name).with_suffix(".txt") for name in data.columns["file"]]
@@ -156,12 +156,12 @@ def captions_note(data: Dataset, without: Sequence[int]) -> str:
 
 
 def offers(data: Dataset) -> list[tuple[str, str]]:
-    """Captions and tables that lie in a folder of images and are not read unless asked for: (what, a note with the option that reads it)."""
+    """Captions and tables that lie in a folder of images and are read only on demand: (what, a note with the option that reads it)."""
     if data.folder is None:
         return []
     notes, paths = [], [(data.folder / name).with_suffix(".txt") for name in data.columns["file"]]
     if CAPTIONS not in data.columns and (count := sum(path.is_file() for path in paths)):
-        note = f"{count:,} of the {len(data):,} images have a caption in a .txt file beside them: --text {CAPTIONS} tells it to the model"
+        note = f"{count:,} of the {len(data):,} images have a caption in a .txt file beside them: --text {CAPTIONS} makes it a condition"
         notes.append((CAPTIONS, note))
     if data.columns.keys() == {"file"}:
         found = sorted(
@@ -258,6 +258,6 @@ def pictures(
     images = read_images(root, [root / name for name in values], None, "crop", channels)
     if len(images.kept) != len(values):
         raise UsageError(
-            f"{len(values) - len(images.kept)} pictures that are conditions cannot be read: mend or remove them."
+            f"{len(values) - len(images.kept)} pictures that are conditions cannot be read: fix or remove them."
         )
     return images.values, images.mode, images.notes

@@ -108,7 +108,7 @@ def adherence(
 ) -> list[Adherence]:
     """How well n samples show each declared condition.
 
-    data: the run's, held_out: its rows that the model never saw.   steps: of each predictor's training.   sampling, overrides: as
+    data: the run's, held_out: its rows that the model was not trained on.   predictor_steps: updates of each predictor.   sampling, overrides: as
     for Model.sample.   progress: called with (what is done, the share of it).
     Raises UsageError for a model without conditions that can be read, or too few held-out examples.
     """

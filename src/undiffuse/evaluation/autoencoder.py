@@ -15,10 +15,10 @@ COMPONENTS = 64
 
 @dataclass(frozen=True)
 class ReconstructionQuality:
-    """What the autoencoder leaves for a model to reach, on n held-out examples.
+    """How well the autoencoder reconstructs n held-out examples: the limit for any model of its latents.
 
     psnr: of reconstructions, in dB.   frechet: distance between examples and reconstructions, over the principal components
-    of the examples.   deviations: of the latents, channel by channel, 1 where the training set's statistics hold.
+    of the examples.   stds: of the latents, channel by channel, 1 where the training set's statistics hold.
     """
 
     psnr: float

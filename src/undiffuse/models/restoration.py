@@ -46,7 +46,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Restored:
-    """values: (inputs, n, C, *size), in the data's own range.   seen: what they were made of."""
+    """values: (inputs, n, C, *size), in the data's own range.   observation: what they were made from."""
 
     values: Tensor
     observation: Observation

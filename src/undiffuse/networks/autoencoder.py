@@ -2,11 +2,11 @@
 
     x ── conv ── blocks ── down ── … ── middle ── (mean, log-variance) ── z ── middle ── … ── up ── blocks ── norm, SiLU, conv ── F
 
-The stages are the U-Net's, and every block hears the timestep and the conditions as there, but nothing is carried across:
+The stages are the U-Net's, and every block receives the timestep and the conditions as there, but nothing is carried across:
 what the decoder knows of x is z.  In training z is drawn from N(mean, variance), and its divergence from N(0, I)
 (gaussian.py) is what a pass costs beside its error, weighted by `kl`.  The loss is a mean over dimensions, so the cost is divided by
 their number too; with `kl` = 2 s² the sum is, up to a factor, the bound of a decoder whose output has the standard deviation s.
-In evaluation z is the mean, so that what is believed is a function of x_t.
+In evaluation z is the mean, so that x̂ is a function of x_t.
 
 Without skip connections fine detail, and the noise itself, cannot pass: docs/measurements/networks.md measures what that costs.
 """
@@ -53,7 +53,7 @@ class Bottleneck(nn.Module):
 
 
 class Autoencoder(Network):
-    """F(x, timestep, conditioning, tokens, padding_mask), see base.py.   size: of the examples.   tokens: whether it is told any.
+    """F(x, timestep, conditioning, tokens, padding_mask), see base.py.   size: of the examples.   tokens: whether it attends to tokens.
 
     Raises UsageError for more levels than the size can be halved.
     """

@@ -1,9 +1,9 @@
-"""What every network is to the rest of the house.
+"""What every network is to the rest of the package.
 
     F(x, timestep, conditioning, tokens, padding_mask) → output
 
 x is the scaled noisy example with whatever goes beside it; the timestep and the summed embeddings of conditions become one
-embedding that every layer hears; tokens are attended to by networks that were built to be told any.
+embedding that every layer receives; networks that were built with tokens attend to tokens.
 """
 
 from __future__ import annotations

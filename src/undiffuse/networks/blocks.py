@@ -32,7 +32,7 @@ Resample = Literal["up", "down"]
 class Conv2d(nn.Conv2d):
     """A 3×3 convolution that, on a map of 2×2, is computed as the one matrix product it then is.
 
-    Every output position sees all four inputs through its own 2×2 part of the kernel.  On a CPU that is several times
+    Every output position depends on all four inputs, through its own 2×2 part of the kernel.  On a CPU that is several times
     faster than a convolution routine, whose padding outweighs so small a map (benchmarks/small_maps.py).
     """
 
@@ -175,7 +175,7 @@ class ResidualBlock(nn.Module):
 
     adaptive: scale and shift by the embedding (AdaGN) instead of adding it.
     resample: change the resolution inside the block, by a filter of these `taps`.   project: a 1×1 convolution on the skip path even where the
-    channels do not ask for it.   skip_scale: what the sum of both paths is multiplied by.
+    numbers of channels agree.   skip_scale: what the sum of both paths is multiplied by.
     """
 
     def __init__(
@@ -254,7 +254,7 @@ class Attention(nn.Module):
 class CrossAttention(nn.Module):
     """The positions of x (B, channels, *size) attend to tokens (B, n, token_width); what they find is added to x.
 
-    The sum is never scaled: a trained network that is given tokens later has to go on as the function it was.
+    The sum is never scaled: a trained network that gets tokens later must stay the same function at first.
     """
 
     def __init__(self, channels: int, token_width: int, *, heads: int, norm: Norm) -> None:

@@ -32,7 +32,7 @@ MOST_PATCHES = {True: 64, False: 256}  # by whether it is for a CPU
 def build_network(
     config: NetworkConfig, channels_in: int, channels_out: int, size: Sequence[int], tokens: bool
 ) -> Network:
-    """The network with fresh weights.   size: of the examples.   tokens: whether it is told any.   Raises UsageError."""
+    """The network with fresh weights.   size: of the examples.   tokens: whether it attends to tokens.   Raises UsageError."""
     if isinstance(config, UNetConfig | AutoencoderConfig) and config.dims != len(size):
         raise UsageError(
             f"the {NETWORK_NAMES[config.kind]} is for {config.dims} axes, and the examples have {len(size)}: set network.dims to {len(size)}."

@@ -2,7 +2,7 @@
 
     x ── conv ── blocks ── down ── … ── middle ── norm, SiLU ── attention pooling ── numbers
 
-Pooling is one attention over all positions of the smallest map, asked by their mean, which joins them as a position of
+Pooling is one attention over all positions of the smallest map, whose query is their mean, which joins them as a position of
 its own, each position with a learned offset (Radford et al. 2021, CLIP's; as in ADM's classifier).
 """
 

@@ -2,7 +2,7 @@
 
     stored values ── codec ──> x in [-1, 1] ── padded, encoder ──> z ── (z - mean)/deviation, channel by channel ──> latent
 
-The mean of the encoder's belief is taken, not a draw, so that encoding is a function.  Mean and deviation are measured on
+The mean of the encoder's distribution is taken, not a draw, so that encoding is a function.  Mean and deviation are measured on
 the training set and stored, so latents have standard deviation 1 whatever autoencoder made them.  Sizes need not fit: x
 is padded by repeating its last values, and what is decoded is cropped.
 
@@ -171,7 +171,7 @@ def measure_latents(autoencoder: KLAutoencoder | TinyAutoencoder, x: Callable[[s
     same = (statistics.low == statistics.high) | ~deviation.isfinite()
     if same.any():
         raise UsageError(
-            f"channel {int(same.int().argmax())} of the latents says the same of every example: train the autoencoder for longer."
+            f"channel {int(same.int().argmax())} of the latents has the same value for every example: train the autoencoder for longer."
         )
     low, high = ((limit - mean) / deviation for limit in (statistics.low, statistics.high))
     return LatentConfig(

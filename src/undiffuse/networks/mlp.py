@@ -2,10 +2,10 @@
 
     x ── all numbers in one row ── linear ──[ adaptive norm, linear, SiLU, linear ] × depth ── adaptive norm, linear ── F
 
-Every block hears the embedding of timestep and conditions as a scale, a shift and a gate that start at zero (adaLN-zero,
-sequences.py).  Where the network is told tokens, the row attends to them.
+Every block receives the embedding of timestep and conditions as a scale, a shift and a gate that start at zero (adaLN-zero,
+sequences.py).  Where there are tokens, the row attends to them.
 
-It knows nothing of neighbours: each number has weights of its own, so it is for one size, and images that fit a
+It has no notion of neighbours: each number has weights of its own, so it is for one size, and images that fit a
 convolution or a patch are better left to these.
 """
 
@@ -60,7 +60,7 @@ class MLP(Network):
         numbers = channels_in * math.prod(size)
         if numbers > MOST_MLP_NUMBERS:
             raise UsageError(
-                f"an mlp would see {numbers:,} numbers at once and know nothing of neighbours: take the network unet or transformer "
+                f"an mlp connects all {numbers:,} numbers with each other and has no notion of neighbours: take the network unet or transformer "
                 f"for examples of more than {MOST_MLP_NUMBERS:,} numbers."
             )
         self.config, self.channels_out = config, channels_out

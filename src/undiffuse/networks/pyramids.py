@@ -1,4 +1,4 @@
-"""Pyramids beside the stages of a U-Net: the input seen, and the output made, at every resolution (NCSN++, Song et al. 2021, appendix C.1).
+"""Pyramids beside the stages of a U-Net: the input, and the output, at every resolution (NCSN++, Song et al. 2021, appendix C.1).
 
 With a ↓ and a ↑ for half and twice the resolution by the filter of the residual blocks, h for the features of a stage and
 p for the pyramid,
@@ -39,9 +39,7 @@ class InputResidual(nn.Module):
 
     def __init__(self, dims: int, channels_in: int, channels: int, taps: Sequence[int]) -> None:
         super().__init__()
-        self.conv = CONV[dims](
-            channels_in, channels, 3, padding=len(taps) // 2
-        )  # 1 of it, and what the filter asks for
+        self.conv = CONV[dims](channels_in, channels, 3, padding=len(taps) // 2)  # 1 of it, and the reach of the filter
         self.resampling = Resampling(dims, "down", taps, padding=0)
 
     def forward(self, h: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:

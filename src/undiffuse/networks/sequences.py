@@ -1,7 +1,7 @@
 """What networks on sequences of vectors (B, n, width) are made of: adaptive layer norm and attention to tokens.
 
 Adaptive layer norm (Peebles & Xie 2023, section 3.2) normalises each vector, then scales and shifts it by what the
-embedding of timestep and conditions says:  y = LN(x) (1 + scale) + shift.  "Zero" means that the branch that follows is
+embedding of timestep and conditions determines:  y = LN(x) (1 + scale) + shift.  "Zero" means that the branch that follows is
 also gated, and that scale, shift and gate start at 0, so that each block starts as the identity.
 """
 

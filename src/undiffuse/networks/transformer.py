@@ -3,9 +3,9 @@
     x ── patches ── linear ──[ attention, MLP ] × depth ── adaptive norm, linear ── patches back to an example ── F
 
 Every block normalises, scales, shifts and gates by the embedding of timestep and conditions (adaLN-zero, sequences.py).  Where
-the network is told tokens, patches attend to them after they attend to each other.
+there are tokens, patches attend to them after they attend to each other.
 
-Where a patch lies is said in one of three ways:
+The position of a patch is encoded in one of three ways:
 
     rotary    queries and keys are rotated by angles that grow with the position, one group of pairs for each axis, so
               that q·k depends on how far two patches are apart    (Su et al. 2021; axes as in Heo et al. 2024, base 100)
@@ -76,7 +76,7 @@ class TransformerConfig(BaseModel):
 
 
 class Transformer(Network):
-    """F(x, timestep, conditioning, tokens, padding_mask), see base.py.   size: of the examples.   tokens: whether it is told any.
+    """F(x, timestep, conditioning, tokens, padding_mask), see base.py.   size: of the examples.   tokens: whether it attends to tokens.
 
     Raises UsageError for a patch larger than the size, or heads that do not divide the width.
     """
@@ -142,7 +142,7 @@ class Transformer(Network):
         return cropped(_from_patches(h, grid, self.patch), size)
 
     def _at(self, grid: tuple[int, ...], device: torch.device) -> Tensor:
-        """What says where each patch is, for a grid of any size but with learned positions."""
+        """The encoded positions, for a grid of any size unless they are learned."""
         if grid == self.grid:
             return self._known if self.places is None else self.places
         if self.places is not None:
@@ -155,7 +155,7 @@ class Transformer(Network):
         return self._elsewhere[1]
 
     def _positions(self, grid: tuple[int, ...]) -> Tensor:
-        """rotary: cosines and sines (2, patches, pairs) of each pair's angle.   sines: (patches, width)."""
+        """The encoded positions: of rotary, cosines and sines (2, patches, pairs) of each pair's angle; of sines, (patches, width)."""
         axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in grid), indexing="ij")
         if self.config.positions == "sines":
             each = self.config.width // len(grid) // 2 * 2

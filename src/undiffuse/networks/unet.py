@@ -6,7 +6,7 @@
 Every residual block receives the embedding of the timestep plus that of the conditions.  DDPM (Ho et al. 2020) adds it,
 attends at 16×16 with one head and resamples by convolutions; ADM (Dhariwal & Nichol 2021, section 3) goes deeper and
 less wide, attends at 32, 16 and 8 with 64 channels per head, resamples inside BigGAN residual blocks, and scales and
-shifts normalised features by the embedding.  presets.py names the published configurations.  Where the network is told
+shifts normalised features by the embedding.  presets.py names the published configurations.  Where there are
 tokens, positions also attend to these, in the middle and at some of the levels.  DDPM++ and NCSN++ (Song et al. 2021, appendix C),
 as EDM trains them, are settings as well, the latter with a pyramid beside its encoder (pyramids.py).
 
@@ -29,7 +29,7 @@ from undiffuse.networks.unet_config import UNetConfig
 
 
 class UNet(Network):
-    """F(x, timestep, conditioning, tokens, padding_mask), see base.py.   tokens: whether it is told any."""
+    """F(x, timestep, conditioning, tokens, padding_mask), see base.py.   tokens: whether it attends to tokens."""
 
     def __init__(self, config: UNetConfig, channels_in: int, channels_out: int, tokens: bool = False) -> None:
         stages = Stages(config, tokens)

@@ -1,4 +1,4 @@
-"""Whether samples show what was asked for, condition by condition, between a floor and a ceiling."""
+"""Whether samples show their conditions, one by one, between a floor and a ceiling."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class AdherenceRow:
 
 
 def plot_adherence(path: Path, rows: Sequence[AdherenceRow], title: str) -> None:
-    """A line for each condition, and for numbers what was asked against what is read off the samples."""
+    """A line for each condition, and for numbers the requested value against the one measured on the samples."""
     scattered = [row for row in rows if len(row.asked)]
     with plt.rc_context(STYLE):
         panels = 1 + len(scattered)

@@ -1,4 +1,4 @@
-"""What was done to given examples: before and after in labelled rows, and the walk there as a strip and an animation."""
+"""Edits of examples: before and after in labelled rows, and the trajectory as a strip and an animation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Way = Literal["up", "down"]
 class Walk:
     """Collects a walk for pictures; its `see` is what editing.py's functions call `watch`.
 
-    At most FRAMES moments each way are kept, evenly spaced, of the first MOST_COLUMNS examples, fewer where these are so large that
+    At most FRAMES steps each way are kept, evenly spaced, of the first MOST_COLUMNS examples, fewer where these are so large that
     they hold more than MOST_NUMBERS, and on the CPU.   moments: these, in order.   examples: which are kept.
     """
 
@@ -148,25 +148,25 @@ def draw_rows(rows: Sequence[tuple[str, Sequence[np.ndarray]]], title: str, colu
 
 
 def strip(walk: Walk, codec: Codec, title: str, example: int = 0, count: int = 14) -> Image.Image:
-    """One example along the whole walk: x_t above, the belief x̂ below, with where it ended."""
+    """One example along the whole trajectory: x_t above, x̂ below, and the result."""
     moments = walk.spread(count - 1)
     last = moments[-1][1].x[example : example + 1]
     x_t = [at_level(m.x_t[example : example + 1], m.level, codec)[0] for _, m in moments]
     clean = [pictures_of(codec.decode(m.x0[example : example + 1]), codec)[0] for _, m in moments]
     end = pictures_of(codec.decode(last), codec)
     labels = [f"{ARROWS[way]} {level_label(m.level)}" for way, m in moments] + ["end"]
-    return sheet([x_t + end, clean + end], title=title, row_labels=["x_t", "belief x̂"], column_labels=labels)
+    return sheet([x_t + end, clean + end], title=title, row_labels=["x_t", "estimate x̂"], column_labels=labels)
 
 
 def animation(walk: Walk, codec: Codec, path: Path, columns: Sequence[str]) -> None:
-    """The walk of all examples: x_t above, the belief x̂ below."""
+    """The trajectory of all examples: x_t above, x̂ below."""
     n = min(MOST_COLUMNS, len(columns), len(walk.examples))
     frames = []
     for way, m in walk.spread(FRAMES):
         title = f"{ARROWS[way]} {level_label(m.level)}"
         rows = [
             ("x_t", at_level(m.x_t[:n], m.level, codec)),
-            ("belief x̂", pictures_of(codec.decode(m.x0[:n]), codec)),
+            ("estimate x̂", pictures_of(codec.decode(m.x0[:n]), codec)),
         ]
         frames.append(
             sheet(
@@ -174,5 +174,5 @@ def animation(walk: Walk, codec: Codec, path: Path, columns: Sequence[str]) -> N
             )
         )
     end = pictures_of(codec.decode(walk.moments[-1][1].x[:n]), codec)
-    frames.append(sheet([end, end], title="end", row_labels=["x_t", "belief x̂"], column_labels=columns[:n]))
+    frames.append(sheet([end, end], title="end", row_labels=["x_t", "estimate x̂"], column_labels=columns[:n]))
     animate(frames, path, ANIMATION_SECONDS)

@@ -21,7 +21,7 @@ NOTE = 0.062  # of the lower half, from a heading to the line below it
 class Poster:
     """Pictures are uint8 (H, W, 3).
 
-    forward: a real example, clean first.   x_t, clean: the reverse trajectory and the belief along it.
+    forward: a real example, clean first.   x_t, clean: the reverse trajectory and x̂ along it.
     real, made: per class, equally many real examples and samples.   errors: see plots.error_by_level.
     """
 
@@ -92,7 +92,7 @@ def _by_class(figure: SubFigure, poster: Poster) -> None:
     figure.text(
         0.022,
         0.985 - NOTE,
-        "Real digits it never saw, and digits it made when asked for each class.",
+        "Real digits that were held out, and samples of each class.",
         fontsize=10.5,
         color=MUTED,
         va="top",
@@ -140,7 +140,7 @@ def draw_poster(poster: Poster, path: Path) -> None:
             ["$x_t$", "what it\nbelieves\n$x_0$ to be"],
             poster.reverse_labels,
             poster.reverse_title,
-            "At every step it says what it believes the clean picture to be, and one small step is taken towards that.",
+            "At every step the network estimates the clean picture, and one small step is taken towards it.",
             COLOURS[1],
         )
         left, right = bottom.subfigures(1, 2, width_ratios=(1.25, 1))

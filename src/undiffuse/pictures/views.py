@@ -22,7 +22,7 @@ from undiffuse.sampling.loop import SamplerStep
 
 
 def label_of(values: Sequence[object]) -> str:
-    """What an example was told, short enough to be read under it."""
+    """The conditions of an example, short enough to be read under it."""
     parts = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in values if value is not None]
     return " · ".join(parts)
 
@@ -55,7 +55,7 @@ def samples_grid(
 
 
 def compared_grid(values: Tensor, codec: Codec, rows: Sequence[str], title: str) -> Image.Image:
-    """Samples (rows · columns, C, *size), row after row: what changes when only what the model is told does."""
+    """Samples (rows · columns, C, *size), row after row: what changes when only the conditions do."""
     if is_table(codec.config):
         return scatter(values, codec.config, [label for label in rows for _ in range(len(values) // len(rows))], title)
     pictures = to_rgb(values, codec.config)
@@ -87,7 +87,7 @@ def forward_pictures(
 ) -> tuple[list[np.ndarray], list[str]]:
     """One example x (C, *size), in the model's range, along the forward trajectory, clean first: pictures and labels.
 
-    Every step of the chain is walked, each with noise of its own.
+    Every step of the chain is taken, each with noise of its own.
     """
     steps = len(levels) - 1
     index = torch.zeros(steps, dtype=torch.int64)
@@ -126,12 +126,12 @@ def reverse_strip(moments: Sequence[SamplerStep], codec: Codec, example: int = 0
         [x_t, clean],
         title="Reverse: the network removes it again",
         column_labels=labels,
-        row_labels=["x_t", "belief about x_0"],
+        row_labels=["x_t", "estimate of x_0"],
     )
 
 
 def animate_reverse(moments: Sequence[SamplerStep], codec: Codec, path: Path, columns: int = 10) -> None:
-    """All examples of a trajectory: x_t above, the belief below, one frame per step."""
+    """All examples of a trajectory: x_t above, x̂ below, one frame per step."""
     frames = []
     n = min(columns, len(moments[0].x_t))
     for moment in moments:
@@ -141,5 +141,5 @@ def animate_reverse(moments: Sequence[SamplerStep], codec: Codec, path: Path, co
     last = to_rgb(codec.decode(moments[-1].x[:n]), codec.config)
     frames.append((last, last, f"step {moments[-1].total} of {moments[-1].total}"))
     animate(
-        [sheet([list(a), list(b)], title=title, row_labels=["x_t", "belief about x_0"]) for a, b, title in frames], path
+        [sheet([list(a), list(b)], title=title, row_labels=["x_t", "estimate of x_0"]) for a, b, title in frames], path
     )

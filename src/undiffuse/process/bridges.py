@@ -1,4 +1,4 @@
-"""Bridges: q(x_s | x_t, x_0), how to walk to a cleaner level if the clean x were known.
+"""Bridges: q(x_s | x_t, x_0), the step to a cleaner level if the clean x were known.
 
 Let s be cleaner than t and r = SNR_t / SNR_s.  The chain is Markov, so
 

@@ -1,4 +1,4 @@
-"""A noise schedule as data: its name, and what is set of it; and what a network is given as their timestep."""
+"""A noise schedule as data: its name, and what is set of it; and what a network receives as its timestep."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class ScheduleConfig(BaseModel):
 
 
 class CNoiseConfig(BaseModel):
-    """What the network is given as the timestep: scale · v + shift; process/predictions.py, eq. (3).
+    """What the network receives as the timestep: scale · v + shift; process/predictions.py, eq. (3).
 
     The timestep is the index of a chain, 1000 · t of a continuous schedule, 250 ln(sigma) of edm.
     """
@@ -170,7 +170,7 @@ class CNoiseConfig(BaseModel):
         """None for the timestep itself. Raises UsageError for a timestep that never changes."""
         if self.scale == 0:
             raise UsageError(
-                "c_noise.scale is 0, so the network would hear the same at every noise level: give it another number."
+                "c_noise.scale is 0, so the network would get the same timestep at every noise level: give another number."
             )
         return None if self == CNoiseConfig() else CNoise(self.of, self.scale, self.shift)
 

@@ -7,7 +7,7 @@ A noised example is an affine mixture of the clean example and Gaussian noise,
 so a noise level is the pair (alpha, sigma), whatever schedule or time it came from: sqrt(alpha-bar) and
 sqrt(1 - alpha-bar) in DDPM (Ho et al. 2020, eq. 4), (1, sigma) in EDM (Karras et al. 2022), (1 - t, t) in
 flow matching.  The signal-to-noise ratio SNR = alpha²/sigma² orders levels and does not change when x_t is
-rescaled.  `timestep` is what the network is given: the training index for a discrete chain.
+rescaled.  `timestep` is what the network receives: the training index for a discrete chain.
 
 A table of levels has one leading axis.  Tables run noisiest first and end in the clean level (1, 0, -1).
 Levels are float64 on the CPU until `broadcast_to` casts a coefficient to the x it multiplies.
@@ -29,7 +29,7 @@ class Level:
     """One noise level, one per example, or a table: `alpha`, `sigma` and `timestep` of one common shape.
 
     alpha: signal coefficient, in [0, 1].   sigma: noise standard deviation, >= 0.
-    timestep: what the network is given: training index of a chain, 1000 · t for continuous schedules.
+    timestep: what the network receives: training index of a chain, 1000 · t for continuous schedules.
     """
 
     alpha: Tensor

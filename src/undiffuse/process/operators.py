@@ -1,4 +1,4 @@
-"""Operators: what is seen of an example, y = A x + noise, for linear A.
+"""Operators: measurements of an example, y = A x + noise, for linear A.
 
 Filling in, upscaling, colouring and deblurring are one problem with four matrices:
 
@@ -7,7 +7,7 @@ Filling in, upscaling, colouring and deblurring are one problem with four matric
     Grey        one weighted sum of the channels                     A Aᵀ = I |weights|²
     Blur        a Gaussian, x mirrored at its borders                A Aᵀ = A², diagonal in the cosine transform
 
-Because A Aᵀ is diagonal in a known basis, all that methods ask of a matrix is closed: A, its transpose, and
+Because A Aᵀ is diagonal in a known basis, all that methods need of a matrix is closed: A, its transpose, and
 
     solve       (on_operator · A Aᵀ + on_identity · I)^-1 y,     y in the range of A.                                     (1)
 
@@ -226,10 +226,10 @@ def hidden_places(mask: object, shape: Sequence[int], inputs: int, channels: boo
         )
     for k, part in enumerate(whole):
         if part.all() or not part.any():
-            what, mend = (
+            what, fix = (
                 ("nothing", "there is nothing to fill in")
                 if not part.any()
                 else ("everything", "nothing is left to go by")
             )
-            raise UsageError(f"the mask hides {what} of example {k}: {mend}.")
+            raise UsageError(f"the mask hides {what} of example {k}: {fix}.")
     return whole.expand(inputs, *whole.shape[1:])

@@ -1,11 +1,11 @@
-"""Posteriors and transitions: what is believed about x_0, pushed through the bridge.
+"""Posteriors and transitions: the distribution of x_0 given x_t, put into the bridge.
 
-A denoiser answers, for a noisy x_t, with a belief about the clean x_0: a mean x̂ = E[x_0 | x_t] and a spread.  The
-reverse transition is that belief put in place of x_0 in the bridge (Ho et al. 2020, eq. 6-7):
+A denoiser returns, for a noisy x_t, a posterior of the clean x_0: a mean x̂ = E[x_0 | x_t] and a variance.  The
+reverse transition has this posterior in place of x_0 in the bridge (Ho et al. 2020, eq. 6-7):
 
     p(x_s | x_t) = N( on_x · x̂ + on_xt · x_t,  variance ).
 
-Four spreads are the papers' and give the transition's variance directly; they differ only in where it lies between
+Four variances are the papers' and give the transition's variance directly; they differ only in where it lies between
 the bridge's small and large variances:
 
     fixed_small    f = 0, beta-tilde           best for a point mass                    (Ho et al. 2020, section 3.2)
@@ -13,7 +13,7 @@ the bridge's small and large variances:
     learned_range  f = (v + 1)/2 in log space, v from the network                       (Nichol & Dhariwal 2021, eq. 15)
     learned        the network's output is the log-variance itself                      (reference code's LEARNED)
 
-The fifth, `Known`, is a variance of x_0 itself, as exact denoisers have.  Adding it through the bridge gives the
+The fifth, `ExactVariance`, is a variance of x_0 itself, as exact denoisers have.  Adding it through the bridge gives the
 optimal variance small + on_x² Var[x_0 | x_t] (Bao et al. 2022, Analytic-DPM, Theorem 1).
 """
 

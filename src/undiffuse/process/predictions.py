@@ -23,17 +23,17 @@ chain's own bridges, found by the timestep.  A target needs no table of its own:
 
 and the error of F is the error of x̂ over c_out.
 
-The belief x̂ depends on x_t only through its signal-to-noise ratio and its direction.  So a network trained on one schedule
-denoises at any level of another: ask it at its own level of the same SNR, with x_t brought to the scale it has there,
+x̂ depends on x_t only through its signal-to-noise ratio and its direction.  So a network trained on one schedule
+denoises at any level of another: evaluate it at its own level of the same SNR, with x_t brought to the scale it has there,
 
     x̂ = c_skip° · s x_t + c_out° · F( c_in° · s x_t, timestep° ),      s = hypot(alpha°, sigma°)/hypot(alpha, sigma),       (2)
 
-where ° marks the level that is asked.  Levels outside the range it was trained on are asked at the nearest end.  (2) is again
-an affine map, `Translated`.
+where ° marks the network's level.  Levels outside the range it was trained on are evaluated at the nearest end.  (2) is again
+an affine map, `Rescheduled`.
 
-Networks of others are shown other inputs and clocks.  What is seen of the level by the network alone can be changed without
-touching what its output means (`Preconditioned`; c_in and c_noise are Karras et al. 2022's names, eq. 7): x_t may be shown as it
-is, c_in = 1, and the timestep that it is given may be any
+Networks of others have other inputs and timesteps.  What the network receives of the level can be changed without
+touching what its output means (`Preconditioned`; c_in and c_noise are Karras et al. 2022's names, eq. 7): x_t may be passed as it
+is, c_in = 1, and the timestep may be any
 
     c_noise = scale · v + shift,     v the level's timestep, or ln(sigma/alpha).                                              (3)
 """
@@ -72,11 +72,11 @@ class Prediction(ABC):
         """The coefficients of eq. (1) at a level, float64 of the level's shape."""
 
     def network_level(self, level: Level) -> Level:
-        """The level that the network is evaluated at, whose timestep it is given."""
+        """The level that the network is evaluated at, and whose timestep it receives; of the level's shape."""
         return level
 
     def c_noise(self, level: Level) -> Tensor:
-        """What the network is given as its timestep at a level, float64 of the level's shape."""
+        """What the network receives as its timestep at a level, float64 of the level's shape."""
         return self.network_level(level).timestep
 
     def target(self, x: Tensor, eps: Tensor, level: Level) -> Tensor:
@@ -153,7 +153,7 @@ class PosteriorMeanPrediction(Prediction):
 class Rescheduled(Prediction):
     """The prediction of a network that was trained on another schedule, `trained_schedule`; eq. (2).
 
-    The mean of a chain's transition exists at the chain's own levels alone, so there the nearest one is asked.
+    The mean of a chain's transition exists at the chain's own levels alone, so the nearest of these is used.
     """
 
     inner: Prediction
@@ -189,7 +189,7 @@ class CNoise:
 
 @dataclass(frozen=True)
 class Preconditioned(Prediction):
-    """A prediction by a network that is told c_noise, eq. (3), and shown x_t as it is where `unscaled`."""
+    """A prediction by a network that receives c_noise, eq. (3), and x_t as it is where `unscaled`."""
 
     inner: Prediction
     noise: CNoise
@@ -216,7 +216,7 @@ def make_prediction(
 ) -> Prediction:
     """The prediction called `name` for networks used on `schedule`, and trained on `trained_schedule` where that is another.
 
-    noise: what the network is given where that is not the level's timestep.   unscaled: whether it is shown x_t as it is, c_in = 1.
+    noise: what the network receives where that is not the level's timestep.   unscaled: whether it receives x_t as it is, c_in = 1.
     Raises UsageError where these contradict each other: noise, or ln(sigma/alpha), at alpha = 0, the mean off a chain, an unknown name.
     """
     if trained_schedule is not None:

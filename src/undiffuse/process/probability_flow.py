@@ -6,7 +6,7 @@ The ODE moves samples of one level to samples of another along one deterministic
 noise and x̂ exchanged for (x_t, x̂) by x_t = alpha x̂ + sigma eps, (1) is the derivative of y = cos(phi) x̂ + sin(phi) eps
 with x̂ and eps held fixed: the velocity of Salimans & Ho (2022), for a schedule of any scaling.
 
-Adaptive methods stop at levels that no table lists, so they ask the schedule what the network's clock says there.
+Adaptive methods stop at levels that no table lists, so the schedule supplies the network's timestep there.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def times_as(x: Tensor) -> dict[str, torch.dtype] | None:
 
 
 def velocity(denoise: DenoiserFn, schedule: Schedule, phi: Tensor, y: Tensor) -> tuple[Tensor, Posterior]:
-    """dy/dphi at the angle phi, of the shape of y, and the belief it follows from."""
+    """dy/dphi at the angle phi, of the shape of y, and the posterior it follows from."""
     level = level_at(schedule, phi)
     norm = norm_of(level)
     x_t = y * broadcast_to(norm, y)

@@ -28,7 +28,7 @@ def run_config(run: Path) -> RunConfig | None:
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run was trained on.   data: all of it; training, held_out: its rows.   declared: the conditions."""
+    """What a run was trained on.   data: all of it; training, held_out: its rows.   conditions: as declared, by name."""
 
     data: Dataset
     training: np.ndarray
@@ -36,15 +36,15 @@ class RunData:
     conditions: dict[str, Condition]
 
 
-def run_data(run: Path, mend: str = NO_DATA) -> RunData:
+def run_data(run: Path, fix: str = NO_DATA) -> RunData:
     """Raises UsageError where the run does not say what it was trained on, or the data is gone or changed."""
     config = run_config(run)
     if config is None:
-        raise UsageError(f"{run} does not say which data it was trained on: {mend}.")
+        raise UsageError(f"{run} does not say which data it was trained on: {fix}.")
     data = open_data(config.data)
     if data.fingerprint() != config.fingerprint:
         raise UsageError(
-            f"{config.data.source} has changed since the run, so its held-out examples cannot be told from the others: {mend}."
+            f"{config.data.source} has changed since the run, so its held-out examples cannot be told from the others: {fix}."
         )
     rows = split_rows(data, config.split, config.data.held_out, config.design.training.seed)
     return RunData(with_files(data, config.conditions), *rows, config.conditions)

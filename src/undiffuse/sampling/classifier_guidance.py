@@ -7,7 +7,7 @@ By Bayes' rule the score of x_t given y is that of x_t plus a gradient (Dhariwal
 
 and since x̂ = (x_t + sigma² grad log p(x_t))/alpha (Tweedie's formula), in two forms, both of ADM:
 
-    score   x̂ + s · sigma²/alpha · g                for any solver: its Algorithm 2, eps - s sigma g, said of x̂
+    score   x̂ + s · sigma²/alpha · g                for any solver: its Algorithm 2, eps - s sigma g, written for x̂
     mean    mean + s · variance · g                 of an ancestral step: its Algorithm 1, eq. 10
 
 with g = grad log p(y | x_t) at x_t.  (Algorithm 1 is derived with g at the mean; the released code takes it at x_t, and so
@@ -16,10 +16,10 @@ code does not: sigma²/alpha is so large near pure noise that whatever a network
 anything, would throw x̂ far out of the data's range, and deterministic solvers do not come back from there.  For the same
 reason a guide may be kept to the levels where its classifier is better than chance (docs/measurements/conditions.md has numbers).
 
-A function of the clean example instead of x_t is asked about x̂(x_t) and differentiated through the network, which
+A function of the clean example instead of x_t is evaluated at x̂(x_t) and differentiated through the network, which
 costs a backward pass (Chung et al. 2023, DPS, eq. 7; Bansal et al. 2024, eq. 4).
 
-Gradients are taken in the precision of x_t.  At pure noise, alpha = 0, x_t says nothing about y, so nothing is added.
+Gradients are taken in the precision of x_t.  At pure noise, alpha = 0, x_t is independent of y, so nothing is added.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from undiffuse.sampling.solvers.ancestral import Ancestral
 from undiffuse.sampling.solvers.base import NoiseSource, Solver, Step, constant_denoiser
 
 LogLikelihood = Callable[[Tensor, Level, Tensor], Tensor]
-"""(x, level, index (B,)) → (B,), differentiable in x: how likely what is asked of each example is. index: of the n examples."""
+"""(x, level, index (B,)) → (B,), differentiable in x: the log-likelihood of what each example shall be.   index: of the n examples."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def by_score(denoise: DenoiserFn, guides: Sequence[Guide], index: Tensor) -> Den
 def _through(
     denoise: DenoiserFn, guides: Sequence[Guide], x_t: Tensor, level: Level, index: Tensor
 ) -> tuple[Posterior, Tensor]:
-    """The belief, and the gradient of functions of its mean with respect to x_t."""
+    """The posterior, and the gradient of functions of its mean with respect to x_t."""
     with derivatives.with_graph():
         x = x_t.detach().requires_grad_()
         posterior = denoise(x, level)

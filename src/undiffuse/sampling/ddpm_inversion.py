@@ -1,4 +1,4 @@
-"""Recording: the noise with which ancestral sampling arrives at a given example, exactly.
+"""DDPM inversion: the noise with which ancestral sampling arrives at a given example, exactly.
 
 Ancestral sampling draws x_s = mean(x_t) + std(x_t) z at every step.  Whatever levels x_T, …, x_1, x_0 an example is said
 to have passed through, the noises
@@ -63,7 +63,7 @@ class RecordedNoise(NoiseSequence):
 def forward_path(x: Tensor, levels: Level, path: Path, seed: int, index: Tensor) -> Iterator[Tensor]:
     """x_T … x_1, x_0 of clean examples x (B, ...), one for each row of the table.
 
-    Independent states are made one by one; a trajectory is walked from its other end, so all of it is held.
+    Independent states are made one by one; a trajectory is made from its other end, so all of it is held.
     """
 
     def eps(row: int) -> Tensor:

@@ -51,7 +51,7 @@ def cheapest_path(costs: Tensor, stretches: int) -> list[int]:
     """
     rows = len(costs)
     if not 1 <= stretches < rows:
-        raise UsageError(f"a grid of {stretches} levels cannot be chosen from {rows - 1}: ask for fewer steps.")
+        raise UsageError(f"a grid of {stretches} levels cannot be chosen from {rows - 1}: take fewer steps.")
     forward = costs.masked_fill(torch.eye(rows).bool(), float("inf"))
     least, choices = forward[:, -1], []
     for _ in range(stretches - 1):

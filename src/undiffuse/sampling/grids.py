@@ -29,7 +29,7 @@ def every(schedule: Schedule) -> Level:
 
 
 def at_logsnrs(schedule: Schedule, logsnrs: Sequence[float]) -> Level:
-    """The levels of given log-SNRs, ascending, such as `aligned.py` finds for a model."""
+    """The levels of given log-SNRs, ascending, such as fitted_grids.py finds for a model."""
     times = schedule.at(torch.tensor(logsnrs, dtype=torch.float64)).clamp(schedule.t_min, schedule.t_max)
     return schedule(torch.unique(times).flip(0)).and_clean()
 
@@ -99,7 +99,7 @@ def churned(schedule: Schedule, levels: Level, churn: float, low: float = 0.0, h
 
 
 def restarted(levels: Level, low: float, high: float, times: int) -> Level:
-    """The stretch with sigma/alpha in [low, high] walked `times` more times, jumping back up in between (Xu et al. 2023).
+    """The stretch with sigma/alpha in [low, high] sampled `times` more times, jumping back up in between (Xu et al. 2023).
 
     Raises UsageError where the stretch holds fewer than two levels of the table.
     """
@@ -107,20 +107,20 @@ def restarted(levels: Level, low: float, high: float, times: int) -> Level:
     inside = ((ratio >= low) & (ratio <= high)).nonzero()[:, 0]
     if len(inside) < 2:
         raise UsageError(
-            f"there are {len(inside)} levels with sigma/alpha between {low:g} and {high:g}, nothing to walk again: widen the stretch."
+            f"there are {len(inside)} levels with sigma/alpha between {low:g} and {high:g}, nothing to sample again: widen the stretch."
         )
     rows, first, last = levels.rows(), int(inside[0]), int(inside[-1])
     return Level.of_rows([*rows[: last + 1], *rows[first : last + 1] * times, *rows[last + 1 :]])
 
 
 def resampled(levels: Level, length: int, times: int) -> Level:
-    """Every stretch of `length` steps walked `times` times, jumping back up in between (Lugmayr et al. 2022, appendix B).
+    """Every stretch of `length` steps sampled `times` times, jumping back up in between (Lugmayr et al. 2022, appendix B).
 
     The jumps start at the last noisy level and at every `length` levels above it, but not where there is no room to jump.
     """
     if length < 1 or times < 1:
         raise UsageError(
-            f"jumps of {length} steps and stretches walked {times} times are none: give 1 or more of each."
+            f"jumps of {length} steps and {times} repeats of a stretch are not possible: give 1 or more of each."
         )
     rows, last = levels.rows(), len(levels) - 2
     walked = list[Level]()
@@ -172,7 +172,7 @@ def make_grid(schedule: Schedule, grid: str, steps: int, settings: GridSettings 
 
 
 def _of_user(name: str, levels: Level) -> Level:
-    """The table of a registered grid. Raises UsageError where it is none that a solver can walk along."""
+    """The table of a registered grid. Raises UsageError where a solver cannot follow it."""
     if not isinstance(levels, Level) or levels.alpha.ndim != 1 or len(levels) < 2 or levels.sigma[-1] != 0:
         raise UsageError(
             f"the grid {name!r} returns no table of levels that ends in the clean one: return schedule(times).and_clean()."

@@ -1,11 +1,11 @@
 """Guidance and clipping: wrappers Denoise -> Denoise.
 
-Classifier-free guidance (Ho & Salimans 2022) extrapolates from the unconditional belief through the conditional one,
+Classifier-free guidance (Ho & Salimans 2022) extrapolates from the unconditional posterior through the conditional one,
 
     x̂ = x̂_u + s (x̂_c - x̂_u),        s = 1 plain conditional, s = 0 unconditional (the papers' w is s - 1).
 
 It is linear in the noise estimate, so writing it for x̂ says the same thing at every level and is defined at pure noise.
-Whatever two beliefs are compared, the rest is the same: an unconditional one, that of another ("negative") condition, or
+Whatever two posteriors are compared, the rest is the same: an unconditional one, that of another ("negative") condition, or
 that of a weaker model (Karras et al. 2024, autoguidance).  Large s brings too much contrast and too little variety.
 Against that:
 
@@ -14,9 +14,9 @@ Against that:
     rescaled    shrink each example of x̂ to the standard deviation of x̂_c, by a share of the way   (Lin et al. 2024, eq. 15-16)
     projected   take from x̂_c - x̂_u the part along x̂_c, which is contrast, bound its length, and give it a momentum
                                                                       (Sadat et al. 2025, APG; momentum.py)
-    nested      each condition with a scale of its own, x̂_0 + sum_k s_k (x̂_k - x̂_{k-1}), where x̂_k is told the first k of them:
+    nested      each condition with a scale of its own, x̂_0 + sum_k s_k (x̂_k - x̂_{k-1}), where x̂_k has the first k of them:
                 p(x) p(c_1|x)^s_1 p(c_2|x, c_1)^s_2 …                               (Liu et al. 2022; Brooks et al. 2023, eq. 3)
-    plus        CFG++: s in [0, 1], and the noise walked with is the unconditional one       (Chung et al. 2025, Algorithm 2)
+    plus        CFG++: s in [0, 1], and the next step's noise is the unconditional one       (Chung et al. 2025, Algorithm 2)
 
 Clipping keeps x̂ in the data's range; dynamic thresholding (Saharia et al. 2022, section 2.3) shrinks each example to
 the p-quantile of its own |x̂| instead.  What is then taken for the noise in x_t is a convention on which published
@@ -65,7 +65,10 @@ def classifier_free(pair: Pair, scale: float) -> DenoiserFn:
 
 
 def composed(several: Pair, scales: Sequence[float]) -> DenoiserFn:
-    """Scales of their own.   several: the beliefs told the least first, one more than there are scales; the last one's spread."""
+    """A scale for each condition.
+
+    several: posteriors with more and more conditions, one more than there are scales.   The variance is the last one's.
+    """
 
     def denoise(x_t: Tensor, level: Level) -> Posterior:
         beliefs = several(x_t, level)
@@ -116,7 +119,7 @@ def projected(
 
 
 def cfg_plus_plus(pair: Pair, scale: float) -> DenoiserFn:
-    """CFG++: x̂ between the two by `scale` in [0, 1], walked on with the unconditional noise."""
+    """CFG++: x̂ between the two by `scale` in [0, 1], continued with the unconditional noise."""
 
     def denoise(x_t: Tensor, level: Level) -> Posterior:
         with_, without = pair(x_t, level)
@@ -173,7 +176,7 @@ class GuidanceEntry:
 
     settings: the fields of SamplingConfig that it has, with the names that `make` gives them.   bounds: of the scale.
     plain_at_one: whether the scale 1 is plain conditional sampling, which is then done at half the cost.
-    keeps_noise: whether it walks on with another noise than that of its x̂, which not every solver can.
+    keeps_noise: whether it continues with another noise than that of its x̂, which not every solver can.
     """
 
     make: Callable[..., GuidanceMethod]
@@ -198,14 +201,14 @@ def register_guidance(name: str, method: Callable[[Pair, float], DenoiserFn]) ->
     """Makes a method of guidance of one's own known as `name`, to `model.sample(guidance_method=name)` and to `--guidance-method name`.
 
     method: (pair, scale) → the guided Denoise, as `classifier_free` is.   pair(x_t, level) gives the conditional and the unconditional
-    posterior; scale 1 is plain conditional sampling, for which no method is asked.
+    posterior; scale 1 is plain conditional sampling, for which no method is called.
     Raises UsageError for a name that is taken.
     """
     GUIDANCE_METHODS.register(name, GuidanceEntry(lambda scale: lambda pair: method(pair, scale)), method)
 
 
 def in_interval(guided: DenoiserFn, plain: DenoiserFn, low: float, high: float) -> DenoiserFn:
-    """`guided` at levels with sigma/alpha in [low, high], `plain` at others; of examples that differ in this, both are asked about all."""
+    """`guided` at levels with sigma/alpha in [low, high], `plain` at others; where examples differ in this, both are evaluated for all."""
 
     def denoise(x_t: Tensor, level: Level) -> Posterior:
         inside = (level.sigma_edm >= low) & (level.sigma_edm <= high)

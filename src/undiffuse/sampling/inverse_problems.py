@@ -1,11 +1,11 @@
-"""Inverse problems: samples of p(x | y) where y = A x + noise · n was seen, with a model of p(x) as it is.
+"""Inverse problems: samples of p(x | y) where y = A x + noise · n is known, with a model of p(x) as it is.
 
-Given x_t, the belief about x has a mean x̂ and a covariance V, and by Tweedie's formula, differentiated once more,
+Given x_t, the posterior of x has a mean x̂ and a covariance V, and by Tweedie's formula, differentiated once more,
 
     V = sigma²/alpha · dx̂/dx_t,                                                                                          (1)
 
 a symmetric matrix that backward passes multiply by vectors.  Taken for a Gaussian, N(x̂, V), it is conditioned on y in
-closed form, and the mean of that is all a solver asks for:
+closed form, and the mean of that is all a solver needs:
 
     x̂_y = x̂ + V Aᵀ w,     w = (A V Aᵀ + noise² I)^-1 (y - A x̂).                                                         (2)
 
@@ -22,16 +22,16 @@ where r² = prior sigma²/(alpha² prior + sigma²) is what is not known of numb
 weighs w by r² once more, at each step; this does not.)
 
 A network's x̂ is not exact, and far from the data its dx̂/dx_t is not even symmetric.  Conjugate gradients therefore start
-from w = 0: after few iterations w lies where V is large, which is where the network can be believed; starting from pigdm's
-w, the rest of it brings in the errors of directions that V should have silenced.  For the same reason a share of r², the
-`doubt`, is added to noise².  Exact denoisers need neither: without doubt, as many iterations as numbers are seen solve (2).
+from w = 0: after few iterations w lies where V is large, which is where the network can be trusted; starting from pigdm's
+w, the rest of it brings in the errors of directions that V should have removed.  For the same reason a share of r², the
+`damping`, is added to noise².  Exact denoisers need neither: without damping, as many iterations as there are known numbers solve (2).
 
 DPS is a change of an ancestral step instead, x_s + 2 zeta (dx̂/dx_t)ᵀ Aᵀ (y - A x̂)/|y - A x̂|, its Algorithm 1.  RePaint is
 one too (Lugmayr et al. 2022): after each step the known numbers are those of q(x_s | x_0), noised anew to the level that
-was just reached, so the last ones are the known numbers themselves.  What is drawn beside them knows of them only through
+was just reached, so the last ones are the known numbers themselves.  What is sampled beside them depends on them only through
 the network, which has time to agree with them where the grid goes back up and down again (grids.py: resampled).
 
-At pure noise, alpha = 0, x_t says nothing and (1) is 0/0: exact, pigdm and dps begin below it.
+At pure noise, alpha = 0, x_t has no information and (1) is 0/0: exact, pigdm and dps begin below it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Measurement:
 
 
 def replacement(denoise: DenoiserFn, measurement: Measurement, prior: float = 1.0) -> DenoiserFn:
-    """Method replace: what is seen of x̂ is replaced by y, or drawn towards it where y is noisy."""
+    """Method replace: the known part of x̂ is replaced by y, or moved towards it where y is noisy."""
 
     def conditioned(x_t: Tensor, level: Level) -> Posterior:
         posterior, unknown = denoise(x_t, level), _unknown(level, prior)
@@ -95,9 +95,9 @@ def moment_matching(
     prior: float = 1.0,
     damping: float = DAMPING,
 ) -> DenoiserFn:
-    """Method exact; pigdm with 0 iterations.   iterations: of conjugate gradients; as many as numbers are seen solve (2).
+    """Method exact; pigdm with 0 iterations.   iterations: of conjugate gradients; as many as there are known numbers solve (2).
 
-    doubt: see above.
+    damping: see above.
     """
 
     def conditioned(x_t: Tensor, level: Level) -> Posterior:
@@ -126,7 +126,7 @@ def _unknown(level: Level, prior: float) -> float:
 
 
 def _with_jacobian(denoise: DenoiserFn, x_t: Tensor, level: Level) -> tuple[Posterior, Callable[[Tensor], Tensor]]:
-    """The belief, and what multiplies vectors by (dx̂/dx_t)ᵀ."""
+    """The posterior, and a function that multiplies vectors by (dx̂/dx_t)ᵀ."""
     with derivatives.with_graph():
         x = x_t.detach().requires_grad_()
         posterior = denoise(x, level)
@@ -158,7 +158,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DPS(Solver):
-    """Diffusion posterior sampling.   zeta: length of its steps, once a step of the solver."""
+    """Diffusion posterior sampling.   step_size: length of its steps, zeta above, one for each step of the solver."""
 
     inner: Ancestral | DDIM
     measurement: Measurement
@@ -184,7 +184,10 @@ class DPS(Solver):
 
 @dataclass(frozen=True)
 class RePaint(Solver):
-    """Ancestral steps, after which the known numbers are noised anew.   seen: through a mask, without noise."""
+    """Ancestral steps, after which the known numbers are noised anew.   measurement: through a mask, without noise.
+
+    Raises UsageError for any other.
+    """
 
     inner: Ancestral
     measurement: Measurement

@@ -1,12 +1,12 @@
 """Inversion: from an example up the flow to the noise it would come from, and the way between two noises.
 
-The probability-flow ODE has one path through every x_t, and a path can be walked both ways.  Walking it up a table of
-levels gives the x_T from which a deterministic solver walks back to the example (Song et al. 2021, DDIM, section 4.3):
+The probability-flow ODE has one path through every x_t, and the path can be followed both ways.  Following it up a table of
+levels gives the x_T from which a deterministic solver leads back to the example (Song et al. 2021, DDIM, section 4.3):
 
-    x_there = alpha_there x̂ + sigma_there eps,     (x̂, eps) believed at x_here, the cleaner of the two levels        (1)
+    x_there = alpha_there x̂ + sigma_there eps,     (x̂, eps) at x_here, the cleaner of the two levels                 (1)
 
 which is DDIM's step with the levels exchanged, and Euler's method in sigma/alpha.  The solvers' formulas (forms.py,
-eq. 1) hold between any two levels, so each of them walks up as it walks down.  Up and down are not inverse to each other:
+eq. 1) hold between any two levels, so each of them works upwards as it does downwards.  Up and down are not inverse to each other:
 (1) uses eps at the clean end of a step, sampling at its noisy end.  Over n steps the two errors, of one sign, leave a
 distance of order 1/n for DDIM and 1/n² for Heun.
 
@@ -67,7 +67,7 @@ def invert(x: Tensor, denoise: DenoiserFn, levels: Level, solver: Solver) -> Ite
 
 
 def _silent(draw: int) -> Any:
-    raise AssertionError("a deterministic solver asked for noise")
+    raise AssertionError("a deterministic solver drew noise")
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:

@@ -35,7 +35,7 @@ class SamplerStep:
     """One step of a reverse trajectory.
 
     row: of the grid, that x_t was at; total: number of steps.   level: of x_t.
-    x_t: before the step.    clean: x̂, the belief about x_0 there.    x: after the step.   state: the solver's.
+    x_t: before the step.   x0: x̂, the estimate of x_0 there.   x: after the step; (B, ...) each.   state: the solver's.
     """
 
     row: int

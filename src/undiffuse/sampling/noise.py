@@ -3,7 +3,7 @@
 Independent   draw k at row r of the grid has a counter of its own.  Another number of steps is another noise.
 Brownian      increments of one Brownian path W per example, which is the same whatever the grid:
 
-                  z(here -> there) = (W(c_there) - W(c_here)) / sqrt(c_there - c_here),      c = the level's clock.
+                  z(here -> there) = (W(c_there) - W(c_here)) / sqrt(c_there - c_here),      c = the level's time.
 
               Finer grids then converge to one sample path of the SDE, and neighbouring step counts give similar pictures
               (the idea of k-diffusion's Brownian tree).  W is built by Lévy's construction: halving [0, 1] again and
@@ -11,7 +11,7 @@ Brownian      increments of one Brownian path W per example, which is the same w
 
                   W(m) = (W(a) + W(b))/2 + sqrt(b - a)/2 · z_m.
 
-The clock is log-SNR, cut at ±20 and mapped to [0, 1]; 2^-20 of that is told apart.
+The time is log-SNR, cut at ±20 and mapped to [0, 1], with a resolution of 2^-20.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Wavelet     needs no model.  The finest diagonal Haar coefficients, differences 
             All shifts of the coefficients are used.  Texture and tiny pictures have fine detail of their own and are
             taken for noise: it overestimates.  A flat area clipped to black has none: it underestimates.
 
-Likelihood  asks the model.  The density p_u of y obeys the heat equation, d p_u / d(u²) = ½ laplacian p_u, and Tweedie's
+Likelihood  uses the model.  The density p_u of y obeys the heat equation, d p_u / d(u²) = ½ laplacian p_u, and Tweedie's
             formula says x̂ - y = u² grad log p_u.  With J the Jacobian of x̂(y), therefore
 
                 d log p_u(y) / d log u  =  |y - x̂|²/u² + tr J - d.                                                 (2)

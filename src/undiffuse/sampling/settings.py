@@ -1,4 +1,4 @@
-"""What sampling can be told: data, frozen and validated.  Settings that contradict each other are refused."""
+"""The settings of sampling: data, frozen and validated.  Settings that contradict each other are refused."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def _is_set(config: SamplingConfig, name: str) -> bool:
 
 
 def defaults(*names: str) -> dict[str, Any]:
-    """Settings by name, each as it is when nothing is said."""
+    """Settings by name, with their default values."""
     return {name: SamplingConfig.model_fields[name].default for name in names}
 
 

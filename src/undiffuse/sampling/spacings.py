@@ -16,7 +16,7 @@ from there the sampler jumps to x̂, and leaves out whatever the network does no
 
 A chain has levels between its indices as well.  This library interpolates the angle atan2(sigma, alpha) there (chains.py); other
 programs interpolate sigma/alpha (diffusers' EulerDiscreteScheduler, "linear") or its logarithm (k-diffusion, "log_linear"), at
-times that are not rounded to whole indices, and the network's clock is told the fraction.  `interpolation` does as they do.
+times that are not rounded to whole indices, and the network receives the fraction.  `interpolation` does as they do.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ GridInterpolation = Literal["linear", "log_linear"]
 
 @dataclass(frozen=True)
 class GridSettings:
-    """What a spacing can be told; None for its own way.
+    """The settings of spacings; None for a spacing's own.
 
     sigma_max, sigma_min: sigma/alpha (EDM's sigma) of the first and of the last noisy level, cut to the schedule's own
     range.  On a chain, grids of whole indices take the nearest.  Of a single step, sigma_max alone counts.

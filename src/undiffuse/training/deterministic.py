@@ -1,7 +1,7 @@
 """Deterministic algorithms: the same bits of the same step, on a GPU too.
 
 On a CPU torch's operations give the same bits every time. On a GPU some add numbers in whatever order their threads arrive,
-and float addition is not associative, so a resumed run drifts from one that was not stopped. torch can be told to take
+and float addition is not associative, so a resumed run drifts from one that was not stopped. torch can be set to take
 algorithms with a fixed order instead, and to refuse operations that have none:
 https://docs.pytorch.org/docs/stable/generated/torch.use_deterministic_algorithms.html
 """

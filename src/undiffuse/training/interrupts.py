@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 def stopping() -> Iterator[list[int]]:
     """A list that receives SIGINT or SIGTERM instead of the process; a second signal acts as usual.
 
-    Python lets only its main thread hear signals: in another the list stays empty.
+    Python delivers signals to its main thread alone: in another the list stays empty.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -39,7 +39,7 @@ class Learner(ABC):
 
     @abstractmethod
     def prepared(self, values: EncodedConditions, generator: torch.Generator) -> EncodedConditions:
-        """What is known of the examples of a batch, as this step is told it."""
+        """The encoded conditions of a batch, (B, …) each, as this step uses them: dropped, or with a degradation drawn."""
 
     @abstractmethod
     def losses(self, x: Tensor, eps: Tensor, level: Level, values: EncodedConditions, computing: Computing) -> Tensor:

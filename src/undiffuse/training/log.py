@@ -57,11 +57,11 @@ def _kept(path: Path, step: float) -> list[str]:
     """The lines up to a step. One that a kill cut short, and is no JSON, counts as later than any."""
     if not path.exists():
         return []
-    kept, mend = [], "mend or remove it, and repeat the command"
+    kept, fix = [], "fix or remove it, and repeat the command"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is damaged, it is no text in UTF-8: {mend}.") from None
+        raise UsageError(f"{path} is damaged, it is no text in UTF-8: {fix}.") from None
     for number, line in enumerate(lines, 1):
         try:
             found = json.loads(line)
@@ -69,6 +69,6 @@ def _kept(path: Path, step: float) -> list[str]:
             continue
         of = found.get("step") if isinstance(found, dict) else None
         if not isinstance(of, int | float):
-            raise UsageError(f"line {number} of {path} is damaged, it does not say its step: {mend}.")
+            raise UsageError(f"line {number} of {path} is damaged, it does not say its step: {fix}.")
         kept += [line] if of <= step else []
     return kept

@@ -2,7 +2,7 @@
 
 Update `step` is a function of the weights and of (seed, step): the batch, the noise levels, the noise, dropped
 conditions and what networks draw (dropout, latents) come from generators seeded with the two, each from a stream of its own
-(streams.py).  So a run that is stopped, killed and taken up again ends in the same weights, to the bit, as one that was not, and whoever
+(rng.py).  So a run that is stopped, killed and taken up again ends in the same weights, to the bit, as one that was not, and whoever
 watches the loop cannot change it.
 """
 

@@ -1,4 +1,4 @@
-"""What a training run can be told about training: data, frozen and validated."""
+"""The settings of training: data, frozen and validated."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Validation on a fixed bank: is it learning, at which noise levels, and against what?
 
-The training loss of a diffusion model says little: its value depends on the weighting, it is noisy because the levels
+The training loss of a diffusion model shows little: its value depends on the weighting, it is noisy because the levels
 are drawn, and nobody knows what is good.  Here the error of x̂ is measured on held-out examples, always with the same
 levels and the same noise, and beside three references computed from the data:
 
@@ -81,7 +81,7 @@ class ValidationSet:
     def effects(self, given: Callable[[EncodedConditions], DenoiserFn], names: Iterable[str]) -> dict[str, list[float]]:
         """How much x̂ changes at each level when a condition is shuffled among the examples, the others as they are.
 
-        In standard deviations of x_0. Conditions that say the same of all examples are left out.
+        In standard deviations of x_0. Conditions that are the same for all examples are left out.
         """
         few = slice(0, PROBED)
         x, eps, values = self.x[few], self.eps[few], {name: value[few] for name, value in self.values.items()}
@@ -136,7 +136,7 @@ class Baseline:
     @property
     def name(self) -> str:
         """What the errors are compared with, in words."""
-        return "answering the mean" if self.linear is None else "the best linear denoiser"
+        return "a constant answer, the mean" if self.linear is None else "the best linear denoiser"
 
     def each(self, bank: ValidationSet) -> Tensor:
         """Squared errors per dimension of each example at each level, float64 (N, LEVELS)."""

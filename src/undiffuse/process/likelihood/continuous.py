@@ -8,7 +8,7 @@ It depends on a schedule by its two ends alone.  For x ~ N(m, s²) and the exact
 d/2, so lambda is what the integral is taken over.  It is cut into strata of equal width with one draw in each, which
 leaves the estimate unbiased and lowers its variance, like the paper's own low-discrepancy levels.
 
-The decoder is the belief at the least noisy level, put into the bridge from there to the clean level: for a `Known`
+The decoder is the posterior at the least noisy level, put into the bridge from there to the clean level: for an `ExactVariance`
 spread the optimal Gaussian, for fixed ones a variance of sigma_0².  A chain takes part as the curve between its levels;
 its network was trained at whole steps only.  A schedule that ends in pure noise is cut at LEAST_LOGSNR: the cut one
 has a prior term of its own, so the bound stays a bound.

@@ -1,12 +1,12 @@
 """Likelihood by the probability-flow ODE: a change of variables along the path from data to noise.
 
-The flow of process/flow.py carries y = x_t / hypot(alpha, sigma) from the least noisy level, at the angle phi_0, to the
+The flow of process/probability_flow.py carries y = x_t / hypot(alpha, sigma) from the least noisy level, at the angle phi_0, to the
 noisiest, at phi_1.  The density changes along it by the divergence of its velocity v (Chen et al. 2018, Theorem 1; Song
 et al. 2021, eq. 39),
 
     log p(y_0) = log p(y_1) + int_{phi_0}^{phi_1} div v(y, phi) dphi.                                             (1)
 
-The sampler that walks the same path back stops at phi_0 and answers x = x_t/alpha there, so y_0 = cos(phi_0) x and
+The sampler along the same path stops at phi_0 and returns x = x_t/alpha there, so y_0 = cos(phi_0) x and
 
     -log p(x) = -log p(y_1) - int div v dphi - d log cos(phi_0).                                                  (2)
 
@@ -93,11 +93,11 @@ def flow_likelihood(
     atol: float = 1e-5,
     watch: Callable[[float], None] | None = None,
 ) -> FlowLikelihood:
-    """-log p(x) of x (B, ...) in the model's range, in the dtype of x, with gradients asked of `denoise` wherever it runs.
+    """-log p(x) of x (B, ...) in the model's range, in the dtype of x, with gradients of `denoise`.
 
     probes: (P, B, ...) of ±1, or None for the exact divergence.    log_prior: log-density of y at the noisiest level, (B,).
     stops: at how many levels the integral is read off.    rtol, atol: of each step, relative and absolute.
-    watch: called with the share of the path walked, in log-SNR.
+    watch: called with the share of the path that is done, in log-SNR.
 
     Raises RuntimeError where torchdiffeq is not installed.   Source: Song et al. 2021, appendix D.2.
     """

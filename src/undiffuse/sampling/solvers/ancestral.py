@@ -1,7 +1,7 @@
-"""Solvers that push the belief through the bridge, and those that keep part of the noise.
+"""Solvers that put the posterior into the bridge, and those that keep part of the noise.
 
-Ancestral   a draw from p(x_s | x_t), the belief about x_0 pushed through the bridge (Ho et al. 2020, Algorithm 2),
-            with whichever variance the model has or the user asks for.  Exact for respaced chains, because the
+Ancestral   a draw from p(x_s | x_t), the posterior of x_0 put into the bridge (Ho et al. 2020, Algorithm 2),
+            with the model's variance or the one the user sets.  Exact for respaced chains, because the
             bridge is that of the two levels given.
 DDIM        x_s = alpha_s x̂ + sqrt(sigma_s² - eta² small) eps + eta sqrt(small) z        (Song et al. 2021, eq. 12)
             eta = 0 is the probability-flow ODE, eta = 1 equals Ancestral with fixed_small.  In sigma/alpha these are
@@ -125,7 +125,7 @@ class LCM(Solver):
 
     stochastic: bool = True
     without_jumps: ClassVar[str] = (
-        "CFG++ and epsilon_from 'unclipped' choose the noise that is walked on with, and 'lcm' walks on with none of it: "
+        "CFG++ and epsilon_from 'unclipped' choose the noise that sampling continues with, and 'lcm' keeps none: "
         "take another solver, such as ddim, or leave them out."
     )
 

@@ -6,8 +6,8 @@ by plain numbers.  The next level is always the table's next row, never the valu
 
 No noise is added into the clean level.  A solver's memory is its `state`, passed in and returned, None to start with.
 
-A belief may keep a noise estimate that does not reproduce x_t (guidance.py: CFG++, clipping with the eps of the unclipped x̂).
-What published code does with it, x_s = alpha_s x̂ + sigma_s eps, is then two things, as is seen by letting s come near t:
+A posterior may keep a noise estimate that does not reproduce x_t (guidance.py: CFG++, clipping with the eps of the unclipped x̂).
+What published code does with it, x_s = alpha_s x̂ + sigma_s eps, is then two things, as the limit of s towards t shows:
 
     a jump    x_t -> x_t' = alpha_t x̂ + sigma_t eps        to the x that the pair does reproduce                         (1)
     a step    x_t' -> x_s                                   of DDIM, or of any other solver
@@ -45,7 +45,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Step:
-    """What a solver did: the new x_s, the belief at x_t it started from, and its state for the next step."""
+    """What a solver did: the new x_s (B, ...), the posterior at x_t that it started from, and its state for the next step."""
 
     x: Tensor
     posterior: Posterior
@@ -78,7 +78,7 @@ def moves(levels: Level) -> list[Move]:
 
 
 def constant_denoiser(posterior: Posterior, x_t: Tensor, level: Level) -> Posterior:
-    """With its first argument bound, a Denoise that has been asked before."""
+    """With its first argument bound, a denoiser that returns this posterior whatever x_t (B, ...) is."""
     return posterior
 
 

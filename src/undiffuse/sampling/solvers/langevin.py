@@ -1,4 +1,4 @@
-"""Predictor and corrector: Langevin steps at a level before any solver walks on from it.
+"""Predictor and corrector: Langevin steps at a level before a solver leaves it.
 
 A Langevin step leaves the distribution at a level as it is and pulls a sample that has strayed back towards it
 (Song et al. 2021, Algorithm 4-5):

@@ -30,7 +30,7 @@ from undiffuse.sampling.solvers.langevin import Langevin
 
 @dataclass(frozen=True)
 class Settings:
-    """What a solver can be told; None where nothing was said.
+    """The settings of solvers; None for a solver's own.
 
     order: of its polynomials.   eta: noise, 0 none to 1 as much as ancestral sampling.   variance: of `ddpm`, None for
     the model's own, else 0 small to 1 large.   corrections: Langevin steps at each level.   lower_order_final: of multistep solvers.
@@ -55,7 +55,7 @@ class _Chosen:
 
 @dataclass(frozen=True)
 class Entry:
-    """orders: that can be asked for, the default first.   has: the other settings, with their defaults.
+    """orders: that it has, the default first.   has: the other settings, with their defaults.
 
     grid: the one it takes where it is named without one; None where any does.  A method of second order whose polynomial is in
     sigma/alpha or log-SNR, and which has no steps behind it to start from, leaps from pure noise: its first step must be a short one.
@@ -176,7 +176,7 @@ def register_solver(
 
     make: a subclass of Solver, or a function that returns a solver.  It is called with what is declared here, by name, and with nothing
     else: order=… where there are `orders`, and each of `settings`.
-    orders: those that can be asked for, the default first.   settings: of eta, variance and corrections those it has, with their defaults.
+    orders: those that it has, the default first.   settings: of eta, variance and corrections those it has, with their defaults.
     grid: the one it takes where it is named without one.   what: a few words for the list of solvers; its docstring's first line when None.
     Raises UsageError for a name that is taken, or a setting that solvers do not have.
     """
