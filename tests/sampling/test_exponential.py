@@ -126,7 +126,7 @@ def test_the_network_may_predict_anything(which, order):
     levels = make_grid(schedule, "trailing", 8)
     x = torch.randn(POINTS, 2, dtype=d, generator=torch.Generator().manual_seed(2))
     ends = []
-    for kind in ("noise", "clean", "mean", "velocity", "flow", "karras"):
+    for kind in ("epsilon", "x0", "posterior_mean", "v", "flow", "edm"):
         prediction = make_prediction(kind, schedule)
 
         def denoise(x_t, level, prediction=prediction):
