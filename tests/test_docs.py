@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from tests.test_layers import ALLOWED
 from undiffuse.cli import main as entry
 
 ROOT = Path(__file__).parents[1]
@@ -112,3 +113,13 @@ def test_blocks_marked_run_do_run(page, block, tmp_path, monkeypatch):
 
 def test_some_blocks_run():
     assert {page.parent.name for page, _ in RUN} >= {"start", "how-to"}
+
+
+def test_the_table_of_rooms_is_that_of_the_layer_test():
+    page = text_of(ROOT / "docs" / "explanation" / "architecture.md")
+    rows = re.findall(r"^\| `([a-z]+)(?:\.py|/)` \|.*?\| ([^|]*) \|$", page, re.M)
+    stated = {
+        room: set(re.findall(r"[a-z]+", re.sub(r"\(.*?\)", "", allowed))) for room, allowed in rows if room != "cli"
+    }
+    stated = {room: names - {"everything"} for room, names in stated.items()}
+    assert stated == ALLOWED
