@@ -156,7 +156,7 @@ def one_run(network: NetworkConfig, settings: Mapping[str, Any], seed: int) -> d
         ).run()
         for _ in run.updates():
             pass
-        scores = run.scores()
+        scores = run.measurements.scores()
         best = min(scores, key=lambda name: scores[name]["relative"])
         model = load(run.folder)
         found = {
@@ -164,7 +164,7 @@ def one_run(network: NetworkConfig, settings: Mapping[str, Any], seed: int) -> d
             "seconds": run.trainer.seconds,
             "relative": scores[best]["relative"],
             "errors": scores[best]["errors"],
-            "ratios": run.validation.levels.sigma_edm.tolist(),
+            "ratios": run.measurements.validation.levels.sigma_edm.tolist(),
             **judged(model, run.training_data.labels, seed),
         }
         if model.config.schedule.T:

@@ -98,7 +98,7 @@ def trained(name: str, settings: dict, seeds: int, steps: int) -> dict[str, list
             with run.trainer.ema.swapped():
                 for target, schedule in TARGETS.items():
                     found[target].append(errors(run.model, x, schedule))
-            print(name, "seed", seed, run.verdict(), flush=True)
+            print(name, "seed", seed, run.measurements.verdict(), flush=True)
     return found
 
 

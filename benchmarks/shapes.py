@@ -204,7 +204,7 @@ def main() -> None:
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 run, model = trained(shape, network, Path(folder), settings=settings | length)
-                error = min(score["relative"] for score in run.scores().values())
+                error = min(score["relative"] for score in run.measurements.scores().values())
                 laws[network] = shape.laws(model.sample(SAMPLES).numpy())
                 count = sum(p.numel() for p in model.denoiser.parameters())
                 lines.append([network, f"{count:,}", f"{error:.3f}", *(f"{v:.3g}" for v in laws[network].values())])

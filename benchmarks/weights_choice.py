@@ -38,7 +38,7 @@ READER_STEPS, REAL, RESAMPLES = 400, 1500, 40
 def reader(run: Run) -> Classifier:
     """A classifier of clean training examples."""
     training = TrainingConfig(steps=READER_STEPS, batch_size=64, learning_rate=1e-3, weight_decay=0.05, warmup=20)
-    rows = run.training_rows, np.array([], dtype=np.int64)
+    rows = run.prepared.training, np.array([], dtype=np.int64)
     work = ClassifierRun(
         Path(),
         run.model_config,
@@ -65,16 +65,16 @@ def features(classifier: Classifier, x: Tensor) -> Tensor:
 def look(run: Run, classifier: Classifier, n: int) -> dict:
     """One look at a run: held-out errors, choices and distances of both sets of weights."""
     began = time.process_time()
-    found = run.measured()
+    found = run.measurements.measured()
     assert found is not None
     seconds = time.process_time() - began
-    size = len(run.validation.x)
+    size = len(run.measurements.validation.x)
     first = Scores({name: errors[:size] for name, errors in found.errors.items()}, found.baseline[:size])
     names = run.model.classes
     told = {"class": [names[k % len(names)] for k in range(n)]}
     real = features(
         classifier,
-        run.codec.encode(run.training_data.values[np.random.default_rng(0).permutation(len(run.training_rows))[:REAL]]),
+        run.codec.encode(run.training_data.values[np.random.default_rng(0).permutation(len(run.prepared.training))[:REAL]]),
     )
     made = {"online": features(classifier, run.codec.encode(run.model.sample(n, told)))}
     with run.trainer.ema.swapped():

@@ -17,7 +17,7 @@ def learned(name, network, folder, n, **settings):
     run, model = trained(SHAPES[name], network, folder, settings=BRIEFLY | settings)
     samples = model.sample(n).numpy()
     assert samples.shape == (n, *run.training_data.shape)
-    return min(score["relative"] for score in run.scores().values()), SHAPES[name].laws(samples)
+    return min(score["relative"] for score in run.measurements.scores().values()), SHAPES[name].laws(samples)
 
 
 def test_a_table_keeps_the_scale_of_each_column(tmp_path):

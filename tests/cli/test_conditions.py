@@ -113,7 +113,7 @@ def test_everything_is_declared_by_columns_and_asked_for_by_name(run, pets, tmp_
     ):
         code, out = run("sample", pets, "-n", "2", *asked)
         assert code == 0, out
-    assert (tmp_path / pets / "heard.png").exists()
+    assert (tmp_path / pets / "condition_sensitivity.png").exists()
     assert len(list((tmp_path / pets / "samples").iterdir())) == 1
 
 

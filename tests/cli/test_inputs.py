@@ -70,7 +70,7 @@ def test_letters_that_a_pipe_lacks_end_no_training(monkeypatch, tmp_path, encodi
         monkeypatch, encoding, "train", "digits", "--steps", "2", "--batch", "8", "--name", encoding, *TINY
     )
     assert code == 0, out
-    assert b"heard: class" in out
+    assert b"sensitivity to conditions: class" in out
     assert b"next: undiffuse sample runs/" in out
 
 

@@ -97,7 +97,7 @@ def test_the_other_methods_write_into_the_run(folder, command, method, words):
 
 def test_held_out_examples_are_those_training_never_saw(trained, folder):
     found = held_out_data(folder)
-    training = open_digits().values[trained.training_rows]
+    training = open_digits().values[trained.prepared.training]
     assert not {x.tobytes() for x in found.values} & {x.tobytes() for x in training}
     assert sorted(x.tobytes() for x in (*found.values, *training)) == sorted(x.tobytes() for x in open_digits().values)
     assert len(random_subset(found, 10, 0)) == 10

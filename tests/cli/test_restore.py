@@ -34,7 +34,7 @@ def runs(tmp_path_factory):
     code, out = command(folder, "train", "colours.npy", "--tasks", "inpaint,upscale:2,colorize,deblur:1,denoise", *TINY)
     assert code == 0, out
     assert "next: undiffuse restore runs/colours data:0 --simulate" in out
-    assert "heard: observation" in out
+    assert "sensitivity to conditions: observation" in out
     for name, options in (("base", ("--shrink", "2")), ("up", ("--upscaler", "2"))):
         code, out = command(folder, "train", "colours.npy", "--name", name, *options, *TINY)
         assert code == 0, out

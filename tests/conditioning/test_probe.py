@@ -164,7 +164,6 @@ def test_a_run_that_loses_tokens_on_the_way_is_refused(tmp_path, monkeypatch):
     conditions = {"kind": Condition(kind="class"), "caption": Condition(kind="text")}
     with pytest.raises(ValueError, match="does not hear caption: "):
         settings = TINY_SETTINGS | {"training.steps": 2}
-        prepare(
-            DataConfig(source=str(tmp_path / "x.npz")), tmp_path / "r", settings=settings, conditions=conditions
-        ).run()
+        source = DataConfig(source=str(tmp_path / "x.npz"))
+        next(prepare(source, tmp_path / "r", settings=settings, conditions=conditions).run().updates())
     assert not (tmp_path / "r").exists()

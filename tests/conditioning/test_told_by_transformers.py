@@ -78,7 +78,7 @@ def test_texts_are_encoded_once_and_kept(folder, captioned, tmp_path, monkeypatc
     monkeypatch.setattr(TextCondition, "parts", parts)
     assert torch.equal(second.loader.values["caption"], first.loader.values["caption"])
     direct = first.model.denoiser.conditions["caption"].encode([TEXTS[k % 5] if k % 6 else None for k in range(30)])
-    torch.testing.assert_close(first.loader.values["caption"], direct[first.training_rows], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(first.loader.values["caption"], direct[first.prepared.training], rtol=1e-4, atol=1e-5)
     kept.write_bytes(kept.read_bytes()[:40])  # one that a full disk cut short is made anew
     third = run_in(tmp_path / "r", captioned, encoder=str(folder))
     assert torch.equal(third.loader.values["caption"], first.loader.values["caption"])

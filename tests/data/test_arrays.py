@@ -19,7 +19,8 @@ from undiffuse.data.loader import Loader
 from undiffuse.data.sources import DataConfig, open_data, open_digits
 from undiffuse.errors import UsageError
 from undiffuse.models.file import save_model
-from undiffuse.runs.fine_tuning import FineTuning
+from undiffuse.runs.codecs import fine_tuned_codec
+from undiffuse.runs.fine_tuning import load_pretrained
 
 RNG = np.random.default_rng(0)
 FLOATS = RNG.normal(size=(12, 8, 8)).astype(np.float32)
@@ -211,11 +212,11 @@ def test_the_range_of_a_model_stays_where_the_data_fills_it(tmp_path, highest, h
         tiny_config(),
         *({n: p.clone() for n, p in model.denoiser.named_parameters()} for _ in range(2)),
     )
-    start = FineTuning(tmp_path / "m.safetensors")
+    start = load_pretrained(tmp_path / "m.safetensors").config
     values = RNG.integers(0, highest + 1, (9, 1, 8, 8), dtype=np.uint8)
     values[0, 0, 0, 0] = highest
-    assert start.codec(Dataset("test", values, mode="L")).high == (high,)
-    assert start.codec(Dataset("test", values, mode="L"), all_alike=True).high == (255.0,)
+    assert fine_tuned_codec(start, Dataset("test", values, mode="L")).high == (high,)
+    assert fine_tuned_codec(start, Dataset("test", values, mode="L"), all_alike=True).high == (255.0,)
 
 
 def test_labels_that_say_nothing_are_the_same_in_npz_as_in_tables(tmp_path):

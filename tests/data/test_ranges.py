@@ -25,7 +25,7 @@ from undiffuse.errors import UsageError
 from undiffuse.pictures.images import save_image
 from undiffuse.process.likelihood.bound import Bins
 from undiffuse.process.posteriors import Transition
-from undiffuse.runs.fine_tuning import refuse_outside
+from undiffuse.runs.codecs import refuse_outside
 from undiffuse.runs.prepare import prepare
 
 RNG = np.random.default_rng(0)

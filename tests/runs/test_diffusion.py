@@ -146,8 +146,8 @@ def test_the_model_file_holds_which_weights_sample_and_where_it_came_from(tmp_pa
     for _ in run.updates():
         pass
     model = undiffuse.load(tmp_path / "a")
-    scores = run.scores()
-    assert model.config.weights == run.measured().best()
+    scores = run.measurements.scores()
+    assert model.config.weights == run.measurements.measured().best()
     provenance = model.config.provenance
     assert provenance["training"]["steps"] == 12
     assert provenance["data"] == {
@@ -426,7 +426,7 @@ def test_without_held_out_examples_nothing_is_said_of_them(tmp_path):
     run = tiny_run(tmp_path / "a", Intervals(1e9, 1e9), **{"training.steps": 2})
     assert re.search(
         r"held-out error [0-9.]+ ± [0-9.]+ of the best linear denoiser's \(ema weights, 180 examples\)",
-        run.verdict(),
+        run.measurements.verdict(),
     )
     chosen = TINY_SETTINGS | {"training.steps": 2, "training.batch_size": 8}
     none = prepare(
@@ -434,8 +434,8 @@ def test_without_held_out_examples_nothing_is_said_of_them(tmp_path):
     ).run()
     for _ in none.updates():
         pass
-    assert "no held-out examples" in none.verdict()
-    assert none.scores() == {}
+    assert "no held-out examples" in none.measurements.verdict()
+    assert none.measurements.scores() == {}
     config = undiffuse.load(tmp_path / "b").config
     assert (config.weights, config.provenance["held_out"]) == ("ema", {})
 
@@ -450,4 +450,4 @@ def test_one_example_trains_without_nan_and_without_a_warning(tmp_path, n):
             source = DataConfig(source=str(tmp_path / "d.npy"), held_out=held_out)
             run = prepare(source, tmp_path / f"r{held_out}", settings=chosen, watch=Intervals(1e9, 1e9)).run()
             assert [update.step for update in run.updates()] == [1, 2]
-            assert "nan" not in run.verdict()
+            assert "nan" not in run.measurements.verdict()

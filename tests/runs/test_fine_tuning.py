@@ -143,13 +143,13 @@ def test_images_are_brought_to_the_size_of_the_model_unless_another_is_asked_for
     undiffuse.train(str(tmp_path / "before"), name="base", runs=tmp_path, steps=2, settings=TINY_SETTINGS)
     run = prepare(DataConfig(source=str(tmp_path / "after")), tmp_path / "r", start=tmp_path / "base").run()
     assert run.training_data.shape == (3, 8, 12)
-    assert "brought to 8×12" in run.notes[-1]
+    assert "brought to 8×12" in run.prepared.data.notes[-1]
     assert run.config.data.size == (8, 12)
     asked = prepare(
         DataConfig(source=str(tmp_path / "after"), size=(20, 16)), tmp_path / "s", start=tmp_path / "base"
     ).run()
     assert asked.training_data.shape == (3, 20, 16)
-    assert not asked.notes
+    assert not asked.prepared.data.notes
 
 
 def test_data_that_says_no_class_any_more(tmp_path, base):

@@ -103,9 +103,10 @@ def test_a_column_that_is_missing_is_told_before_what_else_differs(tmp_path):
 
 def test_a_range_stays_the_one_that_the_network_learned(tmp_path):
     work = trained(tmp_path, values=VALUES % 17)
-    assert any("are read as 0 to 16; --range" in note for note in work.notes)
+    assert any("are read as 0 to 16; --range" in note for note in work.prepared.data.notes)
     assert not any(
-        "range" in note for note in run(tmp_path, values=VALUES[:50] % 17, labels=LABELS[:50], override=True).notes
+        "range" in note
+        for note in run(tmp_path, values=VALUES[:50] % 17, labels=LABELS[:50], override=True).prepared.data.notes
     )
     for asked in ({}, {"range": (0.0, 255.0)}):
         with pytest.raises(UsageError, match=r"this run keeps 0 to 16: choose another --name to read 0 to 255\.$"):
@@ -164,9 +165,9 @@ def test_a_run_of_before_says_that_its_held_out_examples_are_not_safe(tmp_path):
     same = run(tmp_path, steps=4)
     assert same.config.split is None
     assert all_of(same.held_out) == all_of(replace(same.training_data, values=VALUES[:, None][_old_rows()]))
-    assert not same.notes or "by their rows" not in " ".join(same.notes)
+    assert "by their rows" not in " ".join(same.prepared.data.notes)
     changed = run(tmp_path, VALUES[1:], LABELS[1:], steps=4, override=True)
-    assert any("by their rows" in note and "may have learned" in note for note in changed.notes)
+    assert any("by their rows" in note and "may have learned" in note for note in changed.prepared.data.notes)
 
 
 def _old_rows():
@@ -175,7 +176,7 @@ def _old_rows():
 
 def test_copies_are_told_and_stay_on_one_side(tmp_path):
     work = run(tmp_path, np.concatenate([VALUES, VALUES]), np.concatenate([LABELS, LABELS]))
-    assert any("120 examples hold 60 copies" in note for note in work.notes)
+    assert any("120 examples hold 60 copies" in note for note in work.prepared.data.notes)
     assert len(work.held_out) == 12
     assert not all_of(work.training_data) & all_of(work.held_out)
 

@@ -62,7 +62,7 @@ def test_the_file_says_what_it_can_do(trained):
     assert list(model.config.degradations) == ["inpaint", "upscale:2", "denoise"]
     assert list(model.config.conditions) == ["class", "augmentation", "observation", "task"]
     assert list((trained.folder / "samples").iterdir())
-    assert (trained.folder / "heard.png").exists()
+    assert (trained.folder / "condition_sensitivity.png").exists()
 
 
 def test_what_is_seen_and_the_label_change_the_answer(trained):

@@ -66,12 +66,12 @@ def draw_poster(run: Run, path: Path) -> None:
     made = model.sample(
         PER_CLASS * len(classes), {"class": [name for name in classes for _ in range(PER_CLASS)]}, seed=1
     )
-    scores = run.scores()[model.config.weights]
+    scores = run.measurements.scores()[model.config.weights]
     draw_poster(
         Poster(
             title="How noise becomes a digit",
             subtitle=(
-                f"A diffusion model trained for {run.trainer.seconds:.0f} seconds on {len(run.training_rows):,} handwritten digits "
+                f"A diffusion model trained for {run.trainer.seconds:.0f} seconds on {len(run.prepared.training):,} handwritten digits "
                 f"of {data.shape[1]}×{data.shape[2]} pixels, on {run.device.type.upper()}."
             ),
             forward=forward,
@@ -83,9 +83,9 @@ def draw_poster(run: Run, path: Path) -> None:
             classes=classes,
             real=[list(to_rgb(of[:PER_CLASS], codec.config)) for of in of_class],
             made=[list(to_rgb(part, codec.config)) for part in made.split(PER_CLASS)],
-            ratio=run.validation.levels.sigma_edm.tolist(),
-            errors=run.curves() | {"model": scores["errors"]},
-            held_out=len(run.measured() or ()),
+            ratio=run.measurements.validation.levels.sigma_edm.tolist(),
+            errors=run.measurements.curves() | {"model": scores["errors"]},
+            held_out=len(run.measurements.measured() or ()),
         ),
         path,
     )

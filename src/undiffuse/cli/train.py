@@ -400,13 +400,13 @@ def follow(run: Run) -> None:
     beside = "" if first is None else _beside(within, run.spent)
     steps = f"{run.trainer.step:,} step{'s' * (run.trainer.step != 1)}"
     typer.echo(
-        f"{'resumed; ' if first and first > 1 else ''}trained {steps} in {shared.clock(run.trainer.seconds)}{beside}; {run.verdict()}"
+        f"{'resumed; ' if first and first > 1 else ''}trained {steps} in {shared.clock(run.trainer.seconds)}{beside}; {run.measurements.verdict()}"
     )
     written = {
         "the model": MODEL_FILE,
         "metrics.jsonl": "metrics.jsonl",
         "samples/": "samples",
-        "heard.png": "heard.png",
+        "condition_sensitivity.png": "condition_sensitivity.png",
         "adapters/": "adapters",
     }
     typer.echo(

@@ -1,0 +1,138 @@
+"""The conditions of a run: as declared, as the model that it starts from has them, and as its network learned them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from undiffuse.conditioning.augmentation import AugmentationConfig
+from undiffuse.conditioning.classes import TaskConfig
+from undiffuse.conditioning.columns import fit_conditions
+from undiffuse.conditioning.conditions import ConditionConfig, cross_attended
+from undiffuse.conditioning.observation import ObservationConfig
+from undiffuse.conditioning.spec import Condition
+from undiffuse.data.dataset import Dataset
+from undiffuse.errors import UsageError
+from undiffuse.models.config import ModelConfig
+from undiffuse.runs.design import Design
+
+
+def declared_for(base: ModelConfig, conditions: Mapping[str, Condition]) -> dict[str, Condition]:
+    """Conditions as declared, with what is not said of them as the model has it. Raises UsageError for another kind."""
+    found = {}
+    for name, condition in conditions.items():
+        known = base.conditions.get(name)
+        if known is not None and known.kind != condition.kind:
+            raise UsageError(
+                f"the model knows {name!r} as a {known.kind}, not as a {condition.kind}: declare it so, or give the new one another "
+                f"name, as in --{condition.kind} new={condition.column or name}."
+            )
+        if known is not None:
+            condition = condition.model_copy(
+                update={
+                    "inject": condition.inject or known.inject,
+                    "dropout": known.dropout if condition.dropout is None else condition.dropout,
+                }
+            )
+        elif cross_attended(base.conditions):
+            if condition.inject == "cross_attention":
+                raise UsageError(
+                    f"{name!r} would take attention from what the model attends to already: inject it by --inject {name}=embedding."
+                )
+            condition = condition.model_copy(
+                update={"inject": condition.inject or ("embedding" if condition.kind == "text" else None)}
+            )
+        found[name] = condition
+    return found
+
+
+def fine_tuned_conditions(
+    base: ModelConfig,
+    data: Dataset,
+    declared: Mapping[str, Condition],
+    dropout: float,
+    download: bool,
+    rows: np.ndarray | None = None,
+    all_alike: bool = False,
+) -> dict[str, ConditionConfig]:
+    """The conditions of the new model: the old ones first, in their order. Raises UsageError where they cannot go on."""
+    fitted = fit_conditions(data, declared, dropout, download, base.conditions, rows, all_alike)
+    found: dict[str, ConditionConfig] = {}
+    for name, known in base.conditions.items():
+        if name in fitted:
+            try:
+                found[name] = known.merged_with(fitted[name])  # of one kind, see declared
+            except ValueError as error:
+                raise UsageError(f"{known.kind} {name!r}: {error}") from None
+        elif base.degradations and name in ("observation", "task"):
+            continue  # made from the examples themselves, see conditioning/degradations.py
+        elif not isinstance(
+            known, AugmentationConfig
+        ):  # nothing shifted is the zero vector, so without it nothing changes
+            if not known.droppable:
+                raise UsageError(
+                    f"the model must always be told {name!r}, a {known.kind}, and nothing says it: add it, as in --{known.kind} {name}=COLUMN."
+                )
+            found[name] = known.retire()
+    return found | {name: config for name, config in fitted.items() if name not in found}
+
+
+def kept_conditions(
+    before: ModelConfig | None, fitted: Mapping[str, ConditionConfig], folder: Path
+) -> dict[str, ConditionConfig]:
+    """The conditions of a run that goes on: as its network learned them.
+
+    Raises UsageError for a name that the data says now and the network does not know, or where a condition is of another kind.
+    """
+    found = dict(fitted)
+    for name, known in (before.conditions if before else {}).items():
+        now = fitted.get(name)
+        if now is None or now == known:
+            continue
+        if now.kind != known.kind:
+            raise UsageError(
+                f"the run in {folder} learned {name!r} as a {known.kind}, and it is a {now.kind} now: choose another --name."
+            )
+        known.merged_with(now)  # of one kind
+        new = [value for value in getattr(now, "names", ()) if value not in getattr(known, "names", ())]
+        if new:
+            raise UsageError(
+                f"the data says the {known.kind} {', '.join(repr(value) for value in new[:3])}, which the network in {folder} does not know: leave "
+                f"these examples out, or fine-tune a new run by --from {folder} --name NAME."
+            )
+        found[name] = known
+    return found
+
+
+def network_conditions(
+    data: Dataset,
+    declared: Mapping[str, Condition],
+    design: Design,
+    rows: np.ndarray,
+    base: ModelConfig | None,
+    before: ModelConfig | None,
+    folder: Path,
+    *,
+    download: bool = False,
+    all_alike: bool = False,
+) -> dict[str, ConditionConfig]:
+    """All that the network of a run is given: the declared conditions, and those that its training adds.
+
+    rows: that mean and deviation are measured on.   base: the model that it starts from.   before: the run's own, where it goes on.
+    Raises UsageError for a column that cannot be used, and where a network that is trained already has other conditions.
+    """
+    if base is None:
+        known = before.conditions if before else ()
+        fitted = fit_conditions(data, declared, design.condition_dropout, download, known, rows, all_alike)
+    else:
+        fitted = fine_tuned_conditions(base, data, declared, design.condition_dropout, download, rows, all_alike)
+    found = kept_conditions(before, fitted, folder)
+    if design.augment.probability:
+        found["augmentation"] = AugmentationConfig(numbers=len(data.shape) - 1)
+    if design.degradations:
+        found["observation"] = ObservationConfig(shape=(data.shape[0] + 2, *data.shape[1:]))
+    if len(design.degradations) > 1:
+        found["task"] = TaskConfig(names=tuple(design.degradations))
+    return found

@@ -1,0 +1,105 @@
+"""The data of a run, made ready for training: which examples are held out, the codec, and the conditions, encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from undiffuse.conditioning.columns import column_values, encode_columns
+from undiffuse.conditioning.conditions import CONDITIONS, ConditionConfig, Conditions, EncodedConditions
+from undiffuse.conditioning.degradations import Degradations
+from undiffuse.conditioning.encoded import Encoded
+from undiffuse.conditioning.spec import Condition
+from undiffuse.data.codec import Codec, CodecConfig
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.sources import DataConfig
+from undiffuse.data.splitting import SplitConfig, drawn_split, keys_of, with_names_kept
+from undiffuse.errors import UsageError
+from undiffuse.rng import GeneratorStream, drawing
+from undiffuse.runs.autoencoder import AutoencoderRunConfig
+from undiffuse.runs.design import RunConfig
+
+MADE_FROM_X = ("observation", "task")
+WIDTH = 16  # of embeddings that are never computed: modules are made to encode, which does not depend on it
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data of a run, made ready for training.
+
+    training, held_out: rows of the data, int64.   declared: the conditions by name, as they are read from the data.
+    conditions: all that the network is given.   values: of each, the encoded values of every example; those of the observation and of the
+    task are made from x.   degradations: that the model is trained to restore.
+    """
+
+    data: Dataset
+    training: np.ndarray
+    held_out: np.ndarray
+    codec: CodecConfig
+    declared: Mapping[str, Condition]
+    conditions: Mapping[str, ConditionConfig]
+    values: Mapping[str, Encoded]
+    degradations: Degradations | None
+
+    def examples(
+        self, rows: np.ndarray, codec: Codec, device: torch.device, draws: torch.Generator
+    ) -> tuple[Tensor, EncodedConditions]:
+        """x (B, C, *size) of some rows and their conditions, on a device.   draws: for what degradations take away."""
+        x = codec.encode_parts(self.data.values, rows, device)
+        return x, {name: value[rows].to(device) for name, value in self.values.items()} | self.degraded(x, draws)
+
+    def degraded(self, x: Tensor, draws: torch.Generator) -> EncodedConditions:
+        """What is left of x (B, C, *size) by degradations, as conditions; nothing where there are none."""
+        return self.degradations.conditions(x, draws) if self.degradations else {}
+
+
+def encode_conditions(
+    data: Dataset, declared: Mapping[str, Condition], conditions: Mapping[str, ConditionConfig], cache: Path
+) -> dict[str, Encoded]:
+    """The encoded values of every example; conditions that nothing is declared of have none.   cache: for what a transformer answers."""
+    with drawing(GeneratorStream.WEIGHTS):
+        modules = Conditions(conditions, WIDTH)
+    values = encode_columns(data, declared, modules, cache)
+    absent = [name for name in conditions if name not in values and name not in MADE_FROM_X]
+    return values | {name: modules[name].encode([None] * len(data)) for name in absent}
+
+
+def hold_out(
+    before: RunConfig | AutoencoderRunConfig | None,
+    config: DataConfig,
+    data: Dataset,
+    conditions: Mapping[str, Condition],
+    seed: int,
+) -> tuple[SplitConfig | None, Dataset]:
+    """Which examples are held out, and the data with notes on that.
+
+    before: the run that goes on, whose split stays; None is returned for one of older code.   seed: of a new split.
+    """
+    if before is not None and before.split is None:
+        changed_since = before.fingerprint != data.fingerprint()
+        note = "this run held examples out by their rows, and the data has changed since: of those held out now it may have learned some"
+        return None, replace(data, notes=(*data.notes, note)) if changed_since else data
+    seed = seed if before is None or before.split is None else before.split.seed
+    keys = keys_of(data, seed)
+    split = drawn_split(keys, config.held_out, seed) if before is None or before.split is None else before.split
+    for name, condition in (({"class": Condition(kind="class")} if data.classes else {}) | dict(conditions)).items():
+        kind = CONDITIONS[condition.kind].config
+        if kind.naming:
+            with suppress(
+                UsageError
+            ):  # of a column that is missing or of another kind, which whoever fits the conditions says
+                column = column_values(data, name, condition, np.arange(len(data)))
+                split = with_names_kept(
+                    split, keys, [[] if value is None else kind.names_of(value) for value in column]
+                )
+    copies, notes = len(data) - len(np.unique(keys)), data.notes
+    if copies:
+        said = f"{len(data):,} examples hold {copies:,} {'copy' if copies == 1 else 'copies'}"
+        notes = (*notes, f"{said}: equal ones stay together, in training or held out")
+    return split, replace(data, notes=notes)
