@@ -149,34 +149,52 @@ class AutoencoderRun:
         rows: tuple[np.ndarray, np.ndarray],
         device: torch.device,
     ) -> None:
-        self.folder, self.config, self.device = folder, config, device
+        self.folder, self.config, self.data, self.device = folder, config, data, device
+        self.codec, self.training_rows = Codec(config.codec), rows[0]
+        self._held_out_rows = rows[1] if len(rows[1]) else rows[0]
         self._folder = RunFolder(folder)
-        design, self.codec = config.design, Codec(config.codec)
-        channels = config.codec.shape[0]
+
+    @cached_property
+    def both(self) -> VAEAndDiscriminator:
+        """The autoencoder and its discriminator, with their first weights or those that are taken. Raises UsageError as `load_autoencoder` does."""
+        design, (channels, *size) = self.config.design, self.config.codec.shape
         with drawing(GeneratorStream.WEIGHTS, design.training.seed):
             autoencoder = (
                 build_autoencoder(design.autoencoder, channels)
                 if design.source is None
                 else load_autoencoder(Path(design.source), channels)
             )
-            discriminator = Discriminator(len(config.codec.shape) - 1, channels) if design.adversarial else None
-        self.both = VAEAndDiscriminator(autoencoder, discriminator).to(device)
-        self.features: Features | None = None
-        if design.extractor is not None:
-            extractor = load_classifier(design.extractor, device)
-            if extractor.config.codec != config.codec or extractor.config.latent is not None:
-                raise UsageError(
-                    f"the extractor {design.extractor} reads other data than this: train one with 'undiffuse classifier' on this."
-                )
-            self.features = extractor.features
-        self.data, self.training_rows, held_out = data, rows[0], rows[1] if len(rows[1]) else rows[0]
-        self.loader = Loader(data, self.codec, design.training.batch_size, design.training.seed, device, rows=rows[0])
-        judged = permuted(GeneratorStream.JUDGED, len(held_out))[:MOST_JUDGED]
-        self.held_out = self.codec.encode_parts(data.values, held_out[judged])
+            discriminator = Discriminator(len(size), channels) if design.adversarial else None
+        return VAEAndDiscriminator(autoencoder, discriminator).to(self.device)
+
+    @cached_property
+    def features(self) -> Features | None:
+        """The features of the perceptual loss. Raises UsageError for a classifier of other data."""
+        extractor = self.config.design.extractor
+        if extractor is None:
+            return None
+        classifier = load_classifier(extractor, self.device)
+        if classifier.config.codec != self.config.codec or classifier.config.latent is not None:
+            raise UsageError(
+                f"the extractor {extractor} reads other data than this: train one with 'undiffuse classifier' on this."
+            )
+        return classifier.features
+
+    @cached_property
+    def loader(self) -> Loader:
+        """Batches of the training examples."""
+        training = self.config.design.training
+        return Loader(self.data, self.codec, training.batch_size, training.seed, self.device, rows=self.training_rows)
+
+    @cached_property
+    def held_out(self) -> Tensor:
+        """x (N, C, *size) of held-out examples on the CPU, at most MOST_JUDGED; of those that are trained on, where none are held out."""
+        judged = permuted(GeneratorStream.JUDGED, len(self._held_out_rows))[:MOST_JUDGED]
+        return self.codec.encode_parts(self.data.values, self._held_out_rows[judged])
 
     @cached_property
     def trainer(self) -> TrainingLoop:
-        """Made when it is asked for, since it is several times as large as an autoencoder that is taken as it is."""
+        """The training loop, several times as large as an autoencoder that is taken as it is."""
         schedule = Cosine()  # the loop draws levels, which an autoencoder does not look at
         learner = AutoencoderLearner(self.config.design, self.both, self.features)
         return TrainingLoop(
@@ -202,6 +220,7 @@ class AutoencoderRun:
         A consumer that stops early should call `save`.  Raises UsageError where the folder holds another autoencoder, Failure
         where another process trains in it.
         """
+        _ = self.both if self.taken else self.trainer  # what cannot be made is refused before anything is written
         with self._folder:
             is_trained(self.folder, self.config)
             self._folder.write_config(self.config)

@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from undiffuse.conditioning.base import EXAMPLES_AT_ONCE
 from undiffuse.conditioning.classes import ClassConfig
 from undiffuse.conditioning.columns import encode_columns, fit_conditions
 from undiffuse.conditioning.conditions import Conditions, EncodedConditions
-from undiffuse.conditioning.encoded import Part
+from undiffuse.conditioning.encoded import Encoded, Part
 from undiffuse.conditioning.numbers import NumberConfig
 from undiffuse.conditioning.spec import Condition
 from undiffuse.conditioning.vectors import VectorConfig
@@ -45,7 +46,7 @@ from undiffuse.networks.unet_config import StagesConfig, UNetConfig
 from undiffuse.process.forward import add_noise
 from undiffuse.process.levels import Level
 from undiffuse.rng import GeneratorStream, drawing, permuted
-from undiffuse.runs.folder import RunFolder
+from undiffuse.runs.folder import CONFIG, RunFolder
 from undiffuse.system import write_text
 from undiffuse.training.cadence import SHARE
 from undiffuse.training.fit import fit
@@ -140,52 +141,87 @@ class ClassifierRun:
             raise UsageError(
                 f"a classifier reads {', '.join(READABLE_KINDS)}, and {name!r} is a {target.kind}: choose another."
             )
-        self.folder, self.name, self.device = folder, name, device
+        self.folder, self.model, self.codec, self.data, self.device = folder, model, codec, data, device
+        self.name, self.target, self.training, self.clean = name, target, training, clean
+        self.training_rows, self.held_out_rows = rows
+        self.schedule = model.schedule.build()
         self._folder = RunFolder(folder)
-        alike = not clean and begun_before(folder / "config.json")
-        config = fit_conditions(data, {name: target}, 0.0, rows=rows[0], all_alike=alike)[name]
-        self.config = ClassifierConfig(
-            codec=model.codec,
-            latent=None if codec.space is None else model.latent,
-            schedule=model.schedule,
-            network=classifying_network(model.network, codec.shape),
-            name=name,
-            target=config,  # type: ignore[arg-type]
+
+    @cached_property
+    def _measured_on(self) -> Literal["all", "training"]:
+        return "all" if not self.clean and begun_before(self.folder / CONFIG) else "training"
+
+    @cached_property
+    def config(self) -> ClassifierConfig:
+        """What the classifier file says of itself. Raises UsageError for a target that cannot be read from the data."""
+        target = fit_conditions(
+            self.data,
+            {self.name: self.target},
+            0.0,
+            rows=self.training_rows,
+            all_alike=self._measured_on == "all",
+        )[self.name]
+        return ClassifierConfig(
+            codec=self.model.codec,
+            latent=None if self.codec.space is None else self.model.latent,
+            schedule=self.model.schedule,
+            network=classifying_network(self.model.network, self.codec.shape),
+            name=self.name,
+            target=target,  # type: ignore[arg-type]
         )
-        self.run_config = ClassifierRunConfig(
-            measured_on="all" if alike else "training",
+
+    @cached_property
+    def run_config(self) -> ClassifierRunConfig:
+        """The content of config.json."""
+        return ClassifierRunConfig(
+            measured_on=self._measured_on,
             classifier=self.config,
-            declared=target,
-            fingerprint=data.fingerprint(),
-            training=training,
+            declared=self.target,
+            fingerprint=self.data.fingerprint(),
+            training=self.training,
         )
-        with drawing(GeneratorStream.WEIGHTS, training.seed):
-            self.classifier = self.config.build().to(device)
-        self.schedule, self.codec, self.reader = model.schedule.build(), codec, Conditions({name: config}, 1)
-        values = encode_columns(data, {name: target}, self.reader)[name]
-        seen, held_out = rows
-        self.trainer = TrainingLoop(
-            ClassifierLearner(self.classifier, name, clean),
-            self.schedule,
-            make_timestep_sampler("uniform", self.schedule, True),
-            training,
-        )
-        self.loader = Loader(
-            data, self.codec, training.batch_size, training.seed, device, {name: Part(values, seen)}, seen
-        )
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The classifier, with its first weights before it is trained."""
+        with drawing(GeneratorStream.WEIGHTS, self.training.seed):
+            return self.config.build().to(self.device)
+
+    @cached_property
+    def reader(self) -> Conditions:
+        """What encodes the target."""
+        with drawing(GeneratorStream.WEIGHTS):
+            return Conditions({self.name: self.config.target}, 1)
+
+    @cached_property
+    def _values(self) -> Encoded:
+        """The encoded target of every example."""
+        return encode_columns(self.data, {self.name: self.target}, self.reader)[self.name]
+
+    @cached_property
+    def trainer(self) -> TrainingLoop:
+        """The training loop."""
+        learner = ClassifierLearner(self.classifier, self.name, self.clean)
+        sampler = make_timestep_sampler("uniform", self.schedule, True)
+        return TrainingLoop(learner, self.schedule, sampler, self.training)
+
+    @cached_property
+    def loader(self) -> Loader:
+        """Batches of the training examples and their targets."""
+        rows, values = self.training_rows, {self.name: Part(self._values, self.training_rows)}
+        return Loader(self.data, self.codec, self.training.batch_size, self.training.seed, self.device, values, rows)
+
+    @cached_property
+    def bank(self) -> ValidationSet | None:
+        """Held-out examples that have a target; None where too few have."""
+        parts = np.array_split(self.held_out_rows, 1 + len(self.held_out_rows) // EXAMPLES_AT_ONCE)
+        present = np.concatenate([says(self.config.target, self._values[part]).numpy() for part in parts])
         # data may be sorted by class, so the few that are looked at are drawn from all
-        said = np.concatenate(
-            [
-                says(config, values[part]).numpy()
-                for part in np.array_split(held_out, 1 + len(held_out) // EXAMPLES_AT_ONCE)
-            ]
-        )
-        judged = permuted(GeneratorStream.JUDGED, held_out[said])[:MOST_READ]
-        self.bank: ValidationSet | None = None  # where too few held-out examples say anything
-        if len(judged) >= FEWEST_HELD_OUT:
-            self.bank = ValidationSet.of(
-                self.codec.encode(data.values[judged]).to(device), {name: values[judged].to(device)}, self.schedule
-            )
+        judged = permuted(GeneratorStream.JUDGED, self.held_out_rows[present])[:MOST_READ]
+        if len(judged) < FEWEST_HELD_OUT:
+            return None
+        x, values = self.codec.encode(self.data.values[judged]), {self.name: self._values[judged].to(self.device)}
+        return ValidationSet.of(x.to(self.device), values, self.schedule)
 
     def check(self) -> None:
         """Raises UsageError where the folder holds a classifier that is trained otherwise, with a list of what differs."""
