@@ -234,7 +234,7 @@ def _trained(plan: Plan, hooks: Sequence[HookLike], progress: bool, device: torc
     run = plan.run()
     _log.info(run.description())
     taken = _finish(run, run.updates(hooks), "training", progress)
-    _log.info("trained %d steps in %.1f seconds; %s", run.trainer.step, run.trainer.seconds, run.verdict())
+    _log.info("trained %d steps in %.1f seconds; %s", run.trainer.step, run.trainer.seconds, run.measurements.verdict())
     if taken is None:
         _log.info("this run is already trained for as long as asked: give more steps, or a larger budget, to go on")
     return load(run.folder, device)
