@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_READY := $(VENV)/.test-ready
 
-.PHONY: demo test lint types tests bench clean
+.PHONY: demo test lint types tests bench reference clean
 
 demo: $(READY)
 	$(BIN)/undiffuse demo
@@ -23,6 +23,10 @@ types: $(TEST_READY)
 
 tests: $(TEST_READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# settings.json and docs/reference/settings.md, from the fields of the settings
+reference: $(READY)
+	$(BIN)/python -m undiffuse.cli.reference docs/reference
 
 bench: $(TEST_READY)
 	$(BIN)/python -m benchmarks.overhead

@@ -32,7 +32,7 @@ SHARES = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0)  # noise, of the range of the values
 
 def round_trips(model: Model, values: torch.Tensor) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    for method in ("ddim", "heun", "recorded"):
+    for method in ("ddim", "heun", "ddpm_inversion"):
         for steps in (10, 20, 50, 100):
             psnr = reconstruct(model, values, method=method, steps=steps).psnr  # type: ignore[arg-type]
             finite = psnr.isfinite().all()  # recorded noise comes back to the bit

@@ -84,7 +84,12 @@ def one_seed(seed: int, steps: int, tuning: int) -> dict:
         bank = bank_of(before, data.values[kept], data.labels[kept])
         with torch.no_grad():
             old = bank.errors(before.denoiser.eval().bind(bank.values))
-        found: dict = {"seed": seed, "base": base.measurements.scores()["ema"]["relative"], "error": {}, "forgotten": {}}
+        found: dict = {
+            "seed": seed,
+            "base": base.measurements.scores()["ema"]["relative"],
+            "error": {},
+            "forgotten": {},
+        }
         for way in WAYS:
             settings = {"training.seed": seed, "training.steps": tuning, "training.budget": None}
             settings |= {"adapters": {"rank": 8}} if way.startswith("adapters") else {}

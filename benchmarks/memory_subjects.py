@@ -248,7 +248,7 @@ def recorded(n: int, size: int) -> Work:
     from undiffuse.models import editing as module
 
     model, values = _model(size), _images(n, size)
-    return lambda: module.reconstruct(model, values, method="recorded", steps=20), 4 * n * size**2 * 4
+    return lambda: module.reconstruct(model, values, method="ddpm_inversion", steps=20), 4 * n * size**2 * 4
 
 
 def _command(arguments: list[str]) -> Any:

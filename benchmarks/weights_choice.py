@@ -74,7 +74,9 @@ def look(run: Run, classifier: Classifier, n: int) -> dict:
     told = {"class": [names[k % len(names)] for k in range(n)]}
     real = features(
         classifier,
-        run.codec.encode(run.training_data.values[np.random.default_rng(0).permutation(len(run.prepared.training))[:REAL]]),
+        run.codec.encode(
+            run.training_data.values[np.random.default_rng(0).permutation(len(run.prepared.training))[:REAL]]
+        ),
     )
     made = {"online": features(classifier, run.codec.encode(run.model.sample(n, told)))}
     with run.trainer.ema.swapped():

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from tests.small import images, tiny_model
-from undiffuse.cli.results import MOST_SHOWN, few
+from undiffuse.cli.samples import MOST_SHOWN, few
 from undiffuse.models import denoising, editing, inverse_problems
 from undiffuse.models.file import save_model
 from undiffuse.models.model import BATCH_EXAMPLES, BATCH_NUMBERS, at_once
@@ -39,7 +39,7 @@ def test_a_batch_is_bounded_by_examples_and_by_numbers():
         lambda m, x: editing.vary(m, x[:3], 0.5, 7, steps=2),
         lambda m, x: editing.interpolate(m, x[0], x[1], len(x), steps=2),
         lambda m, x: denoising.denoise(m, x, level=0.4, steps=2),
-        lambda m, x: editing.reconstruct(m, x, method="recorded", steps=3),
+        lambda m, x: editing.reconstruct(m, x, method="ddpm_inversion", steps=3),
         lambda m, x: inverse_problems.inpaint(m, x, np.arange(256)[None].repeat(256, 0) < 9, method="replace", steps=2),
     ],
 )

@@ -155,8 +155,10 @@ def refuse_other(
     never = [p for p in other if p.startswith(fixed) or not p.startswith(overridable)]
     if other and (never or not override):
         listed = "; ".join(_difference(p, before, now, *values) for p, values in list(other.items())[:6])
-        also = "" if never or not overridable else ", or go on with the new ones by --override"
-        fixed_ = f", and {', '.join(never)} cannot change later, also not by --override" if never and override else ""
+        also = "" if never or not overridable else ", or go on with the new ones by --change-settings"
+        fixed_ = (
+            f", and {', '.join(never)} cannot change later, also not by --change-settings" if never and override else ""
+        )
         raise UsageError(f"{path.parent} was made with another configuration ({listed}){fixed_}: {fix}{also}.")
 
 

@@ -20,9 +20,13 @@ class Failure(RuntimeError):
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The end of a sentence about a misspelt name: ", did you mean 'steps'?", and nothing where no name is near."""
-    found = difflib.get_close_matches(name, list(names), 1)
-    return f": did you mean {found[0]!r}?" if found else ""
+    """The end of a sentence about a misspelt name: ": did you mean 'steps'?", and nothing where no name is near.
+
+    Of dotted paths, the last parts are compared.
+    """
+    known = {each.rpartition(".")[2]: each for each in names}
+    found = difflib.get_close_matches(name.rpartition(".")[2], known, 1)
+    return f": did you mean {known[found[0]]!r}?" if found else ""
 
 
 def explained(error: Any) -> str:

@@ -12,9 +12,9 @@ import undiffuse.data.sources as sources
 
 RNG = np.random.default_rng(0)
 SIGNALS = (
-    "--steps",
+    "--train-steps",
     "2",
-    "--batch",
+    "--batch-size",
     "4",
     "--set",
     "network.width=8",
@@ -77,7 +77,7 @@ def test_the_range_is_said_asked_for_and_kept_when_the_run_goes_on(run, tmp_path
     assert "note: true and false are read as 1 and 0, and samples are uint8" in said
     assert "values reach" not in said
     assert "already trained" in trained(run, "masks.npy")
-    code, text = run("train", "masks.npy", *SIGNALS, "--steps", "3")
+    code, text = run("train", "masks.npy", *SIGNALS, "--train-steps", "3")
     assert (code, "resumed; trained 3 steps" in " ".join(text.split())) == (0, True)
     text = trained(run, "masks.npy", "--range", "0,255", "--name", "wide")
     assert "--range" not in text
@@ -91,7 +91,7 @@ def test_the_range_is_said_asked_for_and_kept_when_the_run_goes_on(run, tmp_path
     assert set(np.unique(np.load(tmp_path / "s" / "samples.npy"))) <= {0, 1}
     for wrong in ("255", "9,3", "a,b", "0,inf"):
         code, text = run("train", "masks.npy", "--range", wrong)
-        assert (code, "write the lowest and the highest" in text) == (2, True)
+        assert (code, "takes the lowest and the highest value" in text) == (2, True)
 
 
 def test_large_images_are_opened_where_the_option_says_so(run, tmp_path, monkeypatch):

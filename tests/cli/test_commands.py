@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.small import TINY_SETTINGS, tiny_model
 from undiffuse.cli import shared
-from undiffuse.cli.train import _beside
+from undiffuse.cli.following import _beside
 from undiffuse.models.file import save_model
 from undiffuse.sampling.grids import GRIDS
 from undiffuse.sampling.solvers.registry import SOLVERS
@@ -54,7 +54,7 @@ def test_import_does_no_work():
 
 
 def test_train_then_sample_with_no_other_flag(run, tmp_path):
-    code, out = run("train", "digits", "--steps", "3", "--batch", "8", *TINY)
+    code, out = run("train", "digits", "--train-steps", "3", "--batch-size", "8", *TINY)
     assert code == 0, out
     assert "wrote runs/digits" in out
     assert "next: undiffuse sample runs/digits" in out
@@ -104,7 +104,7 @@ def test_the_strip_shows_the_sample_itself(run, model):
         ("--restart", "0.1,3,2", "--steps", "11"),
         ("--solver", "pc", "--corrections", "2", "--steps", "3"),
         ("--solver", "adaptive", "--steps", "1"),
-        ("--solver", "dpm++_sde", "--eta", "0.3", "--noise", "brownian", "--steps", "2"),
+        ("--solver", "dpm++_sde", "--eta", "0.3", "--noise-sampler", "brownian", "--steps", "2"),
         ("--solver", "plms", "--grid", "ddim50"),
         ("--guidance", "3", "--guidance-rescale", "0.7", "--class", "cat"),
         ("--guidance", "0.6", "--guidance-method", "cfg++", "--class", "cat"),
@@ -173,8 +173,8 @@ def test_solvers_and_grids_are_listed(run):
         (("train", "digits", "--schedule", "liner"), 2, "choose one of linear"),
         (("train", "digits", "--T", "0"), 2, "T = 0"),
         (("train", "digits", "--prediction", "epsilon", "--schedule", "flow"), 2, "zero terminal SNR"),
-        (("train", "digits", "--steps", "0"), 2, "training.steps"),
-        (("train", "digits", "--budget", "soon"), 2, "no duration"),
+        (("train", "digits", "--train-steps", "0"), 2, "--train-steps takes a whole number > 0"),
+        (("train", "digits", "--budget", "soon"), 2, "takes a duration"),
         (("train", "digits", "--set", "training.clip"), 2, "SETTING=VALUE"),
         (("train", "digits", "--preset", "best"), 2, "adm_imagenet64"),
         (("train", "digits", "--held-out", "5000"), 2, "cannot be held out"),
@@ -190,15 +190,15 @@ def test_solvers_and_grids_are_listed(run):
         (("sample", "TINY", "--out", "TINY"), 2, "nothing is written over"),
         (("sample", "TINY", "--weights", "best"), 2, "weights"),
         (("schedule", "linear", "--T", "3"), 2, "smallest T"),
-        (("schedule", "--image", "no.png"), 2, "no.png"),
+        (("schedule", "--picture", "no.png"), 2, "no.png"),
         (("sample", "TINY", "--solver", "rk4"), 2, "choose one of ddpm"),
         (("sample", "TINY", "--solver", "lms", "--order", "9"), 2, "1, 2, 3, 4"),
         (("sample", "TINY", "--steps", "101"), 2, "at most that many"),
         (("sample", "TINY", "--restart", "often"), 2, "0.06,0.3,2"),
         (("sample", "TINY", "--restart", "0.1,0.11,2"), 2, "widen"),
         (("sample", "TINY", "--churn", "-1"), 2, "churn"),
-        (("sample", "TINY", "--solver", "ddpm", "--noise", "brownian", "--churn", "9"), 2, "no churn"),
-        (("sample", "TINY", "--noise", "pink"), 2, "noise"),
+        (("sample", "TINY", "--solver", "ddpm", "--noise-sampler", "brownian", "--churn", "9"), 2, "no churn"),
+        (("sample", "TINY", "--noise-sampler", "pink"), 2, "noise"),
         (("sample", "TINY", "--guidance", "2", "--guidance-method", "cfg++"), 2, "between 0 and 1"),
         (("sample", "TINY", "--guidance-interval", "1,5"), 2, "another guidance"),
         (("sample", "TINY", "--guidance", "2", "--guidance-interval", "5,1"), 2, "swap"),
@@ -209,7 +209,7 @@ def test_solvers_and_grids_are_listed(run):
         (("sample", "TINY", "--eta", "0.5"), 2, "dpm++_sde"),
         (("sweep", "TINY", "--solvers", "rk4"), 2, "choose one of ddpm"),
         (("sweep", "TINY", "-n", "1"), 2, "at least 2"),
-        (("sweep", "TINY", "--steps", "few"), 2, "1,2,2"),
+        (("sweep", "TINY", "--step-counts", "few"), 2, "1,2,2"),
         (("sweep", "nowhere"), 2, "undiffuse train"),
         (("sample",), 2, "RUN"),
         (("fly",), 2, "No such command"),
@@ -228,7 +228,7 @@ def test_a_failure_is_exit_code_1(run, model, monkeypatch):
     import shutil
 
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 10})())
-    code, out = run("train", "digits", "--steps", "2", "--batch", "8", *TINY)
+    code, out = run("train", "digits", "--train-steps", "2", "--batch-size", "8", *TINY)
     assert code == 1
     assert "disk space" in out
 
@@ -254,7 +254,7 @@ def test_what_is_saved_and_drawn_at_the_end_lies_outside_the_time_of_training():
 
 
 def test_a_finished_command_says_so_and_draws_no_bar(run):
-    given = ("train", "digits", "--steps", "1", "--batch", "8", *TINY)
+    given = ("train", "digits", "--train-steps", "1", "--batch-size", "8", *TINY)
     code, out = run(*given)
     assert code == 0, out
     assert "trained 1 step in" in " ".join(out.split())

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.small import TINY_SETTINGS
 
 TINY = [f"--set={path}={json.dumps(value)}" for path, value in TINY_SETTINGS.items()]
-SMALL = ("--steps", "2", "--batch", "8", *TINY)
+SMALL = ("--train-steps", "2", "--batch-size", "8", *TINY)
 DECLARED = (
     "--class",
     "species",
@@ -201,12 +201,12 @@ def test_likelihood_and_sweep_tell_the_model_what_the_data_says(run, pets):
     code, out = run("likelihood", pets, "-n", "2", "--steps", "5")
     assert code == 0, out
     assert "with their species and marks and age" in " ".join(out.split())
-    assert run("sweep", pets, "-n", "2", "--steps", "2", "--solvers", "ddim", "--grids", "trailing")[0] == 0
+    assert run("sweep", pets, "-n", "2", "--step-counts", "2", "--solvers", "ddim", "--grids", "trailing")[0] == 0
 
 
 def test_a_classifier_guides_an_unconditional_model(run, tmp_path):
     assert run("train", "digits", "--name", "u", "--unconditional", *SMALL)[0] == 0
-    code, out = run("classifier", "runs/u", "--steps", "3", "--batch", "16")
+    code, out = run("classifier", "runs/u", "--train-steps", "3", "--batch-size", "16")
     assert code == 0, out
     assert "chance" in out
     assert {path.name for path in (tmp_path / "runs/u/classifier-class").iterdir()} >= {
@@ -259,7 +259,7 @@ def test_a_weaker_model_and_a_negative_condition(run):
 
 def test_evaluate_says_whether_samples_show_what_was_asked(run, tmp_path):
     assert run("train", "digits", "--name", "c", *SMALL)[0] == 0
-    code, out = run("evaluate", "runs/c", "-n", "20", "--steps", "5")
+    code, out = run("evaluate", "runs/c", "-n", "20", "--predictor-steps", "5")
     assert code == 0, out
     found = json.loads((tmp_path / "runs/c/evaluated/001/adherence.json").read_text())
     assert [a["name"] for a in found["adherence"]] == ["class"]
@@ -283,7 +283,7 @@ def test_evaluate_says_whether_samples_show_what_was_asked(run, tmp_path):
         (("--number", "1:2"), "no number"),
         (("--guidance", "2,3"), "--compare"),
         (("--guidance", "2", "--guidance-interval", "0.1,inf"), "above any level"),
-        (("--guidance", "species=x"), "no strength"),
+        (("--guidance", "species=x"), "takes a guidance scale"),
         (("--guidance", "height=2"), "cannot be guided by 'height'"),
         (("--negative", "dog", "--guidance", "2"), "NAME=VALUE"),
         (("--negative", "species=dog"), "keeps away from nothing"),

@@ -42,7 +42,7 @@ def model(tmp_path):
 # The functions --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["heun", "ddim", "recorded", "stochastic"])
+@pytest.mark.parametrize("method", ["heun", "ddim", "ddpm_inversion", "stochastic"])
 def test_strength_0_returns_the_input(method):
     values = torch.from_numpy(images(2)[:, None]).float()
     result = editing.reconstruct(tiny_model(), values, method=method, strength=0.0)
@@ -54,7 +54,7 @@ def test_strength_0_returns_the_input(method):
 def test_a_recording_is_exact_to_rounding(variance):
     """One rounding of x - x̂ + x̂ at |x̂| of a few: below -20 log10(2^-22), 132 dB, with room for larger x̂."""
     model = tiny_model(variance_type=variance)
-    result = editing.reconstruct(model, images(3)[:, None], method="recorded", steps=20, seed=4)
+    result = editing.reconstruct(model, images(3)[:, None], method="ddpm_inversion", steps=20, seed=4)
     assert result.psnr.min() > 110
     assert torch.equal(result.values, torch.from_numpy(images(3)[:, None]).float())
 
@@ -109,7 +109,7 @@ def test_a_descent_starts_at_the_noise_and_ends_clean():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda m, x: editing.reconstruct(m, x, method="magic"), "heun, ddim, recorded"),
+        (lambda m, x: editing.reconstruct(m, x, method="magic"), "heun, ddim, ddpm_inversion"),
         (lambda m, x: editing.reconstruct(m, x, strength=1.5), "0 .nothing. to 1"),
         (lambda m, x: editing.reconstruct(m, x, solver="ddpm"), "cannot be chosen"),
         (lambda m, x: editing.interpolate(m, x[0], x[1], 1), "at least 2"),
@@ -174,7 +174,10 @@ def test_reconstruct_writes_pictures_arrays_and_numbers(run, model):
     assert code == 0, out
     folder = model / "edited/001"
     assert "wrote tiny/edited/001/" in out
-    assert "next: undiffuse reconstruct tiny a.png many.npy --steps 6 --trajectory --method recorded  is exact\n" in out
+    assert (
+        "next: undiffuse reconstruct tiny a.png many.npy --steps 6 --trajectory --method ddpm_inversion  is exact\n"
+        in out
+    )
     assert np.load(folder / "reconstructed.npy").shape == (4, 1, 8, 8)
     assert (folder / "reconstructed/003-many-2.png").exists()
     numbers = json.loads((folder / "numbers.json").read_text())
@@ -215,7 +218,7 @@ def test_noise_that_was_cut_off_is_pointed_at(run, model, tmp_path):
 
 
 def test_interpolate_between_a_file_and_an_example_of_the_data(run, tmp_path):
-    assert run("train", "digits", "--steps", "2", "--batch", "8", *TINY)[0] == 0
+    assert run("train", "digits", "--train-steps", "2", "--batch-size", "8", *TINY)[0] == 0
     assert run("sample", "runs/digits", "-n", "1")[0] == 0
     code, out = run(
         "interpolate",

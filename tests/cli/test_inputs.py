@@ -67,7 +67,7 @@ def test_letters_that_a_pipe_lacks_end_no_training(monkeypatch, tmp_path, encodi
     """x̂ is in the last lines of a training, and in neither encoding."""
     monkeypatch.chdir(tmp_path)
     code, out = printed(
-        monkeypatch, encoding, "train", "digits", "--steps", "2", "--batch", "8", "--name", encoding, *TINY
+        monkeypatch, encoding, "train", "digits", "--train-steps", "2", "--batch-size", "8", "--name", encoding, *TINY
     )
     assert code == 0, out
     assert b"sensitivity to conditions: class" in out
@@ -105,21 +105,21 @@ def test_a_folder_that_cannot_be_written_is_found_before_any_work(run, tmp_path,
 
 
 def test_what_a_layout_is_of(run, tmp_path):
-    code, out = run("train", "digits", "--layout", "XYZ", "--steps", "1")
+    code, out = run("train", "digits", "--layout", "XYZ", "--train-steps", "1")
     assert code == 2
     assert "axes of an array" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(("text", "held_out"), [("0.25", 449), ("7", 7), ("0", 0)])
 def test_held_out_is_a_share_or_a_whole_number(run, tmp_path, text, held_out):
-    code, out = run("train", "digits", "--held-out", text, "--steps", "1", "--batch", "8", *TINY)
+    code, out = run("train", "digits", "--held-out", text, "--train-steps", "1", "--batch-size", "8", *TINY)
     assert code == 0, out
     assert f"{held_out} held out" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("text", ["1.0", "2.5", "-1", "nan", "many"])
 def test_held_out_that_could_mean_two_things_is_refused(run, text):
-    code, out = run("train", "digits", f"--held-out={text}", "--steps", "1", *TINY)
+    code, out = run("train", "digits", f"--held-out={text}", "--train-steps", "1", *TINY)
     assert code == 2, out
     assert "neither a share" in " ".join(out.split())
 
@@ -225,10 +225,10 @@ def test_files_of_one_name_are_all_in_the_numbers(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("classifier", "runs/digits", "--batch", "0"), "batch_size"),
+        (("classifier", "runs/digits", "--batch-size", "0"), "batch_size"),
         (("classifier", "runs/digits", "--lr", "-1"), "learning_rate"),
-        (("classifier", "runs/digits", "--steps", "0"), "steps"),
-        (("evaluate", "runs/digits", "-n", "2", "--steps", "0"), "0 steps"),
+        (("classifier", "runs/digits", "--train-steps", "0"), "steps"),
+        (("evaluate", "runs/digits", "-n", "2", "--predictor-steps", "0"), "0 steps"),
         (("vary", "runs/digits", "data:0", "--strength", "nan"), "lies outside"),
         (("vary", "runs/digits", "data:0", "--steps", "0"), "steps"),
         (("reconstruct", "runs/digits", "data:0", "--steps", "0"), "steps"),
@@ -239,13 +239,13 @@ def test_files_of_one_name_are_all_in_the_numbers(run, tmp_path):
 )
 def test_wrong_use_is_never_a_fault_of_the_program(run, arguments, words):
     if "runs/digits" in arguments:
-        assert run("train", "digits", "--steps", "1", "--batch", "8", *TINY)[0] == 0
+        assert run("train", "digits", "--train-steps", "1", "--batch-size", "8", *TINY)[0] == 0
     code, out = run(*arguments)
     assert code == 2, out
     assert words in " ".join(out.split())
 
 
 def test_a_negative_seed_is_a_seed(run):
-    assert run("train", "digits", "--steps", "1", "--batch", "8", *TINY)[0] == 0
+    assert run("train", "digits", "--train-steps", "1", "--batch-size", "8", *TINY)[0] == 0
     code, out = run("likelihood", "runs/digits", "-n", "2", "--steps", "2", "--seed", "-1")
     assert code == 0, out

@@ -23,13 +23,13 @@ def test_one_command_trains_both_and_the_rest_needs_no_flag(run, tmp_path):
         "train",
         "digits",
         "--latent",
-        "--latent-factor",
+        "--latent-downsample",
         "2",
-        "--latent-steps",
+        "--latent-train-steps",
         "4",
-        "--steps",
+        "--train-steps",
         "2",
-        "--batch",
+        "--batch-size",
         "8",
         *SET,
     )
@@ -52,7 +52,7 @@ def test_one_command_trains_both_and_the_rest_needs_no_flag(run, tmp_path):
     code, out = run("sample", "runs/digits", "-n", "4", "--steps", "2", "--trajectory")
     assert code == 0, out
     assert np.load(tmp_path / "runs/digits/sampled/001/samples.npy").shape == (4, 1, 8, 8)
-    code, out = run("classifier", "runs/digits", "--steps", "2", "--batch", "8")
+    code, out = run("classifier", "runs/digits", "--train-steps", "2", "--batch-size", "8")
     assert code == 0, out
     code, out = run(
         "sample",
@@ -74,15 +74,15 @@ def test_one_command_trains_both_and_the_rest_needs_no_flag(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--latent-steps", "5"), "train the autoencoder of --latent: add that"),
+        (("--latent-train-steps", "5"), "train the autoencoder of --latent: add that"),
         (("--latent", "--autoencoder", "x"), "leave one out"),
-        (("--latent", "--latent-factor", "3"), "choose 2, 4 or 8"),
+        (("--latent", "--latent-downsample", "3"), "choose 2, 4 or 8"),
         (("--latent",), "leave nothing to diffuse in"),
         (("--autoencoder", "nowhere"), "there is no autoencoder in nowhere"),
     ],
 )
 def test_wrong_uses_are_told_in_a_sentence(run, arguments, words):
-    code, out = run("train", "digits", "--steps", "2", *arguments)
+    code, out = run("train", "digits", "--train-steps", "2", *arguments)
     assert code == 2, out
     assert words in out
     assert "Traceback" not in out

@@ -19,11 +19,11 @@ NAMES = {"unet": "U-Net", "transformer": "transformer", "mlp": "MLP", "autoencod
 
 @pytest.mark.parametrize("network", SMALL)
 def test_each_network_is_trained_and_sampled_by_the_same_commands(run, network):
-    settings = ("--name", "r", "--network", network, *SMALL[network], "--set", "sampling.steps=3", "--batch", "8")
-    code, said = run("train", "digits", *settings, "--steps", "2")
+    settings = ("--name", "r", "--network", network, *SMALL[network], "--set", "sampling.steps=3", "--batch-size", "8")
+    code, said = run("train", "digits", *settings, "--train-steps", "2")
     assert code == 0, said
     assert f"{NAMES[network]} of " in said
-    code, said = run("train", "digits", *settings, "--steps", "3")
+    code, said = run("train", "digits", *settings, "--train-steps", "3")
     assert (code, "resumed" in said) == (0, True), said
     code, said = run("sample", "runs/r", "-n", "2", "--class", "7")
     assert code == 0, said
@@ -36,7 +36,7 @@ def test_each_network_is_trained_and_sampled_by_the_same_commands(run, network):
         (("--network", "gan"), "choose one of unet, transformer, mlp, autoencoder"),
         (
             ("--network", "mlp", "--multipliers", "1,2"),
-            "there is no setting 'network.multipliers': choose one of kind, width, depth",
+            "there is no setting 'network.multipliers': choose one of network.kind, network.width, network.depth",
         ),
         (("--network", "transformer", "--attention", "2"), "there is no setting 'network.attention'"),
         (("--network", "transformer", "--set", "network.patch=16"), "do not fit into examples of 8×8"),
@@ -45,7 +45,7 @@ def test_each_network_is_trained_and_sampled_by_the_same_commands(run, network):
     ],
 )
 def test_what_a_network_has_not_is_refused_in_a_sentence(run, arguments, why):
-    code, said = run("train", "digits", "--steps", "2", "--name", "r", *arguments)
+    code, said = run("train", "digits", "--train-steps", "2", "--name", "r", *arguments)
     assert code == 2
     assert why in said
     assert "Traceback" not in said
@@ -57,7 +57,7 @@ def test_a_table_is_drawn_column_against_column(run, tmp_path):
     np.savez(tmp_path / "points.npz", x=r.normal(size=(60, 2)), y=r.integers(0, 2, 60))
     np.save(tmp_path / "table.npy", r.normal(size=(60, 3)) * [1, 1e-3, 1e5])
     for name in ("points.npz", "table.npy"):
-        code, said = run("train", name, "--steps", "2", *SMALL["mlp"], "--set", "sampling.steps=3")
+        code, said = run("train", name, "--train-steps", "2", *SMALL["mlp"], "--set", "sampling.steps=3")
         assert code == 0, said
         assert "read as NC" in said
         assert "MLP of" in said
@@ -76,5 +76,5 @@ def test_a_table_is_drawn_column_against_column(run, tmp_path):
         assert (
             len(Path(f"{folder}/sampled/001/samples.csv").read_text(encoding="utf-8").splitlines()) == len(samples) + 1
         )
-    code, said = run("classifier", "runs/points", "--steps", "2")
+    code, said = run("classifier", "runs/points", "--train-steps", "2")
     assert code == 0, said

@@ -13,7 +13,13 @@ from PIL import Image
 from tests.commands import exit_code
 from tests.small import TINY_SETTINGS
 
-TINY = ["--steps", "2", "--batch", "8", *(f"--set={path}={json.dumps(value)}" for path, value in TINY_SETTINGS.items())]
+TINY = [
+    "--train-steps",
+    "2",
+    "--batch-size",
+    "8",
+    *(f"--set={path}={json.dumps(value)}" for path, value in TINY_SETTINGS.items()),
+]
 
 
 def command(folder, *arguments):
@@ -31,11 +37,13 @@ def runs(tmp_path_factory):
     np.save(folder / "colours.npy", rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8))
     np.save(folder / "small.npy", rng.integers(0, 256, (2, 4, 4, 3), dtype=np.uint8))
     Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / "grey.png")
-    code, out = command(folder, "train", "colours.npy", "--tasks", "inpaint,upscale:2,colorize,deblur:1,denoise", *TINY)
+    code, out = command(
+        folder, "train", "colours.npy", "--degradation", "inpaint,upscale:2,colorize,deblur:1,denoise", *TINY
+    )
     assert code == 0, out
     assert "next: undiffuse restore runs/colours data:0 --simulate" in out
     assert "sensitivity to conditions: observation" in out
-    for name, options in (("base", ("--shrink", "2")), ("up", ("--upscaler", "2"))):
+    for name, options in (("base", ("--shrink", "2")), ("up", ("--upscale-factor", "2"))):
         code, out = command(folder, "train", "colours.npy", "--name", name, *options, *TINY)
         assert code == 0, out
     assert "next: undiffuse sample BASE --upscaler runs/up  for a BASE of examples 2 times smaller" in out
@@ -49,7 +57,7 @@ def test_every_task_is_answered_and_drawn(runs):
     assert code == 0, out
     assert out.count("the first answer comes back to") == 10
     assert np.load(runs / "all/made-2.npy").shape == (10, 3, 8, 8)
-    assert json.loads((runs / "all/numbers.json").read_text())["tasks"][2] == "upscale:2"
+    assert json.loads((runs / "all/numbers.json").read_text())["degradations"][2] == "upscale:2"
     with Image.open(runs / "all/picture.png") as picture:
         assert picture.width > 300
 
@@ -59,14 +67,26 @@ def test_every_task_is_answered_and_drawn(runs):
     [
         ("upscale:2", "small.npy", ()),
         ("colorize", "grey.png", ()),
-        ("denoise", "data:0", ("--noise", "0.5")),
+        ("denoise", "data:0", ("--noise", "63.75")),
         ("inpaint", "data:0", ("--mask", "left")),
     ],
 )
 def test_what_someone_has_is_taken(runs, task, image, more):
     out_folder = f"given-{task.replace(':', '')}"
     code, out = command(
-        runs, "restore", "runs/colours", image, "--task", task, *more, "-n", "1", "--steps", "2", "--out", out_folder
+        runs,
+        "restore",
+        "runs/colours",
+        image,
+        "--degradation",
+        task,
+        *more,
+        "-n",
+        "1",
+        "--steps",
+        "2",
+        "--out",
+        out_folder,
     )
     assert code == 0, out
     made = np.load(runs / out_folder / "made-1.npy")
@@ -89,7 +109,7 @@ def test_two_stages_are_sampled_by_one_command(runs):
         "runs/up",
         "-n",
         "1",
-        "--first",
+        "--start-index",
         "2",
         "--steps",
         "2",
@@ -106,9 +126,12 @@ def test_two_stages_are_sampled_by_one_command(runs):
     ("arguments", "words"),
     [
         (("restore", "runs/base", "data:0"), "not trained for tasks"),
-        (("restore", "runs/colours", "data:0", "--task", "sharpen"), "it can do inpaint"),
-        (("restore", "runs/colours", "small.npy", "--task", "inpaint", "--mask", "left"), "has the shape"),
-        (("restore", "runs/colours", "data:0", "--task", "denoise", "--noise", "9"), "trained for noise of 0.1 to 1"),
+        (("restore", "runs/colours", "data:0", "--degradation", "sharpen"), "it can do inpaint"),
+        (("restore", "runs/colours", "small.npy", "--degradation", "inpaint", "--mask", "left"), "has the shape"),
+        (
+            ("restore", "runs/colours", "data:0", "--degradation", "denoise", "--noise", "9"),
+            "trained for noise of 12.75 to 127.5",
+        ),
         (("restore", "runs/colours", "data:0", "--simulate", "--mask", "left"), "leave --mask and --noise out"),
         (("sample", "runs/colours"), "use undiffuse restore runs/colours"),
         (("sample", "runs/base", "--augmentation", "0.2"), "name one with --upscaler"),
@@ -116,11 +139,20 @@ def test_two_stages_are_sampled_by_one_command(runs):
         (("sample", "runs/base", "--upscaler", "runs/up", "--augmentation", "3"), "trained for noise of 0 to 0.5"),
         (("evaluate", "runs/colours"), "undiffuse: "),
         (("likelihood", "runs/colours", "-n", "2"), "use 'undiffuse restore"),
-        (("train", "colours.npy", "--tasks", "sharpen", "--steps", "1"), "no task 'sharpen'"),
-        (("train", "colours.npy", "--tasks", "denoise", "--upscaler", "2", "--steps", "1"), "leave --tasks out"),
-        (("train", "colours.npy", "--tasks", "upscale:3", "--steps", "1", "--name", "x"), "does not suit this data"),
-        (("train", "colours.npy", "--upscaler", "1", "--steps", "1", "--name", "x"), "makes nothing larger"),
-        (("train", "digits", "--tasks", "colorize", "--steps", "1", "--name", "x"), "grey already"),
+        (("train", "colours.npy", "--degradation", "sharpen", "--train-steps", "1"), "no task 'sharpen'"),
+        (
+            ("train", "colours.npy", "--degradation", "denoise", "--upscale-factor", "2", "--train-steps", "1"),
+            "leave --degradation out",
+        ),
+        (
+            ("train", "colours.npy", "--degradation", "upscale:3", "--train-steps", "1", "--name", "x"),
+            "does not suit this data",
+        ),
+        (
+            ("train", "colours.npy", "--upscale-factor", "1", "--train-steps", "1", "--name", "x"),
+            "makes nothing larger",
+        ),
+        (("train", "digits", "--degradation", "colorize", "--train-steps", "1", "--name", "x"), "grey already"),
     ],
 )
 def test_what_does_not_fit_is_told_in_a_sentence(runs, arguments, words):

@@ -74,13 +74,13 @@ def test_a_name_that_leads_out_of_a_folder_is_refused_where_it_is_read(tmp_path,
 
 def test_a_run_folder_that_someone_sent_makes_the_command_write_nowhere_else(run, tmp_path):
     tiny = [f"--set={path}={json.dumps(value)}" for path, value in TINY_SETTINGS.items()]
-    code, out = run("train", "digits", "--name", "sent", "--steps", "1", *tiny)
+    code, out = run("train", "digits", "--name", "sent", "--train-steps", "1", *tiny)
     assert code == 0, out
     path = tmp_path / "runs/sent/config.json"
     content = json.loads(path.read_text())
     content["conditions"] = {"a/../../../escaped": content["conditions"]["class"] | {"column": "class"}}
     path.write_text(json.dumps(content))
-    code, out = run("classifier", "runs/sent", "--steps", "1")
+    code, out = run("classifier", "runs/sent", "--train-steps", "1")
     assert (code, "cannot be the name of a condition" in " ".join(out.split())) == (2, True)
     assert not list(tmp_path.glob("**/*escaped*"))
 

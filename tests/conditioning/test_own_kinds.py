@@ -95,7 +95,17 @@ def test_a_kind_of_ones_own_trains_saves_loads_and_samples(data, tmp_path):
 def test_a_kind_of_ones_own_in_the_commands(run, data, tmp_path):
     size = [f"--set={key}={json.dumps(value)}" for key, value in TINY_SETTINGS.items()]
     code, out = run(
-        "train", str(data), "--condition", "dir=angle:wind", "--steps", "3", "--batch", "8", "--name", "a", *size
+        "train",
+        str(data),
+        "--condition",
+        "dir=angle:wind",
+        "--train-steps",
+        "3",
+        "--batch-size",
+        "8",
+        "--name",
+        "a",
+        *size,
     )
     assert code == 0, out
     code, out = run("sample", "runs/a", "-n", "2", "--condition", "dir=90+270", "--steps", "2", "--out", "made")

@@ -118,7 +118,7 @@ def test_runs_are_never_data(tmp_path, monkeypatch, run):
         save(tmp_path / "photos" / "ab"[k % 2] / f"{k}.png", k, (8, 8))
     monkeypatch.chdir(tmp_path / "photos")
     small = (
-        "--steps",
+        "--train-steps",
         "2",
         "--set",
         "network.width=8",
@@ -126,7 +126,7 @@ def test_runs_are_never_data(tmp_path, monkeypatch, run):
         "network.groups=4",
         "--set",
         "network.multipliers=[1,2]",
-        "--batch",
+        "--batch-size",
         "4",
     )
     for _ in range(2):

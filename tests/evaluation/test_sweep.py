@@ -120,11 +120,11 @@ def test_the_command_writes_a_picture_numbers_and_what_to_type_next(run, capsys)
             "adams,ddim",
             "--grids",
             "angle_beta,aligned",
-            "--steps",
+            "--step-counts",
             "3,5",
             "-n",
             "6",
-            "--keep",
+            "--save-default",
         ],
         standalone_mode=False,
     )
@@ -196,9 +196,20 @@ def test_an_aligned_grid_has_a_last_level_of_its_own():
 
 
 def test_the_command_scores_against_held_out_examples_and_keeps_by_what_is_asked(run, capsys):
-    options = ["--solvers", "adams,ddpm", "--grids", "angle", "--sigma-min", "0.1,0.3", "--steps", "3", "-n", "8"]
+    options = [
+        "--solvers",
+        "adams,ddpm",
+        "--grids",
+        "angle",
+        "--sigma-mins",
+        "0.1,0.3",
+        "--step-counts",
+        "3",
+        "-n",
+        "8",
+    ]
     for by in ("score", "flow"):
-        app(["sweep", str(run), *options, "--by", by, "--keep"], standalone_mode=False)
+        app(["sweep", str(run), *options, "--by", by, "--save-default"], standalone_mode=False)
         content = json.loads(sorted((run / "sweep").iterdir())[-1].joinpath("sweep.json").read_text())
         assert content["by"] == by
         assert content["recommended"] == content["recommended_by"][by]

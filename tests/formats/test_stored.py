@@ -79,7 +79,7 @@ def test_a_stored_run_goes_on(name, trained, run, tmp_path):
     if name == "latents":
         options += [
             "--latent",
-            "--latent-factor",
+            "--latent-downsample",
             "2",
             "--set",
             "latent.training.steps=6",
@@ -87,7 +87,9 @@ def test_a_stored_run_goes_on(name, trained, run, tmp_path):
             "latent.training.batch_size=8",
         ]
         options += ["--set", "latent.autoencoder.channels=[4,8]", "--set", "latent.autoencoder.groups=2"]
-    code, told = run("train", "data.npz", "--name", name, "--steps", str(trained + 2), "--device", "cpu", *options)
+    code, told = run(
+        "train", "data.npz", "--name", name, "--train-steps", str(trained + 2), "--device", "cpu", *options
+    )
     assert code == 0, told
     assert f"step {trained}" in told or f"trained {trained + 2} steps" in told
     checkpoint = tmp_path / "runs" / name / "state" / f"step-{trained + 2:08d}.safetensors"

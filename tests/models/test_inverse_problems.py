@@ -290,7 +290,7 @@ def test_steps_are_those_of_a_batch(run, files, monkeypatch):
     "arguments",
     [
         ("inpaint", "tiny", "holes.npy", "--mask", "missing"),
-        ("inpaint", "tiny", "a.png", "--method", "repaint", "--times", "2"),
+        ("inpaint", "tiny", "a.png", "--method", "repaint", "--jump-repeats", "2"),
         ("upscale", "tiny", "small.png"),
         ("upscale", "tiny", "a.png", "--simulate", "--factor", "4"),
         ("colorize", "colour", "colour.png", "a.png"),

@@ -193,7 +193,7 @@ def test_one_file_holds_both(trained, tmp_path):
 
 def test_its_examples_are_walked_up_and_down_as_others(trained):
     model, values = load(trained / "runs" / "blobs"), blobs(3, seed=5)
-    recorded = editing.reconstruct(model, values, method="recorded", steps=6)
+    recorded = editing.reconstruct(model, values, method="ddpm_inversion", steps=6)
     ceiling = model.codec.decode(model.codec.encode(values))  # what latents keep of them
     assert (recorded.values - ceiling).abs().max() <= 1
     through = editing.interpolate(model, values[0], values[1], 3, steps=6)

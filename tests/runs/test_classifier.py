@@ -257,9 +257,9 @@ def test_stopping_and_resuming_changes_no_bit(tmp_path):
 def test_of_an_unconditional_run_it_is_said_what_is_missing(run, tmp_path):
     tiny = [f"--set={path}={json.dumps(value)}" for path, value in TINY_SETTINGS.items()]
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 255, (20, 8, 8)).astype(np.uint8))
-    code, out = run("train", "x.npy", "--steps", "1", *tiny)
+    code, out = run("train", "x.npy", "--train-steps", "1", *tiny)
     assert code == 0, out
-    code, out = run("classifier", "runs/x", "--steps", "1")
+    code, out = run("classifier", "runs/x", "--train-steps", "1")
     assert code == 2
     assert "is unconditional and its data has no classes: say what to read" in " ".join(out.split())
 

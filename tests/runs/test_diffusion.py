@@ -29,7 +29,7 @@ from undiffuse.training.cadence import Intervals
 from undiffuse.training.log import line_of
 
 TINY = [f"--set={path}={json.dumps(value)}" for path, value in TINY_SETTINGS.items()]
-COMMAND = [sys.executable, "-m", "undiffuse", "train", "digits", "--name", "r", "--batch", "16", *TINY]
+COMMAND = [sys.executable, "-m", "undiffuse", "train", "digits", "--name", "r", "--batch-size", "16", *TINY]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -71,8 +71,8 @@ def test_kill_9_and_resume_end_in_the_same_bits(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    finished(command(whole, "--steps", "120"))
-    process = command(killed, "--steps", "120", "--checkpoint-every", "0.05s", "--preview-every", "0.2s")
+    finished(command(whole, "--train-steps", "120"))
+    process = command(killed, "--train-steps", "120", "--checkpoint-every", "0.05s", "--preview-every", "0.2s")
     wait_for(killed / "runs/r/metrics.jsonl", process)
     while not list((killed / "runs/r").glob("state/*")):
         assert process.poll() is None
@@ -82,7 +82,7 @@ def test_kill_9_and_resume_end_in_the_same_bits(tmp_path):
     process.wait()
     reached = json.loads(_numbers(sorted((killed / "runs/r/state").glob("*.safetensors"))[-1]))["step"]
     assert 0 < reached < 120, "the kill came too late to test anything"
-    out = finished(command(killed, "--steps", "120"))
+    out = finished(command(killed, "--train-steps", "120"))
     assert "trained 120 steps" in out
     assert same(state(whole), state(killed))
     steps = [json.loads(line)["step"] for line in (killed / "runs/r/metrics.jsonl").read_text().splitlines()]
@@ -98,7 +98,7 @@ def _numbers(path: Path) -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_saves_and_the_same_command_goes_on(tmp_path, number):
-    process = command(tmp_path, "--steps", "100000", start_new_session=True)
+    process = command(tmp_path, "--train-steps", "100000", start_new_session=True)
     wait_for(tmp_path / "runs/r/metrics.jsonl", process)
     time.sleep(1.0)
     process.send_signal(number)
@@ -107,19 +107,19 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(tmp_path, number):
     first = json.loads(_numbers(sorted((tmp_path / "runs/r/state").glob("*"))[-1]))["step"]
     assert first > 0
     assert undiffuse.load(tmp_path / "runs/r").sample(1).shape == (1, 1, 8, 8)
-    assert f"trained {first + 5} steps" in finished(command(tmp_path, "--steps", str(first + 5)))
+    assert f"trained {first + 5} steps" in finished(command(tmp_path, "--train-steps", str(first + 5)))
 
 
 def test_another_configuration_is_refused_and_nothing_is_written_over(tmp_path):
-    finished(command(tmp_path, "--steps", "3"))
+    finished(command(tmp_path, "--train-steps", "3"))
     before = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
-    out = finished(command(tmp_path, "--steps", "3", "--prediction", "epsilon", "--lr", "0.5"), 2)
+    out = finished(command(tmp_path, "--train-steps", "3", "--prediction", "epsilon", "--lr", "0.5"), 2)
     assert "design.prediction: 'v' there, 'epsilon' now" in out
     assert "--name" in out
     assert "Traceback" not in out
     assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()} == before
-    assert "--override" in finished(command(tmp_path, "--steps", "6", "--lr", "0.0005"), 2)
-    assert "trained 6 steps" in finished(command(tmp_path, "--steps", "6", "--lr", "0.0005", "--override"))
+    assert "--change-settings" in finished(command(tmp_path, "--train-steps", "6", "--lr", "0.0005"), 2)
+    assert "trained 6 steps" in finished(command(tmp_path, "--train-steps", "6", "--lr", "0.0005", "--change-settings"))
 
 
 def tiny_run(folder, watch, **settings):

@@ -263,9 +263,9 @@ def test_what_is_written_is_what_is_there(run, base, tmp_path):
         "r",
         "--from",
         str(base),
-        "--adapters",
+        "--adapter-rank",
         "2",
-        "--steps",
+        "--train-steps",
         "2",
     ]
     code, said = run(*arguments)
@@ -294,11 +294,11 @@ def test_a_base_that_changed_is_another_configuration(tmp_path, base):
     [
         (("--width", "16"), "network.width: 8 there, 16 now"),
         (("--prediction", "epsilon"), "prediction: 'v' there, 'epsilon' now"),
-        (("--variance", "learned_range", "--objective", "hybrid"), "variance"),
+        (("--variance-type", "learned_range", "--objective", "hybrid"), "variance"),
         (("--preset", "digits"), "leave --preset"),
         (("--number", "class"), "as a class, not as a number"),
         (("--class", "class", "--inject", "class=cross_attention"), "told it by 'embedding'"),
-        (("--adapters", "0"), "rank"),
+        (("--adapter-rank", "0"), "rank"),
         (("--betas", "fast"), "no range of betas"),
         (("--betas", "0.1,0.2"), "not made from a range"),
         (("--T", "0"), "T = 0"),
@@ -306,7 +306,7 @@ def test_a_base_that_changed_is_another_configuration(tmp_path, base):
     ],
 )
 def test_what_a_fine_tuning_cannot_change_is_one_sentence(run, base, tmp_path, arguments, words):
-    code, out = run("train", "digits", "--from", str(base), "--steps", "2", *arguments)
+    code, out = run("train", "digits", "--from", str(base), "--train-steps", "2", *arguments)
     assert code == 2, out
     assert words in " ".join(out.split()), out
     assert not (tmp_path / "runs").exists()
@@ -325,16 +325,18 @@ def test_other_bad_starts(run, base, tmp_path):
         (("signal.npy", "--from", str(base), "--layout", "NCL"), "the data has 1 channel and 1 axes"),
         (("digits", "--from", "nowhere"), "there is no model at nowhere"),
         (("digits", "--from", str(damaged)), "not an intact model file"),
-        (("digits", "--adapters", "4"), "--from RUN"),
+        (("digits", "--adapter-rank", "4"), "--from RUN"),
     ):
-        code, out = run("train", *arguments, "--steps", "2")
+        code, out = run("train", *arguments, "--train-steps", "2")
         assert code == 2, out
         assert words in " ".join(out.split()), out
     assert not (tmp_path / "runs").exists()
 
 
 def test_the_command_line_names_the_run_and_reads_adapters(run, base, tmp_path):
-    code, out = run("train", "digits", "--from", str(base), "--adapters", "2", "--steps", "3", "--batch", "8")
+    code, out = run(
+        "train", "digits", "--from", str(base), "--adapter-rank", "2", "--train-steps", "3", "--batch-size", "8"
+    )
     assert code == 0, out
     folder = tmp_path / "runs/digits-from-base"
     assert "adapters/" in out

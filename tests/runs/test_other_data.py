@@ -52,10 +52,10 @@ def everything(folder):
 
 def test_changed_data_is_told_with_how_many_examples_there_are(tmp_path):
     trained(tmp_path)
-    with pytest.raises(UsageError, match=r"the data has changed: 60 examples then, 59 now.*--override"):
+    with pytest.raises(UsageError, match=r"the data has changed: 60 examples then, 59 now.*--change-settings"):
         run(tmp_path, VALUES[1:], LABELS[1:])
     with pytest.raises(
-        UsageError, match=r"the data has changed: the same number of examples, 60, with other values.*--override"
+        UsageError, match=r"the data has changed: the same number of examples, 60, with other values.*--change-settings"
     ):
         run(tmp_path, VALUES[::-1], LABELS)
 

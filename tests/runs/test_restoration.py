@@ -175,7 +175,7 @@ def test_two_stages_and_models_that_are_none(tmp_path):
 def test_latents_have_no_tasks_and_names_are_taken(tmp_path):
     from undiffuse.conditioning.degradations import parse_tasks
 
-    with pytest.raises(ValueError, match="leave --latent or --tasks out"):
+    with pytest.raises(ValueError, match="leave --latent or --degradation out"):
         prepare(
             DataConfig(source="digits"),
             tmp_path / "r",

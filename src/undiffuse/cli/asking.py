@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from typer import Option
 
 from undiffuse.errors import UsageError
@@ -15,22 +16,22 @@ from undiffuse.errors import UsageError
 if TYPE_CHECKING:
     from undiffuse.models.model import Model
 
-Several = list[str] | None
-Classes = Annotated[
-    Several, Option("--class", help="A class, or several: 3,5,7; NAME=3 where there are several conditions of classes.")
-]
-Numbers = Annotated[Several, Option("--number", help="A number: NAME=30, several as 20,30, or a range low:high:count.")]
-Tags = Annotated[
-    Several, Option("--tags", help="Tags, separated by ; and - for none. May be repeated for several examples.")
-]
-Texts = Annotated[Several, Option("--text", help="A text. May be repeated.")]
-Vectors = Annotated[Several, Option("--vector", help="An .npy file of one vector, or one in each row.")]
-Images = Annotated[Several, Option("--image", help="A picture that is a condition. May be repeated.")]
-Tasks = Annotated[Several, Option("--task", help="Which of the model's jobs.")]
-Encoder = Annotated[str | None, Option(help="Where the model's text encoder lies now, if it was moved.")]
-Download = Annotated[bool, Option("--download", help="Let the model's text encoder be fetched from the hub.")]
-Conditions = Annotated[Several, Option("--condition", help="NAME=VALUE of any condition. May be repeated.")]
 ANY = "condition"  # the option for conditions of any kind
+KINDS = {
+    "class": "A class, or several: 3,5,7; NAME=3 where several conditions are classes.",
+    "number": "A number: NAME=30, several as 20,30, or a range low:high:count.",
+    "tags": "Tags, separated by ; and - for none; may be repeated for several examples.",
+    "text": "A text; may be repeated.",
+    "vector": "An .npy file of one vector, or one in each row.",
+    "image": "A picture that is a condition; may be repeated.",
+    "task": "A task, of a condition of that kind.",
+    ANY: "NAME=VALUE of any condition; may be repeated.",
+}
+OPTIONS: dict[str, Any] = {
+    kind: Annotated[list[str] | None, Option(f"--{kind}", help=text, rich_help_panel="Conditions")]
+    for kind, text in KINDS.items()
+}
+Several = list[str] | None
 MOST_LABEL = 34  # characters
 
 
@@ -156,7 +157,7 @@ def _scale(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UsageError(
-            f"{text!r} is no strength of guidance: write 2, or class=3,age=1 for a strength of each, or 1,2,4 with --compare."
+        raise typer.BadParameter(
+            f"takes a guidance scale, not {text!r}: write 2, or class=3,age=1 for one of each, or 1,2,4 with --compare"
         )
     return value

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
 
 from undiffuse.cli import shared
+from undiffuse.cli.declaring import declared
 from undiffuse.cli.following import train_with_bar
-from undiffuse.cli.train import declared
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,11 +26,13 @@ def classifier(
     ] = None,
     number: Annotated[str | None, Option("--number", metavar="COLUMN", help="Read this number instead.")] = None,
     tags: Annotated[str | None, Option("--tags", metavar="COLUMN", help="Read these tags instead.")] = None,
-    steps: Annotated[int | None, Option(help=f"Train for so many updates; {STEPS} when neither is given.")] = None,
-    budget: Annotated[str | None, Option(help="Train for so long: 90s, 15m.")] = None,
-    batch: Annotated[int, Option(help="Examples per update.")] = 128,
+    train_steps: Annotated[int | None, Option(help=f"Training updates; {STEPS} when neither is given.")] = None,
+    budget: Annotated[
+        Any, Option(parser=shared.seconds, metavar="DURATION", help="Train for so long: 90s, 15m.")
+    ] = None,
+    batch_size: Annotated[int, Option(help="Examples per update.")] = 128,
     lr: Annotated[float, Option(help="Learning rate.")] = 1e-3,
-    seed: Annotated[int, Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, Option(help="Seed of everything random.")] = 0,
     deterministic: Annotated[bool, Option("--deterministic", help="As of 'undiffuse train'.")] = False,
     device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
 ) -> None:
@@ -58,9 +60,9 @@ def classifier(
     name, target = next(iter(found.items()))
     model, data = load(run), with_files(known.data, found)
     described = {
-        "steps": STEPS if steps is None and budget is None else steps,
-        "budget": shared.seconds(budget) if budget else None,
-        "batch_size": batch,
+        "steps": STEPS if train_steps is None and budget is None else train_steps,
+        "budget": budget,
+        "batch_size": batch_size,
         "learning_rate": lr,
         "seed": seed,
         "weight_decay": 0.05,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Option
 
 from undiffuse.cli import shared
-from undiffuse.cli.train import follow
+from undiffuse.cli.following import follow
 
 if TYPE_CHECKING:
     from undiffuse.runs.diffusion import Run
@@ -20,7 +20,7 @@ SHOWN_CLASS = "3"
 
 
 def demo(
-    budget: Annotated[str, Option(help="How long to train.")] = "90s",
+    budget: Annotated[Any, Option(parser=shared.seconds, metavar="DURATION", help="Train for so long.")] = "90s",
     folder: Annotated[Path, Option(help="The run folder.")] = Path("runs/demo"),
 ) -> None:
     """Train on handwritten digits for a minute and a half; draw a poster of what diffusion is."""
@@ -28,7 +28,7 @@ def demo(
     from undiffuse.runs.prepare import prepare
     from undiffuse.training.cadence import Intervals
 
-    long = shared.seconds(budget)
+    long = float(budget)
     settings = {"training.budget": long, "training.steps": None}
     run = prepare(
         DataConfig(source="digits", held_out=297.0), folder, settings=settings, watch=Intervals(long, long / 3)

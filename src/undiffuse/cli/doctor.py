@@ -17,46 +17,46 @@ LITTLE_DISK, LITTLE_MEMORY = 1e9, 2e9
 
 
 def doctor() -> None:
-    """Versions, devices, memory, and a one-line mend for whatever is wrong."""
+    """Versions, devices, memory, and a one-line fix for whatever is wrong."""
     from undiffuse import __version__
 
-    mends: list[str] = []
+    fixes: list[str] = []
     lines = [("undiffuse", __version__), ("python", f"{platform.python_version()} on {platform.platform()}")]
     if sys.version_info < OLDEST_PYTHON:
-        mends.append("Python is too old: make an environment with Python 3.11 or newer.")
+        fixes.append("Python is too old: make an environment with Python 3.11 or newer.")
     for package in PACKAGES:
         try:
             lines.append((package, metadata.version(package)))
         except metadata.PackageNotFoundError:
             lines.append((package, "missing"))
-            mends.append(f"{package} is missing: pip install {package}.")
+            fixes.append(f"{package} is missing: pip install {package}.")
     try:
-        lines += _torch(mends)
+        lines += _torch(fixes)
     except ImportError as error:
-        mends.append(f"torch cannot be imported ({error}): reinstall it.")
+        fixes.append(f"torch cannot be imported ({error}): reinstall it.")
     free = shutil.disk_usage(Path.cwd()).free
     lines.append(("disk", f"{free / 1e9:.1f} GB free here"))
     if free < LITTLE_DISK:
-        mends.append("less than 1 GB of disk is free here: free some, or work in another folder.")
+        fixes.append("less than 1 GB of disk is free here: free some, or work in another folder.")
     lines.append(("this folder", "can be written" if os.access(Path.cwd(), os.W_OK) else "cannot be written"))
     if not os.access(Path.cwd(), os.W_OK):
-        mends.append("this folder cannot be written: work in another one, or give --runs FOLDER.")
+        fixes.append("this folder cannot be written: work in another one, or give --runs FOLDER.")
     for name, value in lines:
         typer.echo(f"{name:>12}  {value}")
     typer.echo("")
-    if not mends:
+    if not fixes:
         typer.echo("all is well.  next: undiffuse train digits")
         return
-    for mend in mends:
-        typer.secho(f"mend: {mend}", fg="yellow")
+    for fix in fixes:
+        typer.secho(f"fix: {fix}", fg="yellow")
     raise typer.Exit(1)
 
 
-def _torch(mends: list[str]) -> list[tuple[str, str]]:
+def _torch(fixes: list[str]) -> list[tuple[str, str]]:
     import torch
 
     if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < OLDEST_TORCH:
-        mends.append("torch is too old: pip install 'torch>=2.9'.")
+        fixes.append("torch is too old: pip install 'torch>=2.9'.")
     lines = [
         (
             "cpu",
@@ -67,8 +67,8 @@ def _torch(mends: list[str]) -> list[tuple[str, str]]:
     if memory is not None:
         lines.append(("memory", f"{memory / 1e9:.1f} GB available"))
         if memory < LITTLE_MEMORY:
-            mends.append(
-                "less than 2 GB of memory is available: close other programs, or train with a smaller --batch and --width."
+            fixes.append(
+                "less than 2 GB of memory is available: close other programs, or train with a smaller --batch-size and --width."
             )
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):

@@ -2,90 +2,64 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import typer
-from typer import Argument, Option
+from typer import Option
 
-from undiffuse.cli import asking, shared
+from undiffuse.cli import shared
+from undiffuse.cli.runner import SAMPLING, SEED, Job, Result, answers
 from undiffuse.errors import UsageError
-from undiffuse.system import write_text
 
 
+@answers("evaluated", SAMPLING, SEED)
 def evaluate(
-    run: Annotated[Path, Argument(metavar="RUN", help="A run folder.")],
+    job: Job,
     n: Annotated[int, Option("-n", help="How many samples to judge.")] = 500,
-    guidance: Annotated[str | None, Option(help="Strength of guidance; of each condition: class=3,age=1.")] = None,
-    steps: Annotated[int, Option(help="Updates that each predictor is trained for.")] = 600,
-    seed: Annotated[int, Option(help="Of the samples and the predictors.")] = 0,
-    encoder: asking.Encoder = None,
-    out: Annotated[
-        Path | None, Option(help="Folder to write to; a new one in the run's evaluated/ when left out.")
-    ] = None,
-    device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
-) -> None:
+    predictor_steps: Annotated[int, Option(help="Updates that each predictor is trained for.")] = 600,
+) -> Result:
     """Do samples show what was asked for? Judged by predictors that are trained on held-out examples."""
     if n < 2:
         raise UsageError(f"-n {n} is too few to judge by: take at least 2.")
-    shared.check_out(run, "evaluated", out)
     from undiffuse.evaluation.adherence import adherence
-    from undiffuse.models.file import load
     from undiffuse.models.guidance import Guidance, validate
-    from undiffuse.pictures.adherence import AdherenceRow
-    from undiffuse.pictures.adherence import plot_adherence as draw
+    from undiffuse.pictures.adherence import AdherenceRow, plot_adherence
     from undiffuse.runs.data import run_data
 
-    known = run_data(run, "give a run folder made by 'undiffuse train'")
-    model = load(run, shared.device(device), encoder=encoder)
-    strengths, each = asking.scales(guidance) if guidance is not None else ([], {})
-    if len(strengths) > 1:
-        raise UsageError(f"--guidance {guidance} lists several strengths: evaluate one at a time.")
-    settings: dict[str, Any] = ({"guidance": strengths[0]} if strengths else {}) | (
-        {"guidance_scales": each} if each else {}
+    known = run_data(job.run, "give a run folder made by 'undiffuse train'")
+    validate(job.model, job.model.sampling_config(**job.sampling), Guidance())
+    found = adherence(
+        job.model,
+        known.data,
+        known.held_out,
+        known.conditions,
+        n=n,
+        predictor_steps=predictor_steps,
+        seed=job.seed,
+        progress=job.phase,
+        **job.sampling,
     )
-    validate(model, model.sampling_config(**settings), Guidance())
-    with shared.progress_bar("{task.fields[left]}") as bar:
-        tasks: dict[str, Any] = {}
-
-        def watch(what: str, share: float) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=1.0, left="")
-            bar.update(tasks[what], completed=share)
-
-        found = adherence(
-            model,
-            known.data,
-            known.held_out,
-            known.conditions,
-            n=n,
-            predictor_steps=steps,
-            seed=seed,
-            progress=watch,
-            **settings,
-        )
-    typer.echo(f"{'condition':24} {'measure':16} {'samples':>16} {'real examples':>14} {'shuffled':>9}")
+    rows = [AdherenceRow(a.name, a.measure, a.samples, a.error, a.ceiling, a.floor, a.asked, a.read) for a in found]
+    lines = [f"{'condition':24} {'measure':16} {'samples':>16} {'real examples':>14} {'shuffled':>9}"]
     for a in found:
         score = f"{a.samples:.3f} ± {a.error:.3f}"
-        typer.echo(f"{a.kind + ' ' + a.name:24} {a.measure:16} {score:>16} {a.ceiling:14.3f} {a.floor:9.3f}")
-    weak = [a.name for a in found if a.ceiling - a.floor < 0.2]
+        lines.append(f"{a.kind + ' ' + a.name:24} {a.measure:16} {score:>16} {a.ceiling:14.3f} {a.floor:9.3f}")
+    weak = ", ".join(a.name for a in found if a.ceiling - a.floor < 0.2)
     if weak:
-        typer.echo(
-            f"note: even of real examples the predictor reads little of {', '.join(weak)}, so its scores say little there"
+        lines.append(
+            f"note: even of real examples the predictor reads little of {weak}, so its scores say little there"
         )
-    folder = shared.result_folder(run, "evaluated", out)
-    content = {
-        "n": n,
-        "held_out": len(known.held_out),
-        "predictor": f"{steps} updates on one half of the held-out examples, the ceiling is the other",
-        "guidance": guidance,
-        "seed": seed,
-        "adherence": [asdict(a) for a in found],
-    }
-    write_text(folder / "adherence.json", json.dumps(content, indent=2) + "\n")
-    rows = [AdherenceRow(a.name, a.measure, a.samples, a.error, a.ceiling, a.floor, a.asked, a.read) for a in found]
-    draw(folder / "adherence.png", rows, f"Do {n} samples show what was asked?")
-    typer.echo(f"wrote {folder}/: adherence.png, adherence.json")
-    typer.echo(f"next: {shared.again('--guidance', 2)}   to see what guidance does to it")
+    return Result(
+        numbers={
+            "n": n,
+            "held_out": len(known.held_out),
+            "predictor": f"{predictor_steps} updates on one half of the held-out examples, the ceiling is the other",
+            "sampling": job.sampling,
+            "seed": job.seed,
+            "adherence": [asdict(a) for a in found],
+        },
+        numbers_in="adherence.json",
+        files={"adherence.png": lambda path: plot_adherence(path, rows, f"Do {n} samples show what was asked?")},
+        lines=lines,
+        next=f"{shared.again('--guidance', 2)}   to see what guidance does to it",
+    )

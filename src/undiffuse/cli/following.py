@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from undiffuse.cli import shared
 from undiffuse.runs.progress import Trained, train_to_end
 
 if TYPE_CHECKING:
+    from undiffuse.runs.autoencoder import AutoencoderRun
+    from undiffuse.runs.diffusion import Run
     from undiffuse.training.loop import Update
 
 INTERRUPTED = 128
@@ -27,3 +30,81 @@ def train_with_bar(updates: Iterator[Update], work: Trained, phase: str = "train
         )
         raise typer.Exit(INTERRUPTED + signal)
     return first
+
+
+def follow(run: Run) -> None:
+    """Trains with a progress bar; says where everything is, first and last."""
+    from undiffuse.models.file import MODEL_FILE
+
+    typer.echo(run.description())
+    within = (0.0, 0.0)
+
+    def watched() -> Iterator[Update]:
+        nonlocal within
+        for update in run.updates():
+            within = run.spent
+            yield update
+
+    first = train_with_bar(watched(), run)
+    if first is None:
+        typer.echo("this run is already trained for that long: give more --train-steps or --budget to go on.")
+    beside = "" if first is None else _beside(within, run.spent)
+    steps = f"{run.trainer.step:,} step{'s' * (run.trainer.step != 1)}"
+    typer.echo(
+        f"{'resumed; ' if first and first > 1 else ''}trained {steps} in {shared.clock(run.trainer.seconds)}{beside}; {run.measurements.verdict()}"
+    )
+    written = {
+        "the model": MODEL_FILE,
+        "metrics.jsonl": "metrics.jsonl",
+        "samples/": "samples",
+        "condition_sensitivity.png": "condition_sensitivity.png",
+        "adapters/": "adapters",
+    }
+    typer.echo(
+        f"wrote {run.folder}/: {', '.join(name for name, path in written.items() if (run.folder / path).exists())}"
+    )
+    stages = [task for task in run.config.design.degradations.values() if task.kind == "upscale" and task.noise[1]]
+    if stages:
+        typer.echo(
+            f"next: {shared.command('sample', 'BASE', '--upscaler', run.folder)}  for a BASE of examples {stages[0].factor} times smaller"
+        )
+    else:
+        following = ["restore", run.folder, "data:0", "--simulate"] if run.tasks else ["sample", run.folder]
+        typer.echo(f"next: {shared.command(*following)}")
+
+
+def _beside(within: tuple[float, float], whole: tuple[float, float]) -> str:
+    """What saving and drawing took: seconds within the time of training, and in all; what is done at the end lies outside that time."""
+    inside = ", ".join(
+        f"{shared.clock(spent)} {what}"
+        for spent, what in zip(within, ("saving", "drawing"), strict=True)
+        if round(spent)
+    )
+    after = ", ".join(
+        f"{shared.clock(all_ - spent)} {what}"
+        for spent, all_, what in zip(within, whole, ("saving", "drawing"), strict=True)
+    )
+    return (f" ({inside} of it)" if inside else "") + f", and {after} besides, at the end"
+
+
+def follow_autoencoder(work: AutoencoderRun) -> None:
+    """Trains the autoencoder of a run of latents; says what it leaves to reach."""
+    from undiffuse.evaluation.autoencoder import reconstruction_quality
+
+    typer.echo(work.description())
+    if work.taken:
+        for _ in work.updates():  # none: its latents are measured
+            pass
+    else:
+        train_with_bar(work.updates(), work, "autoencoder")
+    found = reconstruction_quality(work)
+    typer.echo(
+        f"reconstructions of {found.n} held-out examples: {found.psnr:.1f} dB; no sample can be nearer to an example than that"
+    )
+    if found.frechet is not None:
+        over = f"over {found.components} principal components"
+        typer.echo(f"their Fréchet distance to the examples, {over}, is {found.frechet:.3g}: the floor of later ones")
+    deviations = found.stds
+    typer.echo(
+        f"latents have standard deviations of {min(deviations):.3f} to {max(deviations):.3f}, channel by channel"
+    )

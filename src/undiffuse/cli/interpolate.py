@@ -2,90 +2,72 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
-import typer
 from typer import Argument, Option
 
-from undiffuse.cli import edits, shared
+from undiffuse.cli import inputs, shared
+from undiffuse.cli.runner import ASKED, SAMPLING, TRAJECTORY, Job, Result, answers
 from undiffuse.errors import UsageError
 
 
+@answers("edited", ASKED, SAMPLING, TRAJECTORY)
 def interpolate(
-    run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
+    job: Job,
     a: Annotated[str, Argument(metavar="A", help="An image or an .npy array; data:K is example K of the run's data.")],
     b: Annotated[str, Argument(metavar="B", help="Another one.")],
     n: Annotated[int, Option("-n", help="How many, both ends included.")] = 9,
     method: Annotated[str, Option(help="Of inversion: heun or ddim.")] = "heun",
-    steps: Annotated[int | None, Option(help="Of the grid, 100 when left out.")] = None,
-    class_: edits.ClassName = None,
-    weights: edits.Weights = None,
-    trajectory: edits.Trajectory = False,
-    out: edits.Out = None,
-    device: edits.Device = None,
-) -> None:
-    """Walk from one image to another, by way of the noises they come from."""
-    shared.check_out(run, "edited", out)
+) -> Result:
+    """Go from one image to another, by way of the noises they come from."""
     import torch
 
     from undiffuse.models import editing
-    from undiffuse.models.file import load
     from undiffuse.pictures import edits as pictures
 
-    model = load(run, shared.device(device), weights)
-    inputs, conditions = edits.read_inputs(run, model, [a, b]), edits.asked(model, class_)
-    if len(inputs.values) != 2:
+    codec, given = job.model.codec, job.read([a, b])
+    if len(given.values) != 2:
         raise UsageError(
-            f"interpolation is between two examples, but {a} and {b} hold {len(inputs.values)}: give files of one each."
+            f"interpolation is between two examples, but {a} and {b} hold {len(given.values)}: give files of one each."
         )
-    walk, steps = (
-        edits.walk_of(model, trajectory, also=[n // 2]),
-        editing.default_steps(model) if steps is None else steps,
+    walk, middle = job.walk(also=[n // 2]), n // 2
+    settings = {"steps": editing.default_steps(job.model)} | job.sampling
+    result = editing.interpolate(
+        job.model,
+        given.values[0],
+        given.values[1],
+        n,
+        method=method,  # type: ignore[arg-type]
+        conditions=job.conditions,
+        watch=walk.see if walk else None,
+        progress=job.progress,
+        **settings,
     )
-    with shared.steps_bar("walking") as progress:
-        result = editing.interpolate(
-            model,
-            inputs.values[0],
-            inputs.values[1],
-            n,
-            method=method,  # type: ignore[arg-type]
-            conditions=conditions,
-            watch=walk.see if walk else None,
-            progress=progress,
-            steps=steps,
-        )
-    folder, codec = shared.result_folder(run, "edited", out), model.codec
     plain = codec.in_plain(result.x)
     blend = torch.cat([torch.lerp(plain[:1], plain[1:], share) for share in result.shares[: pictures.MOST_COLUMNS]])
-    labels = [f"{share:.0%}" for share in result.shares]
-    labels[0], labels[-1] = inputs.names
-    rows = [
-        ("through the noise", pictures.pictures_of(result.values, codec)),
-        ("plain blend of values", pictures.pictures_of(codec.plain.decode(blend), codec)),
-    ]
-    ends = [edits.decibels(value) for value in result.psnr.tolist()]
-    title = f"From one to the other; the ends come back to {' and '.join(ends)}"
-    page = pictures.draw_rows(rows, title, labels)
-    page.save(folder / "picture.png")
-    names = [f"{share:.3f}" for share in result.shares]
-    numbers = {
-        "a": a,
-        "b": b,
-        "n": n,
-        "method": method,
-        "steps": steps,
-        "class": class_,
-        "shares": list(result.shares),
-        "psnr_db_of_ends": edits.finite_rows(result.psnr),
-    }
-    written = ["picture.png", *edits.write_results(folder, model, {"interpolated": (names, result.values)}, numbers)]
-    if walk is not None:
-        down, middle = walk.only("down"), n // 2
-        title = f"How the one at {result.shares[middle]:.0%} comes about"
-        pictures.strip(down, codec, title, down.examples.index(middle)).save(folder / "trajectory.png")
-        pictures.animation(down, codec, folder / "trajectory.gif", labels)
-        written += ["trajectory.png", "trajectory.gif"]
-    typer.echo(f"wrote {folder}/: {', '.join(written)}")
+    down = None if walk is None else walk.only("down")
+    ends = " and ".join(inputs.decibels(value) for value in result.psnr.tolist())
     smaller = f"{shared.again('-n', 25)}  takes smaller steps"
-    typer.echo(f"next: {smaller if n < 25 else shared.command('reconstruct', run, a)}")
+    return Result(
+        rows=[
+            ("through the noise", pictures.pictures_of(result.values, codec)),
+            ("plain blend of values", pictures.pictures_of(codec.plain.decode(blend), codec)),
+        ],
+        title=f"From one to the other; the ends come back to {ends}",
+        labels=[given.names[0], *(f"{share:.0%}" for share in result.shares[1:-1]), given.names[1]],
+        numbers={
+            "a": a,
+            "b": b,
+            "n": n,
+            "method": method,
+            **settings,
+            "conditions": job.described,
+            "shares": list(result.shares),
+            "psnr_db_of_ends": inputs.finite_rows(result.psnr),
+        },
+        arrays={"interpolated": ([f"{share:.3f}" for share in result.shares], result.values)},
+        walk=down,
+        walk_title=f"How the one at {result.shares[middle]:.0%} comes about",
+        walk_example=0 if down is None else down.examples.index(middle),
+        next=smaller if n < 25 else shared.command("reconstruct", job.run, a),
+    )

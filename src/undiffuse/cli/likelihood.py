@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from typer import Argument, Option
 
-from undiffuse.cli import shared
+from undiffuse.cli.runner import SEED, Job, Result, answers
 from undiffuse.errors import UsageError
-from undiffuse.system import write_text
 
 if TYPE_CHECKING:
-    from undiffuse.evaluation.likelihood import Likelihood
+    from undiffuse.evaluation.likelihood import Likelihood, LikelihoodMethod
 
 
+@answers("likelihood", SEED)
 def likelihood(
-    run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
+    job: Job,
     data: Annotated[
         str | None, Argument(metavar="[DATA]", help="Examples to judge by; the run's held-out ones when left out.")
     ] = None,
@@ -30,31 +27,24 @@ def likelihood(
     decoder: Annotated[str | None, Option(help="Of quantised data: tanh, as published numbers, or exact.")] = None,
     unit: Annotated[str | None, Option(help="bits or nats, per dimension; float data has nats alone.")] = None,
     steps: Annotated[
-        int | None, Option(help="Of a respaced chain (all), or levels of the continuous bound (64).")
+        int | None, Option(help="Steps of a respaced chain (all), or levels of the continuous bound (64).")
     ] = None,
     variance: Annotated[
-        float | None, Option(help="Of the chain: 0 small, 1 large; the model's own when left out.")
+        float | None, Option(help="Variance of the chain: 0 small, 1 large; the model's own when left out.")
     ] = None,
     exact_divergence: Annotated[
         bool, Option("--exact-divergence", help="Of a flow: a derivative per dimension, no probe.")
     ] = False,
-    seed: Annotated[int, Option(help="Of the examples drawn and of all noise.")] = 0,
-    weights: Annotated[str | None, Option(help="ema or online; the better ones when left out.")] = None,
-    out: Annotated[
-        Path | None, Option(help="Folder to write to; a new one in the run's likelihood/ when left out.")
-    ] = None,
-    device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
-) -> None:
+) -> Result:
     """How probable examples are under a model, in bits per dimension, step by step."""
     if n < 1:
         raise UsageError(f"-n {n} asks for nothing: ask for at least 1.")
-    shared.check_out(run, "likelihood", out)
-    from undiffuse.evaluation.likelihood import LikelihoodMethod, in_unit
+    from undiffuse.evaluation.likelihood import in_unit
     from undiffuse.evaluation.likelihood import likelihood as model_likelihood
-    from undiffuse.models.file import load
+    from undiffuse.pictures import plots
     from undiffuse.runs.data import conditions_of, held_out_data, named_data, random_subset
 
-    model = load(run, shared.device(device), weights)
+    model, run = job.model, job.run
     chosen, divisor = in_unit(unit, model.codec.config.bins is not None)
     whole, trained_on = (held_out_data(run), False) if data is None else named_data(run, data)
     for note in () if data is None else whole.notes:
@@ -63,7 +53,7 @@ def likelihood(
         typer.echo(
             f"note: the run was trained on {data}, so these are training and held-out examples together; leave DATA out for held-out ones."
         )
-    examples = random_subset(whole, n, seed)
+    examples = random_subset(whole, n, job.seed)
     told = {
         name: values
         for name, values in conditions_of(run, examples).items()
@@ -71,36 +61,27 @@ def likelihood(
     }
     if not told and "class" in model.denoiser.conditions.settable and examples.labels is not None:
         told = {"class": [examples.classes[k] if k >= 0 else None for k in examples.labels]}
-    with shared.progress_bar("{task.fields[left]} left") as bar:
-        task, began = bar.add_task("likelihood", total=1.0, left="…"), time.monotonic()
-
-        def watch(done: float, total: float) -> None:
-            share = done / total
-            left = shared.clock((time.monotonic() - began) * (1 - share) / share) if share > 0.01 else "…"
-            bar.update(task, completed=share, left=left)
-
-        found = model_likelihood(
-            model,
-            examples.values,
-            told,
-            method=cast("LikelihoodMethod | None", method),
-            draws=draws,
-            seed=seed,
-            decoder=cast("Literal['tanh', 'exact'] | None", decoder),
-            steps=steps,
-            variance=variance,
-            exact_divergence=exact_divergence,
-            progress=watch,
-        )
+    found = model_likelihood(
+        model,
+        examples.values,
+        told,
+        method=cast("LikelihoodMethod | None", method),
+        draws=draws,
+        seed=job.seed,
+        decoder=cast("Literal['tanh', 'exact'] | None", decoder),
+        steps=steps,
+        variance=variance,
+        exact_divergence=exact_divergence,
+        progress=lambda done, total: job.phase("likelihood", done / total),
+    )
     unit_name = f"{chosen}/dim"
     which = f"{len(examples)} {'held-out examples' if data is None else f'examples of {whole.name}'}"
     which += " with their " + " and ".join({"class": "classes"}.get(name, name) for name in told) if told else ""
     total = f"{found.mean / divisor:.3f}{'' if found.error is None else f' ± {found.error / divisor:.3f}'} {unit_name}"
     parts = ", ".join(f"{_plural(kind)} {nats / divisor:.3f}" for kind, nats in found.sums().items())
-    folder = shared.result_folder(run, "likelihood", out)
     settings = {
         "draws": draws,
-        "seed": seed,
+        "seed": job.seed,
         "steps": steps,
         "variance": variance,
         "exact_divergence": exact_divergence,
@@ -108,21 +89,21 @@ def likelihood(
         "data": data,
         "told": list(told),
     }
-    text = json.dumps(_numbers(found, unit_name, divisor, settings), indent=1, allow_nan=False)
-    write_text(folder / "likelihood.json", text + "\n")
-    from undiffuse.pictures import plots
-
     title = {
         "chain": "Cost of each step of the chain",
         "continuous": "Cost of each stretch of log-SNR",
         "flow": "Growth of volume along the flow",
     }
     terms = [(term.kind, term.ratio, term.nats / divisor) for term in found.terms]
-    plots.plot_likelihood(folder / "likelihood.png", terms, total, unit_name, title[found.method])
     decoded = f"; {found.decoder} decoder" if found.decoder in ("tanh", "exact") else ""
-    typer.echo(f"{total} ({_walk(found)}; {parts}{decoded}; {which})")
-    typer.echo(_meaning(found, unit_name, divisor))
-    typer.echo(f"wrote {folder}/: likelihood.json, likelihood.png")
+    return Result(
+        numbers=_numbers(found, unit_name, divisor, settings),
+        numbers_in="likelihood.json",
+        files={
+            "likelihood.png": lambda path: plots.plot_likelihood(path, terms, total, unit_name, title[found.method])
+        },
+        lines=[f"{total} ({_walk(found)}; {parts}{decoded}; {which})", _meaning(found, unit_name, divisor)],
+    )
 
 
 def _plural(kind: str) -> str:

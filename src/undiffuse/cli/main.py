@@ -6,34 +6,34 @@ What nobody foresaw is a fault of ours or of a library: it keeps its traceback, 
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
 
 from undiffuse import __version__
 from undiffuse.cli.classifier import classifier
-from undiffuse.cli.colorize import colorize
-from undiffuse.cli.deblur import deblur
 from undiffuse.cli.demo import demo
 from undiffuse.cli.denoise import denoise
 from undiffuse.cli.doctor import doctor
 from undiffuse.cli.evaluate import evaluate
-from undiffuse.cli.inpaint import inpaint
 from undiffuse.cli.interpolate import interpolate
+from undiffuse.cli.inverse import colorize, deblur, inpaint, upscale
 from undiffuse.cli.likelihood import likelihood
+from undiffuse.cli.options import flags_of
 from undiffuse.cli.reconstruct import reconstruct
 from undiffuse.cli.reschedule import reschedule
 from undiffuse.cli.restore import restore
 from undiffuse.cli.sample import sample
 from undiffuse.cli.schedule import schedule
+from undiffuse.cli.schema import schema
 from undiffuse.cli.solvers import solvers
 from undiffuse.cli.sweep import sweep
 from undiffuse.cli.train import train
-from undiffuse.cli.upscale import upscale
 from undiffuse.cli.vary import vary
 from undiffuse.errors import Failure, UsageError
 
@@ -42,33 +42,17 @@ WRONG_USE, FAILURE = 2, 1
 app = typer.Typer(
     name="undiffuse",
     help="Diffusion models on your own data: train, sample, look inside.  `--debug` after any command shows tracebacks.",
-    no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (
-    train,
-    sample,
-    evaluate,
-    classifier,
-    denoise,
-    reconstruct,
-    interpolate,
-    inpaint,
-    vary,
-    upscale,
-    colorize,
-    deblur,
-    restore,
-    likelihood,
-    sweep,
-    schedule,
-    reschedule,
-    solvers,
-    demo,
-    doctor,
-):
-    app.command()(command)
+PANELS = {
+    "Start": (train, sample, demo, doctor),
+    "Restore and edit images": (inpaint, upscale, colorize, deblur, denoise, restore, reconstruct, interpolate, vary),
+    "Measure and tune": (evaluate, likelihood, sweep, classifier, reschedule),
+    "Look up": (solvers, schedule, schema),
+}
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
 
 
 def _print_version(asked: bool) -> None:
@@ -110,24 +94,69 @@ def main() -> None:
     tolerant(sys.stdout)
     tolerant(sys.stderr)
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show(warnings.showwarning)
-            app(prog_name="undiffuse")
+            code = app(prog_name="undiffuse", standalone_mode=False)
+    except typer.Abort:
+        sys.exit(FAILURE)
     except Exception as error:
         if debug:
             raise
-        if not (isinstance(error, UsageError | Failure | OSError | MemoryError) or _out_of_memory(error)):
+        sentence, code = _sentence(error)
+        if sentence is None:
             traceback.print_exc()
-            typer.secho(
-                "undiffuse: this is a fault of the program, not of yours; please report the lines above.",
-                fg="red",
-                err=True,
-            )
-            sys.exit(FAILURE)
-        sentence = " ".join(str(error).split()) or type(error).__name__
+            sentence = "this is a fault of the program, not of yours; please report the lines above."
         typer.secho(f"undiffuse: {sentence}", fg="red", err=True)
-        sys.exit(WRONG_USE if isinstance(error, UsageError) else FAILURE)
+    if code:
+        sys.exit(code)
+
+
+def _sentence(error: Exception) -> tuple[str | None, int]:
+    """(what is wrong in one sentence, the exit code); no sentence for a fault of the program."""
+    if hasattr(error, "format_message"):  # typer's own: options and arguments that it cannot read
+        return _of_typer(error), WRONG_USE
+    if not (isinstance(error, UsageError | Failure | OSError | MemoryError) or _out_of_memory(error)):
+        return None, FAILURE
+    text = " ".join(str(error).split()) or type(error).__name__
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    return with_flags(text, flags_of(app, command)), WRONG_USE if isinstance(error, UsageError) else FAILURE
+
+
+def _of_typer(error: Any) -> str:
+    """A sentence for what typer refuses: an option that is not there, a value that is none."""
+    if getattr(error, "option_name", None) and getattr(error, "possibilities", None):
+        return f"there is no option {error.option_name}: did you mean {sorted(error.possibilities)[0]}?"
+    option = max(getattr(getattr(error, "param", None), "opts", None) or [""], key=len)
+    message = getattr(error, "message", "").rstrip(".")
+    if option.startswith("-") and message:
+        kind = re.search(r"valid (integer|number|float)", message)
+        if kind:
+            typed = re.match(r"('.*') is not", message)
+            message = (
+                "takes a "
+                + ("whole number" if kind[1] == "integer" else "number")
+                + (f", not {typed[1]}" if typed else "")
+            )
+        return f"{option}{' ' if message.startswith('takes') else ': '}{message}{'' if message.endswith('?') else '.'}"
+    return " ".join(error.format_message().split())
+
+
+def with_flags(text: str, flags: Mapping[str, str]) -> str:
+    """A sentence of the library, with the command's flag after the first mention of a setting in backquotes: `range` (--range).
+
+    flags: of the command, by setting.  Other settings are reached by --set, and marked so where the command has that.
+    """
+
+    def flagged(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in flags:
+            return f"{name} ({flags[name]})"
+        return f"{name} (--set {name}=…)" if "set" in flags and "." in name else name
+
+    return re.sub(r"`([\w.]+)`", flagged, text)
 
 
 def _out_of_memory(error: Exception) -> bool:

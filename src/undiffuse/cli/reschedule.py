@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
 from undiffuse.cli import shared
+from undiffuse.cli.place import refuse_unwritable
 from undiffuse.errors import UsageError
 
 
@@ -16,7 +17,14 @@ def reschedule(
     run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
     name: Annotated[str, Argument(metavar="NAME", help="The noise schedule, see 'undiffuse schedule'.")],
     T: Annotated[int | None, Option("--T", help="Steps of a discrete schedule.")] = None,
-    betas: Annotated[str | None, Option(help="First and last beta of a schedule of 1000 steps: 0.0001,0.02.")] = None,
+    betas: Annotated[
+        Any,
+        Option(
+            parser=shared.rates,
+            metavar="FIRST,LAST",
+            help="First and last beta of a schedule of 1000 steps: 0.0001,0.02.",
+        ),
+    ] = None,
     zero_terminal_snr: Annotated[
         bool, Option("--zero-terminal-snr", help="Rescale a discrete one to end in pure noise.")
     ] = False,
@@ -30,7 +38,7 @@ def reschedule(
     from undiffuse.models.file import file_of, read_file
     from undiffuse.process.config import ScheduleConfig
 
-    start, end = shared.rates(betas) if betas else (None, None)
+    start, end = betas or (None, None)
     described = {
         "name": name,
         "T": T,
@@ -45,7 +53,7 @@ def reschedule(
     out = out or path.parent / f"on-{name}.safetensors"
     if out.exists():
         raise UsageError(f"{out} exists, and nothing is written over: name another --out.")
-    shared.refuse_unwritable(out.parent)
+    refuse_unwritable(out.parent)
     config, tensors = read_file(path)
     storage.write(out, "model", rescheduled(config, schedule).model_dump_json(), tensors)
     typer.echo(

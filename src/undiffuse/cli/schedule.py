@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from undiffuse.cli import shared
+from undiffuse.cli.place import refuse_unwritable
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def schedule(
         bool, Option("--zero-terminal-snr", help="Rescale discrete ones to end in pure noise.")
     ] = False,
     shift: Annotated[float, Option(help="Added to every log-SNR; 2 ln(64/side) for larger images.")] = 0.0,
-    image: Annotated[Path | None, Option(help="The image to noise; a digit when left out.")] = None,
+    picture: Annotated[Path | None, Option(help="The picture to noise; a digit when left out.")] = None,
     out: Annotated[Path, Option(help="The picture to write.")] = Path("schedules.png"),
     as_json: Annotated[bool, Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
@@ -62,7 +62,7 @@ def schedule(
         raise UsageError(
             f"--out {out} names no kind of picture that can be written: choose one of {', '.join(PICTURES)}."
         )
-    shared.refuse_unwritable(out.parent)
+    refuse_unwritable(out.parent)
     names = names or COMPARED
     chains = {name for name in names if (entry := SCHEDULES.find(name)) is not None and not entry.continuous}
     built = {
@@ -78,13 +78,13 @@ def schedule(
         ).build()
         for name in names
     }
-    if image is None:
+    if picture is None:
         data = open_digits()[np.array([4])]
     else:
         try:
-            data = Dataset("image", read_image(image).values[None])
+            data = Dataset("image", read_image(picture).values[None])
         except Unreadable as problem:
-            raise UsageError(f"{image} cannot be read: {problem}.") from None
+            raise UsageError(f"{picture} cannot be read: {problem}.") from None
     codec = Codec(fitted_codec(data))
     x = codec.encode(data.values)
     eps = standard_normal(x.shape[1:], 0, torch.zeros(1, dtype=torch.int64), stream=NoiseStream.FORWARD)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from undiffuse.errors import Failure, UsageError
+from undiffuse.errors import UsageError
 from undiffuse.runs.progress import clock as clock
 from undiffuse.runs.progress import progress_bar as progress_bar
 
@@ -34,7 +31,7 @@ def seconds(text: str) -> float:
     """ "90s", "15m", "2h", "1.5d" or a plain number of seconds → seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     if not match or float(match[1]) <= 0:
-        raise UsageError(f"{text!r} is no duration: write 90s, 15m, 2h or 1d.")
+        raise typer.BadParameter(f"takes a duration, such as 90s, 15m, 2h or 1d, not {text!r}")
     return float(match[1]) * UNITS[match[2] or "s"]
 
 
@@ -42,7 +39,7 @@ def size(text: str) -> tuple[int, int]:
     """ "64" or "48x80" (height × width) → (height, width)."""
     match = re.fullmatch(r"(\d+)(?:[x×](\d+))?", text.strip())
     if not match:
-        raise UsageError(f"{text!r} is no size: write 64, or height×width as 48x80.")
+        raise typer.BadParameter(f"takes a size, 64 or height×width as 48x80, not {text!r}")
     return int(match[1]), int(match[2] or match[1])
 
 
@@ -61,7 +58,7 @@ def span(text: str) -> list[float]:
             return [low, high]
     except ValueError:
         pass
-    raise UsageError(f"{text!r} is no range of values: write the lowest and the highest, like 0,255.")
+    raise typer.BadParameter(f"takes the lowest and the highest value, such as 0,255, not {text!r}")
 
 
 def numbers(text: str) -> list[float]:
@@ -72,22 +69,12 @@ def numbers(text: str) -> list[float]:
         raise UsageError(f"{text!r} is no list of numbers: write them like 0.05,0.1.") from None
 
 
-def stretch(text: str) -> list[float | int]:
-    """ "0.06,0.3,2" → a stretch of noise levels and how often it is walked again."""
-    match = re.fullmatch(r"(\d*\.?\d+),(\d*\.?\d+),(\d+)", text.strip())
-    if not match:
-        raise UsageError(
-            f"{text!r} is no stretch to restart: write the lowest and highest sigma/alpha and how often, like 0.06,0.3,2."
-        )
-    return [float(match[1]), float(match[2]), int(match[3])]
-
-
-def interval(text: str) -> list[float]:
+def interval(text: str) -> tuple[float, float]:
     """ "0.3,5" → two numbers, the second of which may be inf."""
     match = re.fullmatch(r"(\d*\.?\d+),(\d*\.?\d+|inf)", text.strip())
     if not match:
-        raise UsageError(f"{text!r} is no interval: write the lowest and highest sigma/alpha, like 0.3,5.")
-    return [float(match[1]), float(match[2])]
+        raise typer.BadParameter(f"takes the lowest and highest sigma/alpha, such as 0.3,5, not {text!r}")
+    return float(match[1]), float(match[2])
 
 
 def rates(text: str) -> tuple[float, float]:
@@ -98,7 +85,7 @@ def rates(text: str) -> tuple[float, float]:
             return start, end
     except ValueError:
         pass
-    raise UsageError(f"{text!r} is no range of betas: write the first and the last, of 1000 steps, like 0.0001,0.02.")
+    raise typer.BadParameter(f"takes the first and the last beta of 1000 steps, such as 0.0001,0.02, not {text!r}")
 
 
 def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
@@ -162,51 +149,6 @@ def say_grid(model: Model, solver: str | None, grid: str | None = None) -> None:
         )
     elif own is not None and grid is None and named != model.config.sampling.solver:
         typer.echo(f"note: {named} samples on the grid {own}, which suits it")
-
-
-def check_out(run: Path, kind: str, out: Path | None) -> None:
-    """Before any work: raises UsageError for a folder of results that holds something already, Failure for one that cannot be written.
-
-    kind: of the results, whose folder in the run is used when `out` is None.
-    """
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is not empty, and nothing is written over: name another --out.")
-    if run.exists():
-        refuse_unwritable(_folder_of(run, kind) if out is None else out)
-
-
-def refuse_unwritable(path: Path) -> None:
-    """Raises Failure for a file or folder, there or to be made, that cannot be written where it should be."""
-    while not path.exists():
-        path = path.parent
-    try:
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise Failure(f"{path} cannot be written to ({error.strerror}): name a place that can be by --out.") from None
-
-
-def result_folder(run: Path, kind: str, out: Path | None) -> Path:
-    """The folder to write results to, made: `out`, or a new one of the run's."""
-    if out is None:
-        return next_folder(_folder_of(run, kind))
-    out.mkdir(parents=True, exist_ok=True)
-    return out
-
-
-def _folder_of(run: Path, kind: str) -> Path:
-    return (run if run.is_dir() else run.parent) / kind
-
-
-def next_folder(parent: Path) -> Path:
-    """parent/001, parent/002, …: the first that does not exist, made. Two processes never get the same."""
-    parent.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        folder = parent / f"{number:03d}"
-        with suppress(FileExistsError):
-            folder.mkdir()
-            return folder
-    raise AssertionError  # numbers do not end
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,8 +10,8 @@ import typer
 from typer import Argument, Option
 
 from undiffuse.cli import shared
+from undiffuse.cli.runner import GUIDED, SEED, Job, Result, answers
 from undiffuse.errors import UsageError
-from undiffuse.system import write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,90 +24,93 @@ if TYPE_CHECKING:
 MOST_COMPARED, MOST_NUMBERS = 5000, 2**25  # examples that samples are scored against, and numbers in all of them
 
 
+@answers("sweep", GUIDED, SEED)
 def sweep(
-    run: Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")],
+    job: Job,
     data: Annotated[
         str | None, Argument(metavar="[DATA]", help="Examples to score against; those the run held out when left out.")
     ] = None,
     solvers: Annotated[str | None, Option(help="Which, like adams,unipc; a good few when left out.")] = None,
     grids: Annotated[str | None, Option(help="Which, like angle_beta,aligned; aligned is fitted to the model.")] = None,
-    steps: Annotated[str | None, Option(help="How many, like 4,8,16.")] = None,
-    sigma_min: Annotated[
+    step_counts: Annotated[str | None, Option(help="Numbers of sampler steps to try, like 4,8,16.")] = None,
+    sigma_mins: Annotated[
         str | None, Option(help="Last noisy levels, like 0.05,0.1; each grid's own when left out.")
     ] = None,
     n: Annotated[
         int, Option("-n", help="How many samples to judge each setting by; a score takes some hundreds.")
     ] = 64,
-    guidance: Annotated[float | None, Option(help="Strength of guidance; the model's own when left out.")] = None,
     tolerance: Annotated[
         float, Option(help="Distance to the exact flow that is near enough, of values from -1 to 1.")
     ] = 0.01,
     by: Annotated[
         str, Option(help="Recommend by flow, how near to the exact flow, or by score, how like examples it never saw.")
     ] = "flow",
-    keep: Annotated[bool, Option("--keep", help="Make the recommended setting the model's default.")] = False,
-    seed: Annotated[int, Option(help="Of the noise that every setting starts from.")] = 0,
-    out: Annotated[Path | None, Option(help="Folder to write to; a new one in the run's sweep/ when left out.")] = None,
-    device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
-) -> None:
+    save_default: Annotated[
+        bool, Option("--save-default", help="Make the recommended setting the model's default.")
+    ] = False,
+) -> Result:
     """Find the solver, grid and number of steps that suit a model: quality against cost."""
-    shared.check_out(run, "sweep", out)
     if by not in ("flow", "score"):
         raise UsageError(f"--by {by} is no way to recommend: choose flow or score.")
     from undiffuse.evaluation import sweep as sweeping
-    from undiffuse.models.file import MODEL_FILE, load, store_sampling
+    from undiffuse.models.file import MODEL_FILE, store_sampling
 
-    model = load(run, shared.device(device))
+    run, model = job.run, job.model
     settings = sweeping.settings_for(
         model,
         solvers.split(",") if solvers else sweeping.DEFAULT_SOLVERS,
         grids.split(",") if grids else sweeping.DEFAULT_GRIDS,
-        shared.integers(steps) if steps else sweeping.DEFAULT_STEPS,
-        guidance,
-        shared.numbers(sigma_min) if sigma_min else [None],
+        shared.integers(step_counts) if step_counts else sweeping.DEFAULT_STEPS,
+        job.sampling.get("guidance"),
+        shared.numbers(sigma_mins) if sigma_mins else [None],
     )
     known = _known(run)
     real, others, kinds = _real(run, data, model, known, n)
     if real is None and by == "score":
         raise UsageError("a score takes examples to compare with: name some after the run, or leave --by out.")
-    asked = _asked(run, model, known, n)
-    with shared.progress_bar("{task.completed} of {task.total} settings") as bar:
-        task = bar.add_task("sweeping", total=len(settings) + 1)
-        swept = sweeping.sweep(
-            model,
-            settings,
-            n=n,
-            conditions=asked,
-            seed=seed,
-            data=real,
-            others=others,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    flow, score = swept.recommended(tolerance), swept.best_score()
-    best = flow if by == "flow" else score
-    folder = shared.result_folder(run, "sweep", out)
-    _write(swept, {"flow": flow, "score": score}, by, tolerance, folder)
-    for line in _table(swept, flow, score, kinds):
-        typer.echo(line)
-    typer.echo(f"wrote {folder}/: sweep.png, sweep.json")
+    swept = sweeping.sweep(
+        model,
+        settings,
+        n=n,
+        conditions=_asked(run, model, known, n),
+        seed=job.seed,
+        data=real,
+        others=others,
+        progress=lambda done, total: job.phase("sweeping", done / total),
+    )
+    best = {"flow": swept.recommended(tolerance), "score": swept.best_score()}
+    if save_default and (chosen := best[by]) is not None:
+        store_sampling(run / MODEL_FILE if run.is_dir() else run, chosen.sampling)
+    return Result(
+        numbers=_content(swept, best, by, tolerance),
+        numbers_in="sweep.json",
+        files={"sweep.png": lambda path: _draw(swept, best["flow"], path)},
+        lines=_table(swept, best["flow"], best["score"], kinds) + _missed(best["flow"], by, tolerance),
+        next=_following(run, swept, best[by], by, save_default),
+    )
+
+
+def _missed(best: Tried | None, by: str, tolerance: float) -> list[str]:
+    """A note where the recommended setting is not near enough."""
+    if by != "flow" or best is None or best.to_reference is None or best.to_reference <= tolerance:
+        return []
+    return [f"note: no setting came within {tolerance:g} of the exact flow; this is the nearest"]
+
+
+def _following(run: Path, swept: Sweep, best: Tried | None, by: str, saved: bool) -> str:
+    """The command after a sweep."""
     if best is None:
-        typer.echo("next: sweep solvers that draw no noise as well, to have a distance to recommend by")
-        return
-    if by == "flow" and best.to_reference is not None and best.to_reference > tolerance:
-        typer.echo(f"note: no setting came within {tolerance:g} of the exact flow; this is the nearest")
+        return "sweep solvers that draw no noise as well, to have a distance to recommend by"
     how = best.sampling
-    if keep:
-        store_sampling(run / MODEL_FILE if run.is_dir() else run, how)
+    if saved:
         unsure = f", chosen by a score against only {swept.compared:,} examples" if by == "score" and swept.few else ""
-        typer.echo(
-            f"the model now samples with {how.solver} on {how.grid}, {how.steps} steps{unsure}; next: {shared.command('sample', run)}"
-        )
-    elif how.grid == "aligned":
-        typer.echo("next: the same with --keep, to make it the model's default")
-    else:
-        ends = [] if how.sigma_min is None else ["--sigma-min", f"{how.sigma_min:g}"]
-        again = shared.command("sample", run, "--solver", how.solver, "--grid", how.grid, "--steps", how.steps, *ends)
-        typer.echo(f"next: {again}   (or --keep to make it the default)")
+        setting = f"{how.solver} on {how.grid}, {how.steps} steps{unsure}"
+        return f"{shared.command('sample', run)}  samples with {setting} from now on"
+    if how.grid == "aligned":
+        return "the same with --save-default, to make it the model's default"
+    ends = [] if how.sigma_min is None else ["--sigma-min", f"{how.sigma_min:g}"]
+    again = shared.command("sample", run, "--solver", how.solver, "--grid", how.grid, "--steps", how.steps, *ends)
+    return f"{again}   (or --save-default to make it the default)"
 
 
 def _known(run: Path) -> RunData | UsageError:
@@ -236,10 +238,9 @@ def _table(swept: Sweep, flow: Tried | None, score: Tried | None, kinds: tuple[s
     return lines
 
 
-def _write(swept: Sweep, best: dict[str, Tried | None], by: str, tolerance: float, folder: Path) -> None:
-    from undiffuse.pictures.pareto import Point, pareto
-
-    content = {
+def _content(swept: Sweep, best: dict[str, Tried | None], by: str, tolerance: float) -> dict[str, object]:
+    """sweep.json."""
+    return {
         "n": swept.n,
         "reference_evaluations": swept.reference,
         "tolerance": tolerance,
@@ -251,26 +252,25 @@ def _write(swept: Sweep, best: dict[str, Tried | None], by: str, tolerance: floa
         "front": [_row(t) for t in swept.front()],
         "tried": [_row(t) for t in swept.tried],
     }
-    write_text(folder / "sweep.json", json.dumps(content, indent=2) + "\n")
+
+
+def _draw(swept: Sweep, flow: Tried | None, path: Path) -> None:
+    """sweep.png: distance to the flow, and score, against evaluations.   flow: the setting that is recommended by it."""
+    from undiffuse.pictures.pareto import Point, pareto
+
     reference: dict[tuple[str, str], list[Point]] = {}
     data: dict[tuple[str, str], list[Point]] = {}
     for tried in swept.tried:
-        name = (tried.sampling.solver, tried.sampling.grid)
-        for panel, value in (
-            (reference, tried.to_reference),
-            (data, None if tried.score is None else tried.score.value),
-        ):
+        name, score = (tried.sampling.solver, tried.sampling.grid), tried.score
+        for panel, value in ((reference, tried.to_reference), (data, None if score is None else score.value)):
             if value is not None:
                 panel.setdefault(name, []).append((tried.evaluations, value))
-    front = [(t.evaluations, t.to_reference) for t in swept.front() if t.to_reference is not None]
-    flow = best["flow"]
-    circle = None if flow is None or flow.to_reference is None else (flow.evaluations, flow.to_reference)
     pareto(
-        folder / "sweep.png",
+        path,
         reference,
         data,
-        front,
-        circle,
+        [(t.evaluations, t.to_reference) for t in swept.front() if t.to_reference is not None],
+        None if flow is None or flow.to_reference is None else (flow.evaluations, flow.to_reference),
         f"{swept.n} samples of one seed, each setting from the same noise",
         f"Fréchet distance to real examples in {swept.directions} random directions",
     )

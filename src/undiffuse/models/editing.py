@@ -2,7 +2,7 @@
 
 Each goes up to some noise level and back down, put together from sampling/ for one model:
 
-    reconstruct   up by inversion of the flow (ddim, heun), by recording the noise (recorded), or by a random jump
+    reconstruct   up by inversion of the flow (ddim, heun), by DDPM inversion (ddpm_inversion), or by a random jump
                   (stochastic; Meng et al. 2022, SDEdit, Algorithm 1), and down again
     vary          the same with random jumps, several times for each example
     interpolate   two examples up by inversion, along the sphere between them, and down
@@ -36,11 +36,11 @@ from undiffuse.sampling.overrides import SamplingOverrides, refuse_unknown, reso
 from undiffuse.sampling.settings import ONE_WAY, OWN_ENDS, OWN_SOLVER, UNGUIDED, SamplingConfig
 from undiffuse.sampling.solvers.registry import own_grid
 
-InversionMethod = Literal["heun", "ddim", "recorded", "stochastic"]
+InversionMethod = Literal["heun", "ddim", "ddpm_inversion", "stochastic"]
 INVERSION_SOLVERS = {
     "heun": "heun",
     "ddim": "euler",
-    "recorded": "ddpm",
+    "ddpm_inversion": "ddpm",
 }  # of the walks whose way back the way up prescribes
 INVERSION_STEPS = 100
 
@@ -161,14 +161,15 @@ def _up_and_down(
     denoisers = model.denoiser_fns(conditions or {}, len(values), config)
     steps = len(levels) - 1
     size = at_once(
-        x.shape[1:], numbers=min(BATCH_NUMBERS, RECORDED // max(1, steps)) if method == "recorded" else BATCH_NUMBERS
+        x.shape[1:],
+        numbers=min(BATCH_NUMBERS, RECORDED // max(1, steps)) if method == "ddpm_inversion" else BATCH_NUMBERS,
     )
     counter = Counter(-(-n // size) * (steps + (max(0, steps - 1) if method in ("heun", "ddim") else 0)), progress)
     for rows in torch.arange(n).split(size):
         here, index, denoise = x[rows].to(model.device), rows.to(model.device), denoisers(of[rows])
         noise: Any = config.noise_sampler
         top, rest = here, torch.zeros_like(here)
-        if method == "recorded" and steps:
+        if method == "ddpm_inversion" and steps:
             noise = ddpm_inversion(here, denoise, levels, seed=seed, index=index)
             top, rest = noise.top, noise.rest
         elif method == "stochastic":

@@ -58,7 +58,7 @@ def degradation_of(model: Model, task: str | None) -> tuple[str, Degradation]:
     if not tasks:
         raise UsageError(
             "this model was not trained for tasks: 'undiffuse inpaint', 'upscale', 'colorize', 'deblur' and 'denoise' take any model, and "
-            "'undiffuse train DATA --tasks inpaint,denoise' trains one for them."
+            "'undiffuse train DATA --degradation inpaint,denoise' trains one for them."
         )
     if task is None and len(tasks) == 1:
         task = next(iter(tasks))
@@ -254,7 +254,7 @@ def _upscaling(model: Model) -> tuple[str, Degradation]:
     found = [(name, task) for name, task in model.config.degradations.items() if task.kind == "upscale"]
     if not found:
         raise UsageError(
-            "the second stage was not trained to upscale: train one with 'undiffuse train DATA --upscaler 4'."
+            "the second stage was not trained to upscale: train one with 'undiffuse train DATA --upscale-factor 4'."
         )
     return found[0]
 

@@ -35,7 +35,7 @@ def choose_design(
     design = changed(design, with_sampling_completed(design.sampling, settings))
     if design.adapters:
         raise UsageError(
-            "adapters tune weights that were trained before: say whose, by --from RUN, or leave --adapters out."
+            "adapters tune weights that were trained before: say whose, by --from RUN, or leave --adapter-rank out."
         )
     return design
 

@@ -184,7 +184,7 @@ def _refuse_contradictions(design: Design, declared: Mapping[str, Condition], da
         )
     if design.degradations and design.latent is not None:
         raise UsageError(
-            "tasks by training show parts of examples, which latents are not made of: leave --latent or --tasks out."
+            "tasks by training show parts of examples, which latents are not made of: leave --latent or --degradation out."
         )
     if design.augment.probability and any(CONDITIONS[c.kind].config.pictures for c in declared.values()):
         raise UsageError(

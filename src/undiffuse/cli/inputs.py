@@ -1,19 +1,16 @@
-"""What the commands that edit given examples share: reading them, settings, and the folder of results."""
+"""The examples that commands are given: read, named, and noted where they had to be fitted."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
-from typer import Option
 
-from undiffuse.cli import asking
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,13 +20,7 @@ if TYPE_CHECKING:
     from undiffuse.data.codec import CodecConfig
     from undiffuse.data.dataset import Dataset
     from undiffuse.models.model import Model
-    from undiffuse.pictures.edits import Walk
 
-ClassName = Annotated[str | None, Option("--class", help="What the model is told; nothing when left out.")]
-Weights = Annotated[str | None, Option(help="ema or online; the better ones when left out.")]
-Trajectory = Annotated[bool, Option("--trajectory", help="Also draw the walk as a strip and an animation.")]
-Out = Annotated[Path | None, Option(help="Folder to write to; a new one in the run's edited/ when left out.")]
-Device = Annotated[str | None, Option(help="cpu, cuda, …")]
 INPUTS = "Images or .npy arrays; data:K is example K of the data the run was trained on."
 
 
@@ -117,53 +108,6 @@ def share_at_ends(model: Model, inputs: Inputs) -> float:
         return 0.0
     low, high = (np.reshape(ends, (-1, *[1] * (inputs.values.ndim - 2))) for ends in (codec.low, codec.high))
     return float(((inputs.values == low) | (inputs.values == high)).mean())
-
-
-def asked(model: Model, class_: str | None) -> dict[str, object]:
-    """The conditions of a --class; a model with classes is told none when it is left out."""
-    return told(model, {"class": None if class_ is None else [class_]})
-
-
-def told(model: Model, options: Mapping[str, list[str] | None]) -> dict[str, object]:
-    """The conditions of options by kind: one value for all examples, several for one each."""
-    found = asking.read_conditions(model, options).values
-    return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
-
-
-def walk_of(model: Model, trajectory: bool, **which: Sequence[int]) -> Walk | None:
-    """What collects a walk where it is to be drawn."""
-    from undiffuse.pictures.edits import Walk
-
-    return Walk(model.codec.shape, **which) if trajectory else None
-
-
-def write_results(
-    folder: Path, model: Model, results: Mapping[str, tuple[Sequence[str], Tensor]], numbers: Mapping[str, Any]
-) -> list[str]:
-    """results: by name, the examples' names and values (n, C, *size): an .npy array, and images where they are images."""
-    import numpy as np
-
-    from undiffuse.data.codec import shape_in_files
-    from undiffuse.pictures.images import save_image
-    from undiffuse.system import write_atomically, write_text
-
-    def write_array(path: Path, values: np.ndarray) -> None:
-        with open(path, "wb") as file:  # np.save would add an ending to a name
-            np.save(file, values)
-
-    written = ["numbers.json"]
-    for kind, (names, values) in results.items():
-        array = values.numpy().astype(model.config.codec.dtype, copy=False)
-        array = array.reshape(len(array), *shape_in_files(array.shape[1:]))
-        write_atomically(folder / f"{kind}.npy", lambda path, array=array: write_array(path, array), array.nbytes)  # type: ignore[misc]
-        written.append(f"{kind}.npy")
-        if len(model.config.codec.shape) == 3:
-            (folder / kind).mkdir()
-            for k, name in enumerate(names):
-                save_image(values[k], model.config.codec, folder / kind / f"{k:03d}-{name}.png")
-            written.append(f"{kind}/")
-    write_text(folder / "numbers.json", json.dumps(dict(numbers), indent=2) + "\n")
-    return written
 
 
 def decibels(psnr: float) -> str:

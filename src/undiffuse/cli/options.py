@@ -1,0 +1,196 @@
+"""Options of commands, made of the fields of the settings: name, type, range, default and help are written once, there.
+
+Every value is read by `reader`, which refuses what it cannot read in one sentence.  What an option means is the same in every
+command (MEANINGS; a test compares).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import Parameter, signature
+from typing import Annotated, Any
+
+import typer
+from typer.models import OptionInfo
+
+from undiffuse.cli.reference import settings, type_text
+from undiffuse.errors import UsageError, nearest
+
+MODELS_OWN = "the model's own"
+MEANINGS = {
+    "--steps": "sampler steps; training updates are `--train-steps`",
+    "--train-steps": "training updates, of a model, a classifier or a predictor; sampler steps are `--steps`",
+    "--noise": "standard deviation of the noise in the images given, in their own unit",
+    "--noise-sampler": "how stochastic solvers draw their noise: `independent` or `brownian`",
+    "--variance": "number from 0 (small) to 1 (large): variance of ancestral steps; its kind in training is `--variance-type`",
+    "--variance-type": "what the reverse variance is in training: `fixed_small`, `fixed_large`, `learned_range` or `learned`",
+    "--upscaler": "a trained second stage; how many times it enlarges is `--upscale-factor`, in training",
+    "--upscale-factor": "train a second stage that makes examples so many times larger",
+    "--degradation": "what is to be restored: `inpaint`, `upscale:4`, `colorize`, `deblur:1.5` or `denoise`; several in training",
+    "--task": "a condition of kind task; what can be restored is a `--degradation`",
+    "--class, --tags, --number, --text, --vector, --image, --task": "a condition: its column in `train` and `classifier`, "
+    "its value in every other command",
+    "--guidance": "guidance scale: 1 plain conditional, 0 unconditional",
+    "--batch-size": "examples per update",
+    "--start-index": "index of the first sample of a seed",
+    "--held-out": "examples kept for validation: a share below 1, or a whole number",
+    "--weights": "`ema` or `online` weights",
+    "--seed": "seed of everything random in the command",
+    "--out": "folder or file to write to",
+    "-n": "how many: samples, or answers for each image",
+}
+
+
+def reader(name: str, field: Mapping[str, Any]) -> Callable[[str], Any]:
+    """What reads the text of an option as a value of a field, given as JSON schema. It raises typer.BadParameter."""
+    kinds = field.get("anyOf", [field])
+    wanted = type_text({"anyOf": [kind for kind in kinds if kind.get("type") != "null"]}).replace("`", "")
+    choices = [choice for kind in kinds for choice in kind.get("enum", [])]
+    wanted = (
+        f"one of {wanted}" if choices else f"a {wanted}" if wanted[0] in "wnlt" and wanted[:7] != "number," else wanted
+    )
+
+    def read(text: str) -> Any:
+        for kind in kinds:
+            value = _value(text, kind)
+            if value is not None:
+                return value
+        raise typer.BadParameter(f"takes {wanted}{_example(kinds)}, not {text!r}{nearest(text, choices)}")
+
+    read.__name__ = _metavar(kinds)
+    return read
+
+
+def _value(text: str, kind: Mapping[str, Any]) -> Any:
+    """The value of a text, None where it is none of that kind."""
+    if "enum" in kind:
+        return text if text in kind["enum"] else None
+    if kind.get("type") == "array":
+        items = kind.get("prefixItems")
+        parts = text.split(",")
+        if items and len(parts) != len(items):
+            return None
+        values = [_value(part, items[k] if items else kind["items"]) for k, part in enumerate(parts)]
+        return None if None in values else values
+    if kind.get("type") in ("integer", "number"):
+        return _number(text, kind)
+    return text if kind.get("type") == "string" else None
+
+
+def _number(text: str, kind: Mapping[str, Any]) -> float | int | None:
+    try:
+        value = int(text) if kind["type"] == "integer" else float(text)
+    except ValueError:
+        return None
+    least, above = kind.get("minimum", -math.inf), kind.get("exclusiveMinimum", -math.inf)
+    most, below = kind.get("maximum", math.inf), kind.get("exclusiveMaximum", math.inf)
+    inside = least <= value <= most and (above < value or above == -math.inf) and (value < below or below == math.inf)
+    return value if inside else None
+
+
+def _example(kinds: Sequence[Mapping[str, Any]]) -> str:
+    """How a list is written."""
+    for kind in kinds:
+        if kind.get("type") == "array":
+            return ", such as " + {2: "0.3,5", 3: "0.06,0.3,2"}.get(len(kind.get("prefixItems", ())), "1,2,2")
+    return ""
+
+
+def _metavar(kinds: Sequence[Mapping[str, Any]]) -> str:
+    for kind in kinds:
+        if "enum" in kind:
+            return "|".join(kind["enum"])
+        if kind.get("type") == "array":
+            return "A,B,…"
+    return {"integer": "INTEGER", "number": "NUMBER"}.get(kinds[0].get("type", ""), "TEXT")
+
+
+def option(
+    kind: str,
+    name: str,
+    *,
+    flag: str | None = None,
+    panel: str | None = None,
+    default: str | None = None,
+    as_: str | None = None,
+) -> Parameter:
+    """The option of one field of a class of settings; its value is None where it is not given.
+
+    flag: in place of the field's name.   panel: of the help, the first when None.   default: what is said to hold when it is left out, the
+    field's own default when None.   as_: name of the parameter.
+    """
+    field = settings()[kind]["properties"][name]
+    flag = flag or f"--{name.replace('_', '-')}"
+    own = field.get("default")
+    shown = default if default is not None else "" if own is None else json.dumps(own).strip('"')
+    common: dict[str, Any] = {"help": field["description"], "rich_help_panel": panel, "show_default": shown or False}
+    if field.get("type") == "boolean":
+        annotation: Any = Annotated[bool | None, typer.Option(flag, **common)]
+    else:
+        read = reader(name, field)
+        choices = [choice for each in field.get("anyOf", [field]) for choice in each.get("enum", [])]
+        annotation = Annotated[
+            str | None,
+            typer.Option(
+                flag,
+                parser=read,
+                metavar=read.__name__,
+                autocompletion=_completing(choices) if choices else None,
+                **common,
+            ),
+        ]
+    return Parameter(as_ or name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _completing(choices: Sequence[str]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete
+
+
+def options_of(kind: str, panels: Mapping[str | None, Iterable[str]], default: str | None = None) -> list[Parameter]:
+    """The options of several fields.   panels: the fields of each panel of the help, of the first under None."""
+    return [option(kind, name, panel=panel, default=default) for panel, names in panels.items() for name in names]
+
+
+def given(settings_: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that were given."""
+    return {name: value for name, value in settings_.items() if value is not None}
+
+
+def flags_of(app: typer.Typer, command: str) -> dict[str, str]:
+    """The options of a command by the names of the settings that they set, without the groups that these are in: {"range": "--range"}."""
+    callbacks = [
+        each.callback for each in app.registered_commands if each.callback and each.callback.__name__ == command
+    ]
+    found: dict[str, str] = {}
+    for parameter in signature(callbacks[0], eval_str=True).parameters.values() if callbacks else ():
+        for each in getattr(parameter.annotation, "__metadata__", ()):
+            if isinstance(each, OptionInfo):
+                name = parameter.name.rpartition("__")[2].rstrip("_")
+                found[name] = flag_of(each, parameter.name)
+    return found
+
+
+def flag_of(option_: OptionInfo, name: str) -> str:
+    """The flag of an option, in its long form.   name: of the parameter."""
+    declared = (option_.default, *(option_.param_decls or ()))  # typer keeps the first where a default would be
+    flags = [each for each in declared if isinstance(each, str) and each.startswith("-")]
+    return max(flags, key=len, default=f"--{name.replace('_', '-')}")
+
+
+def assignments(texts: Iterable[str], flag: str = "--set") -> dict[str, Any]:
+    """["clip=0.5"] → {"clip": 0.5}: JSON where it is that, else text. Raises UsageError."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"{flag} takes SETTING=VALUE, such as training.clip=0.5, not {text!r}.")
+        try:
+            found[path] = json.loads(value)
+        except ValueError:
+            found[path] = value
+    return found

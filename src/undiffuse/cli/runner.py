@@ -1,0 +1,360 @@
+"""The runner of commands that answer: it opens the model, and writes, draws and prints what the command returns.
+
+A command is a function of a Job and of its own options, and returns a Result.  `answers` makes it one: it adds the options that such
+commands share, refuses a folder that cannot be written before any work, and writes all files in a temporary folder that is renamed
+when everything is there.  So a folder of results is whole or not there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+from undiffuse.cli import asking, inputs, shared
+from undiffuse.cli.options import MODELS_OWN, assignments, given, options_of
+from undiffuse.cli.place import Place
+from undiffuse.cli.reference import settings
+from undiffuse.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.progress import Progress
+    from torch import Tensor
+
+    from undiffuse.data.codec import CodecConfig
+    from undiffuse.models.model import Model
+    from undiffuse.pictures.edits import Walk
+
+Run = Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")]
+Images = Annotated[list[str], Argument(metavar="IMAGE…", help=inputs.INPUTS)]
+Noise = Annotated[
+    float | None,
+    Option(
+        help="Standard deviation of the noise in the images given, in their own unit; that of rounding when left out."
+    ),
+]
+CONDITIONS, MODEL, SOLVER, GUIDANCE, NOISE = "Conditions", "Model", "Solver and grid", "Guidance", "Noise and clipping"
+
+
+def parameter(name: str, annotation: Any, default: Any = None) -> Parameter:
+    """An option that several commands have: the name of the argument, and its type with typer's Option."""
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+SEED = [parameter("seed", Annotated[int, Option(help="Seed of everything random.")], 0)]
+TRAJECTORY = [
+    parameter(
+        "trajectory",
+        Annotated[bool, Option("--trajectory", help="Also draw the trajectory as a strip and an animation.")],
+        False,
+    )
+]
+GUIDED = [
+    parameter(
+        "scales",
+        Annotated[
+            str | None,
+            Option(
+                "--guidance",
+                parser=asking.scales,
+                metavar="SCALE",
+                help="Guidance scale: 1 plain conditional, above 1 stronger; class=3,age=1 for single conditions.",
+                show_default=MODELS_OWN,
+            ),
+        ],
+    ),
+]
+SAMPLING = [
+    *options_of("SamplingConfig", {None: ("steps", "solver")}, MODELS_OWN),
+    *GUIDED,
+    *options_of("SamplingConfig", {SOLVER: ("grid",)}, MODELS_OWN),
+    parameter(
+        "more",
+        Annotated[
+            list[str] | None,
+            Option(
+                "--set",
+                metavar="SETTING=VALUE",
+                help="Any other setting of sampling; may be repeated.",
+                rich_help_panel=SOLVER,
+            ),
+        ],
+    ),
+]
+EVERY_SETTING = [
+    *options_of("SamplingConfig", {None: ("steps", "solver")}, MODELS_OWN),
+    *GUIDED,
+    *options_of(
+        "SamplingConfig",
+        {
+            GUIDANCE: (
+                "guidance_method",
+                "guidance_rescale",
+                "guidance_interval",
+                "apg_momentum",
+                "apg_norm_threshold",
+            ),
+            SOLVER: (
+                "grid",
+                "order",
+                "sigma_max",
+                "sigma_min",
+                "final_sigma",
+                "rho",
+                "steps_offset",
+                "interpolation",
+                "eta",
+                "variance",
+                "corrections",
+                "lower_order_final",
+            ),
+            NOISE: (
+                "noise_sampler",
+                "churn",
+                "churn_interval",
+                "s_noise",
+                "restart",
+                "clip",
+                "threshold_quantile",
+                "threshold_max",
+                "epsilon_from",
+            ),
+        },
+        MODELS_OWN,
+    ),
+]
+ASKED = [parameter(f"{kind}_", annotation) for kind, annotation in asking.OPTIONS.items()]  # class is a word of Python
+COMMON = [
+    parameter(
+        "out", Annotated[Path | None, Option(help="Folder to write to; a new one in the run's folder when left out.")]
+    ),
+    parameter(
+        "weights",
+        Annotated[str | None, Option(help="ema or online; the better ones when left out.", rich_help_panel=MODEL)],
+    ),
+    parameter(
+        "adapters",
+        Annotated[
+            Path | None,
+            Option(
+                help="Tune the model by adapters: a run's adapters/, or a folder that peft wrote.",
+                rich_help_panel=MODEL,
+            ),
+        ],
+    ),
+    parameter(
+        "encoder",
+        Annotated[
+            str | None, Option(help="Where the model's text encoder is now, if it was moved.", rich_help_panel=MODEL)
+        ],
+    ),
+    parameter(
+        "download",
+        Annotated[
+            bool,
+            Option("--download", help="Let the model's text encoder be fetched from the hub.", rich_help_panel=MODEL),
+        ],
+        False,
+    ),
+    parameter("device", Annotated[str | None, Option(help="cpu, cuda, …", rich_help_panel=MODEL)]),
+]
+
+
+@dataclass
+class Result:
+    """What a command found.
+
+    numbers: written as JSON to the file `numbers_in`.   rows: pictures by label, drawn as picture.png with a title and a label for each
+    column.   arrays: by name, the examples' names and values (n, C, *size).   files: by name, what writes each.   lines: to print.
+    walk: drawn as a strip of `walk_example` with its title, and an animation.   next: the command that may follow.
+    """
+
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    next: str = ""
+    lines: Sequence[str] = ()
+    rows: Sequence[tuple[str, Sequence[np.ndarray]]] = ()
+    title: str = ""
+    labels: Sequence[str] = ()
+    arrays: Mapping[str, tuple[Sequence[str], Tensor]] = field(default_factory=dict)
+    files: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
+    written: Sequence[str] = ()
+    walk: Walk | None = None
+    walk_title: str = ""
+    walk_labels: Sequence[str] = ()
+    walk_example: int = 0
+    numbers_in: str = "numbers.json"
+
+
+@dataclass
+class Job:
+    """What a command works on.
+
+    place: of its results.   asked: the conditions' texts by option.   sampling: settings given.   strengths: guidance scales, where `sample`
+    lists several.
+    """
+
+    run: Path
+    model: Model
+    place: Place
+    stack: ExitStack
+    asked: dict[str, list[str] | None]
+    sampling: dict[str, Any]
+    seed: int
+    trajectory: bool
+    strengths: list[float] = field(default_factory=list)
+    _phases: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def conditions(self) -> dict[str, object]:
+        """The conditions that are asked for: one value for all examples, several for one each."""
+        found = asking.read_conditions(self.model, self.asked).values
+        return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+
+    @property
+    def fit(self) -> str:
+        """How the run's images were resized: crop, pad or stretch."""
+        return inputs.fit_of(self.run)
+
+    @property
+    def described(self) -> dict[str, str]:
+        return {name: str(value) for name, value in self.conditions.items()}
+
+    def read(self, names: Sequence[str], codec: CodecConfig | None = None, missing: bool = False) -> inputs.Inputs:
+        """The examples that are named; see inputs.py."""
+        return inputs.read_inputs(self.run, self.model, names, codec, missing)
+
+    def walk(self, **which: Sequence[int]) -> Walk | None:
+        """What collects the trajectory, where it is to be drawn."""
+        from undiffuse.pictures.edits import Walk
+
+        return Walk(self.model.codec.shape, **which) if self.trajectory else None
+
+    @cached_property
+    def bar(self) -> Progress:
+        """A progress bar, shown from now on until the command is done."""
+        return self.stack.enter_context(shared.progress_bar(shared.STEPS))
+
+    @cached_property
+    def progress(self) -> Callable[[int, int], None]:
+        """What is called with (steps done, steps in all)."""
+        return shared.steps(self.bar, "sampling")
+
+    def phase(self, what: str, share: float) -> None:
+        """Shows the share that is done, from 0 to 1, of a phase of the work, on a line of its own."""
+        if what not in self._phases:
+            self._phases[what] = self.bar.add_task(what, total=1.0, said="")
+        self.bar.update(self._phases[what], completed=share)
+
+
+def answers(
+    kind: str, *groups: Sequence[Parameter], own: Sequence[Parameter] = ()
+) -> Callable[[Callable[..., Result]], Callable[..., None]]:
+    """Makes a function of a Job a command, with its own options, those of the groups, and those that all have.
+
+    kind: the folder of a run that results are written to.   groups: options that the job takes.   own: more that the function takes.
+    """
+    of_job = [*(option for group in groups for option in group), *COMMON]
+
+    def decorate(function: Callable[..., Result]) -> Callable[..., None]:
+        _, *options = signature(function, eval_str=True).parameters.values()
+        mine = [*(p.replace(kind=p.KEYWORD_ONLY) for p in options if p.kind is not Parameter.VAR_KEYWORD), *own]
+
+        def command(run: Path, out: Path | None, **typed: Any) -> None:
+            chosen = {option.name: typed.pop(option.name) for option in mine}
+            place = Place(run, kind, out)
+            place.check()
+            with place:
+                with ExitStack() as stack:
+                    job = _open(run, place, stack, typed, chosen.get("compare", False))
+                    result = function(job, **chosen)
+                written = _write(place.folder, job.model, result)
+            for line in result.lines:
+                typer.echo(line)
+            typer.echo(f"wrote {place.final}/: {', '.join(written)}")
+            if result.next:
+                typer.echo(f"next: {result.next}")
+
+        command.__signature__ = Signature([parameter("run", Run, Parameter.empty), *mine, *of_job])  # type: ignore[attr-defined]
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        return command
+
+    return decorate
+
+
+def _open(run: Path, place: Place, stack: ExitStack, typed: dict[str, Any], compare: bool) -> Job:
+    """The job of a command.   typed: the values of the shared options.   compare: whether several guidance scales are."""
+    from undiffuse.models.file import load
+
+    known = settings()["SamplingConfig"]["properties"]
+    sampling = given({name: value for name, value in typed.items() if name in known})
+    sampling |= assignments(typed.get("more") or [])
+    for name in sampling:
+        if name not in known:
+            raise UsageError(
+                f"there is no setting of sampling {name!r}, see 'undiffuse schema sampling'{nearest(name, known) or '.'}"
+            )
+    strengths, each = typed.get("scales") or ([], {})
+    if len(strengths) > 1 and not compare:
+        raise UsageError("--guidance lists several scales, and one is used at a time: give one, or 'sample --compare'.")
+    sampling |= ({"guidance": strengths[0]} if len(strengths) == 1 else {}) | (
+        {"guidance_scales": each} if each else {}
+    )
+    model = load(
+        run, shared.device(typed["device"]), *(typed[name] for name in ("weights", "encoder", "download", "adapters"))
+    )
+    shared.say_grid(model, sampling.get("solver"), sampling.get("grid"))
+    asked = {kind: typed.get(f"{kind}_") for kind in asking.OPTIONS}
+    return Job(
+        run, model, place, stack, asked, sampling, typed.get("seed", 0), typed.get("trajectory", False), strengths
+    )
+
+
+def _write(folder: Path, model: Model, result: Result) -> list[str]:
+    """Writes everything into a folder; returns the names of what is there."""
+    from undiffuse.pictures import edits as pictures
+
+    written = list(result.written)
+    if result.rows:
+        pictures.draw_rows(result.rows, result.title, result.labels).save(folder / "picture.png")
+        written.append("picture.png")
+    if result.numbers:
+        content = json.dumps(dict(result.numbers), indent=2, allow_nan=False) + "\n"
+        (folder / result.numbers_in).write_text(content, encoding="utf-8")
+        written.append(result.numbers_in)
+    for name, (labels, values) in result.arrays.items():
+        written += _write_array(folder, model.config.codec, name, labels, values)
+    if result.walk is not None and result.walk.moments:
+        strip = pictures.strip(result.walk, model.codec, result.walk_title or result.title, result.walk_example)
+        strip.save(folder / "trajectory.png")
+        pictures.animation(result.walk, model.codec, folder / "trajectory.gif", result.walk_labels or result.labels)
+        written += ["trajectory.png", "trajectory.gif"]
+    for name, write in result.files.items():
+        write(folder / name)
+        written.append(name)
+    return written
+
+
+def _write_array(folder: Path, codec: CodecConfig, name: str, labels: Sequence[str], values: Tensor) -> list[str]:
+    """An .npy array, and images where they are images."""
+    import numpy as np
+
+    from undiffuse.data.codec import shape_in_files
+    from undiffuse.pictures.images import save_image
+
+    array = values.numpy().astype(codec.dtype, copy=False)
+    np.save(folder / f"{name}.npy", array.reshape(len(array), *shape_in_files(array.shape[1:])))
+    if len(codec.shape) != 3:
+        return [f"{name}.npy"]
+    (folder / name).mkdir()
+    for k, label in enumerate(labels):
+        save_image(values[k], codec, folder / name / f"{k:03d}-{label}.png")
+    return [f"{name}.npy", f"{name}/"]

@@ -1,0 +1,34 @@
+"""undiffuse schema [NAME]"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from undiffuse.cli.options import MEANINGS
+from undiffuse.cli.reference import markdown, name_of, settings
+from undiffuse.errors import UsageError, nearest
+
+
+def schema(
+    name: Annotated[
+        str | None,
+        Argument(metavar="[NAME]", help="A group of settings, such as sampling or training; all when left out."),
+    ] = None,
+    as_page: Annotated[bool, Option("--markdown", help="Print a page for people instead.")] = False,
+) -> None:
+    """Print all settings with their types, ranges and meanings, as JSON schema."""
+    if as_page:
+        typer.echo(markdown(MEANINGS), nl=False)
+        return
+    known = {name_of(kind): kind for kind in settings()}
+    if name is not None and name not in known:
+        raise UsageError(
+            f"there is no group of settings {name!r} among {', '.join(sorted(known))}{nearest(name, known) or '.'}"
+        )
+    whole = {"$defs": settings()}
+    content = whole if name is None else {"$ref": f"#/$defs/{known[name]}"} | whole
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
