@@ -328,10 +328,10 @@ def test_what_columns_do_not_say_is_counted_and_names_like_nothing_are_pointed_o
         "gone": Condition(kind="class"),
     }
     found = condition_notes(data, declared, np.array([0, 1, 2, 3, 4]))
-    assert [note.split(" (")[0] for note in found if "say nothing" in note] == [
-        "1 of 6 examples say nothing of 'kind'",
-        "2 of 6 examples say nothing of 'age'",
-        "2 of 6 examples say nothing of 'text'",
+    assert [note.split(" (")[0] for note in found if "have no" in note] == [
+        "1 of 6 examples have no 'kind'",
+        "2 of 6 examples have no 'age'",
+        "2 of 6 examples have no 'text'",
     ]
     assert any("'NA' is a class of its own in 'kind'" in note for note in found)
     assert any("no example that is trained on says the class 'hare' of 'kind'" in note for note in found)

@@ -160,7 +160,7 @@ def test_augmentation_is_neither_dropped_nor_asked_for():
         conditions.dropped(values, torch.Generator().manual_seed(0))["augmentation"], values["augmentation"]
     )
     assert (conditions.encode({}, 3)["augmentation"] == 0).all()
-    with pytest.raises(ValueError, match="cannot be told 'augmentation'"):
+    with pytest.raises(ValueError, match="has no condition 'augmentation'"):
         conditions.encode({"augmentation": [0.0, 0.0]}, 1)
 
 
@@ -261,7 +261,7 @@ def test_what_cannot_be_understood_is_refused_in_one_sentence(name, value, words
 @every
 def test_other_conditions_and_other_numbers_of_values_are_refused(kind):
     model = tiny_model(conditions={"it": kind.config(), "age": DROPPABLE["number"].config()})
-    with pytest.raises(ValueError, match="cannot be told 'species': its conditions are: it, age"):
+    with pytest.raises(ValueError, match="has no condition 'species': its conditions are: it, age"):
         model.sample(1, {"species": "cat"})
     for values in ([kind.values[0]] * 3, [kind.values[0]]):
         with pytest.raises(ValueError, match=f"{len(values)} values of 'it' were given for 2 examples"):
@@ -275,7 +275,7 @@ def test_other_conditions_and_other_numbers_of_values_are_refused(kind):
 
 
 def test_an_unconditional_model_says_that_it_is_one():
-    with pytest.raises(ValueError, match="cannot be told 'class': it is unconditional"):
+    with pytest.raises(ValueError, match="has no condition 'class': it is unconditional"):
         tiny_model(conditions={}).sample(1, {"class": "cat"})
 
 

@@ -1,4 +1,4 @@
-"""The probe: a condition that a network does not hear is named before anything is trained, and no other is."""
+"""The probe: a condition that a network ignores is named before anything is trained, and no other is."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_those_that_are_not_heard_are_named_and_no_other(deaf):
         return hear(told | {name: values[name][:1].expand_as(told[name]) for name in deaf})
 
     model.denoiser.conditions.forward = partly
-    with pytest.raises(ValueError, match=f"does not hear {', '.join(deaf)}: ") as caught:
+    with pytest.raises(ValueError, match=f"ignores {', '.join(deaf)}: ") as caught:
         require_sensitivity(model.denoiser, answer_of(model.denoiser, model.schedule), values)
     assert "\n" not in str(caught.value)
 
@@ -142,7 +142,7 @@ def test_a_run_whose_network_is_deaf_is_refused_before_anything_is_written(tmp_p
     settings = TINY_SETTINGS | {"training.steps": 2, "augment.probability": 0.5}
     hear = UNet.forward
     monkeypatch.setattr(UNet, "forward", lambda self, x, clock, *told: hear(self, x, clock))
-    with pytest.raises(ValueError, match="does not hear class"):
+    with pytest.raises(ValueError, match="ignores class"):
         prepare(DataConfig(source=str(tmp_path / "x.npz")), tmp_path / "r", settings=settings).run()
     assert not (tmp_path / "r").exists()
     monkeypatch.undo()
@@ -162,7 +162,7 @@ def test_a_run_that_loses_tokens_on_the_way_is_refused(tmp_path, monkeypatch):
         UNet, "forward", lambda self, x, clock, layers, tokens, absent: hear(self, x, clock, layers, 0 * tokens, absent)
     )
     conditions = {"kind": Condition(kind="class"), "caption": Condition(kind="text")}
-    with pytest.raises(ValueError, match="does not hear caption: "):
+    with pytest.raises(ValueError, match="ignores caption: "):
         settings = TINY_SETTINGS | {"training.steps": 2}
         source = DataConfig(source=str(tmp_path / "x.npz"))
         next(prepare(source, tmp_path / "r", settings=settings, conditions=conditions).run().updates())

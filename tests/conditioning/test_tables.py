@@ -143,7 +143,7 @@ def test_a_table_beside_a_folder_is_read_by_file_name(tmp_path):
     assert data.columns["age"].tolist() == ["10", "20", "30"]
     assert data.classes == ("cat", "dog")
     (tmp_path / "t.csv").write_text("age,file\n30,dog/1.png\n10,cat/1.png\n")
-    with pytest.raises(ValueError, match=r"says nothing of 1 of 3 images, such as cat/2\.png"):
+    with pytest.raises(ValueError, match=r"has no row for 1 of 3 images, such as cat/2\.png"):
         opened(tmp_path / "in", table=str(tmp_path / "t.csv"))
 
 

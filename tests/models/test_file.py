@@ -270,7 +270,7 @@ def test_an_image_alone_is_itself_in_a_batch_to_float_rounding(settings):
     [
         (0, {}, {}, "at least 1"),
         (2, {"class": "bird"}, {}, "cat, dog, 7"),
-        (2, {"age": 3}, {}, "cannot be told"),
+        (2, {"age": 3}, {}, "has no condition"),
         (2, {}, {"solver": "magic"}, "no solver"),
         (2, {}, {"steps": 0}, "steps"),
         (2, {}, {"grid": "1001"}, "levels"),

@@ -159,7 +159,7 @@ def test_data_that_says_no_class_any_more(tmp_path, base):
     assert model.classes == ()
     assert "unconditional" in repr(model)
     assert model.sample(2).shape == (2, 1, 8, 8)
-    with pytest.raises(ValueError, match="cannot be told 'class'"):
+    with pytest.raises(ValueError, match="has no condition 'class'"):
         model.sample(1, {"class": "3"})
 
 

@@ -1,7 +1,7 @@
 """How an example was augmented, as a condition: what keeps augmentation from leaking into the samples.
 
-A model trained on shifted pictures would make shifted pictures.  One that is told each shift can be asked for none
-(Karras et al. 2022, appendix F.2).  Sampling always asks for none; it is never dropped, and users cannot ask for it.
+A model trained on shifted pictures would make shifted pictures.  One that receives each shift can be sampled with none
+(Karras et al. 2022, appendix F.2).  Sampling always sets none; it is never dropped, and users cannot set it.
 """
 
 from __future__ import annotations
@@ -54,4 +54,4 @@ class AugmentationCondition(ConditionModule):
         return torch.zeros(self.config.numbers)
 
     def read(self, values: Sequence[object]) -> Tensor:
-        raise UsageError("how an example was augmented cannot be asked for.")
+        raise UsageError("how an example was augmented cannot be set.")

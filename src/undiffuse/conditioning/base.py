@@ -1,14 +1,14 @@
 """What every kind of condition is: a configuration, and a module that encodes, embeds and drops it.
 
-    what the user says ──encode──> numbers (n, …) ──dropped──> the same, some of it replaced by "not said"
+    what the user gives ─encode──> numbers (n, …) ──dropped──> the same, some of it replaced by the null token
                                                   ──forward──> an embedding, for one of three ways into the network
 
-    layers      (B, width), added to the clock's, into every layer            (Ho et al. 2020; AdaGN, Dhariwal & Nichol 2021)
+    embedding   (B, width), added to the time embedding, into every layer     (Ho et al. 2020; AdaGN, Dhariwal & Nichol 2021)
     concat      (B, c) spread over all positions, or (B, c, *size), beside the noisy input       (Saharia et al. 2022, SR3)
     attention   (B, tokens, width), which positions attend to                              (Rombach et al. 2022, eq. 5)
 
-"Not said", the null token, is a row of its own: an index past a vocabulary, or zeros where a last number says whether
-anything was said.  A network that has seen it in training is the unconditional model as well, which is what
+The null token is a row of its own: an index past a vocabulary, or zeros where a last number tells whether
+a value is present.  A network trained with it is the unconditional model as well, which is what
 classifier-free guidance needs (Ho & Salimans 2022, Algorithm 1).
 """
 
@@ -58,7 +58,7 @@ Name = Annotated[str, AfterValidator(checked_name)]
 
 
 class Note(UserWarning):
-    """Something that may be meant, but should be seen."""
+    """A warning about something that may be intended, but should be known."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,11 @@ class ConditionSettings(BaseModel, ABC):
 
     @property
     def droppable(self) -> bool:
-        """Whether the network knows what to do when nothing is said."""
+        """Whether the network was trained with the null token."""
         return self.dropout > 0 or self.missing
 
     def retire(self) -> Self:
-        """This condition in a model that goes on without being told it."""
+        """This condition in a model that continues without it."""
         return self.model_copy(update={"retired": True, "missing": True, "dropout": 0.0})
 
     # From the data to a configuration, and from the command line to values: a kind overrides what is different for it.
@@ -140,12 +140,12 @@ class ConditionSettings(BaseModel, ABC):
 
     @classmethod
     def names_of(cls, value: Any) -> list[str]:
-        """The names that one value says, of a kind with a vocabulary."""
+        """The names in one value, of a kind with a vocabulary."""
         return [str(value)]
 
     @classmethod
     def parse(cls, text: str, config: Self | None = None, fit: str = "crop") -> tuple[list[Any], list[str]]:
-        """The values that a text of the command line asks for, one or several, and how each is shown.
+        """The values in a text of the command line, one or several, and how each is shown.
 
         config: of the model's condition; None where it is only read off samples.   fit: how pictures are resized.
         Raises UsageError for a text that cannot be understood.
@@ -163,7 +163,7 @@ class ConditionSettings(BaseModel, ABC):
         """What all kinds do of `continued`."""
         if data.inject != self.inject:
             raise UsageError(
-                f"the model was told it by {self.inject!r}, and its weights are for that: leave --inject out, or give it another name."
+                f"in the model it enters by {self.inject!r}, and the weights are for that: leave --inject out, or give it another name."
             )
         same = {"dropout": data.dropout, "missing": data.missing or self.droppable, "retired": False}
         return self.model_copy(update={**same, **grown})
@@ -178,7 +178,7 @@ class ConditionModule(nn.Module, ABC):
     """One condition of a model."""
 
     settable = True
-    """Whether users can ask for it."""
+    """Whether users can set it."""
     name = ""
     """Of this condition in its model, for messages."""
     axes = 0
@@ -211,7 +211,7 @@ class ConditionModule(nn.Module, ABC):
         return {}
 
     def zero_init_output(self) -> None:
-        """Makes it start as nothing: its last layer at zero, except where the network itself starts deaf to it."""
+        """Makes it start without effect: its last layer at zero, except where the network's own first layer for it is zero."""
         if self.config.inject == "embedding":
             last = [module for module in self.modules() if next(module.children(), None) is None][-1]
             for parameter in last.parameters():
@@ -223,7 +223,7 @@ class ConditionModule(nn.Module, ABC):
         return not several and depth(value) <= self.axes
 
     def each(self, value: object, n: int, name: str) -> list[object]:
-        """What is asked of each of n examples, where `value` is one value for all or a sequence of n. Raises UsageError for another number.
+        """The value of each of n examples, where `value` is one value for all or a sequence of n. Raises UsageError for another number.
 
         name: of the condition.
         """
@@ -246,10 +246,10 @@ class ConditionModule(nn.Module, ABC):
         return encoded
 
     def require_null_token(self) -> None:
-        """Raises UsageError where the network does not know what to do when nothing is said."""
+        """Raises UsageError where the network was trained without the null token."""
         if not self.config.droppable:
             raise UsageError(
-                "this model was trained without ever dropping it (drop = 0), so it has no unconditional mode: say what it should be, "
+                "this model was trained without ever dropping it (drop = 0), so it has no unconditional mode: give it a value, "
                 "or train with a drop of 0.1."
             )
 

@@ -1,7 +1,7 @@
 """Classes and task labels as conditions: a name from the vocabulary → one learned vector.
 
 The null token of a class is one row past the vocabulary, never a fixed number.  A task label says which of several jobs
-one network is to do (paint in, enlarge, …): it is never dropped, always said, and guidance leaves it as it is.
+one network is to do (paint in, enlarge, …): it is never dropped, always present, and guidance leaves it as it is.
 """
 
 from __future__ import annotations

@@ -67,21 +67,21 @@ def fit_conditions(
 
 
 def condition_notes(data: Dataset, declared: Mapping[str, Condition], training: np.ndarray) -> list[str]:
-    """Notes on what the columns of conditions say, or do not.   training: the rows that are trained on."""
+    """Notes on the columns of conditions: missing and unusual values.   training: the rows that are trained on."""
     notes = []
     for name, condition in declared.items():
         try:
             kind = CONDITIONS[condition.kind].config
             column = [] if kind.pictures else _read(data, name, condition).values
         except UsageError:
-            continue  # whoever fits the condition says what is wrong
+            continue  # fitting the condition reports what is wrong
         said = [kind.present(value) for value in column]
         missing = [row for row, value in enumerate(said) if value is None]
         if (source := condition.column or name) == tables.CAPTIONS and source not in data.columns:
             notes += [tables.captions_note(data, missing)] if said else []
         elif missing:
             notes.append(
-                f"{len(missing):,} of {len(said):,} examples say nothing of {name!r} ({', '.join(MISSING[1:])} or an empty cell)"
+                f"{len(missing):,} of {len(said):,} examples have no {name!r} ({', '.join(MISSING[1:])} or an empty cell)"
             )
         if not kind.naming:
             continue
@@ -104,9 +104,9 @@ def condition_notes(data: Dataset, declared: Mapping[str, Condition], training: 
 def encode_columns(
     data: Dataset, declared: Mapping[str, Condition], conditions: Conditions, cache: Path | None = None
 ) -> dict[str, Encoded]:
-    """The declared conditions of every example, encoded, on the CPU; rows of a batch are asked for by their numbers (conditioning/encoded.py).
+    """The declared conditions of every example, encoded, on the CPU; rows of a batch are indexed by their numbers (conditioning/encoded.py).
 
-    cache: a folder that keeps what a transformer said of the texts, which takes long and is the same every time.
+    cache: a folder that keeps the encoded texts of a transformer, which take long and are the same every time.
     """
     values: dict[str, Encoded] = {}
     for name, condition in declared.items():

@@ -1,10 +1,10 @@
-"""All the conditions of a model: encoding what the user says, dropping it, embedding it.
+"""All the conditions of a model: encoding their values, dropping them, embedding them.
 
 A model's conditions are a mapping from a name ("class", "age") to a configuration.  What goes into every layer adds up to
-one vector, beside that of the clock; what goes beside the noisy input and what is attended to is put in a row.
+one vector, beside that of the time step; what goes beside the noisy input and what is attended to is put in a row.
 
 In training every condition of every example is dropped on its own.  Independent drops would hardly ever drop all of
-several conditions at once, and guidance starts from the network that is told nothing: so now and then all are dropped
+several conditions at once, and guidance starts from the unconditional network: so now and then all are dropped
 together, as often as the one that is dropped least.
 """
 
@@ -125,17 +125,17 @@ class Conditions(nn.Module):
         )
         for name, module in self.items():
             module.name = name
-        # a token that is always there, so that attention has something to look at where nothing is said
+        # a token that is always there, so that attention has something to attend to where every condition is absent
         self.start = nn.Parameter(torch.randn(1, 1, width)) if cross_attended(configs) else None
 
     @property
     def settable(self) -> list[str]:
-        """The names of the conditions that a user can ask for."""
+        """The names of the conditions that a user can set."""
         return [name for name, module in self.items() if module.settable and not module.config.retired]
 
     @property
     def droppable(self) -> list[str]:
-        """The names of those that may be left unsaid."""
+        """The names of those that may be absent."""
         return [name for name in self.settable if self[name].config.droppable]
 
     def path(self, name: str) -> str:
@@ -143,7 +143,7 @@ class Conditions(nn.Module):
         return f"each.{_key(name)}"
 
     def null(self, n: int) -> EncodedConditions:
-        """Nothing said of n examples, on the CPU. Raises UsageError for a condition that must be said."""
+        """The null tokens of n examples, encoded, (n, …) each, on the CPU. Raises UsageError for a condition that must be present."""
         return {name: module.encode([None] * n) for name, module in self.items()}
 
     def items(self) -> list[tuple[str, ConditionModule]]:
@@ -187,10 +187,10 @@ class Conditions(nn.Module):
         )
 
     def encode(self, asked: Mapping[str, object], n: int) -> EncodedConditions:
-        """What the user asks for, one value for all or a sequence of n, → Values for n examples.
+        """Values of conditions, one for all or a sequence of n, encoded for n examples, (n, …) each.
 
         A condition that is not mentioned is the null token.  Raises UsageError for a name the model does not have, a value
-        that cannot be understood, or a condition that must be said and is not.
+        that cannot be understood, or a condition that must be present and is not.
         """
         each, found = self.for_each(asked, n), {}
         for name, module in self.items():
@@ -201,19 +201,19 @@ class Conditions(nn.Module):
         return found
 
     def for_each(self, asked: Mapping[str, object], n: int) -> dict[str, list[object]]:
-        """What is asked of each of n examples, as `encode` takes it. Raises UsageError as that does."""
+        """The value of each of n examples, as `encode` takes it. Raises UsageError as that does."""
         if not isinstance(asked, Mapping):
             raise UsageError(f"conditions are given by name, as {{'class': '7'}}, and not as {asked!r}.")
         if n < 1:
-            raise UsageError(f"asked for {n} examples: there should be at least 1.")
+            raise UsageError(f"{n} examples were requested: take at least 1.")
         for name in asked:
             if name not in self.settable:
                 known = f"its conditions are: {', '.join(self.settable)}" if self.settable else "it is unconditional"
-                raise UsageError(f"this model cannot be told {name!r}: {known}.")
+                raise UsageError(f"this model has no condition {name!r}: {known}.")
         return {name: self[name].each(value, n, name) for name, value in asked.items()}
 
     def without(self, values: EncodedConditions, names: Collection[str] | None = None) -> EncodedConditions:
-        """The same with nothing said of `names`, of all that may be left unsaid where None: what guidance starts from."""
+        """The same with the null token for `names`, for all that may be absent where None: what guidance starts from."""
         left_out = self.droppable if names is None else names
         return {
             name: self[name].null_tokens(len(value), value.device) if name in left_out else value

@@ -1,14 +1,14 @@
-"""Corruptions: what tasks by training hide of an example, drawn anew at every step.
+"""Degradations: what a network that is trained for tasks gets of an example, drawn anew at every step.
 
     y = A x + s n,      n ~ N(0, I),
 
-with A an operator (process/operators.py) and s drawn between two bounds.  The network is shown, beside x_t and of its size,
+with A an operator (process/operators.py) and s drawn between two bounds.  The network receives, beside x_t and of its size,
 
     the picture of y      what a person would draw of it, 0 where nothing is known
     what is known         1 or 0
     s                     the same number everywhere
 
-and told which task it is where there are several.  So one network learns to fill in, upscale, colour, deblur and denoise
+and the task's label where there are several.  So one network learns to fill in, upscale, colour, deblur and denoise
 (Saharia et al. 2022, "Palette"), and a second stage that knows how noisy its small example is can follow a first one whose
 examples are not perfect: noise conditioning augmentation (Ho et al. 2022, "Cascaded diffusion models", section 4.2).
 
@@ -211,7 +211,7 @@ class Degradations:
                 raise UsageError(f"the task {name!r} does not suit this data: {error}") from None
 
     def conditions(self, x: Tensor, generator: torch.Generator, which: Tensor | None = None) -> dict[str, Tensor]:
-        """What the network is told of x (B, C, *size).   which: task of each example, int64 (B,) on the CPU; drawn when None."""
+        """What the network receives of x (B, C, *size).   which: task of each example, int64 (B,) on the CPU; drawn when None."""
         which = torch.randint(len(self.names), (len(x),), generator=generator) if which is None else which
         seen = torch.empty(len(x), x.shape[1] + 2, *x.shape[2:], dtype=x.dtype, device=x.device)
         for k, corruption in enumerate(self.each.values()):

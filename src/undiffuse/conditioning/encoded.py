@@ -1,11 +1,11 @@
-"""What is said of every example of a data set, encoded and kept small: rows of a batch are made when they are asked for.
+"""The conditions of every example of a data set, encoded and kept small: rows of a batch are made on demand.
 
     a tensor   (N, …), one row each: classes, numbers, vectors
     Ragged     rows of different lengths end to end, as in the compressed sparse row format, each different one once: tags, words,
                states of tokens
     Distinct   every different row once: pooled states of texts
 
-What N examples say takes as much memory as what is said, not N times the longest text or the whole vocabulary.
+N examples take as much memory as their values, not N times the longest text or the whole vocabulary.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Part(EncodedColumn):
 
 
 class Distinct(EncodedColumn):
-    """content: the different rows (U, …).   which: of them each example has, int64 (N,), -1 where nothing is said: zeros."""
+    """content: the different rows (U, …).   which: of them each example has, int64 (N,), -1 where the value is absent: zeros."""
 
     def __init__(self, content: Tensor, which: Tensor) -> None:
         self.content, self.which = content, which
@@ -83,8 +83,8 @@ class Ragged(EncodedColumn):
     """Rows of different lengths, padded with zeros when they are handed out, or as 1 at the places that they name.
 
     content: all different rows end to end, (total, …).   starts: where each begins, and the end, int64 (U + 1,).   which: of them each
-    example has, int64 (N,), -1 where nothing is said: all zeros.   most: the longest that may be; of `named` the vocabulary.
-    named: whether content (total,) are places out of `most`, which become 1 in a row of most + 1, with a last 1 where anything is said.
+    example has, int64 (N,), -1 where the value is absent: all zeros.   most: the longest that may be; of `named` the vocabulary.
+    named: whether content (total,) are places out of `most`, which become 1 in a row of most + 1, with a last 1 where a value is present.
     dtype: of the rows that are handed out.
     """
 

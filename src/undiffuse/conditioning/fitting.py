@@ -86,10 +86,10 @@ def one_value_each(column: np.ndarray, kind: str, *, whole: bool = True, missing
 
 
 def several(names: tuple[str, ...], continued: bool) -> tuple[str, ...]:
-    """A vocabulary itself. Raises UsageError for one with nothing to tell apart.   continued: as in Fitting."""
+    """A vocabulary itself. Raises UsageError for one with fewer than two names.   continued: as in Fitting."""
     if len(names) < (1 if continued else 2):
         raise UsageError(
-            f"there is only one value, {names[0]!r}, so it tells nothing: leave it out."
+            f"there is only one value, {names[0]!r}, so it carries no information: leave it out."
             if names
             else "no row names any: leave it out."
         )

@@ -2,7 +2,7 @@
 
 Standardised by the data, z = (value - mean)/deviation, and embedded continuously: z itself with sines and cosines of
 it at a few frequencies, the lowest with a period longer than the data's range, so that neighbours stay neighbours
-between the values seen (Tancik et al. 2020, Fourier features).  Encoded as (z, 1), (0, 0) where nothing is said.
+between the values of training (Tancik et al. 2020, Fourier features).  Encoded as (z, 1), (0, 0) where the value is absent.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class NumberCondition(ConditionModule):
             )
             warnings.warn(
                 f"{self.name + ': ' if self.name else ''}{listed} {'lies' if len(outside) == 1 else 'lie'} outside {self.config.low:g} to "
-                f"{self.config.high:g}, all that the model has seen: it can only guess there",
+                f"{self.config.high:g}, the range of training: the model can only guess there",
                 Note,
                 stacklevel=2,
             )

@@ -1,6 +1,6 @@
-"""What is seen of the example to be made, as a condition: channels beside the noisy input, in the model's range of x.
+"""The observation, what is known of the example to be made, as a condition: channels beside the noisy input, in the model's range of x.
 
-Made from each example while training (corruptions.py), and always said.
+Made from each example while training (degradations.py), and always present.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ObservationConfig(ConditionSettings):
     def merged_with(self, data: ObservationConfig) -> ObservationConfig:
         if data.shape[0] != self.shape[0]:
             raise UsageError(
-                f"the model sees {self.shape[0]} channels, and this has {data.shape[0]}: keep what it sees."
+                f"the model's observation has {self.shape[0]} channels, and this has {data.shape[0]}: keep the degradations."
             )
         return self._merged(data, shape=data.shape)
 
@@ -65,6 +65,6 @@ class ObservationCondition(ConditionModule):
         for row in rows:
             if tuple(row.shape) != self.config.shape:
                 raise UsageError(
-                    f"what is seen has the shape {tuple(row.shape)}, but the model takes {self.config.shape}."
+                    f"the observation has the shape {tuple(row.shape)}, but the model takes {self.config.shape}."
                 )
         return torch.stack(rows)

@@ -4,7 +4,7 @@
     layers      a few strided convolutions, the mean over positions
     attention   the same convolutions, every position a token
 
-Scaled by the data to about -1 … 1.  Encoded with a last channel of ones, all zeros where nothing is said.
+Scaled by the data to about -1 … 1.  Encoded with a last channel of ones, all zeros where the picture is absent.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class ImageConfig(ConditionSettings):
 
 
 class Pictures(EncodedColumn):
-    """Pictures as they are stored (N, C, *size), encoded when rows of them are asked for."""
+    """Pictures as they are stored (N, C, *size), encoded when rows of them are indexed."""
 
     def __init__(self, stored: Tensor, config: ImageConfig) -> None:
         self.stored, self.config = stored, config

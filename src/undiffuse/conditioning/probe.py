@@ -1,4 +1,4 @@
-"""Does the network hear its conditions?
+"""Is the network sensitive to its conditions?
 
 A condition that never reaches the output is the commonest silent failure of conditional models.  So each is shuffled
 among the examples of a batch, everything else the same, and the change of x̂ is measured.  Before training, when last
@@ -32,7 +32,7 @@ def shuffled(value: Tensor) -> Tensor | None:
 
 
 def effect(answer: Callable[[EncodedConditions], Tensor], values: EncodedConditions, name: str) -> float | None:
-    """Root mean square change of an answer (B, …) when the condition `name` is shuffled; None where all say the same."""
+    """Root mean square change of an answer (B, …) when the condition `name` is shuffled; None where all values are the same."""
     other = shuffled(values[name])
     if other is None:
         return None
@@ -81,6 +81,6 @@ def require_sensitivity(
         module.train(was_training)
     if deaf:
         raise UsageError(
-            f"the network does not hear {', '.join(deaf)}: what it answers is exactly the same whatever it is told, so training "
-            "would ignore it in silence; give the network a way to it."
+            f"the network ignores {', '.join(deaf)}: its output is exactly the same whatever the value, so training "
+            "would learn nothing of it; give the network a way to it."
         )

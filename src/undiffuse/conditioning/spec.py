@@ -76,7 +76,7 @@ class Condition(BaseModel):
                 "pooling belongs to a transformer's states: name the transformer as encoder, or leave it out."
             )
         if self.kind == "task" and self.dropout:
-            raise UsageError("a task is always said, so it is never dropped: leave its drop out.")
+            raise UsageError("a task is always present, so it is never dropped: leave its dropout out.")
         if self.channels is not None and self.kind != "image":
             raise UsageError(f"channels are those of pictures, and a {self.kind} is none: leave them out.")
         return self

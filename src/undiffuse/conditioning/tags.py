@@ -1,6 +1,6 @@
 """Tags as a condition: any number of names from a vocabulary at once.
 
-Encoded as one number per name, 1 where it applies, and a last 1 that says that tags were given: an example without any
+Encoded as one number per name, 1 where it applies, and a last 1 where tags were given: an example without any
 tag is something else than one of which nothing is known.
 """
 

@@ -1,7 +1,7 @@
 """A text as a condition, read by one of two kinds of encoder.
 
     words         light, needs nothing else, trained along: every word is a few rows of one table, found by hashing the
-                  word and its three-letter parts, so words that were never seen still resemble their kin
+                  word and its three-letter parts, so unknown words get embeddings similar to related words
                   (Bojanowski et al. 2017, fastText, with the hashing of Weinberger et al. 2009)
     transformer   BERT- or GPT-like, from a folder, frozen (transformers.py): its states of all tokens, or pooled to one vector
 
@@ -124,7 +124,7 @@ class TextCondition(ConditionModule):
     """Encoded texts → embeddings (B, width), or tokens (B, n, width).
 
     Encoded are hashed words int64 (B, most, PARTS), states of tokens (B, most, d + 1) whose last number says whether the
-    token is there, or pooled states (B, d + 1); zeros where nothing is said.
+    token is there, or pooled states (B, d + 1); zeros where the text is absent.
     source: where a transformer lies now, if not where it lay in training.   download: whether it may be fetched.
     """
 
@@ -177,7 +177,7 @@ class TextCondition(ConditionModule):
         return open_encoder(self.config.encoder, self.source, self.download)
 
     def encode(self, values: Sequence[object]) -> Tensor:
-        """As of any condition; a blank text says nothing."""
+        """As of any condition; a blank text is absent."""
         return super().encode([text_or_none(value) for value in values])
 
     def encode_all(self, values: Sequence[object] | Tensor) -> Encoded:
@@ -193,7 +193,7 @@ class TextCondition(ConditionModule):
         return self.column(end_to_end(content(), self._empty()), lengths, which)
 
     def different(self, values: Sequence[object] | Tensor) -> tuple[list[str], Tensor]:
-        """(the different texts, which of them each value is, int64 (N,), -1 for none). Raises UsageError where something must be said and is not."""
+        """(the different texts, which of them each value is, int64 (N,), -1 for none). Raises UsageError where a text must be present and is not."""
         texts, which = distinct(text_or_none(value) for value in values)
         if (which < 0).any():
             self.require_null_token()

@@ -2,12 +2,12 @@
 
     tokens   the last states of all tokens
     mean     their mean, as sentence encoders of BERT's kind are trained for         (Reimers & Gurevych 2019, section 3)
-    last     the state of the last token, which in a model that reads left to right has seen the whole text
+    last     the state of the last token, which in a model that reads left to right depends on the whole text
 
-States are divided by their root mean square over the data, so that the network sees numbers of size 1 whatever the
+States are divided by their root mean square over the data, so that the network receives numbers of size 1 whatever the
 encoder.  The encoder stays outside the model file, which names it and holds the SHA-256 of its weights and its
 tokenizer: another encoder under the same name is refused.  Only safetensors are loaded, no code of the folder is run,
-and nothing is fetched unless asked.
+and nothing is fetched unless you allow it.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class TextEncoder:
 
     @property
     def reads_left_to_right(self) -> bool:
-        """Whether it is GPT-like, where only the last token has seen the whole text."""
+        """Whether it is GPT-like, where only the last token depends on the whole text."""
         names = [type(self.model).__name__, *(self.model.config.architectures or [])]
         return bool(getattr(self.model.config, "is_decoder", False)) or any(
             "GPT" in name or "CausalLM" in name for name in names

@@ -1,7 +1,7 @@
 """A vector as a condition: an embedding of the user's own, from whatever made it.
 
 Standardised by the data, number by number, so that its scale does not matter.  Encoded with a last 1, all zeros where
-nothing is said.
+the vector is absent.
 """
 
 from __future__ import annotations

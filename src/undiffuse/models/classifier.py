@@ -51,7 +51,7 @@ READERS: dict[str, Callable[[Any, int], ConditionModule]] = {
 
 
 class ClassifierConfig(Config):
-    """What a classifier file says of itself."""
+    """The configuration in a classifier file."""
 
     codec: CodecConfig = Field(description="How stored values become the model's range and back.")
     latent: LatentConfig | None = Field(None, description="The autoencoder, where x is its latents.")
@@ -90,7 +90,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.config = config
         self.network = UNetEncoder(config.network, config.shape, outputs(config.target))
-        # reads what users say as a condition of this kind does; its embedding is not used, so it is kept out of the parameters
+        # reads values of users as a condition of this kind does; its embedding is not used, so it is kept out of the parameters
         self._reader = (READERS[config.target.kind](config.target, 1),)
 
     def forward(self, x_t: Tensor, level: Level) -> Tensor:
@@ -108,7 +108,7 @@ class Classifier(nn.Module):
         return self.network.features(scale * x, level.timestep.to(device=x.device, dtype=torch.float32).expand(len(x)))
 
     def read(self, values: list[Any]) -> Tensor:
-        """What is asked for, encoded, (n, …). Raises UsageError for what cannot be understood."""
+        """The wanted values, encoded, (n, …). Raises UsageError for what cannot be understood."""
         try:
             return self._reader[0].read(values)
         except ValueError as error:
@@ -126,14 +126,14 @@ class Classifier(nn.Module):
         form: Literal["score", "mean"] = "score",
         interval: tuple[float, float] | None = None,
     ) -> Guide:
-        """The pull towards what is asked of n examples: one value for all, or a list of n.
+        """The guide towards a value for each of n examples: one value for all, or a list of n.
 
         scale, form, interval: see Guide; where no interval is given, up to the noisiest level at which it beats chance.
         """
         reader = self._reader[0]
         each = reader.each(asked, n, self.config.name)
         if any(value is None for value in each):
-            raise UsageError(f"{self.config.name}: a classifier guides towards something: say what, for every example.")
+            raise UsageError(f"{self.config.name}: a classifier guides towards a value: give one for every example.")
         wanted = self.read(each).to(next(self.parameters()).device)
 
         def function(x_t: Tensor, level: Level, index: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class Classifier(nn.Module):
             )
         if model.latent != self.config.latent:
             raise UsageError(
-                "the classifier and the model do not see the same latents: train one with 'undiffuse classifier RUN'."
+                "the classifier and the model have different latents: train one with 'undiffuse classifier RUN'."
             )
         if model.codec != self.config.codec:
             raise UsageError(
@@ -171,7 +171,7 @@ def outputs(target: Target) -> int:
 
 
 def log_likelihood(target: Target, answer: Tensor, encoded: Tensor) -> Tensor:
-    """See the top of this file; (B,), 0 where nothing is said."""
+    """See the top of this file; (B,), 0 where the value is absent."""
     if isinstance(target, ClassConfig):
         said = encoded < len(target.names)
         chosen = answer.log_softmax(1).gather(1, encoded.clamp(max=len(target.names) - 1)[:, None])[:, 0]

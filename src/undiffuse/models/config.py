@@ -1,4 +1,4 @@
-"""What a model file says of itself: enough to build the network and to sample with no other setting."""
+"""The configuration in a model file: enough to build the network and to sample with no other setting."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StartConfig(Config):
 
 
 class ModelConfig(Config):
-    """What a model file says of itself."""
+    """The configuration in a model file."""
 
     codec: CodecConfig = Field(description="How stored values become the model's range and back.")
     latent: LatentConfig | None = Field(
@@ -142,7 +142,7 @@ OfModel = TypeVar("OfModel", bound=OnSchedule)
 
 
 def rescheduled(config: OfModel, schedule: ScheduleConfig) -> OfModel:
-    """A model on another schedule: its network is asked at the levels that it was trained on, and its way of sampling where that works there.
+    """A model on another schedule: its network is evaluated at the levels that it was trained on, and its way of sampling where that works there.
 
     Raises UsageError for a learned variance, which is that of one chain's transitions.
     """

@@ -1,6 +1,6 @@
 """Denoiser: a network + what it predicts + a variance = Denoise.
 
-The one place where a network's output becomes a belief about x_0 (process/predictions.py, eq. 1).  The affine map is
+The one place where a network's output becomes a posterior of x_0 (process/predictions.py, eq. 1).  The affine map is
 evaluated in float32 or better whatever the network computes in.  Conditions that go beside the noisy input are put there
 here, unscaled, so that networks know nothing of them but their channels.
 """
@@ -38,7 +38,7 @@ LEARNED: dict[str, Callable[[Tensor], Variance]] = {
 class Denoiser(nn.Module):
     """(x_t, level, values) → Posterior.
 
-    network:    see networks/base.py; told tokens where conditions are attended to.  It answers with twice the channels of x_t
+    network:    see networks/base.py; with tokens where conditions enter by cross-attention.  It returns twice the channels of x_t
                 when the variance is learned, the second half then being the variance head.
     prediction: what the (first half of the) output means.
     conditions: embeds `values`; with none given, an unconditional model.

@@ -75,7 +75,7 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of n examples: encoded for the model, and for what it is guided away from.   index: of each, 0 … n - 1."""
+    """The encoded conditions of n examples, and those of the negative condition or the weaker model.   index: of each, 0 … n - 1."""
 
     values: EncodedConditions
     negative: EncodedConditions | None
@@ -134,7 +134,7 @@ def validate(
     if guidance.autoguidance is not None:
         if scales:
             raise UsageError(
-                "a weaker model is told the same as this one, so there is one scale for all: leave the scales out."
+                "a weaker model has the same conditions as this one, so there is one scale for all: leave the scales out."
             )
         _refuse_other(model, guidance.autoguidance, "the weaker model")
     elif guided and not conditions.settable:
@@ -185,7 +185,7 @@ def build_denoiser(
     guidance: Guidance,
     seen: Callable[[DenoiserFn], DenoiserFn] = lambda denoise: denoise,
 ) -> DenoiserFn:
-    """The Denoise that sampling walks with.   seen: what conditions it on something seen of x, see sampling/inverse.py.
+    """The denoiser that sampling uses.   seen: what conditions it on a measurement of x, see sampling/inverse_problems.py.
 
     That comes before clipping, since a clipped x̂ has no derivative where it was clipped.   With momentum of guidance it is a
     `Remembering`, which remembers in the steps of a `WithMomentum`.
@@ -205,7 +205,7 @@ def build_denoiser(
 def build_sampler(
     model: GuidedModel, asked: Request, sampling: SamplingConfig, guidance: Guidance
 ) -> tuple[DenoiserFn, Solver]:
-    """The Denoise and the Solver that sampling walks with."""
+    """The denoiser and the solver that sampling uses."""
     solver = sampling.build_solver(model.schedule)
     by_mean = tuple(guide for guide in guidance.guides if guide.form == "mean")
     if by_mean:
@@ -247,7 +247,7 @@ def _pair(model: GuidedModel, asked: Request, guidance: Guidance) -> Pair:
 def _nested(model: GuidedModel, values: EncodedConditions, rest: float, scales: Mapping[str, float]) -> DenoiserFn:
     """Conditions with scales of their own, one after another in the order of the scales; the others first, with `rest`.
 
-    Conditions of one scale are told together, which saves an evaluation.
+    Conditions of one scale are added together, which saves an evaluation.
     """
     conditions = model.denoiser.conditions
     of: dict[float, list[str]] = {}
@@ -277,7 +277,7 @@ def _limited(model: GuidedModel, denoise: DenoiserFn, sampling: SamplingConfig) 
 def encode_request(
     model: GuidedModel, conditions: Mapping[str, object], n: int, guidance: Guidance, device: torch.device | None = None
 ) -> Request:
-    """What is asked of n examples, on a device, the model's when None. Raises UsageError, see Conditions.encode."""
+    """The request of n examples, on a device, the model's when None. Raises UsageError, see Conditions.encode."""
     values, weaker = model.denoiser.conditions.encode(conditions, n), None
     negative = model.denoiser.conditions.encode(guidance.negative, n) if guidance.negative else None
     if guidance.autoguidance is not None:

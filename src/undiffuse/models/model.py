@@ -53,7 +53,7 @@ class Model:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes it can be asked for; empty for an unconditional model."""
+        """The names of its classes; empty for an unconditional model."""
         return next(
             (c.names for c in self.config.conditions.values() if isinstance(c, ClassConfig) and not c.retired), ()
         )
@@ -209,7 +209,7 @@ class Model:
         )
 
     def denoiser_fn(self, conditions: Mapping[str, object], n: int, sampling: SamplingConfig) -> DenoiserFn:
-        """The Denoise that sampling n examples walks with: conditioned, guided, clipped. Raises UsageError for momentum, which it cannot have."""
+        """The denoiser that sampling n examples uses: conditioned, guided, clipped. Raises UsageError for momentum, which it cannot have."""
         return self.denoiser_fns(conditions, n, sampling)(slice(n))
 
     def denoiser_fns(

@@ -1,8 +1,8 @@
-"""Tasks that a model was trained for: what is seen of an example, and the examples that may have been there.
+"""Tasks that a model was trained for: from an observation of an example to examples that may have been there.
 
-A model of tasks (corruptions.py) is shown what is left of an example and draws what it may have been: one evaluation of the
-network a step, no gradient.  What is left comes from someone (`given`), or is made of a whole example to see how well it
-comes back (`simulated`).  A second stage is the same thing with a first model's samples as what is given (`upscaled`).
+A model of tasks (degradations.py) receives an observation and samples what the example may have been: one evaluation of the
+network a step, no gradient.  The observation comes from a user (`observe`), or is made from a whole example to measure how well it
+comes back (`degrade`).  A second stage is the same with a first model's samples as observations (`upscale_samples`).
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ def degradation_of(model: Model, task: str | None) -> tuple[str, Degradation]:
         task = next(iter(tasks))
     if task not in tasks:
         raise UsageError(
-            f"{'there are several tasks, so say which' if task is None else f'this model was not trained for the task {task!r}'}: "
+            f"{'there are several tasks, so choose one' if task is None else f'this model was not trained for the task {task!r}'}: "
             f"it can do {', '.join(tasks)}."
         )
     return task, tasks[task]
 
 
 def degrade(model: Model, values: np.ndarray | Tensor, task: str | None = None, *, seed: int = 0) -> Observation:
-    """What the task leaves of whole examples (inputs, C, *size), in the data's own range, drawn as in training."""
+    """The observation that the task makes of whole examples (inputs, C, *size), in the data's own range, drawn as in training."""
     name, corruption = degradation_of(model, task)
     x = model.codec.encode(values)
     each = [corruption.observe(x[k : k + 1], generator(GeneratorStream.SIMULATED, seed, k)) for k in range(len(x))]
@@ -90,7 +90,7 @@ def observe(
     noise: float | None = None,
     added: Tensor | None = None,
 ) -> Observation:
-    """What someone has of examples, in the data's own range: of the size that the task leaves, (inputs, C, *size / factor) of upscaling.
+    """Observations of a user, in the data's own range: of the size that the task leaves, (inputs, C, *size / factor) of upscaling.
 
     hidden: of inpainting, True where to fill in, (*size), (1, *size) or (inputs, 1, *size).   noise: how noisy the values are, as
     a standard deviation in the model's range; the least that the task was trained for when left out.
@@ -230,7 +230,7 @@ def upscale_samples(
     sampling: SamplingConfig | None = None,
     **overrides: Unpack[SamplingOverrides],
 ) -> Tensor:
-    """Samples (n, C, *size / factor) of a first stage, made larger by a second; noise is added to them and told first.
+    """Samples (n, C, *size / factor) of a first stage, made larger by a second; noise is added to them, and its size is an input.
 
     seed: the first stage's; every later one draws from a stream of its own, told by its size.   index: of each sample's noise in
     the seed, 0 … n - 1 when left out.   Raises UsageError for samples of another shape.

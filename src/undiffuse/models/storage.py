@@ -73,7 +73,7 @@ def config_of(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself.   config: its JSON as it stands there.   sha256: of that and of all tensors.   version: of its format.
+    """The header of a file.   config: its JSON as it stands there.   sha256: of that and of all tensors.   version: of its format.
 
     stored: for the name that each tensor has today, the one that it has in the file.
     """

@@ -1,12 +1,12 @@
-"""From the weights of a trained denoiser to those of one that is told more: whatever it knew it knows, what is new is silent.
+"""From the weights of a trained denoiser to those of one with more conditions: old ones work as before, new ones have no effect yet.
 
     parts that both have                     copied
-    a vocabulary, a longer text              copied row by row; a new name starts as "not said"
+    a vocabulary, a longer text              copied row by row; a new name starts as the null token
     channels beside the input                the first layer's weights on the new ones are zero
     a new condition into the layers          its last layer is zero
     a new condition that is attended to      attention to tokens is new, and its last layer starts at zero as it always does
 
-So told nothing new, the new denoiser answers what the old one does: `carry` checks it.
+So without new conditions the new denoiser returns what the old one does: `transfer_weights` checks it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def transfer_weights(
 
 
 def _input_channels(old: Tensor, new: Tensor) -> ParameterMap | None:
-    """Of a layer that sees more channels than before, the new ones last."""
+    """Of a layer with more channels than before, the new ones last."""
     same = old.ndim == new.ndim >= 2 and old.shape[:1] + old.shape[2:] == new.shape[:1] + new.shape[2:]
     more = new.shape[1] - old.shape[1] if same else 0
     return ParameterMap(1, (*range(old.shape[1]), *[None] * more)) if more > 0 else None
@@ -90,7 +90,7 @@ def _place(old: Tensor, new: Tensor, where: ParameterMap) -> Tensor:
 
 
 def _check(old: Denoiser, new: Denoiser, shape: tuple[int, ...], level: Level) -> None:
-    """Raises UsageError for a new denoiser that answers something else, told nothing new."""
+    """Raises UsageError for a new denoiser that returns something else without new conditions."""
     x = torch.randn(CHECKED, *shape, generator=generator(GeneratorStream.CARRIED))
     always = [name for name, module in old.conditions.items() if not module.config.droppable]
     before = old.eval()(
@@ -107,7 +107,7 @@ def _check(old: Denoiser, new: Denoiser, shape: tuple[int, ...], level: Level) -
 
 
 def _unsaid(module: ConditionModule, always: bool) -> Tensor:
-    """Nothing said; of what must always be said, the first of what can be."""
+    """The null tokens; of what must always be present, the first value that there is."""
     return (
         torch.zeros_like(module.null_tokens(CHECKED, torch.device("cpu")))
         if always
