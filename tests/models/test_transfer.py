@@ -172,7 +172,7 @@ BUCKETS = {"encoder": WordsEncoder(buckets=5, most=4)}
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        (DROPPABLE["class"].config(), DROPPABLE["class"].config(inject="cross_attention"), "told it by 'embedding'"),
+        (DROPPABLE["class"].config(), DROPPABLE["class"].config(inject="cross_attention"), "it enters by 'embedding'"),
         (
             DROPPABLE["vector"].config(),
             DROPPABLE["vector"].make(mean=(0.0,), std=(1.0,)),
