@@ -37,6 +37,7 @@ class Place:
 
     @cached_property
     def folder(self) -> Path:
+        """The hidden folder that answers are written to until it takes its final name. Made when first used."""
         self._made = [path for path in (self.parent, *self.parent.parents) if not path.exists()]
         self.parent.mkdir(parents=True, exist_ok=True)
         folder = self.parent / f".{self.final.name}.{os.getpid()}-{secrets.token_hex(4)}.part"

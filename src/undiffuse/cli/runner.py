@@ -226,6 +226,7 @@ class Job:
 
     @property
     def described(self) -> dict[str, str]:
+        """The conditions as text, by name."""
         return {name: str(value) for name, value in self.conditions.items()}
 
     def read(self, names: Sequence[str], codec: CodecConfig | None = None, missing: bool = False) -> inputs.Inputs:

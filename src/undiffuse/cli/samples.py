@@ -94,6 +94,7 @@ class Plan:
     first: int
 
     def how(self, strength: float | None) -> dict[str, Any]:
+        """The sampling settings, with this strength of guidance where one is given."""
         return self.settings | ({} if strength is None else {"guidance": strength})
 
     def choices(self) -> list[tuple[dict[str, Any], float | None, str, list[str]]]:
