@@ -43,7 +43,7 @@ def reader(run: Run) -> Classifier:
         Path(),
         run.model_config,
         run.codec,
-        run.data,
+        run.prepared.data,
         rows,
         "class",
         Condition(kind="class"),

@@ -143,10 +143,10 @@ def test_a_run_whose_network_is_deaf_is_refused_before_anything_is_written(tmp_p
     hear = UNet.forward
     monkeypatch.setattr(UNet, "forward", lambda self, x, clock, *told: hear(self, x, clock))
     with pytest.raises(ValueError, match="ignores class"):
-        prepare(DataConfig(source=str(tmp_path / "x.npz")), tmp_path / "r", settings=settings).run()
+        next(prepare(DataConfig(source=str(tmp_path / "x.npz")), tmp_path / "r", settings=settings).run().updates())
     assert not (tmp_path / "r").exists()
     monkeypatch.undo()
-    prepare(DataConfig(source=str(tmp_path / "x.npz")), tmp_path / "r", settings=settings).run()
+    next(prepare(DataConfig(source=str(tmp_path / "x.npz")), tmp_path / "r", settings=settings).run().updates())
 
 
 def test_a_run_that_loses_tokens_on_the_way_is_refused(tmp_path, monkeypatch):

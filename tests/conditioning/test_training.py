@@ -51,7 +51,7 @@ def trained(source, folder, declared=DECLARED, watch=SELDOM, **settings):
 
 @pytest.mark.filterwarnings("error::undiffuse.conditioning.base.Note")
 def test_four_conditions_train_save_load_and_sample(tmp_path, toys):
-    run = trained(toys, tmp_path / "r", watch=Intervals(0.0, 0.0))
+    run = trained(toys, tmp_path / "r", watch=Intervals(0.0, 0.0, share=1.0))
     assert run.trainer.step == 3
     assert sorted(path.name for path in (tmp_path / "r/samples").iterdir()) == [f"step-{k:08d}.png" for k in (1, 2, 3)]
     model = undiffuse.load(tmp_path / "r")
