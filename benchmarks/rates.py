@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import machine, table, write
 from benchmarks.overhead import matmul_rate
-from undiffuse.networks.building import NETWORK_NAMES, build_network, suggested
+from undiffuse.networks.building import NETWORKS, build_network, suggested
 
 SHAPES = {"digits": (1, 8, 8), "28×28": (1, 28, 28), "table of 5": (5, 1), "signal of 64": (1, 64)}
 BATCH = 64
@@ -26,7 +26,8 @@ def main() -> None:
     rounds, where, rows, found = parser.parse_args().rounds, machine(), [], {}
     rate = matmul_rate()
     for what, shape in SHAPES.items():
-        for kind, name in NETWORK_NAMES.items():
+        for kind in ("unet", "transformer", "mlp", "autoencoder"):
+            name = NETWORKS[kind].title
             network = build_network(suggested(kind, shape, cpu=True), shape[0], shape[0], shape[1:], False)
             if len(shape) == 3:
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -193,4 +193,4 @@ def test_an_objective_and_a_weight_of_ones_own_train_as_what_they_copy(tmp_path)
         weights[name] = torch.cat([p.flatten() for p in model.denoiser.parameters()])
     assert torch.equal(weights["own"], weights["simple"])
     with pytest.raises(ValueError, match="not trained by the objective 'plain'"):
-        Design(variance="learned", training=TrainingConfig(steps=1, objective="plain"))
+        Design(variance_type="learned", training=TrainingConfig(steps=1, objective="plain"))

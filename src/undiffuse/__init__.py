@@ -20,6 +20,7 @@ __all__ = [
     "Model",
     "Note",
     "SamplingConfig",
+    "Trainer",
     "UsageError",
     "colorize",
     "deblur",
@@ -37,9 +38,11 @@ __all__ = [
     "register_grid",
     "register_guidance",
     "register_loss_weight",
+    "register_network",
     "register_objective",
     "register_schedule",
     "register_solver",
+    "register_source",
     "restore",
     "sweep",
     "train",
@@ -63,6 +66,7 @@ HOMES = {
     "evaluate": "evaluation.adherence",
     "inpaint": "models.inverse_problems",
     "interpolate": "models.editing",
+    "Trainer": "runs.trainer",
     "likelihood": "evaluation.likelihood",
     "load": "models.file",
     "load_classifier": "models.classifier",
@@ -72,11 +76,13 @@ HOMES = {
     "register_grid": "sampling.grids",
     "register_guidance": "sampling.guidance",
     "register_loss_weight": "training.objectives",
+    "register_network": "networks.building",
     "register_objective": "training.objectives",
     "register_schedule": "process.config",
     "register_solver": "sampling.solvers.registry",
     "restore": "models.restoration",
     "sweep": "evaluation.sweep",
+    "register_source": "data.sources",
     "train": "api",
     "upscale": "models.inverse_problems",
     "vary": "models.editing",
@@ -87,6 +93,7 @@ if TYPE_CHECKING:
     from undiffuse.conditioning.base import Note
     from undiffuse.conditioning.conditions import register_condition
     from undiffuse.conditioning.spec import Condition
+    from undiffuse.data.sources import register_source
     from undiffuse.errors import Failure, UsageError
     from undiffuse.evaluation.adherence import evaluate
     from undiffuse.evaluation.likelihood import likelihood
@@ -99,7 +106,9 @@ if TYPE_CHECKING:
     from undiffuse.models.inverse_problems import colorize, deblur, inpaint, upscale
     from undiffuse.models.model import Model
     from undiffuse.models.restoration import degrade, observe, restore
+    from undiffuse.networks.building import register_network
     from undiffuse.process.config import register_schedule
+    from undiffuse.runs.trainer import Trainer
     from undiffuse.sampling.classifier_guidance import Guide
     from undiffuse.sampling.grids import register_grid
     from undiffuse.sampling.guidance import register_guidance

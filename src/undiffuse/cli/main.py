@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -41,7 +42,8 @@ WRONG_USE, FAILURE = 2, 1
 
 app = typer.Typer(
     name="undiffuse",
-    help="Diffusion models on your own data: train, sample, look inside.  `--debug` after any command shows tracebacks.",
+    help="Diffusion models on your own data: train, sample, look inside.  `--debug` after any command shows tracebacks; "
+    "`--network-class module:class` is the network of your own that a model was trained with.",
     pretty_exceptions_enable=False,
 )
 PANELS = {
@@ -88,18 +90,41 @@ def _show(usual: Callable[..., None]) -> Callable[..., None]:
     return show
 
 
+def _without_option(option: str) -> str | None:
+    """The value of an option that any command takes, which is removed from the command line; None where it is not there."""
+    for k, argument in enumerate(sys.argv[1:], start=1):
+        name, equals, value = argument.partition("=")
+        if name == option and (equals or k + 1 < len(sys.argv)):
+            value = value if equals else sys.argv[k + 1]
+            sys.argv = [*sys.argv[:k], *sys.argv[k + (1 if equals else 2) :]]
+            return value
+    return None
+
+
+def _network(name: str | None) -> AbstractContextManager[None]:
+    """Inside a `with`: models of a network of the user's own are made by the class of this name."""
+    if name is None:
+        return nullcontext()
+    from undiffuse.models.file import network_class
+    from undiffuse.networks.foreign import offered
+
+    return offered(network_class(name))
+
+
 def main() -> None:
     """The command `undiffuse`: runs one command, and turns errors into one sentence and an exit code."""
     debug = "--debug" in sys.argv
     tolerant(sys.stdout)
     tolerant(sys.stderr)
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    own = _without_option("--network-class")
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show(warnings.showwarning)
-            code = app(prog_name="undiffuse", standalone_mode=False)
+            with _network(own):
+                code = app(prog_name="undiffuse", standalone_mode=False)
     except typer.Abort:
         sys.exit(FAILURE)
     except Exception as error:

@@ -58,13 +58,17 @@ def arranged(values: np.ndarray, layout: str | None) -> tuple[np.ndarray, str]:
     return np.ascontiguousarray(values.transpose(order)), layout
 
 
-def _dataset(
+def array_dataset(
     name: str,
     values: np.ndarray,
     labels: np.ndarray | None,
     layout: str | None,
     columns: dict[str, np.ndarray] | None = None,
 ) -> Dataset:
+    """The data set of examples in one array.   labels: one for each, or None.   layout: see `arranged`.   columns: what else is known, by name.
+
+    Raises UsageError for values that are no numbers, an empty array, and labels of another number.
+    """
     truths = values.dtype == bool
     if truths:
         values = values.astype(np.uint8)
@@ -188,7 +192,7 @@ def numpy_file(path: Path, layout: str | None = None) -> Dataset:
     """One array, or several: values under one of VALUES, labels, if any, under one of LABELS, others of as many rows are columns."""
     content = load_arrays(path)
     if isinstance(content, np.ndarray):
-        return _dataset(path.stem, content, None, layout)
+        return array_dataset(path.stem, content, None, layout)
     key = next((key for key in VALUES if key in content), None) or (next(iter(content)) if len(content) == 1 else None)
     if key is None:
         raise UsageError(f"{path} holds the arrays {', '.join(content)}: name the one with the examples {VALUES[0]!r}.")
@@ -199,7 +203,7 @@ def numpy_file(path: Path, layout: str | None = None) -> Dataset:
         for name, column in content.items()
         if name not in (key, label) and column.shape[:1] == values.shape[:1] and column.ndim
     }
-    return _dataset(path.stem, values, content[label] if label else None, layout, columns)
+    return array_dataset(path.stem, values, content[label] if label else None, layout, columns)
 
 
 def _idx_array(path: Path) -> np.ndarray:
@@ -221,7 +225,7 @@ def idx(path: Path, layout: str | None = None) -> Dataset:
     """idx of MNIST, gzipped or not; labels from the file beside it with `labels-idx1` for `images-idx3` in its name."""
     beside = path.with_name(path.name.replace("images-idx3", "labels-idx1").replace("images.idx3", "labels.idx1"))
     labels = _idx_array(beside) if beside != path and beside.exists() else None
-    data = _dataset(path.name.split("-images")[0].split(".")[0], _idx_array(path), labels, layout)
+    data = array_dataset(path.name.split("-images")[0].split(".")[0], _idx_array(path), labels, layout)
     looked = (
         f"no {beside.name} is beside it" if beside != path else "its name has no 'images-idx3', so none were looked for"
     )

@@ -203,5 +203,5 @@ def load_classifier(path: str | Path, device: torch.device | str = "cpu") -> Cla
     header = storage.read_header(path, "classifier")
     config = parsed(ClassifierConfig, header.content, f"{path} has a header this version cannot use")
     classifier = config.build()
-    storage.fill(header, (classifier, config.weights, storage.SETS))
+    storage.fill(header, (dict(classifier.named_parameters()), config.weights, storage.SETS))
     return classifier.to(usable_device(device)).eval().requires_grad_(False)

@@ -91,6 +91,7 @@ class ModelConfig(Config):
             2 * channels if self.variance_type.startswith("learned") else channels,
             size,
             tokens=cross_attended(self.conditions),
+            embeds=any(config.inject == "embedding" for config in self.conditions.values()),
         )
         if len(size) == 2:  # images are convolved faster with their channels innermost
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

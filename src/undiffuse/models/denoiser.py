@@ -50,6 +50,16 @@ class Denoiser(nn.Module):
         super().__init__()
         self.network, self.prediction, self.conditions, self.variance = network, prediction, conditions, variance
 
+    def untrained(self) -> dict[str, Tensor]:
+        """What is not trained and yet part of a network of a user's own, frozen parameters and persistent buffers; of ours, nothing."""
+        prefix = "network.module."
+        return {prefix + name: value for name, value in self.network.untrained().items()}
+
+    def buffers_to_store(self) -> dict[str, Tensor]:
+        """Those of `untrained` that are buffers: a model file has the parameters anyway."""
+        parameters = {name for name, _ in self.named_parameters()}
+        return {name: value for name, value in self.untrained().items() if name not in parameters}
+
     def forward(self, x_t: Tensor, level: Level, values: EncodedConditions | None = None) -> Posterior:
         """The posterior of x_0 given x_t (B, *shape) at a level, one for all examples or one for each.   values: the encoded conditions."""
         return self._posterior(x_t, level, self.conditions(values or {}))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import operator
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from undiffuse.conditioning.texts import TextCondition
 from undiffuse.config import changed, parsed
@@ -17,6 +22,8 @@ from undiffuse.models.config import ModelConfig
 from undiffuse.models.devices import usable_device
 from undiffuse.models.model import Model
 from undiffuse.models.transfer import transfer_weights
+from undiffuse.networks.building import title_of
+from undiffuse.networks.foreign import Factory, ForeignConfig, offered
 from undiffuse.networks.latents import Latents
 from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.system import FolderLock
@@ -30,9 +37,14 @@ def save_model(
     online: Mapping[str, Tensor],
     ema: Mapping[str, Tensor],
     latents: Latents | None = None,
+    buffers: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes a model file atomically and reads it back. Raises OSError for a full disk or a file that reads back wrong."""
-    own = {} if latents is None else {"latent": dict(latents.named_parameters())}
+    """Writes a model file atomically and reads it back.   buffers: of the network, that belong to it as its weights do, by name.
+
+    Raises OSError for a full disk or a file that reads back wrong.
+    """
+    own: dict[str, Mapping[str, Tensor]] = {} if latents is None else {"latent": dict(latents.named_parameters())}
+    own |= {"buffer": buffers} if buffers else {}
     storage.write(path, "model", config.model_dump_json(), storage.named(online=online, ema=ema, **own))
 
 
@@ -58,11 +70,14 @@ def load(
     encoder: str | None = None,
     download: bool = False,
     adapters: str | Path | None = None,
+    network: nn.Module | Factory | None = None,
 ) -> Model:
     """The model in a run folder or a model file.
 
     weights: "ema" or "online"; the better one by default.   encoder: where its text encoder lies now, if it has one.
     download: whether that may be fetched.   adapters: a folder of low-rank adapters to tune it by, a run's adapters/ or peft's.
+    network: of a model of a network of your own, its class, a function that makes it, or one, which is then filled; a file never imports
+    code by itself.
     Its parameters are frozen; to train them, `model.denoiser.requires_grad_()`.
     Raises UsageError, one sentence saying what is wrong, for anything that is not an intact model file.
     """
@@ -71,10 +86,16 @@ def load(
     config = _config_of(header)
     if weights is not None:
         config = changed(config, {"weights": weights})
-    denoiser, schedule = config.build()
+    if network is not None and not isinstance(config.network, ForeignConfig):
+        raise UsageError(
+            f"the network of {path} is a {title_of(config.network)}, of undiffuse itself: leave network out."
+        )
+    with offered(network):
+        denoiser, schedule = config.build()
     latents = None if config.latent is None else Latents.build(config.latent)
-    of_latents = () if latents is None else ((latents, "latent", ("latent",)),)
-    storage.fill(header, (denoiser, config.weights, storage.SETS), *of_latents)
+    of_latents = () if latents is None else ((dict(latents.named_parameters()), "latent", ("latent",)),)
+    weights_, buffers = dict(denoiser.named_parameters()), (denoiser.buffers_to_store(), "buffer", ("buffer",))
+    storage.fill(header, (weights_, config.weights, storage.SETS), *of_latents, buffers)
     model = Model(config, denoiser, schedule, latents)
     if adapters is not None:
         model = _adapted(model, Path(adapters))
@@ -136,3 +157,24 @@ def read_file(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 
 def _config_of(header: storage.Header) -> ModelConfig:
     return parsed(ModelConfig, header.content, f"{header.path} has a header this version cannot use")
+
+
+def network_class(name: str) -> Factory:
+    """The class or function "module:name" that makes a network, imported, for it is the user who names it; never called for what a file says.
+
+    Modules in the current folder are found too.   Raises UsageError where there is none.
+    """
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise UsageError(f"{name!r} names no class: write module:class, such as my_networks:Net.")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = operator.attrgetter(attribute)(importlib.import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"{name} cannot be imported ({error}): name a module that Python finds here, and a class in it."
+        ) from error
+    if not callable(found):
+        raise UsageError(f"{name} is a {type(found).__name__}, and not a class or function that makes a network.")
+    return cast(Factory, found)

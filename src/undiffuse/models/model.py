@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Unpack
 
 import torch
@@ -16,9 +17,11 @@ from torch import Tensor
 from undiffuse.conditioning.classes import ClassConfig
 from undiffuse.data.codec import Codec
 from undiffuse.errors import UsageError, whole
+from undiffuse.models import storage
 from undiffuse.models.config import ModelConfig, rescheduled
 from undiffuse.models.denoiser import Denoiser
 from undiffuse.models.guidance import Guidance, Request, build_denoiser, build_sampler, encode_request, validate
+from undiffuse.networks.adapters import merged
 from undiffuse.networks.latents import Latents
 from undiffuse.process.config import ScheduleConfig
 from undiffuse.process.levels import Level
@@ -238,6 +241,24 @@ class Model:
         )
 
     # The file ---------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the model file that `undiffuse.load` and the commands read, with the weights that it has now; returns its path.
+
+        Raises UsageError for a path that is a folder, OSError for a full disk.
+        """
+        path = Path(path)
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder: name a file in it, such as {path / 'model.safetensors'}.")
+        known = self.denoiser
+        own: dict[str, Mapping[str, Tensor]] = (
+            {} if self.latents is None else {"latent": dict(self.latents.named_parameters())}
+        )
+        own |= {"buffer": found} if (found := known.buffers_to_store()) else {}
+        weights = {name: value.detach() for name, value in merged(known).items()}
+        both = storage.named(online=weights, ema={name: value.clone() for name, value in weights.items()}, **own)
+        storage.write(path, "model", self.config.model_dump_json(), both)
+        return path
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.denoiser.parameters())

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from undiffuse.errors import UsageError
 from undiffuse.formats import FORMAT, migrate, tensor_name, version_of
@@ -157,16 +157,17 @@ def named(**sets: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{kind}.{name}": tensor for kind, set_ in sets.items() for name, tensor in set_.items()}
 
 
-def fill(header: Header, *parts: tuple[nn.Module, str, Sequence[str]]) -> None:
-    """Reads weights from a file straight into modules.
+def fill(header: Header, *parts: tuple[Mapping[str, Tensor], str, Sequence[str]]) -> None:
+    """Reads weights from a file straight into tensors.
 
-    parts: each a module, which of the sets of weights, named set.parameter, is copied into it, and the sets that are its own.
-    Raises UsageError unless every name and shape of every set is that of its module, and the file is as it was written.
+    parts: each the tensors by name, such as a module's parameters, which of the sets of weights, named set.parameter, is copied into
+    them, and the sets that are their own.
+    Raises UsageError unless every name and shape of every set is that of its tensors, and the file is as it was written.
     """
     expected, copied = dict[str, Tensor](), set[str]()
-    for module, chosen, sets in parts:
-        expected |= {f"{kind}.{name}": parameter for kind in sets for name, parameter in module.named_parameters()}
-        copied |= {f"{chosen}.{name}" for name, _ in module.named_parameters()}
+    for tensors, chosen, sets in parts:
+        expected |= {f"{kind}.{name}": tensor for kind in sets for name, tensor in tensors.items()}
+        copied |= {f"{chosen}.{name}" for name in tensors}
     ours = {name for name in header.names if name.split(".")[0] in {kind for _, _, sets in parts for kind in sets}}
     for name in sorted(expected.keys() ^ ours):
         what = "lacks" if name in expected else "has an unknown"

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from undiffuse.errors import UsageError
-from undiffuse.networks.base import Network
+from undiffuse.networks.base import TimestepNetwork
 from undiffuse.networks.blocks import conv, cropped, zeroed
 from undiffuse.networks.gaussian import divergence, sample_gaussian, split
 from undiffuse.networks.stages import Stages, norm_layer
@@ -52,7 +52,7 @@ class Bottleneck(nn.Module):
         return z.to(x.dtype), divergence(mean, log_variance)
 
 
-class Autoencoder(Network):
+class Autoencoder(TimestepNetwork):
     """F(x, timestep, conditioning, tokens, padding_mask), see base.py.   size: of the examples.   tokens: whether it attends to tokens.
 
     Raises UsageError for more levels than the size can be halved.

@@ -9,8 +9,9 @@ embedding that every layer receives; networks that were built with tokens attend
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from undiffuse.networks.embeddings import (
@@ -22,8 +23,55 @@ from undiffuse.networks.embeddings import (
 )
 
 
+class NetworkSettings(BaseModel, ABC):
+    """What all configurations of networks have: their `kind`, the name that the network is registered under."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    if TYPE_CHECKING:
+
+        @property
+        def kind(self) -> str:
+            """Each configuration has it among its settings, as kind: Literal["…"] = "…"."""
+
+
 class Network(nn.Module, ABC):
-    """frequencies: numbers that the timestep is first turned into.   embedding_width: of timestep, conditions and tokens.
+    """embedding_width: of the embedding of conditions, and of tokens."""
+
+    embedding_width: int
+
+    @abstractmethod
+    def forward(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        conditioning: Tensor | None = None,
+        tokens: Tensor | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """(B, channels_in, *size), (B,), (B, conditioning_width), (B, n, embedding_width), (B, n) → (B, channels_out, *size).
+
+        padding_mask: True where a token is not there; at least one is in every row.
+        """
+
+    @property
+    def conditioning_width(self) -> int:
+        """The width of the sum of the conditions' embeddings."""
+        return self.embedding_width
+
+    def pop_auxiliary_loss(self) -> Tensor | None:
+        """The loss besides the error of the last pass in training, (B,) in weighted nats, which is then forgotten; None where there is none."""
+        return None
+
+    def untrained(self) -> dict[str, Tensor]:
+        """What is not trained and not made anew alike either, by name: nothing of the networks of this package."""
+        return {}
+
+
+class TimestepNetwork(Network, ABC):
+    """A network with an embedding of the timestep, to which that of conditions is added.
+
+    frequencies: numbers that the timestep is first turned into.   embedding_width: of timestep, conditions and tokens.
 
     conditions_join: whether conditions are added to the timestep's embedding, "after" its layers, or to the numbers "before" them.
     """
@@ -45,28 +93,10 @@ class Network(nn.Module, ABC):
         self.time_embedding = time_embedding_mlp(frequencies, embedding_width)
         self.fourier = fourier_frequencies(frequencies) if convention == "fourier" else None
 
-    @abstractmethod
-    def forward(
-        self,
-        x: Tensor,
-        timestep: Tensor,
-        conditioning: Tensor | None = None,
-        tokens: Tensor | None = None,
-        padding_mask: Tensor | None = None,
-    ) -> Tensor:
-        """(B, channels_in, *size), (B,), (B, conditioning_width), (B, n, embedding_width), (B, n) → (B, channels_out, *size).
-
-        padding_mask: True where a token is not there; at least one is in every row.
-        """
-
     @property
     def conditioning_width(self) -> int:
         """The width of the sum of the conditions' embeddings."""
         return self.frequencies if self.conditions_join == "before" else self.embedding_width
-
-    def pop_auxiliary_loss(self) -> Tensor | None:
-        """The loss besides the error of the last pass in training, (B,) in weighted nats, which is then forgotten; None where there is none."""
-        return None
 
     def embedding(self, timestep: Tensor, conditioning: Tensor | None) -> Tensor:
         """The activated embedding of time step (B,) and conditions (B, conditioning_width): (B, embedding_width)."""

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from undiffuse.errors import UsageError
-from undiffuse.networks.base import Network
+from undiffuse.networks.base import NetworkSettings, TimestepNetwork
 from undiffuse.networks.blocks import zeroed
 from undiffuse.networks.sequences import AttentionToTokens, Modulation, modulated
 from undiffuse.networks.unet_config import Positive
@@ -29,7 +29,7 @@ MLP_FREQUENCIES = 256
 MOST_MLP_NUMBERS = 4096
 
 
-class MLPConfig(BaseModel):
+class MLPConfig(NetworkSettings):
     """A residual network of plain layers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -46,7 +46,7 @@ class MLPConfig(BaseModel):
     )
 
 
-class MLP(Network):
+class MLP(TimestepNetwork):
     """F(x, timestep, conditioning, tokens, padding_mask), see base.py.
 
     size: of the examples.   tokens: whether it attends to tokens.

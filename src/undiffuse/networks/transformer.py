@@ -25,11 +25,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from undiffuse.errors import UsageError
-from undiffuse.networks.base import Network
+from undiffuse.networks.base import NetworkSettings, TimestepNetwork
 from undiffuse.networks.blocks import attend, cropped, pad_zeros, split_evenly, zeroed
 from undiffuse.networks.embeddings import sinusoidal_embedding
 from undiffuse.networks.sequences import LAYER_NORM_EPS, AttentionToTokens, Modulation, modulated
@@ -39,7 +39,7 @@ TRANSFORMER_FREQUENCIES = 256
 ROTARY_BASE = 100.0
 
 
-class TransformerConfig(BaseModel):
+class TransformerConfig(NetworkSettings):
     """A transformer of patches (DiT)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -75,7 +75,7 @@ class TransformerConfig(BaseModel):
         return patch
 
 
-class Transformer(Network):
+class Transformer(TimestepNetwork):
     """F(x, timestep, conditioning, tokens, padding_mask), see base.py.   size: of the examples.   tokens: whether it attends to tokens.
 
     Raises UsageError for a patch larger than the size, or heads that do not divide the width.

@@ -21,14 +21,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from undiffuse.networks.base import Network
+from undiffuse.networks.base import TimestepNetwork
 from undiffuse.networks.blocks import Resampling, conv, cropped, zeroed
 from undiffuse.networks.pyramids import input_pyramid, output_pyramid
 from undiffuse.networks.stages import Stage, Stages, through
 from undiffuse.networks.unet_config import UNetConfig
 
 
-class UNet(Network):
+class UNet(TimestepNetwork):
     """F(x, timestep, conditioning, tokens, padding_mask), see base.py.   tokens: whether it attends to tokens."""
 
     def __init__(self, config: UNetConfig, channels_in: int, channels_out: int, tokens: bool = False) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from abc import ABC
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from undiffuse.errors import UsageError
+from undiffuse.networks.base import NetworkSettings
 from undiffuse.networks.embeddings import Convention
 
 Positive = Annotated[int, Field(gt=0)]
 BOX_FILTER = (1, 1)  # the filter that averages
 
 
-class StagesConfig(BaseModel, ABC):
+class StagesConfig(NetworkSettings, ABC):
     """What stages (stages.py) are made of; the channels in and out come from the data.
 
     The settings from attention_order on are there to use the weights of other programs (docs/measurements/networks.md).

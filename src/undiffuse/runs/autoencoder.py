@@ -304,7 +304,7 @@ def load_latents(path: str | Path, device: torch.device | str = "cpu") -> Latent
         raise UsageError(f"there is no autoencoder at {path}: train one with 'undiffuse train DATA --latent'.")
     header = storage.read_header(path, "autoencoder")
     latents = Latents.build(parsed(LatentConfig, header.content, f"{path} has a header this version cannot use"))
-    storage.fill(header, (latents, "latent", ("latent",)))
+    storage.fill(header, (dict(latents.named_parameters()), "latent", ("latent",)))
     return latents.to(device)
 
 

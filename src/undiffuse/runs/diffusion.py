@@ -40,7 +40,7 @@ from undiffuse.models.lora import save_adapters as save_adapters
 from undiffuse.models.lora import written as adapters_written
 from undiffuse.models.model import Model
 from undiffuse.networks.adapters import merged
-from undiffuse.networks.building import NETWORK_NAMES
+from undiffuse.networks.building import title_of
 from undiffuse.networks.latents import Latents
 from undiffuse.pictures.levels import effects
 from undiffuse.process.likelihood.bound import Bins, Decoder, Density
@@ -196,7 +196,7 @@ class Run:
             f"run {self.folder}: {len(self.prepared.training):,} examples of {shape} ({f'told {told}' if told else 'unconditional'}), "
             f"{len(self.prepared.held_out):,} held out{by}\n"
             f"{f'starting from {start.name}, {trained:,} parameters trained; ' if start else ''}"
-            f"{NETWORK_NAMES[design.network.kind]} of {parameters:,} parameters, {design.prediction} prediction on {design.schedule.name}, "
+            f"{title_of(design.network)} of {parameters:,} parameters, {design.prediction} prediction on {design.schedule.name}, "
             f"batches of {design.training.batch_size}, on {self.device}"
         )
 
@@ -230,7 +230,7 @@ class Run:
             _log.info(
                 "%s in %s at step %d", "resumed" if self.trainer.step else "started", self.folder, self.trainer.step
             )
-            if self.trainer.done >= 1 and self._written() == {self.trainer.step}:
+            if self.trainer.done >= 1 and self.is_saved:
                 return
             self._checkpoint, self._previews, self._sensitivity = self._hooks()
             own = (metrics, self._previews, self._sensitivity)
@@ -251,6 +251,11 @@ class Run:
     def spent(self) -> tuple[float, float]:
         """Seconds that this process has spent on saving, and on drawing."""
         return self._checkpoint.cadence.spent, self._previews.cadence.spent + self._sensitivity.cadence.spent
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the model file in the folder is of the updates that are done."""
+        return self._written() == {self.trainer.step}
 
     def _written(self) -> set[int | None]:
         """The steps that the model file and the adapters are of, None for what is not there: a kill may come between a checkpoint and these."""
@@ -302,7 +307,8 @@ class Run:
         if self.config.start and self.config.design.adapters:
             with trainer.ema.swapped() if best == "ema" else nullcontext():
                 save_adapters(self.folder / ADAPTERS, denoiser, AdaptersConfig(model=config, start=self.config.start))
-        save_model(self.folder / MODEL_FILE, config, online, ema, latents=self.latents)
+        buffers = denoiser.buffers_to_store()
+        save_model(self.folder / MODEL_FILE, config, online, ema, latents=self.latents, buffers=buffers)
 
     def preview(self) -> Path:
         """Draws what the averaged weights make, see previews.py."""

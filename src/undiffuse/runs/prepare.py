@@ -104,6 +104,7 @@ def prepare(
     autoencoder: Path | None = None,
     start: str | Path | None = None,
     tasks: Mapping[str, Degradation] | None = None,
+    dataset: Dataset | None = None,
 ) -> Plan:
     """A run in `folder`: new, or to be taken up where it was.
 
@@ -114,6 +115,7 @@ def prepare(
     autoencoder: a folder to take the autoencoder of the latents from.
     tasks: degradations that the model is trained to restore, by the name of the task, see conditioning/degradations.py.
     start: a run folder or model file whose weights to start from, whose network and latents stay, see fine_tuning.py.
+    dataset: what `data` describes, where it is in memory already.
     Raises UsageError where the folder holds a run of another configuration, unless `override` says to go on with the new
     training settings or data.
     """
@@ -128,7 +130,7 @@ def prepare(
         raise UsageError(
             "a fine-tuning keeps the network, and the latents, of the model it starts from: leave --preset, --network and --latent out."
         )
-    source, dataset = _open(data, base)
+    source, dataset = _open(data, base) if dataset is None else (data, dataset)
     if base:
         design = fine_tuned_design(base.config, settings)
     else:

@@ -37,6 +37,10 @@ class Learner(ABC):
             getattr(m, "draws", False) for m in modules
         )
 
+    def untrained(self) -> dict[str, Tensor]:
+        """What belongs to the network as its weights do, and is not trained: buffers and frozen parameters of a user's own."""
+        return {}
+
     @abstractmethod
     def prepared(self, values: EncodedConditions, generator: torch.Generator) -> EncodedConditions:
         """The encoded conditions of a batch, (B, …) each, as this step uses them: dropped, or with a degradation drawn."""
@@ -55,6 +59,9 @@ class DenoiserLearner(Learner):
 
     def prepared(self, values: EncodedConditions, generator: torch.Generator) -> EncodedConditions:
         return self.denoiser.conditions.dropped(values, generator)
+
+    def untrained(self) -> dict[str, Tensor]:
+        return self.denoiser.untrained()
 
     def losses(self, x: Tensor, eps: Tensor, level: Level, values: EncodedConditions, computing: Computing) -> Tensor:
         costs: list[Tensor] = []

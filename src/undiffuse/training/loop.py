@@ -152,6 +152,7 @@ class TrainingLoop:
         """What `tensors` copies, as it lies."""
         state = {f"online.{name}": p.detach() for name, p in self.flat.named.items()}
         state |= {f"ema.{name}": value for name, value in self.ema.values.items()}
+        state |= {f"untrained.{name}": value for name, value in self.learner.untrained().items()}
         adam = self.optimizer.state.get(self.flat.parameter, {})
         if adam:
             state["adam_step"] = adam["step"]
@@ -164,6 +165,8 @@ class TrainingLoop:
         """The inverse of `tensors`. Raises KeyError for a tensor that is missing."""
         for name, p in self.flat.named.items():
             p.copy_(tensors[f"online.{name}"])
+        for name, value in self.learner.untrained().items():
+            value.copy_(tensors[f"untrained.{name}"])
         self.optimizer.state.clear()
         if "adam_step" in tensors:
             adam = {"step": tensors["adam_step"].clone().to(self.device)}
