@@ -91,8 +91,8 @@ def register_network(name: str, build: Callable[..., nn.Module], config: type[Ne
 
     build: without a configuration, what makes the network when called without arguments: a class of torch.nn.Module, or a function; it is
     called as networks/foreign.py says.
-    config: a subclass of NetworkSettings with the network's settings, which are then stored with every model; it has
-    kind: Literal["…"] = "…", the same name.   build is then called with (configuration, channels_in, channels_out, size, tokens).
+    config: a subclass of NetworkSettings with the network's settings, which are then stored with every model; the field `kind` is a
+    Literal of the same name, and its default.   build is then called with (configuration, channels_in, channels_out, size, tokens).
     Raises UsageError for a name that is taken, or that is not the configuration's `kind`.
     """
     if config is None:
