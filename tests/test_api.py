@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,30 @@ def test_a_second_stage_is_a_degradation_of_its_own(tmp_path):
         undiffuse.train("digits", runs=tmp_path, steps=2, degradation="inpaint", upscale_factor=2, **SHORT)
     model = undiffuse.train("digits", runs=tmp_path, steps=2, upscale_factor=2, **SHORT)
     assert list(model.config.degradations) == ["upscale:2"]
+
+
+def texts_of(path: Path) -> set[str]:
+    """The texts of a module that are no docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    documented = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None
+    }
+    found = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    return {node.value for node in found if id(node) not in documented}
+
+
+def test_the_library_names_settings_and_leaves_flags_to_the_command_line():
+    source = Path(undiffuse.__file__).parent
+    flags, texts = {}, 0
+    for path in sorted(source.rglob("*.py")):
+        if "cli" not in path.relative_to(source).parts:
+            found = texts_of(path)
+            texts += len(found)
+            flags |= {text: path.name for text in found if re.search(r"(^|[\s'(\[`])--[a-z]|\w --$", text)}
+    assert texts > 1000
+    assert not flags
 
 
 def test_errors_are_of_two_kinds():

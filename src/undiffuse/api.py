@@ -50,7 +50,7 @@ def train(
     condition_dropout: float | None = None,
     table: str | Path | None = None,
     start: str | Path | None = None,
-    adapters: int | None = None,
+    adapter_rank: int | None = None,
     latent: int | str | Path | None = None,
     latent_steps: int | None = None,
     latent_budget: float | None = None,
@@ -65,7 +65,7 @@ def train(
     shrink: int | None = None,
     held_out: float | None = None,
     device: torch.device | str | None = None,
-    override: bool = False,
+    change_settings: bool = False,
     download: bool = False,
     checkpoint_every: float = DEFAULT_INTERVALS.checkpoint,
     preview_every: float = DEFAULT_INTERVALS.preview,
@@ -83,7 +83,7 @@ def train(
     Model. preset: such as "ddpm_cifar10".   network: "unet", "transformer", "mlp" or "autoencoder", of a size for the data.   schedule,
     prediction, variance_type: by name, in place of the preset's.   settings: any other field of Design by dotted path, such as
     {"schedule.beta_end": 0.01, "network.width": 64}.
-    start: a run folder or model file whose weights to start from (fine-tuning).   adapters: the rank of low-rank adapters to train instead.
+    start: a run folder or model file whose weights to start from (fine-tuning).   adapter_rank: the rank of low-rank adapters to train instead.
     latent: to diffuse in an autoencoder's latents: 2, 4 or 8 positions along each axis in one, or a folder to take it from.
     latent_steps, latent_budget: updates, or seconds, of the training of that autoencoder.
 
@@ -97,7 +97,7 @@ def train(
     max_pixels: open images of up to so many, beyond the limit that protects from harmful files.   shrink: average blocks of so many values
     along each axis.   held_out: for validation, a share of the examples below 1, or a whole number of them.
 
-    Course. device: such as "cuda".   override: go on in a folder of other training settings.   checkpoint_every, preview_every: seconds.
+    Course. device: such as "cuda".   change_settings: go on in a folder of other training settings.   checkpoint_every, preview_every: seconds.
     hooks: called between updates, see training/hooks.py.   progress: show a progress bar.  The logger "undiffuse" has what happens.
 
     What reading the data decided comes as warnings, class Note.  Raises UsageError for anything that cannot be used, Failure where another
@@ -126,7 +126,7 @@ def train(
                 "prediction": prediction,
                 "variance_type": variance_type,
                 "condition_dropout": condition_dropout,
-                "adapters": None if adapters is None else {"rank": adapters},
+                "adapters": None if adapter_rank is None else {"rank": adapter_rank},
             },
             (latent_steps, latent_budget),
         ),
@@ -137,7 +137,7 @@ def train(
         autoencoder=_autoencoder(latent),
         start=start,
         tasks=_degradations(degradation, upscale_factor),
-        override=override,
+        override=change_settings,
         device=usable_device(device),
         download=download,
         watch=Intervals(checkpoint_every, preview_every),

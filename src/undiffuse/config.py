@@ -93,7 +93,7 @@ def changed(config: C, settings: Mapping[str, Any], what: str = "these settings 
                 raise UsageError(f"there is no setting {path!r}: {parent!r} is none of {', '.join(place)}.")
             place = place[parent]
         if last not in place:
-            raise UsageError(unknown_setting(path, (".".join([*parents, name]) for name in place)))
+            raise UsageError(unknown_setting(last, place, ".".join([*parents, ""])))
         place[last] = value
     return parsed(type(config), content, what)
 
@@ -155,9 +155,9 @@ def refuse_other(
     never = [p for p in other if p.startswith(fixed) or not p.startswith(overridable)]
     if other and (never or not override):
         listed = "; ".join(_difference(p, before, now, *values) for p, values in list(other.items())[:6])
-        also = "" if never or not overridable else ", or go on with the new ones by --change-settings"
+        also = "" if never or not overridable else ", or go on with the new ones by `change_settings`"
         fixed_ = (
-            f", and {', '.join(never)} cannot change later, also not by --change-settings" if never and override else ""
+            f", and {', '.join(never)} cannot change later, also not by `change_settings`" if never and override else ""
         )
         raise UsageError(f"{path.parent} was made with another configuration ({listed}){fixed_}: {fix}{also}.")
 

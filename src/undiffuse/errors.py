@@ -41,10 +41,10 @@ def explained(error: Any) -> str:
     )
 
 
-def unknown_setting(name: str, known: Iterable[str]) -> str:
+def unknown_setting(name: str, known: Iterable[str], prefix: str = "") -> str:
     """A sentence about a setting that there is none of, which names the nearest of the known ones, or all of them."""
     names = list(known)
-    return f"there is no setting {name!r}" + (nearest(name, names) or f": choose one of {', '.join(names)}.")
+    return f"there is no setting {(prefix + name)!r}" + (nearest(name, names) or f": choose one of {', '.join(names)}.")
 
 
 def whole(value: Any, what: str) -> int:

@@ -176,7 +176,7 @@ def inside(folder: Path, name: str) -> Path:
     """The folder called `name` in another. Raises UsageError for a name that leads out of it."""
     if not name.strip() or Path(name).is_absolute() or ".." in Path(name).parts or Path(name) == Path():
         raise UsageError(
-            f"the name {name!r} would lie outside {folder}: give a plain name, such as mine, and --runs FOLDER for another place."
+            f"the name {name!r} would lie outside {folder}: give a plain name, such as mine, and `runs` for another place."
         )
     return folder / name
 

@@ -155,7 +155,7 @@ def test_another_encoder_under_the_same_name_is_refused(folder, tmp_path, change
         (copy / change).write_bytes(content)
     else:
         (copy / change).write_text((copy / change).read_text() + "\n")
-    with pytest.raises(ValueError, match=r"not the one the model was trained with \(copy, SHA-256 .*--encoder"):
+    with pytest.raises(ValueError, match=r"not the one the model was trained with \(copy, SHA-256 .*`encoder`"):
         open_encoder(config)
 
 
@@ -185,9 +185,9 @@ def test_what_is_not_on_this_machine_is_not_looked_for_elsewhere(tmp_path, monke
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: asked.append(a) or pytest.fail("asked for an address"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     for source, words in (
-        (str(tmp_path / "gone"), rf"encoder gone is not in {tmp_path}: give its folder with --encoder"),
+        (str(tmp_path / "gone"), rf"encoder gone is not in {tmp_path}: give its folder as `encoder`"),
         ("./gone", "encoder gone is not in"),
-        ("someone/not-here", "someone/not-here is not on this machine, .*--download"),
+        ("someone/not-here", "someone/not-here is not on this machine, .*`download`"),
         ("not-here", "not-here is not on this machine"),
     ):
         with pytest.raises(RuntimeError, match=words) as caught:

@@ -179,7 +179,7 @@ def test_a_crop_that_throws_most_of_a_picture_away_is_said(tmp_path):
     save(tmp_path / "thin.png", size=(12, 600))
     save(tmp_path / "photo.png", 1, size=(40, 60))
     save(tmp_path / "wide.png", 1, size=(48, 64))  # a quarter of it is cut away, as of most photos
-    note = said(opened(tmp_path, size=(8, 8)), "2 of 3 images", "cropping", "--fit pad")
+    note = said(opened(tmp_path, size=(8, 8)), "2 of 3 images", "cropping", "`fit` pad")
     assert "photo.png (33%), thin.png (98%)" in note
     assert not any("cropping" in note for note in opened(tmp_path, size=(8, 8), fit="pad").notes)
 
@@ -188,7 +188,7 @@ def test_images_beyond_the_limit_are_named_with_the_option_that_allows_them(tmp_
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     for side in (40, 60):  # beyond the limit, and beyond twice the limit
         save(tmp_path / f"{side}.png", size=(side, side))
-        with pytest.raises(UsageError, match=rf"{side}\.png .*--max-pixels"):
+        with pytest.raises(UsageError, match=rf"{side}\.png .*`max_pixels`"):
             opened(tmp_path)
         assert opened(tmp_path, max_pixels=10**4, size=(8, 8)).shape == (3, 8, 8)
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)

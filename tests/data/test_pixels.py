@@ -132,7 +132,7 @@ def test_8_and_16_bits_together_become_16_where_one_kind_is_asked_for(tmp_path):
     shallow, dark = np.arange(30, dtype=np.uint8).reshape(5, 6) * 8, np.arange(30, dtype=np.uint16).reshape(5, 6) * 2000
     Image.fromarray(shallow).save(tmp_path / "a.png")
     Image.fromarray(dark).save(tmp_path / "b.png")
-    with pytest.raises(UsageError, match="--channels"):
+    with pytest.raises(UsageError, match="`channels`"):
         open_data(DataConfig(source=str(tmp_path)))
     for again in range(2):  # whichever is read first
         data = open_data(DataConfig(source=str(tmp_path), channels="grey"))

@@ -92,13 +92,13 @@ def test_what_was_decided_is_said_and_a_setting_replaces_it(kind, tmp_path):
         config = DataConfig(source=str(tmp_path / "a.npy"), **options)
         return prepare(config, tmp_path / "run", settings=SMALL)
 
-    said = [note for note in planned().data.notes if "--range" in note]
+    said = [note for note in planned().data.notes if "`range`" in note]
     assert len(said) == (kind != "photos")
     if said:
         assert f"{low} to {high}" in said[0]
     chosen = planned(range=(-2000.0, 60000.0))
     assert (chosen.codec.low, chosen.codec.high) == ((-2000.0,), (60000.0,))
-    assert not [note for note in chosen.data.notes if "--range" in note]
+    assert not [note for note in chosen.data.notes if "`range`" in note]
     with pytest.raises(UsageError, match=r"beyond the range 0,0\.5"):
         planned(range=(0.0, 0.5))
 
@@ -232,7 +232,7 @@ def test_alpha_leaves_the_range_of_colours_as_it_is(kind, high, alpha, noted, tm
     colour = plan.data.shape[0] - 1
     assert plan.codec.high == (float(high),) * colour + (float(alpha),)
     assert plan.codec.low == (0.0,) * (colour + 1)
-    assert len([note for note in plan.data.notes if "--range" in note]) == noted
+    assert len([note for note in plan.data.notes if "`range`" in note]) == noted
     codec = Codec(plan.codec)
     x = codec.encode(plan.data.values)
     assert (x[:, -1].max(), x[:, :-1].min() < -0.9) == (1, True)
@@ -283,8 +283,11 @@ def test_pictures_that_are_conditions_have_alpha_beside_their_range(tmp_path):
 
 
 LONE = {
-    "void labels": (np.where(RNG.random((20, 8, 8)) < 0.1, 255, integers(20)).astype(np.uint8), "--range 0,21"),
-    "void labels of many": (np.where(RNG.random((20, 8, 8)) < 0.1, 255, integers(33)).astype(np.uint8), "--range 0,34"),
+    "void labels": (np.where(RNG.random((20, 8, 8)) < 0.1, 255, integers(20)).astype(np.uint8), "`range` to 0,21"),
+    "void labels of many": (
+        np.where(RNG.random((20, 8, 8)) < 0.1, 255, integers(33)).astype(np.uint8),
+        "`range` to 0,34",
+    ),
     "masks of two kinds": (
         np.concatenate([integers(1), integers(1) * 255]),
         "masks of 0 and 1 and others of 0 and 255",

@@ -103,12 +103,12 @@ def test_a_decompression_bomb_is_not_opened(tmp_path, monkeypatch):
 def test_mixed_sizes_and_channels_are_refused_with_the_fix(tmp_path):
     save(tmp_path / "a.png", picture(0, (6, 5)))
     save(tmp_path / "b.png", picture(1, (6, 6)))
-    with pytest.raises(ValueError, match=r"1 are 6×5 \(height×width\) .*b\.png.*--size 6x5 \(resizes"):
+    with pytest.raises(ValueError, match=r"1 are 6×5 \(height×width\) .*b\.png.*`size` 6x5 \(resizes"):
         opened(tmp_path)
     assert opened(tmp_path, size=(6, 5)).shape == (3, 6, 5)
     assert opened(tmp_path, size=(8, 8)).shape == (3, 8, 8)
     save(tmp_path / "b.png", picture(1, (6, 5), channels=1))
-    with pytest.raises(ValueError, match=r"grey.*--channels"):
+    with pytest.raises(ValueError, match=r"grey.*`channels`"):
         opened(tmp_path)
     assert opened(tmp_path, channels="grey").shape == (1, 6, 5)
 

@@ -267,9 +267,12 @@ def test_captions_beside_pictures_are_read_when_asked_by_name_and_offered_else(f
         "" if k == shuffled[0] else f"picture {k}" for k in (int(name.split(".")[0]) for name in data.columns["file"])
     ]
     assert (
-        "23 of the 24 images have a caption in a .txt file beside them: --text caption" in dict(offers(data))["caption"]
+        "23 of the 24 images have a caption in a .txt file beside them: declare the text caption"
+        in dict(offers(data))["caption"]
     )
-    with pytest.raises(UsageError, match=r"no column 'text': its columns are file, caption; .*--text caption"):
+    with pytest.raises(
+        UsageError, match=r"no column 'text': its columns are file, caption; .*declare the text caption"
+    ):
         column(data, "text")
     before = fingerprints(data, {"caption": False})
     assert before
@@ -289,9 +292,9 @@ def test_captions_beside_pictures_are_read_when_asked_by_name_and_offered_else(f
 def test_a_table_inside_the_folder_is_offered(folder):
     path = folder / "metadata.csv"
     table(folder, "file_name", lambda k: f"{k}.png").rename(path)
-    note = f"the folder holds metadata.csv: --table '{path}' reads its columns"
+    note = f"the folder holds metadata.csv: `table` {path} reads its columns"
     assert offers(opened(folder)) == [("metadata.csv", note)]
-    with pytest.raises(UsageError, match=r"no column 'bright'.*--table"):
+    with pytest.raises(UsageError, match=r"no column 'bright'.*`table`"):
         column(opened(folder), "bright")
     assert offers(opened(folder, table=str(path))) == []
 

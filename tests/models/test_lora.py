@@ -56,7 +56,7 @@ def runs(tmp_path_factory):
     """A base, and a run tuned from it by adapters, told something new."""
     folder = tmp_path_factory.mktemp("runs")
     undiffuse.train("digits", runs=folder, name="base", steps=12, batch_size=8, settings=TINY_SETTINGS)
-    undiffuse.train("digits", runs=folder, name="tuned", steps=12, batch_size=8, start=folder / "base", adapters=3)
+    undiffuse.train("digits", runs=folder, name="tuned", steps=12, batch_size=8, start=folder / "base", adapter_rank=3)
     return folder
 
 
@@ -106,7 +106,7 @@ def test_adapters_hold_what_is_new_as_well(tmp_path, runs):
         steps=8,
         batch_size=8,
         start=runs / "base",
-        adapters=2,
+        adapter_rank=2,
         conditions={"label": undiffuse.Condition(kind="class", column="class", inject="concat")},
     )
     tuned, joined = (

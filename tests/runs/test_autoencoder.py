@@ -162,7 +162,7 @@ def test_stopping_and_resuming_changes_no_bit(tmp_path):
     a, b = whole.trainer.tensors(), again.trainer.tensors()
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
-    with pytest.raises(ValueError, match=r"design\.kl.*choose another --name"):
+    with pytest.raises(ValueError, match=r"design\.kl.*choose another `name`"):
         next(stage(tmp_path / "part", kl=0.5).updates())
 
 
@@ -209,7 +209,7 @@ def test_its_examples_are_walked_up_and_down_as_others(trained):
     ],
 )
 def test_what_latents_cannot_say_is_refused(trained, asked):
-    with pytest.raises(ValueError, match="without --latent"):
+    with pytest.raises(ValueError, match="without `latent`"):
         asked(load(trained / "runs" / "blobs"))
 
 
@@ -238,7 +238,7 @@ def test_too_small_examples_and_odd_factors_are_refused(tmp_path):
         prepare(DataConfig(source="digits"), tmp_path / "r", factor=4)
     with pytest.raises(ValueError, match="choose 2, 4 or 8"):
         prepare(DataConfig(source="digits"), tmp_path / "r", factor=3)
-    with pytest.raises(ValueError, match="add --latent"):
+    with pytest.raises(ValueError, match="add `latent`"):
         prepare(DataConfig(source="digits"), tmp_path / "r", settings={"latent.kl": 1.0})
 
 

@@ -52,10 +52,10 @@ def everything(folder):
 
 def test_changed_data_is_told_with_how_many_examples_there_are(tmp_path):
     trained(tmp_path)
-    with pytest.raises(UsageError, match=r"the data has changed: 60 examples then, 59 now.*--change-settings"):
+    with pytest.raises(UsageError, match=r"the data has changed: 60 examples then, 59 now.*`change_settings`"):
         run(tmp_path, VALUES[1:], LABELS[1:])
     with pytest.raises(
-        UsageError, match=r"the data has changed: the same number of examples, 60, with other values.*--change-settings"
+        UsageError, match=r"the data has changed: the same number of examples, 60, with other values.*`change_settings`"
     ):
         run(tmp_path, VALUES[::-1], LABELS)
 
@@ -103,15 +103,15 @@ def test_a_column_that_is_missing_is_told_before_what_else_differs(tmp_path):
 
 def test_a_range_stays_the_one_that_the_network_learned(tmp_path):
     work = trained(tmp_path, values=VALUES % 17)
-    assert any("are read as 0 to 16; --range" in note for note in work.prepared.data.notes)
+    assert any("are read as 0 to 16; `range`" in note for note in work.prepared.data.notes)
     assert not any(
         "range" in note
         for note in run(tmp_path, values=VALUES[:50] % 17, labels=LABELS[:50], override=True).prepared.data.notes
     )
     for asked in ({}, {"range": (0.0, 255.0)}):
-        with pytest.raises(UsageError, match=r"this run keeps 0 to 16: choose another --name to read 0 to 255\.$"):
+        with pytest.raises(UsageError, match=r"this run keeps 0 to 16: choose another `name` to read 0 to 255\.$"):
             run(tmp_path, override=True, **asked)
-    with pytest.raises(UsageError, match=r"this run keeps 0 to 16, .*leave --range out"):
+    with pytest.raises(UsageError, match=r"this run keeps 0 to 16, .*leave `range` out"):
         run(tmp_path, values=VALUES % 17, override=True, range=(0.0, 255.0))
 
 
@@ -119,7 +119,7 @@ def test_a_share_to_hold_out_cannot_change_any_more(tmp_path):
     trained(tmp_path)
     with pytest.raises(
         UsageError,
-        match=r"data.held_out: 0.1 there, 0.5 now\), and data.held_out cannot change later.*choose another --name\.$",
+        match=r"data.held_out: 0.1 there, 0.5 now\), and data.held_out cannot change later.*choose another `name`\.$",
     ):
         run(tmp_path, held_out=0.5, override=True)
 
@@ -129,7 +129,7 @@ def test_a_class_that_the_network_does_not_know_is_refused_and_nothing_is_writte
     """Also where another is gone, so that the number of classes is the same and no shape tells."""
     trained(tmp_path)
     before = everything(tmp_path)
-    with pytest.raises(UsageError, match=r"class '3', which the network in .* does not know.*--from"):
+    with pytest.raises(UsageError, match=r"class '3', which the network in .* does not know.*`start`"):
         trained(tmp_path, labels=np.array(names)[np.arange(60) % len(names)], override=True)
     assert everything(tmp_path) == before
     trained(tmp_path, steps=3)  # the old data is still what the run is of

@@ -145,7 +145,7 @@ def test_two_stages_and_models_that_are_none(tmp_path):
     base = undiffuse.train("digits", runs=tmp_path, name="plain", settings=SETTINGS)
     with pytest.raises(ValueError, match="not trained for tasks: 'undiffuse inpaint'"):
         restoration.degrade(base, np.zeros((1, 1, 8, 8)), "inpaint")
-    with pytest.raises(ValueError, match="--upscaler 4"):
+    with pytest.raises(ValueError, match="`upscale_factor`"):
         restoration.upscale_samples(base, torch.zeros(1, 1, 4, 4))
     up = finished(
         prepare(
@@ -175,7 +175,7 @@ def test_two_stages_and_models_that_are_none(tmp_path):
 def test_latents_have_no_tasks_and_names_are_taken(tmp_path):
     from undiffuse.conditioning.degradations import parse_tasks
 
-    with pytest.raises(ValueError, match="leave --latent or --degradation out"):
+    with pytest.raises(ValueError, match="leave `latent` or `degradation` out"):
         prepare(
             DataConfig(source="digits"),
             tmp_path / "r",

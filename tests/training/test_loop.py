@@ -128,7 +128,7 @@ def test_three_bad_batches_return_to_the_snapshot_at_half_the_rate():
 
 
 def test_lasting_nan_stops_with_a_diagnosis():
-    with pytest.raises(Failure, match="--lr"):
+    with pytest.raises(Failure, match="`learning_rate`"):
         finished(trainer(steps=50), lambda step: batches(step, bad=range(50)))
 
 

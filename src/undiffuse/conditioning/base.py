@@ -49,7 +49,7 @@ def checked_name(name: str) -> str:
     ):
         raise UsageError(
             f"{name[:LONGEST_NAME]!r} cannot be the name of a condition or a task, since files are called after it: "
-            f"give it one of 1 to {LONGEST_NAME} characters without slashes, as in --class NAME=COLUMN."
+            f"give it one of 1 to {LONGEST_NAME} characters without slashes; the column is given beside it."
         )
     return name
 
@@ -163,7 +163,7 @@ class ConditionSettings(BaseModel, ABC):
         """What all kinds do of `continued`."""
         if data.inject != self.inject:
             raise UsageError(
-                f"in the model it enters by {self.inject!r}, and the weights are for that: leave --inject out, or give it another name."
+                f"in the model it enters by {self.inject!r}, and the weights are for that: leave `inject` out, or give it another name."
             )
         same = {"dropout": data.dropout, "missing": data.missing or self.droppable, "retired": False}
         return self.model_copy(update={**same, **grown})

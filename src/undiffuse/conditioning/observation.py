@@ -50,7 +50,7 @@ class ObservationCondition(ConditionModule):
     def encode(self, values: Sequence[object]) -> Tensor:
         if any(value is None for value in values):
             raise UsageError(
-                "this model makes examples of what is left of them: use 'undiffuse restore RUN IMAGE', or tasks.made_of in Python."
+                "this model makes examples of what is left of them: use 'undiffuse restore RUN IMAGE', or undiffuse.restore in Python."
             )
         return self.read(values)
 

@@ -81,7 +81,7 @@ class TextConfig(ConditionSettings):
         before, after = (c.encoder.model_dump(exclude={"most", "scale", "source"}) for c in (self, data))
         if before != after:
             raise UsageError(
-                "its texts were read by another encoder than the model's: name that one with --encoder, or give it another name."
+                "its texts were read by another encoder than the model's: give that one as `encoder`, or give it another name."
             )
         now: dict[str, object] = {"most": max(self.encoder.most, data.encoder.most)}
         now |= {"source": data.encoder.source} if isinstance(data.encoder, TransformerEncoder) else {}

@@ -183,7 +183,7 @@ def open_encoder(config: TransformerEncoder, source: str | None = None, download
     if encoder.sha256() != config.sha256:
         raise UsageError(
             f"the text encoder in {encoder.folder} is not the one the model was trained with ({Path(config.source).name}, "
-            f"SHA-256 {config.sha256[:12]}…): give that one with --encoder."
+            f"SHA-256 {config.sha256[:12]}…): give that one as `encoder`."
         )
     return encoder
 
@@ -195,7 +195,7 @@ def _folder(source: str, download: bool) -> Path:
         return path
     name = Path(source).name
     looks_like_hub = not source.startswith(("/", ".", "~")) and source.count("/") <= 1
-    fix = "give its folder with --encoder" + (", or let it be fetched with --download" if looks_like_hub else "")
+    fix = "give its folder as `encoder`" + (", or let it be fetched by `download`" if looks_like_hub else "")
     if not looks_like_hub:
         raise Failure(
             f"the text encoder {name} is not in {path.parent}: {fix} (needs the extra: pip install 'undiffuse[text]')."
@@ -209,7 +209,7 @@ def _folder(source: str, download: bool) -> Path:
         if download:
             why = (str(error).splitlines() or [""])[0]
             raise Failure(
-                f"the text encoder {source} cannot be fetched ({why}): give its folder with --encoder."
+                f"the text encoder {source} cannot be fetched ({why}): give its folder as `encoder`."
             ) from None
         raise Failure(
             f"the text encoder {source} is not on this machine, neither as a folder nor in the hub's cache: {fix} "

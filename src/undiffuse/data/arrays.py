@@ -80,7 +80,7 @@ def array_dataset(
         )
     values, read = arranged(values, layout)
     notes = ["true and false are read as 1 and 0, and samples are uint8, of 1 and 0 too"] if truths else []
-    notes += [] if layout else [f"read as {read}; say --layout if its axes mean something else"]
+    notes += [] if layout else [f"read as {read}; give `layout` if its axes mean something else"]
     if np.issubdtype(values.dtype, np.floating):
         values = _narrowed(values)
         if values.dtype == np.float64:
@@ -160,7 +160,7 @@ def _classes(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], list[str]
     if numbers and (said.dtype.kind == "f" or (len(unique) > MANY_CLASSES and len(said) < FEW_EXAMPLES * len(unique))):
         each = len(said) / len(unique)
         notes.append(
-            f"the labels are {len(unique)} classes of about {each:.0f} examples; if they are numbers, use --number label=class"
+            f"the labels are {len(unique)} classes of about {each:.0f} examples; if they are numbers, declare the number class"
         )
     return found, tuple(str(value) for value in unique), notes
 

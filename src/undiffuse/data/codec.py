@@ -133,7 +133,7 @@ def _of_floats(data: Dataset, rows: np.ndarray | None, all_alike: bool) -> Codec
     values = data.values
     if data.low is not None or data.high is not None:
         raise UsageError(
-            "a range is set for whole numbers, and these are floats, which go by their mean and deviation: leave --range out."
+            "a range is set for whole numbers, and these are floats, which go by their mean and deviation: leave `range` out."
         )
     bad = sum(int((~np.isfinite(values[part])).sum()) for part in parts_of(values))
     if bad:

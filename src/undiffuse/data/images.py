@@ -277,7 +277,7 @@ def _decided(root: Path, pictures: dict[Path, _Read], bits: int) -> list[str]:
     outside = [_below(root, path) for path in pictures if not path.resolve().is_relative_to(inside)]
     counted = (
         (several, "several pages or frames: the first is used"),
-        (cut, "more than a quarter of the picture cut away by cropping; --fit pad or --fit stretch keep all of it"),
+        (cut, "more than a quarter of the picture cut away by cropping; `fit` pad or stretch keeps all of it"),
         (shallow, f"8 bits, white brought to the {2**bits - 1} of the {bits} bits that the others use"),
         (outside, f"their place outside {root}, and are read there"),
     )
@@ -292,9 +292,9 @@ def _same(root: Path, pictures: dict[Path, _Read], convert: bool) -> None:
         (
             "sizes",
             lambda p: size_text(p.size[-2:]),
-            "--size {} (resizes, cropping to fit; --fit pad or stretch instead)",
+            "`size` {} (resizes, cropping to fit; `fit` pad or stretch instead)",
         ),
-        ("kinds of pixel", lambda p: DESCRIBED[p.mode], "--channels grey, rgb or rgba"),
+        ("kinds of pixel", lambda p: DESCRIBED[p.mode], "`channels` grey, rgb or rgba"),
     ]
     for what, of, fix in kinds:
         if convert and what == "kinds of pixel":

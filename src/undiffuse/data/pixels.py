@@ -111,7 +111,7 @@ def read_image(
 
 def _too_large(pixels: int | None, limit: int) -> str:
     has = f"{pixels / 1e6:.0f} megapixels, " if pixels else ""
-    return f"{has}more than the {limit / 1e6:.0f} megapixels that are opened; --max-pixels allows larger ones, such as --max-pixels 1000000000"
+    return f"{has}more than the {limit / 1e6:.0f} megapixels that are opened; `max_pixels` allows larger ones, such as 1000000000"
 
 
 # 16 bits -----------------------------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def _fitted(image: Image.Image, size: tuple[int, int], fit: str) -> Image.Image:
 
 
 def size_text(size: Sequence[int]) -> str:
-    """A size (height, width) as people read it, in the order that --size takes it."""
+    """A size (height, width) as people read it, in the order that `size` takes it."""
     return f"{size[0]}×{size[1]} (height×width)"
 
 

@@ -9,7 +9,7 @@
     alpha                       all of its type: it is full nearly everywhere, whatever the colour
 
 All examples count, held-out ones too: a range is the unit of the data, and each of its values must have a place in it.  A setting
-of the data (`--range 0,255`) replaces the rule.  A model keeps the range it was trained with.
+of the data (`range`) replaces the rule.  A model keeps the range it was trained with.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _lone(values: np.ndarray) -> tuple[int, int] | None:
 def range_note(values: np.ndarray, low: float, high: float) -> str | None:
     """What was decided of integers, None where nothing else could be meant.   low, high: the range that they are read in."""
     if values.dtype.name not in FULL_RANGES:
-        return f"{values.dtype.name} values are read as {low:.0f} to {high:.0f}, their smallest and largest; --range LOW,HIGH sets another range"
+        return f"{values.dtype.name} values are read as {low:.0f} to {high:.0f}, their smallest and largest; `range` sets another range"
     highest, full = int(values.max()), FULL_RANGES[values.dtype.name]
     if lone := _lone(values):
         masks = (
@@ -85,10 +85,10 @@ def range_note(values: np.ndarray, low: float, high: float) -> str | None:
         )
         return (
             f"{values.dtype.name} values are {lone[0]} to {lone[1]} and {highest}, nothing in between, and are read as {low:.0f} to {high:.0f}: "
-            f"if they are labels and {highest} means none, store it as {lone[1] + 1} and give --range {lone[0]},{lone[1] + 1}{masks}"
+            f"if they are labels and {highest} means none, store it as {lone[1] + 1} and set `range` to {lone[0]},{lone[1] + 1}{masks}"
         )
     if high < full:
-        return f"{values.dtype.name} values reach {highest} and are read as {low:.0f} to {high:.0f}; --range 0,{full} takes them as 0 to {full}"
+        return f"{values.dtype.name} values reach {highest} and are read as {low:.0f} to {high:.0f}; `range` 0,{full} takes them as 0 to {full}"
     if values.min() < highest < full // 2:
-        return f"{values.dtype.name} values reach {highest} and are read as {low:.0f} to {high:.0f}; --range 0,{highest} makes {highest} white"
+        return f"{values.dtype.name} values reach {highest} and are read as {low:.0f} to {high:.0f}; `range` 0,{highest} makes {highest} white"
     return None

@@ -162,7 +162,7 @@ def open_data(config: DataConfig) -> Dataset:
             f"{path} is no kind of data known here: give a folder of images, or a .csv, .npy, .npz or idx.gz file."
         )
     if (config.size or config.channels) and not of_images(config):
-        raise UsageError("--size and --channels are for images; change an array before giving it.")
+        raise UsageError("`size` and `channels` are for images; change an array before giving it.")
     data = data if config.shrink is None else shrunk(data, config.shrink)
     if config.range is not None:
         data = replace(data, low=config.range[0], high=config.range[1])

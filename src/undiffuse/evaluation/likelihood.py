@@ -143,7 +143,7 @@ def likelihood(
     """
     if model.codec.space is not None:
         raise UsageError(
-            "the likelihood of an autoencoder's latents says nothing of the data's: for that, train a model without --latent."
+            "the likelihood of an autoencoder's latents says nothing of the data's: for that, train a model without `latent`."
         )
     chosen: LikelihoodMethod = method or ("chain" if isinstance(model.schedule, Chain) else "continuous")
     if variance is not None and (chosen != "chain" or not 0 <= variance <= 1):

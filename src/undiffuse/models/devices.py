@@ -31,7 +31,7 @@ def usable_device(name: torch.device | str | None) -> torch.device:
     ) as error:  # what torch raises for a device, or an operation that it lacks there
         why = str(error).splitlines()[0].split(". ")[0]
         raise UsageError(
-            f"the device {str(name)!r} cannot be used here ({why}): leave --device out, or see 'undiffuse doctor'."
+            f"the device {str(name)!r} cannot be used here ({why}): leave `device` out, or see 'undiffuse doctor'."
         ) from None
 
 

@@ -235,7 +235,7 @@ def _carried(model: Model, values: np.ndarray | Tensor) -> Tensor:
 def _encoded(model: Model, values: Tensor, limited: bool = True) -> Tensor:
     if model.codec.space is not None:
         raise UsageError(
-            "this model knows an autoencoder's latents, and what is seen is seen of the data: take one trained without --latent."
+            "this model knows an autoencoder's latents, and what is seen is seen of the data: take one trained without `latent`."
         )
     if not values.isfinite().all():
         raise UsageError(

@@ -89,7 +89,7 @@ def read_rest(folder: Path) -> tuple[AdaptersConfig, dict[str, Tensor]] | None:
     """What a tuned model has beside adapters; None for adapters that another program made. Raises UsageError."""
     if not (folder / ADAPTER_CONFIG).exists():
         raise UsageError(
-            f"there are no adapters at {folder}: give the folder adapters/ of a run trained with --adapter-rank, or one that peft wrote."
+            f"there are no adapters at {folder}: give the folder adapters/ of a run trained with `adapter_rank`, or one that peft wrote."
         )
     if not (folder / START_WEIGHTS).exists():
         return None

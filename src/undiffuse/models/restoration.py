@@ -58,7 +58,7 @@ def degradation_of(model: Model, task: str | None) -> tuple[str, Degradation]:
     if not tasks:
         raise UsageError(
             "this model was not trained for tasks: 'undiffuse inpaint', 'upscale', 'colorize', 'deblur' and 'denoise' take any model, and "
-            "'undiffuse train DATA --degradation inpaint,denoise' trains one for them."
+            "training with a `degradation`, such as inpaint,denoise, makes one for them."
         )
     if task is None and len(tasks) == 1:
         task = next(iter(tasks))
@@ -213,7 +213,7 @@ def check_stages(first: Model, second: Model, noise: float | None = None) -> tup
     noise = min(max(AUGMENTATION, low), high) if noise is None else noise
     if not low <= noise <= high:
         raise UsageError(
-            f"the second stage was trained for noise of {low:g} to {high:g}, not of {noise:g}: choose --augmentation between them."
+            f"the second stage was trained for noise of {low:g} to {high:g}, not of {noise:g}: choose `augmentation` between them."
         )
     return name, noise
 
@@ -253,9 +253,7 @@ def upscale_samples(
 def _upscaling(model: Model) -> tuple[str, Degradation]:
     found = [(name, task) for name, task in model.config.degradations.items() if task.kind == "upscale"]
     if not found:
-        raise UsageError(
-            "the second stage was not trained to upscale: train one with 'undiffuse train DATA --upscale-factor 4'."
-        )
+        raise UsageError("the second stage was not trained to upscale: train one with `upscale_factor`.")
     return found[0]
 
 

@@ -102,7 +102,7 @@ def _check(old: Denoiser, new: Denoiser, shape: tuple[int, ...], level: Level) -
     ).mean
     if (after - before).abs().max() > TOLERANCE * before.abs().max():
         raise UsageError(
-            "what is new to this network changes what it knew, so its weights are no start: use --inject NAME=embedding for what is new."
+            "what is new to this network changes what it knew, so its weights are no start: set `inject` to embedding for what is new."
         )
 
 

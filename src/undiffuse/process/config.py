@@ -51,7 +51,7 @@ SCHEDULES: Registry[ScheduleEntry] = Registry(
 def register_schedule(
     name: str, *, betas: Callable[[int], Tensor] | None = None, schedule: Callable[[], Schedule] | None = None
 ) -> None:
-    """Makes a noise schedule of one's own known as `name`, to `ScheduleConfig(name=name)` and to `undiffuse train --schedule name`.
+    """Makes a noise schedule of one's own known as `name`, to `ScheduleConfig(name=name)` and to `undiffuse.train(schedule=name)`.
 
     betas: T → the betas of a chain of T steps, each above 0 and below 1 (1 for the last), (T,).   schedule: instead, what makes a
     continuous schedule, such as a subclass of `process.schedules.Schedule`.

@@ -285,7 +285,7 @@ class AutoencoderRun:
 
 def is_trained(folder: Path, config: AutoencoderRunConfig) -> bool:
     """Whether a folder holds the trained autoencoder of this configuration. Raises UsageError where it holds another."""
-    RunFolder(folder).refuse_other(config, "choose another --name", AUTOENCODER_FREE_TO_CHANGE)
+    RunFolder(folder).refuse_other(config, "choose another `name`", AUTOENCODER_FREE_TO_CHANGE)
     return (folder / AUTOENCODER_FILE).exists()
 
 
@@ -301,7 +301,7 @@ def load_latents(path: str | Path, device: torch.device | str = "cpu") -> Latent
     path = Path(path)
     path = path / AUTOENCODER_FILE if path.is_dir() else path
     if not path.exists():
-        raise UsageError(f"there is no autoencoder at {path}: train one with 'undiffuse train DATA --latent'.")
+        raise UsageError(f"there is no autoencoder at {path}: train one with `latent`.")
     header = storage.read_header(path, "autoencoder")
     latents = Latents.build(parsed(LatentConfig, header.content, f"{path} has a header this version cannot use"))
     storage.fill(header, (dict(latents.named_parameters()), "latent", ("latent",)))
@@ -319,11 +319,11 @@ def load_autoencoder(folder: Path, channels: int) -> KLAutoencoder | TinyAutoenc
             latents = load_latents(place)
             if (found := latents.config.shape[0]) != channels:
                 raise UsageError(
-                    f"the autoencoder in {place} takes {found} channels, and the data has {channels}: train one with --latent."
+                    f"the autoencoder in {place} takes {found} channels, and the data has {channels}: train one with `latent`."
                 )
             return latents.autoencoder.requires_grad_(True)
     if (folder / "config.json").exists():
         return read_diffusers(folder, channels)
     raise UsageError(
-        f"there is no autoencoder in {folder}: give a folder that 'undiffuse train --latent' or diffusers wrote."
+        f"there is no autoencoder in {folder}: give a folder that a training with `latent`, or diffusers, wrote."
     )

@@ -30,12 +30,12 @@ def choose_design(
     if factor is not None or autoencoder is not None:
         latent = latents(shape, cpu, factor or 4) if autoencoder is None else _latents_of(autoencoder, shape)
     elif any(path.startswith("latent.") for path in settings):
-        raise UsageError("settings of latents belong to a model that has them: add --latent.")
+        raise UsageError("settings of latents belong to a model that has them: add `latent`.")
     design = design_for(source, shape, preset, cpu, network, latent)
     design = changed(design, with_sampling_completed(design.sampling, settings))
     if design.adapters:
         raise UsageError(
-            "adapters tune weights that were trained before: say whose, by --from RUN, or leave --adapter-rank out."
+            "adapters tune weights that were trained before: say whose, by `start`, or leave `adapter_rank` out."
         )
     return design
 

@@ -60,7 +60,7 @@ from undiffuse.training.validation import ValidationSet
 READABLE_KINDS = ("class", "number", "tags", "vector")
 MOST_READ, FEWEST_HELD_OUT = 2000, 2  # that say what is to be read
 CLASSIFIER_FREE_TO_CHANGE = ("training.steps", "training.budget")
-CLASSIFIER_OTHERWISE = "give it another name, as in --class other=COLUMN, or remove the folder"
+CLASSIFIER_OTHERWISE = "give it another name, with the column beside it, or remove the folder"
 CONFIDENT = 3.0  # standard errors above chance
 
 

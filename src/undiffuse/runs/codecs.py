@@ -29,7 +29,7 @@ def fine_tuned_codec(
     if len(fitted.shape) != len(of.shape) or fitted.shape[0] != of.shape[0]:
         raise UsageError(
             f"the model to start from makes examples of {_described(of.shape)}, and the data has {_described(fitted.shape)}: "
-            "fine-tuning keeps both numbers; convert the data (--channels, for images), or train a new model."
+            "fine-tuning keeps both numbers; convert the data (`channels`, for images), or train a new model."
         )
     same = {"shape": fitted.shape, "mode": fitted.mode}
     inside = of.kind == "integer" and of.holds(data.values)
@@ -65,7 +65,7 @@ def kept_codec(before: ModelConfig | None, fitted: CodecConfig, folder: Path) ->
     if same[0] != same[1]:
         raise UsageError(
             f"the run in {folder} learned examples of shape {same[0][0]} and type {same[0][2]}, and the data has shape {same[1][0]} and type "
-            f"{same[1][2]} now: choose another --name."
+            f"{same[1][2]} now: choose another `name`."
         )
     return before.codec
 
@@ -79,12 +79,12 @@ def refuse_outside(before: ModelConfig | None, data: Dataset, asked: tuple[float
     if smallest < low or largest > high:
         wanted = asked or found_range(data.values, data.mode)
         raise UsageError(
-            f"the values lie in [{smallest}, {largest}] now, and this run keeps {low:g} to {high:g}: choose another --name to read "
+            f"the values lie in [{smallest}, {largest}] now, and this run keeps {low:g} to {high:g}: choose another `name` to read "
             f"{wanted[0]:g} to {wanted[1]:g}."
         )
     if asked is not None and asked != (low, high):
         raise UsageError(
-            f"this run keeps {low:g} to {high:g}, as its network learned them: leave --range out, or choose another --name to read "
+            f"this run keeps {low:g} to {high:g}, as its network learned them: leave `range` out, or choose another `name` to read "
             f"{asked[0]:g} to {asked[1]:g}."
         )
 

@@ -27,7 +27,7 @@ def declared_for(base: ModelConfig, conditions: Mapping[str, Condition]) -> dict
         if known is not None and known.kind != condition.kind:
             raise UsageError(
                 f"the model knows {name!r} as a {known.kind}, not as a {condition.kind}: declare it so, or give the new one another "
-                f"name, as in --{condition.kind} new={condition.column or name}."
+                f"name, such as new, with {condition.column or name} as its column."
             )
         if known is not None:
             condition = condition.model_copy(
@@ -39,7 +39,7 @@ def declared_for(base: ModelConfig, conditions: Mapping[str, Condition]) -> dict
         elif cross_attended(base.conditions):
             if condition.inject == "cross_attention":
                 raise UsageError(
-                    f"{name!r} would take attention from what the model attends to already: inject it by --inject {name}=embedding."
+                    f"{name!r} would take attention from what the model attends to already: set its `inject` to embedding."
                 )
             condition = condition.model_copy(
                 update={"inject": condition.inject or ("embedding" if condition.kind == "text" else None)}
@@ -73,7 +73,7 @@ def fine_tuned_conditions(
         ):  # nothing shifted is the zero vector, so without it nothing changes
             if not known.droppable:
                 raise UsageError(
-                    f"the model must always be told {name!r}, a {known.kind}, and nothing says it: add it, as in --{known.kind} {name}=COLUMN."
+                    f"the model must always be told {name!r}, a {known.kind}, and nothing says it: declare the {known.kind} {name}, with its column."
                 )
             found[name] = known.retire()
     return found | {name: config for name, config in fitted.items() if name not in found}
@@ -93,14 +93,14 @@ def kept_conditions(
             continue
         if now.kind != known.kind:
             raise UsageError(
-                f"the run in {folder} learned {name!r} as a {known.kind}, and it is a {now.kind} now: choose another --name."
+                f"the run in {folder} learned {name!r} as a {known.kind}, and it is a {now.kind} now: choose another `name`."
             )
         known.merged_with(now)  # of one kind
         new = [value for value in getattr(now, "names", ()) if value not in getattr(known, "names", ())]
         if new:
             raise UsageError(
                 f"the data says the {known.kind} {', '.join(repr(value) for value in new[:3])}, which the network in {folder} does not know: leave "
-                f"these examples out, or fine-tune a new run by --from {folder} --name NAME."
+                f"these examples out, or fine-tune a new run with {folder} as `start` and another `name`."
             )
         found[name] = known
     return found

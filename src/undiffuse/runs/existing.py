@@ -32,7 +32,7 @@ FREE_TO_CHANGE = (
     "examples",
 )
 AUTOENCODER, CACHE = "autoencoder", "cache"
-ANOTHER_NAME = "choose another --name"
+ANOTHER_NAME = "choose another `name`"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class ExistingRun:
         return self.config is not None and self.config.split is None
 
     def keep_sampling(self, design: Design, settings: Mapping[str, Any]) -> Design:
-        """The design with the way of sampling that the folder's model has, as by 'undiffuse sweep --save-default', or its run was begun with.
+        """The design with the way of sampling that the folder's model has, as by a sweep, or its run was begun with.
 
         So what new models sample with does not reach those that go on.   settings: of the design, by dotted path.
         """

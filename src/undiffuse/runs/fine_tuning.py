@@ -121,7 +121,7 @@ def open_for(base: ModelConfig, data: DataConfig) -> tuple[DataConfig, Dataset]:
     size = cast(tuple[int, int], base.codec.shape[1:])
     sized = data.model_copy(update={"size": size})
     opened = open_data(sized)
-    note = f"images are brought to {size_text(size)}, the size of the model to start from; --size asks for another"
+    note = f"images are brought to {size_text(size)}, the size of the model to start from; `size` asks for another"
     return sized, replace(opened, notes=(*opened.notes, note))
 
 

@@ -128,7 +128,7 @@ def prepare(
     base = load_pretrained(start) if start else None
     if base and any(each is not None for each in (preset, network, factor, autoencoder)):
         raise UsageError(
-            "a fine-tuning keeps the network, and the latents, of the model it starts from: leave --preset, --network and --latent out."
+            "a fine-tuning keeps the network, and the latents, of the model it starts from: leave `preset`, `network` and `latent` out."
         )
     source, dataset = _open(data, base) if dataset is None else (data, dataset)
     if base:
@@ -168,7 +168,7 @@ def _declared(
         if unused:
             data = _noted(
                 data,
-                f"of the columns {', '.join(unused)} the model is told nothing: declare conditions, such as --class {unused[0]}, to tell it",
+                f"of the columns {', '.join(unused)} the model is told nothing: declare conditions, such as the class {unused[0]}, to tell it",
             )
         known = base is not None and "class" in base.config.conditions
         conditions = {"class": Condition(kind="class")} if len(data.classes) > (0 if known else 1) else {}
@@ -182,11 +182,11 @@ def _refuse_contradictions(design: Design, declared: Mapping[str, Condition], da
     taken = [name for name in MADE_FROM_X if design.degradations and name in declared]
     if taken:
         raise UsageError(
-            f"tasks by training tell the model {taken[0]!r} themselves: give it another name, as in --class other={taken[0]}."
+            f"tasks by training tell the model {taken[0]!r} themselves: give it another name, with {taken[0]} as its column."
         )
     if design.degradations and design.latent is not None:
         raise UsageError(
-            "tasks by training show parts of examples, which latents are not made of: leave --latent or --degradation out."
+            "tasks by training show parts of examples, which latents are not made of: leave `latent` or `degradation` out."
         )
     if design.augment.probability and any(CONDITIONS[c.kind].config.pictures for c in declared.values()):
         raise UsageError(

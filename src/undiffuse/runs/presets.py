@@ -229,7 +229,7 @@ def latents(shape: Sequence[int], cpu: bool, factor: int = 4) -> LatentDesign:
     if min(shape[1:]) < 4 * factor:
         size = "×".join(str(n) for n in shape[1:])
         raise UsageError(
-            f"latents by {factor} of examples of {size} leave nothing to diffuse in: train without --latent, or by a smaller factor."
+            f"latents by {factor} of examples of {size} leave nothing to diffuse in: train without `latent`, or by a smaller factor."
         )
     patch = min(factor, 4) if cpu else 1
     levels = (factor // patch).bit_length()

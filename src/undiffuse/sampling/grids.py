@@ -136,7 +136,7 @@ PAPERS = re.compile(r"(ddim)?\d+(,\d+)*")
 
 
 def register_grid(name: str, place: Callable[[Schedule, int], Level]) -> None:
-    """Makes a grid of one's own known as `name`, to `model.sample(grid=name)` and to `--grid name`.
+    """Makes a grid of one's own known as `name`, to `model.sample(grid=name)`.
 
     place: (schedule, steps) → the table of levels, noisiest first and the clean level last, such as `schedule(times).and_clean()` with
     `steps` falling times.  The first line of its docstring is shown in the list of grids.

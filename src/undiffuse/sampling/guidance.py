@@ -198,7 +198,7 @@ GUIDANCE_METHODS: Registry[GuidanceEntry] = Registry(
 
 
 def register_guidance(name: str, method: Callable[[Pair, float], DenoiserFn]) -> None:
-    """Makes a method of guidance of one's own known as `name`, to `model.sample(guidance_method=name)` and to `--guidance-method name`.
+    """Makes a method of guidance of one's own known as `name`, to `model.sample(guidance_method=name)`.
 
     method: (pair, scale) → the guided Denoise, as `classifier_free` is.   pair(x_t, level) gives the conditional and the unconditional
     posterior; scale 1 is plain conditional sampling, for which no method is called.

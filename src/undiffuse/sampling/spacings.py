@@ -208,7 +208,7 @@ def _at_ratios(schedule: Schedule, ratios: Tensor, s: GridSettings) -> Level:
 
 
 def karras(schedule: Schedule, steps: int, s: GridSettings = OWN) -> Level:
-    """sigma/alpha spaced evenly in its rho-th root (Karras et al. 2022, eq. 5), from 80 to 0.002 at most; --rho 7."""
+    """sigma/alpha spaced evenly in its rho-th root (Karras et al. 2022, eq. 5), from 80 to 0.002 at most; rho 7."""
     checked(schedule, steps)
     high, low = _ratio_ends(schedule)
     rho = 7.0 if s.rho is None else s.rho
@@ -225,7 +225,7 @@ def logsnr(schedule: Schedule, steps: int, s: GridSettings = OWN) -> Level:
 
 
 def polyexponential(schedule: Schedule, steps: int, s: GridSettings = OWN) -> Level:
-    """log sigma/alpha as a power of the steps left, more of them at the clean end with a larger one (k-diffusion); --rho 1."""
+    """log sigma/alpha as a power of the steps left, more of them at the clean end with a larger one (k-diffusion); rho 1."""
     checked(schedule, steps)
     high, low = _ratio_ends(schedule)
     ramp = torch.linspace(1, 0, steps, dtype=torch.float64) ** (1.0 if s.rho is None else s.rho)

@@ -44,6 +44,6 @@ class Health:
             raise Failure(
                 f"training diverged: {what} was not a number {self.skipped} times, also after {ROLLBACKS_BEFORE_STOP} rollbacks to "
                 "earlier weights at half the learning rate each. The last good checkpoint is untouched: lower the "
-                "learning rate (--lr), or look for values far outside the data's range."
+                "`learning_rate`, or look for values far outside the data's range."
             )
         return "rollback"

@@ -96,7 +96,7 @@ LOSS_WEIGHTS: Registry[WeightEntry] = Registry(
 
 
 def register_loss_weight(name: str, weight: Weight) -> None:
-    """Makes a loss weight of one's own known as `name`, to `undiffuse.train(weight=name)` and to `--weight name`.
+    """Makes a loss weight of one's own known as `name`, to `undiffuse.train(weight=name)`.
 
     weight: Level → the weight of |x̂ - x_0|² at each of its levels, float64, such as `lambda level: level.snr.sqrt()`.
     Raises UsageError for a name that is taken.
@@ -212,7 +212,7 @@ OBJECTIVES: Registry[ObjectiveEntry] = Registry(
 
 
 def register_objective(name: str, loss: OwnLoss) -> None:
-    """Makes an objective of one's own known as `name`, to `undiffuse.train(objective=name)` and to `--objective name`.
+    """Makes an objective of one's own known as `name`, to `undiffuse.train(objective=name)`.
 
     loss: (denoise, x, eps, level, weight) → the loss of each example, (B,).   x, eps: examples and noise (B, C, *size); level: one for each;
     denoise(add_noise(x, level, eps), level).mean is x̂; weight(level): the run's weight of |x̂ - x_0|², float64 (B,).

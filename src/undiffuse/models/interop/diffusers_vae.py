@@ -37,7 +37,7 @@ def read_diffusers(folder: Path, channels: int) -> KLAutoencoder | TinyAutoencod
     if {content.get("in_channels", 3), content.get("out_channels", 3)} != {channels}:
         raise UsageError(
             f"the autoencoder in {folder} takes {content.get('in_channels', 3)} channels, and the data has {channels}: "
-            "convert images with --channels, or train an autoencoder of your own with --latent."
+            "convert images by `channels`, or train an autoencoder of your own by `latent`."
         )
     autoencoder = build_autoencoder(DIFFUSERS_READERS[kind](content, folder), channels)
     if not (folder / DIFFUSERS_FILE).exists():

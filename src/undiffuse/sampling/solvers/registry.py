@@ -172,7 +172,7 @@ def register_solver(
     grid: str | None = None,
     what: str | None = None,
 ) -> None:
-    """Makes a solver of one's own known as `name`, to `model.sample(solver=name)` and to `--solver name`.
+    """Makes a solver of one's own known as `name`, to `model.sample(solver=name)`.
 
     make: a subclass of Solver, or a function that returns a solver.  It is called with what is declared here, by name, and with nothing
     else: order=… where there are `orders`, and each of `settings`.
