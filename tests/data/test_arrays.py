@@ -116,7 +116,7 @@ def test_labels_as_floats_are_whole_numbers_and_nan_is_not_said(tmp_path):
 def test_labels_of_many_values_point_to_numbers(tmp_path, labels, noted):
     np.savez(tmp_path / "a.npz", x=np.zeros((600, 4, 4), np.float32), y=labels)
     data = opened(tmp_path / "a.npz")
-    assert any("declare a number on the column class" in note for note in data.notes) == noted
+    assert any("declare the number class" in note for note in data.notes) == noted
     if noted:  # the command that is named works
         number = fit_conditions(data, {"label": Condition(kind="number", column="class")}, 0.1)["label"]
         assert (number.low, number.high) == pytest.approx((float(labels.min()), float(labels.max())))

@@ -170,8 +170,11 @@ def flags_of(app: typer.Typer, command: str) -> dict[str, str]:
     for parameter in signature(callbacks[0], eval_str=True).parameters.values() if callbacks else ():
         for each in getattr(parameter.annotation, "__metadata__", ()):
             if isinstance(each, OptionInfo):
-                name = parameter.name.rpartition("__")[2].rstrip("_")
-                found[name] = flag_of(each, parameter.name)
+                group, _, name = parameter.name.rpartition("__")
+                if (
+                    not group or name.rstrip("_") not in found
+                ):  # a command's own name before that of a group, as of schedule.name
+                    found[name.rstrip("_")] = flag_of(each, parameter.name)
     return found
 
 

@@ -161,7 +161,7 @@ def offers(data: Dataset) -> list[tuple[str, str]]:
         return []
     notes, paths = [], [(data.folder / name).with_suffix(".txt") for name in data.columns["file"]]
     if CAPTIONS not in data.columns and (count := sum(path.is_file() for path in paths)):
-        note = f"{count:,} of the {len(data):,} images have a caption in a .txt file beside them: the text {CAPTIONS} makes it a condition"
+        note = f"{count:,} of the {len(data):,} images have a caption in a .txt file beside them: declare the text {CAPTIONS} to make it a condition"
         notes.append((CAPTIONS, note))
     if data.columns.keys() == {"file"}:
         found = sorted(
