@@ -68,7 +68,7 @@ def _foreign(
     if given is None:
         raise UsageError(
             f"the network is {config.name}, which is not part of undiffuse, and no code is imported because a file names it: hand it over, by "
-            f"undiffuse.load(…, network={config.name.partition(':')[2] or config.name}) or --network-class {config.name}."
+            f"undiffuse.load(…, network={config.name.partition(':')[2] or config.name}) or as `network_class`."
         )
     return given if isinstance(given, nn.Module) else made(given, config.name)
 
