@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,7 @@ OPTIONS = {
     name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     for name, command in APP.commands.items()
 }
-# options of other programs that the pages name: of the benchmarks, of pip
-FOREIGN = {"--help", "--debug", "--version"}
+EVERYWHERE = {"--help", "--debug", "--network-class"}  # of every command, read before it
 RUN = [
     (page, block)
     for page in PAGES
@@ -80,12 +80,12 @@ def test_commands_and_their_options_exist(page):
     for name, arguments in commands:
         assert name in OPTIONS, name
         for option in re.findall(r"(?<=\s)--?[a-z][\w-]*", arguments):
-            assert option in OPTIONS[name], f"undiffuse {name} {option}"
+            assert option in OPTIONS[name] | EVERYWHERE, f"undiffuse {name} {option}"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=ids)
 def test_options_that_are_named_alone_exist(page):
-    known = set().union(*OPTIONS.values()) | FOREIGN
+    known = set().union(*OPTIONS.values()) | EVERYWHERE | {"--version"}
     for code in re.findall(r"`(--[^`]*)`", text_of(page)):
         for option in re.findall(r"(?:^|\s)(--[A-Za-z][\w-]*)", code):
             assert option in known or f"{option}".lower() in known or named_with_benchmark(page, option), option
@@ -123,3 +123,23 @@ def test_the_table_of_rooms_is_that_of_the_layer_test():
     }
     stated = {room: names - {"everything"} for room, names in stated.items()}
     assert stated == ALLOWED
+
+
+def test_the_page_on_your_own_module_works_as_written(tmp_path, monkeypatch):
+    page = ROOT / "docs" / "start" / "your-own-module.md"
+    network, *blocks = re.findall(r"^```python\n(.*?)^```", text_of(page), re.S | re.M)
+    (tmp_path / "my_net.py").write_text(network, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    names: dict = {"__name__": "__main__"}
+    script = "\n".join(blocks).replace("steps=2000", "steps=2")
+    exec(compile(script, str(page), "exec"), names)
+    assert names["images"].shape == (16, 1, 16, 16)
+    again = names["model"].sample(16, {"class": "large"}, guidance=2.0)
+    assert (again == names["images"]).all()
+    (command,) = re.findall(r"^    undiffuse (sample .*)$", text_of(page), re.M)
+    arguments = ["undiffuse", *command.split(), "--out", "drawn"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with suppress(SystemExit):
+        entry.main()
+    assert len(list((tmp_path / "drawn" / "images").iterdir())) == 16
