@@ -15,8 +15,8 @@ demo: $(READY)
 test: lint types tests
 
 lint: $(TEST_READY)
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
 
 types: $(TEST_READY)
 	$(BIN)/mypy
