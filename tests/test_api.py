@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import pytest
+import torch
 
 import undiffuse
 from tests.small import TINY_SETTINGS
@@ -136,6 +138,24 @@ def test_settings_of_the_model_have_names_of_their_own(tmp_path):
         **SHORT,
     )
     assert (model.config.schedule.name, model.config.prediction, model.classes) == ("cosine", "v", ())
+
+
+def test_data_in_memory_trains_as_if_from_a_file(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "values.npy", values)
+    common = SHORT | {"steps": 2, "held_out": 8, "range": (0, 255)}
+    from_file = undiffuse.train(tmp_path / "values.npy", runs=tmp_path, name="file", **common)
+    for name, data in (
+        ("array", values),
+        ("tensor", torch.from_numpy(values)),
+        ("list", list(torch.from_numpy(values))),
+    ):
+        model = undiffuse.train(data, runs=tmp_path, name=name, **common)
+        assert torch.equal(model.sample(2, steps=2), from_file.sample(2, steps=2)), name
+    again = undiffuse.train(values, runs=tmp_path, name="array", **common)
+    assert torch.equal(again.sample(2, steps=2), from_file.sample(2, steps=2))
+    with pytest.raises(UsageError, match="are for images"):
+        undiffuse.train(values, runs=tmp_path, name="other", size=4, **common)
 
 
 def test_a_second_stage_is_a_degradation_of_its_own(tmp_path):

@@ -16,7 +16,9 @@ from undiffuse.conditioning.base import Note
 from undiffuse.conditioning.degradations import Degradation, parse_tasks, second_stage
 from undiffuse.conditioning.spec import Condition
 from undiffuse.config import parsed
-from undiffuse.data.sources import DataConfig, share_or_count, sides
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.items import as_dataset
+from undiffuse.data.sources import HANDED_OVER, DataConfig, share_or_count, sides, with_settings
 from undiffuse.errors import UsageError, unknown_setting
 from undiffuse.models.devices import usable_device
 from undiffuse.models.file import load
@@ -35,7 +37,7 @@ _log = logging.getLogger("undiffuse")
 
 
 def train(
-    data: str | Path,
+    data: Any,
     *,
     name: str | None = None,
     runs: str | Path = "runs",
@@ -75,7 +77,8 @@ def train(
 ) -> Model:
     """Trains on `data` in runs/<name> and returns the model; the same call again resumes. An interrupt (Ctrl-C) saves first.
 
-    data: "digits", a folder of images, a .csv naming them, or a .npy, .npz or idx.gz file.
+    data: "digits", a folder of images, a .csv naming them, or a .npy, .npz or idx.gz file; or data in memory: an array, a tensor, or anything
+    with a length whose items are read by their number, such as a list or a torch Dataset (data/items.py).
     name: of the run, the data's when left out.   runs: the folder of run folders.
     resume: True to go on with a run that is there, False to begin a new one, None for whichever it is.
     training: fields of TrainingConfig, such as steps=2000, budget=90.0 (seconds), batch_size=64, learning_rate=3e-4 or precision="bf16".
@@ -104,20 +107,22 @@ def train(
     process trains in the folder.
     """
     hooks = [as_hook(hook) for hook in hooks]
+    source, dataset = _data(
+        data,
+        table=None if table is None else str(table),
+        size=None if size is None else sides(size),
+        fit=fit,
+        channels=channels,
+        layout=layout,
+        range=range,
+        max_pixels=max_pixels,
+        shrink=shrink,
+        **({} if held_out is None else {"held_out": share_or_count(held_out)}),
+    )
     plan = prepare(
-        _data_config(
-            source=_source(data),
-            table=None if table is None else str(table),
-            size=None if size is None else sides(size),
-            fit=fit,
-            channels=channels,
-            layout=layout,
-            range=range,
-            max_pixels=max_pixels,
-            shrink=shrink,
-            held_out=held_out,
-        ),
-        _folder(inside(Path(runs), name or default_name(str(data), start)), resume),
+        source,
+        _folder(inside(Path(runs), name or _name(data, start)), resume),
+        dataset=dataset,
         settings=_settings(
             settings,
             training,
@@ -145,19 +150,18 @@ def train(
     return _trained(plan, hooks, progress, device)
 
 
-def _source(data: object) -> str:
-    """The name of the data. Raises UsageError for anything that is no path."""
-    if not isinstance(data, str | Path):
-        raise UsageError(
-            f"data are named by where they lie, and this is a {type(data).__name__}: write them to a file, as by numpy.savez('data.npz', x=…, y=…), "
-            "and give its name."
-        )
-    return str(data)
+def _data(data: Any, **described: Any) -> tuple[DataConfig, Dataset | None]:
+    """What a run's configuration says of the data; the data itself where it is in memory."""
+    kind = type(data).__name__
+    in_file = isinstance(data, str | Path)
+    content = {"source": str(data) if in_file else f"{HANDED_OVER}{kind}", **described}
+    config = parsed(DataConfig, content, "these settings of the data do not work")
+    return config, None if in_file else with_settings(as_dataset(data, kind, layout=config.layout), config)
 
 
-def _data_config(*, held_out: float | None, **described: Any) -> DataConfig:
-    share = {} if held_out is None else {"held_out": share_or_count(held_out)}
-    return parsed(DataConfig, {**described, **share}, "these settings of the data do not work")
+def _name(data: Any, start: str | Path | None) -> str:
+    """Of a run that is given none."""
+    return default_name(str(data), start) if isinstance(data, str | Path) else type(data).__name__.lower()
 
 
 def _folder(folder: Path, resume: bool | None) -> Path:

@@ -161,6 +161,12 @@ def open_data(config: DataConfig) -> Dataset:
         raise UsageError(
             f"{path} is no kind of data known here: give a folder of images, or a .csv, .npy, .npz or idx.gz file."
         )
+    return with_settings(data, config)
+
+
+def with_settings(data: Dataset, config: DataConfig) -> Dataset:
+    """Data that was read, with its blocks averaged, its range set and the columns of a table. Raises UsageError for what does not fit it."""
+    path = Path(config.source).expanduser()
     if (config.size or config.channels) and not of_images(config):
         raise UsageError("`size` and `channels` are for images; change an array before giving it.")
     data = data if config.shrink is None else shrunk(data, config.shrink)
