@@ -71,7 +71,7 @@ def classifier(
     training = parsed(TrainingConfig, described, "these settings of the training do not work")
     rows = known.training, known.held_out
     for note in condition_notes(data, {name: target}, rows[0]):
-        typer.echo(f"note: {note}")
+        shared.note(note)
     folder = run / as_file_name(f"classifier-{name}")
     work = ClassifierRun(folder, model.config, model.codec, data, rows, name, target, training, usable_device(device))
     work.check()  # complains before a bar is drawn

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
+from undiffuse.cli import shared
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def read_inputs(
         else:
             values, notes = read_examples(Path(name), codec or model.config.codec, fit_of(run), missing)
         for note in notes:
-            typer.echo(f"note: {note}")
+            shared.note(note)
         stem = name.replace(":", "-") if name.startswith("data:") else Path(name).stem
         names += [stem] if len(values) == 1 else [f"{stem}-{k}" for k in range(len(values))]
         parts.append(values)

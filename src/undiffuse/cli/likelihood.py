@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 from typer import Argument, Option
 
+from undiffuse.cli import shared
 from undiffuse.cli.runner import SEED, Job, Result, answers
 from undiffuse.errors import UsageError
 
@@ -48,7 +49,7 @@ def likelihood(
     chosen, divisor = in_unit(unit, model.codec.config.bins is not None)
     whole, trained_on = (held_out_data(run), False) if data is None else named_data(run, data)
     for note in () if data is None else whole.notes:
-        typer.echo(f"note: {note}")
+        shared.note(note)
     if trained_on:
         typer.echo(
             f"note: the run was trained on {data}, so these are training and held-out examples together; leave DATA out for held-out ones."

@@ -10,13 +10,14 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
 import typer
 
 from undiffuse import __version__
+from undiffuse.cli import shared
 from undiffuse.cli.classifier import classifier
 from undiffuse.cli.demo import demo
 from undiffuse.cli.denoise import denoise
@@ -83,7 +84,7 @@ def _show(usual: Callable[..., None]) -> Callable[..., None]:
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
         if category.__name__ == "Note":
-            typer.echo(f"note: {message}", err=True)
+            shared.note(str(message), err=True)
         else:
             usual(message, category, *rest, **named)
 
@@ -120,6 +121,7 @@ def main() -> None:
     own = _without_option("--network-class")
     if len(sys.argv) == 1:
         sys.argv.append("--help")
+    shared.FLAGS = flags_of(app, sys.argv[1])
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show(warnings.showwarning)
@@ -146,8 +148,7 @@ def _sentence(error: Exception) -> tuple[str | None, int]:
     if not (isinstance(error, UsageError | Failure | OSError | MemoryError) or _out_of_memory(error)):
         return None, FAILURE
     text = " ".join(str(error).split()) or type(error).__name__
-    command = sys.argv[1] if len(sys.argv) > 1 else ""
-    return with_flags(text, flags_of(app, command)), WRONG_USE if isinstance(error, UsageError) else FAILURE
+    return shared.with_flags(text), WRONG_USE if isinstance(error, UsageError) else FAILURE
 
 
 def _of_typer(error: Any) -> str:
@@ -167,21 +168,6 @@ def _of_typer(error: Any) -> str:
             )
         return f"{option}{' ' if message.startswith('takes') else ': '}{message}{'' if message.endswith('?') else '.'}"
     return " ".join(error.format_message().split())
-
-
-def with_flags(text: str, flags: Mapping[str, str]) -> str:
-    """A sentence of the library, with the command's flag after the first mention of a setting in backquotes: `range` (--range).
-
-    flags: of the command, by setting.  Other settings are reached by --set, and marked so where the command has that.
-    """
-
-    def flagged(match: re.Match[str]) -> str:
-        name = match[1]
-        if name in flags:
-            return f"{name} ({flags[name]})"
-        return f"{name} (--set {name}=…)" if "set" in flags and "." in name else name
-
-    return re.sub(r"`([\w.]+)`", flagged, text)
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -43,7 +43,23 @@ def schema_of_code() -> dict[str, Any]:
     from undiffuse.runs.design import Design
 
     _, schema = models_json_schema([(kind, "validation") for kind in (DataConfig, Condition, Design)])
-    return schema
+    found: dict[str, Any] = {}
+    for name, kind in schema["$defs"].items():
+        found[name] = {key: _named(value, found) for key, value in kind.items()}
+    return {"$defs": dict(sorted(found.items()))}
+
+
+def _named(part: Any, found: dict[str, Any]) -> Any:
+    """A part of a schema in which classes that are written out, as those of a registry, are put into `found` and named."""
+    if isinstance(part, list):
+        return [_named(each, found) for each in part]
+    if not isinstance(part, dict):
+        return part
+    named = {key: _named(value, found) for key, value in part.items()}
+    if not (part.get("type") == "object" and isinstance(part.get("title"), str) and "properties" in part):
+        return named
+    found[part["title"]] = named
+    return {"$ref": f"#/$defs/{part['title']}"}
 
 
 @cache

@@ -6,9 +6,9 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 STEPS = "{task.fields[said]}"
 EVEN_IN_LOG = ("karras", "logsnr", "exponential", "polyexponential")  # grids that solvers in sigma/alpha are made for
+FLAGS: dict[str, str] = {}  # of the command that runs, by setting
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -99,16 +100,32 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
     return found
 
 
+def note(text: str, err: bool = False) -> None:
+    """Prints a note, with the command's flags.   err: to standard error."""
+    typer.echo(f"note: {with_flags(text)}", err=err)
+
+
+def with_flags(text: str, flags: Mapping[str, str] | None = None) -> str:
+    """A sentence of the library, with the command's flag after the first mention of a setting in backquotes: `range` (--range).
+
+    flags: of the command, by setting; of the one that runs when None.  Other settings are reached by --set, and marked so where the command has that.
+    """
+    flags = FLAGS if flags is None else flags
+
+    def flagged(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in flags:
+            return f"{name} ({flags[name]})"
+        return f"{name} (--set {name}=…)" if "--set" in flags.values() and "." in name else name
+
+    return re.sub(r"`([\w.]+)`", flagged, text)
+
+
 def device(name: str | None) -> torch.device | None:
     """The device of that name. Raises UsageError unless what training and sampling need works on it."""
     from undiffuse.models.devices import usable_device
 
     return None if name is None else usable_device(name)
-
-
-def settings_given(**options: Any) -> dict[str, Any]:
-    """The options that were given."""
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def command(*parts: object) -> str:

@@ -151,7 +151,7 @@ def _real(
     most = max(n, min(MOST_COMPARED, MOST_NUMBERS // math.prod(model.config.codec.shape)))
     other = None if data is None else named_data(run, data)
     for note in () if other is None else other[0].notes:
-        typer.echo(f"note: {note}")
+        shared.note(note)
     if other is not None and not other[1]:
         order = permuted(GeneratorStream.COMPARED, len(other[0]))
         aside = n if len(order) >= 4 * n else 0

@@ -7,7 +7,6 @@ from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from typer import Argument, Option
 
 from undiffuse.cli import shared
@@ -296,7 +295,7 @@ def train(
         tasks=_degradations(degradation, upscale_factor),
     )
     for note in plan.data.notes:
-        typer.echo(f"note: {note}")
+        shared.note(note)
     if (first := plan.autoencoder()) is not None:
         follow_autoencoder(first)
     follow(plan.run())
