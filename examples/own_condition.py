@@ -34,7 +34,8 @@ class Angle(ConditionModule):
 
 
 undiffuse.register_condition("angle", AngleConfig, Angle)
-points = [{"x": [math.cos(a), math.sin(a)], "angle": math.degrees(a)} for a in range(400)]
-undiffuse.register_source("circle", lambda text: points)
+undiffuse.register_source(
+    "circle", lambda text: [{"x": [math.cos(a), math.sin(a)], "angle": math.degrees(a)} for a in range(400)]
+)
 model = undiffuse.train("circle", conditions={"angle": undiffuse.Condition(kind="angle")}, steps=200)
 print(model.sample(3, {"angle": [0, 90, 450]}, index=[0, 1, 1])[:, :, 0])  # 450 degrees are 90 degrees

@@ -23,6 +23,7 @@ class Net(nn.Module):
 
 
 # 400 small pictures: those with label 0 are dark, those with label 1 are bright
+torch.manual_seed(0)  # the same pictures every time
 x, label = torch.rand(400, 1, 8, 8), torch.arange(400) % 2
 x[label == 1] += 2
 dataset = torch.utils.data.TensorDataset(x, label)
