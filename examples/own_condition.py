@@ -1,6 +1,6 @@
 """Your own kind of condition: an angle in degrees. 0 and 360 degrees are the same."""
 
-import math
+from math import cos, degrees, radians, sin
 from typing import Literal
 
 import torch
@@ -23,8 +23,8 @@ class Angle(ConditionModule):
         self.linear = torch.nn.Linear(3, width)
 
     def read(self, values):  # from what people write to numbers: (B, 3)
-        turns = [math.radians(float(value)) for value in values]
-        return torch.tensor([[math.sin(turn), math.cos(turn), 1] for turn in turns])
+        turns = [radians(float(value)) for value in values]
+        return torch.tensor([[sin(turn), cos(turn), 1] for turn in turns])
 
     def null_token(self):  # the three numbers where no angle is given
         return torch.zeros(3)
@@ -34,8 +34,6 @@ class Angle(ConditionModule):
 
 
 undiffuse.register_condition("angle", AngleConfig, Angle)
-undiffuse.register_source(
-    "circle", lambda text: [{"x": [math.cos(a), math.sin(a)], "angle": math.degrees(a)} for a in range(400)]
-)
+undiffuse.register_source("circle", lambda text: [{"x": [cos(a), sin(a)], "angle": degrees(a)} for a in range(400)])
 model = undiffuse.train("circle", conditions={"angle": undiffuse.Condition(kind="angle")}, steps=200)
 print(model.sample(3, {"angle": [0, 90, 450]}, index=[0, 1, 1])[:, :, 0])  # 450 degrees are 90 degrees
