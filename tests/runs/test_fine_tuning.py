@@ -295,14 +295,14 @@ def test_a_base_that_changed_is_another_configuration(tmp_path, base):
         (("--width", "16"), "network.width: 8 there, 16 now"),
         (("--prediction", "epsilon"), "prediction: 'v' there, 'epsilon' now"),
         (("--variance-type", "learned_range", "--objective", "hybrid"), "variance"),
-        (("--preset", "digits"), "leave --preset"),
+        (("--preset", "digits"), "keeps the network"),
         (("--number", "class"), "as a class, not as a number"),
-        (("--class", "class", "--inject", "class=cross_attention"), "told it by 'embedding'"),
+        (("--class", "class", "--inject", "class=cross_attention"), "enters by 'embedding'"),
         (("--adapter-rank", "0"), "rank"),
-        (("--betas", "fast"), "no range of betas"),
+        (("--betas", "fast"), "first and the last beta"),
         (("--betas", "0.1,0.2"), "not made from a range"),
         (("--T", "0"), "T = 0"),
-        (("--latent",), "leave --preset"),
+        (("--latent",), "keeps the network"),
     ],
 )
 def test_what_a_fine_tuning_cannot_change_is_one_sentence(run, base, tmp_path, arguments, words):
@@ -325,7 +325,7 @@ def test_other_bad_starts(run, base, tmp_path):
         (("signal.npy", "--from", str(base), "--layout", "NCL"), "the data has 1 channel and 1 axes"),
         (("digits", "--from", "nowhere"), "there is no model at nowhere"),
         (("digits", "--from", str(damaged)), "not an intact model file"),
-        (("digits", "--adapter-rank", "4"), "--from RUN"),
+        (("digits", "--adapter-rank", "4"), "say whose"),
     ):
         code, out = run("train", *arguments, "--train-steps", "2")
         assert code == 2, out

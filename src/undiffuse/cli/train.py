@@ -260,7 +260,7 @@ def train(
         {
             "schedule.beta_start": betas and betas[0],
             "schedule.beta_end": betas and betas[1],
-            "adapters": adapter_rank and {"rank": adapter_rank},
+            "adapters": None if adapter_rank is None else {"rank": adapter_rank},
             "condition_dropout": share_of([text for text in condition_dropout or [] if "=" not in text]),
         }
     )

@@ -120,7 +120,7 @@ def noise_level(
     """sigma/alpha of the noise in each example, float64 (n,), given or estimated. Arguments and errors as of `denoise`."""
     if model.codec.space is not None:
         raise UsageError(
-            "this model knows noise of an autoencoder's latents and none of the data: denoise with one trained without latent."
+            "this model knows noise of an autoencoder's latents and none of the data: denoise with one trained without `latent`."
         )
     if noise is not None and level is not None:
         raise UsageError("the noise is given twice, in the data's units and as sigma/alpha: give one of them.")
