@@ -305,7 +305,7 @@ def _open(run: Path, place: Place, stack: ExitStack, typed: dict[str, Any], comp
             )
     strengths, each = typed.get("scales") or ([], {})
     if len(strengths) > 1 and not compare:
-        raise UsageError("--guidance lists several scales, and one is used at a time: give one, or 'sample --compare'.")
+        raise UsageError("--guidance lists several scales: use one at a time, or 'sample --compare'.")
     sampling |= ({"guidance": strengths[0]} if len(strengths) == 1 else {}) | (
         {"guidance_scales": each} if each else {}
     )
