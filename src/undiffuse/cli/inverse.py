@@ -185,7 +185,7 @@ def _solved(
         conditions=job.conditions,
         seed=job.seed,
         watch=walk.see if walk else None,
-        progress=job.progress,
+        progress=shared.steps(job.bar, "sampling", steps),
         **job.sampling,
     )
     each = [f"{name}-{k}" for name in names for k in range(n)]
