@@ -11,8 +11,9 @@ from scipy import integrate, stats
 
 from tests.small import images, tiny_model
 from undiffuse.data.codec import Codec, CodecConfig
-from undiffuse.evaluation import likelihood as measures
-from undiffuse.evaluation.likelihood import Likelihood, estimate, in_unit, likelihood
+from undiffuse.evaluation import likelihood_estimate as measures
+from undiffuse.evaluation.likelihood import in_unit, likelihood
+from undiffuse.evaluation.likelihood_estimate import Likelihood, estimate
 from undiffuse.process import betas as B
 from undiffuse.process.chains import Chain
 from undiffuse.process.likelihood.bound import LOG_2, Bins, chain_bound

@@ -8,7 +8,8 @@ import typer
 from typer import Option
 
 from undiffuse.cli import inputs, shared
-from undiffuse.cli.runner import ASKED, SAMPLING, SEED, TRAJECTORY, Images, Job, Result, answers
+from undiffuse.cli.result import Result
+from undiffuse.cli.runner import ASKED, SAMPLING, SEED, TRAJECTORY, Images, Job, answers
 
 MUCH_CUT_OFF = 0.1  # of the values
 

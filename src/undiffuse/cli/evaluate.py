@@ -8,7 +8,8 @@ from typing import Annotated
 from typer import Option
 
 from undiffuse.cli import shared
-from undiffuse.cli.runner import SAMPLING, SEED, Job, Result, answers
+from undiffuse.cli.result import Result
+from undiffuse.cli.runner import SAMPLING, SEED, Job, answers
 from undiffuse.errors import UsageError
 
 

@@ -7,7 +7,8 @@ from typing import Annotated
 from typer import Argument, Option
 
 from undiffuse.cli import inputs, shared
-from undiffuse.cli.runner import ASKED, SAMPLING, TRAJECTORY, Job, Result, answers
+from undiffuse.cli.result import Result
+from undiffuse.cli.runner import ASKED, SAMPLING, TRAJECTORY, Job, answers
 from undiffuse.errors import UsageError
 
 

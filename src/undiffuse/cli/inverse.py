@@ -11,7 +11,8 @@ from typer import Option
 
 from undiffuse.cli import masks, shared
 from undiffuse.cli.options import given
-from undiffuse.cli.runner import ASKED, SAMPLING, SEED, TRAJECTORY, Images, Job, Noise, Result, answers, parameter
+from undiffuse.cli.result import Result
+from undiffuse.cli.runner import ASKED, SAMPLING, SEED, TRAJECTORY, Images, Job, Noise, answers, parameter
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:

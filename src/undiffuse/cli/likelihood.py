@@ -9,11 +9,12 @@ import typer
 from typer import Argument, Option
 
 from undiffuse.cli import shared
-from undiffuse.cli.runner import SEED, Job, Result, answers
+from undiffuse.cli.result import Result
+from undiffuse.cli.runner import SEED, Job, answers
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
-    from undiffuse.evaluation.likelihood import Likelihood, LikelihoodMethod
+    from undiffuse.evaluation.likelihood_estimate import Likelihood, LikelihoodMethod
 
 
 @answers("likelihood", SEED)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from undiffuse.cli import inputs, masks, shared
-from undiffuse.cli.runner import ASKED, SAMPLING, SEED, Images, Job, Noise, Result, answers
+from undiffuse.cli.result import Result
+from undiffuse.cli.runner import ASKED, SAMPLING, SEED, Images, Job, Noise, answers
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:

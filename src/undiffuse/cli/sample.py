@@ -9,7 +9,8 @@ import typer
 from typer import Option
 
 from undiffuse.cli import asking, shared
-from undiffuse.cli.runner import ASKED, EVERY_SETTING, GUIDANCE, SEED, TRAJECTORY, Job, Result, answers
+from undiffuse.cli.result import Result
+from undiffuse.cli.runner import ASKED, EVERY_SETTING, GUIDANCE, SEED, TRAJECTORY, Job, answers
 from undiffuse.cli.samples import Plan, draw_trajectory, rows_of, write
 from undiffuse.errors import UsageError
 

@@ -10,7 +10,8 @@ import typer
 from typer import Argument, Option
 
 from undiffuse.cli import shared
-from undiffuse.cli.runner import GUIDED, SEED, Job, Result, answers
+from undiffuse.cli.result import Result
+from undiffuse.cli.runner import GUIDED, SEED, Job, answers
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:

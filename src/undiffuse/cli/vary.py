@@ -7,7 +7,8 @@ from typing import Annotated
 from typer import Option
 
 from undiffuse.cli import inputs, shared
-from undiffuse.cli.runner import ASKED, SAMPLING, SEED, TRAJECTORY, Images, Job, Result, answers
+from undiffuse.cli.result import Result
+from undiffuse.cli.runner import ASKED, SAMPLING, SEED, TRAJECTORY, Images, Job, answers
 
 
 @answers("edited", ASKED, SAMPLING, SEED, TRAJECTORY)
