@@ -9,11 +9,10 @@ import sys
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from undiffuse.api import train
-from undiffuse.cli import shared
+from undiffuse.cli.place import Place
 from undiffuse.data.sources import DataConfig
 from undiffuse.errors import Failure, UsageError
 from undiffuse.runs.prepare import prepare
@@ -127,24 +126,25 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
 
 
 def test_two_processes_never_get_the_same_folder_of_results(tmp_path, monkeypatch):
-    shared.next_folder(tmp_path / "sampled")
+    def result(text):
+        with Place(tmp_path, "sampled", None) as place:
+            (place.folder / "a").write_text(text)
+        return place.final
+
+    assert result("first").name == "001"
     exists = Path.exists
     monkeypatch.setattr(
         Path, "exists", lambda path: False if path.name == "001" else exists(path)
     )  # another makes it right after we looked
-    assert shared.next_folder(tmp_path / "sampled").name == "002"
+    assert result("second").name == "002"
+    assert [(tmp_path / "sampled" / name / "a").read_text() for name in ("001", "002")] == ["first", "second"]
 
 
-def test_results_are_written_whole(tmp_path, monkeypatch):
-    import torch
+def test_results_are_written_whole(tmp_path):
+    def half(place):
+        (place.folder / "a.npy").write_bytes(b"half")
+        raise KeyboardInterrupt
 
-    from tests.small import tiny_model
-    from undiffuse.cli import edits
-
-    (tmp_path / "r").mkdir()
-    monkeypatch.setattr(
-        np, "save", lambda file, values: file.write(b"half") and (_ for _ in ()).throw(KeyboardInterrupt)
-    )
-    with pytest.raises(KeyboardInterrupt):
-        edits.write_results(tmp_path / "r", tiny_model(), {"answers": (["a"], torch.zeros(1, 1, 8, 8))}, {})
-    assert not list((tmp_path / "r").iterdir())
+    with pytest.raises(KeyboardInterrupt), Place(tmp_path, "sampled", None) as place:
+        half(place)
+    assert not list(tmp_path.iterdir())

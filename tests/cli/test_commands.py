@@ -316,6 +316,7 @@ def test_a_fault_of_the_program_is_not_told_as_the_users(error, monkeypatch, cap
         raise error
 
     monkeypatch.setattr(entry, "app", broken)
+    monkeypatch.setattr(entry, "flags_of", lambda *_: {})
     monkeypatch.setattr("sys.argv", ["undiffuse"])
     with pytest.raises(SystemExit) as exit_:
         entry.main()

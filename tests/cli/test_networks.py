@@ -36,7 +36,7 @@ def test_each_network_is_trained_and_sampled_by_the_same_commands(run, network):
         (("--network", "gan"), "choose one of unet, transformer, mlp, autoencoder"),
         (
             ("--network", "mlp", "--multipliers", "1,2"),
-            "there is no setting 'network.multipliers': choose one of network.kind, network.width, network.depth",
+            "there is no setting 'network.multipliers': choose one of kind, width, depth",
         ),
         (("--network", "transformer", "--attention", "2"), "there is no setting 'network.attention'"),
         (("--network", "transformer", "--set", "network.patch=16"), "do not fit into examples of 8×8"),

@@ -105,7 +105,7 @@ def test_guides_pull_each_example_to_its_own():
     [
         ("d", "kind: there is no class 'd'"),
         (["a", "b"], "2 values of 'kind'"),
-        (["a", None, "b"], "say what, for every example"),
+        (["a", None, "b"], "give one for every example"),
     ],
 )
 def test_what_cannot_be_guided_to_is_refused(asked, words):

@@ -123,7 +123,7 @@ def test_given_and_simulated_are_shown_the_same_way(trained):
     ("arguments", "words"),
     [
         ({"task": "sharpen"}, "was not trained for the task 'sharpen': it can do inpaint"),
-        ({"task": None}, "say which"),
+        ({"task": None}, "choose one"),
         ({"task": "denoise", "noise": 5.0}, "trained for noise of 0.1 to 1, not of 5"),
         ({"task": "denoise", "hidden": np.ones((8, 8))}, "belongs to inpainting"),
         ({"task": "upscale:2"}, "takes examples of shape"),

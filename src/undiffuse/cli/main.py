@@ -121,7 +121,7 @@ def main() -> None:
     own = _without_option("--network-class")
     if len(sys.argv) == 1:
         sys.argv.append("--help")
-    shared.FLAGS = flags_of(app, sys.argv[1])
+    shared.FLAGS = {"network_class": "--network-class", **flags_of(app, sys.argv[1])}
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show(warnings.showwarning)
