@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 
 import pytest
 import torch
 
+import undiffuse.cli.main  # noqa: F401 - and with it everything that has a registry
 from tests.commands import exit_code
+from undiffuse.registry import Registry
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -22,6 +25,19 @@ def _no_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
+
+
+@pytest.fixture(scope="session")
+def registries():
+    return [each for each in gc.get_objects() if type(each) is Registry]
+
+
+@pytest.fixture(autouse=True)
+def _registries_stay_as_they_were(registries, monkeypatch):
+    """What a test registers is gone after it, so that no test depends on which others its process ran before."""
+    for registry in registries:
+        monkeypatch.setattr(registry, "_known", dict(registry._known))
+        monkeypatch.setattr(registry, "_owners", dict(registry._owners))
 
 
 @pytest.fixture

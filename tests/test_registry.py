@@ -11,7 +11,10 @@ import torch
 
 import undiffuse
 from tests.small import TINY_SETTINGS, tiny_model
+from undiffuse.conditioning.conditions import CONDITIONS
+from undiffuse.data.sources import SOURCES
 from undiffuse.errors import UsageError
+from undiffuse.networks.building import NETWORKS
 from undiffuse.process.config import SCHEDULES, ScheduleConfig
 from undiffuse.process.forward import add_noise
 from undiffuse.process.oracles import Mixture
@@ -26,12 +29,15 @@ from undiffuse.sampling.solvers.registry import SOLVERS, Settings, make_solver
 from undiffuse.training.objectives import LOSS_WEIGHTS, OBJECTIVES
 from undiffuse.training.settings import TrainingConfig
 
+ALL = (CONDITIONS, GRIDS, GUIDANCE_METHODS, LOSS_WEIGHTS, NETWORKS, OBJECTIVES, SCHEDULES, SOLVERS, SOURCES)
 
-@pytest.fixture(autouse=True)
-def registered_for_one_test(monkeypatch):
-    for registry in (SOLVERS, GRIDS, SCHEDULES, GUIDANCE_METHODS, OBJECTIVES, LOSS_WEIGHTS):
-        monkeypatch.setattr(registry, "_known", dict(registry._known))
-        monkeypatch.setattr(registry, "_owners", dict(registry._owners))
+
+@pytest.mark.parametrize("time", ["first", "second"])
+def test_what_a_test_registers_is_gone_after_it(time, registries):
+    """The other parameter would find the name taken (tests/conftest.py)."""
+    assert {id(each) for each in registries} >= {id(each) for each in ALL}
+    for registry in ALL:
+        registry.register("left_behind", Mixture)
 
 
 def test_a_name_taken_twice_is_refused_and_says_by_whom():

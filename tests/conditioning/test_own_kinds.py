@@ -56,9 +56,7 @@ class AngleCondition(ConditionModule):
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    monkeypatch.setattr(CONDITIONS, "_known", dict(CONDITIONS._known))
-    monkeypatch.setattr(CONDITIONS, "_owners", dict(CONDITIONS._owners))
+def registered():
     undiffuse.register_condition("angle", Angle, AngleCondition)
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 import undiffuse
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.items import as_dataset
-from undiffuse.data.sources import SOURCES, DataConfig, open_data
+from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.errors import UsageError
 
 RNG = np.random.default_rng(0)
@@ -137,9 +137,7 @@ def test_what_is_no_data_set_is_one_sentence_that_names_the_item(items, words):
         as_dataset(items)
 
 
-def test_a_source_of_ones_own_is_trained_on_by_its_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(SOURCES, "_known", dict(SOURCES._known))
-    monkeypatch.setattr(SOURCES, "_owners", dict(SOURCES._owners))
+def test_a_source_of_ones_own_is_trained_on_by_its_name(tmp_path):
     undiffuse.register_source("ramps", lambda rest: [np.linspace(k, 2 * k + 1, int(rest or 6)) for k in range(30)])
     assert open_data(DataConfig(source="ramps")).shape == (6, 1)
     assert open_data(DataConfig(source="ramps:20")).shape == (1, 20)
