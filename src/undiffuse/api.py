@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import signal
 import warnings
@@ -19,7 +18,7 @@ from undiffuse.config import parsed
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.items import as_dataset
 from undiffuse.data.sources import HANDED_OVER, DataConfig, share_or_count, sides, with_settings
-from undiffuse.errors import UsageError, unknown_setting
+from undiffuse.errors import UsageError
 from undiffuse.models.devices import usable_device
 from undiffuse.models.file import load
 from undiffuse.models.model import Model
@@ -30,8 +29,7 @@ from undiffuse.system import inside
 from undiffuse.training.cadence import DEFAULT_INTERVALS, Intervals
 from undiffuse.training.hooks import HookLike, as_hook
 from undiffuse.training.loop import Update
-from undiffuse.training.overrides import TrainingOverrides
-from undiffuse.training.settings import TrainingConfig
+from undiffuse.training.overrides import TrainingOverrides, training_paths
 
 _log = logging.getLogger("undiffuse")
 
@@ -182,18 +180,10 @@ def _settings(
     named: Mapping[str, Any],
     latent: tuple[int | None, float | None],
 ) -> dict[str, Any]:
-    """All settings of a Design by dotted path.   latent: updates and seconds of the autoencoder's training.
-
-    Updates or a budget, where one is given, replace both of the preset's.
-    """
+    """All settings of a Design by dotted path.   latent: updates and seconds of the autoencoder's training."""
     if not isinstance(settings, Mapping | None):
         raise UsageError(f"settings are given by dotted path, as {{'prediction': 'epsilon'}}, and not as {settings!r}.")
-    for name in training:
-        if name not in TrainingConfig.model_fields:
-            arguments = [each for each in inspect.signature(train).parameters if each != "training"]
-            raise UsageError(unknown_setting(name, [*arguments, *TrainingConfig.model_fields]))
-    ends = {"steps": None, "budget": None} if "steps" in training or "budget" in training else {}
-    chosen = {f"training.{key}": value for key, value in {**ends, **training}.items()}
+    chosen = training_paths(training, train)
     if latent != (None, None):
         chosen |= {"latent.training.steps": latent[0], "latent.training.budget": latent[1]}
     return chosen | {path: value for path, value in named.items() if value is not None} | dict(settings or {})

@@ -100,7 +100,8 @@ def test_large_images_are_opened_where_the_option_says_so(run, tmp_path, monkeyp
     for k in range(8):
         Image.fromarray(RNG.integers(0, 256, (60, 60), dtype=np.uint8)).save(tmp_path / "D" / f"{k}.png")
     code, text = run("train", "D", "--size", "8", *SIGNALS)
-    assert (code, "`max_pixels`" in text or "--max-pixels" in text) == (2, True)
+    assert code == 2
+    assert "--max-pixels" in text
     trained(run, "D", "--size", "8", "--max-pixels", "10000")
     assert "already trained" in trained(
         run, "D", "--size", "8", "--max-pixels", "20000"

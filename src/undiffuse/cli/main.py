@@ -118,14 +118,14 @@ def main() -> None:
     tolerant(sys.stdout)
     tolerant(sys.stderr)
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
-    own = _without_option("--network-class")
+    shared.NETWORK_CLASS = _without_option(shared.NETWORK_FLAG)
     if len(sys.argv) == 1:
         sys.argv.append("--help")
-    shared.FLAGS = {"network_class": "--network-class", **flags_of(app, sys.argv[1])}
+    shared.FLAGS = {"network_class": shared.NETWORK_FLAG, **flags_of(app, sys.argv[1])}
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show(warnings.showwarning)
-            with _network(own):
+            with _network(shared.NETWORK_CLASS):
                 code = app(prog_name="undiffuse", standalone_mode=False)
     except typer.Abort:
         sys.exit(FAILURE)

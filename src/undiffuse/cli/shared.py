@@ -6,8 +6,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 STEPS = "{task.fields[said]}"
 EVEN_IN_LOG = ("karras", "logsnr", "exponential", "polyexponential")  # grids that solvers in sigma/alpha are made for
 FLAGS: dict[str, str] = {}  # of the command that runs, by setting
+NETWORK_FLAG = "--network-class"  # of every command
+NETWORK_CLASS: str | None = None  # what it was given
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -130,7 +131,8 @@ def device(name: str | None) -> torch.device | None:
 
 def command(*parts: object) -> str:
     """A command as it can be pasted into a shell: every part is quoted that needs it."""
-    return shlex.join(["undiffuse", *(str(part) for part in parts)])
+    own = [] if NETWORK_CLASS is None else [NETWORK_FLAG, NETWORK_CLASS]
+    return shlex.join(["undiffuse", *(str(part) for part in parts), *own])
 
 
 def again(*more: object) -> str:
@@ -166,13 +168,6 @@ def say_grid(model: Model, solver: str | None, grid: str | None = None) -> None:
         )
     elif own is not None and grid is None and named != model.config.sampling.solver:
         typer.echo(f"note: {named} samples on the grid {own}, which suits it")
-
-
-@contextmanager
-def steps_bar(what: str, each: int | None = None) -> Iterator[Callable[[int, int], None]]:
-    """A bar of steps, as what is to be called with (done, total).   each: see `steps`."""
-    with progress_bar(STEPS) as bar:
-        yield steps(bar, what, each)
 
 
 def steps(bar: Progress, what: str, each: int | None = None) -> Callable[[int, int], None]:

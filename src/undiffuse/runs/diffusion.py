@@ -35,8 +35,7 @@ from undiffuse.data.loader import Loader
 from undiffuse.models import storage
 from undiffuse.models.config import ModelConfig
 from undiffuse.models.file import MODEL_FILE, save_model
-from undiffuse.models.lora import AdaptersConfig
-from undiffuse.models.lora import save_adapters as save_adapters
+from undiffuse.models.lora import AdaptersConfig, save_adapters
 from undiffuse.models.lora import written as adapters_written
 from undiffuse.models.model import Model
 from undiffuse.networks.adapters import merged

@@ -8,11 +8,9 @@ images = trainer.model.sample(16)
 from __future__ import annotations
 
 import copy
-import inspect
 import signal
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -24,8 +22,8 @@ from undiffuse.conditioning.spec import Condition
 from undiffuse.config import parsed
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.items import as_dataset
-from undiffuse.data.sources import HANDED_OVER, DataConfig, share_or_count
-from undiffuse.errors import UsageError, unknown_setting
+from undiffuse.data.sources import HANDED_OVER, DataConfig, share_or_count, with_settings
+from undiffuse.errors import UsageError
 from undiffuse.models.devices import usable_device
 from undiffuse.models.file import load
 from undiffuse.models.model import Model
@@ -36,8 +34,7 @@ from undiffuse.system import inside
 from undiffuse.training.cadence import DEFAULT_INTERVALS, Intervals
 from undiffuse.training.hooks import HookLike, as_hook
 from undiffuse.training.loop import Update
-from undiffuse.training.overrides import TrainingOverrides
-from undiffuse.training.settings import TrainingConfig
+from undiffuse.training.overrides import TrainingOverrides, training_paths
 
 
 class Trainer:
@@ -56,7 +53,7 @@ class Trainer:
     name: of the run, the network's class when None.   held_out: a share of the examples below 1, or a whole number of them.
     layout: the axes of all items in one array, such as "NHWC".   range: what whole numbers black and white are.
     settings: other fields of Design by dotted path.   training: fields of TrainingConfig, such as steps=2000 or batch_size=64.
-    device, override, download, checkpoint_every, preview_every: as in `undiffuse.train`.
+    device, change_settings, download, checkpoint_every, preview_every: as in `undiffuse.train`.
 
     Raises UsageError for a network that takes or returns other shapes, items that are not alike, and whatever else cannot be used; nothing
     is trained or written before.
@@ -78,7 +75,7 @@ class Trainer:
         range: tuple[float, float] | None = None,
         settings: Mapping[str, Any] | None = None,
         device: torch.device | str | None = None,
-        override: bool = False,
+        change_settings: bool = False,
         download: bool = False,
         checkpoint_every: float = DEFAULT_INTERVALS.checkpoint,
         preview_every: float = DEFAULT_INTERVALS.preview,
@@ -88,15 +85,8 @@ class Trainer:
         declared, names = _declared(conditions)
         config = _config(network, embedding_width)
         data, source = _data(dataset, names, held_out, layout, range)
-        for setting in training:
-            if setting not in TrainingConfig.model_fields:
-                own = [
-                    name for name in inspect.signature(Trainer.__init__).parameters if name not in ("self", "training")
-                ]
-                raise UsageError(unknown_setting(setting, [*own, *TrainingConfig.model_fields]))
         chosen: dict[str, Any] = {"network": config.model_dump(), "schedule.name": schedule, "prediction": prediction}
-        ends = {"steps": None, "budget": None} if "steps" in training or "budget" in training else {}
-        chosen |= {f"training.{key}": value for key, value in {**ends, **training}.items()} | dict(settings or {})
+        chosen |= training_paths(training, Trainer.__init__) | dict(settings or {})
         self.folder = inside(Path(runs), name or config.name.rpartition(":")[2].rpartition(".")[2])
         with offered(network):
             self._run = prepare(
@@ -104,7 +94,7 @@ class Trainer:
                 self.folder,
                 settings=chosen,
                 conditions=declared,
-                override=override,
+                override=change_settings,
                 device=self._device,
                 download=download,
                 watch=Intervals(checkpoint_every, preview_every),
@@ -214,4 +204,4 @@ def _data(
     source = parsed(DataConfig, described, "these settings of the data do not work")
     if names is not None and data.labels is None:
         raise UsageError("names of classes belong to labels, and the items have none: let an item be (example, label).")
-    return data if source.range is None else replace(data, low=source.range[0], high=source.range[1]), source
+    return with_settings(data, source), source

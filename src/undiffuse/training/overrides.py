@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypedDict
+
+from undiffuse.errors import UsageError, unknown_setting
+from undiffuse.training.settings import TrainingConfig
 
 
 class TrainingOverrides(TypedDict, total=False):
@@ -30,3 +35,17 @@ class TrainingOverrides(TypedDict, total=False):
     timestep_std: float | None
     stratified: bool
     seed: int
+
+
+def training_paths(training: Mapping[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
+    """Fields of TrainingConfig as paths in a Design, {"training.steps": 2000}; raises UsageError for a name that is none.
+
+    function: that takes them beside arguments of its own, the nearest of which are named too.
+    Updates or a budget, where one is given, replace both of a preset's.
+    """
+    for name in training:
+        if name not in TrainingConfig.model_fields:
+            own = [each for each in inspect.signature(function).parameters if each not in ("self", "training")]
+            raise UsageError(unknown_setting(name, [*own, *TrainingConfig.model_fields]))
+    ends = {"steps": None, "budget": None} if "steps" in training or "budget" in training else {}
+    return {f"training.{name}": value for name, value in {**ends, **training}.items()}
