@@ -29,6 +29,7 @@ from matplotlib import pyplot as plt
 
 from benchmarks.common import RESULTS, machine, table
 from benchmarks.digits import pixels
+from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, open_digits
 from undiffuse.evaluation.distances import frechet_distance, neighbour_classes
 from undiffuse.evaluation.likelihood import likelihood
@@ -62,7 +63,7 @@ LAST = (  # to be run, the costly ones and those that only round off a group
     "nowhere",
     "4 heads, every resolution, BigGAN",
     "simple, linear schedule",
-    "autoencoder, noise",
+    "autoencoder, epsilon",
     "autoencoder, no divergence",
 )
 SAMPLES = 600
@@ -119,8 +120,8 @@ def variants() -> Variants:
         },
         "noise schedule": {"cosine": base, "linear": (BASE, {"schedule.name": "linear"})},
         "prediction": {
-            "velocity": base,
-            **{p: (BASE, {"prediction": p}) for p in ("noise", "clean", "flow", "karras", "mean")},
+            "v": base,
+            **{p: (BASE, {"prediction": p}) for p in ("epsilon", "x0", "flow", "edm", "posterior_mean")},
         },
         "objective, of noise on 200 steps": {
             "simple": (BASE, CHAIN | {"variance_type": "fixed_large"}),
@@ -132,10 +133,10 @@ def variants() -> Variants:
             "U-Net": base,
             "transformer": (matched(TransformerConfig(depth=4, heads=1), 4), {}),
             "MLP": (matched(MLPConfig(depth=3)), {}),
-            "autoencoder, velocity": (autoencoder(), {}),
-            "autoencoder, karras": (autoencoder(), {"prediction": "edm"}),
-            "autoencoder, clean": (autoencoder(), {"prediction": "x0"}),
-            "autoencoder, noise": (autoencoder(), {"prediction": "epsilon"}),
+            "autoencoder, v": (autoencoder(), {}),
+            "autoencoder, edm": (autoencoder(), {"prediction": "edm"}),
+            "autoencoder, x0": (autoencoder(), {"prediction": "x0"}),
+            "autoencoder, epsilon": (autoencoder(), {"prediction": "epsilon"}),
             "autoencoder, no divergence": (autoencoder().model_copy(update={"kl": 0.0}), {}),
         },
     }
@@ -165,19 +166,24 @@ def one_run(network: NetworkConfig, settings: Mapping[str, Any], seed: int) -> d
             "relative": scores[best]["relative"],
             "errors": scores[best]["errors"],
             "ratios": run.measurements.validation.levels.sigma_edm.tolist(),
-            **judged(model, run.training_data.labels, seed),
+            **judged(model, labels(run.training_data), seed),
         }
         if model.config.schedule.T:
-            values, labels = run.held_out.values[:JUDGED_BITS], run.held_out.labels[:JUDGED_BITS]
-            found["bits"] = likelihood(model, values, {"class": [model.classes[k] for k in labels]}).mean / math.log(2)
+            values, known = run.held_out.values[:JUDGED_BITS], labels(run.held_out)[:JUDGED_BITS]
+            found["bits"] = likelihood(model, values, {"class": [model.classes[k] for k in known]}).mean / math.log(2)
     return found | {"all_seconds": time.monotonic() - began}
 
 
-def judged(model: Model, labels: Any, seed: int) -> dict[str, float]:
-    real, asked = open_digits(), torch.from_numpy(labels[:SAMPLES])
+def labels(data: Dataset) -> np.ndarray:
+    assert data.labels is not None
+    return data.labels
+
+
+def judged(model: Model, classes: np.ndarray, seed: int) -> dict[str, float]:
+    real, asked = open_digits(), torch.from_numpy(classes[:SAMPLES])
     everything = pixels(model, real.values)
     samples = pixels(model, model.sample(len(asked), {"class": [model.classes[k] for k in asked.tolist()]}, seed=seed))
-    nearest = neighbour_classes(samples, everything, torch.from_numpy(real.labels))
+    nearest = neighbour_classes(samples, everything, torch.from_numpy(labels(real)))
     return {"accuracy": (nearest == asked).double().mean().item(), "frechet": frechet_distance(samples, everything)}
 
 

@@ -58,7 +58,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             work = AutoencoderRun(Path(folder) / "a", config, data, split, torch.device("cpu"))
             began = time.process_time()
-            for _ in work.updates(every=1e9):
+            for _ in work.updates():
                 if time.process_time() - began >= options.seconds:
                     break
             work.finish()

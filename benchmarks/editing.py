@@ -34,7 +34,7 @@ def round_trips(model: Model, values: torch.Tensor) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for method in ("ddim", "heun", "ddpm_inversion"):
         for steps in (10, 20, 50, 100):
-            psnr = reconstruct(model, values, method=method, steps=steps).psnr  # type: ignore[arg-type]
+            psnr = reconstruct(model, values, method=method, steps=steps).psnr
             finite = psnr.isfinite().all()  # recorded noise comes back to the bit
             rows.append(
                 {
@@ -55,7 +55,7 @@ def noises(model: Model, values: torch.Tensor, span: float) -> list[dict[str, fl
         row = {"noise": share}
         truth = share * span / model.config.codec.scale[0]
         for kind in ("wavelet", "likelihood"):
-            ratio = estimate_noise_level(model, model.codec.encode(noisy, limited=False), kind) / truth  # type: ignore[arg-type]
+            ratio = estimate_noise_level(model, model.codec.encode(noisy, limited=False), kind) / truth
             row |= {f"{kind} ratio": ratio.mean().item(), f"{kind} rms": (ratio - 1).square().mean().sqrt().item()}
 
         def psnr(found: torch.Tensor) -> float:

@@ -15,6 +15,7 @@ import argparse
 import tempfile
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,6 +62,7 @@ def errors(run: Run, bank: ValidationSet) -> torch.Tensor:
 
 def one_seed(seed: int, steps: int, tuning: int) -> dict:
     data = open_digits()
+    assert data.labels is not None
     order = np.random.Generator(np.random.Philox(seed)).permutation(len(data))
     new = order[data.labels[order] >= 8]
     few, judged, known = new[:FEW], new[FEW : FEW + JUDGED], order[data.labels[order] < 8]
@@ -91,9 +93,9 @@ def one_seed(seed: int, steps: int, tuning: int) -> dict:
             "forgotten": {},
         }
         for way in WAYS:
-            settings = {"training.seed": seed, "training.steps": tuning, "training.budget": None}
+            settings: dict[str, Any] = {"training.seed": seed, "training.steps": tuning, "training.budget": None}
             settings |= {"adapters": {"rank": 8}} if way.startswith("adapters") else {}
-            start = {"preset": "digits"} if way == "from scratch" else {"start": folder / "base"}
+            start: dict[str, Any] = {"preset": "digits"} if way == "from scratch" else {"start": folder / "base"}
             run = prepare(
                 DataConfig(source=sources["few"], held_out=0.0),
                 folder / way,

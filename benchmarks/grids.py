@@ -288,9 +288,8 @@ def scored(folder: Path, of: Set, n: int, log: Path) -> dict[str, Any]:
 def report(found: dict[str, dict[str, Any]]) -> None:
     """A column for each model that is scored: the old default's score, and how far above it, or below, each other setting is."""
     whole = {name: of for name, of in found.items() if len(of["rows"]) == len(SETTINGS)}
-    ranks = {
-        name: sorted(range(len(SETTINGS)), key=lambda k, of=of: of["rows"][k]["score"][0]) for name, of in whole.items()
-    }  # type: ignore[misc]
+    scores = {name: [row["score"][0] for row in of["rows"]] for name, of in whole.items()}
+    ranks = {name: sorted(range(len(SETTINGS)), key=values.__getitem__) for name, values in scores.items()}
     cells = []
     for k, setting in enumerate(SETTINGS):
         row = [

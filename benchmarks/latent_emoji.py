@@ -143,6 +143,8 @@ def main() -> None:
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(seen)))
     halves = frechet_distance(seen[order[::2]], seen[order[1::2]])
     model = load(options.runs / "latent")
+    assert model.config.latent is not None
+    psnr = model.config.latent.psnr
     back = torch.cat([model.codec.decode(model.codec.encode(part)) for part in real.split(256)])
     floor = frechet_distance(features(judge, back, basis), seen)
     rows = list[dict[str, Any]]()
@@ -157,9 +159,7 @@ def main() -> None:
             rows.append({"model": kind, **mark})
     cells = [[r["model"], f"{r['seconds'] / 60:.1f}", f"{r['examples']:,.0f}", f"{r['frechet']:.4f}"] for r in rows]
     print(table(["model", "processor minutes", "examples", "Fréchet distance"], cells))
-    print(
-        f"floor of the autoencoder ({model.config.latent.psnr:.1f} dB): {floor:.4f}; real halves: {halves:.4f}; {where['device']}"
-    )
+    print(f"floor of the autoencoder ({psnr:.1f} dB): {floor:.4f}; real halves: {halves:.4f}; {where['device']}")
     best, whole = min(r["frechet"] for r in rows if r["model"] == "pixel"), curves["pixel"][-1]["seconds"]
     for kind in (kind for kind in KINDS if kind != "pixel"):
         first = next((r["seconds"] for r in rows if r["model"] == kind and r["frechet"] <= best), None)
@@ -180,7 +180,7 @@ def main() -> None:
             "steps": steps,
             "samples": SAMPLES,
             "components": COMPONENTS,
-            "psnr": model.config.latent.psnr,
+            "psnr": psnr,
             "floor": floor,
             "real_halves": halves,
             "rows": rows,

@@ -78,10 +78,12 @@ def main() -> None:
         one(options.one[0], int(options.one[1]), int(options.one[2]))
         return
     path = RESULTS / "memory.json"
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"machine": machine(), "rows": []}
+    content: dict[str, Any] = (
+        json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"machine": machine(), "rows": []}
+    )
     for name in options.subjects:
         for n, size in SUBJECTS[name].settings:
-            row = {"label": options.label} | measure(name, n, size)
+            row: dict[str, Any] = {"label": options.label} | measure(name, n, size)
             same = ("label", "subject", "examples", "size")
             content["rows"] = [old for old in content["rows"] if any(old[key] != row[key] for key in same)] + [row]
             print(

@@ -133,7 +133,7 @@ def judge(folder: Path, run: Path, n: int) -> None:
     images, labels = read(folder, "train")
     angle, order = slant(images), np.random.default_rng(0).permutation(len(images))
     every, out = order[:n], order[left_out(angle[order])][: n // 2]
-    results = []
+    results = list[dict[str, Any]]()
     for name, how in SETTINGS.items():
         row = {"guidance": name, "all": judged(model, network, labels[every], angle[every], how)}
         results.append(row | {"left_out": judged(model, network, labels[out], angle[out], how)})

@@ -81,7 +81,7 @@ class Bench:
     def trained(
         self, name: str, updates: int, chosen: dict[str, Degradation] | None = None, shrink: int | None = None
     ) -> Model:
-        settings = {
+        settings: dict[str, Any] = {
             "training.steps": updates,
             "training.budget": None,
             "training.seed": self.seed,
@@ -109,7 +109,8 @@ def zero_shot(model: Model, task: Degradation, seen: restoration.Observation) ->
         assert seen.known is not None
         return inverse_problems.inpaint(model, values, ~seen.known, n).values
     if isinstance(task, Upscale):
-        small = (..., *[slice(None, None, task.factor)] * (values.ndim - 2))
+        every = slice(None, None, task.factor)
+        small = (slice(None), slice(None), *[every] * (values.ndim - 2))
         return inverse_problems.upscale(model, values[small], task.factor, n).values
     if isinstance(task, Deblur):
         return inverse_problems.deblur(model, values, task.radius, n).values

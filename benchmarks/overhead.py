@@ -2,7 +2,7 @@
 
     python -m benchmarks.overhead [--rounds 150]
 
-Training: an update of `Trainer` (batch, noise, loss, clipping, AdamW, average, bookkeeping) against the bare network on
+Training: an update of `TrainingLoop` (batch, noise, loss, clipping, AdamW, average, bookkeeping) against the bare network on
 inputs of the same shape: forward and backward alone, and with a plain AdamW step, which no training does without.  Sampling: a step of the trajectory against the network's evaluations
 alone.  The two are called in turn; medians.  Also the time `import undiffuse` adds to `import torch`, and the
 share of a plain matrix product's rate that the training step reaches.
@@ -16,16 +16,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import machine, table, write
 from undiffuse.data.sources import DataConfig
+from undiffuse.runs.diffusion import Run
 from undiffuse.runs.prepare import prepare
+from undiffuse.sampling.loop import SamplerStep
 from undiffuse.sampling.noise import Independent
 
 WARM_UP, SAMPLES = 10, 64
@@ -42,12 +45,12 @@ def alternated(calls: Sequence[Callable[[], None]], rounds: int) -> list[float]:
     return [median(took[WARM_UP:]) for took in times]
 
 
-def training(run, rounds: int) -> dict:
+def training(run: Run, rounds: int) -> dict[str, Any]:
     updates = run.trainer.updates(run._batch)
     twin = copy.deepcopy(run.model.denoiser)
     network, conditions = twin.network, twin.conditions
-    x, told = run._batch(0)
-    clock = torch.rand(len(x)) * 1000
+    x, values = run._batch(0)
+    timestep = torch.rand(len(x)) * 1000
 
     parameters = [*network.parameters(), *conditions.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
@@ -57,7 +60,7 @@ def training(run, rounds: int) -> dict:
 
     def bare() -> None:
         optimizer.zero_grad()
-        network(x, clock, conditions(told)).square().mean().backward()
+        network(x, timestep, conditions(values).embedding).square().mean().backward()
 
     def with_adamw() -> None:
         bare()
@@ -89,29 +92,30 @@ def matmul_rate(size: int = 1024) -> float:
     return 2 * size**3 / median(times)
 
 
-def sampling(run, rounds: int, **settings) -> dict:
+def sampling(run: Run, rounds: int, **settings: Any) -> dict[str, Any]:
     model = run.model
     model.denoiser.eval()
     solver = model.config.sampling.model_copy(update=settings).build_solver(model.schedule)
     conditions = {"class": [str(k % 10) for k in range(SAMPLES)]}
     values = model.denoiser.conditions.encode(conditions, SAMPLES)
-    x, clock = torch.randn(SAMPLES, *model.config.codec.shape), torch.full((SAMPLES,), 500.0)
-    state = {"moments": iter(())}
+    x, timestep = torch.randn(SAMPLES, *model.config.codec.shape), torch.full((SAMPLES,), 500.0)
+    own: dict[str, Any] = {"grid": "uniform", "steps": 1000} | settings
+    state: dict[str, Iterator[SamplerStep]] = {"steps": iter(())}
 
     def step() -> None:
-        for _ in state["moments"]:
+        for _ in state["steps"]:
             return
         # a new trajectory of 1000 steps, long enough that starting it is not what is measured
-        state["moments"] = model.trajectory(SAMPLES, conditions, **({"grid": "uniform", "steps": 1000} | settings))
-        next(state["moments"])
+        state["steps"] = model.trajectory(SAMPLES, conditions, **(own))
+        next(state["steps"])
 
     with torch.no_grad():
-        conditioning = model.denoiser.conditions(values)
+        embedding = model.denoiser.conditions(values).embedding
 
     @torch.no_grad()
     def bare() -> None:
         for _ in range(solver.evaluations):
-            model.denoiser.network(x, clock, conditioning)
+            model.denoiser.network(x, timestep, embedding)
 
     def noise() -> None:
         draws._rows(0, 0)
@@ -130,9 +134,9 @@ def sampling(run, rounds: int, **settings) -> dict:
     }
 
 
-def imports(times: int = 7) -> dict:
+def imports(times: int = 7) -> dict[str, float]:
     def seconds(code: str) -> float:
-        took = []
+        took = list[float]()
         for _ in range(times):
             began = time.perf_counter()
             subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -33,7 +33,7 @@ def sampling_module():
     package = types.ModuleType("k_diffusion")
     package.__path__ = list(found.submodule_search_locations)
     utils = types.ModuleType("k_diffusion.utils")
-    utils.append_dims = lambda x, n: x[(...,) + (None,) * (n - x.ndim)]
+    vars(utils)["append_dims"] = lambda x, n: x[(...,) + (None,) * (n - x.ndim)]
     sys.modules |= {"k_diffusion": package, "k_diffusion.utils": utils, "torchsde": types.ModuleType("torchsde")}
     return importlib.import_module("k_diffusion.sampling")
 

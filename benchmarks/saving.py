@@ -40,13 +40,14 @@ class Plain(Learner):
     """Layers whose loss is cheap: what is measured is what lies around them."""
 
     def __init__(self, parameters: int) -> None:
-        self.module = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(parameters // WIDTH**2))
+        self.layers = [*(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(parameters // WIDTH**2))]
+        self.module = nn.ModuleList(self.layers)
 
     def prepared(self, values, generator):
         return values
 
     def losses(self, x, eps, level, values, computing):
-        return sum(layer.weight.sum() for layer in self.module) * torch.ones(len(x))
+        return sum(layer.weight.sum() for layer in self.layers) * torch.ones(len(x))
 
 
 def trained(parameters: int) -> TrainingLoop:

@@ -5,6 +5,8 @@ python -m benchmarks.small_maps
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -12,12 +14,17 @@ from benchmarks.common import machine, table, write
 from benchmarks.overhead import alternated
 from undiffuse.networks.blocks import Conv2d
 from undiffuse.networks.unet import UNet
+from undiffuse.networks.unet_config import UNetConfig
 from undiffuse.runs.presets import digits
 
 BATCH, ROUNDS = 192, 80
 
 
-def step(module: nn.Module, *inputs: torch.Tensor):
+def channels_last(module: nn.Module) -> nn.Module:
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def step(module: nn.Module, *inputs: torch.Tensor) -> Callable[[], None]:
     def run() -> None:
         module(*inputs).square().mean().backward()
         module.zero_grad(set_to_none=True)
@@ -26,19 +33,22 @@ def step(module: nn.Module, *inputs: torch.Tensor):
 
 
 def main() -> None:
-    where, rows = machine(), []
+    where, rows = machine(), list[tuple[str, float, float]]()
     for channels in (32, 64, 128):
         x = torch.randn(BATCH, channels, 2, 2, requires_grad=True)
-        ours = Conv2d(channels, channels, 3, padding=1).to(memory_format=torch.channels_last)
-        plain = nn.Conv2d(channels, channels, 3, padding=1).to(memory_format=torch.channels_last)
-        rows.append([f"one convolution, {channels} channels", *alternated([step(ours, x), step(plain, x)], ROUNDS)])
-    network = UNet(digits().network, 1, 1).to(memory_format=torch.channels_last)
-    plain_network = UNet(digits().network, 1, 1).to(memory_format=torch.channels_last)
+        ours = channels_last(Conv2d(channels, channels, 3, padding=1))
+        plain = channels_last(nn.Conv2d(channels, channels, 3, padding=1))
+        a, b = alternated([step(ours, x), step(plain, x)], ROUNDS)
+        rows.append((f"one convolution, {channels} channels", a, b))
+    config = digits().network
+    assert isinstance(config, UNetConfig)
+    network, plain_network = (channels_last(UNet(config, 1, 1)) for _ in range(2))
     for module in plain_network.modules():
         if isinstance(module, Conv2d):
-            module.__class__ = nn.Conv2d  # the same parameters, torch's own forward
-    x, clock = torch.randn(BATCH, 1, 8, 8), torch.rand(BATCH) * 1000
-    rows.append(["the demo network", *alternated([step(network, x, clock), step(plain_network, x, clock)], ROUNDS)])
+            module.__class__ = nn.Conv2d  # type: ignore[assignment]  # the same parameters, torch's own forward
+    x, timestep = torch.randn(BATCH, 1, 8, 8), torch.rand(BATCH) * 1000
+    a, b = alternated([step(network, x, timestep), step(plain_network, x, timestep)], ROUNDS)
+    rows.append(("the demo network", a, b))
     print(
         table(
             ["forward and backward", "product, ms", "convolution, ms", "ratio"],

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -87,8 +88,9 @@ def mixture_problem(dims: int, components: int) -> tuple[Schedule, DenoiserFn, T
 def model_problem(path: str, n: int) -> tuple[Schedule, DenoiserFn, Tensor, Tensor]:
     model = load(path, "cpu")
     names = [model.classes[k % len(model.classes)] for k in range(n)] if model.classes else [None] * n
-    values = model.denoiser.conditions.encode({"class": names} if model.classes else {}, n)
-    denoise = model.denoiser_fn(values, changed(SamplingConfig(), {"guidance": 1.0}))
+    denoise = model.denoiser_fn(
+        {"class": names} if model.classes else {}, n, changed(SamplingConfig(), {"guidance": 1.0})
+    )
     z = standard_normal(model.config.codec.shape, 0, torch.arange(n))
     ends = [walk(model.schedule, denoise, z, "heun", None, "uniform", steps) for steps in (150, 300)]
     print(f"{path}: the reference of 300 Heun steps is {distance(ends[0], ends[1]):.1e} from that of 150")
@@ -126,6 +128,10 @@ def measured(
     return rows
 
 
+def said(problem: str, name: str) -> None:
+    print(f"{problem}: {name} ...", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", default=[], metavar="NAME=RUN")
@@ -136,9 +142,7 @@ def main() -> None:
     problems |= {name: model_problem(path, options.n) for name, path in (each.split("=", 1) for each in options.model)}
     results = {}
     for problem, parts in problems.items():
-        rows = results[problem] = measured(
-            *parts, progress=lambda name, problem=problem: print(f"{problem}: {name} ...", flush=True)
-        )
+        rows = results[problem] = measured(*parts, progress=partial(said, problem))
         lines = []
         for name in SOLVERS:
             best = [
