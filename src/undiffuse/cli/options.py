@@ -43,6 +43,26 @@ MEANINGS = {
 }
 
 
+def opt(
+    help: str,
+    panel: str | None = None,
+    *flags: str,
+    parse: Callable[[str], Any] | None = None,
+    metavar: str | None = None,
+    default: str | None = None,
+    choices: Sequence[str] = (),
+) -> Any:
+    """An option of a command, for Annotated.
+
+    panel: of the help, the first when None.   flags: in place of the parameter's name.   parse: reads the text; raises typer.BadParameter.
+    default: what the help says to hold when it is left out, where that is not the parameter's default.   choices: that a shell completes.
+    """
+    extra: dict[str, Any] = {} if default is None else {"show_default": default or False}
+    if choices:
+        extra["autocompletion"] = lambda incomplete: [each for each in choices if each.startswith(incomplete)]
+    return typer.Option(*flags, help=help, rich_help_panel=panel, parser=parse, metavar=metavar, **extra)
+
+
 def reader(name: str, field: Mapping[str, Any]) -> Callable[[str], Any]:
     """What reads the text of an option as a value of a field, given as JSON schema. It raises typer.BadParameter."""
     kinds = field.get("anyOf", [field])
@@ -125,30 +145,14 @@ def option(
     flag = flag or f"--{name.replace('_', '-')}"
     own = field.get("default")
     shown = default if default is not None else "" if own is None else json.dumps(own).strip('"')
-    common: dict[str, Any] = {"help": field["description"], "rich_help_panel": panel, "show_default": shown or False}
     if field.get("type") == "boolean":
-        annotation: Any = Annotated[bool | None, typer.Option(flag, **common)]
+        annotation: Any = Annotated[bool | None, opt(field["description"], panel, flag, default=shown)]
     else:
         read = reader(name, field)
         choices = [choice for each in field.get("anyOf", [field]) for choice in each.get("enum", [])]
-        annotation = Annotated[
-            str | None,
-            typer.Option(
-                flag,
-                parser=read,
-                metavar=read.__name__,
-                autocompletion=_completing(choices) if choices else None,
-                **common,
-            ),
-        ]
+        made = opt(field["description"], panel, flag, parse=read, metavar=read.__name__, default=shown, choices=choices)
+        annotation = Annotated[str | None, made]
     return Parameter(as_ or name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
-def _completing(choices: Sequence[str]) -> Callable[[str], list[str]]:
-    def complete(incomplete: str) -> list[str]:
-        return [choice for choice in choices if choice.startswith(incomplete)]
-
-    return complete
 
 
 def options_of(kind: str, panels: Mapping[str | None, Iterable[str]], default: str | None = None) -> list[Parameter]:
