@@ -12,7 +12,7 @@ from undiffuse.cli.samples import MOST_SHOWN, few
 from undiffuse.models import denoising, editing, inverse_problems
 from undiffuse.models.file import save_model
 from undiffuse.models.model import BATCH_EXAMPLES, BATCH_NUMBERS, at_once
-from undiffuse.pictures.edits import FRAMES, MOST_COLUMNS, MOST_KEPT_NUMBERS, Walk
+from undiffuse.pictures.edits import FRAMES, MOST_COLUMNS, MOST_KEPT_NUMBERS, TrajectoryRecorder
 from undiffuse.sampling import ddpm_inversion as recording
 from undiffuse.sampling.loop import SamplerStep
 
@@ -98,19 +98,21 @@ def moment(row, total, n):
     return SamplerStep(row, total, level[0], x, x, x, object())
 
 
-def test_a_walk_keeps_a_bounded_number_of_moments_and_examples():
-    walk = Walk((1, 8, 8), also=[30])
+def test_a_recorder_keeps_a_bounded_number_of_moments_and_examples():
+    recorder = TrajectoryRecorder((1, 8, 8), focus=30)
     for part in torch.arange(40).split(5):
         for row in range(99):
             one = moment(row, 99, 40)
-            walk.see("down", SamplerStep(row, 99, one.level, one.x_t[part], one.x0[part], one.x[part], one.state), part)
-    assert len(walk.moments) == FRAMES
-    assert [walk.moments[k][1].row for k in (0, -1)] == [0, 98]
-    for _, kept in walk.moments:
+            recorder.record(
+                "down", SamplerStep(row, 99, one.level, one.x_t[part], one.x0[part], one.x[part], one.state), part
+            )
+    assert len(recorder.moments) == FRAMES
+    assert [recorder.moments[k][1].row for k in (0, -1)] == [0, 98]
+    for _, kept in recorder.moments:
         assert kept.state is None
         assert kept.x_t[:, 0, 0, 0].tolist() == [*range(MOST_COLUMNS), 30]
-    assert Walk((3, 256, 256)).examples == (0,)
-    assert 2 * FRAMES * 3 * len(Walk((3, 64, 64)).examples) * 3 * 64**2 <= MOST_KEPT_NUMBERS
+    assert TrajectoryRecorder((3, 256, 256)).examples == (0,)
+    assert 2 * FRAMES * 3 * len(TrajectoryRecorder((3, 64, 64)).examples) * 3 * 64**2 <= MOST_KEPT_NUMBERS
 
 
 def test_a_sheet_shows_a_stated_number(run, tmp_path):

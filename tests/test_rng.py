@@ -19,11 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import undiffuse
 from tests.small import TINY_SETTINGS
-from undiffuse.cli.masks import hidden
 from undiffuse.conditioning.degradations import parse_tasks, second_stage
 from undiffuse.data.sources import DataConfig
 from undiffuse.models import model as model_module
 from undiffuse.models import restoration
+from undiffuse.models.masks import read_mask
 from undiffuse.process.philox import standard_normal
 from undiffuse.process.schedules import Cosine
 from undiffuse.runs.prepare import prepare
@@ -204,7 +204,7 @@ def test_a_random_mask_does_not_hide_by_the_noise_of_validation():
     """Both are made of (seed 0, example), and a mask hides where its normals are least."""
     size, n = (32, 32), 4
     eps = ValidationSet.of(torch.zeros(n, 1, *size), {}, Cosine()).eps
-    mask = torch.from_numpy(hidden("random:0.5", np.zeros((n, 1, *size)), 0)).double()
+    mask = torch.from_numpy(read_mask("random:0.5", np.zeros((n, 1, *size)))[0]).double()
     assert abs(torch.corrcoef(torch.stack([eps.double().flatten(), mask.flatten()]))[0, 1]) < 5 / math.sqrt(
         mask.numel()
     )

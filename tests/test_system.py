@@ -16,7 +16,16 @@ from undiffuse.cli.place import Place
 from undiffuse.data.sources import DataConfig
 from undiffuse.errors import Failure, UsageError
 from undiffuse.runs.prepare import prepare
-from undiffuse.system import LOCK, FolderLock, inside, is_leftover, refuse_held, write_atomically, write_text
+from undiffuse.system import (
+    LOCK,
+    FolderLock,
+    inside,
+    is_leftover,
+    refuse_held,
+    temporary_beside,
+    write_atomically,
+    write_text,
+)
 
 HOLD = """
 import sys, time
@@ -148,3 +157,33 @@ def test_results_are_written_whole(tmp_path):
     with pytest.raises(KeyboardInterrupt), Place(tmp_path, "sampled", None) as place:
         half(place)
     assert not list(tmp_path.iterdir())
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from undiffuse.cli.place import Place
+with Place(Path(sys.argv[1]), "sampled", None) as place:
+    (place.folder / "a.npy").write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no way to ask for a process")
+def test_results_of_a_killed_process_are_removed_by_the_next(tmp_path):
+    """Those of a process that works still, and of another machine, whose process numbers say nothing here, stay."""
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    folder = tmp_path / "sampled"
+    (killed,) = folder.iterdir()
+    number, machine = killed.name.split(".")[-2].split("-")
+    elsewhere = folder / f".001.{number}-{'0' * 8}{machine[8:]}.part"
+    elsewhere.mkdir()
+    working = temporary_beside(folder / "001")
+    working.mkdir()
+    with Place(tmp_path, "sampled", None) as place:
+        (place.folder / "a").write_text("whole")
+    assert {path.name for path in folder.iterdir()} == {"001", working.name, elsewhere.name}
+    with FolderLock(
+        tmp_path, ("sampled",)
+    ):  # of files it removes all that are half written, and of folders the same as above
+        assert {path.name for path in folder.iterdir()} == {"001", working.name, elsewhere.name}

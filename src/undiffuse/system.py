@@ -3,8 +3,8 @@
 Files are written so that nothing is ever half there, and a folder is worked in by one process at a time.
 
 A file is written to a temporary name beside its own, flushed, then renamed into place; then the folder is flushed too, since
-a rename that is only in memory is lost with the power.  A process that is killed leaves its temporary file; whoever holds the
-folder next removes it.
+a rename that is only in memory is lost with the power.  A process that is killed leaves its temporary file or folder; whoever
+holds the folder next, or writes a folder of results beside it, removes it.
 
 A folder is held by a lock of the operating system (flock) on its file .lock.  It ends with the process, however that ends, so
 there are no stale locks to break; what the file says, who holds it, is for people.
@@ -13,6 +13,7 @@ there are no stale locks to break; what the file says, who holds it, is for peop
 from __future__ import annotations
 
 import errno
+import hashlib
 import importlib
 import os
 import platform
@@ -35,6 +36,7 @@ EXTRAS = {"torchdiffeq": "likelihood", "transformers": "text", "huggingface_hub"
 SPARE = 1 << 20
 LOCK = ".lock"
 TEMPORARY = re.compile(r"\..+\.\d+(-[0-9a-f]+)?\.part")
+OWNED = re.compile(r"\..+\.(?P<process>\d+)-(?P<machine>[0-9a-f]{8})[0-9a-f]{8}\.part")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -50,8 +52,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], expected_bytes
             f"not enough disk space to write {path}: {expected_bytes / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB "
             "are free. What was saved before is untouched: free some space and repeat the command."
         )
-    # process numbers repeat, on other machines of one file system and among the threads of one process
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    temporary = temporary_beside(path)
     try:
         write(temporary)
         with open(temporary, "rb+") as file:
@@ -67,6 +68,40 @@ def write_atomically(path: Path, write: Callable[[Path], object], expected_bytes
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A hidden path beside `path` for what is not whole yet, with the machine and the process that make it, and new every time."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{_machine()}{secrets.token_hex(4)}.part")
+
+
+def remove_leftovers(folder: Path, held: bool = False) -> None:
+    """Removes temporary files and folders of processes of this machine that are gone.   held: whether nobody else can write files there now."""
+    for path in folder.glob(".*.part"):
+        if path.is_dir():
+            if _is_abandoned(path):
+                shutil.rmtree(path, ignore_errors=True)
+        elif (held and is_leftover(path)) or _is_abandoned(path):
+            path.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    """What tells this machine from others of one file system, eight hexadecimal digits: their processes have the same numbers."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether `temporary_beside` named this in a process of this machine that is gone."""
+    named = OWNED.fullmatch(path.name)
+    if named is None or named["machine"] != _machine() or fcntl is None:  # Windows has no way to ask for a process
+        return False
+    try:
+        os.kill(int(named["process"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # somebody else's
+        return False
+    return False
 
 
 def as_file_name(name: str) -> str:
@@ -144,9 +179,7 @@ class FolderLock:
 
     def _sweep(self) -> None:
         for folder in (self.folder, *(self.folder / name for name in self.folders)):
-            for path in folder.glob(".*.part"):
-                if TEMPORARY.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
+            remove_leftovers(folder, held=True)
 
 
 def refuse_held(folder: Path) -> None:

@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 
 from tests.small import images, tiny_model
-from undiffuse.cli import masks
+from undiffuse.cli.inverse import MASKS
 from undiffuse.conditioning.classes import ClassConfig
 from undiffuse.data.codec import CodecConfig
 from undiffuse.models import editing, inverse_problems
 from undiffuse.models.file import save_model
 from undiffuse.models.inverse_methods import InverseMethod
+from undiffuse.models.masks import MASK_NAMES, read_mask
 from undiffuse.process.operators import REC_601, Blur, Downsample, Grey
 from undiffuse.sampling.settings import SamplingConfig
 
@@ -196,15 +197,19 @@ def test_wrong_calls_say_what_is_wrong(call, words):
 def test_named_parts(text, rows, columns):
     expected = np.zeros((2, 1, 6, 8), dtype=bool)
     expected[:, :, rows, columns] = True
-    assert np.array_equal(masks.hidden(text, np.zeros((2, 3, 6, 8)), 0), expected)
+    assert np.array_equal(read_mask(text, np.zeros((2, 3, 6, 8)))[0], expected)
+
+
+def test_the_help_names_the_masks():
+    assert MASKS == MASK_NAMES
 
 
 def test_a_random_mask_hides_its_share_and_differs_between_examples():
-    mask = masks.hidden("random:0.25", np.zeros((3, 2, 8, 8)), 5)
+    mask, _ = read_mask("random:0.25", np.zeros((3, 2, 8, 8)), 5)
     assert mask.reshape(3, -1).sum(1).tolist() == [16] * 3
     assert not np.array_equal(mask[0], mask[1])
-    assert np.array_equal(mask[:1], masks.hidden("random:0.25", np.zeros((1, 2, 8, 8)), 5))
-    assert masks.hidden("left", np.zeros((1, 2, 10)), 0).sum() == 5
+    assert np.array_equal(mask[:1], read_mask("random:0.25", np.zeros((1, 2, 8, 8)), 5)[0])
+    assert read_mask("left", np.zeros((1, 2, 10)))[0].sum() == 5
 
 
 @pytest.mark.parametrize(
@@ -212,7 +217,7 @@ def test_a_random_mask_hides_its_share_and_differs_between_examples():
 )
 def test_what_names_no_mask_is_a_sentence(text):
     with pytest.raises(ValueError, match="write"):
-        masks.hidden(text, np.zeros((1, 1, 8)) if text == "top" else np.zeros((1, 1, 8, 8)), 0)
+        read_mask(text, np.zeros((1, 1, 8)) if text == "top" else np.zeros((1, 1, 8, 8)))
 
 
 # The commands ---------------------------------------------------------------------------------------------------------

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Argument
 
-from undiffuse.cli import inputs, shared
-from undiffuse.cli.result import Result
+from undiffuse.cli import shared
+from undiffuse.cli.options import opt
+from undiffuse.cli.result import Result, decibels
 from undiffuse.cli.runner import ASKED, SAMPLING, TRAJECTORY, Job, answers
 from undiffuse.errors import UsageError
 
@@ -17,58 +18,41 @@ def interpolate(
     job: Job,
     a: Annotated[str, Argument(metavar="A", help="An image or an .npy array; data:K is example K of the run's data.")],
     b: Annotated[str, Argument(metavar="B", help="Another one.")],
-    n: Annotated[int, Option("-n", help="How many, both ends included.")] = 9,
-    method: Annotated[str, Option(help="Of inversion: heun or ddim.")] = "heun",
+    n: Annotated[int, opt("How many, both ends included.", None, "-n")] = 9,
+    method: Annotated[str, opt("Of inversion: heun or ddim.")] = "heun",
 ) -> Result:
     """Go from one image to another, by way of the noises they come from."""
-    import torch
-
     from undiffuse.models import editing
     from undiffuse.pictures import edits as pictures
 
-    codec, given = job.model.codec, job.read([a, b])
-    if len(given.values) != 2:
+    examples, middle = job.read([a, b]), n // 2
+    if len(examples.values) != 2:
         raise UsageError(
-            f"interpolation is between two examples, but {a} and {b} hold {len(given.values)}: give files of one each."
+            f"interpolation is between two examples, but {a} and {b} hold {len(examples.values)}: give files of one each."
         )
-    walk, middle = job.walk(also=[n // 2]), n // 2
-    settings = {"steps": editing.default_steps(job.model)} | job.sampling
-    result = editing.interpolate(
-        job.model,
-        given.values[0],
-        given.values[1],
-        n,
-        method=method,  # type: ignore[arg-type]
-        conditions=job.conditions,
-        watch=walk.see if walk else None,
-        progress=job.progress,
-        **settings,
-    )
-    plain = codec.in_plain(result.x)
-    blend = torch.cat([torch.lerp(plain[:1], plain[1:], share) for share in result.shares[: pictures.MOST_COLUMNS]])
-    down = None if walk is None else walk.only("down")
-    ends = " and ".join(inputs.decibels(value) for value in result.psnr.tolist())
-    smaller = f"{shared.again('-n', 25)}  takes smaller steps"
+    settings = {"method": method, "steps": editing.default_steps(job.model)} | job.sampling
+    job.record(middle, ways=["down"])
+    arguments = {name: value for name, value in job.arguments(settings).items() if name != "seed"}
+    result = editing.interpolate(job.model, examples.values[0], examples.values[1], n, **arguments)
+    ends = " and ".join(decibels(value) for value in result.psnr.tolist())
+    again = shared.command("reconstruct", job.run, a) if n >= 25 else f"{shared.again('-n', 25)}  takes smaller steps"
     return Result(
         rows=[
-            ("through the noise", pictures.pictures_of(result.values, codec)),
-            ("plain blend of values", pictures.pictures_of(codec.plain.decode(blend), codec)),
+            ("through the noise", result.values),
+            ("plain blend of values", pictures.blend(result.x, result.shares, job.model.codec)),
         ],
         title=f"From one to the other; the ends come back to {ends}",
-        labels=[given.names[0], *(f"{share:.0%}" for share in result.shares[1:-1]), given.names[1]],
+        labels=[examples.names[0], *(f"{share:.0%}" for share in result.shares[1:-1]), examples.names[1]],
         numbers={
             "a": a,
             "b": b,
             "n": n,
-            "method": method,
             **settings,
             "conditions": job.described,
-            "shares": list(result.shares),
-            "psnr_db_of_ends": inputs.finite_rows(result.psnr),
+            "shares": result.shares,
+            "psnr_db_of_ends": result.psnr.tolist(),
         },
         arrays={"interpolated": ([f"{share:.3f}" for share in result.shares], result.values)},
-        walk=down,
-        walk_title=f"How the one at {result.shares[middle]:.0%} comes about",
-        walk_example=0 if down is None else down.examples.index(middle),
-        next=smaller if n < 25 else shared.command("reconstruct", job.run, a),
+        trajectory_title=f"How the one at {result.shares[middle]:.0%} comes about",
+        next=again,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import secrets
 import shutil
 import tempfile
 from contextlib import suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from undiffuse.errors import Failure, UsageError
-from undiffuse.system import DISK_FULL
+from undiffuse.system import DISK_FULL, remove_leftovers, temporary_beside
 
 
 class Place:
@@ -40,7 +39,8 @@ class Place:
         """The hidden folder that answers are written to until it takes its final name. Made when first used."""
         self._made = [path for path in (self.parent, *self.parent.parents) if not path.exists()]
         self.parent.mkdir(parents=True, exist_ok=True)
-        folder = self.parent / f".{self.final.name}.{os.getpid()}-{secrets.token_hex(4)}.part"
+        remove_leftovers(self.parent)
+        folder = temporary_beside(self.final)
         folder.mkdir()
         return folder
 

@@ -1,70 +1,89 @@
-"""What a command that answers returns, and how it is written into a folder."""
+"""What a command returns, and how it is written into a folder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from undiffuse.data.codec import CodecConfig
     from undiffuse.models.model import Model
-    from undiffuse.pictures.edits import Walk
+    from undiffuse.pictures.edits import Row, TrajectoryRecorder
 
 
 @dataclass
 class Result:
     """What a command found.
 
-    numbers: written as JSON to the file `numbers_in`.   rows: pictures by label, drawn as picture.png with a title and a label for each
-    column.   arrays: by name, the examples' names and values (n, C, *size).   files: by name, what writes each.   lines: to print.
-    walk: drawn as a strip of `walk_example` with its title, and an animation.   next: the command that may follow.
+    numbers: written as JSON to the file `numbers_in`.   rows: examples or pictures by label, drawn as picture.png with a title and a label
+    for each column.   arrays: by name, the examples' names and values (n, C, *size).   files: by name, what writes each.   written: files
+    that are there already.   lines: to print.   trajectory_title, trajectory_labels: of the strip and the animation, where others.
+    next: the command that may follow.
     """
 
     numbers: Mapping[str, Any] = field(default_factory=dict)
     next: str = ""
     lines: Sequence[str] = ()
-    rows: Sequence[tuple[str, Sequence[np.ndarray]]] = ()
+    rows: Sequence[Row] = ()
     title: str = ""
     labels: Sequence[str] = ()
     arrays: Mapping[str, tuple[Sequence[str], Tensor]] = field(default_factory=dict)
     files: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
     written: Sequence[str] = ()
-    walk: Walk | None = None
-    walk_title: str = ""
-    walk_labels: Sequence[str] = ()
-    walk_example: int = 0
+    trajectory_title: str = ""
+    trajectory_labels: Sequence[str] = ()
     numbers_in: str = "numbers.json"
 
 
-def write_result(folder: Path, model: Model, result: Result) -> list[str]:
+def write_result(folder: Path, model: Model, result: Result, recorder: TrajectoryRecorder | None) -> list[str]:
     """Writes everything into a folder; returns the names of what is there."""
     from undiffuse.pictures import edits as pictures
 
     written = list(result.written)
     if result.rows:
-        pictures.draw_rows(result.rows, result.title, result.labels).save(folder / "picture.png")
+        pictures.draw_rows(result.rows, result.title, result.labels, model.codec).save(folder / "picture.png")
         written.append("picture.png")
     if result.numbers:
-        content = json.dumps(dict(result.numbers), indent=2, allow_nan=False) + "\n"
+        content = json.dumps(finite(result.numbers), indent=2, allow_nan=False) + "\n"
         (folder / result.numbers_in).write_text(content, encoding="utf-8")
         written.append(result.numbers_in)
     for name, (labels, values) in result.arrays.items():
         written += _write_array(folder, model.config.codec, name, labels, values)
-    if result.walk is not None and result.walk.moments:
-        strip = pictures.strip(result.walk, model.codec, result.walk_title or result.title, result.walk_example)
+    if recorder is not None and recorder.moments:
+        strip = pictures.strip(recorder, model.codec, result.trajectory_title or result.title)
         strip.save(folder / "trajectory.png")
-        pictures.animation(result.walk, model.codec, folder / "trajectory.gif", result.walk_labels or result.labels)
+        labels = result.trajectory_labels or result.labels
+        pictures.animation(recorder, model.codec, folder / "trajectory.gif", labels)
         written += ["trajectory.png", "trajectory.gif"]
     for name, write in result.files.items():
         write(folder / name)
         written.append(name)
     return written
+
+
+def finite(value: Any) -> Any:
+    """The same for strict JSON, which has neither infinity nor NaN: null instead."""
+    if isinstance(value, Mapping):
+        return {name: finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def by_name(names: Iterable[str], values: Tensor) -> dict[str, float]:
+    """Numbers (n,) by the names of the examples."""
+    return dict(zip(names, values.tolist(), strict=True))
+
+
+def decibels(psnr: float) -> str:
+    """A PSNR as text."""
+    return "exact" if math.isinf(psnr) else f"{psnr:.1f} dB"
 
 
 def _write_array(folder: Path, codec: CodecConfig, name: str, labels: Sequence[str], values: Tensor) -> list[str]:

@@ -7,7 +7,7 @@ when everything is there.  So a folder of results is whole or not there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from undiffuse.cli import asking, inputs, shared
+from undiffuse.cli import asking, shared
 from undiffuse.cli.options import MODELS_OWN, assignments, given, options_of
 from undiffuse.cli.place import Place
 from undiffuse.cli.reference import settings
@@ -26,14 +26,20 @@ from undiffuse.cli.result import Result, write_result
 from undiffuse.errors import UsageError, nearest
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.progress import Progress
+    from torch import Tensor
 
     from undiffuse.data.codec import CodecConfig
     from undiffuse.models.model import Model
-    from undiffuse.pictures.edits import Walk
+    from undiffuse.pictures.edits import TrajectoryRecorder, Way
+    from undiffuse.runs.examples import NamedExamples
 
 Run = Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")]
-Images = Annotated[list[str], Argument(metavar="IMAGE…", help=inputs.INPUTS)]
+Images = Annotated[
+    list[str],
+    Argument(metavar="IMAGE…", help="Images or .npy arrays; data:K is example K of the data the run was trained on."),
+]
 Noise = Annotated[
     float | None,
     Option(
@@ -184,6 +190,7 @@ class Job:
     seed: int
     trajectory: bool
     strengths: list[float] = field(default_factory=list)
+    recorder: TrajectoryRecorder | None = None
     _phases: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -193,34 +200,52 @@ class Job:
         return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
     @property
-    def fit(self) -> str:
-        """How the run's images were resized: crop, pad or stretch."""
-        return inputs.fit_of(self.run)
-
-    @property
     def described(self) -> dict[str, str]:
         """The conditions as text, by name."""
         return {name: str(value) for name, value in self.conditions.items()}
 
-    def read(self, names: Sequence[str], codec: CodecConfig | None = None, missing: bool = False) -> inputs.Inputs:
-        """The examples that are named; see inputs.py."""
-        return inputs.read_inputs(self.run, self.model, names, codec, missing)
+    def read(self, names: Sequence[str], codec: CodecConfig | None = None, missing: bool = False) -> NamedExamples:
+        """The examples that are named, with a note of what was done to any that did not fit.   codec: where not the model's."""
+        from undiffuse.runs.examples import named_examples
 
-    def walk(self, **which: Sequence[int]) -> Walk | None:
-        """What collects the trajectory, where it is to be drawn."""
-        from undiffuse.pictures.edits import Walk
+        examples = named_examples(self.run, names, codec or self.model.config.codec, missing)
+        for text in examples.notes:
+            shared.note(text)
+        return examples
 
-        return Walk(self.model.codec.shape, **which) if self.trajectory else None
+    def mask(self, name: str, values: np.ndarray, images: Sequence[str]) -> Tensor:
+        """Where to fill in, bool (n, 1 or C, *size), of values (n, C, *size) that were read from the images."""
+        import torch
+
+        from undiffuse.models.masks import MASK_SUFFIXES, read_mask
+        from undiffuse.runs.examples import fit_of
+
+        hidden, notes = read_mask(name, values, self.seed, fit_of(self.run), images)
+        for text in notes:
+            shared.note(text)
+        if Path(name).suffix.lower() in MASK_SUFFIXES:
+            typer.echo(f"the mask hides {hidden.mean():.0%} of the picture")
+        return torch.from_numpy(hidden)
+
+    def record(self, focus: int = 0, alone: bool = False, ways: Sequence[Way] = ("up", "down")) -> None:
+        """Records the trajectory, where it is to be drawn; see TrajectoryRecorder."""
+        from undiffuse.pictures.edits import TrajectoryRecorder
+
+        if self.trajectory:
+            self.recorder = TrajectoryRecorder(self.model.codec.shape, focus, alone, ways)
+
+    def arguments(self, settings: Mapping[str, Any], steps: int | None = None) -> dict[str, Any]:
+        """What every edit of the library takes.   settings: of sampling.   steps: of one batch, where the bar shows batches."""
+        if self.recorder is None:
+            self.record()
+        watch = self.recorder.record if self.recorder else None
+        progress = shared.steps(self.bar, "sampling", steps)
+        return {"conditions": self.conditions, "seed": self.seed, "watch": watch, "progress": progress, **settings}
 
     @cached_property
     def bar(self) -> Progress:
         """A progress bar, shown from now on until the command is done."""
         return self.stack.enter_context(shared.progress_bar(shared.STEPS))
-
-    @cached_property
-    def progress(self) -> Callable[[int, int], None]:
-        """What is called with (steps done, steps in all)."""
-        return shared.steps(self.bar, "sampling")
 
     def phase(self, what: str, share: float) -> None:
         """Shows the share that is done, from 0 to 1, of a phase of the work, on a line of its own."""
@@ -250,7 +275,7 @@ def answers(
                 with ExitStack() as stack:
                     job = _open(run, place, stack, typed, chosen.get("compare", False))
                     result = function(job, **chosen)
-                written = write_result(place.folder, job.model, result)
+                written = write_result(place.folder, job.model, result, job.recorder)
             for line in result.lines:
                 typer.echo(line)
             typer.echo(f"wrote {place.final}/: {', '.join(written)}")

@@ -247,18 +247,18 @@ def draw_trajectory(plan: Plan, rows: list[Row], folder: Path) -> None:
     """Strips of the first sample, and an animation of one sample per row."""
     import torch
 
-    from undiffuse.pictures.edits import Walk
+    from undiffuse.pictures.edits import TrajectoryRecorder
     from undiffuse.pictures.views import animate_reverse, forward_strip, reverse_strip
     from undiffuse.sampling.spacings import uniform
 
-    model, walk = plan.model, Walk(plan.model.codec.shape)
+    model, recorder = plan.model, TrajectoryRecorder(plan.model.codec.shape)
     each = list({row.label: row for row in reversed(rows)}.values())[::-1]
     which = each if len(each) > 1 else rows
-    for k, row in enumerate(which[: min(STRIP_EXAMPLES, len(walk.examples))]):
+    for k, row in enumerate(which[: min(STRIP_EXAMPLES, len(recorder.examples))]):
         told, pulls = plan.split([row.conditions])
         for moment in model.trajectory(1, told, seed=plan.seed, first=row.index, **pulls, **plan.how(row.strength)):
-            walk.see("down", moment, torch.tensor([k]))
-    moments = [moment for _, moment in walk.moments]
+            recorder.record("down", moment, torch.tensor([k]))
+    moments = [moment for _, moment in recorder.moments]
     reverse_strip(moments, model.codec).save(folder / "reverse.png")
     levels = getattr(model.schedule, "levels", None) or uniform(model.schedule, 200)
     forward_strip(moments[-1].x[0], levels, model.codec, plan.seed).save(folder / "forward.png")

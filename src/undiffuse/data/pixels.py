@@ -45,6 +45,7 @@ DESCRIBED |= {f"{mode};16" if mode != "L" else "I;16": f"16-bit {text}" for mode
 CHANNELS = {"grey": 1, "rgb": 3, "rgba": 4}
 DEEP = 257  # 65535/255
 BYTE_ORDERS = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B" if np.little_endian else ";16L"}
+ORIENTATION = 274  # EXIF's tag; from 5 on, the image lies on its side
 MUCH_CUT = 0.25  # of a picture
 LUMA = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601), as Pillow's
 
@@ -272,6 +273,18 @@ def _fitted(image: Image.Image, size: tuple[int, int], fit: str) -> Image.Image:
     if fit == "pad":
         return ImageOps.pad(image, (width, height), Image.Resampling.LANCZOS)
     return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def upright_size(path: Path) -> tuple[int, int] | None:
+    """(height, width) of an image file as it is shown, upright; None for what is no image that can be opened."""
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        return None
+    try:
+        with Image.open(path) as file:
+            on_its_side = file.getexif().get(ORIENTATION, 1) >= 5
+            return (file.width, file.height) if on_its_side else (file.height, file.width)
+    except OSError:
+        return None
 
 
 def size_text(size: Sequence[int]) -> str:

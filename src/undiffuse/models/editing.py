@@ -41,14 +41,14 @@ INVERSION_SOLVERS = {
     "heun": "heun",
     "ddim": "euler",
     "ddpm_inversion": "ddpm",
-}  # of the walks whose way back the way up prescribes
+}  # of the methods whose way back the way up prescribes
 INVERSION_STEPS = 100
 
 WITH_GRADIENTS = 64  # examples at once, where gradients are recorded
 RECORDED = 2**24  # numbers of recorded noise at once
 
 StepCallback = Callable[[Literal["up", "down"], SamplerStep, Tensor], None]
-"""Called with every step of a walk and which examples it is of, int64 (B,): for strips and animations."""
+"""Called with every step of a trajectory and which examples it is of, int64 (B,): for strips and animations."""
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
 
@@ -97,7 +97,7 @@ def reconstruct(
     sampling: SamplingConfig | None = None,
     **overrides: Unpack[SamplingOverrides],
 ) -> Reconstruction:
-    """Walks examples up to a level and back.
+    """Takes examples up to a level and back.
 
     values: (n, C, *size) in the data's own range.   strength: how far up, as a share of the angle atan2(sigma, alpha),
     0 … 1; at 0 nothing happens.   conditions, sampling, overrides: as for Model.sample, but without guidance and on a grid of 100
@@ -304,7 +304,7 @@ def _up_to(levels: Level, strength: float) -> Level:
 def followed(
     moments: Iterator[SamplerStep], way: Literal["up", "down"], rows: Tensor, watch: StepCallback | None, x: Tensor
 ) -> Tensor:
-    """Where a walk of some examples from x ends."""
+    """Where a trajectory of some examples from x ends."""
     for moment in moments:
         x = moment.x
         if watch:

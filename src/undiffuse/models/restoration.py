@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.conditioning.degradations import Degradation, observation_channels
+from undiffuse.data.codec import CodecConfig
 from undiffuse.errors import UsageError
 from undiffuse.models.model import Model
 from undiffuse.process.operators import Grey, Mask, Operator, hidden_places
@@ -79,6 +80,43 @@ def degrade(model: Model, values: np.ndarray | Tensor, task: str | None = None, 
     known = both[:, -2:-1].bool().expand_as(x) if corruption.kind == "inpaint" else None  # type: ignore[attr-defined]
     kept = model.codec.decode(x) if known is not None else None
     return Observation(both, (name,) * len(x), _picture(model, both), known, kept)
+
+
+def degrade_each(
+    model: Model, values: np.ndarray | Tensor, tasks: Sequence[str | None], *, seed: int = 0
+) -> Observation:
+    """The observations that each of the tasks makes of whole examples (inputs, C, *size), task after task; see `degrade`."""
+    return concatenate([degrade(model, values, task, seed=seed) for task in tasks])
+
+
+def observation_codec(model: Model, task: str | None = None) -> CodecConfig:
+    """The codec of what a task leaves of an example, for reading observations: of its size and channels."""
+    codec, (_, degradation) = model.config.codec, degradation_of(model, task)
+    operator = degradation.operator(codec.shape, 1, generator(GeneratorStream.DISCARDED))
+    shape = operator.shape_of(codec.shape)
+    per_channel = {name: getattr(codec, name)[: shape[0]] for name in ("offset", "scale", "low", "high")}
+    mode = codec.mode if shape[0] == codec.shape[0] else None
+    return codec.model_copy(update={"shape": shape, "mode": mode, **per_channel})
+
+
+def noise_in_range(model: Model, task: str, noise: float) -> float:
+    """A standard deviation in the data's own units, in the model's range. Raises UsageError for one that the task was not trained for."""
+    codec, (low, high) = model.config.codec, degradation_of(model, task)[1].noise
+    if len(set(codec.scale)) > 1:
+        raise UsageError("the channels of this data have units of their own, so no one noise fits them: leave it out.")
+    unit = codec.scale[0]
+    if not low * unit <= noise <= high * unit:
+        raise UsageError(
+            f"{task!r} was trained for noise of {low * unit:g} to {high * unit:g} in the unit of the images, not of {noise:g}."
+        )
+    return noise / unit
+
+
+def psnr(model: Model, values: Tensor, others: Tensor) -> Tensor:
+    """Peak signal to noise of examples (n, C, *size) in the data's own range, in dB, (n,): of their widest channel's range."""
+    codec = model.config.codec
+    peak = max(high - low for high, low in zip(codec.high, codec.low, strict=True))
+    return -10 * ((values - others) / peak).flatten(1).square().mean(1).log10()
 
 
 def observe(

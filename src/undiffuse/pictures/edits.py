@@ -23,30 +23,35 @@ from undiffuse.process.probability_flow import angle_of, norm_of
 from undiffuse.sampling.loop import SamplerStep
 
 CELL, MOST_COLUMNS, FRAMES, ANIMATION_SECONDS = 96, 12, 48, 5.0
-MOST_KEPT_NUMBERS = 2**25  # of a walk that is kept
+MOST_KEPT_NUMBERS = 2**25  # of a trajectory that is kept
 TIMES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 STRIPES = ((84, 120, 190), (110, 144, 208))  # where nothing is known
 ARROWS = {"up": "↑", "down": "↓"}
 Way = Literal["up", "down"]
+Row = tuple[str, Tensor | Sequence[np.ndarray]]
+"""A label, and examples in the data's range or pictures."""
 
 
-class Walk:
-    """Collects a walk for pictures; its `see` is what editing.py's functions call `watch`.
+class TrajectoryRecorder:
+    """Collects a trajectory for pictures; its `record` is what editing.py's functions call `watch`.
 
     At most FRAMES steps each way are kept, evenly spaced, of the first MOST_COLUMNS examples, fewer where these are so large that
     they hold more than MOST_NUMBERS, and on the CPU.   moments: these, in order.   examples: which are kept.
     """
 
-    def __init__(self, shape: Sequence[int], also: Sequence[int] = (), only: Sequence[int] | None = None) -> None:
-        """shape: of one x.   also: an example that is kept beside the first.   only: the examples that are kept instead."""
+    def __init__(
+        self, shape: Sequence[int], focus: int = 0, alone: bool = False, ways: Sequence[Way] = ("up", "down")
+    ) -> None:
+        """shape: of one x.   focus: the example of the strip, kept beside the first ones.   alone: whether it alone is kept.   ways: those kept."""
         columns = max(1, min(MOST_COLUMNS, MOST_KEPT_NUMBERS // (2 * FRAMES * 3 * math.prod(shape))))
-        self.examples = tuple(dict.fromkeys([*range(columns), *also] if only is None else only))
+        self.examples = (focus,) if alone else tuple(dict.fromkeys([*range(columns), focus]))
+        self.focus, self.ways = focus, tuple(ways)
         self._kept: dict[tuple[Way, int], SamplerStep] = {}
 
-    def see(self, way: Way, moment: SamplerStep, rows: Tensor) -> None:
+    def record(self, way: Way, moment: SamplerStep, rows: Tensor) -> None:
         """Keeps a step of the given way, of those `rows` (B,) of the examples that are shown."""
         here = [k for k, row in enumerate(rows.tolist()) if row in self.examples]
-        if not here or moment.row not in _spread_rows(moment.total):
+        if not here or way not in self.ways or moment.row not in _spread_rows(moment.total):
             return
         x_t, clean, x = (part[here].cpu() for part in (moment.x_t, moment.x0, moment.x))
         before = self._kept.get((way, moment.row))
@@ -59,18 +64,12 @@ class Walk:
         """The steps that were kept, in order, each with its way."""
         return [(way, moment) for (way, _), moment in self._kept.items()]
 
-    def only(self, way: Way) -> Walk:
-        """The part of it that goes one way."""
-        part = Walk((1,), only=self.examples)
-        part._kept = {key: moment for key, moment in self._kept.items() if key[0] == way}
-        return part
-
     def spread(self, count: int) -> list[tuple[Way, SamplerStep]]:
         """At most `count` of them, evenly spaced in the angle, the first and the last included."""
         angle = torch.stack([angle_of(moment.level) for _, moment in self.moments])
-        gone = torch.cat([angle[:1] * 0, angle.diff().abs().cumsum(0)])
-        wanted = torch.linspace(0, float(gone[-1]), count, dtype=gone.dtype)
-        return [self.moments[row] for row in sorted({int((gone - w).abs().argmin()) for w in wanted})]
+        travelled = torch.cat([angle[:1] * 0, angle.diff().abs().cumsum(0)])
+        wanted = torch.linspace(0, float(travelled[-1]), count, dtype=travelled.dtype)
+        return [self.moments[row] for row in sorted({int((travelled - w).abs().argmin()) for w in wanted})]
 
 
 @lru_cache
@@ -89,6 +88,12 @@ def at_level(x_t: Tensor, level: Level, codec: Codec) -> list[np.ndarray]:
     """x_t in the model's range, as a picture: divided by hypot(alpha, sigma), so that pure noise is as bright for any schedule."""
     x_t = x_t[:MOST_COLUMNS]
     return pictures_of(codec.decode(x_t / broadcast_to(norm_of(level), x_t)), codec)
+
+
+def blend(x: Tensor, shares: Sequence[float], codec: Codec) -> Tensor:
+    """Two examples x (2, …) in the model's range, blended value by value by shares of the second; the first MOST_COLUMNS, in the data's range."""
+    plain = codec.in_plain(x)
+    return codec.plain.decode(torch.cat([torch.lerp(plain[:1], plain[1:], t) for t in shares[:MOST_COLUMNS]]))
 
 
 def difference(x: Tensor, y: Tensor, codec: Codec) -> tuple[list[np.ndarray], str]:
@@ -135,44 +140,40 @@ def _larger(picture: np.ndarray) -> np.ndarray:
     return picture.repeat(times, 0).repeat(times, 1)
 
 
-def draw_rows(rows: Sequence[tuple[str, Sequence[np.ndarray]]], title: str, columns: Sequence[str]) -> Image.Image:
-    """Labelled rows, a column for each example, at most MOST_COLUMNS of them side by side."""
+def draw_rows(rows: Sequence[Row], title: str, columns: Sequence[str], codec: Codec) -> Image.Image:
+    """Labelled rows of examples, (n, C, *size) in the data's range, or of pictures: a column for each label, at most MOST_COLUMNS of them."""
     shown = min(MOST_COLUMNS, len(columns))
     left_out = f" (the first {shown} of {len(columns)})" if shown < len(columns) else ""
+    pictures = [pictures_of(row, codec) if isinstance(row, Tensor) else row for _, row in rows]
     return sheet(
-        [list(row)[:shown] for _, row in rows],
+        [list(row)[:shown] for row in pictures],
         title=title + left_out,
         row_labels=[label for label, _ in rows],
         column_labels=columns[:shown],
     )
 
 
-def strip(walk: Walk, codec: Codec, title: str, example: int = 0, count: int = 14) -> Image.Image:
-    """One example along the whole trajectory: x_t above, x̂ below, and the result."""
-    moments = walk.spread(count - 1)
-    last = moments[-1][1].x[example : example + 1]
-    x_t = [at_level(m.x_t[example : example + 1], m.level, codec)[0] for _, m in moments]
-    clean = [pictures_of(codec.decode(m.x0[example : example + 1]), codec)[0] for _, m in moments]
-    end = pictures_of(codec.decode(last), codec)
+def strip(recorder: TrajectoryRecorder, codec: Codec, title: str, count: int = 14) -> Image.Image:
+    """The example in focus along the whole trajectory: x_t above, x̂ below, and the result."""
+    k, moments = recorder.examples.index(recorder.focus), recorder.spread(count - 1)
+    x_t = [at_level(m.x_t[k : k + 1], m.level, codec)[0] for _, m in moments]
+    clean = [pictures_of(codec.decode(m.x0[k : k + 1]), codec)[0] for _, m in moments]
+    end = pictures_of(codec.decode(moments[-1][1].x[k : k + 1]), codec)
     labels = [f"{ARROWS[way]} {level_label(m.level)}" for way, m in moments] + ["end"]
     return sheet([x_t + end, clean + end], title=title, row_labels=["x_t", "estimate x̂"], column_labels=labels)
 
 
-def animation(walk: Walk, codec: Codec, path: Path, columns: Sequence[str]) -> None:
-    """The trajectory of all examples: x_t above, x̂ below."""
-    n = min(MOST_COLUMNS, len(columns), len(walk.examples))
-    frames = []
-    for way, m in walk.spread(FRAMES):
-        title = f"{ARROWS[way]} {level_label(m.level)}"
-        rows = [
-            ("x_t", at_level(m.x_t[:n], m.level, codec)),
-            ("estimate x̂", pictures_of(codec.decode(m.x0[:n]), codec)),
-        ]
-        frames.append(
-            sheet(
-                [row for _, row in rows], title=title, row_labels=[name for name, _ in rows], column_labels=columns[:n]
-            )
-        )
-    end = pictures_of(codec.decode(walk.moments[-1][1].x[:n]), codec)
-    frames.append(sheet([end, end], title="end", row_labels=["x_t", "estimate x̂"], column_labels=columns[:n]))
+def animation(recorder: TrajectoryRecorder, codec: Codec, path: Path, labels: Sequence[str]) -> None:
+    """The trajectory of all examples that were kept, x_t above, x̂ below, as an animation.   labels: of each example, kept or not."""
+    columns = [labels[k] for k in recorder.examples if k < len(labels)][:MOST_COLUMNS]
+    n, frames = len(columns), list[Image.Image]()
+
+    def add(x_t: Sequence[np.ndarray], clean: Sequence[np.ndarray], title: str) -> None:
+        frames.append(sheet([x_t, clean], title=title, row_labels=["x_t", "estimate x̂"], column_labels=columns))
+
+    for way, m in recorder.spread(FRAMES):
+        clean = pictures_of(codec.decode(m.x0[:n]), codec)
+        add(at_level(m.x_t[:n], m.level, codec), clean, f"{ARROWS[way]} {level_label(m.level)}")
+    end = pictures_of(codec.decode(recorder.moments[-1][1].x[:n]), codec)
+    add(end, end, "end")
     animate(frames, path, ANIMATION_SECONDS)

@@ -50,7 +50,7 @@ from undiffuse.networks.latents import (
     pad_replicate,
 )
 from undiffuse.networks.tiny_autoencoder import TinyAutoencoder
-from undiffuse.pictures.edits import difference, draw_rows, pictures_of
+from undiffuse.pictures.edits import Row, difference, draw_rows
 from undiffuse.process.levels import Level
 from undiffuse.process.schedules import Cosine
 from undiffuse.rng import GeneratorStream, drawing, permuted
@@ -275,12 +275,13 @@ class AutoencoderRun:
         x = self.held_out[:SHOWN]
         y = latents.decode(latents.encode(x)).cpu()
         apart, label = difference(x, y, self.codec)
-        given, back = (pictures_of(self.codec.decode(each), self.codec) for each in (x, y))
-        rows = [("held out", given), ("through latents", back), (label, apart)]
-        shape = "×".join(str(n) for n in latents.shape)
-        draw_rows(rows, f"What latents of {shape} keep: {latents.config.psnr:.1f} dB", [""] * len(x)).save(
-            self.folder / "reconstructions.png"
-        )
+        rows: list[Row] = [
+            ("held out", self.codec.decode(x)),
+            ("through latents", self.codec.decode(y)),
+            (label, apart),
+        ]
+        title = f"What latents of {'×'.join(map(str, latents.shape))} keep: {latents.config.psnr:.1f} dB"
+        draw_rows(rows, title, [""] * len(x), self.codec).save(self.folder / "reconstructions.png")
 
 
 def is_trained(folder: Path, config: AutoencoderRunConfig) -> bool:

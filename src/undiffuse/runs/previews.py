@@ -13,7 +13,7 @@ from PIL import Image
 
 from undiffuse.conditioning.spec import Condition
 from undiffuse.models.model import Model
-from undiffuse.pictures.edits import draw_rows, pictures_of
+from undiffuse.pictures.edits import draw_rows
 from undiffuse.pictures.views import label_of, samples_grid
 from undiffuse.training.validation import ValidationSet
 
@@ -76,6 +76,4 @@ class Previews:
             "made": model.sample(n, told),
             "held out": model.codec.decode(self.bank.x[:n]),
         }
-        return draw_rows(
-            [(name, pictures_of(part, model.codec)) for name, part in parts.items()], f"Tasks, {title}", tasks
-        )
+        return draw_rows(list(parts.items()), f"Tasks, {title}", tasks, model.codec)

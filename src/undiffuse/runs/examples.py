@@ -1,0 +1,86 @@
+"""Examples by name: of files, and of the data that a run was trained on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from undiffuse.data.codec import CodecConfig
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.examples import read_examples
+from undiffuse.data.sources import open_data
+from undiffuse.errors import UsageError
+from undiffuse.runs.data import run_config
+
+DATA = "data:"
+
+
+@dataclass(frozen=True)
+class NamedExamples:
+    """values: (n, C, *size) of the type `codec.storage`, in the range of the model's data.   names: of each, for labels and files, no two alike.
+
+    notes: on what was done to any that did not fit as they were.
+    """
+
+    values: np.ndarray
+    names: list[str]
+    notes: list[str]
+
+
+def named_examples(run: Path, sources: Sequence[str], codec: CodecConfig, missing: bool = False) -> NamedExamples:
+    """The examples in files, images or .npy arrays, and of the data that a run was trained on, as data:3.
+
+    run: a run folder, or a model file of one.   codec: of what is read.   missing: whether values may be NaN.
+    Raises UsageError for what names no example, or one that does not fit.
+    """
+    parts, names, notes, fit = [], list[str](), list[str](), fit_of(run)
+    data = _data(run, sources)
+    for source in sources:
+        if data is not None and source.startswith(DATA):
+            values, stem = _of_data(data, source, codec), source.replace(":", "-")
+        else:
+            values, found = read_examples(Path(source), codec, fit, missing)
+            stem = Path(source).stem
+            notes += found
+        names += [stem] if len(values) == 1 else [f"{stem}-{k}" for k in range(len(values))]
+        parts.append(values)
+    return NamedExamples(np.concatenate(parts), _distinct(names), notes)
+
+
+def fit_of(run: Path) -> str:
+    """How the run's images were resized: crop, pad or stretch."""
+    config = run_config(run)
+    return "crop" if config is None else config.data.fit
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The same names, a number after each that was there before: a/0.png and b/0.png are two examples."""
+    found = list[str]()
+    for name in names:
+        free = (other for k in itertools.count(2) if (other := f"{name}-{k}") not in names and other not in found)
+        found.append(next(free) if name in found else name)
+    return found
+
+
+def _data(run: Path, sources: Sequence[str]) -> Dataset | None:
+    """The data the run was trained on, where any source is an example of it: opened once for all."""
+    first = next((source for source in sources if source.startswith(DATA)), None)
+    if first is None:
+        return None
+    config = run_config(run)
+    if config is None:
+        raise UsageError(
+            f"{run} does not say which data it was trained on, so {first} names nothing: give an image or an .npy file."
+        )
+    return open_data(config.data)
+
+
+def _of_data(data: Dataset, source: str, codec: CodecConfig) -> np.ndarray:
+    number = source.removeprefix(DATA)
+    if not number.isdigit() or int(number) >= len(data):
+        raise UsageError(f"{source} names no example: write data:0 to data:{len(data) - 1}.")
+    return codec.carried(data.values[int(number)][None]).numpy()
