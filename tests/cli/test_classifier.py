@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import undiffuse.data.sources as sources
+from undiffuse.runs import examples
 
 RNG = np.random.default_rng(0)
 SIGNALS = (
@@ -61,8 +61,8 @@ def test_a_run_of_a_table_judges_another_table(run, tmp_path):
 def test_data_is_opened_once_for_all_that_is_named_of_it(run, tmp_path, monkeypatch):
     np.save(tmp_path / "a.npy", RNG.integers(0, 256, (12, 8, 8), dtype=np.uint8))
     trained(run, "a.npy")
-    opened, open_data = [], sources.open_data
-    monkeypatch.setattr(sources, "open_data", lambda config: opened.append(config) or open_data(config))
+    opened, open_data = [], examples.open_data
+    monkeypatch.setattr(examples, "open_data", lambda config: opened.append(config) or open_data(config))
     code, text = run("reconstruct", "runs/a", "data:0", "data:11", "data:3", "--steps", "2")
     assert code == 0, text
     assert len(opened) == 1
