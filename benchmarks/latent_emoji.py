@@ -62,7 +62,7 @@ def trained(kind: str, source: Path, runs: Path, steps: dict[str, int]) -> list[
         settings=settings,
         watch=Intervals(1e9, 1e9),
         conditions=STYLE,
-        factor=FACTOR if kind == "latent" else None,
+        latent=FACTOR if kind == "latent" else None,
         tasks={f"upscale:{FACTOR}": second_stage(FACTOR)} if kind == "cascade" else None,
     )
     began = time.process_time()

@@ -12,16 +12,16 @@ from typing import Any, Unpack
 import torch
 
 from undiffuse.conditioning.base import Note
-from undiffuse.conditioning.degradations import Degradation, parse_tasks, second_stage
+from undiffuse.conditioning.degradations import training_tasks
 from undiffuse.conditioning.spec import Condition
 from undiffuse.config import parsed
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.items import as_dataset
 from undiffuse.data.sources import HANDED_OVER, DataConfig, share_or_count, sides, with_settings
 from undiffuse.errors import UsageError
-from undiffuse.models.devices import usable_device
 from undiffuse.models.file import load
 from undiffuse.models.model import Model
+from undiffuse.runs.choose_design import design_settings
 from undiffuse.runs.folder import CONFIG
 from undiffuse.runs.prepare import Plan, default_name, prepare
 from undiffuse.runs.progress import Trained, train_to_end
@@ -86,7 +86,7 @@ def train(
     {"schedule.beta_end": 0.01, "network.width": 64}.
     start: a run folder or model file whose weights to start from (fine-tuning).   adapter_rank: the rank of low-rank adapters to train instead.
     latent: to diffuse in an autoencoder's latents: 2, 4 or 8 positions along each axis in one, or a folder to take it from.
-    latent_steps, latent_budget: updates, or seconds, of the training of that autoencoder.
+    latent_steps, latent_budget: updates, or seconds, of the training of that autoencoder; a third of the budget when left out.
 
     Conditions. conditions: such as {"age": Condition(kind="number")}; the data's classes when None, and {} for an unconditional model.
     condition_dropout: the share of examples, from 0 to less than 1, whose conditions are left out in training.   table: a .csv, .tsv or
@@ -117,31 +117,30 @@ def train(
         shrink=shrink,
         **({} if held_out is None else {"held_out": share_or_count(held_out)}),
     )
+    chosen = _settings(
+        settings, training, {"schedule.name": schedule, "prediction": prediction, "variance_type": variance_type}
+    )
+    place = _latent(latent)
     plan = prepare(
         source,
         _folder(inside(Path(runs), name or _name(data, start)), resume),
         dataset=dataset,
-        settings=_settings(
-            settings,
-            training,
-            {
-                "schedule.name": schedule,
-                "prediction": prediction,
-                "variance_type": variance_type,
-                "condition_dropout": condition_dropout,
-                "adapters": None if adapter_rank is None else {"rank": adapter_rank},
-            },
-            (latent_steps, latent_budget),
+        settings=design_settings(
+            chosen,
+            condition_dropout=condition_dropout,
+            adapter_rank=adapter_rank,
+            latent=place,
+            latent_steps=latent_steps,
+            latent_budget=latent_budget,
         ),
         preset=preset,
         network=network,
         conditions=_declared(conditions),
-        factor=latent if isinstance(latent, int) else None,
-        autoencoder=_autoencoder(latent),
+        latent=place,
         start=start,
-        tasks=_degradations(degradation, upscale_factor),
+        tasks=training_tasks(degradation, upscale_factor),
         override=change_settings,
-        device=usable_device(device),
+        device=device,
         download=download,
         watch=Intervals(checkpoint_every, preview_every),
     )
@@ -175,18 +174,13 @@ def _folder(folder: Path, resume: bool | None) -> Path:
 
 
 def _settings(
-    settings: Mapping[str, Any] | None,
-    training: Mapping[str, Any],
-    named: Mapping[str, Any],
-    latent: tuple[int | None, float | None],
+    settings: Mapping[str, Any] | None, training: Mapping[str, Any], named: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All settings of a Design by dotted path.   latent: updates and seconds of the autoencoder's training."""
+    """Settings of a Design by dotted path."""
     if not isinstance(settings, Mapping | None):
         raise UsageError(f"settings are given by dotted path, as {{'prediction': 'epsilon'}}, and not as {settings!r}.")
-    chosen = training_paths(training, train)
-    if latent != (None, None):
-        chosen |= {"latent.training.steps": latent[0], "latent.training.budget": latent[1]}
-    return chosen | {path: value for path, value in named.items() if value is not None} | dict(settings or {})
+    chosen = training_paths(training, train) | {path: value for path, value in named.items() if value is not None}
+    return chosen | dict(settings or {})
 
 
 def _declared(conditions: Mapping[str, Condition] | None) -> Mapping[str, Condition] | None:
@@ -200,21 +194,11 @@ def _declared(conditions: Mapping[str, Condition] | None) -> Mapping[str, Condit
     )
 
 
-def _autoencoder(latent: object) -> Path | None:
-    """The folder that `latent` names, None where it is a factor or left out."""
+def _latent(latent: object) -> int | Path | None:
+    """The factor or the folder of an autoencoder."""
     if not isinstance(latent, int | str | Path | None):
         raise UsageError(f"latent is 2, 4 or 8, or the folder of an autoencoder, and not {latent!r}.")
-    return None if latent is None or isinstance(latent, int) else Path(latent)
-
-
-def _degradations(text: str | None, upscale_factor: int | None) -> dict[str, Degradation] | None:
-    if text and upscale_factor is not None:
-        raise UsageError(
-            "upscale_factor is a degradation of its own, upscaling noisy examples: leave degradation out, or train two models."
-        )
-    if upscale_factor is not None:
-        return {f"upscale:{upscale_factor}": second_stage(upscale_factor)}
-    return parse_tasks(text) if text else None
+    return Path(latent) if isinstance(latent, str) else latent
 
 
 def _trained(plan: Plan, hooks: Sequence[HookLike], progress: bool, device: torch.device | str | None) -> Model:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,7 +11,6 @@ from tests.small import tiny_model
 from tests.training.test_loop import batches, finished, same, trainer
 from tests.without_float64 import MPS, apple, moved
 from undiffuse.cli import shared
-from undiffuse.cli.train import _latent_settings
 from undiffuse.conditioning.probe import effect
 from undiffuse.errors import Failure, UsageError
 from undiffuse.evaluation.likelihood import likelihood
@@ -20,6 +21,7 @@ from undiffuse.process.likelihood.flow import flow_likelihood
 from undiffuse.process.philox import standard_normal
 from undiffuse.process.posteriors import FixedVariance, Posterior
 from undiffuse.process.schedules import Flow
+from undiffuse.runs.choose_design import design_settings
 from undiffuse.sampling.inversion import slerp
 from undiffuse.sampling.loop import trajectory
 from undiffuse.sampling.noise_estimates import by_likelihood
@@ -206,8 +208,8 @@ def test_deterministic_algorithms_are_torchs_setting_during_a_step_alone(before)
 
 def test_a_deterministic_run_of_latents_trains_its_autoencoder_so_as_well():
     asked = {"training.deterministic": True}
-    assert _latent_settings(asked, 4, None, None, None) == asked | {"latent.training.deterministic": True}
-    assert _latent_settings(asked, None, None, None, None) == asked
+    assert design_settings(asked, latent=4) == asked | {"latent.training.deterministic": True}
+    assert design_settings(asked, latent=Path("sd-vae")) == design_settings(asked) == asked
 
 
 def test_deterministic_algorithms_change_no_bit_on_a_cpu():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from undiffuse.runs.autoencoder import (
     load_latents,
     perceptual_distance,
 )
+from undiffuse.runs.choose_design import design_settings
 from undiffuse.runs.design import LatentDesign
 from undiffuse.runs.prepare import prepare
 from undiffuse.training.settings import TrainingConfig
@@ -176,6 +178,17 @@ def trained(tmp_path_factory):
     return folder
 
 
+def test_a_budget_is_for_all_and_a_third_of_it_trains_the_autoencoder():
+    """One law for Python and the command line; an end of the autoencoder's own leaves the budget to the model."""
+    split = {"latent.training.steps": None, "latent.training.budget": 30.0, "training.budget": 60.0}
+    assert design_settings({"training.budget": 90.0}, latent=4) == split
+    whole = {"training.budget": 90.0}
+    own = {"latent.training.steps": 5, "latent.training.budget": None}
+    assert design_settings(whole, latent=4, latent_steps=5) == whole | own
+    assert design_settings(whole | {"latent.training.steps": 5}, latent=4) == whole | {"latent.training.steps": 5}
+    assert design_settings(whole, latent=Path("sd-vae")) == design_settings(whole) == whole
+
+
 def test_one_file_holds_both(trained, tmp_path):
     model = load(trained / "runs" / "blobs")
     assert model.codec.shape == (2, 7, 5)
@@ -229,15 +242,15 @@ def test_a_second_run_takes_the_autoencoder_and_its_channels_are_checked(trained
         prepare(
             DataConfig(source=str(tmp_path / "coloured.npy"), layout="NCHW"),
             tmp_path / "r",
-            autoencoder=trained / "runs" / "blobs",
+            latent=trained / "runs" / "blobs",
         )
 
 
 def test_too_small_examples_and_odd_factors_are_refused(tmp_path):
     with pytest.raises(ValueError, match="leave nothing to diffuse in"):
-        prepare(DataConfig(source="digits"), tmp_path / "r", factor=4)
+        prepare(DataConfig(source="digits"), tmp_path / "r", latent=4)
     with pytest.raises(ValueError, match="choose 2, 4 or 8"):
-        prepare(DataConfig(source="digits"), tmp_path / "r", factor=3)
+        prepare(DataConfig(source="digits"), tmp_path / "r", latent=3)
     with pytest.raises(ValueError, match="add `latent`"):
         prepare(DataConfig(source="digits"), tmp_path / "r", settings={"latent.kl": 1.0})
 

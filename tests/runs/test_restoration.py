@@ -180,7 +180,7 @@ def test_latents_have_no_tasks_and_names_are_taken(tmp_path):
             DataConfig(source="digits"),
             tmp_path / "r",
             settings={"training.steps": 1},
-            factor=2,
+            latent=2,
             tasks=parse_tasks("denoise"),
         )
     with pytest.raises(ValueError, match="shrink by a number that divides every side"):

@@ -55,32 +55,47 @@ def opt(
     """An option of a command, for Annotated.
 
     panel: of the help, the first when None.   flags: in place of the parameter's name.   parse: reads the text; raises typer.BadParameter.
+    metavar: what the help shows for a value, the name of `parse` when None.
     default: what the help says to hold when it is left out, where that is not the parameter's default.   choices: that a shell completes.
     """
     extra: dict[str, Any] = {} if default is None else {"show_default": default or False}
+    if parse is not None:
+        extra |= {"parser": parse, "metavar": metavar or parse.__name__}
     if choices:
         extra["autocompletion"] = lambda incomplete: [each for each in choices if each.startswith(incomplete)]
-    return typer.Option(*flags, help=help, rich_help_panel=panel, parser=parse, metavar=metavar, **extra)
+    return typer.Option(*flags, help=help, rich_help_panel=panel, **({"metavar": metavar} | extra))
 
 
-def reader(name: str, field: Mapping[str, Any]) -> Callable[[str], Any]:
+def parameter(name: str, annotation: Any, default: Any = None) -> Parameter:
+    """An option that several commands have: the name of the argument, and its type with `opt`."""
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def reader(field: Mapping[str, Any]) -> Callable[[str], Any]:
     """What reads the text of an option as a value of a field, given as JSON schema. It raises typer.BadParameter."""
-    kinds = field.get("anyOf", [field])
-    wanted = type_text({"anyOf": [kind for kind in kinds if kind.get("type") != "null"]}).replace("`", "")
-    choices = [choice for kind in kinds for choice in kind.get("enum", [])]
-    wanted = (
-        f"one of {wanted}" if choices else f"a {wanted}" if wanted[0] in "wnlt" and wanted[:7] != "number," else wanted
-    )
+    kinds = [kind for kind in field.get("anyOf", [field]) if kind.get("type") != "null"]
+    choices = choices_of(field)
+    wanted = type_text({"anyOf": kinds}).replace("`", "")
+    article = "one of " if choices else "a " if wanted[0] in "wnlt" and wanted[:7] != "number," else ""
+    lists = [kind for kind in kinds if kind.get("type") == "array"]
+    lengths = [len(kind.get("prefixItems", ())) for kind in lists]
+    example = "".join(", such as " + {2: "0.3,5", 3: "0.06,0.3,2"}.get(n, "1,2,2") for n in lengths[:1])
 
     def read(text: str) -> Any:
         for kind in kinds:
             value = _value(text, kind)
             if value is not None:
                 return value
-        raise typer.BadParameter(f"takes {wanted}{_example(kinds)}, not {text!r}{nearest(text, choices)}")
+        raise typer.BadParameter(f"takes {article}{wanted}{example}, not {text!r}{nearest(text, choices)}")
 
-    read.__name__ = _metavar(kinds)
+    plain = {"integer": "INTEGER", "number": "NUMBER"}.get(kinds[0].get("type", ""), "TEXT")
+    read.__name__ = "|".join(choices) or ("A,B,…" if lists else plain)
     return read
+
+
+def choices_of(field: Mapping[str, Any]) -> list[str]:
+    """The texts that a field, given as JSON schema, may be; none where it may be any."""
+    return [choice for kind in field.get("anyOf", [field]) for choice in kind.get("enum", [])]
 
 
 def _value(text: str, kind: Mapping[str, Any]) -> Any:
@@ -88,71 +103,40 @@ def _value(text: str, kind: Mapping[str, Any]) -> Any:
     if "enum" in kind:
         return text if text in kind["enum"] else None
     if kind.get("type") == "array":
-        items = kind.get("prefixItems")
         parts = text.split(",")
-        if items and len(parts) != len(items):
-            return None
-        values = [_value(part, items[k] if items else kind["items"]) for k, part in enumerate(parts)]
-        return None if None in values else values
-    if kind.get("type") in ("integer", "number"):
-        return _number(text, kind)
-    return text if kind.get("type") == "string" else None
-
-
-def _number(text: str, kind: Mapping[str, Any]) -> float | int | None:
+        items = kind.get("prefixItems") or [kind["items"]] * len(parts)
+        values = [_value(part, item) for part, item in zip(parts, items, strict=False)]
+        return None if None in values or len(parts) != len(items) else values
+    if kind.get("type") not in ("integer", "number"):
+        return text if kind.get("type") == "string" else None
     try:
         value = int(text) if kind["type"] == "integer" else float(text)
     except ValueError:
         return None
-    least, above = kind.get("minimum", -math.inf), kind.get("exclusiveMinimum", -math.inf)
-    most, below = kind.get("maximum", math.inf), kind.get("exclusiveMaximum", math.inf)
-    inside = least <= value <= most and (above < value or above == -math.inf) and (value < below or below == math.inf)
-    return value if inside else None
-
-
-def _example(kinds: Sequence[Mapping[str, Any]]) -> str:
-    """How a list is written."""
-    for kind in kinds:
-        if kind.get("type") == "array":
-            return ", such as " + {2: "0.3,5", 3: "0.06,0.3,2"}.get(len(kind.get("prefixItems", ())), "1,2,2")
-    return ""
-
-
-def _metavar(kinds: Sequence[Mapping[str, Any]]) -> str:
-    for kind in kinds:
-        if "enum" in kind:
-            return "|".join(kind["enum"])
-        if kind.get("type") == "array":
-            return "A,B,…"
-    return {"integer": "INTEGER", "number": "NUMBER"}.get(kinds[0].get("type", ""), "TEXT")
+    inside = kind.get("minimum", -math.inf) <= value <= kind.get("maximum", math.inf)
+    above, below = kind.get("exclusiveMinimum", math.nan), kind.get("exclusiveMaximum", math.nan)
+    return value if inside and not value <= above and not value >= below else None
 
 
 def option(
-    kind: str,
-    name: str,
-    *,
-    flag: str | None = None,
-    panel: str | None = None,
-    default: str | None = None,
-    as_: str | None = None,
+    kind: str, name: str, flag: str | None = None, panel: str | None = None, default: str | None = None, as_: str = ""
 ) -> Parameter:
     """The option of one field of a class of settings; its value is None where it is not given.
 
     flag: in place of the field's name.   panel: of the help, the first when None.   default: what is said to hold when it is left out, the
-    field's own default when None.   as_: name of the parameter.
+    field's own default when None.   as_: name of the parameter, the field's when empty.
     """
     field = settings()[kind]["properties"][name]
-    flag = flag or f"--{name.replace('_', '-')}"
     own = field.get("default")
-    shown = default if default is not None else "" if own is None else json.dumps(own).strip('"')
+    if default is None:
+        default = "" if own is None else json.dumps(own).strip('"')
+    common: dict[str, Any] = {"default": default, "choices": choices_of(field)}
+    flag = flag or f"--{name.replace('_', '-')}"
     if field.get("type") == "boolean":
-        annotation: Any = Annotated[bool | None, opt(field["description"], panel, flag, default=shown)]
-    else:
-        read = reader(name, field)
-        choices = [choice for each in field.get("anyOf", [field]) for choice in each.get("enum", [])]
-        made = opt(field["description"], panel, flag, parse=read, metavar=read.__name__, default=shown, choices=choices)
-        annotation = Annotated[str | None, made]
-    return Parameter(as_ or name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        return parameter(as_ or name, Annotated[bool | None, opt(field["description"], panel, flag, default=default)])
+    return parameter(
+        as_ or name, Annotated[str | None, opt(field["description"], panel, flag, parse=reader(field), **common)]
+    )
 
 
 def options_of(kind: str, panels: Mapping[str | None, Iterable[str]], default: str | None = None) -> list[Parameter]:
@@ -166,19 +150,17 @@ def given(settings_: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flags_of(app: typer.Typer, command: str) -> dict[str, str]:
-    """The options of a command by the names of the settings that they set, without the groups that these are in: {"range": "--range"}."""
-    callbacks = [
-        each.callback for each in app.registered_commands if each.callback and each.callback.__name__ == command
-    ]
+    """The options of a command by the names of the settings that they set, without the groups that these are in: {"range": "--range"}.
+
+    A command's own name comes before that of a group, as of schedule.name.
+    """
+    callbacks = [each.callback for each in app.registered_commands if getattr(each.callback, "__name__", "") == command]
     found: dict[str, str] = {}
-    for parameter in signature(callbacks[0], eval_str=True).parameters.values() if callbacks else ():
-        for each in getattr(parameter.annotation, "__metadata__", ()):
-            if isinstance(each, OptionInfo):
-                group, _, name = parameter.name.rpartition("__")
-                if (
-                    not group or name.rstrip("_") not in found
-                ):  # a command's own name before that of a group, as of schedule.name
-                    found[name.rstrip("_")] = flag_of(each, parameter.name)
+    for parameter_ in signature(callbacks[0], eval_str=True).parameters.values() if callbacks else ():  # type: ignore[arg-type]
+        group, _, name = parameter_.name.rpartition("__")
+        for each in getattr(parameter_.annotation, "__metadata__", ()):
+            if isinstance(each, OptionInfo) and not (group and name.rstrip("_") in found):
+                found[name.rstrip("_")] = flag_of(each, parameter_.name)
     return found
 
 
@@ -189,10 +171,10 @@ def flag_of(option_: OptionInfo, name: str) -> str:
     return max(flags, key=len, default=f"--{name.replace('_', '-')}")
 
 
-def assignments(texts: Iterable[str], flag: str = "--set") -> dict[str, Any]:
+def assignments(texts: Iterable[str] | None, flag: str = "--set") -> dict[str, Any]:
     """["clip=0.5"] → {"clip": 0.5}: JSON where it is that, else text. Raises UsageError."""
     found: dict[str, Any] = {}
-    for text in texts:
+    for text in texts or ():
         path, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"{flag} takes SETTING=VALUE, such as training.clip=0.5, not {text!r}.")

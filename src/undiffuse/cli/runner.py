@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer import Argument, Option
+from typer import Argument
 
 from undiffuse.cli import asking, shared
-from undiffuse.cli.options import MODELS_OWN, assignments, given, options_of
+from undiffuse.cli.options import MODELS_OWN, assignments, given, opt, options_of
+from undiffuse.cli.options import parameter as parameter
 from undiffuse.cli.place import Place
 from undiffuse.cli.reference import settings
 from undiffuse.cli.result import Result, write_result
@@ -41,135 +42,50 @@ Images = Annotated[
     Argument(metavar="IMAGE…", help="Images or .npy arrays; data:K is example K of the data the run was trained on."),
 ]
 Noise = Annotated[
-    float | None,
-    Option(
-        help="Standard deviation of the noise in the images given, in their own unit; that of rounding when left out."
+    float | None, opt("Standard deviation of the noise in the images given, in their unit; of rounding when left out.")
+]
+GUIDANCE, SOLVER = "Guidance", "Solver and grid"
+FIELDS = {
+    None: ("steps", "solver"),
+    GUIDANCE: ("guidance_method", "guidance_rescale", "guidance_interval", "apg_momentum", "apg_norm_threshold"),
+    SOLVER: (
+        *("grid", "order", "sigma_max", "sigma_min", "final_sigma", "rho", "steps_offset", "interpolation"),
+        *("eta", "variance", "corrections", "lower_order_final"),
     ),
-]
-CONDITIONS, MODEL, SOLVER, GUIDANCE, NOISE = "Conditions", "Model", "Solver and grid", "Guidance", "Noise and clipping"
-
-
-def parameter(name: str, annotation: Any, default: Any = None) -> Parameter:
-    """An option that several commands have: the name of the argument, and its type with typer's Option."""
-    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
-SEED = [parameter("seed", Annotated[int, Option(help="Seed of everything random.")], 0)]
-TRAJECTORY = [
-    parameter(
-        "trajectory",
-        Annotated[bool, Option("--trajectory", help="Also draw the trajectory as a strip and an animation.")],
-        False,
-    )
-]
+    "Noise and clipping": (
+        *("noise_sampler", "churn", "churn_interval", "s_noise", "restart"),
+        *("clip", "threshold_quantile", "threshold_max", "epsilon_from"),
+    ),
+}
+SCALES = "Guidance scale: 1 plain conditional, above 1 stronger; class=3,age=1 for single conditions."
 GUIDED = [
     parameter(
         "scales",
         Annotated[
-            str | None,
-            Option(
-                "--guidance",
-                parser=asking.scales,
-                metavar="SCALE",
-                help="Guidance scale: 1 plain conditional, above 1 stronger; class=3,age=1 for single conditions.",
-                show_default=MODELS_OWN,
-            ),
+            str | None, opt(SCALES, None, "--guidance", parse=asking.scales, metavar="SCALE", default=MODELS_OWN)
         ],
-    ),
+    )
 ]
+EVERY_SETTING = [*options_of("SamplingConfig", FIELDS, MODELS_OWN), *GUIDED]
+SET = opt("Any other setting of sampling; may be repeated.", SOLVER, "--set", metavar="SETTING=VALUE")
 SAMPLING = [
-    *options_of("SamplingConfig", {None: ("steps", "solver")}, MODELS_OWN),
-    *GUIDED,
-    *options_of("SamplingConfig", {SOLVER: ("grid",)}, MODELS_OWN),
-    parameter(
-        "more",
-        Annotated[
-            list[str] | None,
-            Option(
-                "--set",
-                metavar="SETTING=VALUE",
-                help="Any other setting of sampling; may be repeated.",
-                rich_help_panel=SOLVER,
-            ),
-        ],
-    ),
+    *(each for each in EVERY_SETTING if each.name in ("steps", "solver", "grid", "scales")),
+    parameter("more", Annotated[list[str] | None, SET]),
 ]
-EVERY_SETTING = [
-    *options_of("SamplingConfig", {None: ("steps", "solver")}, MODELS_OWN),
-    *GUIDED,
-    *options_of(
-        "SamplingConfig",
-        {
-            GUIDANCE: (
-                "guidance_method",
-                "guidance_rescale",
-                "guidance_interval",
-                "apg_momentum",
-                "apg_norm_threshold",
-            ),
-            SOLVER: (
-                "grid",
-                "order",
-                "sigma_max",
-                "sigma_min",
-                "final_sigma",
-                "rho",
-                "steps_offset",
-                "interpolation",
-                "eta",
-                "variance",
-                "corrections",
-                "lower_order_final",
-            ),
-            NOISE: (
-                "noise_sampler",
-                "churn",
-                "churn_interval",
-                "s_noise",
-                "restart",
-                "clip",
-                "threshold_quantile",
-                "threshold_max",
-                "epsilon_from",
-            ),
-        },
-        MODELS_OWN,
-    ),
-]
+SEED = [parameter("seed", Annotated[int, opt("Seed of everything random.")], 0)]
+STRIP = opt("Also draw the trajectory as a strip and an animation.", None, "--trajectory")
+TRAJECTORY = [parameter("trajectory", Annotated[bool, STRIP], False)]
 ASKED = [parameter(f"{kind}_", annotation) for kind, annotation in asking.OPTIONS.items()]  # class is a word of Python
+_OUT = "Folder to write to; a new one in the run's folder when left out."
+_DOWNLOAD = "Let the model's text encoder be fetched from the hub."
+_TUNED = "Tune the model by adapters: a run's adapters/, or a folder that peft wrote."
 COMMON = [
-    parameter(
-        "out", Annotated[Path | None, Option(help="Folder to write to; a new one in the run's folder when left out.")]
-    ),
-    parameter(
-        "weights",
-        Annotated[str | None, Option(help="ema or online; the better ones when left out.", rich_help_panel=MODEL)],
-    ),
-    parameter(
-        "adapters",
-        Annotated[
-            Path | None,
-            Option(
-                help="Tune the model by adapters: a run's adapters/, or a folder that peft wrote.",
-                rich_help_panel=MODEL,
-            ),
-        ],
-    ),
-    parameter(
-        "encoder",
-        Annotated[
-            str | None, Option(help="Where the model's text encoder is now, if it was moved.", rich_help_panel=MODEL)
-        ],
-    ),
-    parameter(
-        "download",
-        Annotated[
-            bool,
-            Option("--download", help="Let the model's text encoder be fetched from the hub.", rich_help_panel=MODEL),
-        ],
-        False,
-    ),
-    parameter("device", Annotated[str | None, Option(help="cpu, cuda, …", rich_help_panel=MODEL)]),
+    parameter("out", Annotated[Path | None, opt(_OUT)]),
+    parameter("weights", Annotated[str | None, opt("ema or online; the better ones when left out.", "Model")]),
+    parameter("adapters", Annotated[Path | None, opt(_TUNED, "Model")]),
+    parameter("encoder", Annotated[str | None, opt("Where the text encoder is now, if it was moved.", "Model")]),
+    parameter("download", Annotated[bool, opt(_DOWNLOAD, "Model", "--download")], False),
+    parameter("device", Annotated[str | None, opt("cpu, cuda, …", "Model")]),
 ]
 
 

@@ -45,22 +45,14 @@ def size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2] or match[1])
 
 
+seconds.__name__, size.__name__ = "DURATION", "SIZE"  # what the help shows for a value
+
+
 def integers(text: str) -> list[int]:
     """ "1,2,2" → [1, 2, 2]."""
     if not re.fullmatch(r"\d+(,\d+)*", text):
         raise UsageError(f"{text!r} is no list of numbers: write them like 1,2,2.")
     return [int(part) for part in text.split(",")]
-
-
-def span(text: str) -> list[float]:
-    """ "0,255" → the lowest and the highest value."""
-    try:
-        low, high = (float(part) for part in text.split(","))
-        if math.isfinite(low) and math.isfinite(high) and low < high:
-            return [low, high]
-    except ValueError:
-        pass
-    raise typer.BadParameter(f"takes the lowest and the highest value, such as 0,255, not {text!r}")
 
 
 def numbers(text: str) -> list[float]:
@@ -71,23 +63,36 @@ def numbers(text: str) -> list[float]:
         raise UsageError(f"{text!r} is no list of numbers: write them like 0.05,0.1.") from None
 
 
-def interval(text: str) -> tuple[float, float]:
-    """ "0.3,5" → two numbers, the second of which may be inf."""
-    match = re.fullmatch(r"(\d*\.?\d+),(\d*\.?\d+|inf)", text.strip())
-    if not match:
-        raise typer.BadParameter(f"takes the lowest and highest sigma/alpha, such as 0.3,5, not {text!r}")
-    return float(match[1]), float(match[2])
+def two_numbers(
+    metavar: str, example: str, fit: Callable[[float, float], bool]
+) -> Callable[[str], tuple[float, float]]:
+    """What reads "0.3,5".   example: what is wanted, with how it is written.   fit: whether two numbers are that."""
+
+    def read(text: str) -> tuple[float, float]:
+        """The two numbers. Raises typer.BadParameter."""
+        try:
+            first, last = (float(part) for part in text.split(","))
+            if fit(first, last):
+                return first, last
+        except ValueError:
+            pass
+        raise typer.BadParameter(f"takes {example}, not {text!r}")
+
+    read.__name__ = metavar
+    return read
 
 
-def rates(text: str) -> tuple[float, float]:
-    """ "0.0001,0.02" → the first and last beta."""
-    try:
-        start, end = (float(part) for part in text.split(","))
-        if start > 0 and end > 0:
-            return start, end
-    except ValueError:
-        pass
-    raise typer.BadParameter(f"takes the first and the last beta of 1000 steps, such as 0.0001,0.02, not {text!r}")
+span = two_numbers(
+    "LOW,HIGH", "the lowest and the highest value, such as 0,255", lambda low, high: -math.inf < low < high < math.inf
+)
+interval = two_numbers(
+    "LOW,HIGH", "the lowest and highest sigma/alpha, such as 0.3,5", lambda low, high: 0 <= low < math.inf and high >= 0
+)
+rates = two_numbers(
+    "FIRST,LAST",
+    "the first and the last beta of 1000 steps, such as 0.0001,0.02",
+    lambda first, last: min(first, last) > 0,
+)
 
 
 def pairs(texts: Sequence[str], option: str) -> dict[str, str]:

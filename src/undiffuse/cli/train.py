@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-from functools import partial
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument
 
 from undiffuse.cli import shared
-from undiffuse.cli.declaring import declared, share_of
+from undiffuse.cli.declaring import declared, shares
 from undiffuse.cli.following import follow, follow_autoencoder
-from undiffuse.cli.options import assignments, given, option
-from undiffuse.cli.runner import parameter
+from undiffuse.cli.options import assignments, given, opt, option, parameter
 from undiffuse.errors import UsageError
 
-if TYPE_CHECKING:
-    from undiffuse.conditioning.degradations import Degradation
-
-DATA, CONDITIONS, NETWORK, PROCESS, TRAINING = "Data", "Conditions", "Network", "Diffusion process", "Training"
-LATENTS, START, FOLDER = "Latents", "Fine-tuning and second stages", "Run folder"
-PRESETS = "the preset's"
-# The options that set one setting each: of which panel, of which class, its path in a design, and its flag where that is another.
-OF_DESIGN: tuple[tuple[str | None, str, str, str | None], ...] = (
-    (None, "TrainingConfig", "training.steps", "--train-steps"),
-    (None, "TrainingConfig", "training.batch_size", None),
-    (None, "TrainingConfig", "training.learning_rate", "--lr"),
-    (None, "TrainingConfig", "training.seed", None),
-    (TRAINING, "TrainingConfig", "training.precision", None),
-    (TRAINING, "TrainingConfig", "training.deterministic", None),
-    (TRAINING, "TrainingConfig", "training.objective", None),
-    (TRAINING, "TrainingConfig", "training.weight", None),
-    (NETWORK, "UNetConfig", "network.width", None),
-    (NETWORK, "UNetConfig", "network.depth", None),
-    (NETWORK, "UNetConfig", "network.multipliers", None),
-    (NETWORK, "UNetConfig", "network.attention", None),
-    (NETWORK, "UNetConfig", "network.dropout", None),
-    (PROCESS, "ScheduleConfig", "schedule.name", "--schedule"),
-    (PROCESS, "ScheduleConfig", "schedule.T", "--T"),
-    (PROCESS, "Design", "prediction", None),
-    (PROCESS, "Design", "variance_type", None),
-)
-OF_DATA = ("fit", "channels", "layout", "max_pixels", "shrink", "table")
-DECLARED = {
+START = "Fine-tuning and second stages"
+# Options of one setting each: by panel their paths in a design; the classes that have the fields of its parts; flags of their own.
+DESIGN_OPTIONS = {
+    None: ("training.steps", "training.batch_size", "training.learning_rate", "training.seed"),
+    "Training": ("training.precision", "training.deterministic", "training.objective", "training.weight"),
+    "Network": ("network.width", "network.depth", "network.multipliers", "network.attention", "network.dropout"),
+    "Diffusion process": ("schedule.name", "schedule.T", "prediction", "variance_type"),
+}
+PARTS = {"": "Design", "training": "TrainingConfig", "network": "UNetConfig", "schedule": "ScheduleConfig"}
+OWN_FLAGS = {"steps": "--train-steps", "learning_rate": "--lr", "name": "--schedule", "T": "--T"}
+DATA_OPTIONS = ("fit", "channels", "layout", "max_pixels", "shrink", "table")
+COLUMNS = {
     "class": "A column of names",
     "tags": "A column of any number of names each",
     "number": "A column of numbers",
@@ -52,29 +34,24 @@ DECLARED = {
     "image": "Pictures: masks, smaller versions, edges",
     "task": "A column that names one of several tasks",
 }
+
+
+def _of_design(path: str, panel: str | None) -> Parameter:
+    part, _, name = path.rpartition(".")
+    as_ = path.replace(".", "__")
+    return option(PARTS[part], name, flag=OWN_FLAGS.get(name), panel=panel, default="the preset's", as_=as_)
+
+
+def _of_columns(kind: str, what: str) -> Parameter:
+    text = f"{what}, as a condition; NAME=COLUMN names it; may be repeated."
+    return parameter(f"{kind}_", Annotated[list[str] | None, opt(text, "Conditions", f"--{kind}", metavar="COLUMN")])
+
+
 OPTIONS = [
-    *(
-        option(kind, path.rpartition(".")[2], flag=flag, panel=panel, default=PRESETS, as_=path.replace(".", "__"))
-        for panel, kind, path, flag in OF_DESIGN
-    ),
-    *(option("DataConfig", name, panel=DATA) for name in OF_DATA),
-    *(
-        parameter(
-            f"{kind}_",
-            Annotated[
-                list[str] | None,
-                Option(
-                    f"--{kind}",
-                    metavar="COLUMN",
-                    help=f"{what}, as a condition; NAME=COLUMN names it; may be repeated.",
-                    rich_help_panel=CONDITIONS,
-                ),
-            ],
-        )
-        for kind, what in DECLARED.items()
-    ),
+    *(_of_design(path, panel) for panel, paths in DESIGN_OPTIONS.items() for path in paths),
+    *(option("DataConfig", name, panel="Data") for name in DATA_OPTIONS),
+    *(_of_columns(kind, what) for kind, what in COLUMNS.items()),
 ]
-Duration = partial(Option, parser=shared.seconds, metavar="DURATION")
 
 
 def train(
@@ -85,214 +62,152 @@ def train(
             help="digits, a folder of images (sub-folders are classes), a .csv naming them, .npy, .npz or idx.gz",
         ),
     ],
-    name: Annotated[str | None, Option(help="Name of the run; the data's when left out.")] = None,
-    budget: Annotated[Any, Duration(help="Train for so long: 90s, 15m, 2h.")] = None,
+    name: Annotated[str | None, opt("Name of the run; the data's when left out.")] = None,
+    budget: Annotated[Any, opt("Train for so long: 90s, 15m, 2h.", parse=shared.seconds)] = None,
     preset: Annotated[
         str | None,
-        Option(
-            help="digits, or a paper's: ddpm_cifar10, iddpm_cifar10, …imagenet64, adm_imagenet64, …128, …256, edm_ddpmpp_cifar10, "
+        opt(
+            "digits, or a paper's: ddpm_cifar10, iddpm_cifar10, …imagenet64, adm_imagenet64, …128, …256, edm_ddpmpp_cifar10, "
             "edm_ncsnpp_cifar10, dit_s, …b, …l, …xl."
         ),
     ] = None,
-    device: Annotated[str | None, Option(help="cpu, cuda, …")] = None,
+    device: Annotated[str | None, opt("cpu, cuda, …")] = None,
     more: Annotated[
         list[str] | None,
-        Option("--set", metavar="SETTING=VALUE", help="Any other setting, such as training.clip=0.5; may be repeated."),
+        opt("Any other setting, such as training.clip=0.5; may be repeated.", None, "--set", metavar="SETTING=VALUE"),
     ] = None,
     network: Annotated[
         str | None,
-        Option(
-            help="unet, transformer, mlp or autoencoder, instead of what the preset or the data suggest.",
-            rich_help_panel=NETWORK,
-        ),
+        opt("unet, transformer, mlp or autoencoder, instead of what the preset or the data suggest.", "Network"),
     ] = None,
     betas: Annotated[
         Any,
-        Option(
-            parser=shared.rates,
-            metavar="FIRST,LAST",
-            help="First and last beta of a schedule of 1000 steps: 0.0001,0.02.",
-            rich_help_panel=PROCESS,
-        ),
+        opt("First and last beta of a schedule of 1000 steps: 0.0001,0.02.", "Diffusion process", parse=shared.rates),
     ] = None,
-    size: Annotated[
-        Any,
-        Option(
-            parser=shared.size,
-            metavar="SIZE",
-            help="Resize images: 64, or height×width as 48x80.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
+    size: Annotated[Any, opt("Resize images: 64, or height×width as 48x80.", "Data", parse=shared.size)] = None,
     range_: Annotated[
         Any,
-        Option(
+        opt(
+            "Lowest and highest whole number, black and white: 0,255; found from the values when left out.",
+            "Data",
             "--range",
-            parser=shared.span,
-            metavar="LOW,HIGH",
-            help="Lowest and highest whole number, black and white: 0,255; found from the values when left out.",
-            rich_help_panel=DATA,
+            parse=shared.span,
         ),
     ] = None,
     held_out: Annotated[
-        str | None,
-        Option(
-            help="Examples kept for validation: a share, such as 0.1, or a whole number, such as 100.",
-            rich_help_panel=DATA,
-        ),
+        str | None, opt("Examples kept for validation: a share, 0.1, or a whole number, 100.", "Data")
     ] = None,
     others: Annotated[
-        list[str] | None,
-        Option(
-            "--condition",
-            help="A condition of any kind: NAME=KIND, or NAME=KIND:COLUMN.",
-            rich_help_panel=CONDITIONS,
-        ),
+        list[str] | None, opt("A condition of any kind: NAME=KIND, or NAME=KIND:COLUMN.", "Conditions", "--condition")
     ] = None,
-    unconditional: Annotated[
-        bool, Option("--unconditional", help="Leave all conditions out.", rich_help_panel=CONDITIONS)
-    ] = False,
+    unconditional: Annotated[bool, opt("Leave all conditions out.", "Conditions", "--unconditional")] = False,
     condition_dropout: Annotated[
         list[str] | None,
-        Option(
-            help="Probability that a condition is left out in training: 0.1, or NAME=0.2 for one; may be repeated.",
-            rich_help_panel=CONDITIONS,
+        opt(
+            "Probability that training leaves a condition out: 0.1, or NAME=0.2 for one; may be repeated.", "Conditions"
         ),
     ] = None,
     inject: Annotated[
         list[str] | None,
-        Option(
-            help="How a condition enters, NAME=embedding, concat or cross_attention; may be repeated.",
-            rich_help_panel=CONDITIONS,
-        ),
+        opt("How a condition enters, NAME=embedding, concat or cross_attention; may be repeated.", "Conditions"),
     ] = None,
     encoder: Annotated[
-        str | None,
-        Option(
-            help="Of texts: words (trained along), or a folder or hub name of a BERT or GPT.",
-            rich_help_panel=CONDITIONS,
-        ),
+        str | None, opt("Of texts: words (trained along), or a folder or hub name of a BERT or GPT.", "Conditions")
     ] = None,
-    pooling: Annotated[
-        str | None, Option(help="Of a transformer's states: mean, last or tokens.", rich_help_panel=CONDITIONS)
-    ] = None,
-    download: Annotated[
-        bool, Option("--download", help="Let a text encoder be fetched from the hub.", rich_help_panel=CONDITIONS)
-    ] = False,
-    start: Annotated[
-        Path | None,
-        Option(
-            "--from", help="Fine-tune: start from the weights of a run folder or model file.", rich_help_panel=START
-        ),
-    ] = None,
+    pooling: Annotated[str | None, opt("Of a transformer's states: mean, last or tokens.", "Conditions")] = None,
+    download: Annotated[bool, opt("Let a text encoder be fetched from the hub.", "Conditions", "--download")] = False,
+    start: Annotated[Path | None, opt("Fine-tune the weights of a run folder or model file.", START, "--from")] = None,
     adapter_rank: Annotated[
-        int | None,
-        Option(
-            help="Fine-tune by low-rank adapters (LoRA) of this rank, such as 8, and keep the weights: for small data.",
-            rich_help_panel=START,
-        ),
+        int | None, opt("Fine-tune by low-rank adapters (LoRA) of this rank, such as 8: for small data.", START)
     ] = None,
     degradation: Annotated[
-        str | None,
-        Option(
-            help="Train to restore examples: inpaint,upscale:4,colorize,deblur:1.5,denoise; then 'restore'.",
-            rich_help_panel=START,
-        ),
+        str | None, opt("Train to restore: inpaint,upscale:4,colorize,deblur:1.5,denoise; then 'restore'.", START)
     ] = None,
     upscale_factor: Annotated[
         int | None,
-        Option(
-            help="Train a second stage that makes samples so many times larger; then 'sample --upscaler'.",
-            rich_help_panel=START,
-        ),
+        opt("Train a second stage that makes samples so many times larger; then 'sample --upscaler'.", START),
     ] = None,
-    latent: Annotated[
-        bool,
-        Option("--latent", help="Train an autoencoder first and diffuse in its latents.", rich_help_panel=LATENTS),
-    ] = False,
+    latent: Annotated[bool, opt("Train an autoencoder first; diffuse in its latents.", "Latents", "--latent")] = False,
     latent_downsample: Annotated[
-        int | None,
-        Option(
-            help="The autoencoder's downsampling factor along each axis: 2, 4 or 8; 4 when left out.",
-            rich_help_panel=LATENTS,
-        ),
+        int | None, opt("The autoencoder's downsampling factor: 2, 4 or 8; 4 when left out.", "Latents")
     ] = None,
     autoencoder: Annotated[
-        Path | None,
-        Option(help="Diffuse in the latents of this one: a run's, or a folder of diffusers.", rich_help_panel=LATENTS),
+        Path | None, opt("Diffuse in the latents of this one: a run's, or a folder of diffusers.", "Latents")
     ] = None,
-    latent_train_steps: Annotated[
-        int | None, Option(help="Training updates of the autoencoder.", rich_help_panel=LATENTS)
-    ] = None,
+    latent_train_steps: Annotated[int | None, opt("Training updates of the autoencoder.", "Latents")] = None,
     latent_budget: Annotated[
         Any,
-        Duration(help="Train the autoencoder for so long; a third of --budget when left out.", rich_help_panel=LATENTS),
+        opt("Train the autoencoder for so long; a third of --budget when left out.", "Latents", parse=shared.seconds),
     ] = None,
-    runs: Annotated[Path, Option(help="Where run folders are.", rich_help_panel=FOLDER)] = Path("runs"),
+    runs: Annotated[Path, opt("Where run folders are.", "Run folder")] = Path("runs"),
     change_settings: Annotated[
-        bool,
-        Option("--change-settings", help="Go on in a run folder with other training settings.", rich_help_panel=FOLDER),
+        bool, opt("Go on in a run folder with other training settings.", "Run folder", "--change-settings")
     ] = False,
     checkpoint_every: Annotated[
         Any,
-        Duration(
-            help="How often to save; rarer where it would take more than a twentieth of the time.",
-            show_default="2m",
-            rich_help_panel=FOLDER,
+        opt(
+            "How often to save; rarer where it would take more than a twentieth of the time.",
+            "Run folder",
+            parse=shared.seconds,
+            default="2m",
         ),
     ] = None,
     preview_every: Annotated[
-        Any, Duration(help="How often to draw samples; rarer likewise.", show_default="1m", rich_help_panel=FOLDER)
+        Any, opt("How often to draw samples; rarer likewise.", "Run folder", parse=shared.seconds, default="1m")
     ] = None,
-    **typed: Any,
+    **options: Any,
 ) -> None:
     """Train a model on DATA in runs/<name>; the same command resumes."""
+    from undiffuse.conditioning.degradations import training_tasks
     from undiffuse.config import parsed
     from undiffuse.data.sources import DataConfig, share_or_count
+    from undiffuse.runs.choose_design import design_settings
     from undiffuse.runs.prepare import default_name, prepare
     from undiffuse.system import inside
     from undiffuse.training.cadence import DEFAULT_INTERVALS, Intervals
 
-    settings = given({path: typed[path.replace(".", "__")] for _, _, path, _ in OF_DESIGN})
+    place = _latent(latent, latent_downsample, autoencoder)
+    if (latent_train_steps or latent_budget) and not isinstance(place, int):
+        raise UsageError(
+            "--latent-train-steps and --latent-budget train the autoencoder of --latent: add that, or leave them out."
+        )
+    if degradation and upscale_factor:
+        raise UsageError(
+            "--upscale-factor is a degradation of its own, upscaling noisy examples: leave --degradation out, or train two models."
+        )
+    settings = given({path: options[path.replace(".", "__")] for paths in DESIGN_OPTIONS.values() for path in paths})
     if budget is not None or "training.steps" in settings:  # one of them replaces both of the preset's
         settings = {"training.steps": None, "training.budget": budget} | settings
-    settings |= given(
-        {
-            "schedule.beta_start": betas and betas[0],
-            "schedule.beta_end": betas and betas[1],
-            "adapters": None if adapter_rank is None else {"rank": adapter_rank},
-            "condition_dropout": share_of([text for text in condition_dropout or [] if "=" not in text]),
-        }
-    )
-    settings |= assignments(more or [])
-    factor = (latent_downsample or 4) if latent or latent_downsample else None
-    settings = _latent_settings(settings, factor, autoencoder, latent_train_steps, latent_budget)
-    described = {"source": data, "size": size, "range": range_} | {name: typed[name] for name in OF_DATA}
+    if betas is not None:
+        settings |= {"schedule.beta_start": betas[0], "schedule.beta_end": betas[1]}
+    described = {"source": data, "size": size, "range": range_} | {name: options[name] for name in DATA_OPTIONS}
     described["held_out"] = None if held_out is None else share_or_count(held_out)
-    source = parsed(DataConfig, given(described), "these settings of the data do not work")
-    columns = {kind: typed[f"{kind}_"] for kind in DECLARED}
-    for name_, kind in shared.pairs(others or [], "--condition").items():
-        kind, _, column = kind.partition(":")
-        columns[kind] = [*(columns.get(kind) or []), f"{name_}={column or name_}"]
-    own = shared.pairs([text for text in condition_dropout or [] if "=" in text], "--condition-dropout")
-    conditions = declared(columns, shared.pairs(inject or [], "--inject"), own, encoder, pooling)
+    dropout, own_dropout = shares(condition_dropout)
+    columns = {kind: options[f"{kind}_"] for kind in COLUMNS}
+    conditions = declared(columns, others, inject, own_dropout, encoder, pooling)
     if unconditional and conditions:
         raise UsageError("--unconditional contradicts the conditions that are declared: leave one out.")
     plan = prepare(
-        source,
+        parsed(DataConfig, given(described), "these settings of the data do not work"),
         inside(runs, name or default_name(data, start)),
-        settings=settings,
+        settings=design_settings(
+            settings | assignments(more),
+            condition_dropout=dropout,
+            adapter_rank=adapter_rank,
+            latent=place,
+            latent_steps=latent_train_steps,
+            latent_budget=latent_budget,
+        ),
         preset=preset,
         network=network,
         conditions=conditions if conditions or unconditional else None,
+        latent=place,
+        start=start,
+        tasks=training_tasks(degradation, upscale_factor),
         override=change_settings,
-        device=shared.device(device),
+        device=device,
         download=download,
         watch=Intervals(checkpoint_every or DEFAULT_INTERVALS.checkpoint, preview_every or DEFAULT_INTERVALS.preview),
-        factor=factor,
-        autoencoder=autoencoder,
-        start=start,
-        tasks=_degradations(degradation, upscale_factor),
     )
     for note in plan.data.notes:
         shared.note(note)
@@ -305,40 +220,12 @@ _own = [p for p in signature(train, eval_str=True).parameters.values() if p.kind
 train.__signature__ = Signature([*(p.replace(kind=p.KEYWORD_ONLY) for p in _own), *OPTIONS])  # type: ignore[attr-defined]
 
 
-def _degradations(text: str | None, upscale_factor: int | None) -> dict[str, Degradation] | None:
-    """The degradations of --degradation, or the one of --upscale-factor."""
-    from undiffuse.conditioning import degradations
-
-    if text and upscale_factor:
-        raise UsageError(
-            "--upscale-factor is a degradation of its own, upscaling noisy examples: leave --degradation out, or train two models."
-        )
-    if upscale_factor is not None:
-        return {f"upscale:{upscale_factor}": degradations.second_stage(upscale_factor)}
-    return degradations.parse_tasks(text) if text else None
-
-
-def _latent_settings(
-    settings: dict[str, Any], factor: int | None, autoencoder: Path | None, steps: int | None, budget: float | None
-) -> dict[str, Any]:
-    """The settings with those of the autoencoder's training; a third of a budget for all goes to it."""
-    if factor is not None and autoencoder is not None:
+def _latent(latent: bool, factor: int | None, autoencoder: Path | None) -> int | Path | None:
+    """The factor of the autoencoder to train, or the folder of one that was."""
+    if autoencoder is None:
+        return factor or 4 if latent or factor else None
+    if latent or factor:
         raise UsageError(
             "--autoencoder says what the latents are, so --latent and --latent-downsample have no place: leave one out."
         )
-    if (steps or budget) and factor is None:
-        raise UsageError(
-            "--latent-train-steps and --latent-budget train the autoencoder of --latent: add that, or leave them out."
-        )
-    if factor is not None and settings.get("training.deterministic"):
-        settings = settings | {"latent.training.deterministic": True}
-    whole = settings.get("training.budget")
-    if steps or budget:
-        return settings | {"latent.training.steps": steps, "latent.training.budget": budget}
-    if factor is None or whole is None:
-        return settings
-    return settings | {
-        "latent.training.steps": None,
-        "latent.training.budget": whole / 3,
-        "training.budget": whole * 2 / 3,
-    }
+    return autoencoder

@@ -196,6 +196,20 @@ def parse_tasks(text: str) -> dict[str, Degradation]:
     return found
 
 
+def training_tasks(degradation: str | None, upscale_factor: int | None) -> dict[str, Degradation] | None:
+    """The degradations to train on: those of a text, or the second stage of a factor; None for a model that restores nothing.
+
+    Raises UsageError for both at once.
+    """
+    if degradation and upscale_factor is not None:
+        raise UsageError(
+            "upscale_factor is a degradation of its own, upscaling noisy examples: leave degradation out, or train two models."
+        )
+    if upscale_factor is not None:
+        return {f"upscale:{upscale_factor}": second_stage(upscale_factor)}
+    return parse_tasks(degradation) if degradation else None
+
+
 class Degradations:
     """Several corruptions by name, one for each example."""
 

@@ -15,6 +15,36 @@ from undiffuse.runs.design import Design, LatentDesign
 from undiffuse.runs.presets import design_for, latents
 
 
+def design_settings(
+    settings: Mapping[str, Any],
+    *,
+    condition_dropout: float | None = None,
+    adapter_rank: int | None = None,
+    latent: int | Path | None = None,
+    latent_steps: int | None = None,
+    latent_budget: float | None = None,
+) -> dict[str, Any]:
+    """Settings of a Design by dotted path, with those that have a name of their own; the path wins over the name.
+
+    latent: the factor of an autoencoder that is to be trained, or the folder of one that was.   latent_steps, latent_budget: updates or
+    seconds of its training; a third of the budget of all where neither is given.
+    """
+    named = {
+        "condition_dropout": condition_dropout,
+        "adapters": None if adapter_rank is None else {"rank": adapter_rank},
+    }
+    chosen = {path: value for path, value in named.items() if value is not None} | dict(settings)
+    first = {"latent.training.steps": latent_steps, "latent.training.budget": latent_budget}
+    whole = chosen.get("training.budget")
+    if isinstance(latent, int) and chosen.get("training.deterministic"):
+        chosen = {"latent.training.deterministic": True} | chosen
+    if latent_steps is not None or latent_budget is not None:
+        chosen = first | chosen
+    elif isinstance(latent, int) and isinstance(whole, int | float) and not first.keys() & chosen.keys():
+        chosen |= first | {"latent.training.budget": whole / 3, "training.budget": whole * 2 / 3}
+    return chosen
+
+
 def choose_design(
     source: str,
     shape: tuple[int, ...],
@@ -22,16 +52,15 @@ def choose_design(
     preset: str | None,
     cpu: bool,
     network: str | None,
-    factor: int | None,
-    autoencoder: Path | None,
+    latent: int | Path | None,
 ) -> Design:
-    """The preset's design with the settings."""
-    latent = None
-    if factor is not None or autoencoder is not None:
-        latent = latents(shape, cpu, factor or 4) if autoencoder is None else _latents_of(autoencoder, shape)
+    """The preset's design with the settings.   latent: the factor of an autoencoder to train, or the folder of one that was."""
+    latents_ = None
+    if latent is not None:
+        latents_ = latents(shape, cpu, latent) if isinstance(latent, int) else _latents_of(latent, shape)
     elif any(path.startswith("latent.") for path in settings):
         raise UsageError("settings of latents belong to a model that has them: add `latent`.")
-    design = design_for(source, shape, preset, cpu, network, latent)
+    design = design_for(source, shape, preset, cpu, network, latents_)
     design = changed(design, with_sampling_completed(design.sampling, settings))
     if design.adapters:
         raise UsageError(

@@ -97,11 +97,10 @@ def prepare(
     network: str | None = None,
     conditions: Mapping[str, Condition] | None = None,
     override: bool = False,
-    device: torch.device | None = None,
+    device: torch.device | str | None = None,
     watch: Intervals = DEFAULT_INTERVALS,
     download: bool = False,
-    factor: int | None = None,
-    autoencoder: Path | None = None,
+    latent: int | Path | None = None,
     start: str | Path | None = None,
     tasks: Mapping[str, Degradation] | None = None,
     dataset: Dataset | None = None,
@@ -111,8 +110,8 @@ def prepare(
     settings: fields of Design by dotted path, replacing the preset's.   network: unet, transformer, mlp or autoencoder, of a size
     for the data, instead of the preset's.   conditions: by name; the data's classes, where it has any, when None, and {} for an
     unconditional model.   download: whether a text encoder may be fetched.
-    factor: how many positions along each axis one latent stands for; None for a model of the data itself.
-    autoencoder: a folder to take the autoencoder of the latents from.
+    latent: how many positions along each axis one latent stands for, or a folder to take the autoencoder from; None for a model of
+    the data itself.
     tasks: degradations that the model is trained to restore, by the name of the task, see conditioning/degradations.py.
     start: a run folder or model file whose weights to start from, whose network and latents stay, see fine_tuning.py.
     dataset: what `data` describes, where it is in memory already.
@@ -126,7 +125,7 @@ def prepare(
     if tasks:
         settings["degradations"] = {name: task.model_dump(mode="json") for name, task in tasks.items()}
     base = load_pretrained(start) if start else None
-    if base and any(each is not None for each in (preset, network, factor, autoencoder)):
+    if base and any(each is not None for each in (preset, network, latent)):
         raise UsageError(
             "a fine-tuning keeps the network, and the latents, of the model it starts from: leave `preset`, `network` and `latent` out."
         )
@@ -135,7 +134,7 @@ def prepare(
         design = fine_tuned_design(base.config, settings)
     else:
         cpu = device.type == "cpu"
-        design = choose_design(source.source, dataset.shape, settings, preset, cpu, network, factor, autoencoder)
+        design = choose_design(source.source, dataset.shape, settings, preset, cpu, network, latent)
     design = with_end(design, settings)
     declared, dataset = _declared(conditions, dataset, base)
     _refuse_contradictions(design, declared, dataset)
