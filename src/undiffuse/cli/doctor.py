@@ -21,78 +21,64 @@ def doctor() -> None:
     from undiffuse import __version__
 
     fixes: list[str] = []
-    lines = [("undiffuse", __version__), ("python", f"{platform.python_version()} on {platform.platform()}")]
+    _line("undiffuse", __version__)
+    _line("python", f"{platform.python_version()} on {platform.platform()}")
     if sys.version_info < OLDEST_PYTHON:
         fixes.append("Python is too old: make an environment with Python 3.11 or newer.")
     for package in PACKAGES:
         try:
-            lines.append((package, metadata.version(package)))
+            _line(package, metadata.version(package))
         except metadata.PackageNotFoundError:
-            lines.append((package, "missing"))
+            _line(package, "missing")
             fixes.append(f"{package} is missing: pip install {package}.")
     try:
-        lines += _torch(fixes)
+        fixes += _torch()
     except ImportError as error:
         fixes.append(f"torch cannot be imported ({error}): reinstall it.")
-    free = shutil.disk_usage(Path.cwd()).free
-    lines.append(("disk", f"{free / 1e9:.1f} GB free here"))
+    free, writable = shutil.disk_usage(Path.cwd()).free, os.access(Path.cwd(), os.W_OK)
+    _line("disk", f"{free / 1e9:.1f} GB free here")
+    _line("this folder", "can be written" if writable else "cannot be written")
     if free < LITTLE_DISK:
         fixes.append("less than 1 GB of disk is free here: free some, or work in another folder.")
-    lines.append(("this folder", "can be written" if os.access(Path.cwd(), os.W_OK) else "cannot be written"))
-    if not os.access(Path.cwd(), os.W_OK):
+    if not writable:
         fixes.append("this folder cannot be written: work in another one, or give --runs FOLDER.")
-    for name, value in lines:
-        typer.echo(f"{name:>12}  {value}")
     typer.echo("")
-    if not fixes:
-        typer.echo("all is well.  next: undiffuse train digits")
-        return
     for fix in fixes:
         typer.secho(f"fix: {fix}", fg="yellow")
-    raise typer.Exit(1)
+    if fixes:
+        raise typer.Exit(1)
+    typer.echo("all is well.  next: undiffuse train digits")
 
 
-def _torch(fixes: list[str]) -> list[tuple[str, str]]:
+def _line(name: str, value: str) -> None:
+    typer.echo(f"{name:>12}  {value}")
+
+
+def _torch() -> list[str]:
+    """Prints what torch can use here; returns the fixes."""
     import torch
 
+    fixes = []
     if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < OLDEST_TORCH:
         fixes.append("torch is too old: pip install 'torch>=2.9'.")
-    lines = [
-        (
-            "cpu",
-            f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
-        )
-    ]
+    threads, instructions = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+    _line("cpu", f"{os.cpu_count()} cores, torch uses {threads} threads, {instructions}")
     memory = _available_memory()
     if memory is not None:
-        lines.append(("memory", f"{memory / 1e9:.1f} GB available"))
+        _line("memory", f"{memory / 1e9:.1f} GB available")
         if memory < LITTLE_MEMORY:
-            fixes.append(
-                "less than 2 GB of memory is available: close other programs, or train with a smaller --batch-size and --width."
-            )
-    if torch.cuda.is_available():
-        for number in range(torch.cuda.device_count()):
-            free, total = torch.cuda.mem_get_info(number)
-            half = "bf16" if torch.cuda.is_bf16_supported(False) else "no bf16"
-            lines.append(
-                (
-                    f"cuda:{number}",
-                    f"{torch.cuda.get_device_name(number)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, {half}",
-                )
-            )
-    else:
-        lines.append(
-            (
-                "cuda",
-                "none: everything works on the CPU, slower"
-                + ("" if torch.version.cuda else " (this torch is a CPU build)"),
-            )
-        )
+            few = "less than 2 GB of memory is available"
+            fixes.append(f"{few}: close other programs, or train with a smaller --batch-size and --width.")
+    for k in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        free, total = torch.cuda.mem_get_info(k)
+        half = "bf16" if torch.cuda.is_bf16_supported(False) else "no bf16"
+        _line(f"cuda:{k}", f"{torch.cuda.get_device_name(k)}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, {half}")
+    if not torch.cuda.is_available():
+        build = "" if torch.version.cuda else " (this torch is a CPU build)"
+        _line("cuda", f"none: everything works on the CPU, slower{build}")
     if torch.backends.mps.is_available():
-        lines.append(
-            ("mps", "Apple's GPU, used where --device mps asks for it; nobody has tried it yet, so say how it went")
-        )
-    return lines
+        _line("mps", "Apple's GPU, used where --device mps asks for it; nobody has tried it yet, so say how it went")
+    return fixes
 
 
 def _available_memory() -> float | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from undiffuse.training.loop import Update
 
 INTERRUPTED = 128
+WRITTEN = ("metrics.jsonl", "samples/", "condition_sensitivity.png", "adapters/")
 
 
 def train_with_bar(updates: Iterator[Update], work: Trained, phase: str = "training") -> int | None:
@@ -25,9 +26,8 @@ def train_with_bar(updates: Iterator[Update], work: Trained, phase: str = "train
     """
     first, signal = train_to_end(updates, work, phase)
     if signal is not None:
-        typer.echo(
-            f"stopped and saved at step {work.trainer.step} in {work.folder}; the same command goes on from there."
-        )
+        step = work.trainer.step
+        typer.echo(f"stopped and saved at step {step} in {work.folder}; the same command goes on from there.")
         raise typer.Exit(INTERRUPTED + signal)
     return first
 
@@ -46,28 +46,20 @@ def follow(run: Run) -> None:
             yield update
 
     first = train_with_bar(watched(), run)
+    besides = _beside(within, run.spent) if first else ""
     if first is None:
         typer.echo("this run is already trained for that long: give more --train-steps or --budget to go on.")
-    beside = "" if first is None else _beside(within, run.spent)
+    resumed, ended = "resumed; " if first and first > 1 else "", run.measurements.verdict()
     steps = f"{run.trainer.step:,} step{'s' * (run.trainer.step != 1)}"
+    typer.echo(f"{resumed}trained {steps} in {shared.clock(run.trainer.seconds)}{besides}; {ended}")
+    named = {"the model": MODEL_FILE} | {name: name for name in WRITTEN}
     typer.echo(
-        f"{'resumed; ' if first and first > 1 else ''}trained {steps} in {shared.clock(run.trainer.seconds)}{beside}; {run.measurements.verdict()}"
-    )
-    written = {
-        "the model": MODEL_FILE,
-        "metrics.jsonl": "metrics.jsonl",
-        "samples/": "samples",
-        "condition_sensitivity.png": "condition_sensitivity.png",
-        "adapters/": "adapters",
-    }
-    typer.echo(
-        f"wrote {run.folder}/: {', '.join(name for name, path in written.items() if (run.folder / path).exists())}"
+        f"wrote {run.folder}/: {', '.join(each for each, path in named.items() if (run.folder / path).exists())}"
     )
     stages = [task for task in run.config.design.degradations.values() if task.kind == "upscale" and task.noise[1]]
     if stages:
-        typer.echo(
-            f"next: {shared.command('sample', 'BASE', '--upscaler', run.folder)}  for a BASE of examples {stages[0].factor} times smaller"
-        )
+        enlarge = shared.command("sample", "BASE", "--upscaler", run.folder)
+        typer.echo(f"next: {enlarge}  for a BASE of examples {stages[0].factor} times smaller")
     else:
         following = ["restore", run.folder, "data:0", "--simulate"] if run.tasks else ["sample", run.folder]
         typer.echo(f"next: {shared.command(*following)}")
@@ -75,15 +67,9 @@ def follow(run: Run) -> None:
 
 def _beside(within: tuple[float, float], whole: tuple[float, float]) -> str:
     """What saving and drawing took: seconds within the time of training, and in all; what is done at the end lies outside that time."""
-    inside = ", ".join(
-        f"{shared.clock(spent)} {what}"
-        for spent, what in zip(within, ("saving", "drawing"), strict=True)
-        if round(spent)
-    )
-    after = ", ".join(
-        f"{shared.clock(all_ - spent)} {what}"
-        for spent, all_, what in zip(within, whole, ("saving", "drawing"), strict=True)
-    )
+    parts = list(zip(within, whole, ("saving", "drawing"), strict=True))
+    inside = ", ".join(f"{shared.clock(spent)} {what}" for spent, _, what in parts if round(spent))
+    after = ", ".join(f"{shared.clock(all_ - spent)} {what}" for spent, all_, what in parts)
     return (f" ({inside} of it)" if inside else "") + f", and {after} besides, at the end"
 
 
@@ -93,18 +79,14 @@ def follow_autoencoder(work: AutoencoderRun) -> None:
 
     typer.echo(work.description())
     if work.taken:
-        for _ in work.updates():  # none: its latents are measured
-            pass
+        list(work.updates())  # none: its latents are measured
     else:
         train_with_bar(work.updates(), work, "autoencoder")
     found = reconstruction_quality(work)
-    typer.echo(
-        f"reconstructions of {found.n} held-out examples: {found.psnr:.1f} dB; no sample can be nearer to an example than that"
-    )
+    limit = "no sample can be nearer to an example than that"
+    typer.echo(f"reconstructions of {found.n} held-out examples: {found.psnr:.1f} dB; {limit}")
     if found.frechet is not None:
         over = f"over {found.components} principal components"
         typer.echo(f"their Fréchet distance to the examples, {over}, is {found.frechet:.3g}: the floor of later ones")
-    deviations = found.stds
-    typer.echo(
-        f"latents have standard deviations of {min(deviations):.3f} to {max(deviations):.3f}, channel by channel"
-    )
+    low, high = min(found.stds), max(found.stds)
+    typer.echo(f"latents have standard deviations of {low:.3f} to {high:.3f}, channel by channel")

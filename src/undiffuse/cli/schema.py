@@ -6,19 +6,18 @@ import json
 from typing import Annotated
 
 import typer
-from typer import Argument, Option
+from typer import Argument
 
-from undiffuse.cli.options import MEANINGS
+from undiffuse.cli.options import MEANINGS, opt
 from undiffuse.cli.reference import markdown, name_of, settings
 from undiffuse.errors import UsageError, nearest
 
 
 def schema(
     name: Annotated[
-        str | None,
-        Argument(metavar="[NAME]", help="A group of settings, such as sampling or training; all when left out."),
+        str | None, Argument(metavar="[NAME]", help="A group, such as sampling; all when left out.")
     ] = None,
-    as_page: Annotated[bool, Option("--markdown", help="Print a page for people instead.")] = False,
+    as_page: Annotated[bool, opt("Print a page for people instead.", None, "--markdown")] = False,
 ) -> None:
     """Print all settings with their types, ranges and meanings, as JSON schema."""
     if as_page:
@@ -26,9 +25,8 @@ def schema(
         return
     known = {name_of(kind): kind for kind in settings()}
     if name is not None and name not in known:
-        raise UsageError(
-            f"there is no group of settings {name!r} among {', '.join(sorted(known))}{nearest(name, known) or '.'}"
-        )
+        among = f"{', '.join(sorted(known))}{nearest(name, known) or '.'}"
+        raise UsageError(f"there is no group of settings {name!r} among {among}")
     whole = {"$defs": settings()}
     content = whole if name is None else {"$ref": f"#/$defs/{known[name]}"} | whole
     typer.echo(json.dumps(content, indent=2, ensure_ascii=False))

@@ -12,15 +12,15 @@ from undiffuse.pictures.plots import COLOURS, FAINT, INK, MUTED, STYLE, save_fig
 
 def readings(
     path: Path,
-    ratio: Sequence[float],
-    score: Sequence[float],
-    error: Sequence[float],
-    chance: Sequence[float],
-    guides: Sequence[bool],
+    rows: Sequence[tuple[float, float, float, float, bool]],
     what: str,
     title: str,
 ) -> None:
-    """A classifier's score on held-out examples against sigma/alpha, the chance line, and the levels where it can guide shaded."""
+    """A classifier's score on held-out examples against sigma/alpha, the chance line, and the levels where it can guide shaded.
+
+    rows: one or more levels, each (sigma/alpha, score, its standard error, chance, whether it can guide).
+    """
+    ratio, score, error, chance, guides = zip(*rows, strict=True)
     with plt.rc_context(STYLE):
         figure, ax = plt.subplots(figsize=(8.2, 4.8), layout="constrained")
         useful = [r for r, can in zip(ratio, guides, strict=True) if can]

@@ -76,42 +76,6 @@ def error_by_level(
     axes.legend(loc="lower right", fontsize=9)
 
 
-def schedules(
-    path: Path,
-    names: Sequence[str],
-    curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
-    strips: Mapping[str, Sequence[np.ndarray]],
-) -> None:
-    """Schedules compared. curves: per name (share of the way, alpha², log-SNR); strips: the same image along each."""
-    with plt.rc_context(STYLE):
-        rows = len(names)
-        figure = plt.figure(figsize=(12, 4.2 + 0.85 * rows), layout="constrained")
-        parts: Any = figure.subfigures(2, 1, height_ratios=(4.2, 0.4 + 0.85 * rows))
-        top, bottom = parts
-        left, right = top.subplots(1, 2)
-        for i, name in enumerate(names):
-            share, signal, logsnr = curves[name]
-            colour = COLOURS[i % len(COLOURS)]
-            left.plot(share, signal, color=colour, label=name, linewidth=2)
-            right.plot(share, logsnr, color=colour, label=name, linewidth=2)
-        left.set(
-            title="Signal left: α² / (α² + σ²), alpha-bar of a chain",
-            xlabel="share of the forward trajectory",
-            xlim=(0, 1),
-            ylim=(0, 1.02),
-        )
-        right.set(title="log-SNR: log α²/σ²", xlabel="share of the forward trajectory", xlim=(0, 1))
-        left.legend()
-        grid = bottom.subplots(rows, len(next(iter(strips.values()))), squeeze=False)
-        bottom.suptitle("The same image noised along each, evenly spaced in time", x=0.01, ha="left", fontweight="bold")
-        for i, name in enumerate(names):
-            for axes, picture in zip(grid[i], strips[name], strict=True):
-                axes.imshow(picture, interpolation="nearest")
-                axes.set_axis_off()
-            grid[i][0].set_title(name, loc="left", fontsize=9, color=COLOURS[i % len(COLOURS)], pad=2)
-        save_figure(figure, path)
-
-
 DECADES = 6  # shown below the largest step of a likelihood
 
 
