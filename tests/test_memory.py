@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from tests.small import images, tiny_model
-from undiffuse.cli.samples import MOST_SHOWN, few
 from undiffuse.models import denoising, editing, inverse_problems
 from undiffuse.models.file import save_model
 from undiffuse.models.model import BATCH_EXAMPLES, BATCH_NUMBERS, at_once
 from undiffuse.pictures.edits import FRAMES, MOST_COLUMNS, MOST_KEPT_NUMBERS, TrajectoryRecorder
+from undiffuse.pictures.stored import MOST_SHOWN, shown_examples
 from undiffuse.sampling import ddpm_inversion as recording
 from undiffuse.sampling.loop import SamplerStep
 
@@ -116,10 +116,10 @@ def test_a_recorder_keeps_a_bounded_number_of_moments_and_examples():
 
 
 def test_a_sheet_shows_a_stated_number(run, tmp_path):
-    assert few(["a"] * 1000) == list(range(MOST_SHOWN))
-    assert few(["a"] * 500 + ["b"] * 500) == [*range(100), *range(500, 600)]
-    assert few([str(k) for k in range(1000)]) == list(range(MOST_SHOWN))
-    assert few(["a", "b"]) == [0, 1]
+    assert shown_examples(["a"] * 1000) == list(range(MOST_SHOWN))
+    assert shown_examples(["a"] * 500 + ["b"] * 500) == [*range(100), *range(500, 600)]
+    assert shown_examples([str(k) for k in range(1000)]) == list(range(MOST_SHOWN))
+    assert shown_examples(["a", "b"]) == [0, 1]
     model = tiny_model(conditions={})
     weights = dict(model.denoiser.named_parameters())
     save_model(

@@ -143,3 +143,11 @@ def animate_reverse(moments: Sequence[SamplerStep], codec: Codec, path: Path, co
     animate(
         [sheet([list(a), list(b)], title=title, row_labels=["x_t", "estimate of x_0"]) for a, b, title in frames], path
     )
+
+
+def draw_trajectory(moments: Sequence[SamplerStep], levels: Level, codec: Codec, seed: int, folder: Path) -> list[str]:
+    """Strips of the first example, forward along the levels and in reverse, and an animation of all; returns the names of the files."""
+    forward_strip(moments[-1].x[0], levels, codec, seed).save(folder / "forward.png")
+    reverse_strip(moments, codec).save(folder / "reverse.png")
+    animate_reverse(moments, codec, folder / "reverse.gif")
+    return ["forward.png", "reverse.png", "reverse.gif"]
