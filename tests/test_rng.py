@@ -204,7 +204,7 @@ def test_a_random_mask_does_not_hide_by_the_noise_of_validation():
     """Both are made of (seed 0, example), and a mask hides where its normals are least."""
     size, n = (32, 32), 4
     eps = ValidationSet.of(torch.zeros(n, 1, *size), {}, Cosine()).eps
-    mask = torch.from_numpy(read_mask("random:0.5", np.zeros((n, 1, *size)))[0]).double()
+    mask = torch.from_numpy(read_mask("random:0.5", np.zeros((n, 1, *size)))).double()
     assert abs(torch.corrcoef(torch.stack([eps.double().flatten(), mask.flatten()]))[0, 1]) < 5 / math.sqrt(
         mask.numel()
     )

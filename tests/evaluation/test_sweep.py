@@ -10,13 +10,13 @@ import torch
 
 from tests.small import TINY_SETTINGS, tiny_model
 from undiffuse.cli.main import app
-from undiffuse.cli.sweep import _table
 from undiffuse.config import changed
 from undiffuse.data.sources import DataConfig
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import sweep as sweep_module
 from undiffuse.evaluation.jackknife import Estimate
 from undiffuse.evaluation.sweep import Sweep, Tried, settings_for, sweep
+from undiffuse.evaluation.sweep_report import sweep_table
 from undiffuse.models.file import load, read_file, store_sampling
 from undiffuse.runs.data import run_data
 from undiffuse.runs.prepare import prepare
@@ -163,7 +163,9 @@ def test_a_score_against_fewer_examples_than_four_to_a_direction_is_told_to_be_u
     assert not Sweep((), 100, 100, 25, None, 100).few
     tried = Tried(SamplingConfig(), 2, 1.0, 0.0, of(1.0))
     lines = " ".join(
-        _table(Sweep((tried,), 100, 100, 25, of(0.1), 20), tried, tried, ("held-out examples", "training examples"))
+        sweep_table(
+            Sweep((tried,), 100, 100, 25, of(0.1), 20), tried, tried, ("held-out examples", "training examples")
+        )
     )
     for words in (
         "to 20 held-out examples in 25 random",

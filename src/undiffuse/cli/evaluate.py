@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated
 
-from typer import Option
-
 from undiffuse.cli import shared
+from undiffuse.cli.options import opt
 from undiffuse.cli.result import Result
 from undiffuse.cli.runner import SAMPLING, SEED, Job, answers
 from undiffuse.errors import UsageError
@@ -16,40 +15,22 @@ from undiffuse.errors import UsageError
 @answers("evaluated", SAMPLING, SEED)
 def evaluate(
     job: Job,
-    n: Annotated[int, Option("-n", help="How many samples to judge.")] = 500,
-    predictor_steps: Annotated[int, Option(help="Updates that each predictor is trained for.")] = 600,
+    n: Annotated[int, opt("How many samples to judge.", None, "-n")] = 500,
+    predictor_steps: Annotated[int, opt("Updates that each predictor is trained for.")] = 600,
 ) -> Result:
     """Do samples show what was asked for? Judged by predictors that are trained on held-out examples."""
     if n < 2:
         raise UsageError(f"-n {n} is too few to judge by: take at least 2.")
-    from undiffuse.evaluation.adherence import adherence
+    from undiffuse.evaluation.adherence import adherence, adherence_table
     from undiffuse.models.guidance import Guidance, validate
     from undiffuse.pictures.adherence import AdherenceRow, plot_adherence
     from undiffuse.runs.data import run_data
 
     known = run_data(job.run, "give a run folder made by 'undiffuse train'")
     validate(job.model, job.model.sampling_config(**job.sampling), Guidance())
-    found = adherence(
-        job.model,
-        known.data,
-        known.held_out,
-        known.conditions,
-        n=n,
-        predictor_steps=predictor_steps,
-        seed=job.seed,
-        progress=job.phase,
-        **job.sampling,
-    )
+    settings = {"n": n, "predictor_steps": predictor_steps, "seed": job.seed, "progress": job.phase, **job.sampling}
+    found = adherence(job.model, known.data, known.held_out, known.conditions, **settings)
     rows = [AdherenceRow(a.name, a.measure, a.samples, a.error, a.ceiling, a.floor, a.asked, a.read) for a in found]
-    lines = [f"{'condition':24} {'measure':16} {'samples':>16} {'real examples':>14} {'shuffled':>9}"]
-    for a in found:
-        score = f"{a.samples:.3f} ± {a.error:.3f}"
-        lines.append(f"{a.kind + ' ' + a.name:24} {a.measure:16} {score:>16} {a.ceiling:14.3f} {a.floor:9.3f}")
-    weak = ", ".join(a.name for a in found if a.ceiling - a.floor < 0.2)
-    if weak:
-        lines.append(
-            f"note: even of real examples the predictor reads little of {weak}, so its scores say little there"
-        )
     return Result(
         numbers={
             "n": n,
@@ -61,6 +42,6 @@ def evaluate(
         },
         numbers_in="adherence.json",
         files={"adherence.png": lambda path: plot_adherence(path, rows, f"Do {n} samples show what was asked?")},
-        lines=lines,
+        lines=adherence_table(found),
         next=f"{shared.again('--guidance', 2)}   to see what guidance does to it",
     )

@@ -124,10 +124,7 @@ class Job:
         """The examples that are named, with a note of what was done to any that did not fit.   codec: where not the model's."""
         from undiffuse.runs.examples import named_examples
 
-        examples = named_examples(self.run, names, codec or self.model.config.codec, missing)
-        for text in examples.notes:
-            shared.note(text)
-        return examples
+        return named_examples(self.run, names, codec or self.model.config.codec, missing, shared.note)
 
     def mask(self, name: str, values: np.ndarray, images: Sequence[str]) -> Tensor:
         """Where to fill in, bool (n, 1 or C, *size), of values (n, C, *size) that were read from the images."""
@@ -136,9 +133,7 @@ class Job:
         from undiffuse.models.masks import MASK_SUFFIXES, read_mask
         from undiffuse.runs.examples import fit_of
 
-        hidden, notes = read_mask(name, values, self.seed, fit_of(self.run), images)
-        for text in notes:
-            shared.note(text)
+        hidden = read_mask(name, values, self.seed, fit_of(self.run), images, shared.note)
         if Path(name).suffix.lower() in MASK_SUFFIXES:
             typer.echo(f"the mask hides {hidden.mean():.0%} of the picture")
         return torch.from_numpy(hidden)

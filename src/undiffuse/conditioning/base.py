@@ -14,6 +14,7 @@ classifier-free guidance needs (Ho & Salimans 2022, Algorithm 1).
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,6 +60,11 @@ Name = Annotated[str, AfterValidator(checked_name)]
 
 class Note(UserWarning):
     """A warning about something that may be intended, but should be known."""
+
+
+def warn_note(text: str) -> None:
+    """Warns with a Note: what functions do with their notes where they are given nothing else to do with them."""
+    warnings.warn(text, Note, stacklevel=3)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ was asked shuffled among them.  A predictor that reads little cannot show that s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -42,6 +42,7 @@ READ = ("class", "task", "number", "tags", "text", "vector")
 CANDIDATES = 10
 DIMENSIONS = 64  # that texts are brought to for a predictor
 FEWEST_A_SIDE = 20  # held-out examples on each side
+LITTLE = 0.2  # of a score, between the floor and the ceiling
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,20 @@ class Adherence:
     floor: float
     asked: tuple[float, ...] = ()
     read: tuple[float, ...] = ()
+
+
+def adherence_table(found: Sequence[Adherence]) -> list[str]:
+    """The lines of a table, one for each condition, and a note on those that predictors read badly."""
+    lines = [f"{'condition':24} {'measure':16} {'samples':>16} {'real examples':>14} {'shuffled':>9}"]
+    for a in found:
+        score = f"{a.samples:.3f} ± {a.error:.3f}"
+        lines.append(f"{a.kind + ' ' + a.name:24} {a.measure:16} {score:>16} {a.ceiling:14.3f} {a.floor:9.3f}")
+    weak = ", ".join(a.name for a in found if a.ceiling - a.floor < LITTLE)
+    if weak:
+        lines.append(
+            f"note: even of real examples the predictor reads little of {weak}, so its scores say little there"
+        )
+    return lines
 
 
 def evaluate(

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from undiffuse.conditioning.base import warn_note
 from undiffuse.data.arrays import load_one
 from undiffuse.data.pixels import IMAGE_SUFFIXES, Unreadable, read_image, resized, size_text, upright_size
 from undiffuse.errors import UsageError
@@ -36,19 +37,26 @@ MASK_SUFFIXES = {".npy", *IMAGE_SUFFIXES}
 
 
 def read_mask(
-    name: str, values: np.ndarray, seed: int = 0, fit: str = "crop", images: Sequence[str] = ()
-) -> tuple[np.ndarray, list[str]]:
-    """Where to fill in, bool (n, 1 or C, *size), for values (n, C, *size); and notes on how a file was read.
+    name: str,
+    values: np.ndarray,
+    seed: int = 0,
+    fit: str = "crop",
+    images: Sequence[str] = (),
+    note: Callable[[str], object] = warn_note,
+) -> np.ndarray:
+    """Where to fill in, bool (n, 1 or C, *size), for values (n, C, *size).
 
     name: see the top of this file.   seed: of random masks.   fit: how images were brought to the model's size, crop, pad or stretch.
-    images: names of the files that the values were read from.   Raises UsageError for what names no mask, or one that does not fit.
+    images: names of the files that the values were read from.   note: called with each note on how a file was read.
+    Raises UsageError for what names no mask, or one that does not fit.
     """
-    size, notes = values.shape[2:], list[str]()
+    size = values.shape[2:]
     kind, _, rest = name.partition(":")
     if name == "missing":
-        return np.isnan(values), notes
+        missing: np.ndarray = np.isnan(values)
+        return missing
     if kind == "random":
-        return _random(rest, len(values), size, seed), notes
+        return _random(rest, len(values), size, seed)
     mask = np.zeros(size, dtype=bool)
     if name in HALVES and len(size) >= -HALVES[name][0]:
         axis, far = HALVES[name]
@@ -59,8 +67,8 @@ def read_mask(
     elif kind == "box":
         mask[_box(rest, size)] = True
     else:
-        mask, notes = _file(name, values.shape[1:], fit, images)
-    return np.broadcast_to(mask, (len(values), *([1] * (len(size) + 1 - mask.ndim)), *mask.shape)).copy(), notes
+        mask = _file(name, values.shape[1:], fit, images, note)
+    return np.broadcast_to(mask, (len(values), *([1] * (len(size) + 1 - mask.ndim)), *mask.shape)).copy()
 
 
 def _random(text: str, n: int, size: Sequence[int], seed: int) -> np.ndarray:
@@ -88,36 +96,39 @@ def _box(text: str, size: Sequence[int]) -> tuple[slice, ...]:
     )
 
 
-def _file(name: str, shape: Sequence[int], fit: str, images: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+def _file(
+    name: str, shape: Sequence[int], fit: str, images: Sequence[str], note: Callable[[str], object]
+) -> np.ndarray:
     path, size = Path(name).expanduser(), tuple(shape[1:])
     if not path.exists() or path.suffix.lower() not in MASK_SUFFIXES:
         raise UsageError(f"there is no mask {name!r}: write {MASK_NAMES}.")
     of_numbers = path.suffix.lower() == ".npy"
     values = _array(path) if of_numbers else _image(path)
-    low, high, notes = values.min(), values.max(), list[str]()
+    low, high = values.min(), values.max()
     if np.isnan(values).any() or low < 0 or high > WHITES[-1]:
         raise UsageError(
             f"the mask {path} holds values from {low:g} to {high:g}: give 0 for what stays, and 1 or 255 for what is to be filled in."
         )
     white = next(white for white in WHITES if high <= white)
     if white == high == 1 and not of_numbers:
-        notes.append(f"{path.name} holds 0 and 1, so 1 is read as white")
+        note(f"{path.name} holds 0 and 1, so 1 is read as white")
     if 255 < white < WHITES[-1]:
-        notes.append(f"{path.name} holds values up to {high:g}, so {white} is read as white")
+        note(f"{path.name} holds values up to {high:g}, so {white} is read as white")
     lightness = (values / white).astype(np.float32)
     if lightness.ndim == len(size) == 2 and lightness.shape != size:
-        how = {"crop": "cropping to fit", "pad": "padding to fit", "stretch": "stretching to fit"}[fit]
-        notes.append(
-            f"the mask {path.name} is {size_text(lightness.shape)}, resized, {how}, to the model's {size[0]}×{size[1]}, as images are"
-        )
         lightness = _resized(lightness, path, size, fit, images)
+        how = {"crop": "cropping to fit", "pad": "padding to fit", "stretch": "stretching to fit"}[fit]
+        note(
+            f"the mask {path.name} is {size_text(values.shape)}, resized, {how}, to the model's {size[0]}×{size[1]}, as images are"
+        )
     if lightness.shape not in (size, (1, *size), tuple(shape)):
         raise UsageError(
             f"the mask {path} has the shape {values.shape}, but the model's examples have the size {size}: make it fit."
         )
     if _is_grey(values / white):
-        notes.append(f"{path.name} is not black and white; what is lighter than half is hidden")
-    return lightness > HALF, notes
+        note(f"{path.name} is not black and white; what is lighter than half is hidden")
+    hidden: np.ndarray = lightness > HALF
+    return hidden
 
 
 def _is_grey(lightness: np.ndarray) -> bool:

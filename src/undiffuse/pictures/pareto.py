@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -13,49 +13,58 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from undiffuse.pictures.plots import COLOURS, INK, MUTED, STYLE, save_figure
 
-Point = tuple[int, float]
 LINE_STYLES: Any = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
+
+
+class Point(NamedTuple):
+    """A setting of sampling: what it costs, and how far it is from where it should be."""
+
+    solver: str
+    grid: str
+    evaluations: int
+    distance: float
 
 
 def pareto(
     path: Path,
-    to_reference: Mapping[tuple[str, str], Sequence[Point]],
-    to_data: Mapping[tuple[str, str], Sequence[Point]],
+    to_reference: Sequence[Point],
+    to_data: Sequence[Point],
     front: Sequence[Point],
     chosen: Point | None,
     title: str,
     data_label: str,
 ) -> None:
-    """to_reference, to_data: (evaluations, distance) of each (solver, grid).   front: its cheapest; chosen: the cheapest that is near enough."""
-    solvers = list(dict.fromkeys(solver for solver, _ in [*to_reference, *to_data]))
-    grids = list(dict.fromkeys(grid for _, grid in [*to_reference, *to_data]))
+    """to_reference, to_data: a panel each, where there are any.   front: its cheapest; chosen: the cheapest that is near enough."""
+    solvers = list(dict.fromkeys(point.solver for point in [*to_reference, *to_data]))
+    grids = list(dict.fromkeys(point.grid for point in [*to_reference, *to_data]))
     with plt.rc_context(STYLE):
         panels = [p for p in (to_reference, to_data) if p]
         figure, axes = plt.subplots(
             1, len(panels), figsize=(7.2 * len(panels), 5.2), layout="constrained", squeeze=False
         )
         for ax, panel in zip(axes[0], panels, strict=True):
-            for (solver, grid), points in panel.items():
-                x, y = zip(*points, strict=True)
-                style = LINE_STYLES[grids.index(grid) % len(LINE_STYLES)]
+            for solver, grid in dict.fromkeys((point.solver, point.grid) for point in panel):
+                points = [point for point in panel if (point.solver, point.grid) == (solver, grid)]
                 ax.plot(
-                    x,
-                    y,
+                    [point.evaluations for point in points],
+                    [point.distance for point in points],
                     color=COLOURS[solvers.index(solver) % len(COLOURS)],
-                    linestyle=style,
+                    linestyle=LINE_STYLES[grids.index(grid) % len(LINE_STYLES)],
                     marker="o",
                     markersize=3.5,
                     linewidth=1.6,
                 )
-            _evaluations(ax, sorted({x for points in panel.values() for x, _ in points}))
+            _evaluations(ax, sorted({point.evaluations for point in panel}))
         if to_reference:
             ax = axes[0][0]
             ax.set(yscale="log", ylabel="distance to the exact flow, rms per number", title="How exact")
-            ax.step(*zip(*front, strict=True), where="post", color=INK, linewidth=7, alpha=0.1, solid_capstyle="round")
+            steps = [(point.evaluations, point.distance) for point in front]
+            ax.step(*zip(*steps, strict=True), where="post", color=INK, linewidth=7, alpha=0.1, solid_capstyle="round")
             if chosen:
-                ax.plot(*chosen, "o", markersize=15, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.8)
+                place = (chosen.evaluations, chosen.distance)
+                ax.plot(*place, "o", markersize=15, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.8)
                 ax.annotate(
-                    "near enough", chosen, xytext=(14, 14), textcoords="offset points", color=INK, fontweight="bold"
+                    "near enough", place, xytext=(14, 14), textcoords="offset points", color=INK, fontweight="bold"
                 )
         if to_data:
             axes[0][-1].set(ylabel=data_label, title="How like the data")

@@ -15,6 +15,7 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, of_images, open_data
 from undiffuse.data.splitting import split_rows
 from undiffuse.errors import UsageError
+from undiffuse.models.model import Model
 from undiffuse.rng import GeneratorStream, permuted
 from undiffuse.runs.design import RunConfig
 
@@ -89,6 +90,18 @@ def conditions_of(run: Path, data: Dataset) -> dict[str, list[Any]]:
         except ValueError:
             continue  # other data need not know what the run's did
     return found
+
+
+def model_conditions(run: Path, model: Model, data: Dataset) -> dict[str, list[Any]]:
+    """Those conditions that the model can be given, as far as the data says them; the data's own classes where it says nothing else.
+
+    So of other data than the run's, which need not name them alike.
+    """
+    settable = model.denoiser.conditions.settable
+    found = {name: values for name, values in conditions_of(run, data).items() if name in settable}
+    if found or "class" not in settable or data.labels is None:
+        return found
+    return {"class": [data.classes[k] if k >= 0 else None for k in data.labels]}
 
 
 def random_subset(data: Dataset, n: int, seed: int) -> Dataset:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from undiffuse.conditioning.base import warn_note
 from undiffuse.data.codec import CodecConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.examples import read_examples
@@ -21,34 +22,37 @@ DATA = "data:"
 
 @dataclass(frozen=True)
 class NamedExamples:
-    """values: (n, C, *size) of the type `codec.storage`, in the range of the model's data.   names: of each, for labels and files, no two alike.
-
-    notes: on what was done to any that did not fit as they were.
-    """
+    """values: (n, C, *size) of the type `codec.storage`, in the range of the model's data.   names: of each, for labels and files, no two alike."""
 
     values: np.ndarray
     names: list[str]
-    notes: list[str]
 
 
-def named_examples(run: Path, sources: Sequence[str], codec: CodecConfig, missing: bool = False) -> NamedExamples:
+def named_examples(
+    run: Path,
+    sources: Sequence[str],
+    codec: CodecConfig,
+    missing: bool = False,
+    note: Callable[[str], object] = warn_note,
+) -> NamedExamples:
     """The examples in files, images or .npy arrays, and of the data that a run was trained on, as data:3.
 
     run: a run folder, or a model file of one.   codec: of what is read.   missing: whether values may be NaN.
-    Raises UsageError for what names no example, or one that does not fit.
+    note: called with what was done to any that did not fit as they were.   Raises UsageError for what names no example, or one that does not fit.
     """
-    parts, names, notes, fit = [], list[str](), list[str](), fit_of(run)
+    parts, names, fit = [], list[str](), fit_of(run)
     data = _data(run, sources)
     for source in sources:
         if data is not None and source.startswith(DATA):
             values, stem = _of_data(data, source, codec), source.replace(":", "-")
         else:
-            values, found = read_examples(Path(source), codec, fit, missing)
+            values, notes = read_examples(Path(source), codec, fit, missing)
             stem = Path(source).stem
-            notes += found
+            for text in notes:
+                note(text)
         names += [stem] if len(values) == 1 else [f"{stem}-{k}" for k in range(len(values))]
         parts.append(values)
-    return NamedExamples(np.concatenate(parts), _distinct(names), notes)
+    return NamedExamples(np.concatenate(parts), _distinct(names))
 
 
 def fit_of(run: Path) -> str:
