@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from undiffuse.errors import UsageError
 if TYPE_CHECKING:
     from undiffuse.conditioning.spec import Condition
 
-Texts = Sequence[str] | None
+Texts = list[str] | None
 
 
 def declared(

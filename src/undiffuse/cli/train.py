@@ -9,21 +9,27 @@ from typing import Annotated, Any
 from typer import Argument
 
 from undiffuse.cli import shared
-from undiffuse.cli.declaring import declared, shares
+from undiffuse.cli.declaring import Texts, declared, shares
 from undiffuse.cli.following import follow, follow_autoencoder
 from undiffuse.cli.options import assignments, given, opt, option, parameter
+from undiffuse.cli.shared import rates, seconds, span
 from undiffuse.errors import UsageError
 
-START = "Fine-tuning and second stages"
+PROCESS, START = "Diffusion process", "Fine-tuning and second stages"
 # Options of one setting each: by panel their paths in a design; the classes that have the fields of its parts; flags of their own.
 DESIGN_OPTIONS = {
     None: ("training.steps", "training.batch_size", "training.learning_rate", "training.seed"),
     "Training": ("training.precision", "training.deterministic", "training.objective", "training.weight"),
     "Network": ("network.width", "network.depth", "network.multipliers", "network.attention", "network.dropout"),
-    "Diffusion process": ("schedule.name", "schedule.T", "prediction", "variance_type"),
+    PROCESS: ("schedule.name", "schedule.T", "prediction", "variance_type"),
 }
 PARTS = {"": "Design", "training": "TrainingConfig", "network": "UNetConfig", "schedule": "ScheduleConfig"}
 OWN_FLAGS = {"steps": "--train-steps", "learning_rate": "--lr", "name": "--schedule", "T": "--T"}
+SOURCES_HELP = "digits, a folder of images (sub-folders are classes), a .csv naming them, .npy, .npz or idx.gz"
+PRESETS_HELP = (
+    "digits, or a paper's: ddpm_cifar10, iddpm_cifar10, …imagenet64, adm_imagenet64, …128, …256, edm_ddpmpp_cifar10, "
+    "edm_ncsnpp_cifar10, dit_s, …b, …l, …xl."
+)
 DATA_OPTIONS = ("fit", "channels", "layout", "max_pixels", "shrink", "table")
 COLUMNS = {
     "class": "A column of names",
@@ -55,105 +61,58 @@ OPTIONS = [
 
 
 def train(
-    data: Annotated[
-        str,
-        Argument(
-            metavar="DATA",
-            help="digits, a folder of images (sub-folders are classes), a .csv naming them, .npy, .npz or idx.gz",
-        ),
-    ],
+    data: Annotated[str, Argument(metavar="DATA", help=SOURCES_HELP)],
     name: Annotated[str | None, opt("Name of the run; the data's when left out.")] = None,
-    budget: Annotated[Any, opt("Train for so long: 90s, 15m, 2h.", parse=shared.seconds)] = None,
-    preset: Annotated[
-        str | None,
-        opt(
-            "digits, or a paper's: ddpm_cifar10, iddpm_cifar10, …imagenet64, adm_imagenet64, …128, …256, edm_ddpmpp_cifar10, "
-            "edm_ncsnpp_cifar10, dit_s, …b, …l, …xl."
-        ),
-    ] = None,
+    budget: Annotated[Any, opt("Train for so long: 90s, 15m, 2h.", parse=seconds)] = None,
+    preset: Annotated[str | None, opt(PRESETS_HELP)] = None,
     device: Annotated[str | None, opt("cpu, cuda, …")] = None,
     more: Annotated[
-        list[str] | None,
-        opt("Any other setting, such as training.clip=0.5; may be repeated.", None, "--set", metavar="SETTING=VALUE"),
+        Texts, opt("Any other setting, such as training.clip=0.5.", None, "--set", metavar="SETTING=VALUE")
     ] = None,
-    network: Annotated[
-        str | None,
-        opt("unet, transformer, mlp or autoencoder, instead of what the preset or the data suggest.", "Network"),
-    ] = None,
-    betas: Annotated[
-        Any,
-        opt("First and last beta of a schedule of 1000 steps: 0.0001,0.02.", "Diffusion process", parse=shared.rates),
-    ] = None,
+    network: Annotated[str | None, opt("unet, transformer, mlp or autoencoder, not the preset's.", "Network")] = None,
+    betas: Annotated[Any, opt("First and last beta of 1000 steps: 0.0001,0.02.", PROCESS, parse=rates)] = None,
     size: Annotated[Any, opt("Resize images: 64, or height×width as 48x80.", "Data", parse=shared.size)] = None,
     range_: Annotated[
-        Any,
-        opt(
-            "Lowest and highest whole number, black and white: 0,255; found from the values when left out.",
-            "Data",
-            "--range",
-            parse=shared.span,
-        ),
+        Any, opt("Black and white: 0,255; found from the values when left out.", "Data", "--range", parse=span)
     ] = None,
-    held_out: Annotated[
-        str | None, opt("Examples kept for validation: a share, 0.1, or a whole number, 100.", "Data")
-    ] = None,
-    others: Annotated[
-        list[str] | None, opt("A condition of any kind: NAME=KIND, or NAME=KIND:COLUMN.", "Conditions", "--condition")
-    ] = None,
+    held_out: Annotated[str | None, opt("Examples for validation: a share, 0.1, or a number, 100.", "Data")] = None,
+    others: Annotated[Texts, opt("Any condition: NAME=KIND, or NAME=KIND:COLUMN.", "Conditions", "--condition")] = None,
     unconditional: Annotated[bool, opt("Leave all conditions out.", "Conditions", "--unconditional")] = False,
     condition_dropout: Annotated[
-        list[str] | None,
-        opt(
-            "Probability that training leaves a condition out: 0.1, or NAME=0.2 for one; may be repeated.", "Conditions"
-        ),
+        Texts, opt("Probability that training leaves a condition out: 0.1, or NAME=0.2 for one.", "Conditions")
     ] = None,
-    inject: Annotated[
-        list[str] | None,
-        opt("How a condition enters, NAME=embedding, concat or cross_attention; may be repeated.", "Conditions"),
-    ] = None,
+    inject: Annotated[Texts, opt("How it enters: NAME=embedding, concat or cross_attention.", "Conditions")] = None,
     encoder: Annotated[
         str | None, opt("Of texts: words (trained along), or a folder or hub name of a BERT or GPT.", "Conditions")
     ] = None,
     pooling: Annotated[str | None, opt("Of a transformer's states: mean, last or tokens.", "Conditions")] = None,
     download: Annotated[bool, opt("Let a text encoder be fetched from the hub.", "Conditions", "--download")] = False,
     start: Annotated[Path | None, opt("Fine-tune the weights of a run folder or model file.", START, "--from")] = None,
-    adapter_rank: Annotated[
-        int | None, opt("Fine-tune by low-rank adapters (LoRA) of this rank, such as 8: for small data.", START)
-    ] = None,
+    adapter_rank: Annotated[int | None, opt("Fine-tune by adapters (LoRA) of this rank, such as 8.", START)] = None,
     degradation: Annotated[
         str | None, opt("Train to restore: inpaint,upscale:4,colorize,deblur:1.5,denoise; then 'restore'.", START)
     ] = None,
-    upscale_factor: Annotated[
-        int | None,
-        opt("Train a second stage that makes samples so many times larger; then 'sample --upscaler'.", START),
-    ] = None,
+    upscale_factor: Annotated[int | None, opt("Train a second stage, which enlarges so many times.", START)] = None,
     latent: Annotated[bool, opt("Train an autoencoder first; diffuse in its latents.", "Latents", "--latent")] = False,
     latent_downsample: Annotated[
         int | None, opt("The autoencoder's downsampling factor: 2, 4 or 8; 4 when left out.", "Latents")
     ] = None,
     autoencoder: Annotated[
-        Path | None, opt("Diffuse in the latents of this one: a run's, or a folder of diffusers.", "Latents")
+        Path | None, opt("Diffuse in the latents of this: a run's, or of diffusers.", "Latents")
     ] = None,
     latent_train_steps: Annotated[int | None, opt("Training updates of the autoencoder.", "Latents")] = None,
     latent_budget: Annotated[
-        Any,
-        opt("Train the autoencoder for so long; a third of --budget when left out.", "Latents", parse=shared.seconds),
+        Any, opt("Train the autoencoder for so long; a third of --budget when left out.", "Latents", parse=seconds)
     ] = None,
     runs: Annotated[Path, opt("Where run folders are.", "Run folder")] = Path("runs"),
     change_settings: Annotated[
         bool, opt("Go on in a run folder with other training settings.", "Run folder", "--change-settings")
     ] = False,
     checkpoint_every: Annotated[
-        Any,
-        opt(
-            "How often to save; rarer where it would take more than a twentieth of the time.",
-            "Run folder",
-            parse=shared.seconds,
-            default="2m",
-        ),
+        Any, opt("How often to save; at most a twentieth of the time.", "Run folder", parse=seconds, default="2m")
     ] = None,
     preview_every: Annotated[
-        Any, opt("How often to draw samples; rarer likewise.", "Run folder", parse=shared.seconds, default="1m")
+        Any, opt("How often to draw samples; likewise.", "Run folder", parse=seconds, default="1m")
     ] = None,
     **options: Any,
 ) -> None:
