@@ -10,11 +10,11 @@ import torch
 from tests.small import tiny_model
 from tests.training.test_loop import batches, finished, same, trainer
 from tests.without_float64 import MPS, apple, moved
-from undiffuse.cli import shared
 from undiffuse.conditioning.probe import effect
 from undiffuse.errors import Failure, UsageError
 from undiffuse.evaluation.likelihood import likelihood
 from undiffuse.models import inverse_problems
+from undiffuse.models.devices import usable_device
 from undiffuse.models.inverse_methods import InverseMethod
 from undiffuse.process.levels import Level, broadcast_to
 from undiffuse.process.likelihood.flow import flow_likelihood
@@ -178,7 +178,7 @@ def test_what_is_measured_in_training_is_the_same_on_a_device_without_float64():
 @pytest.mark.parametrize("name", ["meta", "mps", "cuda:99", "nowhere"])
 def test_a_device_that_does_not_work_is_refused_in_a_sentence(name):
     with pytest.raises(UsageError, match=f"the device '{name}' cannot be used here") as refused:
-        shared.device(name)
+        usable_device(name)
     assert len(str(refused.value)) < 400
 
 
@@ -187,8 +187,8 @@ def test_trying_a_device_draws_nothing_of_the_global_generator():
     expected = torch.rand(1)
     torch.manual_seed(0)
     with pytest.raises(UsageError):
-        shared.device("meta")
-    assert shared.device("cpu") == torch.device("cpu")
+        usable_device("meta")
+    assert usable_device("cpu") == torch.device("cpu")
     assert torch.equal(torch.rand(1), expected)
 
 

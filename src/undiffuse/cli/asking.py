@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer import Option
 
+from undiffuse.cli.options import opt
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,10 +28,8 @@ KINDS = {
     ANY: "NAME=VALUE of any condition; may be repeated.",
 }
 OPTIONS: dict[str, Any] = {
-    kind: Annotated[list[str] | None, Option(f"--{kind}", help=text, rich_help_panel="Conditions")]
-    for kind, text in KINDS.items()
+    kind: Annotated[list[str] | None, opt(text, "Conditions", f"--{kind}")] for kind, text in KINDS.items()
 }
-Several = list[str] | None
 MOST_LABEL = 34  # characters
 
 
@@ -65,7 +63,7 @@ class Asking:
 
 
 def read_conditions(
-    model: Model, options: Mapping[str, Several], also: Mapping[str, Any] | None = None, fit: str = "crop"
+    model: Model, options: Mapping[str, list[str] | None], also: Mapping[str, Any] | None = None, fit: str = "crop"
 ) -> Asking:
     """What the options of each kind ask for, and `--condition NAME=VALUE` of any.
 
@@ -74,28 +72,21 @@ def read_conditions(
     """
     from undiffuse.conditioning.conditions import CONDITIONS
 
-    known = _known(model)
-    known |= {name: target.kind for name, target in (also or {}).items()}
+    known = _known(model) | {name: target.kind for name, target in (also or {}).items()}
     values: dict[str, list[Any]] = {}
     shown: dict[str, list[str]] = {}
-    for option, texts in options.items():
-        for text in texts or []:
-            name, value = _named(option, text, [n for n, k in known.items() if option in (k, ANY)], known)
-            kind = CONDITIONS[known[name]].config
-            found, as_read = kind.parse(value, model.config.conditions.get(name), fit)
-            values.setdefault(name, []).extend(found)
-            shown.setdefault(name, []).extend(as_read)
+    for option, text in ((option, text) for option, texts in options.items() for text in texts or []):
+        name, value = _named(option, text, [n for n, k in known.items() if option in (k, ANY)], known)
+        found, as_read = CONDITIONS[known[name]].config.parse(value, model.config.conditions.get(name), fit)
+        values.setdefault(name, []).extend(found)
+        shown.setdefault(name, []).extend(as_read)
     return Asking(values, shown, frozenset(name for name in values if CONDITIONS[known[name]].config.numeric))
 
 
 def _known(model: Model) -> dict[str, str]:
     """The kind of each condition that an option can ask for: none that is retired, or that is made of the example itself."""
-    conditions = model.config.conditions
-    return {
-        name: conditions[name].kind
-        for name in model.denoiser.conditions.settable
-        if conditions[name].kind != "observation"
-    }
+    kinds = {name: model.config.conditions[name].kind for name in model.denoiser.conditions.settable}
+    return {name: kind for name, kind in kinds.items() if kind != "observation"}
 
 
 def _named(kind: str, text: str, names: Sequence[str], known: Mapping[str, str]) -> tuple[str, str]:
@@ -103,61 +94,58 @@ def _named(kind: str, text: str, names: Sequence[str], known: Mapping[str, str])
     from undiffuse.conditioning.conditions import CONDITIONS
 
     name, equals, value = text.partition("=")
+    listed = ", ".join(names)
     if equals and name in names:
         return name, value
     if kind == ANY:
-        raise UsageError(
-            f"--condition takes NAME=VALUE with a condition of the model ({', '.join(names) or 'none'}), not {text!r}."
+        wrong = f"--condition takes NAME=VALUE with a condition of the model ({listed or 'none'}), not {text!r}"
+    elif not known:
+        wrong = f"this model is unconditional, so it cannot be told any {kind}: leave --{kind} out"
+    elif not names:
+        wrong = (
+            f"this model is told no {kind}: its conditions are {', '.join(f'{n} (--{k})' for n, k in known.items())}"
         )
-    if not known:
-        raise UsageError(f"this model is unconditional, so it cannot be told any {kind}: leave --{kind} out.")
-    if not names:
-        has = ", ".join(f"{n} (--{k})" for n, k in known.items())
-        raise UsageError(f"this model is told no {kind}: its conditions are {has}.")
-    if len(names) > 1:
-        raise UsageError(
-            f"this model is told several of that kind: say which is meant, as in --{kind} {names[0]}={text}, of {', '.join(names)}."
-        )
-    if equals and CONDITIONS[kind].config.numeric:
-        raise UsageError(f"this model cannot be told {name!r}: its --{kind} is {names[0]}.")
-    return names[0], text
+    elif len(names) > 1:
+        which = f"say which is meant, as in --{kind} {names[0]}={text}, of {listed}"
+        wrong = f"this model is told several of that kind: {which}"
+    elif equals and CONDITIONS[kind].config.numeric:
+        wrong = f"this model cannot be told {name!r}: its --{kind} is {listed}"
+    else:
+        return names[0], text
+    raise UsageError(f"{wrong}.")
 
 
 def negative(model: Model, texts: Sequence[str]) -> dict[str, Any]:
     """["class=cat"] → what to be guided away from."""
-    options: dict[str, list[str]] = {}
+    options: dict[str, list[str] | None] = {}
+    known = _known(model)
     for text in texts:
-        name, equals, _ = text.partition("=")
-        known = _known(model)
-        if not equals or name not in known:
-            raise UsageError(
-                f"--negative takes NAME=VALUE with a condition of the model ({', '.join(known) or 'none'}), not {text!r}."
-            )
-        options.setdefault(known[name], []).append(text)
+        kind = known.get(text.partition("=")[0]) if "=" in text else None
+        if kind is None:
+            takes = f"NAME=VALUE with a condition of the model ({', '.join(known) or 'none'})"
+            raise UsageError(f"--negative takes {takes}, not {text!r}.")
+        options[kind] = [*(options.get(kind) or []), text]
     found = read_conditions(model, options).values
-    several = [name for name, values in found.items() if len(values) > 1]
-    if several:
-        raise UsageError(
-            f"--negative gives {several[0]!r} several values, and one is kept away from at a time: give one."
-        )
+    for name, values in found.items():
+        if len(values) > 1:
+            one = "and one is kept away from at a time: give one"
+            raise UsageError(f"--negative gives {name!r} several values, {one}.")
     return {name: values[0] for name, values in found.items()}
 
 
 def scales(text: str) -> tuple[list[float], dict[str, float]]:
     """ "2" or "1,2,4" → the strengths, for all conditions; "class=3,age=1" → of each."""
-    if "=" not in text:
-        return [_scale(part) for part in text.split(",")], {}
-    pairs = [part.partition("=") for part in text.split(",")]
-    return [], {name: _scale(value) for name, _, value in pairs}
+    parts = [part.partition("=") for part in text.split(",")]
+    if "=" in text:
+        return [], {name: _scale(value) for name, _, value in parts}
+    return [_scale(part) for part, _, _ in parts], {}
 
 
 def _scale(text: str) -> float:
     try:
-        value = float(text)
+        if math.isfinite(value := float(text)):
+            return value
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise typer.BadParameter(
-            f"takes a guidance scale, not {text!r}: write 2, or class=3,age=1 for one of each, or 1,2,4 with --compare"
-        )
-    return value
+        pass
+    how = "write 2, or class=3,age=1 for one of each, or 1,2,4 with --compare"
+    raise typer.BadParameter(f"takes a guidance scale, not {text!r}: {how}")

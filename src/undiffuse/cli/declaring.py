@@ -32,10 +32,10 @@ def declared(
     from undiffuse.config import parsed
 
     listed = [(kind, text) for kind, texts in columns.items() for text in texts or []]
-    for name, kind in pairs(others or [], "--condition").items():
+    for name, kind in pairs(others, "--condition").items():
         kind, _, column = kind.partition(":")
         listed.append((kind, f"{name}={column or name}"))
-    ways, dropout = pairs(inject or [], "--inject"), dropout or {}
+    ways, dropout = pairs(inject, "--inject"), dropout or {}
     found: dict[str, Condition] = {}
     for kind, text in listed:
         name, equals, column = text.partition("=")

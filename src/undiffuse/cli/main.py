@@ -12,31 +12,14 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
 from undiffuse import __version__
 from undiffuse.cli import shared
-from undiffuse.cli.classifier import classifier
-from undiffuse.cli.demo import demo
-from undiffuse.cli.denoise import denoise
-from undiffuse.cli.doctor import doctor
-from undiffuse.cli.evaluate import evaluate
-from undiffuse.cli.interpolate import interpolate
-from undiffuse.cli.inverse import colorize, deblur, inpaint, upscale
-from undiffuse.cli.likelihood import likelihood
 from undiffuse.cli.options import flags_of
-from undiffuse.cli.reconstruct import reconstruct
-from undiffuse.cli.reschedule import reschedule
-from undiffuse.cli.restore import restore
-from undiffuse.cli.sample import sample
-from undiffuse.cli.schedule import schedule
-from undiffuse.cli.schema import schema
-from undiffuse.cli.solvers import solvers
-from undiffuse.cli.sweep import sweep
-from undiffuse.cli.train import train
-from undiffuse.cli.vary import vary
 from undiffuse.errors import Failure, UsageError
 
 WRONG_USE, FAILURE = 2, 1
@@ -47,19 +30,20 @@ app = typer.Typer(
     "`--network-class module:class` is the network of your own that a model was trained with.",
     pretty_exceptions_enable=False,
 )
-PANELS = {
-    "Start": (train, sample, demo, doctor),
-    "Restore and edit images": (inpaint, upscale, colorize, deblur, denoise, restore, reconstruct, interpolate, vary),
-    "Measure and tune": (evaluate, likelihood, sweep, classifier, reschedule),
-    "Look up": (solvers, schedule, schema),
+PANELS = {  # the commands of each, with the module where it has another name
+    "Start": "train sample demo doctor",
+    "Restore and edit images": "inverse:inpaint inverse:upscale inverse:colorize inverse:deblur "
+    "denoise restore reconstruct interpolate vary",
+    "Measure and tune": "evaluate likelihood sweep classifier reschedule",
+    "Look up": "solvers schedule schema",
 }
 for panel, commands in PANELS.items():
-    for command in commands:
-        app.command(rich_help_panel=panel)(command)
+    for module, _, name in (command.rpartition(":") for command in commands.split()):
+        app.command(rich_help_panel=panel)(getattr(import_module(f"undiffuse.cli.{module or name}"), name))
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"undiffuse {__version__}")
         raise typer.Exit
 
@@ -91,13 +75,14 @@ def _show(usual: Callable[..., None]) -> Callable[..., None]:
     return show
 
 
-def _without_option(option: str) -> str | None:
+def _without(option: str) -> str | None:
     """The value of an option that any command takes, which is removed from the command line; None where it is not there."""
     for k, argument in enumerate(sys.argv[1:], start=1):
         name, equals, value = argument.partition("=")
-        if name == option and (equals or k + 1 < len(sys.argv)):
+        end = k + (1 if equals else 2)
+        if name == option and end <= len(sys.argv):
             value = value if equals else sys.argv[k + 1]
-            sys.argv = [*sys.argv[:k], *sys.argv[k + (1 if equals else 2) :]]
+            sys.argv = [*sys.argv[:k], *sys.argv[end:]]
             return value
     return None
 
@@ -118,7 +103,7 @@ def main() -> None:
     tolerant(sys.stdout)
     tolerant(sys.stderr)
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
-    shared.NETWORK_CLASS = _without_option(shared.NETWORK_FLAG)
+    shared.NETWORK_CLASS = _without(shared.NETWORK_FLAG)
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     shared.FLAGS = {"network_class": shared.NETWORK_FLAG, **flags_of(app, sys.argv[1])}
@@ -157,17 +142,12 @@ def _of_typer(error: Any) -> str:
         return f"there is no option {error.option_name}: did you mean {sorted(error.possibilities)[0]}?"
     option = max(getattr(getattr(error, "param", None), "opts", None) or [""], key=len)
     message = getattr(error, "message", "").rstrip(".")
-    if option.startswith("-") and message:
-        kind = re.search(r"valid (integer|number|float)", message)
-        if kind:
-            typed = re.match(r"('.*') is not", message)
-            message = (
-                "takes a "
-                + ("whole number" if kind[1] == "integer" else "number")
-                + (f", not {typed[1]}" if typed else "")
-            )
-        return f"{option}{' ' if message.startswith('takes') else ': '}{message}{'' if message.endswith('?') else '.'}"
-    return " ".join(error.format_message().split())
+    if not option.startswith("-") or not message:
+        return " ".join(error.format_message().split())
+    if kind := re.search(r"valid (integer|number|float)", message):
+        value = re.match(r"('.*') is not", message)
+        message = f"takes a {'whole ' * (kind[1] == 'integer')}number{f', not {value[1]}' if value else ''}"
+    return f"{option}{'' if message.startswith('takes') else ':'} {message}{'' if message.endswith('?') else '.'}"
 
 
 def _out_of_memory(error: Exception) -> bool:

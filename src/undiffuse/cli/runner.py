@@ -218,9 +218,7 @@ def _open(run: Path, place: Place, stack: ExitStack, typed: dict[str, Any], comp
     sampling |= ({"guidance": strengths[0]} if len(strengths) == 1 else {}) | (
         {"guidance_scales": each} if each else {}
     )
-    model = load(
-        run, shared.device(typed["device"]), *(typed[name] for name in ("weights", "encoder", "download", "adapters"))
-    )
+    model = load(run, typed["device"], *(typed[name] for name in ("weights", "encoder", "download", "adapters")))
     shared.say_grid(model, sampling.get("solver"), sampling.get("grid"))
     asked = {kind: typed.get(f"{kind}_") for kind in asking.OPTIONS}
     return Job(

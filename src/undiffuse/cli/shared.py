@@ -16,7 +16,6 @@ from undiffuse.runs.progress import clock as clock
 from undiffuse.runs.progress import progress_bar as progress_bar
 
 if TYPE_CHECKING:
-    import torch
     from rich.progress import Progress
 
     from undiffuse.models.model import Model
@@ -95,10 +94,10 @@ rates = two_numbers(
 )
 
 
-def pairs(texts: Sequence[str], option: str) -> dict[str, str]:
+def pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:
     """["age=30"] → {"age": "30"}."""
     found = {}
-    for text in texts:
+    for text in texts or ():
         name, equals, value = text.partition("=")
         if not equals or not name or not value:
             raise UsageError(f"{option} takes NAME=VALUE, not {text!r}.")
@@ -127,13 +126,6 @@ def with_flags(text: str, flags: Mapping[str, str] | None = None) -> str:
     return re.sub(r"`([\w.]+)`", flagged, text)
 
 
-def device(name: str | None) -> torch.device | None:
-    """The device of that name. Raises UsageError unless what training and sampling need works on it."""
-    from undiffuse.models.devices import usable_device
-
-    return None if name is None else usable_device(name)
-
-
 def command(*parts: object) -> str:
     """A command as it can be pasted into a shell: every part is quoted that needs it."""
     own = [] if NETWORK_CLASS is None else [NETWORK_FLAG, NETWORK_CLASS]
@@ -143,21 +135,15 @@ def command(*parts: object) -> str:
 def again(*more: object) -> str:
     """The command as it was typed, without --out and with `more` options in place of its own, to be pasted."""
     texts = [str(part) for part in more]
-    valued = {
-        "--out",
-        *(
-            text
-            for text, value in zip(texts, texts[1:], strict=False)
-            if text.startswith("-") and not value.startswith("-")
-        ),
-    }
-    kept, typed = list[str](), iter(sys.argv[1:])
-    for part in typed:
+    pairs_ = zip(texts, texts[1:], strict=False)
+    valued = {"--out", *(text for text, value in pairs_ if text.startswith("-") and not value.startswith("-"))}
+    kept, parts = list[str](), iter(sys.argv[1:])
+    for part in parts:
         name, equals, _ = part.partition("=")
         if name not in valued:
             kept.append(part)
         elif not equals:
-            next(typed, None)  # its value
+            next(parts, None)  # its value
     return command(*kept, *texts)
 
 
@@ -168,9 +154,8 @@ def say_grid(model: Model, solver: str | None, grid: str | None = None) -> None:
     named = solver or model.config.sampling.solver
     own = own_grid(named)
     if own is not None and grid not in (None, *EVEN_IN_LOG):
-        typer.echo(
-            f"note: {named} is made for levels that are dense at little noise, as those of {own}; on the grid {grid} its samples may be noise"
-        )
+        made_for = f"levels that are dense at little noise, as those of {own}"
+        typer.echo(f"note: {named} is made for {made_for}; on the grid {grid} its samples may be noise")
     elif own is not None and grid is None and named != model.config.sampling.solver:
         typer.echo(f"note: {named} samples on the grid {own}, which suits it")
 
