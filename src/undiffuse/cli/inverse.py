@@ -43,13 +43,11 @@ def inpaint(
     **how: Any,
 ) -> Result:
     """Fill in what is hidden of images; what is not comes back exactly as it was."""
-    import torch
-
     from undiffuse.models import inverse_problems
 
     examples = job.read(images, missing=mask == "missing")
     hidden = job.mask(mask, examples.values, images)
-    rows: list[Row] = [] if mask == "missing" else [("given", torch.from_numpy(examples.values))]
+    rows: list[Row] = [] if mask == "missing" else [("given", examples.values)]
     task = {"task": "inpaint", "mask": mask, "hidden": hidden.double().mean().item()}
     solve = partial(inverse_problems.inpaint, job.model, examples.values, hidden)
     return _solved(job, solve, "Filled in", examples.names, task, rows, hidden, **how)
@@ -65,8 +63,6 @@ def upscale(
     **how: Any,
 ) -> Result:
     """Make small images larger: new ones of the model's size whose averages they are."""
-    import torch
-
     from undiffuse.models import inverse_problems
     from undiffuse.process.operators import Downsample
 
@@ -75,22 +71,25 @@ def upscale(
     if not simulate:
         _refuse_others(images, small.shape[1:])
     examples = job.read(images, None if simulate else small)
-    values = torch.from_numpy(examples.values)
-    rows: list[Row] = [("original", values)] if simulate else []
+    rows: list[Row] = [("original", examples.values)] if simulate else []
     task = {"task": "upscale", "factor": factor, "simulated": simulate, "noise": noise}
-    solve = partial(inverse_problems.upscale, job.model, operator(values) if simulate else values, factor, noise=noise)
+    solve = partial(
+        inverse_problems.upscale,
+        job.model,
+        operator(examples.values) if simulate else examples.values,
+        factor,
+        noise=noise,
+    )
     return _solved(job, solve, f"{factor} times larger", examples.names, task, rows, **how)
 
 
 @solves()
 def colorize(job: Job, images: Images, noise: Noise = None, **how: Any) -> Result:
     """Give grey images colours that they may have had; images in colour are made grey first."""
-    import torch
-
     from undiffuse.models import inverse_problems
 
     examples = job.read(images)
-    rows: list[Row] = [("given", torch.from_numpy(examples.values))]
+    rows: list[Row] = [("given", examples.values)]
     solve = partial(inverse_problems.colorize, job.model, examples.values, noise=noise)
     return _solved(job, solve, "Coloured", examples.names, {"task": "colorize", "noise": noise}, rows, **how)
 
@@ -105,17 +104,16 @@ def deblur(
     **how: Any,
 ) -> Result:
     """Make blurred images sharp: images that, blurred, are the ones given."""
-    import torch
-
     from undiffuse.models import inverse_problems
     from undiffuse.process.operators import Blur
 
     codec, operator = job.model.codec, Blur(radius)
     operator.shape_of(codec.config.shape)
     examples = job.read(images)
-    values = torch.from_numpy(examples.values)
-    rows: list[Row] = [("original", values)] if simulate else []
-    y = codec.decode(codec.encode(operator(values), limited=False)) if simulate else values  # rounded, as in a file
+    rows: list[Row] = [("original", examples.values)] if simulate else []
+    y = (
+        codec.decode(codec.encode(operator(examples.values), limited=False)) if simulate else examples.values
+    )  # rounded, as in a file
     task = {"task": "deblur", "radius": radius, "simulated": simulate, "noise": noise}
     solve = partial(inverse_problems.deblur, job.model, y, radius, noise=noise)
     return _solved(job, solve, f"A blur of radius {radius:g} undone", examples.names, task, rows, **how)

@@ -33,7 +33,7 @@ app = typer.Typer(
 PANELS = {  # the commands of each, with the module where it has another name
     "Start": "train sample demo doctor",
     "Restore and edit images": "inverse:inpaint inverse:upscale inverse:colorize inverse:deblur "
-    "denoise restore reconstruct interpolate vary",
+    "edits:denoise restore edits:reconstruct edits:interpolate edits:vary",
     "Measure and tune": "evaluate likelihood sweep classifier reschedule",
     "Look up": "solvers schedule schema",
 }

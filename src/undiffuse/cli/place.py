@@ -10,7 +10,6 @@ import tempfile
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 
 from undiffuse.errors import Failure, UsageError
 from undiffuse.system import DISK_FULL, remove_leftovers, temporary_beside
@@ -36,7 +35,7 @@ class Place:
 
     @cached_property
     def folder(self) -> Path:
-        """The hidden folder that answers are written to until it takes its final name. Made when first used."""
+        """The hidden folder that results are written to until it takes its final name. Made when first used."""
         self._made = [path for path in (self.parent, *self.parent.parents) if not path.exists()]
         self.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.parent)
@@ -47,9 +46,7 @@ class Place:
     def __enter__(self) -> Place:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if "folder" not in self.__dict__:
             return
         if error is None:
@@ -70,9 +67,13 @@ class Place:
             if path.is_file():
                 with open(path, "rb+") as file:
                     os.fsync(file.fileno())
-        numbers = itertools.count(1)
-        while self.out is None:
-            self.final = self.parent / f"{next(numbers):03d}"
+        if self.out is not None:
+            if self.out.exists():  # and is empty
+                self.out.rmdir()
+            self.folder.rename(self.out)
+            return
+        for number in itertools.count(1):
+            self.final = self.parent / f"{number:03d}"
             if not self.final.exists():
                 try:
                     self.folder.rename(self.final)
@@ -80,9 +81,6 @@ class Place:
                 except OSError as error:  # another process has just taken it
                     if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                         raise
-        if self.out.exists():  # and is empty
-            self.out.rmdir()
-        self.folder.rename(self.out)
 
 
 def refuse_unwritable(path: Path) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from undiffuse.data.codec import CodecConfig
     from undiffuse.models.model import Model
     from undiffuse.pictures.edits import Row, TrajectoryRecorder
 
@@ -44,6 +43,7 @@ class Result:
 def write_result(folder: Path, model: Model, result: Result, recorder: TrajectoryRecorder | None) -> list[str]:
     """Writes everything into a folder; returns the names of what is there."""
     from undiffuse.pictures import edits as pictures
+    from undiffuse.pictures.stored import write_examples
 
     written = list(result.written)
     if result.rows:
@@ -53,8 +53,8 @@ def write_result(folder: Path, model: Model, result: Result, recorder: Trajector
         content = json.dumps(finite(result.numbers), indent=2, allow_nan=False) + "\n"
         (folder / result.numbers_in).write_text(content, encoding="utf-8")
         written.append(result.numbers_in)
-    for name, (labels, values) in result.arrays.items():
-        written += _write_array(folder, model.config.codec, name, labels, values)
+    for name, (names, values) in result.arrays.items():
+        written += write_examples(folder, name, names, values, model.config.codec)
     if recorder is not None and recorder.moments:
         strip = pictures.strip(recorder, model.codec, result.trajectory_title or result.title)
         strip.save(folder / "trajectory.png")
@@ -84,20 +84,3 @@ def by_name(names: Iterable[str], values: Tensor) -> dict[str, float]:
 def decibels(psnr: float) -> str:
     """A PSNR as text."""
     return "exact" if math.isinf(psnr) else f"{psnr:.1f} dB"
-
-
-def _write_array(folder: Path, codec: CodecConfig, name: str, labels: Sequence[str], values: Tensor) -> list[str]:
-    """An .npy array, and images where they are images."""
-    import numpy as np
-
-    from undiffuse.data.codec import shape_in_files
-    from undiffuse.pictures.images import save_image
-
-    array = values.numpy().astype(codec.dtype, copy=False)
-    np.save(folder / f"{name}.npy", array.reshape(len(array), *shape_in_files(array.shape[1:])))
-    if len(codec.shape) != 3:
-        return [f"{name}.npy"]
-    (folder / name).mkdir()
-    for k, label in enumerate(labels):
-        save_image(values[k], codec, folder / name / f"{k:03d}-{label}.png")
-    return [f"{name}.npy", f"{name}/"]

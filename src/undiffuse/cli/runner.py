@@ -27,7 +27,6 @@ from undiffuse.cli.result import Result, write_result
 from undiffuse.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    import numpy as np
     from rich.progress import Progress
     from torch import Tensor
 
@@ -126,14 +125,14 @@ class Job:
 
         return named_examples(self.run, names, codec or self.model.config.codec, missing, shared.note)
 
-    def mask(self, name: str, values: np.ndarray, images: Sequence[str]) -> Tensor:
+    def mask(self, name: str, values: Tensor, images: Sequence[str]) -> Tensor:
         """Where to fill in, bool (n, 1 or C, *size), of values (n, C, *size) that were read from the images."""
         import torch
 
         from undiffuse.models.masks import MASK_SUFFIXES, read_mask
         from undiffuse.runs.examples import fit_of
 
-        hidden = read_mask(name, values, self.seed, fit_of(self.run), images, shared.note)
+        hidden = read_mask(name, values.numpy(), self.seed, fit_of(self.run), images, shared.note)
         if Path(name).suffix.lower() in MASK_SUFFIXES:
             typer.echo(f"the mask hides {hidden.mean():.0%} of the picture")
         return torch.from_numpy(hidden)

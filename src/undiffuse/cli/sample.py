@@ -11,7 +11,7 @@ from undiffuse.cli import asking, shared
 from undiffuse.cli.options import opt
 from undiffuse.cli.result import Result
 from undiffuse.cli.runner import ASKED, EVERY_SETTING, GUIDANCE, SEED, TRAJECTORY, Job, answers
-from undiffuse.cli.samples import Sampler, SecondStage, draw_trajectories, write
+from undiffuse.cli.samples import Sampler, draw_trajectories, write
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,10 +61,9 @@ def sample(
         "negative": asking.negative(model, negative) if negative else None,
         "autoguidance": load(autoguidance, model.device) if autoguidance else None,
     }
-    second = None
-    if upscaler is not None:
-        larger = load(upscaler, model.device)
-        second = SecondStage(larger, check_stages(model, larger, augmentation)[1])
+    second, noise = load(upscaler, model.device) if upscaler else None, 0.0
+    if second is not None:
+        _, noise = check_stages(model, second, augmentation)
     elif augmentation is not None:
         raise UsageError("--augmentation is noise for a second stage: name one with --upscaler.")
     strengths: list[float | None] = [*job.strengths] if len(job.strengths) > 1 else [None]
@@ -73,7 +72,7 @@ def sample(
     groups, choices = sampler.samples(n, compare), len(sampler.choices())
     if n is not None and choices > 1 and not any(job.asked.values()):
         typer.echo(f"note: no condition is given, so all {choices} classes get an equal share; --class gives one")
-    written = write(sampler, groups, compare, job.place.folder, second)
+    written = write(sampler, groups, compare, job.place.folder, second, noise)
     if job.trajectory:
         return Result(written=[*written, *draw_trajectories(sampler, groups, job.place.folder)])
     return Result(written=written, next=f"{shared.again('--trajectory')}  draws how they came about")

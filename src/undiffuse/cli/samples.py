@@ -76,9 +76,13 @@ class Sampler:
         """The settings of sampling for samples of one strength."""
         return self.sampling | ({} if samples[0].strength is None else {"guidance": samples[0].strength})
 
+    def columns(self, samples: Sequence[Sample]) -> dict[str, list[Any]]:
+        """The conditions of samples by name, a value for each."""
+        return {name: [each.conditions.get(name) for each in samples] for name in self.conditions.values}
+
     def arguments(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """The arguments of Model.sample for samples of one strength."""
-        conditions = {name: [each.conditions.get(name) for each in samples] for name in self.conditions.values}
+        conditions = self.columns(samples)
         guides: tuple[Guide, ...] = ()
         if self.classifier is not None:
             name, kind = self.classifier.config.name, self.classifier.config.target.kind
@@ -107,37 +111,19 @@ class Sampler:
                 done += len(values)
 
 
-@dataclass(frozen=True)
-class SecondStage:
-    """A model that makes samples larger.   augmentation: standard deviation of the noise that is added to them first."""
-
-    model: Model
-    augmentation: float
-
-    def enlarge(self, sampler: Sampler, samples: Sequence[Sample], values: Tensor, progress: Any) -> Tensor:
-        """Samples made larger, under the same conditions."""
-        from undiffuse.models.restoration import upscale_samples
-
-        conditions = {
-            name: [sample.conditions.get(name) for sample in samples]
-            for name in sampler.conditions.values
-            if name in self.model.denoiser.conditions.settable
-        }
-        return upscale_samples(
-            self.model,
-            values,
-            augmentation=self.augmentation,
-            conditions=conditions,
-            seed=sampler.seed,
-            index=[sample.index for sample in samples],
-            progress=progress,
-        )
-
-
 def write(
-    sampler: Sampler, groups: Sequence[Sequence[Sample]], compare: bool, folder: Path, second: SecondStage | None
+    sampler: Sampler,
+    groups: Sequence[Sequence[Sample]],
+    compare: bool,
+    folder: Path,
+    second: Model | None,
+    augmentation: float,
 ) -> list[str]:
-    """Samples, and makes them larger where there is a second stage; returns the names of what was written."""
+    """Samples, and makes them larger where there is a second stage; returns the names of what was written.
+
+    augmentation: standard deviation of the noise that is added to the samples before.
+    """
+    from undiffuse.models.restoration import upscale_samples
     from undiffuse.pictures.stored import ExampleWriter, shown_examples
     from undiffuse.pictures.views import compared_grid, samples_grid
 
@@ -146,12 +132,15 @@ def write(
     small = ExampleWriter(folder, "samples", "images", codec.config, n, shown)
     with shared.progress_bar(shared.STEPS) as bar:
         if second is not None:
-            large = ExampleWriter(folder, "enlarged", "enlarged", second.model.config.codec, n, shown)
+            large = ExampleWriter(folder, "enlarged", "enlarged", second.config.codec, n, shown)
             enlarging = shared.steps(bar, "enlarging")
         for some, values in sampler.batches(groups, bar):
             small.add(values)
             if second is not None:
-                large.add(second.enlarge(sampler, some, values, enlarging))
+                known = second.denoiser.conditions.settable
+                how: dict[str, Any] = {"index": [sample.index for sample in some], "seed": sampler.seed}
+                how["conditions"] = {name: each for name, each in sampler.columns(some).items() if name in known}
+                large.add(upscale_samples(second, values, augmentation=augmentation, progress=enlarging, **how))
     with open(folder / "samples.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file", "seed", "index", *sampler.conditions.values])
@@ -173,8 +162,8 @@ def write(
     written = ["grid.png", "images/", "samples.npy", "samples.csv"]
     if second is None:
         return written
-    title = f"{n} samples of two stages{left_out}, seed {sampler.seed}, augmentation {second.augmentation:g}"
-    samples_grid(large.finish(), second.model.codec, labels, title, captions=captions).save(folder / "enlarged.png")
+    title = f"{n} samples of two stages{left_out}, seed {sampler.seed}, augmentation {augmentation:g}"
+    samples_grid(large.finish(), second.codec, labels, title, captions=captions).save(folder / "enlarged.png")
     return [*written, "enlarged.png", "enlarged/", "enlarged.npy"]
 
 

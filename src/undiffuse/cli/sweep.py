@@ -43,8 +43,9 @@ def sweep(
         raise UsageError(f"--by {by} is no way to recommend: choose flow or score.")
     from undiffuse.evaluation import sweep as sweeping
     from undiffuse.evaluation.sweep_data import sweep_data
-    from undiffuse.evaluation.sweep_report import sweep_numbers, sweep_table
+    from undiffuse.evaluation.sweep_report import sweep_numbers, sweep_points, sweep_table
     from undiffuse.models.file import MODEL_FILE, store_sampling
+    from undiffuse.pictures.pareto import pareto
 
     run, model = job.run, job.model
     settings = sweeping.settings_for(
@@ -72,12 +73,14 @@ def sweep(
     chosen, flow, lines = best[by], best["flow"], sweep_table(swept, best["flow"], best["score"], known.kinds)
     if by == "flow" and flow is not None and flow.to_reference is not None and flow.to_reference > tolerance:
         lines.append(f"note: no setting came within {tolerance:g} of the exact flow; this is the nearest")
+    samples = f"{swept.n} samples of one seed, each setting from the same noise"
+    distance = f"Fréchet distance to real examples in {swept.directions} random directions"
     if save_default and chosen is not None:
         store_sampling(run / MODEL_FILE if run.is_dir() else run, chosen.sampling)
     return Result(
         numbers=sweep_numbers(swept, best, by, tolerance),
         numbers_in="sweep.json",
-        files={"sweep.png": lambda path: _draw(swept, flow, path)},
+        files={"sweep.png": lambda path: pareto(path, *sweep_points(swept, flow), samples, distance)},
         lines=lines,
         next=_following(run, swept, chosen, by, save_default),
     )
@@ -97,22 +100,3 @@ def _following(run: Path, swept: Sweep, best: Tried | None, by: str, saved: bool
     ends = [] if how.sigma_min is None else ["--sigma-min", f"{how.sigma_min:g}"]
     again = shared.command("sample", run, "--solver", how.solver, "--grid", how.grid, "--steps", how.steps, *ends)
     return f"{again}   (or --save-default to make it the default)"
-
-
-def _draw(swept: Sweep, flow: Tried | None, path: Path) -> None:
-    """sweep.png: distance to the flow, and score, against evaluations.   flow: the setting that is recommended by it."""
-    from undiffuse.pictures.pareto import Point, pareto
-
-    def points(tried: Tried, distance: float | None) -> list[Point]:
-        sampling = tried.sampling
-        return [] if distance is None else [Point(sampling.solver, sampling.grid, tried.evaluations, distance)]
-
-    pareto(
-        path,
-        [point for tried in swept.tried for point in points(tried, tried.to_reference)],
-        [point for tried in swept.tried for point in points(tried, tried.score.value if tried.score else None)],
-        [point for tried in swept.front() for point in points(tried, tried.to_reference)],
-        points(flow, flow.to_reference)[0] if flow else None,
-        f"{swept.n} samples of one seed, each setting from the same noise",
-        f"Fréchet distance to real examples in {swept.directions} random directions",
-    )

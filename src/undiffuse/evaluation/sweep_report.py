@@ -8,6 +8,9 @@ from typing import Any
 from undiffuse.evaluation.jackknife import Estimate
 from undiffuse.evaluation.sweep import EACH_DIRECTION, Sweep, Tried
 
+Point = tuple[str, str, int, float]
+"""(solver, grid, evaluations, distance)."""
+
 
 def sweep_table(swept: Sweep, flow: Tried | None, score: Tried | None, kinds: tuple[str, str]) -> list[str]:
     """The front, cheapest first, and what scores best; notes below.
@@ -62,6 +65,19 @@ def sweep_numbers(swept: Sweep, best: Mapping[str, Tried | None], by: str, toler
         "front": [_row(tried) for tried in swept.front()],
         "tried": [_row(tried) for tried in swept.tried],
     }
+
+
+def sweep_points(swept: Sweep, chosen: Tried | None) -> tuple[list[Point], list[Point], list[Point], Point | None]:
+    """What pictures.pareto draws: the distances to the flow, those to real examples, the front, and the chosen setting."""
+    flow = [_point(tried, tried.to_reference) for tried in swept.tried if tried.to_reference is not None]
+    data = [_point(tried, tried.score.value) for tried in swept.tried if tried.score is not None]
+    front = [_point(tried, tried.to_reference) for tried in swept.front() if tried.to_reference is not None]
+    near = None if chosen is None or chosen.to_reference is None else _point(chosen, chosen.to_reference)
+    return flow, data, front, near
+
+
+def _point(tried: Tried, distance: float) -> Point:
+    return tried.sampling.solver, tried.sampling.grid, tried.evaluations, distance
 
 
 def _row(tried: Tried) -> dict[str, Any]:

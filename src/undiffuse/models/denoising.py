@@ -160,13 +160,12 @@ def in_data_units(model: Model, ratio: Tensor) -> Tensor | None:
     return ratio * model.config.codec.scale[0] if len(set(model.config.codec.scale)) == 1 else None
 
 
-def share_at_ends(model: Model, values: np.ndarray) -> float:
+def share_at_ends(model: Model, values: Tensor) -> float:
     """The share of values (n, C, *size) at the lowest or highest that the data can have, where noise may have been cut off; 0 for floats."""
-    codec = model.config.codec
-    if codec.kind == "float":
-        return 0.0
-    low, high = (np.reshape(ends, (-1, *[1] * (values.ndim - 2))) for ends in (codec.low, codec.high))
-    return float(((values == low) | (values == high)).mean())
+    codec = model.codec
+    return (
+        0.0 if codec.config.kind == "float" else float(((values == codec.low) | (values == codec.high)).double().mean())
+    )
 
 
 def descent(schedule: Schedule, ratio: float, steps: int) -> Level:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -16,52 +16,47 @@ from undiffuse.pictures.plots import COLOURS, INK, MUTED, STYLE, save_figure
 LINE_STYLES: Any = ("-", "--", ":", "-.", (0, (1, 3)), (0, (6, 2, 1, 2, 1, 2)))
 
 
-class Point(NamedTuple):
-    """A setting of sampling: what it costs, and how far it is from where it should be."""
-
-    solver: str
-    grid: str
-    evaluations: int
-    distance: float
+Setting = tuple[str, str, int, float]
+"""A setting of sampling: solver, grid, evaluations, and how far it is from where it should be."""
 
 
 def pareto(
     path: Path,
-    to_reference: Sequence[Point],
-    to_data: Sequence[Point],
-    front: Sequence[Point],
-    chosen: Point | None,
+    to_reference: Sequence[Setting],
+    to_data: Sequence[Setting],
+    front: Sequence[Setting],
+    chosen: Setting | None,
     title: str,
     data_label: str,
 ) -> None:
     """to_reference, to_data: a panel each, where there are any.   front: its cheapest; chosen: the cheapest that is near enough."""
-    solvers = list(dict.fromkeys(point.solver for point in [*to_reference, *to_data]))
-    grids = list(dict.fromkeys(point.grid for point in [*to_reference, *to_data]))
+    solvers = list(dict.fromkeys(solver for solver, *_ in [*to_reference, *to_data]))
+    grids = list(dict.fromkeys(grid for _, grid, *_ in [*to_reference, *to_data]))
     with plt.rc_context(STYLE):
         panels = [p for p in (to_reference, to_data) if p]
         figure, axes = plt.subplots(
             1, len(panels), figsize=(7.2 * len(panels), 5.2), layout="constrained", squeeze=False
         )
         for ax, panel in zip(axes[0], panels, strict=True):
-            for solver, grid in dict.fromkeys((point.solver, point.grid) for point in panel):
-                points = [point for point in panel if (point.solver, point.grid) == (solver, grid)]
+            for solver, grid in dict.fromkeys((solver, grid) for solver, grid, *_ in panel):
+                x, y = zip(*(each[2:] for each in panel if each[:2] == (solver, grid)), strict=True)
                 ax.plot(
-                    [point.evaluations for point in points],
-                    [point.distance for point in points],
+                    x,
+                    y,
                     color=COLOURS[solvers.index(solver) % len(COLOURS)],
                     linestyle=LINE_STYLES[grids.index(grid) % len(LINE_STYLES)],
                     marker="o",
                     markersize=3.5,
                     linewidth=1.6,
                 )
-            _evaluations(ax, sorted({point.evaluations for point in panel}))
+            _evaluations(ax, sorted({evaluations for *_, evaluations, _ in panel}))
         if to_reference:
             ax = axes[0][0]
             ax.set(yscale="log", ylabel="distance to the exact flow, rms per number", title="How exact")
-            steps = [(point.evaluations, point.distance) for point in front]
+            steps = [each[2:] for each in front]
             ax.step(*zip(*steps, strict=True), where="post", color=INK, linewidth=7, alpha=0.1, solid_capstyle="round")
             if chosen:
-                place = (chosen.evaluations, chosen.distance)
+                place = chosen[2:]
                 ax.plot(*place, "o", markersize=15, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.8)
                 ax.annotate(
                     "near enough", place, xytext=(14, 14), textcoords="offset points", color=INK, fontweight="bold"

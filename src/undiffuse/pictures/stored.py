@@ -1,4 +1,4 @@
-"""Examples written to a folder while they are made: an array, a picture of each, and those that a sheet shows."""
+"""Examples written to a folder, at once or while they are made: an array, and a picture of each."""
 
 from __future__ import annotations
 
@@ -57,3 +57,15 @@ class ExampleWriter:
         """Those that are shown, (len(shown), C, *size)."""
         self.array.close()
         return torch.stack(self.kept)
+
+
+def write_examples(folder: Path, name: str, names: Sequence[str], values: Tensor, codec: CodecConfig) -> list[str]:
+    """Writes examples (n, C, *size) in the data's own range to NAME.npy, and images to NAME/; returns what was written."""
+    array = values.numpy().astype(codec.dtype, copy=False)
+    np.save(folder / f"{name}.npy", array.reshape(len(array), *shape_in_files(array.shape[1:])))
+    if len(codec.shape) != 3:
+        return [f"{name}.npy"]
+    (folder / name).mkdir()
+    for k, each in enumerate(names):
+        save_image(values[k], codec, folder / name / f"{k:03d}-{each}.png")
+    return [f"{name}.npy", f"{name}/"]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from undiffuse.conditioning.base import warn_note
 from undiffuse.data.codec import CodecConfig
@@ -24,7 +26,7 @@ DATA = "data:"
 class NamedExamples:
     """values: (n, C, *size) of the type `codec.storage`, in the range of the model's data.   names: of each, for labels and files, no two alike."""
 
-    values: np.ndarray
+    values: Tensor
     names: list[str]
 
 
@@ -52,7 +54,7 @@ def named_examples(
                 note(text)
         names += [stem] if len(values) == 1 else [f"{stem}-{k}" for k in range(len(values))]
         parts.append(values)
-    return NamedExamples(np.concatenate(parts), _distinct(names))
+    return NamedExamples(torch.from_numpy(np.concatenate(parts)), _distinct(names))
 
 
 def fit_of(run: Path) -> str:
