@@ -47,7 +47,7 @@ def inpaint(
 
     examples = job.read(images, missing=mask == "missing")
     hidden = job.mask(mask, examples.values, images)
-    rows: list[Row] = [] if mask == "missing" else [("given", examples.values)]
+    rows = [] if mask == "missing" else [("given", examples.values)]
     task = {"task": "inpaint", "mask": mask, "hidden": hidden.double().mean().item()}
     solve = partial(inverse_problems.inpaint, job.model, examples.values, hidden)
     return _solved(job, solve, "Filled in", examples.names, task, rows, hidden, **how)
@@ -71,15 +71,10 @@ def upscale(
     if not simulate:
         _refuse_others(images, small.shape[1:])
     examples = job.read(images, None if simulate else small)
-    rows: list[Row] = [("original", examples.values)] if simulate else []
+    values = operator(examples.values) if simulate else examples.values
+    rows = [("original", examples.values)] if simulate else []
     task = {"task": "upscale", "factor": factor, "simulated": simulate, "noise": noise}
-    solve = partial(
-        inverse_problems.upscale,
-        job.model,
-        operator(examples.values) if simulate else examples.values,
-        factor,
-        noise=noise,
-    )
+    solve = partial(inverse_problems.upscale, job.model, values, factor, noise=noise)
     return _solved(job, solve, f"{factor} times larger", examples.names, task, rows, **how)
 
 
@@ -89,9 +84,9 @@ def colorize(job: Job, images: Images, noise: Noise = None, **how: Any) -> Resul
     from undiffuse.models import inverse_problems
 
     examples = job.read(images)
-    rows: list[Row] = [("given", examples.values)]
+    rows, task = [("given", examples.values)], {"task": "colorize", "noise": noise}
     solve = partial(inverse_problems.colorize, job.model, examples.values, noise=noise)
-    return _solved(job, solve, "Coloured", examples.names, {"task": "colorize", "noise": noise}, rows, **how)
+    return _solved(job, solve, "Coloured", examples.names, task, rows, **how)
 
 
 @solves()
@@ -110,10 +105,9 @@ def deblur(
     codec, operator = job.model.codec, Blur(radius)
     operator.shape_of(codec.config.shape)
     examples = job.read(images)
-    rows: list[Row] = [("original", examples.values)] if simulate else []
-    y = (
-        codec.decode(codec.encode(operator(examples.values), limited=False)) if simulate else examples.values
-    )  # rounded, as in a file
+    y, rows = examples.values, [("original", examples.values)] if simulate else []
+    if simulate:  # rounded, as in a file
+        y = codec.decode(codec.encode(operator(y), limited=False))
     task = {"task": "deblur", "radius": radius, "simulated": simulate, "noise": noise}
     solve = partial(inverse_problems.deblur, job.model, y, radius, noise=noise)
     return _solved(job, solve, f"A blur of radius {radius:g} undone", examples.names, task, rows, **how)

@@ -149,10 +149,8 @@ def write(
     labels = [samples[k].label for k in shown]
     left_out = "" if len(shown) == n else f" ({len(shown)} of them shown)"
     constant = [f", {name} {values[0]}" for name, values in sampler.conditions.shown.items() if len(values) == 1]
-    title, captions = (
-        f"{n} samples{left_out}, seed {sampler.seed}{''.join(constant)}",
-        len(set(labels)) > len(labels) / 2,
-    )
+    title = f"{n} samples{left_out}, seed {sampler.seed}{''.join(constant)}"
+    captions = len(set(labels)) > len(labels) / 2
     if compare:
         rows = list(dict.fromkeys(labels))
         page = compared_grid(small.finish(), codec, rows, f"The same noise in each column: {title}")
