@@ -50,7 +50,9 @@ class OneOf:
         return core_schema.with_info_wrap_validator_function(self._validated, core_schema.any_schema())
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"anyOf": [handler(entry.config.__pydantic_core_schema__) for entry in self.kinds.values()]}
+        return handler(
+            core_schema.union_schema([entry.config.__pydantic_core_schema__ for entry in self.kinds.values()])
+        )
 
     def _validated(self, value: Any, handler: Any, info: ValidationInfo) -> BaseModel:
         kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)

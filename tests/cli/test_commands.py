@@ -13,8 +13,8 @@ from PIL import Image
 
 from tests.small import TINY_SETTINGS, tiny_model
 from undiffuse.cli import shared
-from undiffuse.cli.following import _beside
 from undiffuse.models.file import save_model
+from undiffuse.runs.progress import time_beside
 from undiffuse.sampling.grids import GRIDS
 from undiffuse.sampling.solvers.registry import SOLVERS
 
@@ -249,8 +249,11 @@ def test_the_picture_of_schedules_has_the_name_that_is_said(run, tmp_path):
 
 
 def test_what_is_saved_and_drawn_at_the_end_lies_outside_the_time_of_training():
-    assert _beside((0.0, 0.0), (40.0, 8.0)) == ", and 0:40 saving, 0:08 drawing besides, at the end"
-    assert _beside((3.0, 0.2), (40.0, 8.2)) == " (0:03 saving of it), and 0:37 saving, 0:08 drawing besides, at the end"
+    assert time_beside((0.0, 0.0), (40.0, 8.0)) == ", and 0:40 saving, 0:08 drawing besides, at the end"
+    assert (
+        time_beside((3.0, 0.2), (40.0, 8.2))
+        == " (0:03 saving of it), and 0:37 saving, 0:08 drawing besides, at the end"
+    )
 
 
 def test_a_finished_command_says_so_and_draws_no_bar(run):

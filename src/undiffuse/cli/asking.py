@@ -149,3 +149,6 @@ def _scale(text: str) -> float:
         pass
     how = "write 2, or class=3,age=1 for one of each, or 1,2,4 with --compare"
     raise typer.BadParameter(f"takes a guidance scale, not {text!r}: {how}")
+
+
+scales.__name__ = "SCALE"  # what the help shows for a value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer import Argument
@@ -13,9 +13,6 @@ from undiffuse.cli.declaring import declared
 from undiffuse.cli.following import train_with_bar
 from undiffuse.cli.options import opt
 from undiffuse.errors import UsageError
-
-if TYPE_CHECKING:
-    from undiffuse.runs.classifier import Reading
 
 CLASSIFIER_STEPS = 2000
 
@@ -40,8 +37,7 @@ def classifier(
     from undiffuse.config import parsed
     from undiffuse.models.devices import usable_device
     from undiffuse.models.file import load
-    from undiffuse.pictures.levels import readings as draw
-    from undiffuse.runs.classifier import ClassifierRun
+    from undiffuse.runs.classifier import ClassifierRun, draw_readings, readings_table
     from undiffuse.runs.data import run_data
     from undiffuse.system import as_file_name
     from undiffuse.training.settings import TrainingConfig
@@ -69,17 +65,12 @@ def classifier(
     folder = run / as_file_name(f"classifier-{name}")
     work = ClassifierRun(folder, model.config, model.codec, data, rows, name, target, training, usable_device(device))
     work.check()  # complains before a bar is drawn
-    parameters = work.trainer.flat.parameter.numel()
-    what = name if name == target.kind else f"{target.kind} {name}"
-    typer.echo(f"classifier {folder}: reads {what} off {len(rows[0]):,} noisy examples, {parameters:,} parameters")
+    typer.echo(work.description())
     train_with_bar(work.updates(), work)
-    readings, score = work.readings(), "R²" if target.kind == "number" else "accuracy"
+    readings = work.readings()
     if readings:
-        for line in _table(readings, score):
-            typer.echo(line)
-        title = f"What the classifier reads of {name!r} off noisy examples"
-        levels = [(r.ratio, r.score, r.error, r.chance, r.can_guide) for r in readings]
-        draw(folder / "levels.png", levels, score, title)
+        typer.echo(readings_table(readings, target.kind))
+        draw_readings(folder / "levels.png", readings, target.kind, name)
     else:
         why = f"no held-out example says what {name} is, so where it can guide is not known"
         typer.echo(f"{why}: hold out more by 'undiffuse train --held-out'")
@@ -87,15 +78,3 @@ def classifier(
     value = {"class": ["--class", "NAME"], "number": ["--number", f"{name}=VALUE"], "tags": ["--tags", f"{name}=NAME"]}
     guided = ["sample", run, "--classifier", folder, "--classifier-scale", 2, *value[target.kind]]
     typer.echo(f"next: {shared.command(*guided)}")
-
-
-def _table(readings: list[Reading], score: str) -> list[str]:
-    lines = [f"{'σ/α':>9} {score:>9} {'± error':>9} {'chance':>8}"]
-    for r in readings:
-        meaning = "can guide" if r.can_guide else "not surely better than chance"
-        lines.append(f"{r.ratio:9.3g} {r.score:9.3f} {r.error:9.3f} {r.chance:8.3f}   {meaning}")
-    useful = [r.ratio for r in readings if r.can_guide]
-    if useful:
-        return [*lines, f"it can guide where σ/α is {min(useful):.3g} to {max(useful):.3g}"]
-    advice = "train it for longer, or look whether the data says anything of this"
-    return [*lines, f"it reads nothing at any noise level: {advice}"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from undiffuse.cli import shared
-from undiffuse.runs.progress import Trained, train_to_end
+from undiffuse.runs.progress import Trained, time_beside, train_to_end
 
 if TYPE_CHECKING:
     from undiffuse.runs.autoencoder import AutoencoderRun
@@ -46,16 +46,15 @@ def follow(run: Run) -> None:
             yield update
 
     first = train_with_bar(watched(), run)
-    besides = _beside(within, run.spent) if first else ""
+    besides = time_beside(within, run.spent) if first else ""
     if first is None:
         typer.echo("this run is already trained for that long: give more --train-steps or --budget to go on.")
     resumed, ended = "resumed; " if first and first > 1 else "", run.measurements.verdict()
     steps = f"{run.trainer.step:,} step{'s' * (run.trainer.step != 1)}"
     typer.echo(f"{resumed}trained {steps} in {shared.clock(run.trainer.seconds)}{besides}; {ended}")
     named = {"the model": MODEL_FILE} | {name: name for name in WRITTEN}
-    typer.echo(
-        f"wrote {run.folder}/: {', '.join(each for each, path in named.items() if (run.folder / path).exists())}"
-    )
+    written = [name for name, path in named.items() if (run.folder / path).exists()]
+    typer.echo(f"wrote {run.folder}/: {', '.join(written)}")
     stages = [task for task in run.config.design.degradations.values() if task.kind == "upscale" and task.noise[1]]
     if stages:
         enlarge = shared.command("sample", "BASE", "--upscaler", run.folder)
@@ -63,14 +62,6 @@ def follow(run: Run) -> None:
     else:
         following = ["restore", run.folder, "data:0", "--simulate"] if run.tasks else ["sample", run.folder]
         typer.echo(f"next: {shared.command(*following)}")
-
-
-def _beside(within: tuple[float, float], whole: tuple[float, float]) -> str:
-    """What saving and drawing took: seconds within the time of training, and in all; what is done at the end lies outside that time."""
-    parts = list(zip(within, whole, ("saving", "drawing"), strict=True))
-    inside = ", ".join(f"{shared.clock(spent)} {what}" for spent, _, what in parts if round(spent))
-    after = ", ".join(f"{shared.clock(all_ - spent)} {what}" for spent, all_, what in parts)
-    return (f" ({inside} of it)" if inside else "") + f", and {after} besides, at the end"
 
 
 def follow_autoencoder(work: AutoencoderRun) -> None:
@@ -82,11 +73,4 @@ def follow_autoencoder(work: AutoencoderRun) -> None:
         list(work.updates())  # none: its latents are measured
     else:
         train_with_bar(work.updates(), work, "autoencoder")
-    found = reconstruction_quality(work)
-    limit = "no sample can be nearer to an example than that"
-    typer.echo(f"reconstructions of {found.n} held-out examples: {found.psnr:.1f} dB; {limit}")
-    if found.frechet is not None:
-        over = f"over {found.components} principal components"
-        typer.echo(f"their Fréchet distance to the examples, {over}, is {found.frechet:.3g}: the floor of later ones")
-    low, high = min(found.stds), max(found.stds)
-    typer.echo(f"latents have standard deviations of {low:.3f} to {high:.3f}, channel by channel")
+    typer.echo(reconstruction_quality(work).description())

@@ -127,16 +127,12 @@ def option(
     field's own default when None.   as_: name of the parameter, the field's when empty.
     """
     field = settings()[kind]["properties"][name]
-    own = field.get("default")
     if default is None:
-        default = "" if own is None else json.dumps(own).strip('"')
-    common: dict[str, Any] = {"default": default, "choices": choices_of(field)}
+        default = "" if field.get("default") is None else json.dumps(field["default"]).strip('"')
     flag = flag or f"--{name.replace('_', '-')}"
-    if field.get("type") == "boolean":
-        return parameter(as_ or name, Annotated[bool | None, opt(field["description"], panel, flag, default=default)])
-    return parameter(
-        as_ or name, Annotated[str | None, opt(field["description"], panel, flag, parse=reader(field), **common)]
-    )
+    kind_, read = (bool, None) if field.get("type") == "boolean" else (str, reader(field))
+    made = opt(field["description"], panel, flag, parse=read, default=default, choices=choices_of(field))
+    return parameter(as_ or name, Annotated[kind_ | None, made])
 
 
 def options_of(kind: str, panels: Mapping[str | None, Iterable[str]], default: str | None = None) -> list[Parameter]:

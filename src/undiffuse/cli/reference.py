@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,23 +44,7 @@ def schema_of_code() -> dict[str, Any]:
     from undiffuse.runs.design import Design
 
     _, schema = models_json_schema([(kind, "validation") for kind in (DataConfig, Condition, Design)])
-    found: dict[str, Any] = {}
-    for name, kind in schema["$defs"].items():
-        found[name] = {key: _named(value, found) for key, value in kind.items()}
-    return {"$defs": dict(sorted(found.items()))}
-
-
-def _named(part: Any, found: dict[str, Any]) -> Any:
-    """A part of a schema in which classes that are written out, as those of a registry, are put into `found` and named."""
-    if isinstance(part, list):
-        return [_named(each, found) for each in part]
-    if not isinstance(part, dict):
-        return part
-    named = {key: _named(value, found) for key, value in part.items()}
-    if not (part.get("type") == "object" and isinstance(part.get("title"), str) and "properties" in part):
-        return named
-    found[part["title"]] = named
-    return {"$ref": f"#/$defs/{part['title']}"}
+    return {"$defs": dict(sorted(schema["$defs"].items()))}
 
 
 @cache
@@ -77,27 +62,29 @@ def name_of(kind: str) -> str:
 
 def type_text(field: dict[str, Any]) -> str:
     """The type and range of a field in a few words."""
-    if "anyOf" in field:
-        return " or ".join(dict.fromkeys(type_text(each) for each in field["anyOf"]))
-    if "oneOf" in field:
-        return " or ".join(type_text(each) for each in field["oneOf"])
+    if kinds := field.get("anyOf", field.get("oneOf")):
+        return " or ".join(dict.fromkeys(type_text(each) for each in kinds))
     if "$ref" in field:
         name = name_of(field["$ref"].rpartition("/")[2])
         return f"[{name}](#{name})"
     if "const" in field or "enum" in field:
-        return ", ".join(f"`{json.dumps(value).strip(chr(34))}`" for value in field.get("enum", [field.get("const")]))
-    kind = field.get("type", "any")
+        return ", ".join(f"`{_json(value)}`" for value in field.get("enum", [field.get("const")]))
+    kind, items = field.get("type", "any"), field.get("prefixItems")
     if kind == "array":
-        each = [type_text(item) for item in field.get("prefixItems") or [field.get("items", {})]]
-        several = [re.sub(r"^(whole number|number)", r"\1s", text) for text in dict.fromkeys(each)]
-        if "prefixItems" in field and len(set(each)) > 1:
+        each = [type_text(item) for item in items or [field.get("items", {})]]
+        if items and len(set(each)) > 1:
             return ", ".join(each)
-        return f"{len(each)} {several[0]}" if "prefixItems" in field else f"list of {several[0]}"
+        several = re.sub(r"^(whole number|number)", r"\1s", each[0])
+        return f"{len(each) if items else 'list of'} {several}"
     if kind == "object" and isinstance(field.get("additionalProperties"), dict):
         return f"{type_text(field['additionalProperties'])} by name"
     text = {"integer": "whole number", "null": "none", "boolean": "true or false", "string": "text"}.get(kind, kind)
     ranges = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
     return " ".join([text, *(f"{sign} {field[key]:g}" for key, sign in ranges if key in field)])
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False).strip('"')
 
 
 def default_text(field: dict[str, Any]) -> str:
@@ -107,23 +94,24 @@ def default_text(field: dict[str, Any]) -> str:
     value = field["default"]
     if isinstance(value, dict):
         return f"`{value['kind']}`" if "kind" in value else "as there"
-    return "none" if value is None else f"`{json.dumps(value, ensure_ascii=False).strip(chr(34))}`"
+    return "none" if value is None else f"`{_json(value)}`"
 
 
 def markdown(meanings: dict[str, str]) -> str:
     """The page.   meanings: of options, by name."""
-    lines = [f"| `{option}` | {meaning} |" for option, meaning in meanings.items()]
-    pages = [HEAD + "\n".join(["| option | meaning |", "|---|---|", *lines])]
+    pages = [HEAD + _table("option | meaning", [(f"`{option}`", meaning) for option, meaning in meanings.items()])]
     known = settings()
     for kind in sorted(known, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name)):
         described = " ".join(known[kind].get("description", "").split("\n\n")[0].split())
-        rows = [
-            f"| `{name}` | {type_text(field)} | {default_text(field)} | {field.get('description', '')} |"
-            for name, field in known[kind].get("properties", {}).items()
-        ]
-        table = "\n".join(["| setting | type | default | meaning |", "|---|---|---|---|", *rows])
-        pages.append(f"## {name_of(kind)}\n\n{described}\n\n{table}")
+        fields = known[kind].get("properties", {})
+        rows = [(f"`{n}`", type_text(f), default_text(f), f.get("description", "")) for n, f in fields.items()]
+        pages.append(f"## {name_of(kind)}\n\n{described}\n\n{_table('setting | type | default | meaning', rows)}")
     return "\n\n".join(pages) + "\n"
+
+
+def _table(head: str, rows: Iterable[Iterable[str]]) -> str:
+    line = "|".join("---" for _ in head.split("|"))
+    return "\n".join([f"| {head} |", f"|{line}|", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def write(folder: Path) -> None:

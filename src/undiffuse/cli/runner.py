@@ -57,14 +57,8 @@ FIELDS = {
     ),
 }
 SCALES = "Guidance scale: 1 plain conditional, above 1 stronger; class=3,age=1 for single conditions."
-GUIDED = [
-    parameter(
-        "scales",
-        Annotated[
-            str | None, opt(SCALES, None, "--guidance", parse=asking.scales, metavar="SCALE", default=MODELS_OWN)
-        ],
-    )
-]
+SCALE = opt(SCALES, None, "--guidance", parse=asking.scales, default=MODELS_OWN)
+GUIDED = [parameter("scales", Annotated[str | None, SCALE])]
 EVERY_SETTING = [*options_of("SamplingConfig", FIELDS, MODELS_OWN), *GUIDED]
 SET = opt("Any other setting of sampling; may be repeated.", SOLVER, "--set", metavar="SETTING=VALUE")
 SAMPLING = [
@@ -204,19 +198,17 @@ def _open(run: Path, place: Place, stack: ExitStack, typed: dict[str, Any], comp
     from undiffuse.models.file import load
 
     known = settings()["SamplingConfig"]["properties"]
-    sampling = given({name: value for name, value in typed.items() if name in known})
-    sampling |= assignments(typed.get("more") or [])
-    for name in sampling:
-        if name not in known:
-            raise UsageError(
-                f"there is no setting of sampling {name!r}, see 'undiffuse schema sampling'{nearest(name, known) or '.'}"
-            )
+    sampling = given({name: value for name, value in typed.items() if name in known}) | assignments(typed.get("more"))
+    if unknown := [name for name in sampling if name not in known]:
+        there = f"see 'undiffuse schema sampling'{nearest(unknown[0], known) or '.'}"
+        raise UsageError(f"there is no setting of sampling {unknown[0]!r}, {there}")
     strengths, each = typed.get("scales") or ([], {})
     if len(strengths) > 1 and not compare:
         raise UsageError("--guidance lists several scales: use one at a time, or 'sample --compare'.")
-    sampling |= ({"guidance": strengths[0]} if len(strengths) == 1 else {}) | (
-        {"guidance_scales": each} if each else {}
-    )
+    if len(strengths) == 1:
+        sampling["guidance"] = strengths[0]
+    if each:
+        sampling["guidance_scales"] = each
     model = load(run, typed["device"], *(typed[name] for name in ("weights", "encoder", "download", "adapters")))
     shared.say_grid(model, sampling.get("solver"), sampling.get("grid"))
     asked = {kind: typed.get(f"{kind}_") for kind in asking.OPTIONS}

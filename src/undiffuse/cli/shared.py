@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from undiffuse.models.model import Model
 
+N = TypeVar("N", int, float)
 STEPS = "{task.fields[said]}"
 EVEN_IN_LOG = ("karras", "logsnr", "exponential", "polyexponential")  # grids that solvers in sigma/alpha are made for
 FLAGS: dict[str, str] = {}  # of the command that runs, by setting
@@ -47,19 +48,12 @@ def size(text: str) -> tuple[int, int]:
 seconds.__name__, size.__name__ = "DURATION", "SIZE"  # what the help shows for a value
 
 
-def integers(text: str) -> list[int]:
-    """ "1,2,2" → [1, 2, 2]."""
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise UsageError(f"{text!r} is no list of numbers: write them like 1,2,2.")
-    return [int(part) for part in text.split(",")]
-
-
-def numbers(text: str) -> list[float]:
-    """ "0.05,0.1" → [0.05, 0.1]."""
+def listed(text: str, number: Callable[[str], N], example: str) -> list[N]:
+    """ "1,2,2" → [1, 2, 2].   number: reads one.   example: how they are written. Raises UsageError."""
     try:
-        return [float(part) for part in text.split(",")]
+        return [number(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"{text!r} is no list of numbers: write them like 0.05,0.1.") from None
+        raise UsageError(f"{text!r} is no list of numbers: write them like {example}.") from None
 
 
 def two_numbers(

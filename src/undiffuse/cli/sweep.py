@@ -52,9 +52,9 @@ def sweep(
         model,
         solvers.split(",") if solvers else sweeping.DEFAULT_SOLVERS,
         grids.split(",") if grids else sweeping.DEFAULT_GRIDS,
-        shared.integers(step_counts) if step_counts else sweeping.DEFAULT_STEPS,
+        shared.listed(step_counts, int, "1,2,2") if step_counts else sweeping.DEFAULT_STEPS,
         job.sampling.get("guidance"),
-        shared.numbers(sigma_mins) if sigma_mins else [None],
+        shared.listed(sigma_mins, float, "0.05,0.1") if sigma_mins else [None],
     )
     known = sweep_data(run, model, n, data, shared.note)
     if known.data is None and by == "score":

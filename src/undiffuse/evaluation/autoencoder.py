@@ -27,6 +27,18 @@ class ReconstructionQuality:
     stds: tuple[float, ...]
     n: int
 
+    def description(self) -> str:
+        """The same in words, in two or three lines."""
+        limit = "no sample can be nearer to an example than that"
+        lines = [f"reconstructions of {self.n} held-out examples: {self.psnr:.1f} dB; {limit}"]
+        if self.frechet is not None:
+            over = f"over {self.components} principal components"
+            lines.append(
+                f"their Fréchet distance to the examples, {over}, is {self.frechet:.3g}: the floor of later ones"
+            )
+        low, high = min(self.stds), max(self.stds)
+        return "\n".join([*lines, f"latents have standard deviations of {low:.3f} to {high:.3f}, channel by channel"])
+
 
 def reconstruction_quality(run: AutoencoderRun) -> ReconstructionQuality:
     """What the written autoencoder leaves to reach."""

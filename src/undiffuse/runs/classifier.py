@@ -43,6 +43,7 @@ from undiffuse.models.config import ModelConfig
 from undiffuse.models.storage import sets_of
 from undiffuse.networks.building import NetworkConfig, suggested_unet
 from undiffuse.networks.unet_config import StagesConfig, UNetConfig
+from undiffuse.pictures.levels import readings as draw_levels
 from undiffuse.process.forward import add_noise
 from undiffuse.process.levels import Level
 from undiffuse.rng import GeneratorStream, drawing, permuted
@@ -223,6 +224,12 @@ class ClassifierRun:
         x, values = self.codec.encode(self.data.values[judged]), {self.name: self._values[judged].to(self.device)}
         return ValidationSet.of(x.to(self.device), values, self.schedule)
 
+    def description(self) -> str:
+        """What is about to be trained, in a line."""
+        what = self.name if self.name == self.target.kind else f"{self.target.kind} {self.name}"
+        read = f"reads {what} off {len(self.training_rows):,} noisy examples"
+        return f"classifier {self.folder}: {read}, {self.trainer.flat.parameter.numel():,} parameters"
+
     def check(self) -> None:
         """Raises UsageError where the folder holds a classifier that is trained otherwise, with a list of what differs."""
         self._folder.refuse_other(self.run_config, CLASSIFIER_OTHERWISE, CLASSIFIER_FREE_TO_CHANGE)
@@ -268,6 +275,29 @@ class ClassifierRun:
                     reading(self.config.target, answer.cpu(), self.bank.values[self.name].cpu(), level.sigma_edm.item())
                 )
         return found
+
+
+def score_of(kind: str) -> str:
+    """What a reading of a condition of that kind measures."""
+    return "R²" if kind == "number" else "accuracy"
+
+
+def readings_table(readings: list[Reading], kind: str) -> str:
+    """Readings as a table, and where the classifier can guide.   kind: of the condition."""
+    lines = [f"{'σ/α':>9} {score_of(kind):>9} {'± error':>9} {'chance':>8}"]
+    for r in readings:
+        meaning = "can guide" if r.can_guide else "not surely better than chance"
+        lines.append(f"{r.ratio:9.3g} {r.score:9.3f} {r.error:9.3f} {r.chance:8.3f}   {meaning}")
+    useful = [r.ratio for r in readings if r.can_guide]
+    advice = "train it for longer, or look whether the data says anything of this"
+    where = f"where σ/α is {min(useful):.3g} to {max(useful):.3g}" if useful else ""
+    return "\n".join([*lines, f"it can guide {where}" if useful else f"it reads nothing at any noise level: {advice}"])
+
+
+def draw_readings(path: Path, readings: list[Reading], kind: str, name: str) -> None:
+    """Draws one or more readings of the condition called `name`.   kind: of it."""
+    rows = [(r.ratio, r.score, r.error, r.chance, r.can_guide) for r in readings]
+    draw_levels(path, rows, score_of(kind), f"What the classifier reads of {name!r} off noisy examples")
 
 
 def says(target: Any, encoded: Tensor) -> Tensor:

@@ -106,3 +106,11 @@ def clock(seconds: float) -> str:
     whole = round(seconds)
     hours, rest = divmod(whole, 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def time_beside(within: tuple[float, float], whole: tuple[float, float]) -> str:
+    """What saving and drawing took: seconds within the time of training, and in all; what is done at the end lies outside that time."""
+    parts = list(zip(within, whole, ("saving", "drawing"), strict=True))
+    inside = ", ".join(f"{clock(spent)} {what}" for spent, _, what in parts if round(spent))
+    after = ", ".join(f"{clock(all_ - spent)} {what}" for spent, all_, what in parts)
+    return (f" ({inside} of it)" if inside else "") + f", and {after} besides, at the end"
