@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from undiffuse.api import train
-from undiffuse.cli.place import Place
 from undiffuse.data.sources import DataConfig
 from undiffuse.errors import Failure, UsageError
 from undiffuse.runs.prepare import prepare
+from undiffuse.runs.results import ResultsFolder
 from undiffuse.system import (
     LOCK,
     FolderLock,
@@ -136,7 +136,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
 
 def test_two_processes_never_get_the_same_folder_of_results(tmp_path, monkeypatch):
     def result(text):
-        with Place(tmp_path, "sampled", None) as place:
+        with ResultsFolder(tmp_path / "sampled") as place:
             (place.folder / "a").write_text(text)
         return place.final
 
@@ -154,7 +154,7 @@ def test_results_are_written_whole(tmp_path):
         (place.folder / "a.npy").write_bytes(b"half")
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), Place(tmp_path, "sampled", None) as place:
+    with pytest.raises(KeyboardInterrupt), ResultsFolder(tmp_path / "sampled") as place:
         half(place)
     assert not list(tmp_path.iterdir())
 
@@ -162,8 +162,8 @@ def test_results_are_written_whole(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from undiffuse.cli.place import Place
-with Place(Path(sys.argv[1]), "sampled", None) as place:
+from undiffuse.runs.results import ResultsFolder
+with ResultsFolder(Path(sys.argv[1]) / "sampled") as place:
     (place.folder / "a.npy").write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -180,7 +180,7 @@ def test_results_of_a_killed_process_are_removed_by_the_next(tmp_path):
     elsewhere.mkdir()
     working = temporary_beside(folder / "001")
     working.mkdir()
-    with Place(tmp_path, "sampled", None) as place:
+    with ResultsFolder(tmp_path / "sampled") as place:
         (place.folder / "a").write_text("whole")
     assert {path.name for path in folder.iterdir()} == {"001", working.name, elsewhere.name}
     with FolderLock(

@@ -6,6 +6,7 @@ Contradictions between settings are refused when a configuration is made.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any, Protocol, TypeVar
@@ -183,3 +184,12 @@ def _difference(path: str, before: BaseModel, now: BaseModel, old: Any, new: Any
     return (
         f"the data has changed: {same if counts[0] == counts[1] else f'{counts[0]:,} examples then, {counts[1]:,} now'}"
     )
+
+
+def finite(value: Any) -> Any:
+    """Plain data for strict JSON, which has neither infinity nor NaN: None instead."""
+    if isinstance(value, Mapping):
+        return {name: finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

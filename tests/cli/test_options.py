@@ -15,8 +15,9 @@ from typer.models import OptionInfo
 from undiffuse.cli import reference
 from undiffuse.cli.main import _of_typer, app
 from undiffuse.cli.options import MEANINGS, flag_of, flags_of
-from undiffuse.cli.place import Place
+from undiffuse.cli.place import results_folder
 from undiffuse.cli.shared import with_flags
+from undiffuse.runs.results import ResultsFolder
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {each.callback.__name__: each.callback for each in app.registered_commands}
@@ -158,7 +159,7 @@ def test_results_are_there_when_everything_is(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     for number in ("001", "002"):
-        with Place(run, "edited", None) as place:
+        with ResultsFolder(run / "edited") as place:
             (place.folder / "a.txt").write_text("a")
             assert not place.final.exists() or place.final.name != number
         assert place.final == run / "edited" / number
@@ -170,7 +171,7 @@ def test_results_are_there_when_everything_is(tmp_path):
 def test_nothing_stays_of_results_that_failed(tmp_path, out):
     run = tmp_path / "run"
     run.mkdir()
-    place = Place(run, "edited", None if out is None else tmp_path / out)
+    place = results_folder(run, "edited", None if out is None else tmp_path / out)
     with pytest.raises(KeyboardInterrupt), place:
         (place.folder / "images").mkdir()
         (place.folder / "images" / "0.png").write_text("half")
@@ -180,8 +181,7 @@ def test_nothing_stays_of_results_that_failed(tmp_path, out):
 
 def test_an_empty_folder_that_is_named_is_filled(tmp_path):
     (tmp_path / "out").mkdir()
-    place = Place(tmp_path, "edited", tmp_path / "out")
-    place.check()
+    place = results_folder(tmp_path, "edited", tmp_path / "out")
     with place:
         (place.folder / "a.txt").write_text("a")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.txt"]

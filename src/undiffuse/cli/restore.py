@@ -46,8 +46,7 @@ def restore(
     tasks, arguments = list(observation.tasks), job.arguments(job.sampling)
     del arguments["watch"]
     made = restoration.restore(model, observation, n, **arguments)
-    hidden = (observation.channels[:, -2:-1] == 0).expand_as(observation.values)
-    rows: list[Row] = [("seen", masked(observation.values, hidden, codec)[1])]
+    rows: list[Row] = [("seen", masked(observation.values, observation.hidden, codec)[1])]
     rows += [(f"answer {k + 1}", made.values[:, k]) for k in range(n)]
     numbers: dict[str, Any] = {"degradations": tasks, "n": n, "conditions": job.described, "seed": job.seed}
     lines = []

@@ -42,6 +42,7 @@ class Result:
 
 def write_result(folder: Path, model: Model, result: Result, recorder: TrajectoryRecorder | None) -> list[str]:
     """Writes everything into a folder; returns the names of what is there."""
+    from undiffuse.config import finite
     from undiffuse.pictures import edits as pictures
     from undiffuse.pictures.stored import write_examples
 
@@ -65,15 +66,6 @@ def write_result(folder: Path, model: Model, result: Result, recorder: Trajector
         write(folder / name)
         written.append(name)
     return written
-
-
-def finite(value: Any) -> Any:
-    """The same for strict JSON, which has neither infinity nor NaN: null instead."""
-    if isinstance(value, Mapping):
-        return {name: finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def by_name(names: Iterable[str], values: Tensor) -> dict[str, float]:

@@ -21,7 +21,7 @@ from typer import Argument
 from undiffuse.cli import asking, shared
 from undiffuse.cli.options import MODELS_OWN, assignments, given, opt, options_of
 from undiffuse.cli.options import parameter as parameter
-from undiffuse.cli.place import Place
+from undiffuse.cli.place import results_folder
 from undiffuse.cli.reference import settings
 from undiffuse.cli.result import Result, write_result
 from undiffuse.errors import UsageError, nearest
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from undiffuse.models.model import Model
     from undiffuse.pictures.edits import TrajectoryRecorder, Way
     from undiffuse.runs.examples import NamedExamples
+    from undiffuse.runs.results import ResultsFolder
 
 Run = Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")]
 Images = Annotated[
@@ -92,7 +93,7 @@ class Job:
 
     run: Path
     model: Model
-    place: Place
+    place: ResultsFolder
     stack: ExitStack
     asked: dict[str, list[str] | None]
     sampling: dict[str, Any]
@@ -173,8 +174,7 @@ def answers(
 
         def command(run: Path, out: Path | None, **typed: Any) -> None:
             chosen = {option.name: typed.pop(option.name) for option in mine}
-            place = Place(run, kind, out)
-            place.check()
+            place = results_folder(run, kind, out)
             with place:
                 with ExitStack() as stack:
                     job = _open(run, place, stack, typed, chosen.get("compare", False))
@@ -193,7 +193,7 @@ def answers(
     return decorate
 
 
-def _open(run: Path, place: Place, stack: ExitStack, typed: dict[str, Any], compare: bool) -> Job:
+def _open(run: Path, place: ResultsFolder, stack: ExitStack, typed: dict[str, Any], compare: bool) -> Job:
     """The job of a command.   typed: the values of the shared options.   compare: whether several guidance scales are."""
     from undiffuse.models.file import load
 

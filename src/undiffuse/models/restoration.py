@@ -44,6 +44,11 @@ class Observation:
     known: Tensor | None = None
     kept: Tensor | None = None
 
+    @property
+    def hidden(self) -> Tensor:
+        """Where nothing is known, bool (inputs, C, *size)."""
+        return (self.channels[:, -2:-1] == 0).expand_as(self.values)
+
 
 @dataclass(frozen=True)
 class Restored:

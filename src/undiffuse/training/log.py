@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from undiffuse.config import finite
 from undiffuse.errors import UsageError
 from undiffuse.system import write_text
 from undiffuse.training.cadence import Cadence
@@ -49,8 +50,7 @@ class MetricsLog:
 
 def line_of(values: Mapping[str, Any]) -> str:
     """One line of strict JSON, which has no NaN: null stands for it."""
-    finite = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
-    return json.dumps(finite, allow_nan=False) + "\n"
+    return json.dumps(finite(values), allow_nan=False) + "\n"
 
 
 def _kept(path: Path, step: float) -> list[str]:
