@@ -13,7 +13,7 @@ from PIL import Image, features
 
 from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.examples import read_examples
-from undiffuse.data.pixels import Unreadable, _bits, mode_of, read_image
+from undiffuse.data.pixels import ORIENTATION, Unreadable, _bits, mode_of, read_image, upright_size
 from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.errors import UsageError
 from undiffuse.pictures.images import png_of_16_bits, save_image
@@ -264,3 +264,14 @@ def open_data_of(values):
     from undiffuse.data.dataset import Dataset
 
     return Dataset("test", values[:, None], mode="I;16")
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (4, 6)), (3, (4, 6)), (6, (6, 4)), (8, (6, 4))])
+def test_the_size_of_a_file_is_that_of_its_image_upright(tmp_path, orientation, size):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / "a.png", exif=exif)
+    assert upright_size(tmp_path / "a.png") == size == read_image(tmp_path / "a.png").values.shape[1:]
+    (tmp_path / "b.png").write_bytes(b"nothing")
+    assert upright_size(tmp_path / "b.png") is None
+    assert upright_size(tmp_path / "c.npy") is None

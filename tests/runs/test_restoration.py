@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import undiffuse
-from tests.small import TINY_SETTINGS, randomised
+from tests.small import TINY_SETTINGS, randomised, tiny_model
 from undiffuse.data.sources import DataConfig, open_data
 from undiffuse.models import restoration
 from undiffuse.models.file import load
@@ -191,3 +191,10 @@ def test_a_run_of_tasks_is_fine_tuned(tmp_path, trained):
     tuned = undiffuse.train("digits", runs=tmp_path, name="tuned", start=trained.folder, steps=2, batch_size=8)
     assert list(tuned.config.degradations) == ["inpaint", "upscale:2", "denoise"]
     assert set(tuned.config.conditions) == {"class", "observation", "task"}
+
+
+def test_peak_signal_to_noise_is_of_the_range_of_the_data():
+    """An error of a tenth of the range everywhere is 20 dB, and none at all infinite."""
+    model, values = tiny_model(), torch.full((2, 1, 8, 8), 100.0)
+    assert restoration.psnr(model, values, values + 25.5).tolist() == pytest.approx([20, 20])
+    assert restoration.psnr(model, values, values).isinf().all()

@@ -14,9 +14,6 @@ from undiffuse.cli.runner import SEED, Job, answers
 from undiffuse.errors import UsageError
 
 DATA = "Examples to judge by; the run's held-out ones when left out."
-METHOD = "chain, flow or continuous; chain where the model has one."
-DRAWS = "Repetitions with other noise; two or more tell its part of the error."
-DECODER = "Of quantised data: tanh, as published numbers, or exact."
 STEPS = "Steps of a respaced chain (all), or levels of the continuous bound (64)."
 VARIANCE = "Variance of the chain: 0 small, 1 large; the model's own when left out."
 EXACT = opt("Of a flow: a derivative per dimension, no probe.", None, "--exact-divergence")
@@ -31,10 +28,10 @@ TITLES = {
 def likelihood(
     job: Job,
     data: Annotated[str | None, Argument(metavar="[DATA]", help=DATA)] = None,
-    method: Annotated[str | None, opt(METHOD)] = None,
+    method: Annotated[str | None, opt("chain, flow or continuous; chain where the model has one.")] = None,
     n: Annotated[int, opt("How many examples, drawn at random.", None, "-n")] = 256,
-    draws: Annotated[int, opt(DRAWS)] = 1,
-    decoder: Annotated[str | None, opt(DECODER)] = None,
+    draws: Annotated[int, opt("Repetitions with other noise; two or more tell its part of the error.")] = 1,
+    decoder: Annotated[str | None, opt("Of quantised data: tanh, as published numbers, or exact.")] = None,
     unit: Annotated[str | None, opt("bits or nats, per dimension; float data has nats alone.")] = None,
     steps: Annotated[int | None, opt(STEPS)] = None,
     variance: Annotated[float | None, opt(VARIANCE)] = None,

@@ -55,12 +55,15 @@ class Sampler:
 
     def choices(self) -> list[tuple[dict[str, Any], float | None, str, list[str]]]:
         """Every combination of values and strengths: (conditions, strength, label, cells of a table)."""
-        found, asked = [], self.conditions
-        for strength in self.strengths:
-            mark = [f"guidance {strength:g}"] if len(self.strengths) > 1 else []
-            for conditions, label, cells in zip(asked.combinations(), asked.labels(), asked.cells(), strict=True):
-                found.append((conditions, strength, ", ".join([*([label] if label else []), *mark]), cells))
-        return found
+        values = self.conditions
+        each = list(zip(values.combinations(), values.labels(), values.cells(), strict=True))
+        if len(self.strengths) == 1:
+            return [(conditions, self.strengths[0], label, cells) for conditions, label, cells in each]
+        return [
+            (conditions, strength, f"{label}, guidance {strength:g}".removeprefix(", "), cells)
+            for strength in self.strengths
+            for conditions, label, cells in each
+        ]
 
     def samples(self, n: int | None, compare: bool) -> list[list[Sample]]:
         """The samples in the order in which they are made: for each strength, in the order of the choices."""

@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from undiffuse.evaluation.sweep import Sweep, Tried
 
 DATA = "Examples to score against; those the run held out when left out."
-GRIDS = "Which, like angle_beta,aligned; aligned is fitted to the model."
-SIGMA_MINS = "Last noisy levels, like 0.05,0.1; each grid's own when left out."
-SAMPLES = "How many samples to judge each setting by; a score takes some hundreds."
-TOLERANCE = "Distance to the exact flow that is near enough, of values from -1 to 1."
 BY = "Recommend by flow, how near to the exact flow, or by score, how like examples it never saw."
 SAVE = opt("Make the recommended setting the model's default.", None, "--save-default")
 
@@ -30,11 +26,11 @@ def sweep(
     job: Job,
     data: Annotated[str | None, Argument(metavar="[DATA]", help=DATA)] = None,
     solvers: Annotated[str | None, opt("Which, like adams,unipc; a good few when left out.")] = None,
-    grids: Annotated[str | None, opt(GRIDS)] = None,
+    grids: Annotated[str | None, opt("Which, like angle_beta,aligned; aligned is fitted to the model.")] = None,
     step_counts: Annotated[str | None, opt("Numbers of sampler steps to try, like 4,8,16.")] = None,
-    sigma_mins: Annotated[str | None, opt(SIGMA_MINS)] = None,
-    n: Annotated[int, opt(SAMPLES, None, "-n")] = 64,
-    tolerance: Annotated[float, opt(TOLERANCE)] = 0.01,
+    sigma_mins: Annotated[str | None, opt("Last noisy levels, like 0.05,0.1; each grid's own when left out.")] = None,
+    n: Annotated[int, opt("How many samples to judge each setting by; a score takes some hundreds.", None, "-n")] = 64,
+    tolerance: Annotated[float, opt("Distance to the exact flow that is near enough, of values from -1 to 1.")] = 0.01,
     by: Annotated[str, opt(BY)] = "flow",
     save_default: Annotated[bool, SAVE] = False,
 ) -> Result:
