@@ -11,7 +11,7 @@ import torch
 from tests.conditioning.instances import DROPPABLE, KIND_OF
 from tests.small import TINY_SETTINGS, images, tiny_model
 from undiffuse.api import train
-from undiffuse.cli import asking
+from undiffuse.cli.conditions import read_conditions, read_negative
 from undiffuse.conditioning.classes import ClassConfig, TaskConfig
 from undiffuse.conditioning.columns import fit_conditions
 from undiffuse.conditioning.conditions import Conditions
@@ -162,11 +162,11 @@ def test_a_class_that_is_a_number_may_be_a_scalar_of_any_library(value):
 def test_neither_what_is_retired_nor_what_is_seen_is_offered():
     retired = ClassConfig(names=("old", "older")).retire()
     model = tiny_model(conditions={"kind": retired, "class": ClassConfig(names=("cat", "dog"))})
-    assert asking.read_conditions(model, {"class": ["cat"]}).values == {"class": ["cat"]}  # "told several of that kind"
+    assert read_conditions(model, {"class": ["cat"]}).values == {"class": ["cat"]}  # "told several of that kind"
     with pytest.raises(UsageError, match=r"a condition of the model \(class\)"):
-        asking.negative(model, ["kind=old"])
+        read_negative(model, ["kind=old"])
     seen = {"observation": ObservationConfig(shape=(3, 8, 8)), "task": TaskConfig(names=("inpaint", "denoise"))}
     model = tiny_model(conditions=seen, degradations=parse_tasks("inpaint,denoise"))
     with pytest.raises(UsageError) as caught:
-        asking.read_conditions(model, {"class": ["cat"]})
+        read_conditions(model, {"class": ["cat"]})
     assert "observation" not in str(caught.value)

@@ -9,7 +9,7 @@ import typer
 from typer import Argument
 
 from undiffuse.cli import shared
-from undiffuse.cli.declaring import declared
+from undiffuse.cli.conditions import declared
 from undiffuse.cli.following import train_with_bar
 from undiffuse.cli.options import opt
 from undiffuse.errors import UsageError

@@ -10,33 +10,34 @@ import typer
 from typer import Argument
 
 from undiffuse.cli import shared
+from undiffuse.cli.conditions import CONDITION_VALUES
 from undiffuse.cli.options import opt
 from undiffuse.cli.result import Result, by_name, decibels
-from undiffuse.cli.runner import ASKED, SAMPLING, SEED, TRAJECTORY, Images, Job, answers
+from undiffuse.cli.runner import SAMPLING_OPTIONS, SEED, TRAJECTORY, Images, Job, answers
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
     from undiffuse.models.editing import Reconstruction
     from undiffuse.pictures.edits import Row
 
-NOISE = "Standard deviation of the noise in the images given, in their own unit; estimated when left out."
+NOISE_HELP = "Standard deviation of the noise in the images given, in their own unit; estimated when left out."
 MUCH_CUT_OFF = 0.1  # of the values
-METHOD = "heun or ddim: invert the flow. ddpm_inversion: exact. stochastic: random noise."
-TITLES = {
+METHOD_HELP = "heun or ddim: invert the flow. ddpm_inversion: exact. stochastic: random noise."
+RECONSTRUCTION_TITLES = {
     "heun": "Reconstruction by inverting the flow, Heun",
     "ddim": "Reconstruction by DDIM inversion",
     "ddpm_inversion": "Reconstruction by DDPM inversion",
     "stochastic": "Noised at random, and back",
 }
 FIRST = Annotated[str, Argument(metavar="A", help="An image or an .npy array; data:K is example K of the run's data.")]
-edits = partial(answers, "edited", ASKED, SAMPLING)
+edits = partial(answers, "edited", CONDITION_VALUES, SAMPLING_OPTIONS)
 
 
 @edits(SEED, TRAJECTORY)
 def denoise(
     job: Job,
     images: Images,
-    noise: Annotated[float | None, opt(NOISE)] = None,
+    noise: Annotated[float | None, opt(NOISE_HELP)] = None,
     level: Annotated[float | None, opt("The same as sigma/alpha.")] = None,
     estimate: Annotated[str, opt("How to estimate it: likelihood (by the model) or wavelet.")] = "likelihood",
 ) -> Result:
@@ -89,7 +90,7 @@ def denoise(
 def reconstruct(
     job: Job,
     images: Images,
-    method: Annotated[str, opt(METHOD)] = "heun",
+    method: Annotated[str, opt(METHOD_HELP)] = "heun",
     strength: Annotated[float, opt("How far up, 0 (nothing) to 1 (all the way to noise).")] = 1.0,
 ) -> Result:
     """Take images up to noise and back: what survives is what the model knows of them."""
@@ -109,7 +110,7 @@ def reconstruct(
     origin = "given" if codec.space is None else "given, through latents"
     return Result(
         rows=[*_noised(job, result, origin), ("reconstruction", result.values), (label, change)],
-        title=f"{TITLES[method]}{part}, {settings['steps']} steps",
+        title=f"{RECONSTRUCTION_TITLES[method]}{part}, {settings['steps']} steps",
         labels=labels,
         numbers=_numbers(job, result, settings, examples.names),
         arrays={"reconstructed": (examples.names, result.values)},

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from undiffuse.cli import shared
-from undiffuse.cli.options import given, opt
+from undiffuse.cli.conditions import CONDITION_VALUES
+from undiffuse.cli.options import not_none, opt, parameter
 from undiffuse.cli.result import Result, by_name
-from undiffuse.cli.runner import ASKED, SAMPLING, SEED, TRAJECTORY, Images, Job, Noise, answers, parameter
+from undiffuse.cli.runner import SAMPLING_OPTIONS, SEED, TRAJECTORY, Images, Job, Noise, answers
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,19 +21,21 @@ if TYPE_CHECKING:
     from undiffuse.pictures.edits import Row
 
 MASKS = "left, right, top, bottom, center, random:0.5, box:y,x,h,w, missing, or the name of an image or .npy file"
-METHODS = "dps, pigdm, exact, replace, and for masks repaint; docs/how-to/restore-and-edit.md compares them."
-ITERATIONS = "Conjugate gradient iterations of exact: more is truer and slower."
-DPS = "Step size of dps: longer obeys the image more and the model less; by the size when left out."
-METHOD = [
+INVERSE_METHODS_HELP = (
+    "dps, pigdm, exact, replace, and for masks repaint; docs/how-to/restore-and-edit.md compares them."
+)
+ITERATIONS_HELP = "Conjugate gradient iterations of exact: more is truer and slower."
+DPS_HELP = "Step size of dps: longer obeys the image more and the model less; by the size when left out."
+METHOD_OPTIONS = [
     parameter("n", Annotated[int, opt("Answers for each image: there are many that fit.", None, "-n")], 4),
-    parameter("method", Annotated[str, opt(METHODS)], "dps"),
-    parameter("iterations", Annotated[int | None, opt(ITERATIONS)]),
-    parameter("dps_step_size", Annotated[float | None, opt(DPS)]),
+    parameter("method", Annotated[str, opt(INVERSE_METHODS_HELP)], "dps"),
+    parameter("iterations", Annotated[int | None, opt(ITERATIONS_HELP)]),
+    parameter("dps_step_size", Annotated[float | None, opt(DPS_HELP)]),
     parameter("jump_repeats", Annotated[int | None, opt("How often repaint samples each stretch.")]),
 ]
 Simulate = Annotated[bool, opt("Take whole images, and degrade them first.", None, "--simulate")]
 RADIUS = "Standard deviation of the Gaussian that blurred them, in pixels of the model's size."
-solves = partial(answers, "edited", ASKED, SAMPLING, SEED, TRAJECTORY, own=METHOD)
+solves = partial(answers, "edited", CONDITION_VALUES, SAMPLING_OPTIONS, SEED, TRAJECTORY, own=METHOD_OPTIONS)
 
 
 @solves()
@@ -130,7 +133,7 @@ def _solved(
     from undiffuse.models.inverse_methods import InverseMethod, method_config, method_levels
     from undiffuse.pictures.edits import masked
 
-    chosen = InverseMethod(method, **given(settings))  # type: ignore[arg-type]
+    chosen = InverseMethod(method, **not_none(settings))  # type: ignore[arg-type]
     sampling = method_config(job.model, chosen, overrides=job.sampling)
     steps = len(method_levels(job.model, chosen, sampling)) - 1
     result = solve(n=n, method=chosen, **job.arguments(job.sampling, steps))

@@ -13,11 +13,11 @@ from undiffuse.cli.result import Result
 from undiffuse.cli.runner import SEED, Job, answers
 from undiffuse.errors import UsageError
 
-DATA = "Examples to judge by; the run's held-out ones when left out."
-STEPS = "Steps of a respaced chain (all), or levels of the continuous bound (64)."
+LIKELIHOOD_DATA_HELP = "Examples to judge by; the run's held-out ones when left out."
+STEPS_HELP = "Steps of a respaced chain (all), or levels of the continuous bound (64)."
 VARIANCE = "Variance of the chain: 0 small, 1 large; the model's own when left out."
 EXACT = opt("Of a flow: a derivative per dimension, no probe.", None, "--exact-divergence")
-TITLES = {
+LIKELIHOOD_TITLES = {
     "chain": "Cost of each step of the chain",
     "continuous": "Cost of each stretch of log-SNR",
     "flow": "Growth of volume along the flow",
@@ -27,13 +27,13 @@ TITLES = {
 @answers("likelihood", SEED)
 def likelihood(
     job: Job,
-    data: Annotated[str | None, Argument(metavar="[DATA]", help=DATA)] = None,
+    data: Annotated[str | None, Argument(metavar="[DATA]", help=LIKELIHOOD_DATA_HELP)] = None,
     method: Annotated[str | None, opt("chain, flow or continuous; chain where the model has one.")] = None,
     n: Annotated[int, opt("How many examples, drawn at random.", None, "-n")] = 256,
     draws: Annotated[int, opt("Repetitions with other noise; two or more tell its part of the error.")] = 1,
     decoder: Annotated[str | None, opt("Of quantised data: tanh, as published numbers, or exact.")] = None,
     unit: Annotated[str | None, opt("bits or nats, per dimension; float data has nats alone.")] = None,
-    steps: Annotated[int | None, opt(STEPS)] = None,
+    steps: Annotated[int | None, opt(STEPS_HELP)] = None,
     variance: Annotated[float | None, opt(VARIANCE)] = None,
     exact_divergence: Annotated[bool, EXACT] = False,
 ) -> Result:
@@ -71,6 +71,8 @@ def likelihood(
     return Result(
         numbers=likelihood_numbers(found, unit, divisor, settings),
         numbers_in="likelihood.json",
-        files={"likelihood.png": lambda path: plot_likelihood(path, terms, total, unit, TITLES[found.method])},
+        files={
+            "likelihood.png": lambda path: plot_likelihood(path, terms, total, unit, LIKELIHOOD_TITLES[found.method])
+        },
         lines=likelihood_lines(found, unit, divisor, which),
     )

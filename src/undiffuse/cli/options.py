@@ -123,7 +123,7 @@ def option(
 ) -> Parameter:
     """The option of one field of a class of settings; its value is None where it is not given.
 
-    flag: in place of the field's name.   panel: of the help, the first when None.   default: what is said to hold when it is left out, the
+    flag: in place of the field's name.   panel: of the help, the first when None.   default: what the help says to hold when it is left out, the
     field's own default when None.   as_: name of the parameter, the field's when empty.
     """
     field = settings()[kind]["properties"][name]
@@ -140,8 +140,8 @@ def options_of(kind: str, panels: Mapping[str | None, Iterable[str]], default: s
     return [option(kind, name, panel=panel, default=default) for panel, names in panels.items() for name in names]
 
 
-def given(settings_: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that were given."""
+def not_none(settings_: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are not None."""
     return {name: value for name, value in settings_.items() if value is not None}
 
 

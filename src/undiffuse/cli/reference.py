@@ -54,7 +54,7 @@ def settings() -> dict[str, Any]:
     return found
 
 
-def name_of(kind: str) -> str:
+def group_name(kind: str) -> str:
     """SamplingConfig → sampling, KLAutoencoderConfig → kl_autoencoder."""
     bare = kind.removesuffix("Config").replace("UNet", "Unet")
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", bare).lower()
@@ -65,7 +65,7 @@ def type_text(field: dict[str, Any]) -> str:
     if kinds := field.get("anyOf", field.get("oneOf")):
         return " or ".join(dict.fromkeys(type_text(each) for each in kinds))
     if "$ref" in field:
-        name = name_of(field["$ref"].rpartition("/")[2])
+        name = group_name(field["$ref"].rpartition("/")[2])
         return f"[{name}](#{name})"
     if "const" in field or "enum" in field:
         return ", ".join(f"`{_json(value)}`" for value in field.get("enum", [field.get("const")]))
@@ -105,7 +105,7 @@ def markdown(meanings: dict[str, str]) -> str:
         described = " ".join(known[kind].get("description", "").split("\n\n")[0].split())
         fields = known[kind].get("properties", {})
         rows = [(f"`{n}`", type_text(f), default_text(f), f.get("description", "")) for n, f in fields.items()]
-        pages.append(f"## {name_of(kind)}\n\n{described}\n\n{_table('setting | type | default | meaning', rows)}")
+        pages.append(f"## {group_name(kind)}\n\n{described}\n\n{_table('setting | type | default | meaning', rows)}")
     return "\n\n".join(pages) + "\n"
 
 
@@ -114,7 +114,7 @@ def _table(head: str, rows: Iterable[Iterable[str]]) -> str:
     return "\n".join([f"| {head} |", f"|{line}|", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def write(folder: Path) -> None:
+def write_reference(folder: Path) -> None:
     """Writes settings.json here and settings.md in `folder`, from the code."""
     from undiffuse.cli.options import MEANINGS
 
@@ -124,4 +124,4 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    write_reference(Path(sys.argv[1]))

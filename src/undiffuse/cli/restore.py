@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from undiffuse.cli import shared
+from undiffuse.cli.conditions import CONDITION_VALUES
 from undiffuse.cli.options import opt
 from undiffuse.cli.result import Result, by_name, decibels
-from undiffuse.cli.runner import ASKED, SAMPLING, SEED, Images, Job, Noise, answers
+from undiffuse.cli.runner import SAMPLING_OPTIONS, SEED, Images, Job, Noise, answers
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,16 +17,16 @@ if TYPE_CHECKING:
     from undiffuse.pictures.edits import Row
 
 DEGRADATION = "What to restore, of the run's degradations; all in turn with --simulate when left out."
-MASK = "Of inpaint: left, center, random:0.5, box:y,x,h,w, missing, or a file, white where to fill in."
+MASK_HELP = "Of inpaint: left, center, random:0.5, box:y,x,h,w, missing, or a file, white where to fill in."
 
 
-@answers("edited", ASKED, SAMPLING, SEED)
+@answers("edited", CONDITION_VALUES, SAMPLING_OPTIONS, SEED)
 def restore(
     job: Job,
     images: Images,
     degradation: Annotated[str | None, opt(DEGRADATION)] = None,
     simulate: Annotated[bool, opt("Take whole images, and degrade them as training does.", None, "--simulate")] = False,
-    mask: Annotated[str | None, opt(MASK)] = None,
+    mask: Annotated[str | None, opt(MASK_HELP)] = None,
     noise: Noise = None,
     n: Annotated[int, opt("How many answers for each.", None, "-n")] = 3,
 ) -> Result:

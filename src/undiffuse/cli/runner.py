@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument
 
-from undiffuse.cli import asking, shared
-from undiffuse.cli.options import MODELS_OWN, assignments, given, opt, options_of
-from undiffuse.cli.options import parameter as parameter
+from undiffuse.cli import shared
+from undiffuse.cli.conditions import KINDS, guidance_scales, read_conditions
+from undiffuse.cli.options import MODELS_OWN, assignments, not_none, opt, options_of, parameter
 from undiffuse.cli.place import results_folder
 from undiffuse.cli.reference import settings
 from undiffuse.cli.result import Result, write_result
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from undiffuse.runs.examples import NamedExamples
     from undiffuse.runs.results import ResultsFolder
 
-Run = Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")]
+RunArgument = Annotated[Path, Argument(metavar="RUN", help="A run folder, or a model file.")]
 Images = Annotated[
     list[str],
     Argument(metavar="IMAGE…", help="Images or .npy arrays; data:K is example K of the data the run was trained on."),
@@ -44,10 +44,10 @@ Images = Annotated[
 Noise = Annotated[
     float | None, opt("Standard deviation of the noise in the images given, in their unit; of rounding when left out.")
 ]
-GUIDANCE, SOLVER = "Guidance", "Solver and grid"
+GUIDANCE_PANEL, SOLVER = "Guidance", "Solver and grid"
 FIELDS = {
     None: ("steps", "solver"),
-    GUIDANCE: ("guidance_method", "guidance_rescale", "guidance_interval", "apg_momentum", "apg_norm_threshold"),
+    GUIDANCE_PANEL: ("guidance_method", "guidance_rescale", "guidance_interval", "apg_momentum", "apg_norm_threshold"),
     SOLVER: (
         *("grid", "order", "sigma_max", "sigma_min", "final_sigma", "rho", "steps_offset", "interpolation"),
         *("eta", "variance", "corrections", "lower_order_final"),
@@ -58,18 +58,17 @@ FIELDS = {
     ),
 }
 SCALES = "Guidance scale: 1 plain conditional, above 1 stronger; class=3,age=1 for single conditions."
-SCALE = opt(SCALES, None, "--guidance", parse=asking.scales, default=MODELS_OWN)
+SCALE = opt(SCALES, None, "--guidance", parse=guidance_scales, default=MODELS_OWN)
 GUIDED = [parameter("scales", Annotated[str | None, SCALE])]
 EVERY_SETTING = [*options_of("SamplingConfig", FIELDS, MODELS_OWN), *GUIDED]
 SET = opt("Any other setting of sampling; may be repeated.", SOLVER, "--set", metavar="SETTING=VALUE")
-SAMPLING = [
+SAMPLING_OPTIONS = [
     *(each for each in EVERY_SETTING if each.name in ("steps", "solver", "grid", "scales")),
     parameter("more", Annotated[list[str] | None, SET]),
 ]
 SEED = [parameter("seed", Annotated[int, opt("Seed of everything random.")], 0)]
-STRIP = opt("Also draw the trajectory as a strip and an animation.", None, "--trajectory")
-TRAJECTORY = [parameter("trajectory", Annotated[bool, STRIP], False)]
-ASKED = [parameter(f"{kind}_", annotation) for kind, annotation in asking.OPTIONS.items()]  # class is a word of Python
+_ANIMATED = opt("Also draw the trajectory as a strip and an animation.", None, "--trajectory")
+TRAJECTORY = [parameter("trajectory", Annotated[bool, _ANIMATED], False)]
 _OUT = "Folder to write to; a new one in the run's folder when left out."
 _DOWNLOAD = "Let the model's text encoder be fetched from the hub."
 _TUNED = "Tune the model by adapters: a run's adapters/, or a folder that peft wrote."
@@ -87,7 +86,7 @@ COMMON = [
 class Job:
     """What a command works on.
 
-    place: of its results.   asked: the conditions' texts by option.   sampling: settings given.   strengths: guidance scales, where `sample`
+    place: of its results.   condition_texts: by option.   sampling: settings given.   strengths: guidance scales, where `sample`
     lists several.
     """
 
@@ -95,7 +94,7 @@ class Job:
     model: Model
     place: ResultsFolder
     stack: ExitStack
-    asked: dict[str, list[str] | None]
+    condition_texts: dict[str, list[str] | None]
     sampling: dict[str, Any]
     seed: int
     trajectory: bool
@@ -105,8 +104,8 @@ class Job:
 
     @cached_property
     def conditions(self) -> dict[str, object]:
-        """The conditions that are asked for: one value for all examples, several for one each."""
-        found = asking.read_conditions(self.model, self.asked).values
+        """The conditions: one value for all examples, several for one each."""
+        found = read_conditions(self.model, self.condition_texts).values
         return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
     @property
@@ -150,12 +149,12 @@ class Job:
     @cached_property
     def bar(self) -> Progress:
         """A progress bar, shown from now on until the command is done."""
-        return self.stack.enter_context(shared.progress_bar(shared.STEPS))
+        return self.stack.enter_context(shared.progress_bar(shared.STEPS_COLUMN))
 
     def phase(self, what: str, share: float) -> None:
         """Shows the share that is done, from 0 to 1, of a phase of the work, on a line of its own."""
         if what not in self._phases:
-            self._phases[what] = self.bar.add_task(what, total=1.0, said="")
+            self._phases[what] = self.bar.add_task(what, total=1.0, text="")
         self.bar.update(self._phases[what], completed=share)
 
 
@@ -172,12 +171,12 @@ def answers(
         _, *options = signature(function, eval_str=True).parameters.values()
         mine = [*(p.replace(kind=p.KEYWORD_ONLY) for p in options if p.kind is not Parameter.VAR_KEYWORD), *own]
 
-        def command(run: Path, out: Path | None, **typed: Any) -> None:
-            chosen = {option.name: typed.pop(option.name) for option in mine}
+        def command(run: Path, out: Path | None, **options: Any) -> None:
+            chosen = {option.name: options.pop(option.name) for option in mine}
             place = results_folder(run, kind, out)
             with place:
                 with ExitStack() as stack:
-                    job = _open(run, place, stack, typed, chosen.get("compare", False))
+                    job = _open(run, place, stack, options, chosen.get("compare", False))
                     result = function(job, **chosen)
                 written = write_result(place.folder, job.model, result, job.recorder)
             for line in result.lines:
@@ -186,32 +185,34 @@ def answers(
             if result.next:
                 typer.echo(f"next: {result.next}")
 
-        command.__signature__ = Signature([parameter("run", Run, Parameter.empty), *mine, *of_job])  # type: ignore[attr-defined]
+        command.__signature__ = Signature([parameter("run", RunArgument, Parameter.empty), *mine, *of_job])  # type: ignore[attr-defined]
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         return command
 
     return decorate
 
 
-def _open(run: Path, place: ResultsFolder, stack: ExitStack, typed: dict[str, Any], compare: bool) -> Job:
-    """The job of a command.   typed: the values of the shared options.   compare: whether several guidance scales are."""
+def _open(run: Path, place: ResultsFolder, stack: ExitStack, options: dict[str, Any], compare: bool) -> Job:
+    """The job of a command.   options: the values of the shared options.   compare: whether several guidance scales are."""
     from undiffuse.models.file import load
 
     known = settings()["SamplingConfig"]["properties"]
-    sampling = given({name: value for name, value in typed.items() if name in known}) | assignments(typed.get("more"))
+    sampling = not_none({name: value for name, value in options.items() if name in known}) | assignments(
+        options.get("more")
+    )
     if unknown := [name for name in sampling if name not in known]:
         there = f"see 'undiffuse schema sampling'{nearest(unknown[0], known) or '.'}"
         raise UsageError(f"there is no setting of sampling {unknown[0]!r}, {there}")
-    strengths, each = typed.get("scales") or ([], {})
+    strengths, each = options.get("scales") or ([], {})
     if len(strengths) > 1 and not compare:
         raise UsageError("--guidance lists several scales: use one at a time, or 'sample --compare'.")
     if len(strengths) == 1:
         sampling["guidance"] = strengths[0]
     if each:
         sampling["guidance_scales"] = each
-    model = load(run, typed["device"], *(typed[name] for name in ("weights", "encoder", "download", "adapters")))
+    model = load(run, options["device"], *(options[name] for name in ("weights", "encoder", "download", "adapters")))
     shared.say_grid(model, sampling.get("solver"), sampling.get("grid"))
-    asked = {kind: typed.get(f"{kind}_") for kind in asking.OPTIONS}
+    texts = {kind: options.get(f"{kind}_") for kind in KINDS}
     return Job(
-        run, model, place, stack, asked, sampling, typed.get("seed", 0), typed.get("trajectory", False), strengths
+        run, model, place, stack, texts, sampling, options.get("seed", 0), options.get("trajectory", False), strengths
     )

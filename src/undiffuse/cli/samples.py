@@ -9,20 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from undiffuse.cli import asking, shared
+from undiffuse.cli import shared
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import Tensor
 
+    from undiffuse.cli.conditions import ConditionGrid
     from undiffuse.models.classifier import Classifier
     from undiffuse.models.model import Model
     from undiffuse.sampling.classifier_guidance import Guide
 
 STRIP_EXAMPLES = 10
 MOST_ROWS = 10
-COMPARED = 10  # samples of each row, when none are asked for
+COMPARED = 10  # samples of each row, when -n is left out
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Sampler:
     """
 
     model: Model
-    conditions: asking.Asking
+    conditions: ConditionGrid
     strengths: list[float | None]
     sampling: dict[str, Any]
     guidance: dict[str, Any]
@@ -114,7 +115,7 @@ class Sampler:
                 done += len(values)
 
 
-def write(
+def write_samples(
     sampler: Sampler,
     groups: Sequence[Sequence[Sample]],
     compare: bool,
@@ -133,7 +134,7 @@ def write(
     samples, codec = [sample for group in groups for sample in group], sampler.model.codec
     n, shown = len(samples), shown_examples([sample.label for sample in samples])
     small = ExampleWriter(folder, "samples", "images", codec.config, n, shown)
-    with shared.progress_bar(shared.STEPS) as bar:
+    with shared.progress_bar(shared.STEPS_COLUMN) as bar:
         if second is not None:
             large = ExampleWriter(folder, "enlarged", "enlarged", second.config.codec, n, shown)
             enlarging = shared.steps(bar, "enlarging")

@@ -9,7 +9,7 @@ import typer
 from typer import Argument
 
 from undiffuse.cli.options import MEANINGS, opt
-from undiffuse.cli.reference import markdown, name_of, settings
+from undiffuse.cli.reference import group_name, markdown, settings
 from undiffuse.errors import UsageError, nearest
 
 
@@ -23,7 +23,7 @@ def schema(
     if as_page:
         typer.echo(markdown(MEANINGS), nl=False)
         return
-    known = {name_of(kind): kind for kind in settings()}
+    known = {group_name(kind): kind for kind in settings()}
     if name is not None and name not in known:
         among = f"{', '.join(sorted(known))}{nearest(name, known) or '.'}"
         raise UsageError(f"there is no group of settings {name!r} among {among}")

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from undiffuse.models.model import Model
 
 N = TypeVar("N", int, float)
-STEPS = "{task.fields[said]}"
+STEPS_COLUMN = "{task.fields[text]}"
 EVEN_IN_LOG = ("karras", "logsnr", "exponential", "polyexponential")  # grids that solvers in sigma/alpha are made for
 FLAGS: dict[str, str] = {}  # of the command that runs, by setting
 NETWORK_FLAG = "--network-class"  # of every command
-NETWORK_CLASS: str | None = None  # what it was given
+NETWORK_CLASS: str | None = None  # its value
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -48,7 +48,7 @@ def size(text: str) -> tuple[int, int]:
 seconds.__name__, size.__name__ = "DURATION", "SIZE"  # what the help shows for a value
 
 
-def listed(text: str, number: Callable[[str], N], example: str) -> list[N]:
+def number_list(text: str, number: Callable[[str], N], example: str) -> list[N]:
     """ "1,2,2" → [1, 2, 2].   number: reads one.   example: how they are written. Raises UsageError."""
     try:
         return [number(part) for part in text.split(",")]
@@ -155,17 +155,17 @@ def say_grid(model: Model, solver: str | None, grid: str | None = None) -> None:
 
 
 def steps(bar: Progress, what: str, each: int | None = None) -> Callable[[int, int], None]:
-    """Another line of a bar with the column STEPS, as what is to be called with (done, total).
+    """Another line of a bar with the column STEPS_COLUMN, as what is to be called with (done, total).
 
-    each: steps of one batch, where there may be several: those of the batch are said, and which batch it is.
+    each: steps of one batch, where there may be several: those of the batch are shown, and which batch it is.
     """
-    task = bar.add_task(what, total=1, said="")
+    task = bar.add_task(what, total=1, text="")
 
     def update(done: int, total: int) -> None:
-        said, batches = f"{done} of {total} steps", total // (each or total)
+        text, batches = f"{done} of {total} steps", total // (each or total)
         if each and batches > 1:
             batch = max(1, -(-done // each))
-            said = f"{done - each * (batch - 1)} of {each} steps, batch {batch} of {batches}"
-        bar.update(task, completed=done, total=total, said=said)
+            text = f"{done - each * (batch - 1)} of {each} steps, batch {batch} of {batches}"
+        bar.update(task, completed=done, total=total, text=text)
 
     return update

@@ -16,7 +16,7 @@ from undiffuse.errors import UsageError
 if TYPE_CHECKING:
     from undiffuse.evaluation.sweep import Sweep, Tried
 
-DATA = "Examples to score against; those the run held out when left out."
+SWEEP_DATA_HELP = "Examples to score against; those the run held out when left out."
 BY = "Recommend by flow, how near to the exact flow, or by score, how like examples it never saw."
 SAVE = opt("Make the recommended setting the model's default.", None, "--save-default")
 
@@ -24,7 +24,7 @@ SAVE = opt("Make the recommended setting the model's default.", None, "--save-de
 @answers("sweep", GUIDED, SEED)
 def sweep(
     job: Job,
-    data: Annotated[str | None, Argument(metavar="[DATA]", help=DATA)] = None,
+    data: Annotated[str | None, Argument(metavar="[DATA]", help=SWEEP_DATA_HELP)] = None,
     solvers: Annotated[str | None, opt("Which, like adams,unipc; a good few when left out.")] = None,
     grids: Annotated[str | None, opt("Which, like angle_beta,aligned; aligned is fitted to the model.")] = None,
     step_counts: Annotated[str | None, opt("Numbers of sampler steps to try, like 4,8,16.")] = None,
@@ -48,9 +48,9 @@ def sweep(
         model,
         solvers.split(",") if solvers else sweeping.DEFAULT_SOLVERS,
         grids.split(",") if grids else sweeping.DEFAULT_GRIDS,
-        shared.listed(step_counts, int, "1,2,2") if step_counts else sweeping.DEFAULT_STEPS,
+        shared.number_list(step_counts, int, "1,2,2") if step_counts else sweeping.DEFAULT_STEPS,
         job.sampling.get("guidance"),
-        shared.listed(sigma_mins, float, "0.05,0.1") if sigma_mins else [None],
+        shared.number_list(sigma_mins, float, "0.05,0.1") if sigma_mins else [None],
     )
     known = sweep_data(run, model, n, data, shared.note)
     if known.data is None and by == "score":

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from typer import Argument
 
 from undiffuse.cli import shared
-from undiffuse.cli.declaring import Texts, declared, shares
+from undiffuse.cli.conditions import Texts, declared, shares
 from undiffuse.cli.following import follow, follow_autoencoder
-from undiffuse.cli.options import assignments, given, opt, option, parameter
+from undiffuse.cli.options import assignments, not_none, opt, option, parameter
 from undiffuse.cli.shared import rates, seconds, span
 from undiffuse.errors import UsageError
 
@@ -23,7 +23,7 @@ DESIGN_OPTIONS = {
     "Network": ("network.width", "network.depth", "network.multipliers", "network.attention", "network.dropout"),
     PROCESS: ("schedule.name", "schedule.T", "prediction", "variance_type"),
 }
-PARTS = {"": "Design", "training": "TrainingConfig", "network": "UNetConfig", "schedule": "ScheduleConfig"}
+DESIGN_PARTS = {"": "Design", "training": "TrainingConfig", "network": "UNetConfig", "schedule": "ScheduleConfig"}
 OWN_FLAGS = {"steps": "--train-steps", "learning_rate": "--lr", "name": "--schedule", "T": "--T"}
 SOURCES_HELP = "digits, a folder of images (sub-folders are classes), a .csv naming them, .npy, .npz or idx.gz"
 PRESETS_HELP = (
@@ -45,7 +45,7 @@ COLUMNS = {
 def _of_design(path: str, panel: str | None) -> Parameter:
     part, _, name = path.rpartition(".")
     as_ = path.replace(".", "__")
-    return option(PARTS[part], name, flag=OWN_FLAGS.get(name), panel=panel, default="the preset's", as_=as_)
+    return option(DESIGN_PARTS[part], name, flag=OWN_FLAGS.get(name), panel=panel, default="the preset's", as_=as_)
 
 
 def _of_columns(kind: str, what: str) -> Parameter:
@@ -53,7 +53,7 @@ def _of_columns(kind: str, what: str) -> Parameter:
     return parameter(f"{kind}_", Annotated[list[str] | None, opt(text, "Conditions", f"--{kind}", metavar="COLUMN")])
 
 
-OPTIONS = [
+TRAIN_OPTIONS = [
     *(_of_design(path, panel) for panel, paths in DESIGN_OPTIONS.items() for path in paths),
     *(option("DataConfig", name, panel="Data") for name in DATA_OPTIONS),
     *(_of_columns(kind, what) for kind, what in COLUMNS.items()),
@@ -134,7 +134,7 @@ def train(
         raise UsageError(
             "--upscale-factor is a degradation of its own, upscaling noisy examples: leave --degradation out, or train two models."
         )
-    settings = given({path: options[path.replace(".", "__")] for paths in DESIGN_OPTIONS.values() for path in paths})
+    settings = not_none({path: options[path.replace(".", "__")] for paths in DESIGN_OPTIONS.values() for path in paths})
     if budget is not None or "training.steps" in settings:  # one of them replaces both of the preset's
         settings = {"training.steps": None, "training.budget": budget} | settings
     if betas is not None:
@@ -147,7 +147,7 @@ def train(
     if unconditional and conditions:
         raise UsageError("--unconditional contradicts the conditions that are declared: leave one out.")
     plan = prepare(
-        parsed(DataConfig, given(described), "these settings of the data do not work"),
+        parsed(DataConfig, not_none(described), "these settings of the data do not work"),
         inside(runs, name or default_name(data, start)),
         settings=design_settings(
             settings | assignments(more),
@@ -176,7 +176,7 @@ def train(
 
 
 _own = [p for p in signature(train, eval_str=True).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
-train.__signature__ = Signature([*(p.replace(kind=p.KEYWORD_ONLY) for p in _own), *OPTIONS])  # type: ignore[attr-defined]
+train.__signature__ = Signature([*(p.replace(kind=p.KEYWORD_ONLY) for p in _own), *TRAIN_OPTIONS])  # type: ignore[attr-defined]
 
 
 def _latent(latent: bool, factor: int | None, autoencoder: Path | None) -> int | Path | None:

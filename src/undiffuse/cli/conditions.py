@@ -1,4 +1,4 @@
-"""What the commands ask of a model: --class cat, --number age=30, --text "…", for any condition by name, one value or several."""
+"""Conditions as options: columns in training, --class COLUMN; values in other commands, --class cat, --number age=30, one or several."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from undiffuse.cli.options import opt
+from undiffuse.cli.options import opt, parameter
+from undiffuse.cli.shared import pairs
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
+    from undiffuse.conditioning.spec import Condition
     from undiffuse.models.model import Model
 
+Texts = list[str] | None
 ANY = "condition"  # the option for conditions of any kind
 KINDS = {
     "class": "A class, or several: 3,5,7; NAME=3 where several conditions are classes.",
@@ -27,17 +31,17 @@ KINDS = {
     "task": "A task, of a condition of that kind.",
     ANY: "NAME=VALUE of any condition; may be repeated.",
 }
-OPTIONS: dict[str, Any] = {
-    kind: Annotated[list[str] | None, opt(text, "Conditions", f"--{kind}")] for kind, text in KINDS.items()
-}
+CONDITION_VALUES = [  # an option of each kind; class is a word of Python
+    parameter(f"{kind}_", Annotated[Texts, opt(text, "Conditions", f"--{kind}")]) for kind, text in KINDS.items()
+]
 MOST_LABEL = 34  # characters
 
 
 @dataclass(frozen=True)
-class Asking:
+class ConditionGrid:
     """The conditions of a command.
 
-    values: of each condition that is asked for, those that were listed.   shown: the same, as people read them.
+    values: of each condition, as listed.   shown: the same, as people read them.
     numbers: the conditions whose values say nothing without their name.
     """
 
@@ -63,11 +67,11 @@ class Asking:
 
 
 def read_conditions(
-    model: Model, options: Mapping[str, list[str] | None], also: Mapping[str, Any] | None = None, fit: str = "crop"
-) -> Asking:
-    """What the options of each kind ask for, and `--condition NAME=VALUE` of any.
+    model: Model, options: Mapping[str, Texts], also: Mapping[str, Any] | None = None, fit: str = "crop"
+) -> ConditionGrid:
+    """The values of the options of each kind, and of `--condition NAME=VALUE` of any.
 
-    also: what a classifier reads, by name, which the model need not be told.   fit: how to resize pictures.
+    also: what a classifier reads, by name, which the model need not have.   fit: how to resize pictures.
     Raises UsageError for a condition that is not there, or a value that cannot be understood.
     """
     from undiffuse.conditioning.conditions import CONDITIONS
@@ -80,7 +84,7 @@ def read_conditions(
         found, as_read = CONDITIONS[known[name]].config.parse(value, model.config.conditions.get(name), fit)
         values.setdefault(name, []).extend(found)
         shown.setdefault(name, []).extend(as_read)
-    return Asking(values, shown, frozenset(name for name in values if CONDITIONS[known[name]].config.numeric))
+    return ConditionGrid(values, shown, frozenset(name for name in values if CONDITIONS[known[name]].config.numeric))
 
 
 def _known(model: Model) -> dict[str, str]:
@@ -115,9 +119,9 @@ def _named(kind: str, text: str, names: Sequence[str], known: Mapping[str, str])
     raise UsageError(f"{wrong}.")
 
 
-def negative(model: Model, texts: Sequence[str]) -> dict[str, Any]:
+def read_negative(model: Model, texts: Sequence[str]) -> dict[str, Any]:
     """["class=cat"] → what to be guided away from."""
-    options: dict[str, list[str] | None] = {}
+    options: dict[str, Texts] = {}
     known = _known(model)
     for text in texts:
         kind = known.get(text.partition("=")[0]) if "=" in text else None
@@ -133,7 +137,7 @@ def negative(model: Model, texts: Sequence[str]) -> dict[str, Any]:
     return {name: values[0] for name, values in found.items()}
 
 
-def scales(text: str) -> tuple[list[float], dict[str, float]]:
+def guidance_scales(text: str) -> tuple[list[float], dict[str, float]]:
     """ "2" or "1,2,4" → the strengths, for all conditions; "class=3,age=1" → of each."""
     parts = [part.partition("=") for part in text.split(",")]
     if "=" in text:
@@ -151,4 +155,73 @@ def _scale(text: str) -> float:
     raise typer.BadParameter(f"takes a guidance scale, not {text!r}: {how}")
 
 
-scales.__name__ = "SCALE"  # what the help shows for a value
+guidance_scales.__name__ = "SCALE"  # what the help shows for a value
+
+
+def declared(
+    columns: Mapping[str, Texts],
+    others: Texts = None,
+    inject: Texts = None,
+    dropout: Mapping[str, float] | None = None,
+    encoder: str | None = None,
+    pooling: str | None = None,
+) -> dict[str, Condition]:
+    """Conditions by name.
+
+    columns: for each kind the columns, NAME, NAME=COLUMN or a file whose name then names the condition.   others: NAME=KIND or
+    NAME=KIND:COLUMN.   inject: NAME=WAY.   dropout: of conditions by name.
+    """
+    from undiffuse.conditioning.spec import Condition
+    from undiffuse.config import parsed
+
+    listed = [(kind, text) for kind, texts in columns.items() for text in texts or []]
+    for name, kind in pairs(others, "--condition").items():
+        kind, _, column = kind.partition(":")
+        listed.append((kind, f"{name}={column or name}"))
+    ways, dropout = pairs(inject, "--inject"), dropout or {}
+    found: dict[str, Condition] = {}
+    for kind, text in listed:
+        name, equals, column = text.partition("=")
+        if not equals and name.lower().endswith(".npy"):
+            name, column = Path(name).stem, name
+        if name in found:
+            raise UsageError(
+                f"the condition {name!r} is declared twice: give the second another name, as in --{kind} other={column or name}."
+            )
+        described: dict[str, Any] = {"kind": kind, "column": column or None, "inject": ways.get(name)}
+        described |= {"dropout": dropout.get(name)} | (
+            {"encoder": encoder, "pooling": pooling} if kind == "text" else {}
+        )
+        found[name] = parsed(Condition, described, f"the {kind} {name!r} cannot be declared so")
+    for option, named in (("--inject", ways), ("--condition-dropout", dropout)):
+        if unknown := [name for name in named if name not in found]:
+            raise UsageError(
+                f"{option} names {unknown[0]!r}, which is no condition that is declared: declare it, as in --class {unknown[0]}."
+            )
+    if (encoder or pooling) and not any(kind == "text" for kind, _ in listed):
+        raise UsageError(
+            "--encoder and --pooling are for texts, and no --text is declared: leave them out, or declare one."
+        )
+    return found
+
+
+def shares(texts: Texts) -> tuple[float | None, dict[str, float]]:
+    """["0.1", "age=0.2"] → (the share of all conditions, the last that is there; those of single ones by name), each in [0, 1)."""
+    texts = texts or []
+    own = pairs([text for text in texts if "=" in text], "--condition-dropout")
+    return (
+        [None, *(_share(text) for text in texts if "=" not in text)][-1],
+        {n: _share(text) for n, text in own.items()},
+    )
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise UsageError(
+            f"--condition-dropout {text!r} is no share of the examples: write one from 0 to less than 1, such as 0.1."
+        )
+    return share
