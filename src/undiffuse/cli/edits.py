@@ -13,7 +13,7 @@ from undiffuse.cli import shared
 from undiffuse.cli.conditions import CONDITION_VALUES
 from undiffuse.cli.options import opt
 from undiffuse.cli.result import Result, by_name, decibels
-from undiffuse.cli.runner import SAMPLING_OPTIONS, SEED, TRAJECTORY, Images, Job, answers
+from undiffuse.cli.runner import SAMPLING_OPTIONS, SEED, TRAJECTORY, Images, Job, job_command
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ RECONSTRUCTION_TITLES = {
     "stochastic": "Noised at random, and back",
 }
 FIRST = Annotated[str, Argument(metavar="A", help="An image or an .npy array; data:K is example K of the run's data.")]
-edits = partial(answers, "edited", CONDITION_VALUES, SAMPLING_OPTIONS)
+edits = partial(job_command, "edited", CONDITION_VALUES, SAMPLING_OPTIONS)
 
 
 @edits(SEED, TRAJECTORY)

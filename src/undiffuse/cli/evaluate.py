@@ -8,11 +8,11 @@ from typing import Annotated
 from undiffuse.cli import shared
 from undiffuse.cli.options import opt
 from undiffuse.cli.result import Result
-from undiffuse.cli.runner import SAMPLING_OPTIONS, SEED, Job, answers
+from undiffuse.cli.runner import SAMPLING_OPTIONS, SEED, Job, job_command
 from undiffuse.errors import UsageError
 
 
-@answers("evaluated", SAMPLING_OPTIONS, SEED)
+@job_command("evaluated", SAMPLING_OPTIONS, SEED)
 def evaluate(
     job: Job,
     n: Annotated[int, opt("How many samples to judge.", None, "-n")] = 500,

@@ -11,7 +11,7 @@ from undiffuse.cli import shared
 from undiffuse.cli.conditions import CONDITION_VALUES
 from undiffuse.cli.options import not_none, opt, parameter
 from undiffuse.cli.result import Result, by_name
-from undiffuse.cli.runner import SAMPLING_OPTIONS, SEED, TRAJECTORY, Images, Job, Noise, answers
+from undiffuse.cli.runner import SAMPLING_OPTIONS, SEED, TRAJECTORY, Images, Job, Noise, job_command
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ METHOD_OPTIONS = [
 ]
 Simulate = Annotated[bool, opt("Take whole images, and degrade them first.", None, "--simulate")]
 RADIUS = "Standard deviation of the Gaussian that blurred them, in pixels of the model's size."
-solves = partial(answers, "edited", CONDITION_VALUES, SAMPLING_OPTIONS, SEED, TRAJECTORY, own=METHOD_OPTIONS)
+solves = partial(job_command, "edited", CONDITION_VALUES, SAMPLING_OPTIONS, SEED, TRAJECTORY, own=METHOD_OPTIONS)
 
 
 @solves()
@@ -129,7 +129,7 @@ def _solved(
     method: str,
     **settings: Any,
 ) -> Result:
-    """The answers of a command.   solve: takes what all of them have.   rows: above the answers.   hidden: of what is filled in."""
+    """The result of a command.   solve: takes what all of them have.   rows: above its solutions.   hidden: of what is filled in."""
     from undiffuse.models.inverse_methods import InverseMethod, method_config, method_levels
     from undiffuse.pictures.edits import masked
 

@@ -10,7 +10,7 @@ from typer import Argument
 from undiffuse.cli import shared
 from undiffuse.cli.options import opt
 from undiffuse.cli.result import Result
-from undiffuse.cli.runner import SEED, Job, answers
+from undiffuse.cli.runner import SEED, Job, job_command
 from undiffuse.errors import UsageError
 
 LIKELIHOOD_DATA_HELP = "Examples to judge by; the run's held-out ones when left out."
@@ -24,7 +24,7 @@ LIKELIHOOD_TITLES = {
 }
 
 
-@answers("likelihood", SEED)
+@job_command("likelihood", SEED)
 def likelihood(
     job: Job,
     data: Annotated[str | None, Argument(metavar="[DATA]", help=LIKELIHOOD_DATA_HELP)] = None,

@@ -9,7 +9,7 @@ from undiffuse.cli import shared
 from undiffuse.cli.conditions import CONDITION_VALUES
 from undiffuse.cli.options import opt
 from undiffuse.cli.result import Result, by_name, decibels
-from undiffuse.cli.runner import SAMPLING_OPTIONS, SEED, Images, Job, Noise, answers
+from undiffuse.cli.runner import SAMPLING_OPTIONS, SEED, Images, Job, Noise, job_command
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ DEGRADATION = "What to restore, of the run's degradations; all in turn with --si
 MASK_HELP = "Of inpaint: left, center, random:0.5, box:y,x,h,w, missing, or a file, white where to fill in."
 
 
-@answers("edited", CONDITION_VALUES, SAMPLING_OPTIONS, SEED)
+@job_command("edited", CONDITION_VALUES, SAMPLING_OPTIONS, SEED)
 def restore(
     job: Job,
     images: Images,

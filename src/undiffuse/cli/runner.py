@@ -1,6 +1,6 @@
-"""The runner of commands that answer: it opens the model, and writes, draws and prints what the command returns.
+"""The runner of commands that work on a model: it opens the model, and writes, draws and prints what the command returns.
 
-A command is a function of a Job and of its own options, and returns a Result.  `answers` makes it one: it adds the options that such
+A command is a function of a Job and of its own options, and returns a Result.  `job_command` makes it one: it adds the options that such
 commands share, refuses a folder that cannot be written before any work, and writes all files in a temporary folder that is renamed
 when everything is there.  So a folder of results is whole or not there.
 """
@@ -158,7 +158,7 @@ class Job:
         self.bar.update(self._phases[what], completed=share)
 
 
-def answers(
+def job_command(
     kind: str, *groups: Sequence[Parameter], own: Sequence[Parameter] = ()
 ) -> Callable[[Callable[..., Result]], Callable[..., None]]:
     """Makes a function of a Job a command, with its own options, those of the groups, and those that all have.

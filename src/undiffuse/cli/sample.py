@@ -11,7 +11,7 @@ from undiffuse.cli import shared
 from undiffuse.cli.conditions import CONDITION_VALUES, ConditionGrid, read_conditions, read_negative
 from undiffuse.cli.options import opt
 from undiffuse.cli.result import Result
-from undiffuse.cli.runner import EVERY_SETTING, GUIDANCE_PANEL, SEED, TRAJECTORY, Job, answers
+from undiffuse.cli.runner import EVERY_SETTING, GUIDANCE_PANEL, SEED, TRAJECTORY, Job, job_command
 from undiffuse.cli.samples import Sampler, draw_trajectories, write_samples
 from undiffuse.errors import UsageError
 
@@ -31,7 +31,7 @@ AUTOGUIDANCE = "Guide away from a weaker model: an earlier or smaller run."
 LOW_HIGH = opt(INTERVAL, GUIDANCE_PANEL, parse=shared.interval, metavar="LOW,HIGH")
 
 
-@answers("sampled", EVERY_SETTING, SEED, TRAJECTORY, CONDITION_VALUES)
+@job_command("sampled", EVERY_SETTING, SEED, TRAJECTORY, CONDITION_VALUES)
 def sample(
     job: Job,
     n: Annotated[int | None, opt("How many; ten of each class (or 64) when left out.", None, "-n")] = None,

@@ -10,7 +10,7 @@ from typer import Argument
 from undiffuse.cli import shared
 from undiffuse.cli.options import opt
 from undiffuse.cli.result import Result
-from undiffuse.cli.runner import GUIDED, SEED, Job, answers
+from undiffuse.cli.runner import GUIDED, SEED, Job, job_command
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ BY = "Recommend by flow, how near to the exact flow, or by score, how like examp
 SAVE = opt("Make the recommended setting the model's default.", None, "--save-default")
 
 
-@answers("sweep", GUIDED, SEED)
+@job_command("sweep", GUIDED, SEED)
 def sweep(
     job: Job,
     data: Annotated[str | None, Argument(metavar="[DATA]", help=SWEEP_DATA_HELP)] = None,
