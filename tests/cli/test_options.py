@@ -10,17 +10,19 @@ from inspect import signature
 from pathlib import Path
 
 import pytest
+import typer
 from typer.models import OptionInfo
 
 from undiffuse.cli import reference
 from undiffuse.cli.main import _of_typer, app
-from undiffuse.cli.options import MEANINGS, flag_of, flags_of
+from undiffuse.cli.options import MEANINGS, flags_of
 from undiffuse.cli.place import results_folder
 from undiffuse.cli.shared import with_flags
 from undiffuse.runs.results import ResultsFolder
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {each.callback.__name__: each.callback for each in app.registered_commands}
+GROUP = typer.main.get_command(app)
 # Columns are declared in training, values given elsewhere; MEANINGS says so.
 CONDITIONS = {"--class", "--tags", "--number", "--text", "--vector", "--image", "--task", "--condition"}
 KINDS = {"INTEGER": "int", "NUMBER": "float", "TEXT": "str"}
@@ -28,13 +30,13 @@ KINDS = {"INTEGER": "int", "NUMBER": "float", "TEXT": "str"}
 
 def options_of(command):
     """{flag: what kind of value it takes} of a command."""
-    found = {}
+    found, flags = {}, {each.name: max(each.opts, key=len) for each in GROUP.commands[command].params}
     for parameter in signature(COMMANDS[command], eval_str=True).parameters.values():
         kind, *declared = getattr(parameter.annotation, "__metadata__", ()), parameter.annotation
         option = kind[0]
         if not isinstance(option, OptionInfo):
             continue
-        flag = flag_of(option, parameter.name)
+        flag = flags[parameter.name]
         plain = str(declared[0].__origin__).replace(" | None", "").removeprefix("<class '").removesuffix("'>")
         found[flag] = KINDS.get(option.metavar, option.metavar) if option.parser else plain
     return found

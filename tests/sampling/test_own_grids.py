@@ -16,7 +16,6 @@ from tests.process.instances import SCHEDULES
 from tests.sampling.mixtures import MIXTURE
 from tests.small import tiny_model
 from undiffuse.cli.main import app
-from undiffuse.cli.shared import say_grid
 from undiffuse.config import changed
 from undiffuse.data.sources import DataConfig
 from undiffuse.models import editing
@@ -27,7 +26,7 @@ from undiffuse.runs.prepare import prepare
 from undiffuse.runs.presets import NEW_MODELS
 from undiffuse.sampling.loop import final, initial, trajectory
 from undiffuse.sampling.settings import OWN_ENDS, SamplingConfig
-from undiffuse.sampling.solvers.registry import SOLVERS
+from undiffuse.sampling.solvers.registry import SOLVERS, grid_note
 from undiffuse.sampling.spacings import GridSettings
 
 N, EVALUATIONS = 100, 16
@@ -121,12 +120,15 @@ def test_a_solver_that_a_run_is_told_brings_its_grid_too(tmp_path, solver):
     assert grid() == NEW_MODELS.grid
 
 
-def test_the_command_says_that_a_grid_may_not_suit(tmp_path, capsys):
-    say_grid(tiny_model(), "dpm2", "angle")
-    assert "on the grid angle its samples may be noise" in capsys.readouterr().out
-    say_grid(tiny_model(), "dpm2", "logsnr")
-    say_grid(tiny_model(), "unipc", "angle")
-    assert not capsys.readouterr().out
+def test_a_grid_that_may_not_suit_is_noted():
+    assert "on the grid angle its samples may be noise" in grid_note("dpm2", "angle", "unipc")
+    assert "samples on the grid karras" in grid_note("edm", None, "unipc")
+    assert (
+        grid_note("dpm2", "logsnr", "unipc")
+        is grid_note("unipc", "angle", "ddim")
+        is grid_note("edm", None, "edm")
+        is None
+    )
 
 
 def test_another_solver_takes_none_of_the_settings_of_the_models_own():

@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from inspect import Parameter, signature
+from inspect import Parameter
 from typing import Annotated, Any
 
 import typer
-from typer.models import OptionInfo
 
 from undiffuse.cli.reference import settings, type_text
 from undiffuse.errors import UsageError, nearest
@@ -146,25 +145,15 @@ def not_none(settings_: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flags_of(app: typer.Typer, command: str) -> dict[str, str]:
-    """The options of a command by the names of the settings that they set, without the groups that these are in: {"range": "--range"}.
-
-    A command's own name comes before that of a group, as of schedule.name.
-    """
-    callbacks = [each.callback for each in app.registered_commands if getattr(each.callback, "__name__", "") == command]
+    """The options of a command by the names of the settings that they set, without the groups that these are in: {"range": "--range"}."""
+    known = getattr(typer.main.get_command(app), "commands", {}).get(command)
     found: dict[str, str] = {}
-    for parameter_ in signature(callbacks[0], eval_str=True).parameters.values() if callbacks else ():  # type: ignore[arg-type]
-        group, _, name = parameter_.name.rpartition("__")
-        for each in getattr(parameter_.annotation, "__metadata__", ()):
-            if isinstance(each, OptionInfo) and not (group and name.rstrip("_") in found):
-                found[name.rstrip("_")] = flag_of(each, parameter_.name)
+    for each in sorted(
+        known.params if known else (), key=lambda each: "__" in each.name
+    ):  # `name` before `schedule__name`
+        if each.param_type_name == "option":
+            found.setdefault(each.name.rpartition("__")[2].rstrip("_"), max(each.opts, key=len))
     return found
-
-
-def flag_of(option_: OptionInfo, name: str) -> str:
-    """The flag of an option, in its long form.   name: of the parameter."""
-    declared = (option_.default, *(option_.param_decls or ()))  # typer keeps the first where a default would be
-    flags = [each for each in declared if isinstance(each, str) and each.startswith("-")]
-    return max(flags, key=len, default=f"--{name.replace('_', '-')}")
 
 
 def assignments(texts: Iterable[str] | None, flag: str = "--set") -> dict[str, Any]:

@@ -195,6 +195,7 @@ def job_command(
 def _open(run: Path, place: ResultsFolder, stack: ExitStack, options: dict[str, Any], compare: bool) -> Job:
     """The job of a command.   options: the values of the shared options.   compare: whether several guidance scales are."""
     from undiffuse.models.file import load
+    from undiffuse.sampling.solvers.registry import grid_note
 
     known = settings()["SamplingConfig"]["properties"]
     sampling = not_none({name: value for name, value in options.items() if name in known}) | assignments(
@@ -211,7 +212,9 @@ def _open(run: Path, place: ResultsFolder, stack: ExitStack, options: dict[str, 
     if each:
         sampling["guidance_scales"] = each
     model = load(run, options["device"], *(options[name] for name in ("weights", "encoder", "download", "adapters")))
-    shared.say_grid(model, sampling.get("solver"), sampling.get("grid"))
+    usual = model.config.sampling.solver
+    if text := grid_note(sampling.get("solver", usual), sampling.get("grid"), usual):
+        shared.note(text)
     texts = {kind: options.get(f"{kind}_") for kind in KINDS}
     return Job(
         run, model, place, stack, texts, sampling, options.get("seed", 0), options.get("trajectory", False), strengths

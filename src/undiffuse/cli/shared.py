@@ -18,11 +18,8 @@ from undiffuse.runs.progress import progress_bar as progress_bar
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from undiffuse.models.model import Model
-
 N = TypeVar("N", int, float)
 STEPS_COLUMN = "{task.fields[text]}"
-EVEN_IN_LOG = ("karras", "logsnr", "exponential", "polyexponential")  # grids that solvers in sigma/alpha are made for
 FLAGS: dict[str, str] = {}  # of the command that runs, by setting
 NETWORK_FLAG = "--network-class"  # of every command
 NETWORK_CLASS: str | None = None  # its value
@@ -139,19 +136,6 @@ def again(*more: object) -> str:
         elif not equals:
             next(parts, None)  # its value
     return command(*kept, *texts)
-
-
-def say_grid(model: Model, solver: str | None, grid: str | None = None) -> None:
-    """Says which grid a solver brings that is named without one, or that the one that is named may not suit it."""
-    from undiffuse.sampling.solvers.registry import own_grid
-
-    named = solver or model.config.sampling.solver
-    own = own_grid(named)
-    if own is not None and grid not in (None, *EVEN_IN_LOG):
-        made_for = f"levels that are dense at little noise, as those of {own}"
-        typer.echo(f"note: {named} is made for {made_for}; on the grid {grid} its samples may be noise")
-    elif own is not None and grid is None and named != model.config.sampling.solver:
-        typer.echo(f"note: {named} samples on the grid {own}, which suits it")
 
 
 def steps(bar: Progress, what: str, each: int | None = None) -> Callable[[int, int], None]:

@@ -168,9 +168,9 @@ def train(
         download=download,
         watch=Intervals(checkpoint_every or DEFAULT_INTERVALS.checkpoint, preview_every or DEFAULT_INTERVALS.preview),
     )
-    for note in plan.data.notes:
-        shared.note(note)
-    if (first := plan.autoencoder()) is not None:
+    for text in plan.data.notes:
+        shared.note(text)
+    if first := plan.autoencoder():
         follow_autoencoder(first)
     follow(plan.run())
 

@@ -160,6 +160,7 @@ _KNOWN: dict[str, Entry] = {
     ),
 }
 SOLVERS: Registry[Entry] = Registry("solver", "undiffuse.solvers", _KNOWN)
+EVEN_IN_LOG = ("karras", "logsnr", "exponential", "polyexponential")  # grids that solvers in sigma/alpha are made for
 SOLVER_SETTINGS = ("eta", "variance", "corrections")
 
 
@@ -197,6 +198,18 @@ def own_grid(name: str) -> str | None:
     """The grid that the solver called `name` brings, None where any suits it."""
     entry = SOLVERS.find(name)
     return None if entry is None else entry.grid
+
+
+def grid_note(solver: str, grid: str | None, usual: str) -> str | None:
+    """What to know of the grid of a solver: that it brings its own, where none is named, or that the one that is named may not suit it.
+
+    usual: the solver that would be used otherwise, of which nothing is new.   None where there is nothing to say.
+    """
+    own = own_grid(solver)
+    if own is not None and grid not in (None, *EVEN_IN_LOG):
+        made_for = f"levels that are dense at little noise, as those of {own}"
+        return f"{solver} is made for {made_for}; on the grid {grid} its samples may be noise"
+    return f"{solver} samples on the grid {own}, which suits it" if own and grid is None and solver != usual else None
 
 
 def make_solver(name: str, settings: Settings, schedule: Schedule) -> Solver:
