@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from undiffuse.cli import shared
-from undiffuse.runs.progress import Trained, time_beside, train_to_end
+from undiffuse.runs.progress import Trained, clock, time_beside, train_to_end
 
 if TYPE_CHECKING:
     from undiffuse.runs.autoencoder import AutoencoderRun
@@ -51,7 +51,7 @@ def follow(run: Run) -> None:
         typer.echo("this run is already trained for that long: give more --train-steps or --budget to go on.")
     resumed, ended = "resumed; " if first and first > 1 else "", run.measurements.verdict()
     steps = f"{run.trainer.step:,} step{'s' * (run.trainer.step != 1)}"
-    typer.echo(f"{resumed}trained {steps} in {shared.clock(run.trainer.seconds)}{besides}; {ended}")
+    typer.echo(f"{resumed}trained {steps} in {clock(run.trainer.seconds)}{besides}; {ended}")
     named = {"the model": MODEL_FILE} | {name: name for name in WRITTEN}
     written = [name for name, path in named.items() if (run.folder / path).exists()]
     typer.echo(f"wrote {run.folder}/: {', '.join(written)}")

@@ -25,6 +25,7 @@ from undiffuse.cli.place import results_folder
 from undiffuse.cli.reference import settings
 from undiffuse.cli.result import Result, write_result
 from undiffuse.errors import UsageError, nearest
+from undiffuse.runs.progress import STEPS_COLUMN, progress_bar, steps_shown
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -143,13 +144,13 @@ class Job:
         if self.recorder is None:
             self.record()
         watch = self.recorder.record if self.recorder else None
-        progress = shared.steps(self.bar, "sampling", steps)
+        progress = steps_shown(self.bar, "sampling", steps)
         return {"conditions": self.conditions, "seed": self.seed, "watch": watch, "progress": progress, **settings}
 
     @cached_property
     def bar(self) -> Progress:
         """A progress bar, shown from now on until the command is done."""
-        return self.stack.enter_context(shared.progress_bar(shared.STEPS_COLUMN))
+        return self.stack.enter_context(progress_bar(STEPS_COLUMN))
 
     def phase(self, what: str, share: float) -> None:
         """Shows the share that is done, from 0 to 1, of a phase of the work, on a line of its own."""

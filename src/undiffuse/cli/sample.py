@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from undiffuse.cli import shared
-from undiffuse.cli.conditions import CONDITION_VALUES, ConditionGrid, read_conditions, read_negative
+from undiffuse.cli.conditions import CONDITION_VALUES, read_conditions, read_negative
 from undiffuse.cli.options import opt
 from undiffuse.cli.result import Result
 from undiffuse.cli.runner import EVERY_SETTING, GUIDANCE_PANEL, SEED, TRAJECTORY, Job, job_command
 from undiffuse.cli.samples import Sampler, draw_trajectories, write_samples
+from undiffuse.conditioning.condition_grid import ConditionGrid
 from undiffuse.errors import UsageError
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from undiffuse.cli import shared
 from undiffuse.errors import UsageError
+from undiffuse.runs.progress import STEPS_COLUMN, progress_bar, steps_shown
 
 if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import Tensor
 
-    from undiffuse.cli.conditions import ConditionGrid
+    from undiffuse.conditioning.condition_grid import ConditionGrid
     from undiffuse.models.classifier import Classifier
     from undiffuse.models.model import Model
     from undiffuse.sampling.classifier_guidance import Guide
@@ -109,7 +109,7 @@ class Sampler:
             sampling = model.sampling_config(**self.settings(group))
             steps = len(sampling.build_levels(model.schedule)) - 1
             what = "sampling" if len(groups) == 1 else f"guidance {group[0].strength:g}"
-            done, progress, index = 0, shared.steps(bar, what, steps), [sample.index for sample in group]
+            done, progress, index = 0, steps_shown(bar, what, steps), [sample.index for sample in group]
             for values in model.sample_in_batches(len(group), index=index, progress=progress, **self.arguments(group)):
                 yield group[done : done + len(values)], values
                 done += len(values)
@@ -134,10 +134,10 @@ def write_samples(
     samples, codec = [sample for group in groups for sample in group], sampler.model.codec
     n, shown = len(samples), shown_examples([sample.label for sample in samples])
     small = ExampleWriter(folder, "samples", "images", codec.config, n, shown)
-    with shared.progress_bar(shared.STEPS_COLUMN) as bar:
+    with progress_bar(STEPS_COLUMN) as bar:
         if second is not None:
             large = ExampleWriter(folder, "enlarged", "enlarged", second.config.codec, n, shown)
-            enlarging = shared.steps(bar, "enlarging")
+            enlarging = steps_shown(bar, "enlarging")
         for some, values in sampler.batches(groups, bar):
             small.add(values)
             if second is not None:

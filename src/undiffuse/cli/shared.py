@@ -1,4 +1,4 @@
-"""What several commands share: reading durations and sizes, progress bars, folders for results."""
+"""What several commands share: reading durations and sizes, notes with flags, commands to be pasted."""
 
 from __future__ import annotations
 
@@ -7,19 +7,13 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import typer
 
 from undiffuse.errors import UsageError
-from undiffuse.runs.progress import clock as clock
-from undiffuse.runs.progress import progress_bar as progress_bar
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 N = TypeVar("N", int, float)
-STEPS_COLUMN = "{task.fields[text]}"
 FLAGS: dict[str, str] = {}  # of the command that runs, by setting
 NETWORK_FLAG = "--network-class"  # of every command
 NETWORK_CLASS: str | None = None  # its value
@@ -136,20 +130,3 @@ def again(*more: object) -> str:
         elif not equals:
             next(parts, None)  # its value
     return command(*kept, *texts)
-
-
-def steps(bar: Progress, what: str, each: int | None = None) -> Callable[[int, int], None]:
-    """Another line of a bar with the column STEPS_COLUMN, as what is to be called with (done, total).
-
-    each: steps of one batch, where there may be several: those of the batch are shown, and which batch it is.
-    """
-    task = bar.add_task(what, total=1, text="")
-
-    def update(done: int, total: int) -> None:
-        text, batches = f"{done} of {total} steps", total // (each or total)
-        if each and batches > 1:
-            batch = max(1, -(-done // each))
-            text = f"{done - each * (batch - 1)} of {each} steps, batch {batch} of {batches}"
-        bar.update(task, completed=done, total=total, text=text)
-
-    return update

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from undiffuse.training.loop import TrainingLoop, Update
 
 SMOOTHING = 0.98  # of the loss that is shown
+STEPS_COLUMN = "{task.fields[text]}"
 REDRAWN = 0.2  # seconds after which a bar is drawn anew
 
 
@@ -99,6 +100,23 @@ def progress_bar(*columns: str) -> Iterator[Progress]:
             for task in bar.tasks:
                 if not task.completed:  # refused, or nothing to do: no bar of nothing stays
                     bar.remove_task(task.id)
+
+
+def steps_shown(bar: Progress, what: str, each: int | None = None) -> Callable[[int, int], None]:
+    """Another line of a bar with the column STEPS_COLUMN, as what is to be called with (steps done, steps in all).
+
+    each: steps of one batch, where there may be several: those of the batch are shown, and which batch it is.
+    """
+    task = bar.add_task(what, total=1, text="")
+
+    def update(done: int, total: int) -> None:
+        text, batches = f"{done} of {total} steps", total // (each or total)
+        if each and batches > 1:
+            batch = max(1, -(-done // each))
+            text = f"{done - each * (batch - 1)} of {each} steps, batch {batch} of {batches}"
+        bar.update(task, completed=done, total=total, text=text)
+
+    return update
 
 
 def clock(seconds: float) -> str:
