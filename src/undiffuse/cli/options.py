@@ -147,22 +147,20 @@ def not_none(settings_: Mapping[str, Any]) -> dict[str, Any]:
 def flags_of(app: typer.Typer, command: str) -> dict[str, str]:
     """The options of a command by the names of the settings that they set, without the groups that these are in: {"range": "--range"}."""
     known = getattr(typer.main.get_command(app), "commands", {}).get(command)
+    options = [each for each in (known.params if known else ()) if each.param_type_name == "option"]
     found: dict[str, str] = {}
-    for each in sorted(
-        known.params if known else (), key=lambda each: "__" in each.name
-    ):  # `name` before `schedule__name`
-        if each.param_type_name == "option":
-            found.setdefault(each.name.rpartition("__")[2].rstrip("_"), max(each.opts, key=len))
+    for each in sorted(options, key=lambda each: "__" in each.name):  # a command's own name before that of a group
+        found.setdefault(each.name.rpartition("__")[2].rstrip("_"), max(each.opts, key=len))
     return found
 
 
-def assignments(texts: Iterable[str] | None, flag: str = "--set") -> dict[str, Any]:
+def assignments(texts: Iterable[str] | None) -> dict[str, Any]:
     """["clip=0.5"] → {"clip": 0.5}: JSON where it is that, else text. Raises UsageError."""
     found: dict[str, Any] = {}
     for text in texts or ():
         path, equals, value = text.partition("=")
         if not equals:
-            raise UsageError(f"{flag} takes SETTING=VALUE, such as training.clip=0.5, not {text!r}.")
+            raise UsageError(f"--set takes SETTING=VALUE, such as training.clip=0.5, not {text!r}.")
         try:
             found[path] = json.loads(value)
         except ValueError:

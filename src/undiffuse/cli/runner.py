@@ -68,8 +68,8 @@ SAMPLING_OPTIONS = [
     parameter("more", Annotated[list[str] | None, SET]),
 ]
 SEED = [parameter("seed", Annotated[int, opt("Seed of everything random.")], 0)]
-_ANIMATED = opt("Also draw the trajectory as a strip and an animation.", None, "--trajectory")
-TRAJECTORY = [parameter("trajectory", Annotated[bool, _ANIMATED], False)]
+_STRIP = opt("Also draw the trajectory as a strip and an animation.", None, "--trajectory")
+TRAJECTORY = [parameter("trajectory", Annotated[bool, _STRIP], False)]
 _OUT = "Folder to write to; a new one in the run's folder when left out."
 _DOWNLOAD = "Let the model's text encoder be fetched from the hub."
 _TUNED = "Tune the model by adapters: a run's adapters/, or a folder that peft wrote."
@@ -169,8 +169,8 @@ def job_command(
     of_job = [*(option for group in groups for option in group), *COMMON]
 
     def decorate(function: Callable[..., Result]) -> Callable[..., None]:
-        _, *options = signature(function, eval_str=True).parameters.values()
-        mine = [*(p.replace(kind=p.KEYWORD_ONLY) for p in options if p.kind is not Parameter.VAR_KEYWORD), *own]
+        _, *taken = signature(function, eval_str=True).parameters.values()
+        mine = [*(p.replace(kind=p.KEYWORD_ONLY) for p in taken if p.kind is not Parameter.VAR_KEYWORD), *own]
 
         def command(run: Path, out: Path | None, **options: Any) -> None:
             chosen = {option.name: options.pop(option.name) for option in mine}
@@ -199,9 +199,8 @@ def _open(run: Path, place: ResultsFolder, stack: ExitStack, options: dict[str, 
     from undiffuse.sampling.solvers.registry import grid_note
 
     known = settings()["SamplingConfig"]["properties"]
-    sampling = not_none({name: value for name, value in options.items() if name in known}) | assignments(
-        options.get("more")
-    )
+    sampling = not_none({name: value for name, value in options.items() if name in known})
+    sampling |= assignments(options.get("more"))
     if unknown := [name for name in sampling if name not in known]:
         there = f"see 'undiffuse schema sampling'{nearest(unknown[0], known) or '.'}"
         raise UsageError(f"there is no setting of sampling {unknown[0]!r}, {there}")
