@@ -95,7 +95,8 @@ def load(
     latents = None if config.latent is None else Latents.build(config.latent)
     of_latents = () if latents is None else ((dict(latents.named_parameters()), "latent", ("latent",)),)
     weights_, buffers = dict(denoiser.named_parameters()), (denoiser.buffers_to_store(), "buffer", ("buffer",))
-    storage.fill(header, (weights_, config.weights, storage.SETS), *of_latents, buffers)
+    sets = storage.sets_in(header, config.weights)
+    storage.fill(header, (weights_, config.weights, sets), *of_latents, buffers)
     model = Model(config, denoiser, schedule, latents)
     if adapters is not None:
         model = _adapted(model, Path(adapters))

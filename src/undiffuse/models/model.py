@@ -1,7 +1,7 @@
 """Model: a trained denoiser with everything needed to use it, and the one file it lives in.
 
-The file (storage.py) holds tensors `online.*` and `ema.*`, those of an autoencoder `latent.*` where x is its latents, and
-in its header the whole ModelConfig.
+The file (storage.py) holds tensors `online.*` and `ema.*`, or one of these sets, those of an autoencoder `latent.*` where x is
+its latents, and in its header the whole ModelConfig.
 """
 
 from __future__ import annotations
@@ -245,6 +245,8 @@ class Model:
     def save(self, path: str | Path) -> Path:
         """Writes the model file that `undiffuse.load` and the commands read, with the weights that it has now; returns its path.
 
+        Of the two sets of weights that a run's file has, it holds the one of `config.weights`, so it is half as large.
+
         Raises UsageError for a path that is a folder, OSError for a full disk.
         """
         path = Path(path)
@@ -255,9 +257,8 @@ class Model:
             {} if self.latents is None else {"latent": dict(self.latents.named_parameters())}
         )
         own |= {"buffer": found} if (found := known.buffers_to_store()) else {}
-        weights = {name: value.detach() for name, value in merged(known).items()}
-        both = storage.named(online=weights, ema={name: value.clone() for name, value in weights.items()}, **own)
-        storage.write(path, "model", self.config.model_dump_json(), both)
+        own[self.config.weights] = {name: value.detach() for name, value in merged(known).items()}
+        storage.write(path, "model", self.config.model_dump_json(), storage.named(**own))
         return path
 
     def __repr__(self) -> str:

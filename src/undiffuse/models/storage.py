@@ -152,6 +152,16 @@ def sets_of(tensors: Mapping[str, Tensor], sets: Sequence[str] = SETS) -> dict[s
     }
 
 
+def sets_in(header: Header, chosen: str) -> tuple[str, ...]:
+    """The sets of weights that a file has: both, or the one that `Model.save` writes. Raises UsageError where it lacks the chosen one."""
+    found = tuple(kind for kind in SETS if any(name.startswith(f"{kind}.") for name in header.names))
+    if found and chosen not in found:
+        raise UsageError(
+            f"{header.path} has no {chosen!r} weights, only {found[0]!r}: load it with weights={found[0]!r}."
+        )
+    return found or SETS
+
+
 def named(**sets: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `sets_of`."""
     return {f"{kind}.{name}": tensor for kind, set_ in sets.items() for name, tensor in set_.items()}
