@@ -162,7 +162,7 @@ def one_run(network: NetworkConfig, settings: Mapping[str, Any], seed: int) -> d
         model = load(run.folder)
         found = {
             "parameters": sum(p.numel() for p in model.denoiser.network.parameters()),
-            "seconds": run.trainer.seconds,
+            "seconds": run.loop.seconds,
             "relative": scores[best]["relative"],
             "errors": scores[best]["errors"],
             "ratios": run.measurements.validation.levels.sigma_edm.tolist(),

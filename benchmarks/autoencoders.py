@@ -68,7 +68,7 @@ def main() -> None:
             {
                 "autoencoder": name,
                 "parameters": parameters,
-                "steps": work.trainer.step,
+                "steps": work.loop.step,
                 "psnr": found.psnr,
                 "frechet": found.frechet,
             }

@@ -96,7 +96,7 @@ def one_run(seed: int, budget: float | None, updates: int | None, settings: dict
             seconds.append(update.seconds)
         model = load(run.folder)
         steps = [b - a for a, b in zip(seconds, seconds[1:], strict=False)]
-        batch = run.trainer.config.batch_size
+        batch = run.loop.config.batch_size
         return {
             "seed": seed,
             "parameters": sum(p.numel() for p in model.denoiser.parameters()),

@@ -54,7 +54,7 @@ def bank_of(model: Model, values: np.ndarray, labels: np.ndarray) -> ValidationS
 
 def errors(run: Run, bank: ValidationSet) -> torch.Tensor:
     denoiser = run.model.denoiser.eval()
-    with run.trainer.ema.swapped():
+    with run.loop.ema.swapped():
         found = bank.errors(denoiser.bind(bank.values))
     denoiser.train()
     return found
@@ -106,7 +106,7 @@ def one_seed(seed: int, steps: int, tuning: int) -> dict:
             bank = bank_of(run.model, data.values[judged], data.labels[judged])
             against = baseline_errors(bank, run.model.codec.encode(run.training_data.values))
             curve = [relative(errors(run, bank), against)]
-            for update in run.trainer.updates(run._batch):
+            for update in run.loop.updates(run._batch):
                 if update.step in CHECKED:
                     curve.append(relative(errors(run, bank), against))
             found["error"][way] = curve

@@ -88,7 +88,7 @@ def trained(kind: str, source: Path, runs: Path, steps: dict[str, int]) -> list[
         if len(marks) < len(MARKS) and update.step >= round(MARKS[len(marks)] * steps[kind]):
             spent += time.process_time() - last
             run.save()
-            marks.append({"seconds": spent, "examples": update.step * run.trainer.config.batch_size})
+            marks.append({"seconds": spent, "examples": update.step * run.loop.config.batch_size})
             shutil.copy(runs / kind / "model.safetensors", runs / f"{kind}-{len(marks)}.safetensors")
             log.write_text(json.dumps(found))
             last = time.process_time()

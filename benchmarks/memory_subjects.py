@@ -221,8 +221,8 @@ def training(n: int, size: int) -> Work:
         run = undiffuse.runs.prepare.prepare(
             DataConfig(source=str(path), layout="NCHW"), Path(folder.name) / "run", settings=settings
         ).run()
-        for _ in run.trainer.updates(run._batch):
-            if run.trainer.done >= 1:
+        for _ in run.loop.updates(run._batch):
+            if run.loop.done >= 1:
                 break
         return run, folder
 

@@ -46,7 +46,7 @@ def alternated(calls: Sequence[Callable[[], None]], rounds: int) -> list[float]:
 
 
 def training(run: Run, rounds: int) -> dict[str, Any]:
-    updates = run.trainer.updates(run._batch)
+    updates = run.loop.updates(run._batch)
     twin = copy.deepcopy(run.model.denoiser)
     network, conditions = twin.network, twin.conditions
     x, values = run._batch(0)

@@ -52,14 +52,14 @@ class Plain(Learner):
 
 def trained(parameters: int) -> TrainingLoop:
     schedule = Cosine()
-    trainer = TrainingLoop(
+    loop = TrainingLoop(
         Plain(parameters),
         schedule,
         make_timestep_sampler("uniform", schedule, True),
         TrainingConfig(steps=2, batch_size=1),
     )
-    next(trainer.updates(lambda step: (torch.zeros(1, 1), {})))
-    return trainer
+    next(loop.updates(lambda step: (torch.zeros(1, 1), {})))
+    return loop
 
 
 def written_as_before(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -88,15 +88,15 @@ def seconds(call) -> tuple[float, float]:
 
 
 def times(parameters: int) -> dict[str, tuple[float, float]]:
-    trainer = trained(parameters)
-    weights = {name: tensor for name, tensor in trainer.tensors().items() if name.startswith(("online.", "ema."))}
+    loop = trained(parameters)
+    weights = {name: tensor for name, tensor in loop.tensors().items() if name.startswith(("online.", "ema."))}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         return {
-            "snapshot": seconds(trainer.snapshot),
-            "snapshot, as before": seconds(trainer.tensors),
+            "snapshot": seconds(loop.snapshot),
+            "snapshot, as before": seconds(loop.tensors),
             "checkpoint": seconds(
-                lambda: checkpoints.save_checkpoint(place / "state", trainer.snapshot(), trainer.numbers())
+                lambda: checkpoints.save_checkpoint(place / "state", loop.snapshot(), loop.numbers())
             ),
             "model file": seconds(lambda: storage.write(place / "m", "model", "{}", weights)),
             "model file, as before": seconds(lambda: written_as_before(place / "m", weights)),
@@ -105,16 +105,16 @@ def times(parameters: int) -> dict[str, tuple[float, float]]:
 
 
 def peak(parameters: int, how: str) -> float:
-    """MB that two snapshots add to a trainer, over its parameters' size."""
-    trainer = trained(parameters)
-    trainer.snapshot()
+    """MB that two snapshots add to a loop, over its parameters' size."""
+    loop = trained(parameters)
+    loop.snapshot()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if how == "as before":
-        trainer._snapshot = trainer.tensors()
-        trainer._snapshot = trainer.tensors()
+        loop._snapshot = loop.tensors()
+        loop._snapshot = loop.tensors()
     else:
-        trainer.snapshot()
-        trainer.snapshot()
+        loop.snapshot()
+        loop.snapshot()
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 

@@ -95,7 +95,7 @@ def trained(name: str, settings: dict, seeds: int, steps: int) -> dict[str, list
             for _ in run.updates():
                 pass
             x = run.model.codec.encode(run.held_out.values)
-            with run.trainer.ema.swapped():
+            with run.loop.ema.swapped():
                 for target, schedule in TARGETS.items():
                     found[target].append(errors(run.model, x, schedule))
             print(name, "seed", seed, run.measurements.verdict(), flush=True)

@@ -211,7 +211,7 @@ def main() -> None:
                 found[f"{name}, {network}"] = {
                     "relative": error,
                     "parameters": count,
-                    "steps": run.trainer.step,
+                    "steps": run.loop.step,
                 } | laws[network]
                 again += [{"row": f"{name}, {network}", "machine": where, "length": length}] if before else []
         print(table([name, "parameters", "held-out error", *laws["fresh examples"]], lines) + "\n", flush=True)

@@ -51,7 +51,7 @@ def reader(run: Run) -> Classifier:
         run.device,
         clean=True,
     )
-    for _ in work.trainer.updates(work.loader):
+    for _ in work.loop.updates(work.loader):
         pass
     return work.classifier
 
@@ -79,7 +79,7 @@ def look(run: Run, classifier: Classifier, n: int) -> dict:
         ),
     )
     made = {"online": features(classifier, run.codec.encode(run.model.sample(n, told)))}
-    with run.trainer.ema.swapped():
+    with run.loop.ema.swapped():
         made["ema"] = features(classifier, run.codec.encode(run.model.sample(n, told)))
     generator, differences = torch.Generator().manual_seed(0), []
     for _ in range(RESAMPLES):
@@ -87,7 +87,7 @@ def look(run: Run, classifier: Classifier, n: int) -> dict:
         differences.append(frechet_distance(real, made["online"][rows]) - frechet_distance(real, made["ema"][rows]))
     held_out = features(classifier, run.codec.encode(run.held_out.values))
     return {
-        "step": run.trainer.step,
+        "step": run.loop.step,
         "measured": len(found),
         "of": len(run.held_out),
         "seconds": seconds,
@@ -121,7 +121,7 @@ def main() -> None:
                     DataConfig(source=data, size=size), Path(folder) / "r", settings=settings, watch=Intervals(1e9, 1e9)
                 ).run()
                 classifier = reader(run)
-                for update in run.trainer.updates(run._batch):
+                for update in run.loop.updates(run._batch):
                     if update.step * given.looks % given.steps < given.looks:
                         found = look(run, classifier, given.samples) | {"data": Path(data).name, "seed": seed}
                         looks.append(found)

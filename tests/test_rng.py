@@ -114,10 +114,10 @@ def test_what_a_run_draws_in_training_has_nothing_in_common(tmp_path):
             parse_tasks("inpaint,denoise"),
             **{"network": network, "augment.probability": 0.5, "condition_dropout": 0.5},
         )
-        run.trainer.learner.module.train()
+        run.loop.learner.module.train()
         for step in range(8):
-            run.trainer.step = step
-            run.trainer._gradient(*run._batch(step))
+            run.loop.step = step
+            run.loop._gradient(*run._batch(step))
     found = draws.sequences()
     drawn = {line.rsplit(" ", 1)[0] for line in found}
     assert {

@@ -212,7 +212,7 @@ def _trained(plan: Plan, hooks: Sequence[HookLike], progress: bool, device: torc
     run = plan.run()
     _log.info(run.description())
     taken = _finish(run, run.updates(hooks), "training", progress)
-    _log.info("trained %d steps in %.1f seconds; %s", run.trainer.step, run.trainer.seconds, run.measurements.verdict())
+    _log.info("trained %d steps in %.1f seconds; %s", run.loop.step, run.loop.seconds, run.measurements.verdict())
     if taken is None:
         _log.info("this run is already trained for as long as asked: give more steps, or a larger budget, to go on")
     return load(run.folder, device)
@@ -223,7 +223,7 @@ def _finish(work: Trained, updates: Iterator[Update], phase: str, progress: bool
     first, signal_ = train_to_end(updates, work, phase, progress)
     if signal_ is not None:
         _log.warning(
-            "stopped and saved at step %d in %s; the same call goes on from there", work.trainer.step, work.folder
+            "stopped and saved at step %d in %s; the same call goes on from there", work.loop.step, work.folder
         )
         signal.raise_signal(signal_)
     return first

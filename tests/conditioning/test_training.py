@@ -52,7 +52,7 @@ def trained(source, folder, declared=DECLARED, watch=SELDOM, **settings):
 @pytest.mark.filterwarnings("error::undiffuse.conditioning.base.Note")
 def test_four_conditions_train_save_load_and_sample(tmp_path, toys):
     run = trained(toys, tmp_path / "r", watch=Intervals(0.0, 0.0, share=1.0))
-    assert run.trainer.step == 3
+    assert run.loop.step == 3
     assert sorted(path.name for path in (tmp_path / "r/samples").iterdir()) == [f"step-{k:08d}.png" for k in (1, 2, 3)]
     model = undiffuse.load(tmp_path / "r")
     assert model.config.conditions == run.model_config.conditions
@@ -111,7 +111,7 @@ def test_what_is_told_in_training_is_what_the_columns_say(tmp_path, toys):
 def test_a_run_goes_on_and_refuses_other_columns_and_other_declarations(tmp_path, toys):
     trained(toys, tmp_path / "r")
     run = trained(toys, tmp_path / "r", **{"training.steps": 5})
-    assert run.trainer.step == 5
+    assert run.loop.step == 5
     with pytest.raises(ValueError, match=r"conditions\.age\.inject: 'concat' there, None now"):
         trained(toys, tmp_path / "r", DECLARED | {"age": Condition(kind="number")})
     content = dict(np.load(toys))
@@ -136,7 +136,7 @@ def test_stopping_and_going_on_ends_in_the_same_bits(tmp_path, toys):
     whole = trained(toys, tmp_path / "whole", **{"training.steps": 6, "training.cooldown": 0.0})
     trained(toys, tmp_path / "parts", **{"training.steps": 3, "training.cooldown": 0.0})
     parts = trained(toys, tmp_path / "parts", **{"training.steps": 6, "training.cooldown": 0.0})
-    a, b = whole.trainer.tensors(), parts.trainer.tensors()
+    a, b = whole.loop.tensors(), parts.loop.tensors()
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.small import tiny_model
-from tests.training.test_loop import batches, finished, same, trainer
+from tests.training.test_loop import batches, finished, same, training_loop
 from tests.without_float64 import MPS, apple, moved
 from undiffuse.conditioning.probe import effect
 from undiffuse.errors import Failure, UsageError
@@ -197,7 +197,7 @@ def test_deterministic_algorithms_are_torchs_setting_during_a_step_alone(before)
     seen = []
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
     try:
-        t = trainer(steps=2, deterministic=True)
+        t = training_loop(steps=2, deterministic=True)
         for _ in t.updates(lambda step: seen.append(torch.are_deterministic_algorithms_enabled()) or batches(step)):
             state = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
             assert state == before
@@ -213,7 +213,7 @@ def test_a_deterministic_run_of_latents_trains_its_autoencoder_so_as_well():
 
 
 def test_deterministic_algorithms_change_no_bit_on_a_cpu():
-    assert same(finished(trainer(steps=4))[0], finished(trainer(steps=4, deterministic=True))[0])
+    assert same(finished(training_loop(steps=4))[0], finished(training_loop(steps=4, deterministic=True))[0])
 
 
 def test_an_operation_without_a_deterministic_algorithm_ends_in_a_sentence():
@@ -232,7 +232,7 @@ def test_an_operation_without_a_deterministic_algorithm_ends_in_a_sentence():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_resuming_on_a_gpu_changes_no_bit():
     def on_gpu():
-        return trainer(steps=12, deterministic=True, on="cuda")
+        return training_loop(steps=12, deterministic=True, on="cuda")
 
     def there(step):
         x, values = batches(step)

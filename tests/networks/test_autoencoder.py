@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 
 from tests.networks.instances import NETWORKS, built
 from tests.small import randomised, tiny_config
-from tests.training.test_loop import batches, finished, same, trainer
+from tests.training.test_loop import batches, finished, same, training_loop
 from undiffuse.networks.autoencoder import AutoencoderConfig, Bottleneck
 from undiffuse.training.learners import DenoiserLearner
 from undiffuse.training.objectives import Simple, make_weight
@@ -107,12 +107,12 @@ def test_a_divergence_that_outweighs_all_else_makes_latents_standard_normal():
 
 @pytest.mark.parametrize("settings", [{}, {"accumulate": 2}, {"objective": "hybrid"}])
 def test_stopping_and_resuming_changes_no_bit(settings):
-    whole, _ = finished(trainer(network=AUTOENCODER, **settings))
-    first = trainer(network=AUTOENCODER, **settings)
+    whole, _ = finished(training_loop(network=AUTOENCODER, **settings))
+    first = training_loop(network=AUTOENCODER, **settings)
     for update in first.updates(batches):
         if update.step == 5:
             break
-    second = trainer(network=AUTOENCODER, **settings)
+    second = training_loop(network=AUTOENCODER, **settings)
     torch.manual_seed(99)  # what others draw meanwhile does not matter
     second.resume(first.tensors(), first.numbers())
     assert same(whole, finished(second)[0])

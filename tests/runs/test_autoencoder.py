@@ -161,7 +161,7 @@ def test_stopping_and_resuming_changes_no_bit(tmp_path):
             part.save()
             break
     again = run(stage(tmp_path / "part", steps=12, adversarial=0.1))
-    a, b = whole.trainer.tensors(), again.trainer.tensors()
+    a, b = whole.loop.tensors(), again.loop.tensors()
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
     with pytest.raises(ValueError, match=r"design\.kl.*choose another `name`"):

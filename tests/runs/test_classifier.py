@@ -249,7 +249,7 @@ def test_stopping_and_resuming_changes_no_bit(tmp_path):
     second = trained(tmp_path / "parts", Condition(kind="class"), "class", steps=12)
     steps = [update.step for update in second.updates()]
     assert steps == list(range(6, 13))
-    a, b = whole.trainer.tensors(), second.trainer.tensors()
+    a, b = whole.loop.tensors(), second.loop.tensors()
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
 

@@ -135,7 +135,7 @@ def test_watching_changes_nothing(tmp_path):
     for run in (often, never):
         for _ in run.updates():
             pass
-    assert same(often.trainer.tensors(), never.trainer.tensors())
+    assert same(often.loop.tensors(), never.loop.tensors())
     grids = sorted((tmp_path / "often" / "samples").iterdir())
     assert len(grids) == 12
     assert len(list((tmp_path / "often" / "state").iterdir())) == 2
@@ -310,7 +310,7 @@ def test_a_preview_that_fails_is_told_and_training_goes_on_after_saving(tmp_path
     assert saved[1] == ["step-00000001.safetensors"]  # right after the first failure
     for _ in twin.updates():
         pass
-    assert same(run.trainer.tensors(), twin.trainer.tensors())
+    assert same(run.loop.tensors(), twin.loop.tensors())
 
 
 def test_a_full_disk_ends_a_run_with_a_sentence(tmp_path, monkeypatch):

@@ -117,7 +117,7 @@ def test_betas_are_those_of_a_schedule_of_1000_steps():
 def test_a_start_is_the_base_to_float_rounding_and_its_sampling_too(tmp_path, base):
     run, old = started(tmp_path / "r", base), undiffuse.load(base)
     torch.testing.assert_close(run.model.sample(4, {"class": "7"}), old.sample(4, {"class": "7"}), rtol=1e-4, atol=1e-3)
-    average = run.trainer.ema.values
+    average = run.loop.ema.values
     for name, parameter in old.denoiser.named_parameters():
         torch.testing.assert_close(average[name], parameter)
 
@@ -217,7 +217,7 @@ def test_resume_is_exact(tmp_path, base, adapters):
             part.save()
             break
     resumed = trained(started(tmp_path / "part", base, steps=5, **extra))
-    a, b = whole.trainer.tensors(), resumed.trainer.tensors()
+    a, b = whole.loop.tensors(), resumed.loop.tensors()
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
 
@@ -232,7 +232,7 @@ def test_a_run_that_is_trained_writes_the_adapters_that_are_not_there(tmp_path, 
     kept = (tmp_path / "r/adapters/adapter_model.safetensors").read_bytes()
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     again = trained(started(tmp_path / "r", base, steps=2, adapters={"rank": 2}))
-    assert again.trainer.step == before.trainer.step == 2
+    assert again.loop.step == before.loop.step == 2
     assert (tmp_path / "r/adapters/adapter_model.safetensors").read_bytes() == kept
     undiffuse.load(base, adapters=tmp_path / "r/adapters")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.small import TINY_SETTINGS
-from tests.training.test_loop import batches, same, trainer
+from tests.training.test_loop import batches, same, training_loop
 from undiffuse.config import Config
 from undiffuse.data.loader import Loader
 from undiffuse.data.sources import DataConfig
@@ -59,7 +59,7 @@ def test_another_configuration_is_refused_but_for_what_is_free_to_change(tmp_pat
 
 
 def test_a_training_goes_on_from_the_newest_checkpoint(tmp_path):
-    folder, whole, part, again = RunFolder(tmp_path / "r"), trainer(6), trainer(6), trainer(6)
+    folder, whole, part, again = RunFolder(tmp_path / "r"), training_loop(6), training_loop(6), training_loop(6)
     folder.resume(part)
     assert part.step == 0
     for _ in fit(whole, batches):

@@ -53,7 +53,7 @@ def test_stopping_and_resuming_changes_no_bit(tmp_path, trained):
             part.save()
             break
     again = finished(made(tmp_path / "part"))
-    a, b = trained.trainer.tensors(), again.trainer.tensors()
+    a, b = trained.loop.tensors(), again.loop.tensors()
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.small import TINY
-from tests.training.test_loop import batches, same, trainer
+from tests.training.test_loop import batches, same, training_loop
 from undiffuse.conditioning.base import Note
 from undiffuse.errors import UsageError
 from undiffuse.training.fit import fit
@@ -22,7 +22,7 @@ def steps_of(hook_of, steps=12, **settings):
     """(step, done) of every call of a hook that is made of a function."""
     calls = []
     for _ in fit(
-        trainer(steps, **settings), batches, [hook_of(lambda _, update: calls.append((update.step, update.done)))]
+        training_loop(steps, **settings), batches, [hook_of(lambda _, update: calls.append((update.step, update.done)))]
     ):
         pass
     return calls
@@ -44,7 +44,7 @@ def test_the_end_is_marked_also_where_a_hook_uses_up_the_time():
     calls = steps_of(Every(steps=3), None, budget=0.4)
     assert [done for _, done in calls[:-1]] == [done for _, done in calls[:-1] if done < 1]
     assert calls[-1][1] == 1.0
-    loop = trainer(None, budget=1000.0)
+    loop = training_loop(None, budget=1000.0)
 
     def slow(loop, update):
         if update.step == 2 and update.done < 1:
@@ -57,7 +57,7 @@ def test_the_end_is_marked_also_where_a_hook_uses_up_the_time():
 
 
 def test_a_training_that_is_done_calls_the_hooks_of_its_end_alone():
-    loop = trainer(3)
+    loop = training_loop(3)
     for _ in fit(loop, batches):
         pass
     calls = []
@@ -107,7 +107,7 @@ HOOKS = [draws, trains, samples, steps_backwards, cuts_gradients_loose, records_
 @pytest.mark.parametrize("network", [None, DROPOUT], ids=["no dropout", "dropout"])
 @pytest.mark.parametrize("hook", [*HOOKS, None], ids=lambda hook: getattr(hook, "__name__", "all"))
 def test_hooks_change_no_bit(hook, network):
-    alone, watched = trainer(6, network), trainer(6, network)
+    alone, watched = training_loop(6, network), training_loop(6, network)
     for _ in fit(alone, batches):
         pass
     torch.manual_seed(7)
@@ -120,7 +120,7 @@ def test_hooks_change_no_bit(hook, network):
             if network is None:  # otherwise every update seeds the generator anew
                 assert torch.equal(torch.random.get_rng_state(), before)
     assert same(alone.tensors(), watched.tensors())
-    assert not same(alone.tensors(), trainer(6, network).tensors())
+    assert not same(alone.tensors(), training_loop(6, network).tensors())
 
 
 def test_a_hook_that_fails_is_reported_by_name_after_saving_and_the_others_are_called():
@@ -136,7 +136,7 @@ def test_a_hook_that_fails_is_reported_by_name_after_saving_and_the_others_are_c
     with pytest.warns(
         Note, match=r"the hook 'wandb' failed \(KeyError: 'run'\); all that was trained is saved"
     ) as told:
-        assert [update.step for update in fit(trainer(4), batches, hooks, checkpoint)] == [1, 2, 3, 4]
+        assert [update.step for update in fit(training_loop(4), batches, hooks, checkpoint)] == [1, 2, 3, 4]
     first = [("failed", 2), ("saved", 2), ("called", 2)]
     assert events == [*first, ("saved", 4), ("failed", 4), ("called", 4)]  # saved at the first failure, and at the end
     assert len(told) == 2
@@ -147,13 +147,13 @@ def test_interrupts_pass_and_a_checkpoint_that_fails_ends_the_training():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(fit(trainer(2), batches, [interrupted]))
+        list(fit(training_loop(2), batches, [interrupted]))
 
     def full(loop, update):
         raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="the disk is full"):
-        list(fit(trainer(2), batches, [fails], Every(seconds=1e9)(full)))
+        list(fit(training_loop(2), batches, [fails], Every(seconds=1e9)(full)))
 
 
 @pytest.mark.parametrize("arguments", [{"steps": 0}, {"steps": 2.5}, {"seconds": -1}, {"share": 0}, {"share": 1.1}])
@@ -161,4 +161,4 @@ def test_what_is_no_cadence_or_no_hook_is_refused(arguments):
     with pytest.raises(UsageError, match="every 1 or more steps"):
         Every(**arguments)
     with pytest.raises(UsageError, match="a hook is a function"):
-        fit(trainer(2), batches, [5])
+        fit(training_loop(2), batches, [5])

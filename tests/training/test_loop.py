@@ -28,7 +28,7 @@ def batches(step, bad=()):
     return x, {"class": rows % 3}
 
 
-def trainer(steps=12, network=None, on="cpu", **settings):
+def training_loop(steps=12, network=None, on="cpu", **settings):
     settings = {"steps": steps, "warmup": 2, "learning_rate": 1e-2, "batch_size": 8} | settings
     learned = settings.get("objective") == "hybrid"
     changes = {"variance_type": "learned_range"} if learned else {}
@@ -58,12 +58,12 @@ def same(a, b):
 )
 @pytest.mark.parametrize("stop", [1, 5, 11])
 def test_stopping_and_resuming_changes_no_bit(settings, stop):
-    whole, _ = finished(trainer(**settings))
-    first = trainer(**settings)
+    whole, _ = finished(training_loop(**settings))
+    first = training_loop(**settings)
     for update in first.updates(batches):
         if update.step == stop:
             break
-    second = trainer(**settings)
+    second = training_loop(**settings)
     second.resume(first.tensors(), first.numbers())
     resumed, updates = finished(second)
     assert updates[0].step == stop + 1
@@ -71,7 +71,7 @@ def test_stopping_and_resuming_changes_no_bit(settings, stop):
 
 
 def test_the_level_sampler_hears_every_loss():
-    t = trainer(steps=5, timestep_sampling="loss_aware")
+    t = training_loop(steps=5, timestep_sampling="loss_aware")
     _, updates = finished(t)
     assert int(t.sampler.state["seen"].sum()) == 5 * 8
     assert float(t.sampler.state["losses"].sum()) == pytest.approx(8 * sum(u.loss for u in updates), rel=1e-5)
@@ -81,23 +81,23 @@ def test_dropout_is_a_function_of_seed_and_step():
     from tests.small import TINY
 
     network = TINY.model_copy(update={"dropout": 0.3})
-    whole, _ = finished(trainer(network=network))
+    whole, _ = finished(training_loop(network=network))
     torch.manual_seed(99)  # what others draw meanwhile does not matter
-    again, _ = finished(trainer(network=network))
+    again, _ = finished(training_loop(network=network))
     assert same(whole, again)
 
 
 def test_micro_batches_give_the_same_update():
     """8×1 and 2×4 examples: gradients are sums of the same numbers in another order; clipped once, after the sum."""
-    a, _ = finished(trainer(steps=1, clip=1e-3))
-    b, _ = finished(trainer(steps=1, clip=1e-3, accumulate=4))
+    a, _ = finished(training_loop(steps=1, clip=1e-3))
+    b, _ = finished(training_loop(steps=1, clip=1e-3, accumulate=4))
     for name in a:
         if name.startswith("exp_avg."):
             torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-9)
 
 
 def test_the_gradient_is_clipped_to_the_norm_asked_for():
-    t = trainer(clip=1e-3)
+    t = training_loop(clip=1e-3)
     _, norm = t._gradient(*batches(0))
     assert norm > 1e-3
     clipped = math.sqrt(sum(float(p.grad.square().sum()) for p in t.learner.module.parameters()))
@@ -105,7 +105,7 @@ def test_the_gradient_is_clipped_to_the_norm_asked_for():
 
 
 def test_one_bad_batch_is_skipped_and_leaves_no_trace():
-    t = trainer(steps=6)
+    t = training_loop(steps=6)
     weights = []
     for update in t.updates(lambda step: batches(step, bad={3})):
         weights.append(t.tensors())
@@ -116,7 +116,7 @@ def test_one_bad_batch_is_skipped_and_leaves_no_trace():
 
 
 def test_three_bad_batches_return_to_the_snapshot_at_half_the_rate():
-    t = trainer(steps=10)
+    t = training_loop(steps=10)
     for update in t.updates(lambda step: batches(step, bad={4, 5, 6})):
         if update.step == 2:
             kept = t.snapshot()
@@ -129,11 +129,11 @@ def test_three_bad_batches_return_to_the_snapshot_at_half_the_rate():
 
 def test_lasting_nan_stops_with_a_diagnosis():
     with pytest.raises(Failure, match="`learning_rate`"):
-        finished(trainer(steps=50), lambda step: batches(step, bad=range(50)))
+        finished(training_loop(steps=50), lambda step: batches(step, bad=range(50)))
 
 
 def test_a_nan_gradient_is_never_zeroed_into_an_update():
-    t = trainer()
+    t = training_loop()
     before = t.tensors()
     with torch.no_grad():
         next(iter(t.learner.module.parameters())).fill_(float("nan"))
@@ -150,14 +150,14 @@ def test_the_learning_rate_warms_up_and_cools_down():
 
 
 def test_a_budget_ends_the_run():
-    t = trainer(steps=None, budget=0.5)
+    t = training_loop(steps=None, budget=0.5)
     _, updates = finished(t)
     assert 0.5 <= t.seconds < 0.5 + 5 * updates[-1].seconds / len(updates) + 0.2
     assert updates[-1].done == 1
 
 
 def test_everything_but_the_network_is_float32_under_bf16():
-    t = trainer(precision="bf16", steps=2)
+    t = training_loop(precision="bf16", steps=2)
     tensors, updates = finished(t)
     assert all(tensor.dtype == torch.float32 for name, tensor in tensors.items() if not name.startswith("sampler."))
     assert math.isfinite(updates[-1].loss)
@@ -165,7 +165,7 @@ def test_everything_but_the_network_is_float32_under_bf16():
 
 
 def test_every_parameter_receives_a_gradient_also_the_variance_head():
-    t = trainer(objective="hybrid", steps=40)
+    t = training_loop(objective="hybrid", steps=40)
     finished(t)
     head = t.learner.module.network.last.weight
     assert (head[:1] != 0).any()
@@ -174,13 +174,13 @@ def test_every_parameter_receives_a_gradient_also_the_variance_head():
 
 def test_it_learns_one_image():
     x = DATA[:1].expand(8, 1, 8, 8)
-    t = trainer(steps=300, cooldown=0.5)
+    t = training_loop(steps=300, cooldown=0.5)
     _, updates = finished(t, lambda step: (x, {"class": torch.zeros(8, dtype=torch.int64)}))
     assert updates[-1].loss < 0.1 * updates[0].loss
 
 
 def test_snapshots_are_kept_once_in_the_memory_of_the_host():
-    t = trainer(steps=6)
+    t = training_loop(steps=6)
     before = t.snapshot()
     for update in t.updates(batches):
         if update.step == 3:
@@ -197,7 +197,7 @@ def test_snapshots_are_kept_once_in_the_memory_of_the_host():
 
 
 def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing():
-    t, before = trainer(), trainer().tensors()
+    t, before = training_loop(), training_loop().tensors()
     name = next(name for name in before if name.startswith("online.") and before[name].ndim == 2)
     for changed in (before | {name: torch.zeros(9, 9)}, {n: value for n, value in before.items() if n != name}):
         with pytest.raises(UsageError, match="another network"):

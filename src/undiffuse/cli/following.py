@@ -26,7 +26,7 @@ def train_with_bar(updates: Iterator[Update], work: Trained, phase: str = "train
     """
     first, signal = train_to_end(updates, work, phase)
     if signal is not None:
-        step = work.trainer.step
+        step = work.loop.step
         typer.echo(f"stopped and saved at step {step} in {work.folder}; the same command goes on from there.")
         raise typer.Exit(INTERRUPTED + signal)
     return first
@@ -50,8 +50,8 @@ def follow(run: Run) -> None:
     if first is None:
         typer.echo("this run is already trained for that long: give more --train-steps or --budget to go on.")
     resumed, ended = "resumed; " if first and first > 1 else "", run.measurements.verdict()
-    steps = f"{run.trainer.step:,} step{'s' * (run.trainer.step != 1)}"
-    typer.echo(f"{resumed}trained {steps} in {clock(run.trainer.seconds)}{besides}; {ended}")
+    steps = f"{run.loop.step:,} step{'s' * (run.loop.step != 1)}"
+    typer.echo(f"{resumed}trained {steps} in {clock(run.loop.seconds)}{besides}; {ended}")
     named = {"the model": MODEL_FILE} | {name: name for name in WRITTEN}
     written = [name for name, path in named.items() if (run.folder / path).exists()]
     typer.echo(f"wrote {run.folder}/: {', '.join(written)}")

@@ -171,7 +171,7 @@ def adherence(
             Path(), model.config, codec, source, (learned, tested), name, target, training, model.device, clean=True
         )
         trained = watch(f"learning to read {name}")
-        for update in work.trainer.updates(work.loader):
+        for update in work.loop.updates(work.loader):
             trained(update.done)
         found.append(_judged(work, source, name, target, condition, x, asked_rows, tested))
     return found
@@ -250,7 +250,7 @@ def _judged(
 def _answers(work: ClassifierRun, x: Tensor) -> Tensor:
     """What the averaged weights say of clean examples."""
     work.classifier.eval()
-    with work.trainer.ema.swapped():
+    with work.loop.ema.swapped():
         return torch.cat(
             [work.classifier(part.to(work.device), Level.clean(torch.ones(len(part)))).cpu() for part in x.split(256)]
         )

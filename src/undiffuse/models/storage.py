@@ -146,7 +146,7 @@ def read(path: Path, kind: str) -> tuple[Any, dict[str, Tensor]]:
 
 
 def sets_of(tensors: Mapping[str, Tensor], sets: Sequence[str] = SETS) -> dict[str, dict[str, Tensor]]:
-    """Tensors named set.parameter, of a trainer or a file, by set and by parameter."""
+    """Tensors named set.parameter, of a training loop or a file, by set and by parameter."""
     return {
         kind: {n.removeprefix(f"{kind}."): t for n, t in tensors.items() if n.startswith(f"{kind}.")} for kind in sets
     }

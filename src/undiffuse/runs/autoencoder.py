@@ -193,7 +193,7 @@ class AutoencoderRun:
         return self.codec.encode_parts(self.data.values, self._held_out_rows[judged])
 
     @cached_property
-    def trainer(self) -> TrainingLoop:
+    def loop(self) -> TrainingLoop:
         """The training loop, several times as large as an autoencoder that is taken as it is."""
         schedule = Cosine()  # the loop draws levels, which an autoencoder does not look at
         learner = AutoencoderLearner(self.config.design, self.both, self.features)
@@ -220,20 +220,18 @@ class AutoencoderRun:
         A consumer that stops early should call `save`.  Raises UsageError where the folder holds another autoencoder, Failure
         where another process trains in it.
         """
-        _ = self.both if self.taken else self.trainer  # what cannot be made is refused before anything is written
+        _ = self.both if self.taken else self.loop  # what cannot be made is refused before anything is written
         with self._folder:
             is_trained(self.folder, self.config)
             self._folder.write_config(self.config)
             if not self.taken:
-                self._folder.resume(self.trainer)
-                yield from fit(
-                    self.trainer, self.loader, hooks, Every(seconds=60.0, share=SHARE)(lambda *_: self.save())
-                )
+                self._folder.resume(self.loop)
+                yield from fit(self.loop, self.loader, hooks, Every(seconds=60.0, share=SHARE)(lambda *_: self.save()))
             self.finish()
 
     def save(self) -> None:
         """Writes a checkpoint."""
-        self._folder.save(self.trainer)
+        self._folder.save(self.loop)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -241,7 +239,7 @@ class AutoencoderRun:
         autoencoder = self.both.autoencoder.eval()
         loss = self._error()
         if not self.taken:
-            with self.trainer.ema.swapped():
+            with self.loop.ema.swapped():
                 averaged = self._error()
                 better = (
                     {name: p.detach().clone() for name, p in autoencoder.named_parameters()} if averaged <= loss else {}

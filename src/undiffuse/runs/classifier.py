@@ -200,7 +200,7 @@ class ClassifierRun:
         return encode_columns(self.data, {self.name: self.target}, self.reader)[self.name]
 
     @cached_property
-    def trainer(self) -> TrainingLoop:
+    def loop(self) -> TrainingLoop:
         """The training loop."""
         learner = ClassifierLearner(self.classifier, self.name, self.clean)
         sampler = make_timestep_sampler("uniform", self.schedule, True)
@@ -228,7 +228,7 @@ class ClassifierRun:
         """What is about to be trained, in a line."""
         what = self.name if self.name == self.target.kind else f"{self.target.kind} {self.name}"
         read = f"reads {what} off {len(self.training_rows):,} noisy examples"
-        return f"classifier {self.folder}: {read}, {self.trainer.flat.parameter.numel():,} parameters"
+        return f"classifier {self.folder}: {read}, {self.loop.flat.parameter.numel():,} parameters"
 
     def check(self) -> None:
         """Raises UsageError where the folder holds a classifier that is trained otherwise, with a list of what differs."""
@@ -243,16 +243,16 @@ class ClassifierRun:
         with self._folder:
             self.check()
             self._folder.write_config(self.run_config)
-            self._folder.resume(self.trainer)
-            yield from fit(self.trainer, self.loader, hooks, Every(seconds=60.0, share=SHARE)(lambda *_: self.save()))
+            self._folder.resume(self.loop)
+            yield from fit(self.loop, self.loader, hooks, Every(seconds=60.0, share=SHARE)(lambda *_: self.save()))
 
     def save(self) -> None:
         """Writes a checkpoint and the classifier file."""
         with self._folder:
-            tensors = self._folder.save(self.trainer)
+            tensors = self._folder.save(self.loop)
             readings = self.readings()
             useful = [reading.ratio for reading in readings if reading.can_guide]
-            provenance = {"steps": self.trainer.step, "readings": [asdict(reading) for reading in readings]}
+            provenance = {"steps": self.loop.step, "readings": [asdict(reading) for reading in readings]}
             config = changed(
                 self.config, {"provenance": provenance, "can_guide": [min(useful), max(useful)] if useful else None}
             )
@@ -266,7 +266,7 @@ class ClassifierRun:
         if self.bank is None:
             return []
         found = []
-        with torch.no_grad(), self.trainer.ema.swapped():
+        with torch.no_grad(), self.loop.ema.swapped():
             for row in range(len(self.bank.levels)):
                 level = self.bank.levels[row]
                 x_t = add_noise(self.bank.x, level, self.bank.eps)

@@ -125,7 +125,7 @@ class Run:
         return self._initial[0]
 
     @cached_property
-    def trainer(self) -> TrainingLoop:
+    def loop(self) -> TrainingLoop:
         """The training loop."""
         training, schedule = self.config.design.training, self.model.schedule
         sampler = make_timestep_sampler(
@@ -165,7 +165,7 @@ class Run:
     @cached_property
     def measurements(self) -> Measurements:
         """What is known of how good the model is."""
-        return Measurements(self.model, self.trainer, self.prepared, self.device)
+        return Measurements(self.model, self.loop, self.prepared, self.device)
 
     @cached_property
     def previews(self) -> Previews:
@@ -185,7 +185,7 @@ class Run:
 
     def description(self) -> str:
         """What is about to be trained, in two lines."""
-        trained = self.trainer.flat.parameter.numel()
+        trained = self.loop.flat.parameter.numel()
         parameters = sum(p.numel() for p in self.model.denoiser.parameters())
         design, start, data = self.config.design, self.config.start, self.prepared.data
         shape = "×".join(str(n) for n in shape_in_files(data.shape))
@@ -223,17 +223,14 @@ class Run:
         metrics = MetricsLog(self.folder / METRICS)
         with self._folder:
             metrics.check()
-            self._folder.resume(self.trainer)
-            metrics.resume(self.trainer.step)
+            self._folder.resume(self.loop)
+            metrics.resume(self.loop.step)
             self._folder.write_config(self.config)
-            _log.info(
-                "%s in %s at step %d", "resumed" if self.trainer.step else "started", self.folder, self.trainer.step
-            )
-            if self.trainer.done >= 1 and self.is_saved:
+            _log.info("%s in %s at step %d", "resumed" if self.loop.step else "started", self.folder, self.loop.step)
+            if self.loop.done >= 1 and self.is_saved:
                 return
-            self._checkpoint, self._previews, self._sensitivity = self._hooks()
             own = (metrics, self._previews, self._sensitivity)
-            yield from fit(self.trainer, self._batch, (*own, *hooks), self._checkpoint)
+            yield from fit(self.loop, self._batch, (*own, *hooks), self._checkpoint)
 
     def _hooks(self) -> tuple[FunctionHook, FunctionHook, FunctionHook]:
         """What a run does between updates: its checkpoint, its previews, and at the end the picture of what reaches the network."""
@@ -254,7 +251,7 @@ class Run:
     @property
     def is_saved(self) -> bool:
         """Whether the model file in the folder is of the updates that are done."""
-        return self._written() == {self.trainer.step}
+        return self._written() == {self.loop.step}
 
     def _written(self) -> set[int | None]:
         """The steps that the model file and the adapters are of, None for what is not there: a kill may come between a checkpoint and these."""
@@ -267,12 +264,12 @@ class Run:
     def save(self, seconds: float = QUICK) -> None:
         """Writes a checkpoint and the model file.   seconds: for measuring which weights are better."""
         with self._folder:
-            self._folder.save(self.trainer)
+            self._folder.save(self.loop)
             self._save_model(seconds)
-        _log.info("saved step %d in %s", self.trainer.step, self.folder)
+        _log.info("saved step %d in %s", self.loop.step, self.folder)
 
     def _save_model(self, seconds: float) -> None:
-        trainer, found = self.trainer, self.measurements.measured(seconds)
+        loop, found = self.loop, self.measurements.measured(seconds)
         scores, best = ({}, "ema") if found is None else (found.summary(), found.best())
         provenance = {
             "made_by": f"undiffuse {__version__}",
@@ -286,8 +283,8 @@ class Run:
             },
             "training": {
                 **self.config.design.training.model_dump(mode="json"),
-                "steps": trainer.step,
-                "seconds": round(trainer.seconds, 1),
+                "steps": loop.step,
+                "seconds": round(loop.seconds, 1),
             },
             "held_out": {name: score["relative"] for name, score in scores.items()},
             "held_out_error": {name: score["error"] for name, score in scores.items()},
@@ -301,19 +298,19 @@ class Run:
         config = changed(self.model_config, {"weights": best, "provenance": provenance})
         self.model.config, denoiser = config, self.model.denoiser
         online = merged(denoiser)
-        with trainer.ema.swapped():
+        with loop.ema.swapped():
             ema = merged(denoiser)
         if self.config.start and self.config.design.adapters:
-            with trainer.ema.swapped() if best == "ema" else nullcontext():
+            with loop.ema.swapped() if best == "ema" else nullcontext():
                 save_adapters(self.folder / ADAPTERS, denoiser, AdaptersConfig(model=config, start=self.config.start))
         buffers = denoiser.buffers_to_store()
         save_model(self.folder / MODEL_FILE, config, online, ema, latents=self.latents, buffers=buffers)
 
     def preview(self) -> Path:
         """Draws what the averaged weights make, see previews.py."""
-        with self.trainer.ema.swapped():
-            picture = evaluated(self.model.denoiser, lambda: self.previews.drawn(f"step {self.trainer.step}"))
-        path = self.folder / SAMPLES / f"step-{self.trainer.step:08d}.png"
+        with self.loop.ema.swapped():
+            picture = evaluated(self.model.denoiser, lambda: self.previews.drawn(f"step {self.loop.step}"))
+        path = self.folder / SAMPLES / f"step-{self.loop.step:08d}.png"
         write_atomically(path, lambda temporary: picture.save(temporary, "PNG"))
         _log.info("drew %s", path)
         return path

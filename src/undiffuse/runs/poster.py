@@ -38,7 +38,7 @@ def poster_of(run: Run) -> Poster:
     return Poster(
         title="How noise becomes a digit",
         subtitle=(
-            f"A diffusion model trained for {run.trainer.seconds:.0f} seconds on {len(run.prepared.training):,} handwritten digits "
+            f"A diffusion model trained for {run.loop.seconds:.0f} seconds on {len(run.prepared.training):,} handwritten digits "
             f"of {data.shape[1]}×{data.shape[2]} pixels, on {run.device.type.upper()}."
         ),
         forward=forward,

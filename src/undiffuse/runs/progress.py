@@ -25,7 +25,7 @@ class Trained(Protocol):
     folder: Path
 
     @property
-    def trainer(self) -> TrainingLoop:
+    def loop(self) -> TrainingLoop:
         """Its weights, optimizer and step."""
 
     def save(self) -> None:
@@ -41,7 +41,7 @@ def train_to_end(
     Returns (the first step that was taken, the signal that interrupted it), each None where there was none.
     """
     first = None
-    with stopping() as stop, training_bar(work.trainer.config.batch_size, phase) if progress else nullcontext() as show:
+    with stopping() as stop, training_bar(work.loop.config.batch_size, phase) if progress else nullcontext() as show:
         for update in updates:
             first = update.step if first is None else first
             if show is not None:

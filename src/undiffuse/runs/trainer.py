@@ -100,7 +100,7 @@ class Trainer:
                 watch=Intervals(checkpoint_every, preview_every),
                 dataset=data,
             ).run()
-            _ = self._run.trainer  # the network is made, and refused, here
+            _ = self._run.loop  # the network is made, and refused, here
         for note in self._run.prepared.data.notes:
             warnings.warn(note, Note, stacklevel=2)
         self._model: tuple[int, Model] | None = None
@@ -129,7 +129,7 @@ class Trainer:
     @property
     def step(self) -> int:
         """How many updates are done."""
-        return self._run.trainer.step
+        return self._run.loop.step
 
     def save(self) -> None:
         """Writes a checkpoint and the model file into the run folder."""
