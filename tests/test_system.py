@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -187,3 +188,19 @@ def test_results_of_a_killed_process_are_removed_by_the_next(tmp_path):
         tmp_path, ("sampled",)
     ):  # of files it removes all that are half written, and of folders the same as above
         assert {path.name for path in folder.iterdir()} == {"001", working.name, elsewhere.name}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_who_may_read_a_file_is_as_for_any_other(tmp_path):
+    """Whatever mode the library gives it that writes it: that of a new file by the umask, or of the file that was there."""
+
+    def write(path):
+        path.unlink()
+        path.touch(0o600)
+
+    (tmp_path / "plain").touch()
+    write_atomically(tmp_path / "new", write)
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "new").chmod(0o640)
+    write_atomically(tmp_path / "new", write)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640

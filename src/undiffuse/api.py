@@ -26,7 +26,7 @@ from undiffuse.runs.folder import CONFIG
 from undiffuse.runs.prepare import Plan, default_name, prepare
 from undiffuse.runs.progress import Trained, train_to_end
 from undiffuse.system import inside
-from undiffuse.training.cadence import DEFAULT_INTERVALS, Intervals
+from undiffuse.training.cadence import DEFAULT_INTERVALS, Intervals, parse_duration
 from undiffuse.training.hooks import HookLike, as_hook
 from undiffuse.training.loop import Update
 from undiffuse.training.overrides import TrainingOverrides, training_paths
@@ -53,7 +53,7 @@ def train(
     adapter_rank: int | None = None,
     latent: int | str | Path | None = None,
     latent_steps: int | None = None,
-    latent_budget: float | None = None,
+    latent_budget: float | str | None = None,
     degradation: str | None = None,
     upscale_factor: int | None = None,
     size: int | tuple[int, int] | None = None,
@@ -67,8 +67,8 @@ def train(
     device: torch.device | str | None = None,
     change_settings: bool = False,
     download: bool = False,
-    checkpoint_every: float = DEFAULT_INTERVALS.checkpoint,
-    preview_every: float = DEFAULT_INTERVALS.preview,
+    checkpoint_every: float | str = DEFAULT_INTERVALS.checkpoint,
+    preview_every: float | str = DEFAULT_INTERVALS.preview,
     hooks: Iterable[HookLike] = (),
     progress: bool = False,
     **training: Unpack[TrainingOverrides],
@@ -79,14 +79,14 @@ def train(
     with a length whose items are read by their number, such as a list or a torch Dataset (data/items.py).
     name: of the run, the data's when left out.   runs: the folder of run folders.
     resume: True to go on with a run that is there, False to begin a new one, None for whichever it is.
-    training: fields of TrainingConfig, such as steps=2000, budget=90.0 (seconds), batch_size=64, learning_rate=3e-4 or precision="bf16".
+    training: fields of TrainingConfig, such as steps=2000, budget="90s", batch_size=64, learning_rate=3e-4 or precision="bf16".
 
     Model. preset: such as "ddpm_cifar10".   network: "unet", "transformer", "mlp" or "autoencoder", of a size for the data.   schedule,
     prediction, variance_type: by name, in place of the preset's.   settings: any other field of Design by dotted path, such as
     {"schedule.beta_end": 0.01, "network.width": 64}.
     start: a run folder or model file whose weights to start from (fine-tuning).   adapter_rank: the rank of low-rank adapters to train instead.
     latent: to diffuse in an autoencoder's latents: 2, 4 or 8 positions along each axis in one, or a folder to take it from.
-    latent_steps, latent_budget: updates, or seconds, of the training of that autoencoder; a third of the budget when left out.
+    latent_steps, latent_budget: updates, or the time, of the training of that autoencoder; a third of the budget when left out.
 
     Conditions. conditions: such as {"age": Condition(kind="number")}; the data's classes when None, and {} for an unconditional model.
     condition_dropout: the share of examples, from 0 to less than 1, whose conditions are left out in training.   table: a .csv, .tsv or
@@ -98,7 +98,7 @@ def train(
     max_pixels: open images of up to so many, beyond the limit that protects from harmful files.   shrink: average blocks of so many values
     along each axis.   held_out: for validation, a share of the examples below 1, or a whole number of them.
 
-    Course. device: such as "cuda".   change_settings: go on in a folder of other training settings.   checkpoint_every, preview_every: seconds.
+    Course. device: such as "cuda".   change_settings: go on in a folder of other training settings.   checkpoint_every, preview_every: as budget.
     hooks: called between updates, see training/hooks.py.   progress: show a progress bar.  The logger "undiffuse" has what happens.
 
     What reading the data decided comes as warnings, class Note.  Raises UsageError for anything that cannot be used, Failure where another
@@ -142,7 +142,7 @@ def train(
         override=change_settings,
         device=device,
         download=download,
-        watch=Intervals(checkpoint_every, preview_every),
+        watch=Intervals(parse_duration(checkpoint_every), parse_duration(preview_every)),
     )
     return _trained(plan, hooks, progress, device)
 

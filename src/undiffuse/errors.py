@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import operator
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,6 +37,8 @@ def explained(error: Any) -> str:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"there is no setting {place!r}."
+    if first["type"] == "literal_error" and isinstance(first["input"], str):
+        message += nearest(first["input"], re.findall(r"'([^']+)'", first["ctx"]["expected"])).removesuffix("?")
     return (
         f"{place}: {message} (it is {first['input']!r})." if place and first["type"] != "value_error" else f"{message}."
     )

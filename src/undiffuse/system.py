@@ -20,6 +20,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -43,6 +44,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def write_atomically(path: Path, write: Callable[[Path], object], expected_bytes: int = 0) -> None:
     """Calls `write` with a temporary path beside `path`, then renames it there.
 
+    Who may read it is as for any new file (umask), or as before where there was one, whatever `write` makes of that.
     Raises OSError with one sentence, and leaves what was there before, if the disk is or gets full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +56,10 @@ def write_atomically(path: Path, write: Callable[[Path], object], expected_bytes
         )
     temporary = temporary_beside(path)
     try:
+        temporary.touch()
+        mode = stat.S_IMODE((path if path.exists() else temporary).stat().st_mode)
         write(temporary)
+        temporary.chmod(mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -193,7 +193,7 @@ def test_how_often_each_is_left_unsaid_can_be_chosen(run, table):
 def test_columns_that_are_no_conditions_are_pointed_at(run, table):
     code, out = run("train", table, "--name", "t", *SMALL)
     assert code == 0, out
-    assert "of the columns species, age, marks, caption, mask the model is told nothing" in " ".join(out.split())
+    assert "the model is not conditioned on species, age, marks, caption, mask" in " ".join(out.split())
     assert "(unconditional)" in out
 
 

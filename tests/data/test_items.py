@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,3 +149,21 @@ def test_a_source_of_ones_own_is_trained_on_by_its_name(tmp_path):
     with pytest.raises(UsageError, match="taken"):
         undiffuse.register_source("digits", lambda rest: [])
     assert isinstance(as_dataset(open_data(DataConfig(source="digits"))), Dataset)
+
+
+@pytest.mark.parametrize("text", ["pictures", Path("pictures")])
+def test_a_path_is_no_data_set(text):
+    with pytest.raises(UsageError, match="'pictures' is a text and no data set"):
+        as_dataset(text)
+
+
+def test_of_an_item_that_cannot_be_read_the_number_is_noted():
+    class Broken(list):
+        def __getitem__(self, k):
+            if k == 3:
+                raise OSError("broken file")
+            return super().__getitem__(k)
+
+    with pytest.raises(OSError, match="broken file") as found:
+        as_dataset(Broken(torch.zeros(1, 4, 4) for _ in range(5)))
+    assert found.value.__notes__ == ["while item 3 of 5 of the data set was read"]

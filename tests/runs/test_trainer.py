@@ -286,3 +286,57 @@ def test_arrays_train_too(tmp_path):
 
     model = undiffuse.Trainer(Dense, x, runs=tmp_path, steps=3, batch_size=8).fit()
     assert model.sample(5, steps=2).shape == (5, 3, 1)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        lambda net: torch.compile(net, backend="eager"),
+        lambda net: torch.compile(nn.DataParallel(net), backend="eager"),
+    ],
+)
+def test_what_wraps_a_module_is_called_and_what_is_inside_is_stored(tmp_path, wrap):
+    """torch.compile and DataParallel change the names of parameters and hide the arguments; files and errors are those of the module."""
+    torch.manual_seed(0)
+    plain, wrapped = Plain(), Plain()
+    wrapped.load_state_dict(plain.state_dict())
+    calls = []
+    wrapped.register_forward_hook(lambda *_: calls.append(1))
+    expected, model = trained(plain, tmp_path, "plain").fit(), trained(wrap(wrapped), tmp_path, "wrapped").fit()
+    assert calls
+    assert same(weights(model), weights(expected))
+    assert model.config.network.name == "tests.runs.test_trainer:Plain"
+    again = undiffuse.load(tmp_path / "wrapped", network=Plain)
+    assert torch.equal(again.sample(2, {"class": "3"}, steps=2), expected.sample(2, {"class": "3"}, steps=2))
+
+
+def test_a_duration_is_written_in_python_as_on_the_command_line(tmp_path):
+    trainer = trained(Plain, tmp_path, steps=None, budget="1.5m", checkpoint_every="2h", preview_every=30)
+    assert trainer._run.config.design.training.budget == 90.0
+    assert (trainer._run.watch.checkpoint, trainer._run.watch.preview) == (7200.0, 30.0)
+    for wrong in ("soon", "-5s", "", 0, -1.0, float("nan"), float("inf"), "1e3"):
+        with pytest.raises(UsageError, match="no duration: write one like 90s"):
+            trained(Plain, tmp_path, "other", budget=wrong)
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_embedding_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UsageError, match="its embedding is None, for the model has no conditions"):
+        trained(Plain, tmp_path, conditions={})
+
+
+def test_parameters_without_values_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="on the device meta, which have no values"):
+        trained(lambda: Plain().to("meta"), tmp_path)
+
+
+def test_one_class_for_all_is_no_condition_and_a_note_says_so(tmp_path):
+    with pytest.warns(undiffuse.Note, match="have the same, cat, so that is no condition"):
+        trainer = trained(Wrapped, tmp_path, data=[(x, "cat") for x, _ in PAIRS[:40]], held_out=0.1)
+    assert trainer._run.config.conditions == {}
+
+
+def test_of_misspelt_choices_the_nearest_is_named(tmp_path):
+    with pytest.raises(UsageError, match="did you mean 'epsilon'"):
+        trained(Plain, tmp_path, prediction="eps")

@@ -12,20 +12,20 @@ from typing import TypeVar
 import typer
 
 from undiffuse.errors import UsageError
+from undiffuse.training import cadence
 
 N = TypeVar("N", int, float)
 FLAGS: dict[str, str] = {}  # of the command that runs, by setting
 NETWORK_FLAG = "--network-class"  # of every command
 NETWORK_CLASS: str | None = None  # its value
-UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def seconds(text: str) -> float:
     """ "90s", "15m", "2h", "1.5d" or a plain number of seconds → seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
-    if not match or float(match[1]) <= 0:
-        raise typer.BadParameter(f"takes a duration, such as 90s, 15m, 2h or 1d, not {text!r}")
-    return float(match[1]) * UNITS[match[2] or "s"]
+    try:
+        return cadence.parse_duration(text)
+    except UsageError:
+        raise typer.BadParameter(f"takes a duration, such as 90s, 15m, 2h or 1d, not {text!r}") from None
 
 
 def size(text: str) -> tuple[int, int]:

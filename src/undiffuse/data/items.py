@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Number
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,10 @@ def as_dataset(
 
 def _read(items: Any) -> tuple[np.ndarray, dict[str, list[Any]], bool]:
     """(the examples in one array, the columns, whether examples have their channels first)."""
+    if isinstance(items, str | bytes | Path):
+        raise UsageError(
+            f"{str(items)[:80]!r} is a text and no data set: to train on files, call undiffuse.train with it, or open them yourself."
+        )
     try:
         n = len(items)
         read = items.__getitem__
@@ -72,7 +77,12 @@ def _read(items: Any) -> tuple[np.ndarray, dict[str, list[Any]], bool]:
     columns: dict[str, list[Any]] = {}
     values, channels_first = np.empty(0), False
     for k in range(n):
-        found, rest = _parts(read(k), k)
+        try:
+            item = read(k)
+        except Exception as error:
+            error.add_note(f"while item {k} of {n} of the data set was read")
+            raise
+        found, rest = _parts(item, k)
         example, first = _array(found, k)
         if k == 0:
             values, channels_first = np.empty((n, *example.shape), example.dtype), first

@@ -40,15 +40,26 @@ class ForeignConfig(NetworkSettings):
     )
 
 
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside what torch.compile or DataParallel made of it, whose class and names of parameters are stored."""
+    while isinstance(
+        inside := module.module if isinstance(module, nn.DataParallel) else getattr(module, "_orig_mod", None),
+        nn.Module,
+    ):
+        module = inside
+    return module
+
+
 def name_of(network: nn.Module | Factory) -> str:
     """How a file names the class of a network, or the function that makes it: module:class."""
-    made_by = type(network) if isinstance(network, nn.Module) else network
+    made_by = type(unwrapped(network)) if isinstance(network, nn.Module) else network
     return f"{made_by.__module__}:{getattr(made_by, '__qualname__', type(made_by).__qualname__)}"
 
 
 def embedding_width_of(network: object, given: int | None = None) -> int | None:
     """The width of the embedding that a network takes: as given, or as its attribute `embedding_width` has it."""
-    found = getattr(network, "embedding_width", None) if given is None else given
+    module = unwrapped(network) if isinstance(network, nn.Module) else network
+    found = getattr(module, "embedding_width", None) if given is None else given
     return found if isinstance(found, int) and found > 0 else None
 
 
@@ -97,6 +108,9 @@ class ForeignNetwork(Network):
     Raises UsageError, one sentence, for a module that cannot be used so.
     """
 
+    called: (
+        nn.Module
+    )  # as it was given: inside torch.compile's or DataParallel's; no part of this module, or all would be there twice
     draws = True  # it may: what it draws is then seeded for every step, and it is in training mode inside an update
 
     def __init__(
@@ -111,8 +125,9 @@ class ForeignNetwork(Network):
         tokens: bool = False,
     ) -> None:
         super().__init__()
-        name, width = type(module).__name__, embedding_width_of(module, embedding_width)
-        self.module, self.arguments = module, _arguments(module, embeds)
+        self.module, self.__dict__["called"] = unwrapped(module), module
+        name, width = type(self.module).__name__, embedding_width_of(module, embedding_width)
+        self.arguments = _arguments(self.module, embeds)
         if tokens:
             raise UsageError(
                 f"{name} cannot attend to tokens: give the condition inject='embedding' or inject='concat' instead of 'cross_attention'."
@@ -130,6 +145,8 @@ class ForeignNetwork(Network):
         parameters = list(module.parameters())
         if not any(p.requires_grad for p in parameters):
             raise UsageError(f"{name} has no parameters to train.")
+        if any(p.is_meta for p in parameters):
+            raise UsageError(f"{name} has parameters on the device meta, which have no values: make it on the CPU.")
         if other := {p.dtype for p in parameters} - {torch.float32}:
             raise UsageError(f"the parameters of {name} are {other.pop()}: make them float32, by .float().")
         self._check(channels_in, channels_out, tuple(size), embeds)
@@ -147,7 +164,12 @@ class ForeignNetwork(Network):
         except UsageError:
             raise
         except Exception as error:
-            raise UsageError(f"{called} fails with {type(error).__name__}: {error}") from error
+            none = (
+                " (its embedding is None, for the model has no conditions)"
+                if self.arguments == 3 and not embeds
+                else ""
+            )
+            raise UsageError(f"{called} fails with {type(error).__name__}: {error}{none}") from error
         finally:
             for module, training in modes.items():
                 module.training = training
@@ -166,7 +188,7 @@ class ForeignNetwork(Network):
         tokens: Tensor | None = None,
         padding_mask: Tensor | None = None,
     ) -> Tensor:
-        output: Tensor = self.module(*(x, timestep, conditioning)[: self.arguments])
+        output: Tensor = self.called(*(x, timestep, conditioning)[: self.arguments])
         return output
 
     def untrained(self) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from undiffuse.process.chains import Chain
 from undiffuse.runs.autoencoder import load_autoencoder
 from undiffuse.runs.design import Design, LatentDesign
 from undiffuse.runs.presets import design_for, latents
+from undiffuse.training.cadence import parse_duration
 
 
 def design_settings(
@@ -22,12 +23,12 @@ def design_settings(
     adapter_rank: int | None = None,
     latent: int | Path | None = None,
     latent_steps: int | None = None,
-    latent_budget: float | None = None,
+    latent_budget: float | str | None = None,
 ) -> dict[str, Any]:
     """Settings of a Design by dotted path, with those that have a name of their own; the path wins over the name.
 
-    latent: the factor of an autoencoder that is to be trained, or the folder of one that was.   latent_steps, latent_budget: updates or
-    seconds of its training; a third of the budget of all where neither is given.
+    latent: the factor of an autoencoder that is to be trained, or the folder of one that was.   latent_steps, latent_budget: updates, or
+    the time, of its training; a third of the budget of all where neither is given.
     """
     named = {
         "condition_dropout": condition_dropout,
@@ -40,8 +41,11 @@ def design_settings(
         chosen = {"latent.training.deterministic": True} | chosen
     if latent_steps is not None or latent_budget is not None:
         chosen = first | chosen
-    elif isinstance(latent, int) and isinstance(whole, int | float) and not first.keys() & chosen.keys():
-        chosen |= first | {"latent.training.budget": whole / 3, "training.budget": whole * 2 / 3}
+    elif isinstance(latent, int) and whole is not None and not first.keys() & chosen.keys():
+        chosen |= first | {
+            "latent.training.budget": parse_duration(whole) / 3,
+            "training.budget": parse_duration(whole) * 2 / 3,
+        }
     return chosen
 
 

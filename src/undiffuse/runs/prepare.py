@@ -167,9 +167,13 @@ def _declared(
         if unused:
             data = _noted(
                 data,
-                f"of the columns {', '.join(unused)} the model is told nothing: declare conditions, such as the class {unused[0]}, to tell it",
+                f"the model is not conditioned on {', '.join(unused)}: declare conditions, such as the class {unused[0]}, if it should be",
             )
         known = base is not None and "class" in base.config.conditions
+        if len(data.classes) == 1 and not known:
+            data = _noted(
+                data, f"all examples that have a class have the same, {data.classes[0]}, so that is no condition"
+            )
         conditions = {"class": Condition(kind="class")} if len(data.classes) > (0 if known else 1) else {}
     for name in conditions:
         checked_name(name)

@@ -27,11 +27,11 @@ from undiffuse.errors import UsageError
 from undiffuse.models.devices import usable_device
 from undiffuse.models.file import load
 from undiffuse.models.model import Model
-from undiffuse.networks.foreign import Factory, ForeignConfig, embedding_width_of, made, name_of, offered
+from undiffuse.networks.foreign import Factory, ForeignConfig, embedding_width_of, made, name_of, offered, unwrapped
 from undiffuse.runs.prepare import prepare
 from undiffuse.runs.progress import train_to_end
 from undiffuse.system import inside
-from undiffuse.training.cadence import DEFAULT_INTERVALS, Intervals
+from undiffuse.training.cadence import DEFAULT_INTERVALS, Intervals, parse_duration
 from undiffuse.training.hooks import HookLike, as_hook
 from undiffuse.training.loop import Update
 from undiffuse.training.overrides import TrainingOverrides, training_paths
@@ -52,7 +52,7 @@ class Trainer:
     embedding_width: of the embedding that the network takes, its attribute of that name when None.
     name: of the run, the network's class when None.   held_out: a share of the examples below 1, or a whole number of them.
     layout: the axes of all items in one array, such as "NHWC".   range: what whole numbers black and white are.
-    settings: other fields of Design by dotted path.   training: fields of TrainingConfig, such as steps=2000 or batch_size=64.
+    settings: other fields of Design by dotted path.   training: fields of TrainingConfig, such as steps=2000, budget="10m" or batch_size=64.
     device, change_settings, download, checkpoint_every, preview_every: as in `undiffuse.train`.
 
     Raises UsageError for a network that takes or returns other shapes, items that are not alike, and whatever else cannot be used; nothing
@@ -77,8 +77,8 @@ class Trainer:
         device: torch.device | str | None = None,
         change_settings: bool = False,
         download: bool = False,
-        checkpoint_every: float = DEFAULT_INTERVALS.checkpoint,
-        preview_every: float = DEFAULT_INTERVALS.preview,
+        checkpoint_every: float | str = DEFAULT_INTERVALS.checkpoint,
+        preview_every: float | str = DEFAULT_INTERVALS.preview,
         **training: Unpack[TrainingOverrides],
     ) -> None:
         self.network, self._device = network, usable_device(device)
@@ -97,7 +97,7 @@ class Trainer:
                 override=change_settings,
                 device=self._device,
                 download=download,
-                watch=Intervals(checkpoint_every, preview_every),
+                watch=Intervals(parse_duration(checkpoint_every), parse_duration(preview_every)),
                 dataset=data,
             ).run()
             _ = self._run.loop  # the network is made, and refused, here
@@ -144,7 +144,7 @@ class Trainer:
         if self._model is None or self._model[0] != self.step:
             if not self._run.is_saved:
                 self.save()
-            network = copy.deepcopy(self.network) if isinstance(self.network, nn.Module) else self.network
+            network = copy.deepcopy(unwrapped(self.network)) if isinstance(self.network, nn.Module) else self.network
             self._model = (self.step, load(self.folder, self._device, network=network))
         return self._model[1]
 

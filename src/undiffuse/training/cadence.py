@@ -8,12 +8,31 @@ before w (1 - share)/share seconds of training have gone by, so that it never ta
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from undiffuse.errors import UsageError
+
 SHARE = 0.05  # of the time, for each kind of work
+UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(duration: float | str) -> float:
+    """ "90s", "15m", "2h", "1.5d", or a number of seconds → seconds. Raises UsageError for anything else, and for less than nothing."""
+    if isinstance(duration, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", duration.strip())
+        found = float(match[1]) * UNITS[match[2]] if match else math.nan
+    else:
+        found = float(duration) if isinstance(duration, int | float) else math.nan
+    if not 0 < found < math.inf:
+        raise UsageError(
+            f"{duration!r} is no duration: write one like 90s, 15m, 2h or 1d, or a number of seconds above 0."
+        )
+    return found
 
 
 class Cadence:

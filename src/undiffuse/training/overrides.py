@@ -14,7 +14,7 @@ class TrainingOverrides(TypedDict, total=False):
     """The fields of TrainingConfig, any of which may be given by name in place of a design's own."""
 
     steps: int | None
-    budget: float | None
+    budget: float | str | None
     batch_size: int
     accumulate: int
     learning_rate: float

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from undiffuse.errors import UsageError
+from undiffuse.training.cadence import parse_duration
 from undiffuse.training.objectives import LOSS_WEIGHTS, OBJECTIVES
 
 
@@ -18,8 +19,10 @@ class TrainingConfig(BaseModel):
     steps: int | None = Field(
         None, gt=0, description="Training updates, at least 1; with a budget, whichever ends first."
     )
-    budget: float | None = Field(
-        None, gt=0, description="Seconds of training, above 0; with steps, whichever ends first."
+    budget: Annotated[float | None, BeforeValidator(lambda given: None if given is None else parse_duration(given))] = (
+        Field(
+            None, description="Seconds of training, above 0, or a duration like 15m; with steps, whichever ends first."
+        )
     )
     batch_size: int = Field(128, gt=0, description="Examples per update, of all devices and micro-batches together.")
     accumulate: int = Field(1, gt=0, description="Micro-batches per update (gradient accumulation).")
