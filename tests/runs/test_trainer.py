@@ -340,3 +340,25 @@ def test_one_class_for_all_is_no_condition_and_a_note_says_so(tmp_path):
 def test_of_misspelt_choices_the_nearest_is_named(tmp_path):
     with pytest.raises(UsageError, match="did you mean 'epsilon'"):
         trained(Plain, tmp_path, prediction="eps")
+
+
+def test_whoever_only_looks_at_a_run_gets_what_was_trained_and_writes_nothing(tmp_path):
+    """A new process that makes the same Trainer again: its model is the trained one, its step too, and saving changes no weight."""
+    expected = trained(Plain, tmp_path).fit()
+    file, before = tmp_path / "own" / "model.safetensors", (tmp_path / "own" / "model.safetensors").read_bytes()
+    again = trained(Plain, tmp_path)
+    assert again.step == 6
+    assert same(weights(again.model), weights(expected))
+    assert file.read_bytes() == before
+    trained(Plain, tmp_path).save()
+    assert same(weights(trained(Plain, tmp_path).model), weights(expected))
+    assert sorted(path.name for path in (tmp_path / "own" / "state").glob("step-*")) == ["step-00000006.safetensors"]
+
+
+def test_a_run_that_was_left_early_is_looked_at_as_it_was_left(tmp_path):
+    for update in trained(Plain, tmp_path):
+        if update.step == 3:
+            break
+    again = trained(Plain, tmp_path)
+    assert (again.step, again.model.config.provenance["training"]["steps"]) == (3, 3)
+    assert [update.step for update in again] == [4, 5, 6]

@@ -261,6 +261,12 @@ class Run:
         ]
         return {((config or {}).get("provenance") or {}).get("training", {}).get("steps") for config in found}
 
+    def resume(self) -> None:
+        """Takes up the folder's newest checkpoint, unless that is done. Raises Failure where another process trains there."""
+        if not self._folder.resumed:
+            with self._folder:
+                self._folder.resume(self.loop)
+
     def save(self, seconds: float = QUICK) -> None:
         """Writes a checkpoint and the model file.   seconds: for measuring which weights are better."""
         with self._folder:

@@ -29,6 +29,7 @@ class RunFolder:
     def __init__(self, path: Path, folders: tuple[str, ...] = ()) -> None:
         self.path = path
         self._lock = FolderLock(path, (STATE, *folders))
+        self.resumed = False  # whether what a training loop holds is newer than all that lies here
 
     def __enter__(self) -> RunFolder:
         self._lock.__enter__()
@@ -50,10 +51,16 @@ class RunFolder:
         found = checkpoints.newest(self.path / STATE)
         if found:
             loop.resume(*found)
+        self.resumed = True
 
     def save(self, loop: TrainingLoop) -> dict[str, Tensor]:
-        """Writes a checkpoint; returns its tensors, which the next snapshot of the loop writes over."""
+        """Writes a checkpoint; returns its tensors, which the next snapshot of the loop writes over.
+
+        A loop that never took up what lies here does so first, so that no first weights are written over trained ones.
+        """
         with self:
+            if not self.resumed:
+                self.resume(loop)
             tensors = loop.snapshot()
             checkpoints.save_checkpoint(self.path / STATE, tensors, loop.numbers())
         return tensors

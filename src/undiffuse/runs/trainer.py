@@ -128,7 +128,8 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """How many updates are done."""
+        """How many updates are done, those of an earlier process in the same folder among them."""
+        self._run.resume()
         return self._run.loop.step
 
     def save(self) -> None:
