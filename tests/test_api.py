@@ -81,12 +81,26 @@ def test_a_name_that_is_none_is_an_attribute_error():
 
 @pytest.mark.parametrize(
     ("wrong", "nearest"),
-    [({"learning_rat": 1e-3}, "learning_rate"), ({"condition": {}}, "conditions"), ({"step": 2}, "steps")],
+    [
+        ({"learning_rat": 1e-3}, "learning_rate"),
+        ({"condition": {}}, "conditions"),
+        ({"step": 2}, "steps"),
+        ({"lr": 0.1}, "learning_rate"),
+    ],
 )
 def test_a_misspelt_setting_of_training_names_the_nearest(tmp_path, wrong, nearest):
     with pytest.raises(UsageError, match=f"did you mean '{nearest}'"):
         undiffuse.train("digits", runs=tmp_path, **wrong)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "nearest"), [("training.clp", "training.clip"), ("training.lr", "training.learning_rate")]
+)
+def test_a_misspelt_path_names_the_nearest_path_which_then_works(tmp_path, wrong, nearest):
+    with pytest.raises(UsageError, match=f"did you mean '{nearest}'"):
+        undiffuse.train("digits", runs=tmp_path, settings={wrong: 0.5})
+    undiffuse.train("digits", runs=tmp_path, steps=1, batch_size=8, settings=TINY_SETTINGS | {nearest: 0.5})
 
 
 def test_it_logs_its_course_shows_a_bar_and_calls_hooks(tmp_path, caplog, capsys):

@@ -11,6 +11,23 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+ALIASES = {  # what other programs call settings, where that is not near enough to be found
+    "lr": "learning_rate",
+    "epochs": "steps",
+    "iterations": "steps",
+    "num_steps": "steps",
+    "max_steps": "steps",
+    "num_inference_steps": "steps",
+    "cfg_scale": "guidance",
+    "guidance_scale": "guidance",
+    "sampler": "solver",
+    "scheduler": "schedule",
+    "wd": "weight_decay",
+    "gradient_accumulation_steps": "accumulate",
+    "grad_clip": "clip",
+    "max_grad_norm": "clip",
+}
+
 
 class UsageError(ValueError):
     """A setting, a file or data that cannot be used. The message is one sentence, with the fix."""
@@ -47,7 +64,9 @@ def explained(error: Any) -> str:
 def unknown_setting(name: str, known: Iterable[str], prefix: str = "") -> str:
     """A sentence about a setting that there is none of, which names the nearest of the known ones, or all of them."""
     names = list(known)
-    return f"there is no setting {(prefix + name)!r}" + (nearest(name, names) or f": choose one of {', '.join(names)}.")
+    meant = [prefix + ALIASES[name]] if ALIASES.get(name) in names else []
+    near = f": did you mean {meant[0]!r}?" if meant else nearest(name, [prefix + each for each in names])
+    return f"there is no setting {(prefix + name)!r}" + (near or f": choose one of {', '.join(names)}.")
 
 
 def whole(value: Any, what: str) -> int:

@@ -167,3 +167,10 @@ def test_of_an_item_that_cannot_be_read_the_number_is_noted():
     with pytest.raises(OSError, match="broken file") as found:
         as_dataset(Broken(torch.zeros(1, 4, 4) for _ in range(5)))
     assert found.value.__notes__ == ["while item 3 of 5 of the data set was read"]
+
+
+def test_labels_that_are_none_of_the_names_are_refused_and_the_names_themselves_are_not():
+    x = torch.zeros(1, 4, 4)
+    with pytest.raises(UsageError, match="item 1 has the label 'dog', and the names are cat, cow"):
+        as_dataset([(x, "cat"), (x, "dog")], names=["cat", "cow"])
+    assert as_dataset([(x, "cat"), (x + 1, "cow")], names=["cat", "cow"]).classes == ("cat", "cow")

@@ -362,3 +362,31 @@ def test_a_run_that_was_left_early_is_looked_at_as_it_was_left(tmp_path):
     again = trained(Plain, tmp_path)
     assert (again.step, again.model.config.provenance["training"]["steps"]) == (3, 3)
     assert [update.step for update in again] == [4, 5, 6]
+
+
+def test_what_a_training_came_to_is_said_by_whoever_makes_it_again(tmp_path):
+    trainer = trained(Plain, tmp_path)
+    trainer.fit()
+    assert "of the best linear denoiser's" in trainer.verdict()
+    assert "sensitivity to conditions: class" in trainer.verdict()
+    assert trained(Plain, tmp_path).verdict().split(" ±")[0] == trainer.verdict().split(" ±")[0]
+
+
+def test_pixels_are_no_data_for_a_model_of_small_numbers(tmp_path, run):
+    """Its likelihood would be a number, and mean nothing."""
+    trained(Plain, tmp_path, data=[(x / 8 - 1, y) for x, y in PAIRS]).fit()
+    np.save(tmp_path / "pixels.npy", np.random.default_rng(0).integers(0, 256, (20, 1, 8, 8), dtype=np.uint8))
+    np.save(tmp_path / "right.npy", DIGITS.values[:20].astype(np.float32) / 8 - 1)
+    command = (
+        "likelihood",
+        "own",
+        "--method",
+        "continuous",
+        "-n",
+        "4",
+        "--network-class",
+        f"{__name__}:Plain",
+    )
+    code, out = run(*command[:2], "pixels.npy", *command[2:])
+    assert (code, "in [-1, 1]: bring them to that range" in " ".join(out.split())) == (2, True), out
+    assert run(*command[:2], "right.npy", *command[2:])[0] == 0

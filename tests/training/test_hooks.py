@@ -162,3 +162,9 @@ def test_what_is_no_cadence_or_no_hook_is_refused(arguments):
         Every(**arguments)
     with pytest.raises(UsageError, match="a hook is a function"):
         fit(training_loop(2), batches, [5])
+
+
+@pytest.mark.parametrize("hook", [lambda: 0, lambda loop: 0, lambda loop, update, more: 0])
+def test_a_hook_that_cannot_be_called_is_refused_before_the_first_update(hook):
+    with pytest.raises(UsageError, match="is called as hook\\(loop, update\\), and cannot be"):
+        fit(training_loop(2), batches, [hook])

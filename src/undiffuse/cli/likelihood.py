@@ -44,7 +44,7 @@ def likelihood(
     from undiffuse.evaluation.likelihood import likelihood as model_likelihood
     from undiffuse.evaluation.likelihood_report import likelihood_lines, likelihood_numbers, likelihood_text
     from undiffuse.pictures.plots import plot_likelihood
-    from undiffuse.runs.data import held_out_data, model_conditions, named_data, random_subset
+    from undiffuse.runs.data import held_out_data, model_conditions, named_data, random_subset, refuse_other_range
 
     model, run = job.model, job.run
     kind, divisor = in_unit(unit, model.codec.config.bins is not None)
@@ -56,6 +56,7 @@ def likelihood(
             f"note: the run was trained on {data}, so these are training and held-out examples together; leave DATA out for held-out ones."
         )
     examples = random_subset(whole, n, job.seed)
+    refuse_other_range(examples.values, model.codec.config, whole.name)
     conditions = model_conditions(run, model, examples)
     settings: dict[str, Any] = {"draws": draws, "seed": job.seed, "steps": steps, "variance": variance}
     settings["exact_divergence"] = exact_divergence

@@ -173,6 +173,11 @@ def _labels(column: list[Any], names: Sequence[str] | None) -> np.ndarray | None
     plain = [_bare(value) for value in column]
     if not all(value is None or isinstance(value, str | int) for value in plain):
         return None
+    for k, value in enumerate(plain):
+        if names is not None and isinstance(value, str) and value and value not in names:
+            raise UsageError(
+                f"item {k} has the label {value!r}, and the names are {', '.join(names)}: labels are numbers, or these names."
+            )
     if names is None or any(isinstance(value, str) for value in plain):
         whole = all(isinstance(value, int) for value in plain)
         return np.array(plain if whole else ["" if value is None else str(value) for value in plain])

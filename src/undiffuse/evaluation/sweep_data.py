@@ -14,7 +14,7 @@ from undiffuse.conditioning.classes import ClassConfig
 from undiffuse.errors import UsageError
 from undiffuse.models.model import Model
 from undiffuse.rng import GeneratorStream, permuted
-from undiffuse.runs.data import RunData, model_conditions, named_data, random_subset, run_data
+from undiffuse.runs.data import RunData, model_conditions, named_data, random_subset, refuse_other_range, run_data
 
 MOST_COMPARED, MOST_NUMBERS = 5000, 2**25  # examples that samples are scored against, and numbers in all of them
 
@@ -59,6 +59,7 @@ def sweep_data(
         held = random_subset(known.data[known.held_out], most, 1)
         spared = random_subset(known.data[known.training], n, 1)
         kinds = ("held-out examples", "training examples")
+    refuse_other_range(held.values, model.codec.config, held.name)
     data = model.codec.encode_parts(held.values)
     others = model.codec.encode_parts(spared.values) if len(spared) >= n else None
     return SweepData(_conditions(run, model, known, n), data, others, kinds)

@@ -176,9 +176,8 @@ class ForeignNetwork(Network):
         wanted = (2, channels_out, *size)
         if not isinstance(found, Tensor) or tuple(found.shape) != wanted:
             what = f"the shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
-            raise UsageError(
-                f"{called} returns {what}, and a tensor of the shape {wanted} is needed: change its last layer."
-            )
+            fix = "change its last layer" if isinstance(found, Tensor) else "return the tensor alone"
+            raise UsageError(f"{called} returns {what}, and a tensor of the shape {wanted} is needed: {fix}.")
 
     def forward(
         self,

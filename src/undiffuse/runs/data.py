@@ -11,6 +11,7 @@ import numpy as np
 from undiffuse.conditioning.columns import column_values, with_files
 from undiffuse.conditioning.spec import Condition
 from undiffuse.config import stored
+from undiffuse.data.codec import CodecConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import DataConfig, of_images, open_data
 from undiffuse.data.splitting import split_rows
@@ -19,6 +20,7 @@ from undiffuse.models.model import Model
 from undiffuse.rng import GeneratorStream, permuted
 from undiffuse.runs.design import RunConfig
 
+FAR_OFF = 3.0  # widths of the range of the model's data, beyond which values are read as meaning something else
 NO_DATA = "give the data to use, as in 'undiffuse likelihood RUN DATA'"
 
 
@@ -79,6 +81,20 @@ def named_data(run: Path, source: str) -> tuple[Dataset, bool]:
         wanted = config.data.model_copy(update={"source": source} | ({} if same else other))
     data = open_data(wanted)
     return data, config is not None and data.fingerprint() == config.fingerprint
+
+
+def refuse_other_range(values: np.ndarray, codec: CodecConfig, name: str) -> None:
+    """Raises UsageError for values (N, C, *size) that lie far beyond those of a model's data, such as pixels for a model of -1 to 1.
+
+    Of data of floats, which have no bounds; the codec itself refuses whole numbers beyond theirs.
+    """
+    low, high = min(codec.low), max(codec.high)
+    smallest, largest, room = float(values.min()), float(values.max()), FAR_OFF * (high - low)
+    if codec.kind != "integer" and (smallest < low - room or largest > high + room):
+        raise UsageError(
+            f"the values of {name} lie in [{smallest:g}, {largest:g}], but those of the model's data in [{low:g}, {high:g}]: "
+            "bring them to that range, in an array."
+        )
 
 
 def conditions_of(run: Path, data: Dataset) -> dict[str, list[Any]]:

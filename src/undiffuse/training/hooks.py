@@ -11,6 +11,7 @@ its gradients lie.  A hook that raises is reported, after everything that was tr
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -90,6 +91,12 @@ def as_hook(hook: HookLike) -> Hook:
         raise UsageError(
             f"a hook is a function (loop, update), as in undiffuse.Every(steps=100)(function), and not {hook!r}."
         )
+    try:
+        inspect.signature(hook).bind(None, None)
+    except TypeError as error:
+        raise UsageError(f"the hook {_name(hook)!r} is called as hook(loop, update), and cannot be: {error}.") from None
+    except ValueError:  # one without a signature, such as a built-in
+        pass
     return hook if isinstance(hook, Hook) else Every()(hook)
 
 
