@@ -162,7 +162,7 @@ def test_a_class_that_is_a_number_may_be_a_scalar_of_any_library(value):
 def test_neither_what_is_retired_nor_what_is_seen_is_offered():
     retired = ClassConfig(names=("old", "older")).retire()
     model = tiny_model(conditions={"kind": retired, "class": ClassConfig(names=("cat", "dog"))})
-    assert read_conditions(model, {"class": ["cat"]}).values == {"class": ["cat"]}  # "told several of that kind"
+    assert read_conditions(model, {"class": ["cat"]}).values == {"class": ["cat"]}  # "several conditions of that kind"
     with pytest.raises(UsageError, match=r"a condition of the model \(class\)"):
         read_negative(model, ["kind=old"])
     seen = {"observation": ObservationConfig(shape=(3, 8, 8)), "task": TaskConfig(names=("inpaint", "denoise"))}

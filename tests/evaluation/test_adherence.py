@@ -80,7 +80,7 @@ def test_a_model_that_obeys_reaches_the_ceiling(told):
         "R²",
         f"retrieval of {CANDIDATES}",
     )
-    side = np.array(found["side"].asked), np.array(found["side"].read)
+    side = np.array(found["side"].requested), np.array(found["side"].read)
     assert 1 - ((side[0] - side[1]) ** 2).sum() / ((side[0] - side[0].mean()) ** 2).sum() == pytest.approx(
         found["side"].samples, abs=1e-5
     )

@@ -57,13 +57,13 @@ def read_conditions(
 
 
 def _known(model: Model) -> dict[str, str]:
-    """The kind of each condition that an option can ask for: none that is retired, or that is made of the example itself."""
+    """The kind of each condition that an option can set: none that is retired, or that is made of the example itself."""
     kinds = {name: model.config.conditions[name].kind for name in model.denoiser.conditions.settable}
     return {name: kind for name, kind in kinds.items() if kind != "observation"}
 
 
 def _named(kind: str, text: str, names: Sequence[str], known: Mapping[str, str]) -> tuple[str, str]:
-    """(the condition that is meant, what is asked of it)."""
+    """(the name of the condition, the value requested)."""
     from undiffuse.conditioning.conditions import CONDITIONS
 
     name, equals, value = text.partition("=")
@@ -73,16 +73,14 @@ def _named(kind: str, text: str, names: Sequence[str], known: Mapping[str, str])
     if kind == ANY:
         wrong = f"--condition takes NAME=VALUE with a condition of the model ({listed or 'none'}), not {text!r}"
     elif not known:
-        wrong = f"this model is unconditional, so it cannot be told any {kind}: leave --{kind} out"
+        wrong = f"this model is unconditional, so it has no {kind}: leave --{kind} out"
     elif not names:
-        wrong = (
-            f"this model is told no {kind}: its conditions are {', '.join(f'{n} (--{k})' for n, k in known.items())}"
-        )
+        wrong = f"this model has no condition of the kind {kind}: its conditions are {', '.join(f'{n} (--{k})' for n, k in known.items())}"
     elif len(names) > 1:
         which = f"say which is meant, as in --{kind} {names[0]}={text}, of {listed}"
-        wrong = f"this model is told several of that kind: {which}"
+        wrong = f"this model has several conditions of that kind: {which}"
     elif equals and CONDITIONS[kind].config.numeric:
-        wrong = f"this model cannot be told {name!r}: its --{kind} is {listed}"
+        wrong = f"this model has no condition {name!r}: its --{kind} is {listed}"
     else:
         return names[0], text
     raise UsageError(f"{wrong}.")

@@ -18,7 +18,7 @@ def evaluate(
     n: Annotated[int, opt("How many samples to judge.", None, "-n")] = 500,
     predictor_steps: Annotated[int, opt("Updates that each predictor is trained for.")] = 600,
 ) -> Result:
-    """Do samples show what was asked for? Judged by predictors that are trained on held-out examples."""
+    """Do samples show the conditions requested? Judged by predictors that are trained on held-out examples."""
     if n < 2:
         raise UsageError(f"-n {n} is too few to judge by: take at least 2.")
     from undiffuse.evaluation.adherence import adherence, adherence_table
@@ -30,7 +30,7 @@ def evaluate(
     validate(job.model, job.model.sampling_config(**job.sampling), Guidance())
     settings = {"n": n, "predictor_steps": predictor_steps, "seed": job.seed, "progress": job.phase, **job.sampling}
     found = adherence(job.model, known.data, known.held_out, known.conditions, **settings)
-    rows = [AdherenceRow(a.name, a.measure, a.samples, a.error, a.ceiling, a.floor, a.asked, a.read) for a in found]
+    rows = [AdherenceRow(a.name, a.measure, a.samples, a.error, a.ceiling, a.floor, a.requested, a.read) for a in found]
     return Result(
         numbers={
             "n": n,
@@ -41,7 +41,9 @@ def evaluate(
             "adherence": [asdict(a) for a in found],
         },
         numbers_in="adherence.json",
-        files={"adherence.png": lambda path: plot_adherence(path, rows, f"Do {n} samples show what was asked?")},
+        files={
+            "adherence.png": lambda path: plot_adherence(path, rows, f"Do {n} samples show the conditions requested?")
+        },
         lines=adherence_table(found),
         next=f"{shared.again('--guidance', 2)}   to see what guidance does to it",
     )

@@ -1,4 +1,4 @@
-"""Following a training: its progress bar, and what is told after an interrupt."""
+"""Following a training: its progress bar, and what is printed after an interrupt."""
 
 from __future__ import annotations
 

@@ -137,10 +137,10 @@ def _solved(
     sampling = method_config(job.model, chosen, overrides=job.sampling)
     steps = len(method_levels(job.model, chosen, sampling)) - 1
     result = solve(n=n, method=chosen, **job.arguments(job.sampling, steps))
-    observed: list[Row] = [("what the model saw", result.observed)]
+    observed: list[Row] = [("observation", result.observed)]
     if hidden is not None:
         covered, striped = masked(result.observed, hidden, job.model.codec)
-        observed = [("mask", covered), ("what the model saw", striped)]
+        observed = [("mask", covered), ("observation", striped)]
     each = [f"{name}-{k}" for name in names for k in range(n)]
     solutions = [(f"answer {k + 1}" if n > 1 else "answer", result.values[:, k]) for k in range(n)]
     return Result(

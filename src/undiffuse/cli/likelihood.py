@@ -66,7 +66,7 @@ def likelihood(
     which = f"{len(examples)} {'held-out examples' if data is None else f'examples of {whole.name}'}"
     if conditions:
         which += " with their " + " and ".join({"class": "classes"}.get(name, name) for name in conditions)
-    settings |= {"weights": model.config.weights, "data": data, "told": list(conditions)}
+    settings |= {"weights": model.config.weights, "data": data, "conditions": list(conditions)}
     unit, total = f"{kind}/dim", likelihood_text(found, f"{kind}/dim", divisor)
     terms = [(term.kind, term.ratio, term.nats / divisor) for term in found.terms]
     return Result(

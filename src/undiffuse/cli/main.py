@@ -1,4 +1,4 @@
-"""The entry point: commands, and how their failures are told.
+"""The entry point: commands, and how their failures are printed.
 
 Exit code 0 for success, 2 for a wrong use, 1 for a failure.  Both are one sentence, and a traceback only with --debug.
 What nobody foresaw is a fault of ours or of a library: it keeps its traceback, and the exit code is 1.
@@ -42,8 +42,8 @@ for panel, commands in PANELS.items():
         app.command(rich_help_panel=panel)(getattr(import_module(f"undiffuse.cli.{module or name}"), name))
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"undiffuse {__version__}")
         raise typer.Exit
 

@@ -74,8 +74,8 @@ def reader(field: Mapping[str, Any]) -> Callable[[str], Any]:
     """What reads the text of an option as a value of a field, given as JSON schema. It raises typer.BadParameter."""
     kinds = [kind for kind in field.get("anyOf", [field]) if kind.get("type") != "null"]
     choices = choices_of(field)
-    wanted = type_text({"anyOf": kinds}).replace("`", "")
-    article = "one of " if choices else "a " if wanted[0] in "wnlt" and wanted[:7] != "number," else ""
+    expected = type_text({"anyOf": kinds}).replace("`", "")
+    article = "one of " if choices else "a " if expected[0] in "wnlt" and expected[:7] != "number," else ""
     lists = [kind for kind in kinds if kind.get("type") == "array"]
     lengths = [len(kind.get("prefixItems", ())) for kind in lists]
     example = "".join(", such as " + {2: "0.3,5", 3: "0.06,0.3,2"}.get(n, "1,2,2") for n in lengths[:1])
@@ -85,7 +85,7 @@ def reader(field: Mapping[str, Any]) -> Callable[[str], Any]:
             value = _value(text, kind)
             if value is not None:
                 return value
-        raise typer.BadParameter(f"takes {article}{wanted}{example}, not {text!r}{nearest(text, choices)}")
+        raise typer.BadParameter(f"takes {article}{expected}{example}, not {text!r}{nearest(text, choices)}")
 
     plain = {"integer": "INTEGER", "number": "NUMBER"}.get(kinds[0].get("type", ""), "TEXT")
     read.__name__ = "|".join(choices) or ("A,B,…" if lists else plain)

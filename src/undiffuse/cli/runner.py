@@ -169,8 +169,8 @@ def job_command(
     of_job = [*(option for group in groups for option in group), *COMMON]
 
     def decorate(function: Callable[..., Result]) -> Callable[..., None]:
-        _, *taken = signature(function, eval_str=True).parameters.values()
-        mine = [*(p.replace(kind=p.KEYWORD_ONLY) for p in taken if p.kind is not Parameter.VAR_KEYWORD), *own]
+        _, *parameters = signature(function, eval_str=True).parameters.values()
+        mine = [*(p.replace(kind=p.KEYWORD_ONLY) for p in parameters if p.kind is not Parameter.VAR_KEYWORD), *own]
 
         def command(run: Path, out: Path | None, **options: Any) -> None:
             chosen = {option.name: options.pop(option.name) for option in mine}

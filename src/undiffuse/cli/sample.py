@@ -24,7 +24,7 @@ COMPARE = "A row for each value that is listed, of guidance too, and the same no
 INTERVAL = "Only between these sigma/alpha; up to where it beats chance when left out."
 UPSCALER = "Make the samples larger by a second stage, see 'train --upscale-factor'."
 AUGMENTATION_HELP = (
-    "Standard deviation of the noise added to what the second stage is given, in its range, and told to it."
+    "Standard deviation of the noise added to the input of the second stage, in its range, and one of its conditions."
 )
 FORM = "score, for any solver, or mean, for ancestral steps (ddpm)."
 NEGATIVE = "Guide away from this instead of from no condition: NAME=VALUE."

@@ -183,7 +183,7 @@ def draw_trajectories(sampler: Sampler, groups: Sequence[Sequence[Sample]], fold
         first.setdefault(sample.label, sample)
     chosen = list(first.values()) if len(first) > 1 else samples
     for k, sample in enumerate(chosen[: min(STRIP_EXAMPLES, len(recorder.examples))]):
-        for moment in model.trajectory(1, first=sample.index, **sampler.arguments([sample])):
-            recorder.record("down", moment, torch.tensor([k]))
+        for step in model.trajectory(1, first=sample.index, **sampler.arguments([sample])):
+            recorder.record("down", step, torch.tensor([k]))
     levels = getattr(model.schedule, "levels", None) or uniform(model.schedule, 200)
-    return draw_trajectory([moment for _, moment in recorder.moments], levels, model.codec, sampler.seed, folder)
+    return draw_trajectory([step for _, step in recorder.moments], levels, model.codec, sampler.seed, folder)

@@ -50,7 +50,7 @@ def number_list(text: str, number: Callable[[str], N], example: str) -> list[N]:
 def two_numbers(
     metavar: str, example: str, fit: Callable[[float, float], bool]
 ) -> Callable[[str], tuple[float, float]]:
-    """What reads "0.3,5".   example: what is wanted, with how it is written.   fit: whether two numbers are that."""
+    """What reads "0.3,5".   example: what is expected, and how it is written.   fit: whether two numbers are that."""
 
     def read(text: str) -> tuple[float, float]:
         """The two numbers. Raises typer.BadParameter."""

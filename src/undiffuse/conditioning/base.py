@@ -198,7 +198,7 @@ class ConditionModule(nn.Module, ABC):
 
     @abstractmethod
     def read(self, values: Sequence[object]) -> Tensor:
-        """Said values, none of them None → (n, …) on the CPU. Raises UsageError for what cannot be understood."""
+        """Values, none of them None → (n, …) on the CPU. Raises UsageError for what cannot be understood."""
 
     @abstractmethod
     def null_token(self) -> Tensor:
@@ -240,15 +240,15 @@ class ConditionModule(nn.Module, ABC):
 
     def encode(self, values: Sequence[object]) -> Tensor:
         """One row for each value, None for the null token."""
-        said = [row for row, value in enumerate(values) if value is not None]
-        if len(said) == len(values):
+        present = [row for row, value in enumerate(values) if value is not None]
+        if len(present) == len(values):
             return self.read(values)
         self.require_null_token()
         nothing = self.null_token()
-        if not said:
+        if not present:
             return nothing.expand(len(values), *nothing.shape)
         encoded = nothing.repeat(len(values), *[1] * nothing.ndim)
-        encoded[said] = self.read([values[row] for row in said])
+        encoded[present] = self.read([values[row] for row in present])
         return encoded
 
     def require_null_token(self) -> None:

@@ -75,17 +75,17 @@ def condition_notes(data: Dataset, declared: Mapping[str, Condition], training: 
             column = [] if kind.pictures else _read(data, name, condition).values
         except UsageError:
             continue  # fitting the condition reports what is wrong
-        said = [kind.present(value) for value in column]
-        missing = [row for row, value in enumerate(said) if value is None]
+        present = [kind.present(value) for value in column]
+        missing = [row for row, value in enumerate(present) if value is None]
         if (source := condition.column or name) == tables.CAPTIONS and source not in data.columns:
-            notes += [tables.captions_note(data, missing)] if said else []
+            notes += [tables.captions_note(data, missing)] if present else []
         elif missing:
             notes.append(
-                f"{len(missing):,} of {len(said):,} examples have no {name!r} ({', '.join(MISSING[1:])} or an empty cell)"
+                f"{len(missing):,} of {len(present):,} examples have no {name!r} ({', '.join(MISSING[1:])} or an empty cell)"
             )
         if not kind.naming:
             continue
-        of = [[] if value is None else kind.names_of(value) for value in said]
+        of = [[] if value is None else kind.names_of(value) for value in present]
         names = {each for row in of for each in row}
         odd = sorted(each for each in names if each.strip().lower() in LIKE_MISSING)
         if odd:

@@ -26,7 +26,7 @@ class ConditionGrid:
         return [dict(zip(self.values, choice, strict=True)) for choice in itertools.product(*self.values.values())]
 
     def labels(self) -> list[str]:
-        """What tells the combinations apart, for each of them."""
+        """What distinguishes the combinations, for each of them."""
         varying = [name for name, values in self.values.items() if len(values) > 1]
         choices = itertools.product(*self.shown.values())
         each = [dict(zip(self.shown, choice, strict=True)) for choice in choices]

@@ -109,7 +109,7 @@ def cross_attended(configs: Mapping[str, ConditionConfig]) -> bool:
 
 
 class Conditions(nn.Module):
-    """The conditions of one model; `Values` → Told.
+    """The conditions of one model; `Values` → NetworkConditioning.
 
     width: of embeddings and tokens.   layers: of the embeddings that go into every layer, where it is another.
     """
@@ -186,13 +186,13 @@ class Conditions(nn.Module):
             summed, tuple(beside), torch.cat([start, *tokens], 1), torch.cat([there, *absent], 1)
         )
 
-    def encode(self, asked: Mapping[str, object], n: int) -> EncodedConditions:
+    def encode(self, requested: Mapping[str, object], n: int) -> EncodedConditions:
         """Values of conditions, one for all or a sequence of n, encoded for n examples, (n, …) each.
 
         A condition that is not mentioned is the null token.  Raises UsageError for a name the model does not have, a value
         that cannot be understood, or a condition that must be present and is not.
         """
-        each, found = self.for_each(asked, n), {}
+        each, found = self.for_each(requested, n), {}
         for name, module in self.items():
             try:
                 found[name] = module.encode(each.get(name, [None] * n))
@@ -200,17 +200,17 @@ class Conditions(nn.Module):
                 raise UsageError(f"{name}: {error}") from None
         return found
 
-    def for_each(self, asked: Mapping[str, object], n: int) -> dict[str, list[object]]:
+    def for_each(self, requested: Mapping[str, object], n: int) -> dict[str, list[object]]:
         """The value of each of n examples, as `encode` takes it. Raises UsageError as that does."""
-        if not isinstance(asked, Mapping):
-            raise UsageError(f"conditions are given by name, as {{'class': '7'}}, and not as {asked!r}.")
+        if not isinstance(requested, Mapping):
+            raise UsageError(f"conditions are given by name, as {{'class': '7'}}, and not as {requested!r}.")
         if n < 1:
             raise UsageError(f"{n} examples were requested: take at least 1.")
-        for name in asked:
+        for name in requested:
             if name not in self.settable:
                 known = f"its conditions are: {', '.join(self.settable)}" if self.settable else "it is unconditional"
                 raise UsageError(f"this model has no condition {name!r}: {known}.")
-        return {name: self[name].each(value, n, name) for name, value in asked.items()}
+        return {name: self[name].each(value, n, name) for name, value in requested.items()}
 
     def without(self, values: EncodedConditions, names: Collection[str] | None = None) -> EncodedConditions:
         """The same with the null token for `names`, for all that may be absent where None: what guidance starts from."""

@@ -227,9 +227,9 @@ class Degradations:
     def conditions(self, x: Tensor, generator: torch.Generator, which: Tensor | None = None) -> dict[str, Tensor]:
         """What the network receives of x (B, C, *size).   which: task of each example, int64 (B,) on the CPU; drawn when None."""
         which = torch.randint(len(self.names), (len(x),), generator=generator) if which is None else which
-        seen = torch.empty(len(x), x.shape[1] + 2, *x.shape[2:], dtype=x.dtype, device=x.device)
+        observed = torch.empty(len(x), x.shape[1] + 2, *x.shape[2:], dtype=x.dtype, device=x.device)
         for k, corruption in enumerate(self.each.values()):
             rows = (which == k).nonzero()[:, 0].to(x.device)
             if len(rows):
-                seen[rows] = corruption.observe(x[rows], generator)
-        return {"observation": seen} | ({"task": which.to(x.device)} if len(self.names) > 1 else {})
+                observed[rows] = corruption.observe(x[rows], generator)
+        return {"observation": observed} | ({"task": which.to(x.device)} if len(self.names) > 1 else {})

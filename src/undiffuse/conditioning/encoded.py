@@ -106,16 +106,16 @@ class Ragged(EncodedColumn):
 
     def __getitem__(self, rows: Any) -> Tensor:
         which = self.which[torch.as_tensor(rows)]
-        said, of = which >= 0, which.clamp(min=0)
+        present, of = which >= 0, which.clamp(min=0)
         first = self.starts[of]
-        lengths = torch.where(said, self.starts[(of + 1).clamp(max=len(self.starts) - 1)] - first, 0)
+        lengths = torch.where(present, self.starts[(of + 1).clamp(max=len(self.starts) - 1)] - first, 0)
         row = torch.repeat_interleave(torch.arange(len(which)), lengths)
         place = torch.arange(len(row)) - torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
         content = self.content[torch.repeat_interleave(first, lengths) + place]
         found = torch.zeros(len(which), *self.shape, dtype=self.dtype)
         if self.named:
             found[row, content.long()] = 1
-            found[:, -1] = said.to(self.dtype)
+            found[:, -1] = present.to(self.dtype)
         else:
             found[row, place] = content.to(self.dtype)
         return found

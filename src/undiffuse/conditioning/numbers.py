@@ -107,10 +107,10 @@ class NumberCondition(ConditionModule):
         self.register_buffer("frequencies", torch.tensor(NUMBER_FREQUENCIES), persistent=False)
 
     def forward(self, encoded: Tensor) -> Tensor:
-        z, said = encoded[:, :1], encoded[:, 1:]
+        z, present = encoded[:, :1], encoded[:, 1:]
         angles = z * self.frequencies
         return as_token(
-            self.mlp(torch.cat([said * torch.cat([z, angles.sin(), angles.cos()], 1), said], 1)), self.config
+            self.mlp(torch.cat([present * torch.cat([z, angles.sin(), angles.cos()], 1), present], 1)), self.config
         )
 
     def null_token(self) -> Tensor:

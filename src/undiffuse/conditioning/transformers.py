@@ -72,7 +72,9 @@ class TextEncoder:
             raise UsageError(
                 f"{self.folder} holds no text encoder that can be opened safely, with safetensors and a tokenizer ({first})."
             ) from None
-        missing = [name for name in loaded["missing_keys"] if "pooler" not in name]  # what is not asked may be missing
+        missing = [
+            name for name in loaded["missing_keys"] if "pooler" not in name
+        ]  # the pooler is not used, so it may be missing
         if missing:
             raise UsageError(
                 f"the weights in {self.folder} are not all of a {type(self.model).__name__}, {missing[0]} is missing: fetch them again."
@@ -123,13 +125,13 @@ class TextEncoder:
             state = (
                 self.model(input_ids=tokens["input_ids"], attention_mask=there).last_hidden_state.float() / config.scale
             )
-            said = there[:, :, None].float()
+            present = there[:, :, None].float()
             if config.pooling == "tokens":
-                yield torch.cat([state * said, said], 2)
+                yield torch.cat([state * present, present], 2)
             else:
                 last = there.sum(1).clamp(min=1) - 1
                 pooled = (
-                    (state * said).sum(1) / said.sum(1).clamp(min=1)
+                    (state * present).sum(1) / present.sum(1).clamp(min=1)
                     if config.pooling == "mean"
                     else state[torch.arange(len(state)), last]
                 )
@@ -173,8 +175,8 @@ def describe_encoder(
         most=encoder.length(different) if pooling == "tokens" else encoder.takes,
     )
     states = encoder.states(list(dict.fromkeys(measured or texts))[:1024], config)
-    said = states[..., -1] > 0
-    return config.model_copy(update={"scale": states[..., :-1][said].square().mean().sqrt().item()})
+    present = states[..., -1] > 0
+    return config.model_copy(update={"scale": states[..., :-1][present].square().mean().sqrt().item()})
 
 
 def open_encoder(config: TransformerEncoder, source: str | None = None, download: bool = False) -> TextEncoder:

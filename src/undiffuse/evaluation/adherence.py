@@ -1,13 +1,13 @@
-"""Adherence: do samples show what was asked for?
+"""Adherence: do samples show the conditions that were requested?
 
-For each condition a small predictor is trained on real held-out examples, which the model never saw, to read the condition
-off a clean example.  It then reads samples, for which the truth is what was asked:
+For each condition a small predictor is trained on real held-out examples, which the model was not trained on, to read the condition
+off a clean example.  It then reads samples, for which the truth is the condition requested:
 
-    class, task, tags   accuracy                    number   R² of asked and read
-    text, vector        retrieval: how often the asked one is the nearest, of CANDIDATES, to what is read
+    class, task, tags   accuracy                    number   R² of requested and read
+    text, vector        retrieval: how often the requested one is the nearest, of CANDIDATES, to what is read
 
 Beside it stand a ceiling, the same predictor on real examples it was not trained on, and a floor, the samples with what
-was asked shuffled among them.  A predictor that reads little cannot show that samples are bad; then the ceiling says so.
+was requested shuffled among them.  A predictor that reads little cannot show that samples are bad; then the ceiling says so.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ LITTLE = 0.2  # of a score, between the floor and the ceiling
 class Adherence:
     """Of one condition.   measure: "accuracy", "R²" or "retrieval of 10".   samples, error: the score and its standard error.
 
-    ceiling: the predictor on real examples.   floor: the samples, shuffled.   asked, read: of numbers, in the data's units.
+    ceiling: the predictor on real examples.   floor: the samples, shuffled.   requested, read: of numbers, in the data's units.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Adherence:
     error: float
     ceiling: float
     floor: float
-    asked: tuple[float, ...] = ()
+    requested: tuple[float, ...] = ()
     read: tuple[float, ...] = ()
 
 
@@ -143,16 +143,16 @@ def adherence(
         )
     order = permuted(GeneratorStream.PREDICTORS, held_out, seed)
     learned, tested = np.sort(order[::2]), np.sort(order[1::2])
-    asked_rows = tested[np.arange(n) % len(tested)]
-    asked = {name: column_values(data, name, condition, asked_rows) for name, condition in declared.items()}
-    told = {name: values for name, values in asked.items() if name in model.config.conditions}
+    requested_rows = tested[np.arange(n) % len(tested)]
+    requested = {name: column_values(data, name, condition, requested_rows) for name, condition in declared.items()}
+    conditions = {name: values for name, values in requested.items() if name in model.config.conditions}
 
     def watch(what: str) -> Callable[[float], None]:
         return lambda share: progress(what, share) if progress else None
 
     sampled = watch("sampling")
     values = model.sample(
-        n, told, seed=seed, progress=lambda done, total: sampled(done / total), sampling=sampling, **overrides
+        n, conditions, seed=seed, progress=lambda done, total: sampled(done / total), sampling=sampling, **overrides
     )
     codec = model.codec.plain
     x = codec.encode(values)
@@ -173,7 +173,7 @@ def adherence(
         trained = watch(f"learning to read {name}")
         for update in work.loop.updates(work.loader):
             trained(update.done)
-        found.append(_judged(work, source, name, target, condition, x, asked_rows, tested))
+        found.append(_judged(work, source, name, target, condition, x, requested_rows, tested))
     return found
 
 
@@ -204,8 +204,10 @@ def _flat(encoded: Tensor, module: TextCondition) -> Tensor:
     if module.config.encoder.kind == "words":
         bags = torch.zeros(len(encoded), module.config.encoder.buckets + 1)
         return bags.scatter_add_(1, encoded.flatten(1), torch.ones(len(encoded), encoded.shape[1] * PARTS))[:, 1:]
-    said = encoded[..., -1:]
-    return encoded[..., :-1] if encoded.ndim == 2 else (encoded[..., :-1] * said).sum(1) / said.sum(1).clamp(min=1)
+    present = encoded[..., -1:]
+    return (
+        encoded[..., :-1] if encoded.ndim == 2 else (encoded[..., :-1] * present).sum(1) / present.sum(1).clamp(min=1)
+    )
 
 
 def _judged(
@@ -215,33 +217,37 @@ def _judged(
     target: Condition,
     condition: Condition,
     x: Tensor,
-    asked: np.ndarray,
+    requested_rows: np.ndarray,
     tested: np.ndarray,
 ) -> Adherence:
     config = work.config.target
     every = encode_columns(data, {name: target}, work.reader)[name]
-    wanted, real = every[asked], every[tested]
+    requested, real = every[requested_rows], every[tested]
     answers = _answers(work, x)
     real_x = torch.cat(
         [work.codec.encode(data.values[part]) for part in np.array_split(tested, max(1, len(tested) // 256))]
     )
     real_answers = _answers(work, real_x)
-    shuffle = torch.randperm(len(wanted), generator=generator(GeneratorStream.MISMATCHED))
+    shuffle = torch.randperm(len(requested), generator=generator(GeneratorStream.MISMATCHED))
     if target.kind == "vector":
-        all_said = every[np.arange(len(data))]
+        all_present = every[np.arange(len(data))]
         score, ceiling, floor = (
-            _retrieved(a, w, all_said) for a, w in ((answers, wanted), (real_answers, real), (answers, wanted[shuffle]))
+            _retrieved(a, w, all_present)
+            for a, w in ((answers, requested), (real_answers, real), (answers, requested[shuffle]))
         )
         return Adherence(
             name, condition.kind, f"retrieval of {CANDIDATES}", score, _binomial(score, len(x)), ceiling, floor
         )
     read, best, worst = (
-        reading(config, a, w) for a, w in ((answers, wanted), (real_answers, real), (answers, wanted[shuffle]))
+        reading(config, a, w) for a, w in ((answers, requested), (real_answers, real), (answers, requested[shuffle]))
     )
     numbers: dict[str, Any] = {}
     if target.kind == "number":
-        said = wanted[:, 1] > 0
-        numbers = {"asked": _in_units(config, wanted[said, 0]), "read": _in_units(config, answers[said, 0])}
+        present = requested[:, 1] > 0
+        numbers = {
+            "requested": _in_units(config, requested[present, 0]),
+            "read": _in_units(config, answers[present, 0]),
+        }
     measure = "R²" if target.kind == "number" else "accuracy"
     return Adherence(name, condition.kind, measure, read.score, read.error, best.score, worst.score, **numbers)
 
@@ -256,13 +262,13 @@ def _answers(work: ClassifierRun, x: Tensor) -> Tensor:
         )
 
 
-def _retrieved(answers: Tensor, wanted: Tensor, every: Tensor) -> float:
-    """How often the wanted vector is nearest to the answer among CANDIDATES, the others drawn from all that differ from it."""
+def _retrieved(answers: Tensor, requested: Tensor, every: Tensor) -> float:
+    """How often the requested vector is nearest to the answer among CANDIDATES, the others drawn from all that differ from it."""
     draws = generator(GeneratorStream.CANDIDATES)
     pool = torch.unique(every, dim=0)
     pool = pool[pool[:, -1] > 0][:, :-1]
     right = 0
-    for answer, want in zip(answers, wanted[:, :-1], strict=True):
+    for answer, want in zip(answers, requested[:, :-1], strict=True):
         others = pool[(pool != want).any(1)]
         chosen = others[torch.randperm(len(others), generator=draws)[: CANDIDATES - 1]]
         similar = torch.nn.functional.cosine_similarity(torch.cat([want[None], chosen]), answer[None])

@@ -25,7 +25,7 @@ JACKKNIFE_BLOCKS = 20
 class Estimate:
     """A statistic: its value, and without each block of rows; none where the rows are too few for it.
 
-    error: its standard error, NaN where it cannot be told.
+    error: its standard error, NaN where it cannot be estimated.
     """
 
     value: float

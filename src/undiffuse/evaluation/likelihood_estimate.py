@@ -217,7 +217,7 @@ def _checked(codec: Codec, values: np.ndarray | Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Source:
-    """What is random in one draw of some examples, and who is told how far it is."""
+    """What is random in one draw of some examples, and the function that its progress is reported to."""
 
     shape: Sequence[int]
     seed: int

@@ -42,7 +42,7 @@ def likelihood_text(found: Likelihood, unit: str, divisor: float) -> str:
 
 
 def likelihood_numbers(found: Likelihood, unit: str, divisor: float, settings: dict[str, Any]) -> dict[str, Any]:
-    """Everything as plain data, amounts in the unit.   settings: that it was asked with, as they are."""
+    """Everything as plain data, amounts in the unit.   settings: of the estimate, stored as they are."""
 
     def amount(nats: float | None) -> float | None:
         return None if nats is None else nats / divisor

@@ -1,12 +1,12 @@
 """Which solver, grid and number of steps suit a model: distance to the exact flow, and a score against real examples, against cost.
 
-Every setting starts from the same noise.  The reference is where `REFERENCE` ends, a walk of many steps; the distance to
+Every setting starts from the same noise.  The reference is where `REFERENCE` ends, a trajectory of many steps; the distance to
 it is the median over the examples of the root mean square over an example's numbers, in the model's range, where values
 lie between about -1 and 1.  (A median, because now and then an example falls to the other side of a divide and becomes
 another picture, which says little about the solver.)  Solvers that draw noise have no one place to end at, and only a score.
 
 The score is the Fréchet distance of the samples, as they are given (rounded, and clipped to the data's range), to examples
-the model never saw, in a few fixed random directions, which small sets of samples can estimate.  A few samples have a large
+the model was not trained on, in a few fixed random directions, which small sets of samples can estimate.  A few samples have a large
 distance even where they are perfect: the floor is that of as many real examples.  To be near to the flow is not to have a
 good score: a young network knows small noise badly, and a grid that jumps over it leaves that out.
 """
@@ -64,7 +64,7 @@ class Tried:
 class Sweep:
     """What a sweep found.
 
-    tried: in the order asked for.   n: examples.   reference: evaluations of the reference.   directions: of the score.
+    tried: in the order requested.   n: examples.   reference: evaluations of the reference.   directions: of the score.
     floor: the score of n real examples, None where there are none to spare.   compared: real examples that the score is against.
     """
 
@@ -153,7 +153,7 @@ def sweep(
     settings: each such as {"solver": "heun", "grid": "aligned", "steps": 8}, the grid "aligned" being fitted to the model; those of
     `settings_for`, several solvers, grids and steps, when None.
     conditions: as for Model.sample.
-    data: real examples in the model's range, (N, C, *size), best ones it never saw, for the score.   others: as many real
+    data: real examples in the model's range, (N, C, *size), best held-out ones, for the score.   others: as many real
     examples as samples, for the floor.
     progress: called with (done, total) settings, the reference included.
     Raises UsageError for n < 2, no settings, or one that contradicts itself or the model, before anything is run.
@@ -166,13 +166,13 @@ def sweep(
         model.sampling_config(**(each | {"grid": "trailing"} if each.get("grid") == "aligned" else each))
     index = torch.arange(n, device=model.device)
 
-    def walked(
+    def sampled(
         sampling: SamplingConfig, watch: Callable[[SamplerStep], None] | None = None
     ) -> tuple[Tensor, int, float]:
         denoise = _Counted(model.denoiser_fn(conditions or {}, n, sampling))
         levels = sampling.build_levels(model.schedule)
         began = time.perf_counter()
-        for moment in trajectory(
+        for step in trajectory(
             initial(levels, model.codec.shape, seed, index),
             denoise,
             levels,
@@ -183,8 +183,8 @@ def sweep(
             s_noise=sampling.s_noise,
         ):
             if watch:
-                watch(moment)
-            end = moment.x
+                watch(step)
+            end = step.x
         end = end.cpu()
         return end.double(), denoise.calls, time.perf_counter() - began
 
@@ -192,7 +192,7 @@ def sweep(
     reference_config = changed(model.config.sampling, REFERENCE | guidance | {"steps": steps})
     few = max(2, min(n, FITTED_NUMBERS // (steps * math.prod(model.codec.shape))))
     kept: list[SamplerStep] = []
-    reference, calls, _ = walked(reference_config, lambda m: kept.append(_first(m, few)))
+    reference, calls, _ = sampled(reference_config, lambda m: kept.append(_first(m, few)))
     mesh = reference_config.build_levels(model.schedule)
     directions = min(DIRECTIONS, max(2, n // EACH_DIRECTION), math.prod(model.codec.shape))
     basis = _directions(math.prod(model.codec.shape), directions)
@@ -214,7 +214,7 @@ def sweep(
         if progress:
             progress(done, len(settings) + 1)
         sampling = model.sampling_config(**_levelled(each, kept, mesh))
-        end, evaluations, seconds = walked(sampling)
+        end, evaluations, seconds = sampled(sampling)
         apart = (end - reference).flatten(1).pow(2).mean(1).sqrt().median().item()
         tried.append(
             Tried(
@@ -243,16 +243,16 @@ class _Counted:
         return self.denoise(x_t, level)
 
 
-def _first(moment: SamplerStep, n: int) -> SamplerStep:
-    """What aligning needs of a moment: the belief about its first n examples."""
-    empty = moment.x[:0]
-    return SamplerStep(moment.row, moment.total, moment.level, empty, moment.x0[:n].cpu(), empty, None)
+def _first(step: SamplerStep, n: int) -> SamplerStep:
+    """What a fitted grid needs of a step: x̂ of its first n examples."""
+    empty = step.x[:0]
+    return SamplerStep(step.row, step.total, step.level, empty, step.x0[:n].cpu(), empty, None)
 
 
-def _levelled(setting: SamplingOverrides, moments: list[SamplerStep], mesh: Level) -> SamplingOverrides:
+def _levelled(setting: SamplingOverrides, steps: list[SamplerStep], mesh: Level) -> SamplingOverrides:
     if setting.get("grid") != "aligned":
         return setting
-    return {**setting, "logsnrs": tuple(fitted_logsnrs(moments, mesh, setting.get("steps", SamplingConfig().steps)))}
+    return {**setting, "logsnrs": tuple(fitted_logsnrs(steps, mesh, setting.get("steps", SamplingConfig().steps)))}
 
 
 def _directions(size: int, count: int) -> Tensor:

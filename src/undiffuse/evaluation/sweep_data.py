@@ -1,4 +1,4 @@
-"""What a sweep compares samples with, and what it asks them for: found from a run, or from other data."""
+"""What a sweep compares samples with, and the conditions of these: found from a run, or from other data."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def sweep_table(swept: Sweep, flow: Tried | None, score: Tried | None, kinds: tu
     ]
     if swept.few:
         lines.append(
-            f"note: {swept.compared:,} examples are few to score against, and may not tell settings apart: "
+            f"note: {swept.compared:,} examples are few to score against, and may not separate settings: "
             f"{EACH_DIRECTION * swept.directions} or more, which can be named after the run, say more"
         )
     return lines

@@ -108,7 +108,7 @@ class Classifier(nn.Module):
         return self.network.features(scale * x, level.timestep.to(device=x.device, dtype=torch.float32).expand(len(x)))
 
     def read(self, values: list[Any]) -> Tensor:
-        """The wanted values, encoded, (n, …). Raises UsageError for what cannot be understood."""
+        """Values of the condition, encoded, (n, …). Raises UsageError for what cannot be understood."""
         try:
             return self._reader[0].read(values)
         except ValueError as error:
@@ -120,7 +120,7 @@ class Classifier(nn.Module):
 
     def guide(
         self,
-        asked: object,
+        requested: object,
         n: int,
         scale: float = 1.0,
         form: Literal["score", "mean"] = "score",
@@ -131,13 +131,13 @@ class Classifier(nn.Module):
         scale, form, interval: see Guide; where no interval is given, up to the noisiest level at which it beats chance.
         """
         reader = self._reader[0]
-        each = reader.each(asked, n, self.config.name)
+        each = reader.each(requested, n, self.config.name)
         if any(value is None for value in each):
             raise UsageError(f"{self.config.name}: a classifier guides towards a value: give one for every example.")
-        wanted = self.read(each).to(next(self.parameters()).device)
+        encoded = self.read(each).to(next(self.parameters()).device)
 
         def function(x_t: Tensor, level: Level, index: Tensor) -> Tensor:
-            return self.log_likelihood(self(x_t, level), wanted[index])
+            return self.log_likelihood(self(x_t, level), encoded[index])
 
         useful = (0.0, math.inf) if self.config.can_guide is None else (0.0, self.config.can_guide[1])
         return Guide(function, scale, "x_t", form, interval or useful)
@@ -173,10 +173,10 @@ def outputs(target: Target) -> int:
 def log_likelihood(target: Target, answer: Tensor, encoded: Tensor) -> Tensor:
     """See the top of this file; (B,), 0 where the value is absent."""
     if isinstance(target, ClassConfig):
-        said = encoded < len(target.names)
+        present = encoded < len(target.names)
         chosen = answer.log_softmax(1).gather(1, encoded.clamp(max=len(target.names) - 1)[:, None])[:, 0]
-        return torch.where(said, chosen, 0.0)
-    said, values = encoded[:, -1], encoded[:, :-1]
+        return torch.where(present, chosen, 0.0)
+    present, values = encoded[:, -1], encoded[:, :-1]
     if isinstance(target, NumberConfig):
         mean, log_variance = answer[:, :1], answer[:, 1:].clamp(*LOGVAR_RANGE)
         each = -((values - mean) ** 2 * (-log_variance).exp() + log_variance + math.log(2 * math.pi)) / 2
@@ -184,7 +184,7 @@ def log_likelihood(target: Target, answer: Tensor, encoded: Tensor) -> Tensor:
         each = nn.functional.logsigmoid(answer * (2 * values - 1))
     else:
         each = -((values - answer) ** 2) / 2
-    return said * each.sum(1)
+    return present * each.sum(1)
 
 
 def save_classifier(

@@ -112,8 +112,10 @@ class ModelConfig(Config):
 
 def with_sampling_completed(own: SamplingConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a Design by dotted path, with what those of its sampling leave open; see sampling/settings.py, `completed`."""
-    wanted = {path.removeprefix("sampling."): value for path, value in settings.items() if path.startswith("sampling.")}
-    return dict(settings) | {f"sampling.{name}": value for name, value in completed(own, wanted).items()}
+    requested = {
+        path.removeprefix("sampling."): value for path, value in settings.items() if path.startswith("sampling.")
+    }
+    return dict(settings) | {f"sampling.{name}": value for name, value in completed(own, requested).items()}
 
 
 class OnSchedule(Protocol):

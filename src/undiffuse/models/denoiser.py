@@ -64,14 +64,14 @@ class Denoiser(nn.Module):
         """The posterior of x_0 given x_t (B, *shape) at a level, one for all examples or one for each.   values: the encoded conditions."""
         return self._posterior(x_t, level, self.conditions(values or {}))
 
-    def _posterior(self, x_t: Tensor, level: Level, told: NetworkConditioning) -> Posterior:
+    def _posterior(self, x_t: Tensor, level: Level, conditioning: NetworkConditioning) -> Posterior:
         row = self.prediction.affine(level)
         timestep = self.prediction.c_noise(level).to(device=x_t.device, dtype=torch.float32).expand(len(x_t))
         x = broadcast_to(row.c_in, x_t) * x_t
-        if told.concat:
-            x = torch.cat([x, *(at_every_position(channels, x) for channels in told.concat)], 1)
-        tokens = () if told.tokens is None else (told.tokens, told.padding_mask)
-        F = self.network(x, timestep, told.embedding, *tokens).to(torch.promote_types(x_t.dtype, torch.float32))
+        if conditioning.concat:
+            x = torch.cat([x, *(at_every_position(channels, x) for channels in conditioning.concat)], 1)
+        tokens = () if conditioning.tokens is None else (conditioning.tokens, conditioning.padding_mask)
+        F = self.network(x, timestep, conditioning.embedding, *tokens).to(torch.promote_types(x_t.dtype, torch.float32))
         variance: Variance
         if self.variance in FIXED:
             variance = FIXED[self.variance]
@@ -82,13 +82,13 @@ class Denoiser(nn.Module):
 
     def bind(self, values: EncodedConditions) -> DenoiserFn:
         """The Denoise of one set of conditions, which are embedded once, here, and not at every step."""
-        told = self._conditioning(values)
-        return lambda x_t, level: self._posterior(x_t, level, told)
+        conditioning = self._conditioning(values)
+        return lambda x_t, level: self._posterior(x_t, level, conditioning)
 
     def batched(self, sets: Sequence[EncodedConditions]) -> Callable[[Tensor, Level], list[Posterior]]:
         """The beliefs of several sets of conditions, in one batched evaluation of the network: what guidance compares."""
         n, count = len(next(iter(sets[0].values()))), len(sets)
-        told = self._conditioning({name: torch.cat([values[name] for values in sets]) for name in sets[0]})
+        conditioning = self._conditioning({name: torch.cat([values[name] for values in sets]) for name in sets[0]})
 
         def evaluate(x_t: Tensor, level: Level) -> list[Posterior]:
             each = (
@@ -96,7 +96,7 @@ class Denoiser(nn.Module):
                 if level.alpha.ndim
                 else level
             )
-            posterior = self._posterior(torch.cat([x_t] * count), each, told)
+            posterior = self._posterior(torch.cat([x_t] * count), each, conditioning)
             means = posterior.mean.chunk(count)
             return [
                 Posterior(mean, _rows(posterior.variance, slice(k * n, (k + 1) * n))) for k, mean in enumerate(means)

@@ -1,4 +1,4 @@
-"""Noise removed from given examples: the example lies on the way from noise to data already, and its noise tells where.
+"""Noise removed from given examples: the example lies on the way from noise to data already, at a place that its noise gives.
 
 From there it goes down to clean ones, and x̂ in one step is the estimate of least squared error.  Examples of the same noise go
 through the network together.  What is returned lies on the CPU.
@@ -84,19 +84,19 @@ def denoise(
     config, n = inversion_config(model, None, sampling, given, denoise), len(x)
     denoisers, size = model.denoiser_fns(conditions or {}, n, config), at_once(x.shape[1:])
     means, samples = (torch.empty(n, *model.config.codec.shape, dtype=model.config.codec.storage) for _ in range(2))
-    walks = [
+    paths = [
         (rows, levels)
         for one in dict.fromkeys(ratio.tolist())
         for levels in [descent(model.schedule, one, config.steps)]
         for rows in (ratio == one).nonzero()[:, 0].split(size)
     ]
-    counter = Counter(sum(len(levels) - 1 for _, levels in walks), progress)
-    for rows, levels in walks:
+    counter = Counter(sum(len(levels) - 1 for _, levels in paths), progress)
+    for rows, levels in paths:
         here, index, denoiser = x[rows].to(model.device), rows.to(model.device), denoisers(rows)
         x_t = broadcast_to(levels.alpha[0], here) * here
         with torch.no_grad():
             means[rows] = model.codec.decode(require_finite(denoiser(x_t, levels[0]).mean))
-        moments = trajectory(
+        steps = trajectory(
             x_t,
             denoiser,
             levels,
@@ -105,7 +105,7 @@ def denoise(
             index=index,
             noise=config.noise_sampler,
         )
-        samples[rows] = model.codec.decode(followed(counter.counted(moments), "down", rows, watch, x_t))
+        samples[rows] = model.codec.decode(followed(counter.counted(steps), "down", rows, watch, x_t))
     return Denoised(means, samples, x, ratio)
 
 

@@ -230,15 +230,15 @@ def interpolate(
     decoded = torch.empty(n, *model.config.codec.shape, dtype=model.config.codec.storage)
     for rows in torch.arange(n).split(size):
         between = torch.cat([slerp(top[:1], top[1:], shares[k]) for k in rows.tolist()])
-        moments = trajectory(between, denoisers(rows), levels, solver, seed=0, index=rows.to(model.device))
-        result = followed(counter.counted(moments), "down", rows, watch, between)
+        decoding = trajectory(between, denoisers(rows), levels, solver, seed=0, index=rows.to(model.device))
+        result = followed(counter.counted(decoding), "down", rows, watch, between)
         back[rows], decoded[rows] = result.cpu(), model.codec.decode(result)
     return Interpolation(decoded, shares, x, back, _psnr(model, x, back[[0, -1]]))
 
 
-def default_steps(model: Model, wanted: int = INVERSION_STEPS) -> int:
-    """As many as wanted, or as the model's chain has."""
-    return min(wanted, len(model.schedule)) if isinstance(model.schedule, Chain) else wanted
+def default_steps(model: Model, most: int = INVERSION_STEPS) -> int:
+    """`most`, or as many as the model's chain has."""
+    return min(most, len(model.schedule)) if isinstance(model.schedule, Chain) else most
 
 
 def _known(method: InversionMethod) -> InversionMethod:
@@ -302,13 +302,13 @@ def _up_to(levels: Level, strength: float) -> Level:
 
 
 def followed(
-    moments: Iterator[SamplerStep], way: Literal["up", "down"], rows: Tensor, watch: StepCallback | None, x: Tensor
+    steps: Iterator[SamplerStep], way: Literal["up", "down"], rows: Tensor, watch: StepCallback | None, x: Tensor
 ) -> Tensor:
     """Where a trajectory of some examples from x ends."""
-    for moment in moments:
-        x = moment.x
+    for step in steps:
+        x = step.x
         if watch:
-            watch(way, moment, rows)
+            watch(way, step, rows)
     return require_finite(x)
 
 

@@ -102,11 +102,11 @@ class Request:
 
 
 def validate(
-    model: GuidedModel, sampling: SamplingConfig, guidance: Guidance, told: Mapping[str, object] | None = None
+    model: GuidedModel, sampling: SamplingConfig, guidance: Guidance, requested: Mapping[str, object] | None = None
 ) -> None:
     """Raises UsageError for guidance that contradicts itself, the settings or the model; notes guidance by absent conditions.
 
-    told: the conditions that are given, where they are known.
+    requested: the conditions of the samples, where they are known.
     """
     conditions = model.denoiser.conditions
     scales = sampling.guidance_scales or {}
@@ -150,19 +150,19 @@ def validate(
             f"guidance in the form 'mean' moves the mean of ancestral steps, and {sampling.solver!r} takes none: use ddpm, or 'score'."
         )
     if (
-        isinstance(told, Mapping) and not guidance.negative and guidance.autoguidance is None
+        isinstance(requested, Mapping) and not guidance.negative and guidance.autoguidance is None
     ):  # anything else is refused where it is encoded
-        _note_unsaid(sampling, [name for name in conditions.droppable if told.get(name) is not None])
+        _note_absent(sampling, [name for name in conditions.droppable if requested.get(name) is not None])
 
 
-def _note_unsaid(sampling: SamplingConfig, said: Sequence[str]) -> None:
-    """A note where guidance starts from nothing said and goes to nothing said.   said: the conditions that are told and may be left unsaid."""
+def _note_absent(sampling: SamplingConfig, present: Sequence[str]) -> None:
+    """Notes that guidance changes nothing where the conditions it guides by are absent.   present: those that are given and can be dropped."""
     scales = sampling.guidance_scales or {}
-    unsaid = [name for name, scale in scales.items() if name not in said and scale != 1]
-    if unsaid:
-        warnings.warn(f"nothing is told of {unsaid[0]!r}, so guiding by it changes nothing", Note, stacklevel=1)
-    elif not scales and not said and sampling.guidance not in (0, 1):
-        warnings.warn("nothing is told that may be left unsaid, so guidance changes nothing", Note, stacklevel=1)
+    absent = [name for name, scale in scales.items() if name not in present and scale != 1]
+    if absent:
+        warnings.warn(f"the condition {absent[0]!r} is absent, so guiding by it changes nothing", Note, stacklevel=1)
+    elif not scales and not present and sampling.guidance not in (0, 1):
+        warnings.warn("no condition that guidance goes by is given, so guidance changes nothing", Note, stacklevel=1)
 
 
 def _refuse_other(model: GuidedModel, other: GuidedModel, what: str) -> None:
@@ -180,43 +180,43 @@ def _refuse_other(model: GuidedModel, other: GuidedModel, what: str) -> None:
 
 def build_denoiser(
     model: GuidedModel,
-    asked: Request,
+    request: Request,
     sampling: SamplingConfig,
     guidance: Guidance,
-    seen: Callable[[DenoiserFn], DenoiserFn] = lambda denoise: denoise,
+    conditioned: Callable[[DenoiserFn], DenoiserFn] = lambda denoise: denoise,
 ) -> DenoiserFn:
-    """The denoiser that sampling uses.   seen: what conditions it on a measurement of x, see sampling/inverse_problems.py.
+    """The denoiser that sampling uses.   conditioned: conditions it on a measurement of x, see sampling/inverse_problems.py.
 
     That comes before clipping, since a clipped x̂ has no derivative where it was clipped.   With momentum of guidance it is a
     `Remembering`, which remembers in the steps of a `WithMomentum`.
     """
     by_gradient = [guide for guide in guidance.guides if guide.form == "score"]
 
-    def guided_by_all(believed: DenoiserFn) -> DenoiserFn:
-        guided = _limited(model, seen(believed), sampling)
-        return _limited(model, by_score(guided, by_gradient, asked.index), sampling) if by_gradient else guided
+    def guided_by_all(denoiser: DenoiserFn) -> DenoiserFn:
+        guided = _limited(model, conditioned(denoiser), sampling)
+        return _limited(model, by_score(guided, by_gradient, request.index), sampling) if by_gradient else guided
 
-    guided = _guided(model, asked, sampling, guidance)
+    guided = _guided(model, request, sampling, guidance)
     if isinstance(guided, Remembering):
         return Remembering(lambda running: guided_by_all(guided.build(running)), guided.share)
     return guided_by_all(guided)
 
 
 def build_sampler(
-    model: GuidedModel, asked: Request, sampling: SamplingConfig, guidance: Guidance
+    model: GuidedModel, request: Request, sampling: SamplingConfig, guidance: Guidance
 ) -> tuple[DenoiserFn, Solver]:
     """The denoiser and the solver that sampling uses."""
     solver = sampling.build_solver(model.schedule)
     by_mean = tuple(guide for guide in guidance.guides if guide.form == "mean")
     if by_mean:
         assert isinstance(solver, Ancestral)  # `check` saw to it
-        solver = MeanGuided(solver, by_mean, asked.index)
-    believed = build_denoiser(model, asked, sampling, guidance)
-    return believed, WithMomentum(solver) if isinstance(believed, Remembering) else solver
+        solver = MeanGuided(solver, by_mean, request.index)
+    denoiser = build_denoiser(model, request, sampling, guidance)
+    return denoiser, WithMomentum(solver) if isinstance(denoiser, Remembering) else solver
 
 
-def _guided(model: GuidedModel, asked: Request, sampling: SamplingConfig, guidance: Guidance) -> DenoiserFn:
-    denoiser, values = model.denoiser, asked.values
+def _guided(model: GuidedModel, request: Request, sampling: SamplingConfig, guidance: Guidance) -> DenoiserFn:
+    denoiser, values = model.denoiser, request.values
     scales = sampling.guidance_scales or {}
     if scales and len({sampling.guidance, *scales.values()}) == 1:
         scales, sampling = {}, sampling.model_copy(update={"guidance": next(iter(scales.values()))})
@@ -225,9 +225,9 @@ def _guided(model: GuidedModel, asked: Request, sampling: SamplingConfig, guidan
     if scales:
         guided = _nested(model, values, sampling.guidance, scales)
     elif sampling.guidance == 0 and sampling.guidance_interval is None and guidance.autoguidance is None:
-        return denoiser.bind(asked.negative or denoiser.conditions.without(values))
+        return denoiser.bind(request.negative or denoiser.conditions.without(values))
     else:
-        guided = sampling.build_guidance()(_pair(model, asked, guidance))
+        guided = sampling.build_guidance()(_pair(model, request, guidance))
     if sampling.guidance_interval is None:
         return guided
     plain, low, high = denoiser.bind(values), *sampling.guidance_interval
@@ -236,12 +236,14 @@ def _guided(model: GuidedModel, asked: Request, sampling: SamplingConfig, guidan
     return in_interval(guided, plain, low, high)
 
 
-def _pair(model: GuidedModel, asked: Request, guidance: Guidance) -> Pair:
+def _pair(model: GuidedModel, request: Request, guidance: Guidance) -> Pair:
     if guidance.autoguidance is not None:
         return separate_pair(
-            model.denoiser.bind(asked.values), guidance.autoguidance.denoiser.bind(asked.autoguidance or {})
+            model.denoiser.bind(request.values), guidance.autoguidance.denoiser.bind(request.autoguidance or {})
         )
-    return model.denoiser.batched([asked.values, asked.negative or model.denoiser.conditions.without(asked.values)])
+    return model.denoiser.batched(
+        [request.values, request.negative or model.denoiser.conditions.without(request.values)]
+    )
 
 
 def _nested(model: GuidedModel, values: EncodedConditions, rest: float, scales: Mapping[str, float]) -> DenoiserFn:
@@ -253,10 +255,10 @@ def _nested(model: GuidedModel, values: EncodedConditions, rest: float, scales: 
     of: dict[float, list[str]] = {}
     for name in [*(name for name in conditions.droppable if name not in scales), *scales]:
         of.setdefault(scales.get(name, rest), []).append(name)
-    unsaid, sets = set(conditions.droppable), [conditions.without(values)]
+    absent, sets = set(conditions.droppable), [conditions.without(values)]
     for names in of.values():
-        unsaid -= set(names)
-        sets.append(conditions.without(values, unsaid))
+        absent -= set(names)
+        sets.append(conditions.without(values, absent))
     return composed(model.denoiser.batched(sets), list(of))
 
 

@@ -171,21 +171,23 @@ def solve(
     return Solution(shaped, model.codec.decode(measurement.operator.picture(measurement.y)), misfit.reshape(inputs, n))
 
 
-def _conditioned(plain: DenoiserFn, seen: Measurement, method: InverseMethod, model: Model) -> DenoiserFn:
+def _conditioned(plain: DenoiserFn, measurement: Measurement, method: InverseMethod, model: Model) -> DenoiserFn:
     prior = model.config.sigma_data**2
     if method.method == "replace":
-        return replacement(plain, seen, prior)
+        return replacement(plain, measurement, prior)
     if method.method in ("exact", "pigdm"):
-        return moment_matching(plain, seen, method.iterations if method.method == "exact" else 0, prior)
+        return moment_matching(plain, measurement, method.iterations if method.method == "exact" else 0, prior)
     return plain
 
 
-def _solver(solver: Solver, seen: Measurement, method: InverseMethod, numbers: int) -> Solver:
+def _solver(solver: Solver, measurement: Measurement, method: InverseMethod, numbers: int) -> Solver:
     """numbers: of an example."""
     if method.method == "repaint":
         assert isinstance(solver, Ancestral)  # `method_config` saw to it
-        return RePaint(solver, seen)
+        return RePaint(solver, measurement)
     if method.method == "dps":
         assert isinstance(solver, Ancestral | DDIM)
-        return DPS(solver, seen, ZETA * math.sqrt(numbers) if method.dps_step_size is None else method.dps_step_size)
+        return DPS(
+            solver, measurement, ZETA * math.sqrt(numbers) if method.dps_step_size is None else method.dps_step_size
+        )
     return solver

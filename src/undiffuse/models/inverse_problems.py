@@ -108,10 +108,10 @@ def upscale(
     chosen, guidance = InverseMethod.of(method), Guidance(negative, autoguidance, guides)
     config = method_config(model, chosen, sampling, overrides, upscale)
     operator, small = Downsample(factor), _carried(model, values)
-    wanted = operator.shape_of(model.config.codec.shape)
-    if small.shape[1:] != wanted:
+    expected = operator.shape_of(model.config.codec.shape)
+    if small.shape[1:] != expected:
         raise UsageError(
-            f"with the factor {factor} this model takes examples of shape {wanted}, but these have {tuple(small.shape[1:])}."
+            f"with the factor {factor} this model takes examples of shape {expected}, but these have {tuple(small.shape[1:])}."
         )
     y = operator(_encoded(model, operator.picture(small)))
     return solve(
@@ -166,11 +166,11 @@ def colorize(
         raise UsageError(
             f"colouring takes grey examples of shape {one} (or of {shape}), but these have {tuple(given.shape[1:])}."
         )
-    seen = given if given.shape[1:] == one else grey(given)
+    observed = given if given.shape[1:] == one else grey(given)
     # In the model's range each channel has a unit of its own: sum w v = sum (w scale) x + sum w offset.
     units = tuple(w * scale for w, scale in zip(weights, model.config.codec.scale, strict=True))
     operator = Grey(tuple(unit / sum(units) for unit in units))
-    y = operator(_encoded(model, grey.picture(seen), limited=False))
+    y = operator(_encoded(model, grey.picture(observed), limited=False))
     measured = Measurement(operator, y, _noise(model, noise, sum(units)))
     found = solve(
         model,
@@ -184,7 +184,7 @@ def colorize(
         watch=watch,
         progress=progress,
     )
-    return Solution(found.values, grey.picture(seen).contiguous(), found.misfit)
+    return Solution(found.values, grey.picture(observed).contiguous(), found.misfit)
 
 
 def deblur(
@@ -235,7 +235,7 @@ def _carried(model: Model, values: np.ndarray | Tensor) -> Tensor:
 def _encoded(model: Model, values: Tensor, limited: bool = True) -> Tensor:
     if model.codec.space is not None:
         raise UsageError(
-            "this model knows an autoencoder's latents, and what is seen is seen of the data: take one trained without `latent`."
+            "this model knows an autoencoder's latents, and observations are of the data: take one trained without `latent`."
         )
     if not values.isfinite().all():
         raise UsageError(

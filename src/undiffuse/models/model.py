@@ -224,8 +224,8 @@ class Model:
                 "momentum of guidance is a memory of sampling's steps, which this has none of: leave apg_momentum out."
             )
         validate(self, sampling, Guidance(), conditions)
-        asked = encode_request(self, conditions, n, Guidance(), torch.device("cpu"))
-        return lambda rows: build_denoiser(self, asked.rows(rows).on(self.device), sampling, Guidance())
+        request = encode_request(self, conditions, n, Guidance(), torch.device("cpu"))
+        return lambda rows: build_denoiser(self, request.rows(rows).on(self.device), sampling, Guidance())
 
     def with_schedule(self, schedule: ScheduleConfig) -> Model:
         """The same weights on another noise schedule, without any training: see process/predictions.py, eq. (2).
@@ -263,13 +263,13 @@ class Model:
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.denoiser.parameters())
-        told = ", ".join(
+        conditions = ", ".join(
             f"{name} ({config.kind})"
             for name, config in self.config.conditions.items()
             if name in self.denoiser.conditions.settable
         )
         by = "" if self.codec.space is None else f" by latents of {self.codec.shape}"
         return (
-            f"Model({self.config.codec.shape}{by}, {f'told {told}' if told else 'unconditional'}, {self.config.prediction} on "
+            f"Model({self.config.codec.shape}{by}, {f'conditioned on {conditions}' if conditions else 'unconditional'}, {self.config.prediction} on "
             f"{self.config.schedule.name}, {parameters:,} parameters, {self.config.weights} weights)"
         )

@@ -145,38 +145,38 @@ def observe(
     s = low if noise is None else noise
     if not low <= s <= high:
         raise UsageError(f"the task {name!r} was trained for noise of {low:g} to {high:g}, not of {s:g}.")
-    shape, given_ = model.config.codec.shape, model.config.codec.carried(values)
+    shape, observed = model.config.codec.shape, model.config.codec.carried(values)
     operator: Operator
     if corruption.kind == "inpaint":  # type: ignore[attr-defined]
         if hidden is None:
             raise UsageError("inpainting needs to know what is hidden: give a mask.")
-        operator = Mask(~hidden_places(hidden, shape, len(given_), channels=False))
+        operator = Mask(~hidden_places(hidden, shape, len(observed), channels=False))
     elif hidden is not None:
         raise UsageError(f"a mask belongs to inpainting, not to the task {name!r}: leave it out.")
     else:
-        operator = corruption.operator(shape, len(given_), generator(GeneratorStream.DISCARDED))
-    wanted = operator.shape_of(shape)
-    if tuple(given_.shape[1:]) != tuple(wanted):
+        operator = corruption.operator(shape, len(observed), generator(GeneratorStream.DISCARDED))
+    expected = operator.shape_of(shape)
+    if tuple(observed.shape[1:]) != tuple(expected):
         raise UsageError(
-            f"the task {name!r} takes examples of shape {tuple(wanted)}, but these have {tuple(given_.shape[1:])}."
+            f"the task {name!r} takes examples of shape {tuple(expected)}, but these have {tuple(observed.shape[1:])}."
         )
     if isinstance(operator, Grey) and len(set(model.config.codec.scale)) > 1:
         raise UsageError(
             "the channels of this data have units of their own, so one grey stands for none of them: colour with 'undiffuse colorize'."
         )
     if isinstance(operator, Mask):
-        given_ = torch.where(operator.known, given_, model.codec.offset)
-    if not given_.isfinite().all():
+        observed = torch.where(operator.known, observed, model.codec.offset)
+    if not observed.isfinite().all():
         raise UsageError(
-            f"{int((~given_.isfinite()).sum())} of the values are NaN or infinite: remove them, or hide them from inpainting."
+            f"{int((~observed.isfinite()).sum())} of the values are NaN or infinite: remove them, or hide them from inpainting."
         )
-    y = operator(model.codec.encode(operator.picture(given_), limited=False))
+    y = operator(model.codec.encode(operator.picture(observed), limited=False))
     y = y if added is None else y + s * added
     both = observation_channels(operator, y, torch.full((len(y),), float(s)))
     known = (
         operator.known.expand(len(y), *shape) if isinstance(operator, Mask) and corruption.kind == "inpaint" else None  # type: ignore[attr-defined]
     )
-    return Observation(both, (name,) * len(y), _picture(model, both), known, given_ if known is not None else None)
+    return Observation(both, (name,) * len(y), _picture(model, both), known, observed if known is not None else None)
 
 
 def concatenate(parts: Sequence[Observation]) -> Observation:
@@ -243,12 +243,12 @@ def check_stages(first: Model, second: Model, noise: float | None = None) -> tup
     Raises UsageError for a second stage that upscales nothing, or examples of another shape or range.
     """
     name, task = _upscaling(second)
-    wanted = task.operator(second.config.codec.shape, 1, generator(GeneratorStream.DISCARDED)).shape_of(
+    expected = task.operator(second.config.codec.shape, 1, generator(GeneratorStream.DISCARDED)).shape_of(
         second.config.codec.shape
     )
-    if first.config.codec.shape != wanted:
+    if first.config.codec.shape != expected:
         raise UsageError(
-            f"the second stage makes examples of {wanted} larger, and the first one's are {first.config.codec.shape}."
+            f"the second stage makes examples of {expected} larger, and the first one's are {first.config.codec.shape}."
         )
     if (first.config.codec.low, first.config.codec.high) != (second.config.codec.low, second.config.codec.high):
         raise UsageError("the two stages were trained on values of different ranges: train both on the same data.")
@@ -275,21 +275,21 @@ def upscale_samples(
 ) -> Tensor:
     """Samples (n, C, *size / factor) of a first stage, made larger by a second; noise is added to them, and its size is an input.
 
-    seed: the first stage's; every later one draws from a stream of its own, told by its size.   index: of each sample's noise in
+    seed: the first stage's; every later one draws from a stream of its own, chosen by its size.   index: of each sample's noise in
     the seed, 0 … n - 1 when left out.   Raises UsageError for samples of another shape.
     """
     name, _ = _upscaling(model)
     own = seed_of(GeneratorStream.LATER_STAGE, seed, math.prod(model.config.codec.shape))
     which = torch.arange(len(small)) if index is None else torch.as_tensor(index, dtype=torch.int64)
     added = standard_normal(tuple(small.shape[1:]), own, which, stream=NoiseStream.NOISE_CONDITIONING)
-    seen = observe(model, small, name, noise=augmentation, added=added)
-    told = (
+    observation = observe(model, small, name, noise=augmentation, added=added)
+    given = (
         dict(conditions or {})
-        | {"observation": seen.channels}
+        | {"observation": observation.channels}
         | ({"task": [name] * len(small)} if len(model.config.degradations) > 1 else {})
     )
     return model.sample(
-        len(small), told, seed=own, index=which.tolist(), progress=progress, sampling=sampling, **overrides
+        len(small), given, seed=own, index=which.tolist(), progress=progress, sampling=sampling, **overrides
     )
 
 

@@ -94,11 +94,11 @@ def _check(old: Denoiser, new: Denoiser, shape: tuple[int, ...], level: Level) -
     x = torch.randn(CHECKED, *shape, generator=generator(GeneratorStream.CARRIED))
     always = [name for name, module in old.conditions.items() if not module.config.droppable]
     before = old.eval()(
-        x, level, {name: _unsaid(module, name in always) for name, module in old.conditions.items()}
+        x, level, {name: _absent_value(module, name in always) for name, module in old.conditions.items()}
     ).mean
     always += [name for name, module in new.conditions.items() if not module.config.droppable]
     after = new.eval()(
-        x, level, {name: _unsaid(module, name in always) for name, module in new.conditions.items()}
+        x, level, {name: _absent_value(module, name in always) for name, module in new.conditions.items()}
     ).mean
     if (after - before).abs().max() > TOLERANCE * before.abs().max():
         raise UsageError(
@@ -106,7 +106,7 @@ def _check(old: Denoiser, new: Denoiser, shape: tuple[int, ...], level: Level) -
         )
 
 
-def _unsaid(module: ConditionModule, always: bool) -> Tensor:
+def _absent_value(module: ConditionModule, always: bool) -> Tensor:
     """The null tokens; of what must always be present, the first value that there is."""
     return (
         torch.zeros_like(module.null_tokens(CHECKED, torch.device("cpu")))

@@ -48,5 +48,5 @@ def fourier_embedding(timestep: Tensor, frequencies: Tensor, width: int) -> Tens
 
 
 def time_embedding_mlp(frequencies: int, width: int) -> nn.Sequential:
-    """From the sinusoidal embedding of the timestep to one of `width`, which may learn to tell levels apart."""
+    """From the sinusoidal embedding of the timestep to one of `width`, which may learn to distinguish levels."""
     return nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))

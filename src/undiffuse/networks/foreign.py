@@ -173,11 +173,11 @@ class ForeignNetwork(Network):
         finally:
             for module, training in modes.items():
                 module.training = training
-        wanted = (2, channels_out, *size)
-        if not isinstance(found, Tensor) or tuple(found.shape) != wanted:
+        expected = (2, channels_out, *size)
+        if not isinstance(found, Tensor) or tuple(found.shape) != expected:
             what = f"the shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
             fix = "change its last layer" if isinstance(found, Tensor) else "return the tensor alone"
-            raise UsageError(f"{called} returns {what}, and a tensor of the shape {wanted} is needed: {fix}.")
+            raise UsageError(f"{called} returns {what}, and a tensor of the shape {expected} is needed: {fix}.")
 
     def forward(
         self,

@@ -61,11 +61,11 @@ class UNet(TimestepNetwork):
         size = x.shape[2:]
         x = self.stages.padded(x)
         embedding = self.embedding(timestep, conditioning)
-        kept, seen = [], x
+        kept, resized = [], x
         for number, stage in enumerate(self.encoder):
             x = stage(x, embedding, tokens, padding_mask)
             if str(number) in self.input_pyramid:
-                x, seen = self.input_pyramid[str(number)](x, seen)
+                x, resized = self.input_pyramid[str(number)](x, resized)
             kept.append(x)
         x = self.middle(x, embedding, tokens, padding_mask)
         made = None

@@ -120,7 +120,7 @@ class StagesConfig(NetworkSettings, ABC):
 
 
 class UNetConfig(StagesConfig):
-    """A U-Net: stages down and up, with skip connections, and pyramids beside them where wanted (pyramids.py)."""
+    """A U-Net: stages down and up, with skip connections, and pyramids beside them where configured (pyramids.py)."""
 
     kind: Literal["unet"] = Field("unet", description="Which kind of network this is.")
     encoder_type: Literal["standard", "skip", "residual"] = Field(

@@ -13,7 +13,7 @@ from undiffuse.pictures.plots import COLOURS, FAINT, INK, MUTED, STYLE, save_fig
 
 @dataclass(frozen=True)
 class AdherenceRow:
-    """One condition.   asked, read: of numbers."""
+    """One condition.   requested, read: of numbers."""
 
     name: str
     measure: str
@@ -21,13 +21,13 @@ class AdherenceRow:
     error: float
     ceiling: float
     floor: float
-    asked: Sequence[float] = ()
+    requested: Sequence[float] = ()
     read: Sequence[float] = ()
 
 
 def plot_adherence(path: Path, rows: Sequence[AdherenceRow], title: str) -> None:
     """A line for each condition, and for numbers the requested value against the one measured on the samples."""
-    scattered = [row for row in rows if len(row.asked)]
+    scattered = [row for row in rows if len(row.requested)]
     with plt.rc_context(STYLE):
         panels = 1 + len(scattered)
         size = (6.4 + 4.4 * len(scattered), max(3.2, 1.6 + 0.7 * len(rows)))
@@ -77,11 +77,11 @@ def plot_adherence(path: Path, rows: Sequence[AdherenceRow], title: str) -> None
         ax.grid(axis="y", visible=False)
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, -0.42), ncols=3, fontsize=9)
         for ax, row in zip(axes[0][1:], scattered, strict=True):
-            ends = [min(*row.asked, *row.read), max(*row.asked, *row.read)]
+            ends = [min(*row.requested, *row.read), max(*row.requested, *row.read)]
             ax.plot(ends, ends, "--", color=MUTED, linewidth=1.2)
-            ax.plot(row.asked, row.read, ".", color=COLOURS[0], alpha=0.45)
+            ax.plot(row.requested, row.read, ".", color=COLOURS[0], alpha=0.45)
             ax.set(
-                xlabel=f"{row.name}, asked",
+                xlabel=f"{row.name}, requested",
                 ylabel=f"{row.name}, read off the sample",
                 title=f"{row.name}: R² {row.samples:.3f}",
             )

@@ -62,5 +62,5 @@ def effects(path: Path, ratio: Sequence[float], changes: Mapping[str, Sequence[f
             ylabel="change of x̂ when shuffled,\nin standard deviations of the data",
         )
         ax.grid(color=FAINT)
-        ax.legend(title="told")
+        ax.legend(title="condition")
         save_figure(figure, path)

@@ -220,9 +220,9 @@ def hidden_places(mask: object, shape: Sequence[int], inputs: int, channels: boo
         or whole.shape[1] not in wide
         or len(whole) not in (1, inputs)
     ):
-        wanted = "×".join(map(str, size))
+        expected = "×".join(map(str, size))
         raise UsageError(
-            f"the mask has the shape {tuple(given.shape)}, and the examples are {wanted}: give one of their size, or one for each."
+            f"the mask has the shape {tuple(given.shape)}, and the examples are {expected}: give one of their size, or one for each."
         )
     for k, part in enumerate(whole):
         if part.all() or not part.any():

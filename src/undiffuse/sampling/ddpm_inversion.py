@@ -87,7 +87,7 @@ def ddpm_inversion(
     states, solver = forward_path(x, levels, path, seed, index), Ancestral()
     top = next(states)
     noises, here = list[Tensor](), top
-    for bridge, level, row, wanted in zip(
+    for bridge, level, row, target in zip(
         Bridge.table(levels).rows(), levels.rows(), solver.plan(levels), states, strict=False
     ):
         with torch.no_grad():
@@ -96,6 +96,6 @@ def ddpm_inversion(
         if bridge.into_clean:
             return RecordedNoise(top, tuple(noises), x - mean.x)
         deviation = (mean.posterior.variance.log_variance(bridge, here) / 2).exp()
-        noises.append((wanted - mean.x) / deviation)
+        noises.append((target - mean.x) / deviation)
         here = solver.step(here, belief, row, lambda draw: noises[-1], None).x
     raise UsageError("a recording needs a table of levels that ends in the clean one.")

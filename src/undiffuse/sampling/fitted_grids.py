@@ -24,12 +24,12 @@ from undiffuse.process.levels import Level
 from undiffuse.sampling.loop import SamplerStep
 
 
-def stretch_costs(moments: Iterable[SamplerStep], levels: Level) -> Tensor:
+def stretch_costs(trajectory: Iterable[SamplerStep], levels: Level) -> Tensor:
     """The cost of a stretch from each row of a table to each later one, the clean one included: float64 (rows, rows).
 
-    moments: of a trajectory along the whole table.   inf for a stretch that leads back, 0 for one that leads nowhere.
+    trajectory: its steps along the whole table.   inf for a stretch that leads back, 0 for one that leads nowhere.
     """
-    clean = torch.stack([moment.x0.detach().cpu().double().flatten(1) for moment in moments], 1)
+    clean = torch.stack([step.x0.detach().cpu().double().flatten(1) for step in trajectory], 1)
     noisy = clean.shape[1]
     time = (levels.alpha / levels.sigma)[:noisy]
     pieces = (clean[:, 1:] + clean[:, :-1]) / 2 * time.diff()[:, None]
@@ -63,6 +63,6 @@ def cheapest_path(costs: Tensor, stretches: int) -> list[int]:
     return path
 
 
-def fitted_logsnrs(moments: Iterable[SamplerStep], levels: Level, steps: int) -> tuple[float, ...]:
+def fitted_logsnrs(trajectory: Iterable[SamplerStep], levels: Level, steps: int) -> tuple[float, ...]:
     """The log-SNRs, ascending, of the best `steps` levels of a table, from a trajectory along all of it."""
-    return tuple(levels.logsnr[cheapest_path(stretch_costs(moments, levels), steps)].tolist())
+    return tuple(levels.logsnr[cheapest_path(stretch_costs(trajectory, levels), steps)].tolist())

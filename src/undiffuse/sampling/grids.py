@@ -123,12 +123,12 @@ def resampled(levels: Level, length: int, times: int) -> Level:
             f"jumps of {length} steps and {times} repeats of a stretch are not possible: give 1 or more of each."
         )
     rows, last = levels.rows(), len(levels) - 2
-    walked = list[Level]()
+    path = list[Level]()
     for row in range(last + 1):
-        walked.append(rows[row])
+        path.append(rows[row])
         if (last - row) % length == 0 and row >= length:
-            walked += rows[row - length : row + 1] * (times - 1)
-    return Level.of_rows([*walked, rows[-1]])
+            path += rows[row - length : row + 1] * (times - 1)
+    return Level.of_rows([*path, rows[-1]])
 
 
 GRIDS: Registry[Callable[..., Level]] = Registry("grid", "undiffuse.grids", {"every": every, **SPACINGS})
@@ -201,8 +201,8 @@ def ending_noisy(schedule: Schedule, levels: Level) -> Level:
 
 def refuse_settings(grid: str, settings: GridSettings) -> None:
     """Raises UsageError for any setting of a grid that does not place its own levels."""
-    told = [name for name, value in vars(settings).items() if value is not None]
-    if told:
+    chosen = [name for name, value in vars(settings).items() if value is not None]
+    if chosen:
         raise UsageError(
-            f"the grid {grid!r} takes levels that are given, so it has no {told[0]}: leave that out, or take another grid."
+            f"the grid {grid!r} takes levels that are given, so it has no {chosen[0]}: leave that out, or take another grid."
         )

@@ -47,7 +47,7 @@ def at_lowest_noise(x: Tensor, levels: Level) -> Tensor:
 
 
 def invert(x: Tensor, denoise: DenoiserFn, levels: Level, solver: Solver) -> Iterator[SamplerStep]:
-    """Walks clean examples x (B, ...) up to the first level of a table: len(levels) - 2 steps, the last x is x_T.
+    """Inverts clean examples x (B, ...) up to the first level of a table: len(levels) - 2 steps, the last x is x_T.
 
     levels: as for sampling, noisiest first, ending in the clean level.   solver: a deterministic one of exponential.py.
     Gradients are not recorded.   Raises UsageError for a solver that draws noise.

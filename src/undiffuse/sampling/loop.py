@@ -77,7 +77,7 @@ def trajectory(
     start: int = 0,
     state: Any = None,
 ) -> Iterator[SamplerStep]:
-    """Walks x (B, ...) from row `start` of `levels` to its last row.
+    """Solves x (B, ...) from row `start` of `levels` to its last row.
 
     index: int64 (B,) on the device of x: which example of the seed each row of x is.
     noise: a kind of the seed's, or draws made elsewhere (recording.py).   s_noise: what multiplies the noise of going back up, EDM's
@@ -112,19 +112,19 @@ class Counter:
     def __init__(self, total: int, progress: Callable[[int, int], None] | None = None) -> None:
         self.done, self.total, self.progress = 0, total, progress
 
-    def counted(self, moments: Iterator[SamplerStep]) -> Iterator[SamplerStep]:
+    def counted(self, steps: Iterator[SamplerStep]) -> Iterator[SamplerStep]:
         """The same steps, each counted and reported."""
-        for moment in moments:
+        for step in steps:
             self.done += 1
             if self.progress:
                 self.progress(self.done, self.total)
-            yield moment
+            yield step
 
 
-def final(moments: Iterator[SamplerStep]) -> Tensor:
+def final(steps: Iterator[SamplerStep]) -> Tensor:
     """The end of a trajectory. Raises Failure where it holds numbers that are not finite: no picture can be made of these."""
-    for moment in moments:
-        last = moment.x
+    for step in steps:
+        last = step.x
     return require_finite(last)
 
 

@@ -14,7 +14,7 @@ Likelihood  uses the model.  The density p_u of y obeys the heat equation, d p_u
                 d log p_u(y) / d log u  =  |y - x̂|²/u² + tr J - d.                                                 (2)
 
             The noise level of highest likelihood is where this crosses zero from above: where what the model removes
-            is as large as the noise it should remove, less the noise it cannot tell from the picture (tr J coordinates'
+            is as large as the noise it should remove, less the noise it cannot separate from the picture (tr J coordinates'
             worth).  Leaving tr J out finds far too little noise.  (2) is summed over a table of levels to tell the
             highest peak from others.  tr J = E v'Jv for random signs v (Hutchinson 1990).
 

@@ -286,23 +286,23 @@ ONE_WAY = defaults("churn", "churn_interval", "s_noise", "restart")
 OWN_THRESHOLD = defaults("threshold_quantile", "threshold_max")
 
 
-def completed(stored: SamplingConfig, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings `wanted` in place of a model's own, with what they leave open.
+def completed(stored: SamplingConfig, requested: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings `requested` in place of a model's own, with what they leave open.
 
     Another solver than the model's takes none of the settings of that one, and brings a grid where it needs one (see
     registry.py).  Another grid than the model's takes none of the ends, or fitted levels, of that one.  What is named is obeyed.
     """
     left: dict[str, Any] = {}
-    solver, grid = wanted.get("solver", stored.solver), wanted.get("grid")
+    solver, grid = requested.get("solver", stored.solver), requested.get("grid")
     if solver != stored.solver:
         left |= OWN_SOLVER
         grid = grid or own_grid(solver)
     if (
-        grid is None and stored.logsnrs is not None and "steps" in wanted
+        grid is None and stored.logsnrs is not None and "steps" in requested
     ):  # levels that were fitted are as many as they are
         grid = SamplingConfig().grid
     if grid not in (None, stored.grid):
         left |= OWN_ENDS | {"logsnrs": None, "grid": grid}
-    if wanted.get("clip", stored.clip) != stored.clip:
+    if requested.get("clip", stored.clip) != stored.clip:
         left |= OWN_THRESHOLD
-    return left | dict(wanted)
+    return left | dict(requested)

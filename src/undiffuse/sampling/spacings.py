@@ -73,7 +73,7 @@ def checked(schedule: Schedule, steps: int) -> None:
 
 
 def _moved(own: Tensor, schedule: Schedule, s: GridSettings, of: Callable[[Tensor], Tensor]) -> Tensor:
-    """A spacing's own places, moved to where its ends are wanted.   own: (n,), noisiest first.   of: the coordinate of a sigma/alpha."""
+    """A spacing's own places, moved to the ends that are set.   own: (n,), noisiest first.   of: the coordinate of a sigma/alpha."""
     if s.sigma_max is None and s.sigma_min is None:
         return own
     most, least = schedule([schedule.t_max, schedule.t_min]).sigma_edm
@@ -83,9 +83,9 @@ def _moved(own: Tensor, schedule: Schedule, s: GridSettings, of: Callable[[Tenso
         return first[None]
     if first <= last:
         ends = {"sigma_max": s.sigma_max, "sigma_min": s.sigma_min}
-        told = " and ".join(f"{name} = {value:g}" for name, value in ends.items() if value is not None)
+        chosen = " and ".join(f"{name} = {value:g}" for name, value in ends.items() if value is not None)
         raise UsageError(
-            f"with {told} the grid would not end below the level that it starts at: give a larger sigma_max, or a smaller sigma_min."
+            f"with {chosen} the grid would not end below the level that it starts at: give a larger sigma_max, or a smaller sigma_min."
         )
     return torch.lerp(last.expand(len(own)), first.expand(len(own)), (own - own[-1]) / (own[0] - own[-1]))
 
@@ -136,7 +136,7 @@ def _at_whole(schedule: Schedule, times: Tensor, s: GridSettings) -> Level:
     if (nearest.diff() >= 0).any():
         count = int(nearest[0] - nearest[-1]) + 1
         raise UsageError(
-            f"the chain has {count} levels between the first and the last one wanted, so at most that many steps, not {len(times)}."
+            f"the chain has {count} levels between the first and the last one requested, so at most that many steps, not {len(times)}."
         )
     return schedule(nearest).and_clean()
 
@@ -262,9 +262,9 @@ def _beta_quantiles(steps: int, a: float, b: float) -> Tensor:
     theta = torch.linspace(0, math.pi / 2, BETA_POINTS, dtype=torch.float64)
     middle = (theta[1:] + theta[:-1]) / 2
     mass = torch.cat([torch.zeros(1), (middle.sin() ** (2 * a - 1) * middle.cos() ** (2 * b - 1)).cumsum(0)])
-    wanted = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1] * mass[-1]
-    above = torch.searchsorted(mass, wanted).clamp(min=1)
-    fraction = (wanted - mass[above - 1]) / (mass[above] - mass[above - 1])
+    targets = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1] * mass[-1]
+    above = torch.searchsorted(mass, targets).clamp(min=1)
+    fraction = (targets - mass[above - 1]) / (mass[above] - mass[above - 1])
     return (theta[above - 1] + fraction * (theta[above] - theta[above - 1])).sin() ** 2
 
 

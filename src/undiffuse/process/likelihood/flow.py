@@ -102,18 +102,18 @@ def flow_likelihood(
     Raises RuntimeError where torchdiffeq is not installed.   Source: Song et al. 2021, appendix D.2.
     """
     span = _stops(schedule, stops)
-    size, walked, evaluations = x[0].numel(), 0.0, 0
+    size, covered, evaluations = x[0].numel(), 0.0, 0
     log_start, log_end = (span[i].tan().log().item() for i in (0, -2))
 
     def field(phi: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        nonlocal walked, evaluations
+        nonlocal covered, evaluations
         evaluations += 1
         if watch:
             along = (
                 phi.clamp(max=span[-1].to(phi)).cpu().double().tan().log().item()
             )  # the last step may overshoot the end
-            walked = max(walked, min(1.0, (along - log_start) / (log_end - log_start)))
-            watch(walked)
+            covered = max(covered, min(1.0, (along - log_start) / (log_end - log_start)))
+            watch(covered)
         with derivatives.with_graph():
             y = state[0].detach().requires_grad_()
             v = velocity(denoise, schedule, phi, y)[0]

@@ -190,8 +190,8 @@ def register_solver(
         order = {} if orders is None else {"order": chosen.order}
         return make(**order, **{setting: getattr(chosen, setting) for setting in has})
 
-    said = what or (make.__doc__ or name).strip().splitlines()[0]
-    SOLVERS.register(name, Entry(said, made, tuple(orders or (1,)), has, grid), make)
+    summary = what or (make.__doc__ or name).strip().splitlines()[0]
+    SOLVERS.register(name, Entry(summary, made, tuple(orders or (1,)), has, grid), make)
 
 
 def own_grid(name: str) -> str | None:
