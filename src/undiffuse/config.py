@@ -180,7 +180,7 @@ def _difference(path: str, before: BaseModel, now: BaseModel, old: Any, new: Any
     counts = getattr(before, "examples", None), getattr(now, "examples", None)
     if None in counts:
         return "the data has changed"
-    same = f"the same number of examples, {counts[0]:,}, with other values"
+    same = f"the same number of examples, {counts[0]:,}, with other values or other labels"
     return (
         f"the data has changed: {same if counts[0] == counts[1] else f'{counts[0]:,} examples then, {counts[1]:,} now'}"
     )

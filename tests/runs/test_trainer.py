@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -390,3 +391,18 @@ def test_pixels_are_no_data_for_a_model_of_small_numbers(tmp_path, run):
     code, out = run(*command[:2], "pixels.npy", *command[2:])
     assert (code, "in [-1, 1]: bring them to that range" in " ".join(out.split())) == (2, True), out
     assert run(*command[:2], "right.npy", *command[2:])[0] == 0
+
+
+def test_an_interrupt_saves_and_says_so_before_it_acts(tmp_path):
+    trainer = trained(Plain, tmp_path)
+
+    def interrupt(loop, update):
+        if update.step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with (
+        pytest.warns(undiffuse.Note, match=r"stopped and saved at step \d in .*own; the same lines go on"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        trainer.fit(hooks=[interrupt])
+    assert 2 <= trained(Plain, tmp_path).step < 6

@@ -123,6 +123,8 @@ class Trainer:
         """
         _, interrupt = train_to_end(self._run.updates([as_hook(hook) for hook in hooks]), self._run, progress=progress)
         if interrupt is not None:
+            text = f"stopped and saved at step {self.step} in {self.folder}; the same lines go on from there"
+            warnings.warn(text, Note, stacklevel=2)
             signal.raise_signal(interrupt)
         return self.model
 

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import inspect
 import math
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -130,8 +132,10 @@ class Guarded:
 
     def _report(self, error: Exception) -> None:
         saved = "" if self.checkpoint is None else "; all that was trained is saved"
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}, line {place.lineno}"
         warnings.warn(
-            f"the hook {_name(self.hook)!r} failed ({type(error).__name__}: {error}){saved}, and training goes on",
+            f"the hook {_name(self.hook)!r} failed ({type(error).__name__}: {error}; {where}){saved}, and training goes on",
             Note,
             stacklevel=2,
         )
