@@ -134,7 +134,8 @@ def test_a_hook_that_fails_is_reported_by_name_after_saving_and_the_others_are_c
 
     hooks = [wandb, Every(steps=2)(lambda _, update: events.append(("called", update.step)))]
     with pytest.warns(
-        Note, match=r"the hook 'wandb' failed \(KeyError: 'run'; test_hooks.py, line \d+\); all that was trained is saved"
+        Note,
+        match=r"the hook 'wandb' failed \(KeyError: 'run'; test_hooks.py, line \d+\); all that was trained is saved",
     ) as told:
         assert [update.step for update in fit(training_loop(4), batches, hooks, checkpoint)] == [1, 2, 3, 4]
     first = [("failed", 2), ("saved", 2), ("called", 2)]
