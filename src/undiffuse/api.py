@@ -94,7 +94,7 @@ def train(
     degradation: what to restore, such as "inpaint,upscale:4,denoise".   upscale_factor: train a second stage that enlarges so many times.
 
     Data. size: to resize images to, one side or (height, width).   fit: how: "crop", "pad" or "stretch".   channels: "grey", "rgb" or
-    "rgba".   layout: the axes of an array, such as "NHWC".   range: the values of black and white, where the values shall not tell.
+    "rgba".   layout: the axes of an array, such as "NHWC".   range: the values of black and white, where it shall not be found from the values.
     max_pixels: open images of up to so many, beyond the limit that protects from harmful files.   shrink: average blocks of so many values
     along each axis.   held_out: for validation, a share of the examples below 1, or a whole number of them.
 
@@ -211,15 +211,15 @@ def _trained(plan: Plan, hooks: Sequence[HookLike], progress: bool, device: torc
         _finish(first, first.updates(), "autoencoder", progress)
     run = plan.run()
     _log.info(run.description())
-    taken = _finish(run, run.updates(hooks), "training", progress)
+    first_step = _finish(run, run.updates(hooks), "training", progress)
     _log.info("trained %d steps in %.1f seconds; %s", run.loop.step, run.loop.seconds, run.measurements.verdict())
-    if taken is None:
-        _log.info("this run is already trained for as long as asked: give more steps, or a larger budget, to go on")
+    if first_step is None:
+        _log.info("this run is already trained for that long: give more steps, or a larger budget, to go on")
     return load(run.folder, device)
 
 
 def _finish(work: Trained, updates: Iterator[Update], phase: str, progress: bool) -> int | None:
-    """Trains to the end; returns the first step that was taken. An interrupt saves and then acts as usual."""
+    """Trains to the end; returns the first step that was done. An interrupt saves and then acts as usual."""
     first, signal_ = train_to_end(updates, work, phase, progress)
     if signal_ is not None:
         _log.warning(

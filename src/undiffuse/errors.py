@@ -1,4 +1,4 @@
-"""What goes wrong through no fault of the program, so that it can be told in one sentence.
+"""What goes wrong through no fault of the program, so that one sentence can say it.
 
 Anything else that is raised is a fault of undiffuse or of a library: it keeps its traceback.
 """
@@ -34,7 +34,7 @@ class UsageError(ValueError):
 
 
 class Failure(RuntimeError):
-    """What was asked for is right, but cannot be done here and now. The message is one sentence, with what to do."""
+    """What was requested is right, but cannot be done here and now. The message is one sentence, with what to do."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -49,11 +49,11 @@ def version_of(content: Any, what: str) -> int:
     content: plain data; an object says it in its entry "format", and one that says none is of format 1.   what: the file, for messages.
     Raises UsageError for a format that this version does not know.
     """
-    said = content.get("format", 1) if isinstance(content, dict) else 1
-    version = said if isinstance(said, int) and not isinstance(said, bool) else 0
+    stored = content.get("format", 1) if isinstance(content, dict) else 1
+    version = stored if isinstance(stored, int) and not isinstance(stored, bool) else 0
     if version < 1:
         raise UsageError(
-            f"{what} says that its format is {said!r}, which is none: it was changed after it was written."
+            f"{what} says that its format is {stored!r}, which is none: it was changed after it was written."
         )
     if version > FORMAT:
         raise UsageError(
@@ -93,17 +93,17 @@ def _to_2(content: Any) -> Any:
     found = _renamed({key: _to_2(value) for key, value in content.items()}, {"clock_embedding": "timestep_embedding"})
     if found.get("kind") in CONDITION_KINDS:
         found = _renamed(found, {"drop": "dropout", "deviation": "std"})
-        found = _said(found, "inject", INJECT)
-        found = _said(found, "kind", {"seen": "observation"})
+        found = _values(found, "inject", INJECT)
+        found = _values(found, "kind", {"seen": "observation"})
     if "autoencoder" in found and "deviation" in found:  # statistics of latents
         found = _renamed(found, {"deviation": "std"})
     if "network" in found and "schedule" in found:  # a model, a design or a classifier
         found = _renamed(found, DESIGN)
-        found = _said(_said(found, "prediction", PREDICTION_NAMES), "weights", WEIGHT_NAMES)
+        found = _values(_values(found, "prediction", PREDICTION_NAMES), "weights", WEIGHT_NAMES)
         if isinstance(found.get("conditions"), dict):
             found["conditions"] = _renamed(found["conditions"], {"seen": "observation"})
     if "solver" in found and "grid" in found:
-        found = _said(_renamed(found, SAMPLING), "guidance_method", GUIDANCE_SETTINGS)
+        found = _values(_renamed(found, SAMPLING), "guidance_method", GUIDANCE_SETTINGS)
         if isinstance(found.get("epsilon_from"), bool):
             found["epsilon_from"] = "unclipped" if found["epsilon_from"] else "clipped"
     if "batch_size" in found and "learning_rate" in found:
@@ -121,7 +121,7 @@ def _renamed(content: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     return {names.get(key, key): value for key, value in content.items()}
 
 
-def _said(content: dict[str, Any], key: str, values: dict[str, str]) -> dict[str, Any]:
+def _values(content: dict[str, Any], key: str, values: dict[str, str]) -> dict[str, Any]:
     """The same with the value of one entry, where it is one of these, under its new name."""
     value = content.get(key)
     return content | {key: values[value]} if isinstance(value, str) and value in values else content

@@ -70,8 +70,8 @@ class GeneratorStream(IntEnum):
     LOOKED_AT = 12  # which training examples references and the probe of conditions look at
     CHOSEN = 13  # which examples a command takes of many
     PREDICTORS = 14  # which held-out examples the predictors of adherence learn from
-    MISMATCHED = 15  # samples told apart from what they were asked for, for adherence's floor
-    CANDIDATES = 16  # among which adherence looks for what was asked for
+    MISMATCHED = 15  # samples beside other conditions than theirs, for adherence's floor
+    CANDIDATES = 16  # among which adherence looks for what was requested
     DIRECTIONS = 17  # that a sweep aligns its grid by
     COMPONENTS = 18  # where the search for principal components begins
     CARRIED = 19  # examples by which the network that is carried over is compared

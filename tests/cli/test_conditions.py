@@ -66,7 +66,9 @@ def table(tmp_path):
 def pets(run, table):
     code, out = run("train", table, "--name", "pets", *DECLARED, "--inject", "age=concat", *SMALL)
     assert code == 0, out
-    assert "told class species, tags marks, number age, text caption, vector emb, image mask" in " ".join(out.split())
+    assert "conditioned on class species, tags marks, number age, text caption, vector emb, image mask" in " ".join(
+        out.split()
+    )
     return "runs/pets"
 
 

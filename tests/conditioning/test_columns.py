@@ -283,7 +283,7 @@ TRAINED, KEPT = np.arange(0, 40, 2), np.arange(1, 40, 2)
 
 
 def measured(column, rows=TRAINED, alike=False, **declared):
-    return fit_conditions(data_of(it=column), {"it": Condition(**declared)}, 0.1, rows=rows, all_alike=alike)["it"]
+    return fit_conditions(data_of(it=column), {"it": Condition(**declared)}, 0.1, rows=rows, legacy=alike)["it"]
 
 
 def test_statistics_are_those_of_the_training_rows_and_names_those_of_all():

@@ -141,7 +141,7 @@ def test_conditions_are_measured_on_the_rows_of_training():
     assert (found["age"].mean, found["age"].std) == pytest.approx((3.0, 2.0))
     assert (found["age"].low, found["age"].high) == (1.0, 1000.0)  # held-out values have a place
     assert found["code"].mean == pytest.approx((1.0, 2.0))
-    everything = fit_conditions(data, declared, 0.1, rows=np.arange(3), all_alike=True)
+    everything = fit_conditions(data, declared, 0.1, rows=np.arange(3), legacy=True)
     assert everything["age"].mean == columns["age"].mean()
     assert everything == fit_conditions(data, declared, 0.1)
 
@@ -157,7 +157,7 @@ def test_masks_as_conditions_have_their_own_range(tmp_path):
     assert (config["mask"].low, config["mask"].high) == (0.0, 1.0)
     encoded = encode_columns(data, declared, Conditions(config, 8))["mask"][np.arange(6)]
     assert np.array_equal(encoded[:, 0].numpy(), masks * 2.0 - 1)
-    assert fit_conditions(data, declared, 0.1, all_alike=True)["mask"].high == 255.0  # as older runs have it
+    assert fit_conditions(data, declared, 0.1, legacy=True)["mask"].high == 255.0  # as older runs have it
 
 
 def test_what_is_done_to_pictures_that_are_conditions_is_said(tmp_path):
@@ -216,7 +216,7 @@ def test_the_range_of_a_model_stays_where_the_data_fills_it(tmp_path, highest, h
     values = RNG.integers(0, highest + 1, (9, 1, 8, 8), dtype=np.uint8)
     values[0, 0, 0, 0] = highest
     assert fine_tuned_codec(start, Dataset("test", values, mode="L")).high == (high,)
-    assert fine_tuned_codec(start, Dataset("test", values, mode="L"), all_alike=True).high == (255.0,)
+    assert fine_tuned_codec(start, Dataset("test", values, mode="L"), legacy=True).high == (255.0,)
 
 
 def test_labels_that_say_nothing_are_the_same_in_npz_as_in_tables(tmp_path):

@@ -323,5 +323,5 @@ def test_pictures_in_arrays_have_the_range_of_the_same_in_files(values, high):
     Conditions(found, 8)["it"].encode(
         [np.full((1, 8, 8), high, np.int64)]
     )  # what training did not reach may be said all the same
-    before = fit_conditions(data, declared, 0.0, all_alike=True)["it"]  # as older runs have it
+    before = fit_conditions(data, declared, 0.0, legacy=True)["it"]  # as older runs have it
     assert (before.low, before.high) == (values.min(), values.max())

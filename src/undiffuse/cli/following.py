@@ -69,7 +69,7 @@ def follow_autoencoder(work: AutoencoderRun) -> None:
     from undiffuse.evaluation.autoencoder import reconstruction_quality
 
     typer.echo(work.description())
-    if work.taken:
+    if work.pretrained:
         list(work.updates())  # none: its latents are measured
     else:
         train_with_bar(work.updates(), work, "autoencoder")

@@ -38,12 +38,12 @@ def fit_conditions(
     download: bool = False,
     known: Collection[str] = (),
     rows: np.ndarray | None = None,
-    all_alike: bool = False,
+    legacy: bool = False,
 ) -> dict[str, ConditionConfig]:
     """The configurations of declared conditions.   dropout: of those that have none of their own.
 
     known: the names of those that a model knows already.   rows: those that mean and deviation are measured on, all when None.
-    all_alike: as `data.codec.fitted_codec` has it.
+    legacy: as `data.codec.fitted_codec` has it.
     Raises UsageError, naming the condition, for a column that is missing or of the wrong kind.
     """
     found = {}
@@ -57,8 +57,8 @@ def fit_conditions(
                 name=name,
                 download=download,
                 continued=name in known,
-                rows=None if rows is None or all_alike else rows.tolist(),
-                all_alike=all_alike,
+                rows=None if rows is None or legacy else rows.tolist(),
+                legacy=legacy,
                 examples=data.columns["file"].tolist() if "file" in data.columns else None,
             )
         except ValueError as error:

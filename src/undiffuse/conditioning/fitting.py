@@ -44,7 +44,7 @@ class Fitting:
 
     dropout: where the declaration has none.   download: whether a text encoder may be fetched.
     continued: whether the model has the condition already, so that one value alone may be there.
-    rows: those that mean and deviation are measured on, all when None.   all_alike: of older runs, see `data.codec.fitted_codec`.
+    rows: those that mean and deviation are measured on, all when None.   legacy: of older runs, see `data.codec.fitted_codec`.
     examples: what the examples are called, for messages; their numbers from 1 on when None.
     """
 
@@ -54,7 +54,7 @@ class Fitting:
     download: bool = False
     continued: bool = False
     rows: Sequence[int] | None = None
-    all_alike: bool = False
+    legacy: bool = False
     examples: Sequence[object] | None = None
 
     def common(self, missing: bool) -> dict[str, Any]:

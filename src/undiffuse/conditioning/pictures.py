@@ -86,7 +86,7 @@ class ImageConfig(ConditionSettings):
     @classmethod
     def _range(cls, pictures: Tensor, mode: str | None, how: Fitting) -> tuple[float, float, float | None]:
         """What is black and white (data/ranges.py), noted where it is not all of the type, and the highest value of alpha."""
-        if pictures.dtype not in TYPES or how.all_alike:
+        if pictures.dtype not in TYPES or how.legacy:
             if mode is None:
                 return pictures.min().item(), pictures.max().item(), None
             return 0.0, 65535.0 if mode.endswith(";16") else 255.0, None

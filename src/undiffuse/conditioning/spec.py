@@ -91,7 +91,7 @@ def fit_condition(
     download: bool = False,
     continued: bool = False,
     rows: Sequence[int] | None = None,
-    all_alike: bool = False,
+    legacy: bool = False,
     examples: Sequence[object] | None = None,
 ) -> ConditionConfig:
     """The configuration of a declared condition for a data set.   column: its values.   For the rest see `Fitting`.
@@ -99,7 +99,7 @@ def fit_condition(
     Raises UsageError for a column that the kind does not fit.
     """
     values = column if isinstance(column, Column) else Column(column)
-    how = Fitting(declared, name, dropout, download, continued, rows, all_alike, examples)
+    how = Fitting(declared, name, dropout, download, continued, rows, legacy, examples)
     kind = CONDITIONS[declared.kind].config
     if isinstance(values.values, Tensor) and kind.fit.__func__ is ConditionSettings.fit.__func__:  # type: ignore[attr-defined]
         raise UsageError(

@@ -94,8 +94,8 @@ def array_dataset(
             raise UsageError(
                 f"{name} holds {len(values)} examples but labels of shape {labels.shape}: there should be one each."
             )
-        labels, classes, said = _classes(labels)
-        notes += said
+        labels, classes, noted = _classes(labels)
+        notes += noted
     two_d = values.ndim == 4
     return Dataset(
         name,
@@ -147,18 +147,20 @@ def _classes(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], list[str]
         missing = np.isin(np.char.strip(labels), MISSING)
     else:
         missing = np.isnan(labels) if labels.dtype.kind == "f" else np.zeros(len(labels), dtype=bool)
-    said, notes = labels[~missing], []
-    if labels.dtype.kind == "f" and (said == said.round()).all():
-        said = said.astype(np.int64)
-    unique, index = np.unique(said, return_inverse=True)
+    present, notes = labels[~missing], []
+    if labels.dtype.kind == "f" and (present == present.round()).all():
+        present = present.astype(np.int64)
+    unique, index = np.unique(present, return_inverse=True)
     found = np.full(len(labels), -1)
     found[~missing] = index
     if missing.any():
         such = "NaN" if labels.dtype.kind == "f" else f"empty or {', '.join(MISSING[1:])}"
         notes.append(f"{missing.sum()} of {len(labels)} labels are {such}: these examples have no class")
     numbers = labels.dtype.kind in "iuf"
-    if numbers and (said.dtype.kind == "f" or (len(unique) > MANY_CLASSES and len(said) < FEW_EXAMPLES * len(unique))):
-        each = len(said) / len(unique)
+    if numbers and (
+        present.dtype.kind == "f" or (len(unique) > MANY_CLASSES and len(present) < FEW_EXAMPLES * len(unique))
+    ):
+        each = len(present) / len(unique)
         notes.append(
             f"the labels are {len(unique)} classes of about {each:.0f} examples; if they are numbers, declare the number class"
         )

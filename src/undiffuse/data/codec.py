@@ -86,23 +86,21 @@ class CodecConfig(BaseModel):
         return values.cpu().double() if wide else values.float()
 
 
-def fitted_codec(data: Dataset, rows: np.ndarray | None = None, *, all_alike: bool = False) -> CodecConfig:
+def fitted_codec(data: Dataset, rows: np.ndarray | None = None, *, legacy: bool = False) -> CodecConfig:
     """The codec for a data set.   rows: those that mean, deviation and limits of floats are measured on, all when None.
 
-    all_alike: of runs that began when the type alone said the range (data/ranges.py) and every example was measured.
+    legacy: of runs that began when the type alone said the range (data/ranges.py) and every example was measured.
     Raises UsageError for values that are not finite, all equal, too far apart for float32, or outside the range that was set.
     """
     return (
-        _of_integers(data, all_alike)
-        if np.issubdtype(data.values.dtype, np.integer)
-        else _of_floats(data, rows, all_alike)
+        _of_integers(data, legacy) if np.issubdtype(data.values.dtype, np.integer) else _of_floats(data, rows, legacy)
     )
 
 
-def _of_integers(data: Dataset, all_alike: bool) -> CodecConfig:
+def _of_integers(data: Dataset, legacy: bool) -> CodecConfig:
     channels, values = data.shape[0], data.values
     shown, alpha = colours(values, data.mode), (FULL_RANGES[values.dtype.name],) if has_alpha(data.mode) else ()
-    found = full_range(values) if all_alike else found_range(values, data.mode)
+    found = full_range(values) if legacy else found_range(values, data.mode)
     low, high = found[0] if data.low is None else data.low, found[1] if data.high is None else data.high
     if shown.min() < low or shown.max() > high:
         raise UsageError(
@@ -129,7 +127,7 @@ def _of_integers(data: Dataset, all_alike: bool) -> CodecConfig:
     )
 
 
-def _of_floats(data: Dataset, rows: np.ndarray | None, all_alike: bool) -> CodecConfig:
+def _of_floats(data: Dataset, rows: np.ndarray | None, legacy: bool) -> CodecConfig:
     values = data.values
     if data.low is not None or data.high is not None:
         raise UsageError(
@@ -138,12 +136,12 @@ def _of_floats(data: Dataset, rows: np.ndarray | None, all_alike: bool) -> Codec
     bad = sum(int((~np.isfinite(values[part])).sum()) for part in parts_of(values))
     if bad:
         raise UsageError(f"the data holds {bad} values that are NaN or infinite: remove them.")
-    mean, deviation, low, high = channel_statistics(values, None if all_alike else rows)
+    mean, deviation, low, high = channel_statistics(values, None if legacy else rows)
     if (low == high).any():
         raise UsageError(
             f"channel {int(np.argmax(low == high))} of the data has the same value everywhere: leave it out."
         )
-    if all_alike:  # to the last digit what was stored
+    if legacy:  # to the last digit what was stored
         axes = (0, *range(2, values.ndim))
         mean, deviation = values.mean(axes, dtype=np.float64), values.std(axes, dtype=np.float64)
 

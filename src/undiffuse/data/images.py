@@ -97,25 +97,25 @@ def find(root: Path) -> Found:
             return
         for entry in entries:
             path = Path(entry.path)
-            seen = path.relative_to(root)
+            relative = path.relative_to(root)
             if entry.is_dir():
                 if entry.name.startswith(HIDDEN):
-                    found.hidden.append(seen)
+                    found.hidden.append(relative)
                 elif is_run(path):
-                    found.runs.append(seen)
+                    found.runs.append(relative)
                 elif (real := path.resolve()) in read:
-                    found.again.append(seen)
+                    found.again.append(relative)
                 else:
                     read.add(real)
                     walk(path)
             elif entry.name.startswith(".") or entry.name in OF_SYSTEMS:
                 continue
             elif not path.exists():
-                found.dangling.append(seen)
+                found.dangling.append(relative)
             elif path.suffix.lower() in IMAGE_SUFFIXES:
                 found.files.append(path)
             else:
-                found.others.append(seen)
+                found.others.append(relative)
 
     walk(root)
     found.files.sort(key=lambda path: (path.parts[:-1], path.name))
@@ -231,10 +231,10 @@ def read_images(
     with ThreadPoolExecutor() as pool:
         results = list(pool.map(reading, range(len(files))))
     bad = [(path, result) for path, result in zip(files, results, strict=True) if isinstance(result, Unreadable)]
-    said = "; ".join(f"{_below(root, path)} ({problem})" for path, problem in bad[:10])
-    said += f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
+    listed = "; ".join(f"{_below(root, path)} ({problem})" for path, problem in bad[:10])
+    listed += f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
     if len(bad) > LARGEST_SHARE_UNREADABLE * len(files):
-        raise UsageError(f"{len(bad)} of {len(files)} images in {root} cannot be read: {said}. Fix or remove them.")
+        raise UsageError(f"{len(bad)} of {len(files)} images in {root} cannot be read: {listed}. Fix or remove them.")
     kept = [row for row, result in enumerate(results) if isinstance(result, _Read)]
     pictures = {files[row]: result for row, result in enumerate(results) if isinstance(result, _Read)}
     _same(root, pictures, channels is not None)
@@ -248,7 +248,7 @@ def read_images(
         if values.dtype == np.uint16 and not results[row].mode.endswith(";16")  # type: ignore[union-attr]
     ]
     bits = _of_one_depth(values[: len(kept)], shallow)
-    notes = [f"skipped {len(bad)} of {len(files)} images that cannot be read: {said}"] if bad else []
+    notes = [f"skipped {len(bad)} of {len(files)} images that cannot be read: {listed}"] if bad else []
     return ImageSet(values[: len(kept)], kept, (*notes, *_decided(root, pictures, bits)))
 
 
@@ -299,13 +299,13 @@ def _same(root: Path, pictures: dict[Path, _Read], convert: bool) -> None:
     for what, of, fix in kinds:
         if convert and what == "kinds of pixel":
             continue
-        seen: dict[str, list[Path]] = {}
+        groups: dict[str, list[Path]] = {}
         for path, picture in pictures.items():
-            seen.setdefault(of(picture), []).append(path)
-        if len(seen) > 1:
-            first, second = sorted(seen.items(), key=lambda item: -len(item[1]))[:2]
+            groups.setdefault(of(picture), []).append(path)
+        if len(groups) > 1:
+            first, second = sorted(groups.items(), key=lambda item: -len(item[1]))[:2]
             raise UsageError(
-                f"{root} holds images of {len(seen)} {what}: {len(first[1])} are {first[0]} "
+                f"{root} holds images of {len(groups)} {what}: {len(first[1])} are {first[0]} "
                 f"(such as {_below(root, first[1][0])}), {len(second[1])} are {second[0]} "
                 f"(such as {_below(root, second[1][0])}). Make them one with {fix.format(first[0].split()[0].replace('×', 'x'))}."
             )

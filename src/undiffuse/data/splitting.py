@@ -55,12 +55,12 @@ def split_rows(data: Dataset, split: SplitConfig | None, held_out: float, seed: 
 
 def keys_of(data: Dataset, seed: int) -> np.ndarray:
     """The key of every example, uint64 (N,)."""
-    secret, seen = seed.to_bytes(KEY_BYTES, "big"), Counter[bytes]()
+    secret, counts = seed.to_bytes(KEY_BYTES, "big"), Counter[bytes]()
     keys = np.empty(len(data), dtype=np.uint64)
     for row, example in enumerate(np.ascontiguousarray(data.values)):
         content = example.tobytes()
         if example.size <= FEW_NUMBERS:
-            before, seen[content] = seen[content], seen[content] + 1
+            before, counts[content] = counts[content], counts[content] + 1
             content += before.to_bytes(KEY_BYTES, "big")
         keys[row] = int.from_bytes(hashlib.blake2b(content, digest_size=KEY_BYTES, key=secret).digest(), "big")
     return keys
@@ -79,13 +79,13 @@ def drawn_split(keys: np.ndarray, held_out: float, seed: int) -> SplitConfig:
     return SplitConfig(seed=seed, below=_written(different[count] if count else 0))
 
 
-def with_names_kept(split: SplitConfig, keys: np.ndarray, said: Iterable[Sequence[str]]) -> SplitConfig:
+def with_names_kept(split: SplitConfig, keys: np.ndarray, names_of: Iterable[Sequence[str]]) -> SplitConfig:
     """The split with one more example kept for training of every name that only held-out examples have.
 
-    keys: of the examples.   said: the names that each has.
+    keys: of the examples.   names_of: the names that each has.
     """
     highest, trained = dict[str, int](), set[str]()
-    for key, out, names in zip(keys.tolist(), split.out(keys).tolist(), said, strict=True):
+    for key, out, names in zip(keys.tolist(), split.out(keys).tolist(), names_of, strict=True):
         for name in names:
             highest[name] = max(highest.get(name, 0), key)
             if not out:

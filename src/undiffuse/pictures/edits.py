@@ -68,8 +68,8 @@ class TrajectoryRecorder:
         """At most `count` of them, evenly spaced in the angle, the first and the last included."""
         angle = torch.stack([angle_of(moment.level) for _, moment in self.moments])
         travelled = torch.cat([angle[:1] * 0, angle.diff().abs().cumsum(0)])
-        wanted = torch.linspace(0, float(travelled[-1]), count, dtype=travelled.dtype)
-        return [self.moments[row] for row in sorted({int((travelled - w).abs().argmin()) for w in wanted})]
+        targets = torch.linspace(0, float(travelled[-1]), count, dtype=travelled.dtype)
+        return [self.moments[row] for row in sorted({int((travelled - w).abs().argmin()) for w in targets})]
 
 
 @lru_cache
@@ -117,9 +117,9 @@ def masked(values: Tensor, hidden: Tensor, codec: Codec) -> tuple[list[np.ndarra
     height, width = where.shape[1:]
     stripes = (np.add.outer(np.arange(height), np.arange(width)) * 2 // max(2, height // 8) % 2).astype(bool)
     striped = np.where(stripes[..., None], *np.array(STRIPES, np.uint8))
-    seen = np.where(where[..., None], striped, pictures)
+    observed = np.where(where[..., None], striped, pictures)
     masks = np.where(where[..., None], *np.array((STRIPES[0], INK_RGB), np.uint8))
-    return [_larger(picture) for picture in masks], [_larger(picture) for picture in seen]
+    return [_larger(picture) for picture in masks], [_larger(picture) for picture in observed]
 
 
 def _where(hidden: Tensor, codec: Codec) -> np.ndarray:

@@ -87,8 +87,8 @@ def plot_likelihood(path: Path, terms: Sequence[tuple[str, float, float]], total
     """
     ratio = np.array([ratio for kind, ratio, _ in terms if kind in ("step", "path")])
     amount = np.array([amount for kind, _, amount in terms if kind in ("step", "path")])
-    seen = ratio[(ratio > 0) & np.isfinite(ratio)]
-    ratio = np.clip(ratio, seen.min(), seen.max())
+    positive = ratio[(ratio > 0) & np.isfinite(ratio)]
+    ratio = np.clip(ratio, positive.min(), positive.max())
     sums = {name: sum(amount for kind, _, amount in terms if kind == name) for name in ("prior", "decoder", "units")}
     marks = {"prior": (ratio[0], COLOURS[1]), "decoder": (ratio[-1], COLOURS[2])}
     bound = any(kind == "decoder" for kind, _, _ in terms)

@@ -78,8 +78,8 @@ def level_label(level: Level) -> str:
 def spread_rows(levels: Level, count: int) -> list[int]:
     """Rows of a table that look evenly spaced: by the angle atan2(sigma, alpha), both ends included."""
     angle = torch.atan2(levels.sigma, levels.alpha)
-    wanted = torch.linspace(float(angle[0]), float(angle[-1]), min(count, len(levels)), dtype=angle.dtype)
-    return sorted({int((angle - w).abs().argmin()) for w in wanted})
+    targets = torch.linspace(float(angle[0]), float(angle[-1]), min(count, len(levels)), dtype=angle.dtype)
+    return sorted({int((angle - w).abs().argmin()) for w in targets})
 
 
 def forward_pictures(
@@ -87,7 +87,7 @@ def forward_pictures(
 ) -> tuple[list[np.ndarray], list[str]]:
     """One example x (C, *size), in the model's range, along the forward trajectory, clean first: pictures and labels.
 
-    Every step of the chain is taken, each with noise of its own.
+    Every step of the chain, each with noise of its own.
     """
     steps = len(levels) - 1
     index = torch.zeros(steps, dtype=torch.int64)
@@ -103,8 +103,8 @@ def reverse_pictures(
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
     """One example of a reverse trajectory: pictures (H, W, 3) of x_t, of x̂ at the same time, and labels; at most `count` of each."""
     ratio = torch.stack([torch.atan2(m.level.sigma, m.level.alpha) for m in moments])
-    wanted = torch.linspace(float(ratio[0]), float(ratio[-1]), min(count - 1, len(moments)), dtype=ratio.dtype)
-    rows = sorted({int((ratio - w).abs().argmin()) for w in wanted})
+    targets = torch.linspace(float(ratio[0]), float(ratio[-1]), min(count - 1, len(moments)), dtype=ratio.dtype)
+    rows = sorted({int((ratio - w).abs().argmin()) for w in targets})
     x_t = torch.stack([moments[row].x_t[example] for row in rows] + [moments[-1].x[example]])
     clean = torch.stack([moments[row].x0[example] for row in rows] + [moments[-1].x[example]])
     labels = [level_label(moments[row].level) for row in rows] + ["sample"]

@@ -106,10 +106,10 @@ class AutoencoderLearner(Learner):
         if self.discriminator is not None:
             held = {name: p.detach() for name, p in self.discriminator.named_parameters()}
             fooled = functional_call(self.discriminator, held, (y,)).flatten(1).mean(1)
-            told_apart = torch.relu(1 - self.discriminator(x)).flatten(1).mean(1) + torch.relu(
+            apart = torch.relu(1 - self.discriminator(x)).flatten(1).mean(1) + torch.relu(
                 1 + self.discriminator(y.detach())
             ).flatten(1).mean(1)
-            loss = loss - self.design.adversarial * fooled + told_apart / 2
+            loss = loss - self.design.adversarial * fooled + apart / 2
         return loss
 
 
@@ -136,7 +136,7 @@ class AutoencoderRunConfig(Config):
 
 
 class AutoencoderRun:
-    """An autoencoder being trained, or taken from where it was. `updates` does the work.
+    """An autoencoder being trained, or a pretrained one. `updates` does the work.
 
     rows: of the data, to train on and held out.
     """
@@ -156,7 +156,7 @@ class AutoencoderRun:
 
     @cached_property
     def both(self) -> VAEAndDiscriminator:
-        """The autoencoder and its discriminator, with their first weights or those that are taken. Raises UsageError as `load_autoencoder` does."""
+        """The autoencoder and its discriminator, with their first weights or the pretrained ones. Raises UsageError as `load_autoencoder` does."""
         design, (channels, *size) = self.config.design, self.config.codec.shape
         with drawing(GeneratorStream.WEIGHTS, design.training.seed):
             autoencoder = (
@@ -194,7 +194,7 @@ class AutoencoderRun:
 
     @cached_property
     def loop(self) -> TrainingLoop:
-        """The training loop, several times as large as an autoencoder that is taken as it is."""
+        """The training loop, several times as large as a pretrained autoencoder."""
         schedule = Cosine()  # the loop draws levels, which an autoencoder does not look at
         learner = AutoencoderLearner(self.config.design, self.both, self.features)
         return TrainingLoop(
@@ -202,7 +202,7 @@ class AutoencoderRun:
         )
 
     @property
-    def taken(self) -> bool:
+    def pretrained(self) -> bool:
         """Whether the autoencoder was trained elsewhere, so that only its latents are to be measured."""
         return self.config.design.source is not None
 
@@ -210,7 +210,7 @@ class AutoencoderRun:
         """What is about to be trained, in a line."""
         design, parameters = self.config.design, sum(p.numel() for p in self.both.autoencoder.parameters())
         shape = "×".join(str(n) for n in LatentConfig.shape_of(design.autoencoder, self.config.codec.shape))
-        what = f"taken from {design.source}" if self.taken else "trained"
+        what = f"pretrained, from {design.source}" if self.pretrained else "trained"
         return f"autoencoder {self.folder}: latents of {shape}, {parameters:,} parameters, {what} on {self.device}"
 
     def updates(self, hooks: Iterable[HookLike] = ()) -> Iterator[Update]:
@@ -220,11 +220,11 @@ class AutoencoderRun:
         A consumer that stops early should call `save`.  Raises UsageError where the folder holds another autoencoder, Failure
         where another process trains in it.
         """
-        _ = self.both if self.taken else self.loop  # what cannot be made is refused before anything is written
+        _ = self.both if self.pretrained else self.loop  # what cannot be made is refused before anything is written
         with self._folder:
             is_trained(self.folder, self.config)
             self._folder.write_config(self.config)
-            if not self.taken:
+            if not self.pretrained:
                 self._folder.resume(self.loop)
                 yield from fit(self.loop, self.loader, hooks, Every(seconds=60.0, share=SHARE)(lambda *_: self.save()))
             self.finish()
@@ -238,7 +238,7 @@ class AutoencoderRun:
         """Chooses between raw and averaged weights, measures latents, writes the file and the picture."""
         autoencoder = self.both.autoencoder.eval()
         loss = self._error()
-        if not self.taken:
+        if not self.pretrained:
             with self.loop.ema.swapped():
                 averaged = self._error()
                 better = (

@@ -160,7 +160,7 @@ class ClassifierRun:
             {self.name: self.target},
             0.0,
             rows=self.training_rows,
-            all_alike=self._measured_on == "all",
+            legacy=self._measured_on == "all",
         )[self.name]
         return ClassifierConfig(
             codec=self.model.codec,
@@ -307,15 +307,15 @@ def says(target: Any, encoded: Tensor) -> Tensor:
 
 def reading(target: Any, answer: Tensor, encoded: Tensor, ratio: float = 0.0) -> Reading:
     """How well answers (N, outputs) fit encoded targets (N, …), two or more of which say something."""
-    said = says(target, encoded)
+    present = says(target, encoded)
     if isinstance(target, ClassConfig):
-        answer, encoded = answer[said], encoded[said]
+        answer, encoded = answer[present], encoded[present]
         right = (answer.argmax(1) == encoded).double()
         chance = torch.bincount(encoded, minlength=len(target.names)).max().item() / len(encoded)
         return Reading(
             ratio, right.mean().item(), math.sqrt(max(right.var().item(), 1 / len(right)) / len(right)), chance
         )
-    values, answer = encoded[said, :-1].double(), answer[said].double()
+    values, answer = encoded[present, :-1].double(), answer[present].double()
     if isinstance(target, NumberConfig | VectorConfig):
         squares, around = (
             ((values - answer[:, : values.shape[1]]) ** 2).mean(1),
@@ -337,5 +337,5 @@ def classifying_network(network: NetworkConfig, shape: tuple[int, ...]) -> UNetC
     content = {name: content[name] for name in StagesConfig.model_fields}
     content |= (
         {"timestep_embedding": "adm"} if content["timestep_embedding"] == "fourier" else {}
-    )  # for it is told the label, of up to 1000
+    )  # for the label is one of its conditions, of up to 1000
     return UNetConfig(**content | {"middle_attention": True, "attention": (), "embedding_width": None})

@@ -19,13 +19,13 @@ MOST_UNFILLED = (
 
 
 def fine_tuned_codec(
-    base: ModelConfig, data: Dataset, rows: np.ndarray | None = None, *, all_alike: bool = False
+    base: ModelConfig, data: Dataset, rows: np.ndarray | None = None, *, legacy: bool = False
 ) -> CodecConfig:
-    """The codec for new data.   rows, all_alike: see `fitted_codec`.
+    """The codec for new data.   rows, legacy: see `fitted_codec`.
 
     Raises UsageError for examples that the network cannot take, or of another unit.
     """
-    fitted, of = fitted_codec(data, rows, all_alike=all_alike), base.codec
+    fitted, of = fitted_codec(data, rows, legacy=legacy), base.codec
     if len(fitted.shape) != len(of.shape) or fitted.shape[0] != of.shape[0]:
         raise UsageError(
             f"the model to start from makes examples of {_described(of.shape)}, and the data has {_described(fitted.shape)}: "
@@ -33,8 +33,8 @@ def fine_tuned_codec(
         )
     same = {"shape": fitted.shape, "mode": fitted.mode}
     inside = of.kind == "integer" and of.holds(data.values)
-    filled = all_alike or of.high[0] - of.low[0] <= MOST_UNFILLED * (fitted.high[0] - fitted.low[0])
-    if fitted.dtype == of.dtype and inside and filled and (data.low is None or all_alike):
+    filled = legacy or of.high[0] - of.low[0] <= MOST_UNFILLED * (fitted.high[0] - fitted.low[0])
+    if fitted.dtype == of.dtype and inside and filled and (data.low is None or legacy):
         return of.model_copy(update=same)
     if fitted.kind == "integer" or of.kind == "integer":
         return fitted
@@ -70,22 +70,22 @@ def kept_codec(before: ModelConfig | None, fitted: CodecConfig, folder: Path) ->
     return before.codec
 
 
-def refuse_outside(before: ModelConfig | None, data: Dataset, asked: tuple[float, float] | None) -> None:
-    """Raises UsageError for whole numbers beyond the range that a run's network learned, or another range that is asked for."""
+def refuse_outside(before: ModelConfig | None, data: Dataset, requested: tuple[float, float] | None) -> None:
+    """Raises UsageError for whole numbers beyond the range that a run's network learned, or another range that is requested."""
     if before is None or before.codec.kind != "integer" or not np.issubdtype(data.values.dtype, np.integer):
         return
     shown = colours(data.values, data.mode)
     low, high, smallest, largest = before.codec.low[0], before.codec.high[0], shown.min(), shown.max()
     if smallest < low or largest > high:
-        wanted = asked or found_range(data.values, data.mode)
+        expected = requested or found_range(data.values, data.mode)
         raise UsageError(
             f"the values lie in [{smallest}, {largest}] now, and this run keeps {low:g} to {high:g}: choose another `name` to read "
-            f"{wanted[0]:g} to {wanted[1]:g}."
+            f"{expected[0]:g} to {expected[1]:g}."
         )
-    if asked is not None and asked != (low, high):
+    if requested is not None and requested != (low, high):
         raise UsageError(
             f"this run keeps {low:g} to {high:g}, as its network learned them: leave `range` out, or choose another `name` to read "
-            f"{asked[0]:g} to {asked[1]:g}."
+            f"{requested[0]:g} to {requested[1]:g}."
         )
 
 
@@ -96,12 +96,12 @@ def run_codec(
     before: ModelConfig | None,
     folder: Path,
     *,
-    all_alike: bool = False,
+    legacy: bool = False,
 ) -> CodecConfig:
     """The codec of a run.   base: the model that it starts from.   before: the run's own, where it goes on.   rows: see `fitted_codec`.
 
     Raises UsageError for examples that a network which is trained already cannot take.
     """
     if base is None:
-        return kept_codec(before, fitted_codec(data, rows, all_alike=all_alike), folder)
-    return kept_codec(before, fine_tuned_codec(base, data, rows, all_alike=all_alike), folder)
+        return kept_codec(before, fitted_codec(data, rows, legacy=legacy), folder)
+    return kept_codec(before, fine_tuned_codec(base, data, rows, legacy=legacy), folder)

@@ -20,7 +20,7 @@ from undiffuse.runs.design import Design
 
 
 def declared_for(base: ModelConfig, conditions: Mapping[str, Condition]) -> dict[str, Condition]:
-    """Conditions as declared, with what is not said of them as the model has it. Raises UsageError for another kind."""
+    """Conditions as declared, with what is left out of them as the model has it. Raises UsageError for another kind."""
     found = {}
     for name, condition in conditions.items():
         known = base.conditions.get(name)
@@ -55,10 +55,10 @@ def fine_tuned_conditions(
     dropout: float,
     download: bool,
     rows: np.ndarray | None = None,
-    all_alike: bool = False,
+    legacy: bool = False,
 ) -> dict[str, ConditionConfig]:
     """The conditions of the new model: the old ones first, in their order. Raises UsageError where they cannot go on."""
-    fitted = fit_conditions(data, declared, dropout, download, base.conditions, rows, all_alike)
+    fitted = fit_conditions(data, declared, dropout, download, base.conditions, rows, legacy)
     found: dict[str, ConditionConfig] = {}
     for name, known in base.conditions.items():
         if name in fitted:
@@ -73,7 +73,7 @@ def fine_tuned_conditions(
         ):  # nothing shifted is the zero vector, so without it nothing changes
             if not known.droppable:
                 raise UsageError(
-                    f"the model must always be told {name!r}, a {known.kind}, and nothing says it: declare the {known.kind} {name}, with its column."
+                    f"the model needs the condition {name!r}, a {known.kind}, and none is declared: declare the {known.kind} {name}, with its column."
                 )
             found[name] = known.retire()
     return found | {name: config for name, config in fitted.items() if name not in found}
@@ -116,7 +116,7 @@ def network_conditions(
     folder: Path,
     *,
     download: bool = False,
-    all_alike: bool = False,
+    legacy: bool = False,
 ) -> dict[str, ConditionConfig]:
     """All that the network of a run is given: the declared conditions, and those that its training adds.
 
@@ -125,9 +125,9 @@ def network_conditions(
     """
     if base is None:
         known = before.conditions if before else ()
-        fitted = fit_conditions(data, declared, design.condition_dropout, download, known, rows, all_alike)
+        fitted = fit_conditions(data, declared, design.condition_dropout, download, known, rows, legacy)
     else:
-        fitted = fine_tuned_conditions(base, data, declared, design.condition_dropout, download, rows, all_alike)
+        fitted = fine_tuned_conditions(base, data, declared, design.condition_dropout, download, rows, legacy)
     found = kept_conditions(before, fitted, folder)
     if design.augment.probability:
         found["augmentation"] = AugmentationConfig(numbers=len(data.shape) - 1)

@@ -69,17 +69,17 @@ def named_data(run: Path, source: str) -> tuple[Dataset, bool]:
     other data.
     """
     config = run_config(run)
-    wanted = DataConfig(source=source)
+    source_config = DataConfig(source=source)
     if config is not None:
         same = (
             source == config.data.source
             or Path(source).expanduser().resolve() == Path(config.data.source).expanduser().resolve()
         )
         other = {"table": None} | (
-            {"layout": None} if source == "digits" or of_images(wanted) else {"size": None, "channels": None}
+            {"layout": None} if source == "digits" or of_images(source_config) else {"size": None, "channels": None}
         )
-        wanted = config.data.model_copy(update={"source": source} | ({} if same else other))
-    data = open_data(wanted)
+        source_config = config.data.model_copy(update={"source": source} | ({} if same else other))
+    data = open_data(source_config)
     return data, config is not None and data.fingerprint() == config.fingerprint
 
 

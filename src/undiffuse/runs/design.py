@@ -103,7 +103,7 @@ class Design(Config):
     )
     augment: AugmentConfig = Field(
         AugmentConfig(),
-        description="Random shifts of the training examples; the model is told of them, so that samples show none.",
+        description="Random shifts of the training examples; they are a condition of the model, so that samples show none.",
     )
     training: TrainingConfig = Field(TrainingConfig(), description="How the model is trained.")
     sampling: SamplingConfig = Field(SamplingConfig(), description="How the model samples by default.")

@@ -70,7 +70,7 @@ SAMPLES, METRICS, ADAPTERS, SENSITIVITY = "samples", "metrics.jsonl", "adapters"
 class Run:
     """A run folder being trained. `updates` does the work; what it writes is described at the top of this file.
 
-    Networks, loaders and measurements are made when they are first asked for.
+    Networks, loaders and measurements are made when they are first used.
     latents: of a model that diffuses in these.   base: the model that it starts from.
     """
 
@@ -189,10 +189,10 @@ class Run:
         parameters = sum(p.numel() for p in self.model.denoiser.parameters())
         design, start, data = self.config.design, self.config.start, self.prepared.data
         shape = "×".join(str(n) for n in shape_in_files(data.shape))
-        told = ", ".join(f"{c.kind} {name}" if c.kind != name else name for name, c in self.config.conditions.items())
+        names = ", ".join(f"{c.kind} {name}" if c.kind != name else name for name, c in self.config.conditions.items())
         by = "" if self.latents is None else f", by latents of {'×'.join(str(n) for n in self.latents.shape)}"
         return (
-            f"run {self.folder}: {len(self.prepared.training):,} examples of {shape} ({f'told {told}' if told else 'unconditional'}), "
+            f"run {self.folder}: {len(self.prepared.training):,} examples of {shape} ({f'conditioned on {names}' if names else 'unconditional'}), "
             f"{len(self.prepared.held_out):,} held out{by}\n"
             f"{f'starting from {start.name}, {trained:,} parameters trained; ' if start else ''}"
             f"{title_of(design.network)} of {parameters:,} parameters, {design.prediction} prediction on {design.schedule.name}, "

@@ -55,7 +55,7 @@ class ExistingRun:
         return ExistingRun(folder, config, stored_config(folder))
 
     @property
-    def all_alike(self) -> bool:
+    def legacy(self) -> bool:
         """Whether it is of older code, which measured means and deviations on all examples."""
         if isinstance(self.config, RunConfig):
             return self.config.measured_on == "all"

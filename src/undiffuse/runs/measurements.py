@@ -1,6 +1,6 @@
 """What is known of how good a run's model is: errors on held-out examples, baselines, and what its conditions change.
 
-Everything is made when it is first asked for.
+Everything is made when it is first used.
 """
 
 from __future__ import annotations

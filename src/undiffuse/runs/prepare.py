@@ -182,10 +182,10 @@ def _declared(
 
 def _refuse_contradictions(design: Design, declared: Mapping[str, Condition], data: Dataset) -> None:
     """Raises UsageError for conditions that do not go with the design, or that the data does not have."""
-    taken = [name for name in MADE_FROM_X if design.degradations and name in declared]
-    if taken:
+    clashing = [name for name in MADE_FROM_X if design.degradations and name in declared]
+    if clashing:
         raise UsageError(
-            f"tasks by training tell the model {taken[0]!r} themselves: give it another name, with {taken[0]} as its column."
+            f"training on degradations makes a condition {clashing[0]!r} itself: give yours another name, with {clashing[0]} as its column."
         )
     if design.degradations and design.latent is not None:
         raise UsageError(
@@ -209,7 +209,7 @@ def _prepared(
     download: bool,
 ) -> tuple[RunConfig, Prepared]:
     """The configuration of the run, and its data made ready. Raises UsageError where the folder holds another run."""
-    model, all_alike = existing.model, existing.all_alike
+    model, legacy = existing.model, existing.legacy
     split, data = hold_out(existing.config, source, data, declared, design.training.seed)
     training, held_out = split_rows(data, split, source.held_out, design.training.seed)
     read = {c.column or name for name, c in declared.items()}
@@ -217,13 +217,13 @@ def _prepared(
     data = _noted(data, *unread, *condition_notes(data, declared, training))
     refuse_outside(model, data, source.range)
     of = None if base is None else base.config
-    codec = run_codec(data, training, of, model, existing.folder, all_alike=all_alike)
-    if codec.kind == "integer" and data.low is None and model is None and not all_alike:
-        said = range_note(colours(data.values, data.mode), codec.low[0], codec.high[0])
-        data = _noted(data, *([said] if said else []))
+    codec = run_codec(data, training, of, model, existing.folder, legacy=legacy)
+    if codec.kind == "integer" and data.low is None and model is None and not legacy:
+        text = range_note(colours(data.values, data.mode), codec.low[0], codec.high[0])
+        data = _noted(data, *([text] if text else []))
     pictures = {c.column or name: CONDITIONS[c.kind].config.pictures for name, c in declared.items()}
     config = RunConfig(
-        measured_on="all" if all_alike else "training",
+        measured_on="all" if legacy else "training",
         data=source,
         fingerprint=data.fingerprint(),
         examples=len(data),
@@ -238,7 +238,7 @@ def _prepared(
     if degradations:
         degradations.check(data.shape)
     conditions = network_conditions(
-        data, declared, design, training, of, model, existing.folder, download=download, all_alike=all_alike
+        data, declared, design, training, of, model, existing.folder, download=download, legacy=legacy
     )
     values = encode_conditions(data, declared, conditions, existing.folder / CACHE)
     return config, Prepared(data, training, held_out, codec, declared, conditions, values, degradations)

@@ -100,6 +100,6 @@ def hold_out(
                 )
     copies, notes = len(data) - len(np.unique(keys)), data.notes
     if copies:
-        said = f"{len(data):,} examples hold {copies:,} {'copy' if copies == 1 else 'copies'}"
-        notes = (*notes, f"{said}: equal ones stay together, in training or held out")
+        text = f"{len(data):,} examples hold {copies:,} {'copy' if copies == 1 else 'copies'}"
+        notes = (*notes, f"{text}: equal ones stay together, in training or held out")
     return split, replace(data, notes=notes)

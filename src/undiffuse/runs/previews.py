@@ -27,12 +27,12 @@ PREVIEWED_KINDS = ("class", "task", "number", "tags", "text")
 
 
 class Previews:
-    """declared: the model's conditions.   said: what examples that stand in the order of the bank's say of each, by name."""
+    """declared: the model's conditions.   columns: by name, the values of each for examples in the order of the bank's."""
 
     def __init__(
-        self, model: Model, bank: ValidationSet, declared: Mapping[str, Condition], said: Mapping[str, Sequence[Any]]
+        self, model: Model, bank: ValidationSet, declared: Mapping[str, Condition], columns: Mapping[str, Sequence[Any]]
     ) -> None:
-        self.model, self.bank, self.declared, self.said = model, bank, declared, said
+        self.model, self.bank, self.declared, self.columns = model, bank, declared, columns
 
     def drawn(self, title: str) -> Image.Image:
         """By the model as it is now."""
@@ -45,20 +45,20 @@ class Previews:
         )
 
     def _of_samples(self, n: int, title: str) -> Image.Image:
-        asked, labels = self._asked(n)
-        values = self.model.sample(len(labels) or n, asked)
+        requested, labels = self._requested(n)
+        values = self.model.sample(len(labels) or n, requested)
         return samples_grid(values, self.model.codec, labels, title, captions=len(set(labels)) > len(labels) / 2)
 
-    def _asked(self, n: int) -> tuple[dict[str, Any], list[str]]:
-        """What is asked for, and the label of each: all classes, and of anything else what held-out examples say."""
+    def _requested(self, n: int) -> tuple[dict[str, Any], list[str]]:
+        """The conditions of n samples, and the label of each: all classes, and of anything else those of held-out examples."""
         if [condition.kind for condition in self.declared.values()] == ["class"]:
             names = self.model.classes[:10]
             labels = [name for name in names for _ in range(max(1, n // len(names)))]
             return {next(iter(self.declared)): labels}, labels
-        asked = {name: values[:n] for name, values in self.said.items()}
-        readable = [asked[name] for name, condition in self.declared.items() if condition.kind in PREVIEWED_KINDS]
-        return asked, [label_of(values) for values in zip(*readable, strict=True)] if readable else [""] * len(
-            next(iter(asked.values()), [])
+        requested = {name: values[:n] for name, values in self.columns.items()}
+        readable = [requested[name] for name, condition in self.declared.items() if condition.kind in PREVIEWED_KINDS]
+        return requested, [label_of(values) for values in zip(*readable, strict=True)] if readable else [""] * len(
+            next(iter(requested.values()), [])
         )
 
     def _of_tasks(self, n: int, title: str) -> Image.Image:
@@ -66,14 +66,14 @@ class Previews:
         model, values = self.model, self.bank.values
         names, shown = list(model.config.degradations), values["observation"][:n]
         tasks = [names[k] for k in values["task"][:n].tolist()] if "task" in values else names * n
-        told = (
-            {name: said[:n] for name, said in self.said.items()}
+        conditions = (
+            {name: values[:n] for name, values in self.columns.items()}
             | {"observation": shown.cpu()}
             | ({"task": tasks} if "task" in values else {})
         )
         parts = {
             "shown": model.codec.decode(shown[:, : model.config.codec.shape[0]]),
-            "made": model.sample(n, told),
+            "made": model.sample(n, conditions),
             "held out": model.codec.decode(self.bank.x[:n]),
         }
         return draw_rows(list(parts.items()), f"Tasks, {title}", tasks, model.codec)

@@ -38,7 +38,7 @@ def train_to_end(
     """Trains to the end; an interrupt ends the update that is under way and saves.
 
     phase: what the bar is called.   progress: whether to show one, on the terminal.
-    Returns (the first step that was taken, the signal that interrupted it), each None where there was none.
+    Returns (the first step that was done, the signal that interrupted it), each None where there was none.
     """
     first = None
     with stopping() as stop, training_bar(work.loop.config.batch_size, phase) if progress else nullcontext() as show:

@@ -184,14 +184,14 @@ def _declared(
     if not isinstance(conditions, Mapping):
         raise UsageError(f"conditions are given by name, as {{'class': ('cat', 'dog')}}, and not as {conditions!r}.")
     found, names = dict[str, Condition](), None
-    for name, said in conditions.items():
-        if isinstance(said, Condition):
-            found[name] = said
+    for name, given in conditions.items():
+        if isinstance(given, Condition):
+            found[name] = given
             continue
-        listed = [] if isinstance(said, str) or not isinstance(said, Sequence) else [str(each) for each in said]
+        listed = [] if isinstance(given, str) or not isinstance(given, Sequence) else [str(each) for each in given]
         if not listed or names is not None:
             raise UsageError(
-                f"the condition {name!r} is a Condition, or, of one condition, the names of its classes, and not {said!r}."
+                f"the condition {name!r} is a Condition, or, of one condition, the names of its classes, and not {given!r}."
             )
         found[name], names = Condition(kind="class", column="class"), listed
     return found, names

@@ -21,12 +21,12 @@ REFUSED = "does not have a deterministic implementation"
 
 
 @contextmanager
-def deterministic(wanted: bool) -> Iterator[None]:
-    """Deterministic algorithms inside a `with`, where `wanted`; torch's setting is as it was afterwards.
+def deterministic(enabled: bool) -> Iterator[None]:
+    """Deterministic algorithms inside a `with`, where `enabled`; torch's setting is as it was afterwards.
 
     Raises Failure for an operation that has no deterministic algorithm on this device.
     """
-    if not wanted:
+    if not enabled:
         yield
         return
     before, only_warned = (

@@ -91,7 +91,7 @@ class ValidationSet:
             changes = []
             for level in self.levels.rows():
                 x_t = add_noise(x, level, eps)
-                change = effect(lambda told, x_t=x_t, level=level: given(told)(x_t, level).mean, values, name)  # type: ignore[misc]
+                change = effect(lambda changed, x_t=x_t, level=level: given(changed)(x_t, level).mean, values, name)  # type: ignore[misc]
                 changes += [] if change is None else [change / max(deviation, 1e-12)]
             if changes:
                 found[name] = changes
