@@ -141,8 +141,8 @@ def test_photos_are_masked_by_masks_of_their_own_size(run, tmp_path):
     assert "mask.png is 20×33 (height×width), resized, cropping to fit, to the model's 16×16" in " ".join(out.split())
     code, out = run("inpaint", "tiny", "photo.png", "--mask", "mask.npy", "--steps", "2", "-n", "1", "--out", "other")
     assert code == 0, out
-    seen = np.load(tmp_path / "one/seen.npy")
-    assert np.array_equal(seen, np.load(tmp_path / "other/seen.npy"))
+    seen = np.load(tmp_path / "one/observed.npy")
+    assert np.array_equal(seen, np.load(tmp_path / "other/observed.npy"))
     assert (seen[..., 9:] == 127).all()  # the middle of the range stands where nothing is known
     assert (seen[..., :8] != 127).mean() > 0.95
 

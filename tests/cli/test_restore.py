@@ -56,7 +56,7 @@ def test_every_task_is_answered_and_drawn(runs):
     )
     assert code == 0, out
     assert out.count("the first answer comes back to") == 10
-    assert np.load(runs / "all/made-2.npy").shape == (10, 3, 8, 8)
+    assert np.load(runs / "all/restored-2.npy").shape == (10, 3, 8, 8)
     assert json.loads((runs / "all/numbers.json").read_text())["degradations"][2] == "upscale:2"
     with Image.open(runs / "all/picture.png") as picture:
         assert picture.width > 300
@@ -89,7 +89,7 @@ def test_what_someone_has_is_taken(runs, task, image, more):
         out_folder,
     )
     assert code == 0, out
-    made = np.load(runs / out_folder / "made-1.npy")
+    made = np.load(runs / out_folder / "restored-1.npy")
     assert made.shape[1:] == (3, 8, 8)
     if task == "inpaint":
         assert np.array_equal(made[0, :, :, 4:], np.moveaxis(np.load(runs / "colours.npy")[0], -1, 0)[:, :, 4:])

@@ -266,13 +266,13 @@ def test_inpaint_from_a_mask_file(run, files):
     )
     assert "the mask hides 50% of the picture" in out
     assert "not black and white" not in out
-    answers = np.load(files / "there/answers.npy")
+    answers = np.load(files / "there/restored.npy")
     assert answers.shape == (2, 1, 8, 8)
     assert answers.dtype == np.uint8
     assert np.array_equal(answers[:, 0, :4], np.stack([images(1)[0, :4]] * 2))
     numbers = json.loads((files / "there/numbers.json").read_text())
     assert (numbers["hidden"], numbers["conditions"]) == (0.5, {"class": "dog"})
-    for name in ("picture.png", "trajectory.png", "trajectory.gif", "answers/001-a-1.png", "seen/000-a.png"):
+    for name in ("picture.png", "trajectory.png", "trajectory.gif", "restored/001-a-1.png", "observed/000-a.png"):
         assert (files / "there" / name).exists()
 
 

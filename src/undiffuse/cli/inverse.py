@@ -142,7 +142,7 @@ def _solved(
         covered, striped = masked(result.observed, hidden, job.model.codec)
         observed = [("mask", covered), ("observation", striped)]
     each = [f"{name}-{k}" for name in names for k in range(n)]
-    solutions = [(f"answer {k + 1}" if n > 1 else "answer", result.values[:, k]) for k in range(n)]
+    solutions = [(f"restored {k + 1}" if n > 1 else "restored", result.values[:, k]) for k in range(n)]
     return Result(
         rows=[*rows, *observed, *solutions],
         title=f"{title}: {method}, {sampling.solver}, {steps} steps",
@@ -158,7 +158,7 @@ def _solved(
             "misfit": by_name(names, result.misfit),
             "misfit_means": "root mean square of y - A x, in the model's range",
         },
-        arrays={"answers": (each, result.values.flatten(0, 1)), "seen": (names, result.observed)},
+        arrays={"restored": (each, result.values.flatten(0, 1)), "observed": (names, result.observed)},
         trajectory_title=f"{title}: {names[0]}",
         trajectory_labels=each,
         next=f"{shared.again('--seed', job.seed + 1)}  for other answers",

@@ -47,8 +47,8 @@ def restore(
     tasks, arguments = list(observation.tasks), job.arguments(job.sampling)
     del arguments["watch"]
     made = restoration.restore(model, observation, n, **arguments)
-    rows: list[Row] = [("seen", masked(observation.values, observation.hidden, codec)[1])]
-    rows += [(f"answer {k + 1}", made.values[:, k]) for k in range(n)]
+    rows: list[Row] = [("observation", masked(observation.values, observation.hidden, codec)[1])]
+    rows += [(f"restored {k + 1}", made.values[:, k]) for k in range(n)]
     numbers: dict[str, Any] = {"degradations": tasks, "n": n, "conditions": job.described, "seed": job.seed}
     lines = []
     if simulate:
@@ -65,7 +65,8 @@ def restore(
         title="What may have been there",
         labels=tasks,
         numbers=numbers,
-        arrays={"seen": (names, observation.values)} | {f"made-{k + 1}": (names, made.values[:, k]) for k in range(n)},
+        arrays={"observed": (names, observation.values)}
+        | {f"restored-{k + 1}": (names, made.values[:, k]) for k in range(n)},
         lines=lines,
         next=f"{shared.again('--seed', job.seed + 1)}  for other answers",
     )
