@@ -406,3 +406,25 @@ def test_an_interrupt_saves_and_says_so_before_it_acts(tmp_path):
     ):
         trainer.fit(hooks=[interrupt])
     assert 2 <= trained(Plain, tmp_path).step < 6
+
+
+def test_an_interrupt_in_a_loop_saves_and_says_so(tmp_path, monkeypatch):
+    """A Ctrl-C arrives in the middle of an update: the network raises what Python would."""
+
+    class Interrupted(Plain):
+        calls = 0
+
+        def forward(self, x, t, embedding):
+            if self.training and (calls := type(self).calls + 1):
+                type(self).calls = calls
+                if calls == 4:
+                    raise KeyboardInterrupt
+            return super().forward(x, t, embedding)
+
+    with (
+        pytest.warns(undiffuse.Note, match=r"stopped and saved at step \d in .*own; the same lines go on"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        for _ in trained(Interrupted, tmp_path):
+            pass
+    assert [update.step for update in trained(Interrupted, tmp_path)][-1] == 6

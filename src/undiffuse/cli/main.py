@@ -6,6 +6,7 @@ What nobody foresaw is a fault of ours or of a library: it keeps its traceback, 
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 import traceback
@@ -138,8 +139,13 @@ def _sentence(error: Exception) -> tuple[str | None, int]:
 
 def _of_typer(error: Any) -> str:
     """A sentence for what typer refuses: an option that is not there, a value that is none."""
-    if getattr(error, "option_name", None) and getattr(error, "possibilities", None):
-        return f"there is no option {error.option_name}: did you mean {sorted(error.possibilities)[0]}?"
+    if name := getattr(error, "option_name", None):
+        known = [option for param in error.ctx.command.params for option in param.opts] if error.ctx else []
+        longer = sorted(
+            (option for option in known if option.endswith(name.lstrip("-"))), key=len
+        )  # --train-steps for --steps
+        near = [*longer, *difflib.get_close_matches(name, known, 1)]
+        return f"there is no option {name}{f': did you mean {near[0]}?' if near else '.'}"
     option = max(getattr(getattr(error, "param", None), "opts", None) or [""], key=len)
     message = getattr(error, "message", "").rstrip(".")
     if not option.startswith("-") or not message:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import signal
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -114,6 +115,8 @@ class Trainer:
         finally:
             if not ended and self.step:
                 self.save()
+                if isinstance(sys.exception(), KeyboardInterrupt):
+                    self._note_saved()
 
     def fit(self, hooks: Iterable[HookLike] = (), progress: bool = False) -> Model:
         """Trains to the end and returns the model. An interrupt (Ctrl-C) ends the update that is under way, saves, and then acts as usual.
@@ -123,10 +126,13 @@ class Trainer:
         """
         _, interrupt = train_to_end(self._run.updates([as_hook(hook) for hook in hooks]), self._run, progress=progress)
         if interrupt is not None:
-            text = f"stopped and saved at step {self.step} in {self.folder}; the same lines go on from there"
-            warnings.warn(text, Note, stacklevel=2)
+            self._note_saved()
             signal.raise_signal(interrupt)
         return self.model
+
+    def _note_saved(self) -> None:
+        text = f"stopped and saved at step {self.step} in {self.folder}; the same lines go on from there"
+        warnings.warn(text, Note, stacklevel=3)
 
     @property
     def step(self) -> int:
