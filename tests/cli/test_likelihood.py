@@ -65,7 +65,7 @@ def test_the_sentence_says_unit_method_terms_and_error(folder, command, tmp_path
     assert total == pytest.approx(sum(parts), abs=2e-3)  # four numbers rounded to three places
     content = json.loads((tmp_path / "a/likelihood.json").read_text())
     assert content["unit"] == "bits/dim"
-    assert content["conditions"] == ["class"]
+    assert content["settings"]["conditions"] == ["class"]
     assert content["mean"] == pytest.approx(total, abs=6e-4)
     assert np.mean(content["examples"]) == pytest.approx(content["mean"])
     assert np.std(content["examples"], ddof=1) / 8**0.5 == pytest.approx(error, abs=6e-4)
