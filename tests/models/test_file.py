@@ -376,3 +376,13 @@ def test_loading_holds_one_tensor_of_the_file_at_a_time(tmp_path, monkeypatch):
     load(tmp_path / "m.safetensors")
     assert len(seen) == 2 * len(weights)
     assert most[0] <= 2  # the one at hand, and the one before it until its name is taken
+
+
+def test_a_folder_without_a_model_says_what_it_is(tmp_path):
+    (tmp_path / "young").mkdir()
+    (tmp_path / "young/config.json").touch()
+    with pytest.raises(UsageError, match="has not saved a model yet"):
+        load(tmp_path / "young")
+    saved(tmp_path / "old" / "model.safetensors")
+    with pytest.raises(UsageError, match=r"holds some: name one, such as .*old"):
+        load(tmp_path)

@@ -428,3 +428,12 @@ def test_an_interrupt_in_a_loop_saves_and_says_so(tmp_path, monkeypatch):
         for _ in trained(Interrupted, tmp_path):
             pass
     assert [update.step for update in trained(Interrupted, tmp_path)][-1] == 6
+
+
+@pytest.mark.parametrize("other", [lambda: Plain(16), Wrapped])
+def test_a_file_names_the_network_it_was_trained_with_where_another_is_handed_over(tmp_path, other):
+    trained(Plain, tmp_path).fit()
+    with pytest.raises(
+        UsageError, match=r"the model was trained with .*:Plain: hand over that, with the layers it had"
+    ):
+        undiffuse.load(tmp_path / "own", network=other)

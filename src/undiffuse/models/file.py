@@ -6,7 +6,8 @@ import importlib
 import operator
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -90,13 +91,14 @@ def load(
         raise UsageError(
             f"the network of {path} is a {title_of(config.network)}, of undiffuse itself: leave network out."
         )
-    with offered(network):
+    with offered(network), _own_network_named(config):
         denoiser, schedule = config.build()
     latents = None if config.latent is None else Latents.build(config.latent)
     of_latents = () if latents is None else ((dict(latents.named_parameters()), "latent", ("latent",)),)
     weights_, buffers = dict(denoiser.named_parameters()), (denoiser.buffers_to_store(), "buffer", ("buffer",))
     sets = storage.sets_in(header, config.weights)
-    storage.fill(header, (weights_, config.weights, sets), *of_latents, buffers)
+    with _own_network_named(config):
+        storage.fill(header, (weights_, config.weights, sets), *of_latents, buffers)
     model = Model(config, denoiser, schedule, latents)
     if adapters is not None:
         model = _adapted(model, Path(adapters))
@@ -107,6 +109,19 @@ def load(
         if part is not None:  # gradients of x̂ are taken by x_t alone, and keep nothing that only weights would need
             part.to(device).requires_grad_(False)
     return model
+
+
+@contextmanager
+def _own_network_named(config: ModelConfig) -> Iterator[None]:
+    """Inside a `with`, what is refused of a network of the user's own is followed by which one the file was written with."""
+    try:
+        yield
+    except UsageError as error:
+        if not isinstance(config.network, ForeignConfig) or config.network.name in str(error):
+            raise
+        raise UsageError(
+            f"{str(error).removesuffix('.')}; the model was trained with {config.network.name}: hand over that, with the layers it had."
+        ) from None
 
 
 def _adapted(model: Model, folder: Path) -> Model:
@@ -133,8 +148,15 @@ def _adapted(model: Model, folder: Path) -> Model:
 def file_of(path: str | Path) -> Path:
     """The model file that a run folder holds, or the path itself. Raises UsageError where there is none."""
     path = Path(path)
-    path = path / MODEL_FILE if path.is_dir() else path
+    folder, path = path, path / MODEL_FILE if path.is_dir() else path
     if not path.exists():
+        if (folder / "config.json").exists() and not any(folder.glob("*.safetensors")):
+            raise UsageError(
+                f"the run in {folder} has not saved a model yet: wait for its first checkpoint, or train on."
+            )
+        runs = sorted(found.parent.name for found in folder.glob(f"*/{MODEL_FILE}"))
+        if runs:
+            raise UsageError(f"{folder} is no run, but holds some: name one, such as {folder / runs[0]}.")
         raise UsageError(
             f"there is no model at {path}: give a run folder made by 'undiffuse train', or its {MODEL_FILE}."
         )
