@@ -9,6 +9,10 @@ import pytest
 from pydantic import BaseModel
 
 import undiffuse
+from undiffuse.config import changed
+from undiffuse.errors import UsageError
+from undiffuse.runs.design import Design
+from undiffuse.training.settings import TrainingConfig
 
 
 def every_configuration() -> list[type[BaseModel]]:
@@ -28,3 +32,14 @@ def test_every_field_is_described_in_a_sentence(kind):
         text = field.description or ""
         assert len(text) >= 10, f"{kind.__name__}.{name}: {text!r}"
         assert text[-1] == ".", f"{kind.__name__}.{name}: {text!r}"
+
+
+DESIGN = Design(training=TrainingConfig(steps=1))
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**63), 10**400, 1e39, -1e300])
+@pytest.mark.parametrize("path", ["training.warmup", "training.bias", "network.width"])
+def test_numbers_that_no_tensor_holds_are_refused_by_their_path(path, value):
+    with pytest.raises(UsageError, match=f"{path} is too large a number") as refused:
+        changed(DESIGN, {path: value})
+    assert len(str(refused.value)) < 200

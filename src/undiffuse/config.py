@@ -66,10 +66,12 @@ class OneOf:
 
 
 C = TypeVar("C", bound=BaseModel)
+LARGEST_WHOLE, LARGEST_NUMBER = 2**63 - 1, (2 - 2**-23) * 2.0**127  # int64 and float32, which tensors are made of
 
 
 def parsed(kind: type[C], content: Any, what: str) -> C:
     """A configuration from plain data, JSON's lists for tuples. Raises UsageError: one sentence, the first problem."""
+    _refuse_too_large(content, what)
     try:
         return kind.model_validate_json(json.dumps(content, default=_plain))
     except ValidationError as error:
@@ -83,6 +85,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, PurePath):
         return str(value)
     raise UsageError(f"{value!r} is no value of a setting: give a number, a text, or a list of these.")
+
+
+def _refuse_too_large(content: Any, what: str, path: str = "") -> None:
+    """Raises UsageError for a number that no tensor holds. Infinities may mean something; the fields say where."""
+    if isinstance(content, Mapping | list | tuple):
+        items = content.items() if isinstance(content, Mapping) else enumerate(content)
+        for key, value in items:
+            _refuse_too_large(value, what, f"{path}.{key}" if path else str(key))
+    elif isinstance(content, int | float) and not isinstance(content, bool) and abs(content) != math.inf:
+        largest = LARGEST_WHOLE if isinstance(content, int) else LARGEST_NUMBER
+        if abs(content) > largest:
+            raise UsageError(f"{what}: {path} is too large a number: none can be above {largest:.4g}.")
 
 
 def changed(config: C, settings: Mapping[str, Any], what: str = "these settings do not work") -> C:

@@ -100,3 +100,7 @@ def test_what_cannot_be_judged_is_refused():
         adherence(model, data, np.arange(60), {})
     with pytest.raises(ValueError, match=r"hold out at least 40.*held_out=40 and another name"):
         adherence(model, data, np.arange(10), DECLARED)
+    with pytest.raises(ValueError, match=r"predictors cannot be trained so: seed: .* 0"):
+        adherence(model, data, np.arange(60), DECLARED, seed=-1)
+    with pytest.raises(ValueError, match="predictors cannot be trained so: steps"):
+        adherence(model, data, np.arange(60), DECLARED, predictor_steps=0)

@@ -11,7 +11,7 @@ from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import open_digits
 from undiffuse.pictures.images import save_image, to_rgb
-from undiffuse.pictures.sheets import sheet
+from undiffuse.pictures.sheets import captioned, sheet
 from undiffuse.pictures.views import forward_pictures, samples_grid, spread_rows
 from undiffuse.process.betas import linear_betas
 from undiffuse.process.chains import Chain
@@ -69,6 +69,18 @@ def test_a_sheet_places_every_picture():
     for r in range(2):
         for c in range(3):
             assert (page == 10 * (3 * r + c)).all(-1).sum() >= 64 * 64
+
+
+@pytest.mark.parametrize("columns", [1, 2, 4, 8, 20])
+def test_pictures_of_a_sheet_are_larger_where_there_are_few_and_its_title_fits(columns):
+    for draw in (
+        lambda title: sheet([[np.zeros((8, 8, 3), np.uint8)] * columns] * 2, title=title),
+        lambda title: captioned([np.zeros((8, 8, 3), np.uint8)] * columns, ["a"] * columns, title, columns),
+    ):
+        page = draw("")
+        assert page.width >= min(512, columns * 192)
+        assert columns < 8 or page.width < columns * 120
+        assert np.asarray(draw("W" * 60))[:, -12:].min() == np.asarray(page)[:, -1:].min()  # nothing in the margin
 
 
 def test_every_label_has_rows_and_its_name(monkeypatch):

@@ -13,7 +13,7 @@ from tests.training.test_loop import batches, same, training_loop
 from undiffuse.conditioning.base import Note
 from undiffuse.errors import UsageError
 from undiffuse.training.fit import fit
-from undiffuse.training.hooks import Every, at_end
+from undiffuse.training.hooks import Every, Guarded, at_end
 
 DROPOUT = TINY.model_copy(update={"dropout": 0.3})
 
@@ -141,6 +141,20 @@ def test_a_hook_that_fails_is_reported_by_name_after_saving_and_the_others_are_c
     first = [("failed", 2), ("saved", 2), ("called", 2)]
     assert events == [*first, ("saved", 4), ("failed", 4), ("called", 4)]  # saved at the first failure, and at the end
     assert len(told) == 2
+
+
+def test_a_hook_that_cannot_say_whether_it_is_due_is_reported_and_not_called():
+    class Broken:
+        name = "broken"
+
+        def due(self, update):
+            raise ZeroDivisionError("no")
+
+        def __call__(self, loop, update):
+            raise AssertionError("called although it was not due")
+
+    with pytest.warns(Note, match="'broken' failed .ZeroDivisionError: no;"):
+        assert not Guarded(Broken(), None).due(None)
 
 
 def test_interrupts_pass_and_a_checkpoint_that_fails_ends_the_training():

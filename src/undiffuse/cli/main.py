@@ -21,7 +21,7 @@ import typer
 from undiffuse import __version__
 from undiffuse.cli import shared
 from undiffuse.cli.options import flags_of
-from undiffuse.errors import Failure, UsageError
+from undiffuse.errors import ALIASES, Failure, UsageError
 
 WRONG_USE, FAILURE = 2, 1
 
@@ -144,7 +144,8 @@ def _of_typer(error: Any) -> str:
         longer = sorted(
             (option for option in known if option.endswith(name.lstrip("-"))), key=len
         )  # --train-steps for --steps
-        near = [*longer, *difflib.get_close_matches(name, known, 1)]
+        meant = [option for option in known if _setting(option) == _setting(name)]
+        near = [*meant, *longer, *difflib.get_close_matches(name, known, 1)]
         return f"there is no option {name}{f': did you mean {near[0]}?' if near else '.'}"
     option = max(getattr(getattr(error, "param", None), "opts", None) or [""], key=len)
     message = getattr(error, "message", "").rstrip(".")
@@ -154,6 +155,12 @@ def _of_typer(error: Any) -> str:
         value = re.match(r"('.*') is not", message)
         message = f"takes a {'whole ' * (kind[1] == 'integer')}number{f', not {value[1]}' if value else ''}"
     return f"{option}{'' if message.startswith('takes') else ':'} {message}{'' if message.endswith('?') else '.'}"
+
+
+def _setting(option: str) -> str:
+    """What an option sets: --lr and --learning-rate are one, and so are --cfg-scale and --guidance."""
+    name = option.lstrip("-").replace("-", "_")
+    return ALIASES.get(name, name)
 
 
 def _out_of_memory(error: Exception) -> bool:

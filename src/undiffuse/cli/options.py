@@ -1,7 +1,7 @@
 """Options of commands, made of the fields of the settings: name, type, range, default and help are written once, there.
 
 Every value is read by `reader`, which refuses what it cannot read in one sentence.  What an option means is the same in every
-command (MEANINGS; a test compares).
+command (reference.MEANINGS; a test compares).
 """
 
 from __future__ import annotations
@@ -18,28 +18,6 @@ from undiffuse.cli.reference import settings, type_text
 from undiffuse.errors import UsageError, nearest
 
 MODELS_OWN = "the model's own"
-MEANINGS = {
-    "--steps": "sampler steps; training updates are `--train-steps`",
-    "--train-steps": "training updates, of a model, a classifier or a predictor; sampler steps are `--steps`",
-    "--noise": "standard deviation of the noise in the images given, in their own unit",
-    "--noise-sampler": "how stochastic solvers draw their noise: `independent` or `brownian`",
-    "--variance": "number from 0 (small) to 1 (large): variance of ancestral steps; its kind in training is `--variance-type`",
-    "--variance-type": "what the reverse variance is in training: `fixed_small`, `fixed_large`, `learned_range` or `learned`",
-    "--upscaler": "a trained second stage; how many times it enlarges is `--upscale-factor`, in training",
-    "--upscale-factor": "train a second stage that makes examples so many times larger",
-    "--degradation": "what is to be restored: `inpaint`, `upscale:4`, `colorize`, `deblur:1.5` or `denoise`; several in training",
-    "--task": "a condition of kind task; what can be restored is a `--degradation`",
-    "--class, --tags, --number, --text, --vector, --image, --task": "a condition: its column in `train` and `classifier`, "
-    "its value in every other command",
-    "--guidance": "guidance scale: 1 plain conditional, 0 unconditional",
-    "--batch-size": "examples per update",
-    "--start-index": "index of the first sample of a seed",
-    "--held-out": "examples kept for validation: a share below 1, or a whole number",
-    "--weights": "`ema` or `online` weights",
-    "--seed": "seed of everything random in the command",
-    "--out": "folder or file to write to",
-    "-n": "how many: samples, or answers for each image",
-}
 
 
 def opt(

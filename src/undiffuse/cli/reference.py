@@ -33,6 +33,28 @@ In commands that use a model, `--set churn=5` changes a setting of its sampling.
 What an option means is the same in every command that has it:
 
 """
+MEANINGS = {
+    "--steps": "sampler steps; training updates are `--train-steps`",
+    "--train-steps": "training updates, of a model, a classifier or a predictor; sampler steps are `--steps`",
+    "--noise": "standard deviation of the noise in the images given, in their own unit",
+    "--noise-sampler": "how stochastic solvers draw their noise: `independent` or `brownian`",
+    "--variance": "number from 0 (small) to 1 (large): variance of ancestral steps; its kind in training is `--variance-type`",
+    "--variance-type": "what the reverse variance is in training: `fixed_small`, `fixed_large`, `learned_range` or `learned`",
+    "--upscaler": "a trained second stage; how many times it enlarges is `--upscale-factor`, in training",
+    "--upscale-factor": "train a second stage that makes examples so many times larger",
+    "--degradation": "what is to be restored: `inpaint`, `upscale:4`, `colorize`, `deblur:1.5` or `denoise`; several in training",
+    "--task": "a condition of kind task; what can be restored is a `--degradation`",
+    "--class, --tags, --number, --text, --vector, --image, --task": "a condition: its column in `train` and `classifier`, "
+    "its value in every other command",
+    "--guidance": "guidance scale: 1 plain conditional, 0 unconditional",
+    "--batch-size": "examples per update",
+    "--start-index": "index of the first sample of a seed",
+    "--held-out": "examples kept for validation: a share below 1, or a whole number",
+    "--weights": "`ema` or `online` weights",
+    "--seed": "seed of everything random in the command",
+    "--out": "folder or file to write to",
+    "-n": "how many: samples, or answers for each image",
+}
 
 
 def schema_of_code() -> dict[str, Any]:
@@ -97,9 +119,9 @@ def default_text(field: dict[str, Any]) -> str:
     return "none" if value is None else f"`{_json(value)}`"
 
 
-def markdown(meanings: dict[str, str]) -> str:
-    """The page.   meanings: of options, by name."""
-    pages = [HEAD + _table("option | meaning", [(f"`{option}`", meaning) for option, meaning in meanings.items()])]
+def markdown() -> str:
+    """The page."""
+    pages = [HEAD + _table("option | meaning", [(f"`{option}`", meaning) for option, meaning in MEANINGS.items()])]
     known = settings()
     for kind in sorted(known, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name)):
         described = " ".join(known[kind].get("description", "").split("\n\n")[0].split())
@@ -116,11 +138,9 @@ def _table(head: str, rows: Iterable[Iterable[str]]) -> str:
 
 def write_reference(folder: Path) -> None:
     """Writes settings.json here and settings.md in `folder`, from the code."""
-    from undiffuse.cli.options import MEANINGS
-
     FILE.write_text(json.dumps(schema_of_code(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     settings.cache_clear()
-    (folder / "settings.md").write_text(markdown(MEANINGS), encoding="utf-8")
+    (folder / "settings.md").write_text(markdown(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ def schedule(
     from undiffuse.pictures.schedules import compare_schedules, signal_left, times_along
     from undiffuse.process.config import SCHEDULES, ScheduleConfig
 
+    if not out.name:
+        raise UsageError("--out names no file: give the picture to write, such as schedules.png.")
     out = out if out.suffix else out.with_name(f"{out.name}.png")
     if out.suffix.lower() not in PICTURES:
         raise UsageError(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer import Argument
 
-from undiffuse.cli.options import MEANINGS, opt
+from undiffuse.cli.options import opt
 from undiffuse.cli.reference import group_name, markdown, settings
 from undiffuse.errors import UsageError, nearest
 
@@ -21,7 +21,7 @@ def schema(
 ) -> None:
     """Print all settings with their types, ranges and meanings, as JSON schema."""
     if as_page:
-        typer.echo(markdown(MEANINGS), nl=False)
+        typer.echo(markdown(), nl=False)
         return
     known = {group_name(kind): kind for kind in settings()}
     if name is not None and name not in known:

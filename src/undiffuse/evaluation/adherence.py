@@ -26,6 +26,7 @@ from undiffuse.conditioning.columns import column_values, encode_columns
 from undiffuse.conditioning.encoded import Encoded
 from undiffuse.conditioning.spec import Condition
 from undiffuse.conditioning.texts import PARTS, TextCondition
+from undiffuse.config import parsed
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.models.file import load
@@ -129,8 +130,11 @@ def adherence(
     """
     if n < 2:
         raise UsageError(f"{n} samples are too few to judge by: take at least 2.")
-    if predictor_steps < 1:
-        raise UsageError(f"predictors cannot be trained for {predictor_steps} steps: take at least 1.")
+    training = parsed(
+        TrainingConfig,
+        {"steps": predictor_steps, "seed": seed, "learning_rate": 1e-3, "weight_decay": 0.05, "warmup": 20},
+        "predictors cannot be trained so",
+    )
     readable = {name: condition for name, condition in declared.items() if condition.kind in READ}
     if not readable:
         raise UsageError(
@@ -156,17 +160,10 @@ def adherence(
     )
     codec = model.codec.plain
     x = codec.encode(values)
+    training = training.model_copy(update={"batch_size": min(64, len(learned))})
     found = []
     for name, condition in readable.items():
         target, source = _target(data, name, condition, model)
-        training = TrainingConfig(
-            steps=predictor_steps,
-            batch_size=min(64, len(learned)),
-            learning_rate=1e-3,
-            weight_decay=0.05,
-            warmup=20,
-            seed=seed,
-        )
         work = ClassifierRun(
             Path(), model.config, codec, source, (learned, tested), name, target, training, model.device, clean=True
         )

@@ -25,7 +25,7 @@ class StagesConfig(NetworkSettings, ABC):
 
     dims: Literal[1, 2, 3] = Field(2, description="1 for signals, 2 for images, 3 for volumes.")
     width: Positive = Field(128, description="Channels at full resolution.")
-    multipliers: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+    multipliers: tuple[Annotated[float, Field(gt=0, le=1024)], ...] = Field(
         (1, 2, 2, 2),
         description="Channels of each level as a multiple of the width, one per level; each level has half the resolution "
         "of the one before.",

@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from undiffuse.pictures.images import INK_RGB, PAPER_RGB
 
 MUTED_RGB = (107, 114, 128)
-SMALLEST_CELL, MARGIN, GAP, TEXT, TITLE = 64, 16, 4, 12, 16
+SMALLEST_CELL, LARGEST_CELL, COMFORTABLE_WIDTH = 64, 192, 512
+MARGIN, GAP, TEXT, TITLE = 16, 4, 12, 16
 CAPTION, CAPTION_COLUMN = 11, 104
 
 
@@ -24,9 +25,10 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
-def _enlarged(picture: np.ndarray) -> Image.Image:
-    """A picture (H, W, 3), its pixels repeated until it is at least SMALLEST_CELL high."""
-    times = max(1, -(-SMALLEST_CELL // picture.shape[0]))
+def _enlarged(picture: np.ndarray, columns: int) -> Image.Image:
+    """A picture (H, W, 3), its pixels repeated until it is SMALLEST_CELL high, or higher where `columns` of them leave the page half empty."""
+    height, width = picture.shape[:2]
+    times = max(1, -(-SMALLEST_CELL // height), min(LARGEST_CELL // height, COMFORTABLE_WIDTH // (columns * width)))
     return Image.fromarray(picture.repeat(times, 0).repeat(times, 1))
 
 
@@ -38,13 +40,13 @@ def sheet(
     column_labels: Sequence[str] = (),
 ) -> Image.Image:
     """Rows of pictures, uint8 (H, W, 3) each and all of one size, with labels at the left and on top."""
-    cells = [[_enlarged(picture) for picture in row] for row in rows]
+    columns = max(len(row) for row in rows)
+    cells = [[_enlarged(picture, columns) for picture in row] for row in rows]
     width, height = cells[0][0].size
     font, title_font = _font(TEXT), _font(TITLE)
     left = MARGIN + (max(int(font.getlength(label)) for label in row_labels) + 10 if row_labels else 0)
     top = MARGIN + (TITLE + 12 if title else 0) + (TEXT + 8 if column_labels else 0)
-    columns = max(len(row) for row in cells)
-    full = max(left + columns * (width + GAP) - GAP, left + int(title_font.getlength(title))) + MARGIN
+    full = max(left + columns * (width + GAP) - GAP, MARGIN + int(title_font.getlength(title))) + MARGIN
     page = Image.new("RGB", (full, top + len(cells) * (height + GAP) - GAP + MARGIN), PAPER_RGB)
     draw = ImageDraw.Draw(page)
     if title:
@@ -62,15 +64,20 @@ def sheet(
 
 def captioned(pictures: Iterable[np.ndarray], captions: Sequence[str], title: str, columns: int = 8) -> Image.Image:
     """Pictures of one size in rows, each with a caption of up to three lines under it."""
-    cells = [_enlarged(picture) for picture in pictures]
+    shown = min(columns, len(captions))
+    cells = [_enlarged(picture, shown) for picture in pictures]
     width, height = cells[0].size
     column, font, line = max(width, CAPTION_COLUMN), _font(CAPTION), CAPTION + 2
     wrapped = [textwrap.wrap(caption, max(8, int(column / font.getlength("n"))))[:3] for caption in captions]
     rows = -(-len(cells) // columns)
     tall = height + 3 * line + 10
-    shown = min(columns, len(cells))
     page = Image.new(
-        "RGB", (2 * MARGIN + shown * (column + 2 * GAP) - 2 * GAP, 2 * MARGIN + TITLE + 12 + rows * tall), PAPER_RGB
+        "RGB",
+        (
+            max(shown * (column + 2 * GAP) - 2 * GAP, int(_font(TITLE).getlength(title))) + 2 * MARGIN,
+            2 * MARGIN + TITLE + 12 + rows * tall,
+        ),
+        PAPER_RGB,
     )
     draw = ImageDraw.Draw(page)
     draw.text((MARGIN, MARGIN - 3), title, font=_font(TITLE), fill=INK_RGB)

@@ -75,7 +75,9 @@ class ScheduleConfig(BaseModel):
         "cosine",
         description="Noise schedule, such as linear, cosine, flow, vp or edm; 'undiffuse schedule' compares them.",
     )
-    T: int | None = Field(None, description="Timesteps of a discrete schedule; 1000 when left out.")
+    T: int | None = Field(
+        None, le=1_000_000, description="Timesteps of a discrete schedule, at most a million; 1000 when left out."
+    )
     betas: tuple[float, ...] | None = Field(
         None, description="The betas of every timestep, between 0 and 1, of the schedule named betas."
     )

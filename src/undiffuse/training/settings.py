@@ -24,7 +24,9 @@ class TrainingConfig(BaseModel):
             None, description="Seconds of training, above 0, or a duration like 15m; with steps, whichever ends first."
         )
     )
-    batch_size: int = Field(128, gt=0, description="Examples per update, of all devices and micro-batches together.")
+    batch_size: int = Field(
+        128, gt=0, le=2**31, description="Examples per update, of all devices and micro-batches together."
+    )
     accumulate: int = Field(1, gt=0, description="Micro-batches per update (gradient accumulation).")
     learning_rate: float = Field(1e-3, gt=0, description="Learning rate after the warm-up, above 0.")
     adam_betas: tuple[float, float] = Field((0.9, 0.99), description="Adam's two betas, between 0 and 1.")
