@@ -29,8 +29,9 @@ from matplotlib import pyplot as plt
 
 from benchmarks.common import RESULTS, machine, table
 from benchmarks.digits import pixels
+from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.sources import DataConfig, open_digits
+from undiffuse.data.sources import open_digits
 from undiffuse.evaluation.distances import frechet_distance, neighbour_classes
 from undiffuse.evaluation.likelihood import likelihood
 from undiffuse.models.file import load

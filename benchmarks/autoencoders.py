@@ -18,7 +18,8 @@ import torch
 
 from benchmarks.common import machine, table, write
 from undiffuse.data.codec import fitted_codec
-from undiffuse.data.sources import DataConfig, open_data
+from undiffuse.data.config import DataConfig
+from undiffuse.data.sources import open_data
 from undiffuse.evaluation.autoencoder import reconstruction_quality
 from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig
 from undiffuse.runs.autoencoder import AutoencoderRun, AutoencoderRunConfig

@@ -26,7 +26,8 @@ from statistics import median
 import torch
 
 from benchmarks.common import machine, table, write
-from undiffuse.data.sources import DataConfig, open_digits
+from undiffuse.data.config import DataConfig
+from undiffuse.data.sources import open_digits
 from undiffuse.evaluation.copying import copying
 from undiffuse.evaluation.distances import frechet_distance, neighbour_classes
 from undiffuse.models.file import load

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from benchmarks.common import machine, table, write
-from undiffuse.data.sources import DataConfig, open_digits
+from undiffuse.data.config import DataConfig
+from undiffuse.data.sources import open_digits
 from undiffuse.models.file import load
 from undiffuse.models.model import Model
 from undiffuse.runs.diffusion import Run

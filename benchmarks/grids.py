@@ -36,8 +36,8 @@ from torch import Tensor, nn
 
 from benchmarks.common import machine, table, write
 from undiffuse.conditioning.spec import Condition
+from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.sources import DataConfig
 from undiffuse.evaluation.distances import frechet_distance
 from undiffuse.evaluation.jackknife import jackknife
 from undiffuse.models.file import load

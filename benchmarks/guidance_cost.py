@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.common import machine, table, write
 from benchmarks.overhead import alternated
-from undiffuse.data.sources import DataConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.runs.prepare import prepare
 
 BATCHES = (16, 64, 256)

@@ -29,7 +29,7 @@ from benchmarks.common import machine, table, write
 from benchmarks.emoji_text import Judge, by_features
 from undiffuse.conditioning.degradations import second_stage
 from undiffuse.conditioning.spec import Condition
-from undiffuse.data.sources import DataConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.evaluation.distances import frechet_distance
 from undiffuse.models import restoration
 from undiffuse.models.file import load

@@ -196,8 +196,8 @@ def latents(n: int, size: int) -> Work:
 def training(n: int, size: int) -> Work:
     """Opening an array, preparing a run, and two updates.   Kept: the values as they are stored, and x where that is small."""
     import undiffuse.runs.prepare
+    from undiffuse.data.config import DataConfig
     from undiffuse.data.loader import Loader
-    from undiffuse.data.sources import DataConfig
 
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name) / "values.npy"

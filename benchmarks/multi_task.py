@@ -45,8 +45,9 @@ from undiffuse.conditioning.degradations import (
     second_stage,
 )
 from undiffuse.data.codec import fitted_codec
+from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.sources import DataConfig, open_data
+from undiffuse.data.sources import open_data
 from undiffuse.evaluation.distances import frechet_distance, neighbour_classes
 from undiffuse.models import denoising, inverse_problems, restoration
 from undiffuse.models.file import load

@@ -25,7 +25,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import machine, table, write
-from undiffuse.data.sources import DataConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.runs.diffusion import Run
 from undiffuse.runs.prepare import prepare
 from undiffuse.sampling.loop import SamplerStep

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import machine, table, write
-from undiffuse.data.sources import DataConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.models.denoiser import Denoiser
 from undiffuse.models.file import load
 from undiffuse.models.model import Model

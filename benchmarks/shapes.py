@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import RESULTS, machine, table, write
-from undiffuse.data.sources import DataConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.models.file import load
 from undiffuse.models.model import Model
 from undiffuse.runs.diffusion import Run

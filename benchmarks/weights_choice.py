@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.common import machine, table, write
 from undiffuse.conditioning.spec import Condition
-from undiffuse.data.sources import DataConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.evaluation.distances import frechet_distance
 from undiffuse.models.classifier import Classifier
 from undiffuse.runs.classifier import ClassifierRun

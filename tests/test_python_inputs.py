@@ -13,7 +13,7 @@ import undiffuse
 from tests.small import TINY_SETTINGS, images, tiny_config, tiny_model
 from undiffuse.conditioning.base import Note
 from undiffuse.conditioning.spec import Condition
-from undiffuse.data.sources import share_or_count, sides
+from undiffuse.data.config import share_or_count, sides
 from undiffuse.errors import Failure, UsageError
 from undiffuse.evaluation.likelihood import likelihood
 from undiffuse.models import denoising, editing, inverse_problems

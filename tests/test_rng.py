@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import undiffuse
 from tests.small import TINY_SETTINGS
 from undiffuse.conditioning.degradations import parse_tasks, second_stage
-from undiffuse.data.sources import DataConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.models import model as model_module
 from undiffuse.models import restoration
 from undiffuse.models.masks import read_mask

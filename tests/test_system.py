@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from undiffuse.api import train
-from undiffuse.data.sources import DataConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.errors import Failure, UsageError
 from undiffuse.runs.prepare import prepare
 from undiffuse.runs.results import ResultsFolder

@@ -35,6 +35,7 @@ __all__ = [
     "observe",
     "reconstruct",
     "register_condition",
+    "register_file_kind",
     "register_grid",
     "register_guidance",
     "register_loss_weight",
@@ -82,6 +83,7 @@ HOMES = {
     "register_solver": "sampling.solvers.registry",
     "restore": "models.restoration",
     "sweep": "evaluation.sweep",
+    "register_file_kind": "data.sources",
     "register_source": "data.sources",
     "train": "api",
     "upscale": "models.inverse_problems",
@@ -93,7 +95,7 @@ if TYPE_CHECKING:
     from undiffuse.conditioning.base import Note
     from undiffuse.conditioning.conditions import register_condition
     from undiffuse.conditioning.spec import Condition
-    from undiffuse.data.sources import register_source
+    from undiffuse.data.sources import register_file_kind, register_source
     from undiffuse.errors import Failure, UsageError
     from undiffuse.evaluation.adherence import evaluate
     from undiffuse.evaluation.likelihood import likelihood

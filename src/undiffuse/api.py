@@ -15,9 +15,10 @@ from undiffuse.conditioning.base import Note
 from undiffuse.conditioning.degradations import training_tasks
 from undiffuse.conditioning.spec import Condition
 from undiffuse.config import parsed
+from undiffuse.data.config import DataConfig, share_or_count, sides
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.items import as_dataset
-from undiffuse.data.sources import HANDED_OVER, DataConfig, share_or_count, sides, with_settings
+from undiffuse.data.sources import HANDED_OVER, with_settings
 from undiffuse.errors import UsageError
 from undiffuse.models.file import load
 from undiffuse.models.model import Model
@@ -59,6 +60,7 @@ def train(
     size: int | tuple[int, int] | None = None,
     fit: str = "crop",
     channels: str | None = None,
+    variable: str | None = None,
     layout: str | None = None,
     range: tuple[float, float] | None = None,
     max_pixels: int | None = None,
@@ -94,7 +96,8 @@ def train(
     degradation: what to restore, such as "inpaint,upscale:4,denoise".   upscale_factor: train a second stage that enlarges so many times.
 
     Data. size: to resize images to, one side or (height, width).   fit: how: "crop", "pad" or "stretch".   channels: "grey", "rgb" or
-    "rgba".   layout: the axes of an array, such as "NHWC".   range: the values of black and white, where it shall not be found from the values.
+    "rgba".   variable: the array of a file of several, or "a,b" as channels.   layout: the axes of an array, such as "NHWC".
+    range: the values of black and white, where it shall not be found from the values.
     max_pixels: open images of up to so many, beyond the limit that protects from harmful files.   shrink: average blocks of so many values
     along each axis.   held_out: for validation, a share of the examples below 1, or a whole number of them.
 
@@ -111,6 +114,7 @@ def train(
         size=None if size is None else sides(size),
         fit=fit,
         channels=channels,
+        variable=variable,
         layout=layout,
         range=range,
         max_pixels=max_pixels,

@@ -33,7 +33,22 @@ try:
 except ImportError:  # Windows, where folders are not locked
     fcntl = None  # type: ignore[assignment]
 
-EXTRAS = {"torchdiffeq": "likelihood", "transformers": "text", "huggingface_hub": "text"}
+EXTRAS = {"torchdiffeq": "likelihood", "transformers": "text", "huggingface_hub": "text"} | dict.fromkeys(
+    (
+        "h5py",
+        "zarr",
+        "xarray",
+        "h5netcdf",
+        "scipy",
+        "tifffile",
+        "nibabel",
+        "nrrd",
+        "soundfile",
+        "pyarrow",
+        "pyarrow.parquet",
+    ),
+    "data",
+)
 SPARE = 1 << 20
 LOCK = ".lock"
 TEMPORARY = re.compile(r"\..+\.\d+(-[0-9a-f]+)?\.part")

@@ -230,7 +230,7 @@ def test_files_of_one_name_are_all_in_the_numbers(run, tmp_path):
         (("classifier", "runs/digits", "--batch-size", "0"), "batch_size"),
         (("classifier", "runs/digits", "--lr", "-1"), "learning_rate"),
         (("classifier", "runs/digits", "--train-steps", "0"), "steps"),
-        (("evaluate", "runs/digits", "-n", "2", "--predictor-steps", "0"), "0 steps"),
+        (("evaluate", "runs/digits", "-n", "2", "--predictor-steps", "0"), "steps: Input should be greater than 0"),
         (("vary", "runs/digits", "data:0", "--strength", "nan"), "lies outside"),
         (("vary", "runs/digits", "data:0", "--steps", "0"), "steps"),
         (("reconstruct", "runs/digits", "data:0", "--steps", "0"), "steps"),

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from tests.small import TINY_SETTINGS, tiny_model
-from undiffuse.data.sources import DataConfig, open_digits
+from undiffuse.data.config import DataConfig
+from undiffuse.data.sources import open_digits
 from undiffuse.models.file import save_model
 from undiffuse.runs.data import held_out_data, random_subset
 from undiffuse.runs.prepare import prepare

@@ -12,9 +12,10 @@ from undiffuse.conditioning.conditions import Conditions
 from undiffuse.conditioning.spec import Condition
 from undiffuse.conditioning.texts import WordsEncoder
 from undiffuse.data.codec import Codec, fitted_codec
+from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader, batch_indices
-from undiffuse.data.sources import DataConfig, open_data
+from undiffuse.data.sources import open_data
 from undiffuse.errors import UsageError
 
 NAN = float("nan")

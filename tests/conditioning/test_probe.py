@@ -11,7 +11,7 @@ from tests.conditioning.instances import KIND_OF, WAYS
 from tests.small import TINY_SETTINGS, tiny_config, tiny_model
 from undiffuse.conditioning.probe import effect, perturb_zero_parameters, require_sensitivity, shuffled
 from undiffuse.conditioning.spec import Condition
-from undiffuse.data.sources import DataConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.networks.unet import UNet
 from undiffuse.runs.prepare import prepare
 

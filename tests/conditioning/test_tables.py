@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from undiffuse.conditioning.spec import Condition, fit_condition
+from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.sources import DataConfig, open_data
+from undiffuse.data.sources import open_data
 from undiffuse.data.table_files import read_table
 from undiffuse.data.tables import as_column, column
 

@@ -14,7 +14,7 @@ from tests.conditioning.encoders import MADE, TEXTS
 from tests.small import TINY_SETTINGS, randomised
 from undiffuse.conditioning.spec import Condition
 from undiffuse.conditioning.texts import TextCondition
-from undiffuse.data.sources import DataConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.runs.prepare import prepare
 from undiffuse.training.cadence import Intervals
 

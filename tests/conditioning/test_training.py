@@ -13,7 +13,7 @@ from PIL import Image
 import undiffuse
 from tests.small import TINY_SETTINGS
 from undiffuse.conditioning.spec import Condition
-from undiffuse.data.sources import DataConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.runs.prepare import prepare
 from undiffuse.training.cadence import Intervals
 

@@ -14,9 +14,10 @@ from undiffuse.conditioning.columns import column_values, encode_columns, fit_co
 from undiffuse.conditioning.conditions import Conditions
 from undiffuse.conditioning.spec import Condition
 from undiffuse.data.codec import Codec, fitted_codec
+from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
-from undiffuse.data.sources import DataConfig, open_data, open_digits
+from undiffuse.data.sources import open_data, open_digits
 from undiffuse.errors import UsageError
 from undiffuse.models.file import save_model
 from undiffuse.runs.codecs import fine_tuned_codec

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from undiffuse.data.config import DataConfig
 from undiffuse.data.pixels import IMAGE_SUFFIXES
-from undiffuse.data.sources import DataConfig, open_data
+from undiffuse.data.sources import open_data
 from undiffuse.errors import UsageError
 from undiffuse.runs.prepare import default_name
 

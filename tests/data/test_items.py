@@ -13,9 +13,10 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset, TensorDataset
 
 import undiffuse
+from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.items import as_dataset
-from undiffuse.data.sources import DataConfig, open_data
+from undiffuse.data.sources import open_data
 from undiffuse.errors import UsageError
 
 RNG = np.random.default_rng(0)

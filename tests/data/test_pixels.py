@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image, features
+from PIL import Image, ImageCms, features
 
 from undiffuse.data.codec import Codec, fitted_codec
+from undiffuse.data.config import DataConfig
 from undiffuse.data.examples import read_examples
 from undiffuse.data.pixels import ORIENTATION, Unreadable, _bits, mode_of, read_image, upright_size
-from undiffuse.data.sources import DataConfig, open_data
+from undiffuse.data.sources import open_data
 from undiffuse.errors import UsageError
 from undiffuse.pictures.images import png_of_16_bits, save_image
 
@@ -164,15 +165,52 @@ def test_8_bits_beside_scans_of_12_are_brought_to_12(channels, first, tmp_path):
     assert any("b.png" in note and "4095 of the 12 bits" in note for note in data.notes)
 
 
-def test_floats_and_signed_values_are_refused_whatever_is_asked_for(tmp_path):
-    Image.fromarray(np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)).save(tmp_path / "f.tif")
-    Image.fromarray(np.full((3, 4), -5, dtype=np.int32)).save(tmp_path / "s.tif")
-    Image.new("LAB", (3, 4)).save(tmp_path / "lab.tif")
-    Image.new("CMYK", (3, 4)).save(tmp_path / "c.tif")
-    for channels in (None, "grey", "rgb"):
-        for name, words in (("f.tif", "npy"), ("s.tif", "npy"), ("lab.tif", "LAB"), ("c.tif", "CMYK")):
-            with pytest.raises(Unreadable, match=words):
-                read_image(tmp_path / name, channels)
+def test_floats_and_wide_integers_are_kept(tmp_path):
+    floats = np.linspace(-2, 3000.5, 12, dtype=np.float32).reshape(3, 4)
+    whole = np.arange(-6, 6, dtype=np.int32).reshape(3, 4) * 100_000
+    for name, values in (("f.tif", floats), ("s.tif", whole)):
+        Image.fromarray(values).save(tmp_path / name)
+        found = read_image(tmp_path / name).values
+        assert found.dtype == values.dtype
+        assert np.array_equal(found[0], values)
+        assert np.array_equal(read_image(tmp_path / name, "rgb").values, np.stack([values] * 3))
+        assert read_image(tmp_path / name, size=(6, 8), fit="stretch").values.shape == (1, 6, 8)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_16_bit_grey_of_both_byte_orders_is_one(tmp_path, order):
+    values = np.arange(0, 60000, 5000, dtype=np.uint16).reshape(3, 4)
+    Image.frombytes("I;16" if order == "<" else "I;16B", (4, 3), values.astype(f"{order}u2").tobytes()).save(
+        tmp_path / "a.tif"
+    )
+    found = read_image(tmp_path / "a.tif").values
+    assert found.dtype == np.uint16
+    assert np.array_equal(found[0], values)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB"])
+def test_other_colours_become_rgb_and_that_is_said(tmp_path, mode):
+    image = Image.new("RGB", (4, 3), (200, 30, 60))
+    if mode == "LAB":
+        srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        image = ImageCms.profileToProfile(image, srgb, lab, outputMode="LAB")
+    else:
+        image = image.convert(mode)
+    image.save(tmp_path / "a.tif")
+    picture = read_image(tmp_path / "a.tif")
+    assert picture.mode == "RGB"
+    assert picture.converted == mode
+    assert np.abs(picture.values[:, 0, 0].astype(int) - (200, 30, 60)).max() <= 3  # each of the two conversions rounds
+    data = open_data(DataConfig(source=str(tmp_path)))
+    assert any(f"a.tif ({mode})" in note and "converted to RGB" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("channels", [None, "grey", "rgb"])
+def test_floats_and_pixels_in_one_folder_are_refused_whatever_is_asked_for(tmp_path, channels):
+    Image.fromarray(np.zeros((3, 4), np.float32)).save(tmp_path / "f.tif")
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(tmp_path / "g.png")
+    with pytest.raises(UsageError, match="2 kinds of pixel"):
+        open_data(DataConfig(source=str(tmp_path), channels=channels))
 
 
 @pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow reads no JPEG 2000")

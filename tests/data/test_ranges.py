@@ -17,10 +17,11 @@ from undiffuse.conditioning.columns import encode_columns, fit_conditions
 from undiffuse.conditioning.conditions import Conditions
 from undiffuse.conditioning.spec import Condition
 from undiffuse.data.codec import Codec, fitted_codec
+from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.examples import read_examples
 from undiffuse.data.pixels import read_image, resized
-from undiffuse.data.sources import DataConfig, open_data, open_digits
+from undiffuse.data.sources import open_data, open_digits
 from undiffuse.errors import UsageError
 from undiffuse.pictures.images import save_image
 from undiffuse.process.likelihood.bound import Bins

@@ -12,8 +12,9 @@ from PIL import Image
 from undiffuse.conditioning.columns import condition_notes, encode_columns, fit_conditions
 from undiffuse.conditioning.conditions import Conditions
 from undiffuse.conditioning.spec import Condition
+from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.sources import DataConfig, open_data
+from undiffuse.data.sources import open_data
 from undiffuse.data.tables import column, fingerprints, offers, text_column
 from undiffuse.errors import UsageError
 from undiffuse.runs.prepare import prepare

@@ -11,7 +11,7 @@ import torch
 from tests.small import TINY_SETTINGS, tiny_model
 from undiffuse.cli.main import app
 from undiffuse.config import changed
-from undiffuse.data.sources import DataConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.errors import UsageError
 from undiffuse.evaluation import sweep as sweep_module
 from undiffuse.evaluation.jackknife import Estimate

@@ -13,8 +13,8 @@ import torch
 import undiffuse
 from tests.small import TINY_SETTINGS, randomised
 from undiffuse.data.codec import Codec, fitted_codec
+from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.sources import DataConfig
 from undiffuse.evaluation.autoencoder import reconstruction_quality
 from undiffuse.evaluation.likelihood import likelihood
 from undiffuse.models import denoising, editing

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 import undiffuse
 from tests.small import TINY_SETTINGS
 from undiffuse.conditioning.base import Note
-from undiffuse.data.sources import DataConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.errors import Failure, UsageError
 from undiffuse.runs.diffusion import Run
 from undiffuse.runs.prepare import prepare

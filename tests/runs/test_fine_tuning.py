@@ -12,7 +12,8 @@ from PIL import Image
 
 import undiffuse
 from tests.small import TINY_SETTINGS, images
-from undiffuse.data.sources import DataConfig, open_digits
+from undiffuse.data.config import DataConfig
+from undiffuse.data.sources import open_digits
 from undiffuse.evaluation.likelihood import likelihood
 from undiffuse.process.config import ScheduleConfig
 from undiffuse.process.forward import add_noise

@@ -10,8 +10,8 @@ import torch
 from tests.small import TINY_SETTINGS
 from tests.training.test_loop import batches, same, training_loop
 from undiffuse.config import Config
+from undiffuse.data.config import DataConfig
 from undiffuse.data.loader import Loader
-from undiffuse.data.sources import DataConfig
 from undiffuse.errors import Failure, UsageError
 from undiffuse.models.config import ModelConfig
 from undiffuse.runs import measurements

@@ -11,7 +11,7 @@ import torch
 
 import undiffuse
 from tests.small import TINY_SETTINGS
-from undiffuse.data.sources import DataConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.errors import UsageError
 from undiffuse.runs.data import run_data
 from undiffuse.runs.prepare import prepare

@@ -8,7 +8,8 @@ import torch
 
 import undiffuse
 from tests.small import TINY_SETTINGS, randomised, tiny_model
-from undiffuse.data.sources import DataConfig, open_data
+from undiffuse.data.config import DataConfig
+from undiffuse.data.sources import open_data
 from undiffuse.models import restoration
 from undiffuse.models.file import load
 from undiffuse.runs.prepare import prepare

@@ -15,7 +15,8 @@ from torch import nn
 
 import undiffuse
 from tests.small import TINY
-from undiffuse.data.sources import DataConfig, open_digits
+from undiffuse.data.config import DataConfig
+from undiffuse.data.sources import open_digits
 from undiffuse.errors import UsageError
 from undiffuse.networks.unet import UNet
 from undiffuse.runs.prepare import prepare

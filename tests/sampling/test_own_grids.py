@@ -17,7 +17,7 @@ from tests.sampling.mixtures import MIXTURE
 from tests.small import tiny_model
 from undiffuse.cli.main import app
 from undiffuse.config import changed
-from undiffuse.data.sources import DataConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.models import editing
 from undiffuse.models.file import save_model
 from undiffuse.models.inverse_methods import InverseMethod, method_config

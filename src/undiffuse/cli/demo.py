@@ -17,7 +17,7 @@ def demo(
     folder: Annotated[Path, opt("The run folder.")] = Path("runs/demo"),
 ) -> None:
     """Train on handwritten digits for a minute and a half; draw a poster of what diffusion is."""
-    from undiffuse.data.sources import DataConfig
+    from undiffuse.data.config import DataConfig
     from undiffuse.pictures.poster import draw_poster
     from undiffuse.runs.poster import poster_of
     from undiffuse.runs.prepare import prepare

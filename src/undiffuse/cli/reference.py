@@ -62,7 +62,7 @@ def schema_of_code() -> dict[str, Any]:
     from pydantic.json_schema import models_json_schema
 
     from undiffuse.conditioning.spec import Condition
-    from undiffuse.data.sources import DataConfig
+    from undiffuse.data.config import DataConfig
     from undiffuse.runs.design import Design
 
     _, schema = models_json_schema([(kind, "validation") for kind in (DataConfig, Condition, Design)])

@@ -30,7 +30,7 @@ PRESETS_HELP = (
     "digits, or a paper's: ddpm_cifar10, iddpm_cifar10, …imagenet64, adm_imagenet64, …128, …256, edm_ddpmpp_cifar10, "
     "edm_ncsnpp_cifar10, dit_s, …b, …l, …xl."
 )
-DATA_OPTIONS = ("fit", "channels", "layout", "max_pixels", "shrink", "table")
+DATA_OPTIONS = ("fit", "channels", "variable", "layout", "max_pixels", "shrink", "table")
 COLUMNS = {
     "class": "A column of names",
     "tags": "A column of any number of names each",
@@ -119,7 +119,7 @@ def train(
     """Train a model on DATA in runs/<name>; the same command resumes."""
     from undiffuse.conditioning.degradations import training_tasks
     from undiffuse.config import parsed
-    from undiffuse.data.sources import DataConfig, share_or_count
+    from undiffuse.data.config import DataConfig, share_or_count
     from undiffuse.runs.choose_design import design_settings
     from undiffuse.runs.prepare import default_name, prepare
     from undiffuse.system import inside

@@ -1,15 +1,12 @@
-"""Arrays: .npy and .npz of NumPy, idx of MNIST.  Never unpickled.
+"""Examples in one array: what its axes are, which type it is kept in, and its labels.
 
-The content of a file says what it is, whatever its name ends in.  Floats are kept as float32 where that changes no value by more
+Floats are kept as float32 where that changes no value by more
 than a small part of the deviation of its channel, else as float64: a million and a tenth, 1e300 and 1e-300 are values too.
 """
 
 from __future__ import annotations
 
-import gzip
-import struct
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +16,6 @@ from undiffuse.data.statistics import channel_statistics, parts_of
 from undiffuse.errors import UsageError
 
 VALUES, LABELS = ("images", "x", "data", "values", "arr_0"), ("labels", "y", "label", "targets", "arr_1")
-IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 LAYOUTS = "N, C, D, H, W and L, each once, such as NHWC, NCHW, NHW, NCL, NC"
 WIDEST_TABLE = 16  # columns; wider rows are signals unless a layout is set
 LOST = 2.0**-12  # of a channel's standard deviation, the most that float32 may change a value
@@ -94,7 +90,7 @@ def array_dataset(
             raise UsageError(
                 f"{name} holds {len(values)} examples but labels of shape {labels.shape}: there should be one each."
             )
-        labels, classes, noted = _classes(labels)
+        labels, classes, noted = class_labels(labels)
         notes += noted
     two_d = values.ndim == 4
     return Dataset(
@@ -141,7 +137,7 @@ def _narrowed(values: np.ndarray) -> np.ndarray:
     )  # fitting the codec reports what is no number
 
 
-def _classes(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
+def class_labels(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
     """(int64 (N,), -1 where there is none; the names; notes) of one label for each example."""
     if labels.dtype.kind == "U":
         missing = np.isin(np.char.strip(labels), MISSING)
@@ -188,47 +184,3 @@ def load_one(path: Path) -> np.ndarray:
     if len(content) != 1:
         raise UsageError(f"{path} holds the arrays {', '.join(content)}, and one is needed: save that as an .npy file.")
     return next(iter(content.values()))
-
-
-def numpy_file(path: Path, layout: str | None = None) -> Dataset:
-    """One array, or several: values under one of VALUES, labels, if any, under one of LABELS, others of as many rows are columns."""
-    content = load_arrays(path)
-    if isinstance(content, np.ndarray):
-        return array_dataset(path.stem, content, None, layout)
-    key = next((key for key in VALUES if key in content), None) or (next(iter(content)) if len(content) == 1 else None)
-    if key is None:
-        raise UsageError(f"{path} holds the arrays {', '.join(content)}: name the one with the examples {VALUES[0]!r}.")
-    label = next((name for name in LABELS if name in content), None)
-    values = content[key]
-    columns = {
-        name: column
-        for name, column in content.items()
-        if name not in (key, label) and column.shape[:1] == values.shape[:1] and column.ndim
-    }
-    return array_dataset(path.stem, values, content[label] if label else None, layout, columns)
-
-
-def _idx_array(path: Path) -> np.ndarray:
-    """The array in an idx file: two zero bytes, the type, the number of axes, their lengths, the values (LeCun)."""
-    try:
-        with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb") as file:
-            content = file.read()
-        zero, kind, axes = struct.unpack(">HBB", content[:4])
-        shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
-        if zero or kind not in IDX_TYPES:
-            raise UsageError("it does not start as idx files do")
-        values = np.frombuffer(content, IDX_TYPES[kind], offset=4 + 4 * axes)
-        return values.reshape(shape).astype(values.dtype.newbyteorder("="))
-    except (ValueError, OSError, EOFError, struct.error) as error:
-        raise UsageError(f"{path} cannot be read as an idx file: {error}.") from None
-
-
-def idx(path: Path, layout: str | None = None) -> Dataset:
-    """idx of MNIST, gzipped or not; labels from the file beside it with `labels-idx1` for `images-idx3` in its name."""
-    beside = path.with_name(path.name.replace("images-idx3", "labels-idx1").replace("images.idx3", "labels.idx1"))
-    labels = _idx_array(beside) if beside != path and beside.exists() else None
-    data = array_dataset(path.name.split("-images")[0].split(".")[0], _idx_array(path), labels, layout)
-    looked = (
-        f"no {beside.name} is beside it" if beside != path else "its name has no 'images-idx3', so none were looked for"
-    )
-    return data if labels is not None else replace(data, notes=(*data.notes, f"no labels: {looked}"))

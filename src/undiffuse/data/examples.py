@@ -19,6 +19,7 @@ from undiffuse.data.pixels import (
     DESCRIBED,
     IMAGE_SUFFIXES,
     MUCH_CUT,
+    WIDE,
     Unreadable,
     converted,
     cut,
@@ -85,6 +86,8 @@ def _image(path: Path, codec: CodecConfig, fit: str) -> tuple[np.ndarray, list[s
     )  # by channel: alpha has a range of its own
     if picture.frames > 1:
         notes.append(f"{path.name} has {picture.frames} pages or frames, the first is used")
+    if picture.converted:
+        notes.append(f"{path.name} has {picture.converted} colours, converted to RGB")
     if picture.mode != mode:
         notes.append(
             f"{path.name} is {DESCRIBED[picture.mode]}, converted to {DESCRIBED[mode]} as the model's data are"
@@ -101,6 +104,12 @@ def _image(path: Path, codec: CodecConfig, fit: str) -> tuple[np.ndarray, list[s
         notes.append(f"{path.name} is {size_text(given.shape[1:])}, {how}, to the model's {height}×{width}")
         given = resized(given, (height, width), fit)
     values: np.ndarray = given.astype(np.float32)
+    if picture.mode in WIDE:
+        if codec.mode is not None:
+            raise UsageError(
+                f"{path} holds {DESCRIBED[picture.mode]}, and the model is for {DESCRIBED[mode]}: give a file of that kind."
+            )
+        return values[None], notes
     if codec.mode is None or picture.mode.endswith(";16") != mode.endswith(";16"):
         values = (low + values / np.iinfo(given.dtype).max * (high - low)).astype(np.float32)
         values = values.round() if codec.kind == "integer" else values

@@ -1,6 +1,7 @@
 """One image file: its first page or frame, upright, as an array (C, H, W) of the kind of pixel that the file has.
 
-Kinds are grey or colour, with or without alpha, of 8 bits (uint8) or 16 (uint16).  Nothing is cut: a palette becomes colour,
+Kinds are grey or colour, with or without alpha, of 8 bits (uint8) or 16 (uint16), grey floats and whole numbers of 32 bits.  Other colours
+(CMYK, YCbCr, LAB, HSV) become RGB, which is said.  Nothing is cut: a palette becomes colour,
 a transparent colour becomes alpha, and a file of 9 to 16 bits keeps them.  Pillow decodes 16-bit colour to its high bytes
 only, but it knows both byte orders, so decoding a second time in the other order gives the low bytes:
 
@@ -14,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal, Protocol
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from undiffuse.data.ranges import top_of
 
@@ -41,7 +42,10 @@ IMAGE_SUFFIXES = {
     ".j2k",
 }
 DESCRIBED = {"L": "grey", "LA": "grey with alpha", "RGB": "colour", "RGBA": "colour with alpha"}
+CONVERTED = ("CMYK", "YCbCr", "LAB", "HSV")  # to RGB
 DESCRIBED |= {f"{mode};16" if mode != "L" else "I;16": f"16-bit {text}" for mode, text in DESCRIBED.items()}
+DESCRIBED |= {"F": "grey floats", "I": "grey whole numbers of 32 bits"}
+WIDE = ("F", "I")  # kinds of more than 16 bits
 CHANNELS = {"grey": 1, "rgb": 3, "rgba": 4}
 DEEP = 257  # 65535/255
 BYTE_ORDERS = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B" if np.little_endian else ";16L"}
@@ -50,17 +54,28 @@ MUCH_CUT = 0.25  # of a picture
 LUMA = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601), as Pillow's
 
 
+class Openable(Protocol):
+    """What an image is read from: a path, or anything else that opens for reading, such as a member of an archive."""
+
+    def open(self, mode: Literal["rb"], /) -> IO[bytes]:
+        """The file, from its beginning; it can be opened any number of times."""
+
+
 class Unreadable(Exception):
     """Why one file cannot be used."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """values: (C, H, W), uint8 or uint16.   frames: pages or frames in the file.   cut: the share of the picture that cropping took away."""
+    """values: (C, H, W), uint8 or uint16.   frames: pages or frames in the file.   cut: the share of the picture that cropping took away.
+
+    converted: from which kind of colours, by Pillow's name; empty where they are as in the file.
+    """
 
     values: np.ndarray
     frames: int = 1
     cut: float = 0.0
+    converted: str = ""
 
     @property
     def mode(self) -> str:
@@ -70,11 +85,13 @@ class Picture:
 
 def mode_of(values: np.ndarray) -> str:
     """The kind of pixel of values (C, H, W)."""
+    if values.dtype in (np.float32, np.int32):
+        return "F" if values.dtype == np.float32 else "I"
     return list(DESCRIBED)[len(values) - 1 + 4 * (values.dtype == np.uint16)]
 
 
 def read_image(
-    path: Path,
+    path: Openable,
     channels: str | None = None,
     size: tuple[int, int] | None = None,
     fit: str = "crop",
@@ -90,13 +107,14 @@ def read_image(
     if max_pixels and Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS)  # Pillow has no other place for it
     try:
-        with Image.open(path) as file:
+        with path.open("rb") as stream, Image.open(stream) as file:
             if limit and file.width * file.height > limit:
                 raise Unreadable(_too_large(file.width * file.height, limit))
             # the second picture of MPO is the camera's own copy of the first
             frames = (
                 int(getattr(file, "n_frames", 1)) if getattr(file, "is_animated", False) and file.format != "MPO" else 1
             )
+            original = file.mode if file.mode in CONVERTED else ""
             deep = _deep(path, file)
             values = _plain(ImageOps.exif_transpose(file)) if deep is None else deep
     except Unreadable:
@@ -107,7 +125,7 @@ def read_image(
         raise Unreadable(str(error) or type(error).__name__) from None
     values = values if channels is None else converted(values, CHANNELS[channels])
     share = cut(values.shape[1:], size) if size and fit == "crop" else 0.0
-    return Picture(values if size is None else resized(values, size, fit), frames, share)
+    return Picture(values if size is None else resized(values, size, fit), frames, share, original)
 
 
 def _too_large(pixels: int | None, limit: int) -> str:
@@ -118,7 +136,7 @@ def _too_large(pixels: int | None, limit: int) -> str:
 # 16 bits -----------------------------------------------------------------------------------------------------------------
 
 
-def _deep(path: Path, file: Image.Image) -> np.ndarray | None:
+def _deep(path: Openable, file: Image.Image) -> np.ndarray | None:
     """The values of a file with 16-bit colour, or alpha, None for any other. Raises Unreadable where they would be cut to 8 bits."""
     tiles = getattr(file, "tile", [])
     modes = {t.args if isinstance(t.args, str) else str(t.args[0]) for t in tiles if t.args}
@@ -142,7 +160,7 @@ def _deep(path: Path, file: Image.Image) -> np.ndarray | None:
         )
     transparent = file.info.get("transparency")
     high = np.asarray(ImageOps.exif_transpose(file))
-    with Image.open(path) as again:
+    with path.open("rb") as stream, Image.open(stream) as again:
         assert isinstance(again, ImageFile.ImageFile)  # of any file
         again.tile = [t._replace(args=_other(t.args, swapped)) for t in again.tile]
         low = np.asarray(ImageOps.exif_transpose(again))
@@ -155,10 +173,13 @@ def _other(args: Any, swapped: dict[str, str]) -> Any:
     return swapped[args] if isinstance(args, str) else (swapped[args[0]], *args[1:])
 
 
-def _ppm(path: Path, offset: int, size: tuple[int, int], highest: int) -> np.ndarray:
+def _ppm(path: Openable, offset: int, size: tuple[int, int], highest: int) -> np.ndarray:
     """Of a binary PPM with two bytes a number; scaled to 65535, as Pillow scales a PGM."""
     width, height = size
-    values = np.fromfile(path, ">u2", width * height * 3, offset=offset)
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        content = stream.read(2 * width * height * 3)
+    values = np.frombuffer(content[: len(content) // 2 * 2], ">u2")
     if len(values) < width * height * 3:
         raise Unreadable("the file is cut short")
     if highest != 65535:
@@ -166,11 +187,11 @@ def _ppm(path: Path, offset: int, size: tuple[int, int], highest: int) -> np.nda
     return np.ascontiguousarray(np.moveaxis(values.reshape(height, width, 3), -1, 0), dtype=np.uint16)
 
 
-def _bits(path: Path, file: Image.Image) -> int:
+def _bits(path: Openable, file: Image.Image) -> int:
     """Bits of a number in the formats whose tiles do not say so: JPEG 2000, and AVIF, of more than 8."""
     if file.format not in ("JPEG2000", "AVIF"):
         return 8
-    with open(path, "rb") as stream:
+    with path.open("rb") as stream:
         head = stream.read(4096)
     if file.format == "JPEG2000":
         size = head.find(
@@ -193,18 +214,31 @@ def _plain(image: Image.Image) -> np.ndarray:
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):
         values = np.asarray(image)
         if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
-            raise Unreadable("integers beyond 16 bits, or below 0: store such images as .npy")
+            return values.astype(np.int32)[None]
         return _with_alpha(values.astype(np.uint16)[None], transparent)
     if image.mode in ("L", "RGB", "1"):
         without = {"1": "L"}.get(image.mode, image.mode)
         image = image.convert(without if transparent is None else without + "A")
     elif image.mode in ("P", "PA"):
         image = image.convert("RGBA" if image.mode == "PA" or transparent is not None else "RGB")
+    elif image.mode == "F":
+        return np.asarray(image)[None]
+    elif image.mode in CONVERTED:
+        image = _in_rgb(image)
     elif image.mode not in DESCRIBED:
-        fix = "store such images as .npy" if image.mode == "F" else "convert the file first"
-        raise Unreadable(f"its colour mode {image.mode} is not grey or RGB: {fix}")
+        raise Unreadable(f"its colour mode {image.mode} is not one that is read: convert the file first")
     values = np.asarray(image)
     return values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    """CMYK, YCbCr, HSV and LAB as sRGB."""
+    if image.mode != "LAB":
+        return image.convert("RGB")
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    found = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    assert found is not None  # only in place it gives nothing
+    return found
 
 
 def _with_alpha(values: np.ndarray, transparent: Any) -> np.ndarray:
@@ -219,6 +253,8 @@ def converted(values: np.ndarray, channels: int) -> np.ndarray:
     """Values (C, H, W) with 1 (grey), 2 (with alpha), 3 (colour) or 4 channels, at their own depth; alpha is dropped or full."""
     if len(values) == channels:
         return values
+    if values.dtype in (np.float32, np.int32):
+        return values if channels == 1 else np.repeat(values, 3, 0)
     if values.dtype == np.uint8:
         into = list(DESCRIBED)[channels - 1]
         image = np.asarray(_image(values).convert(into))
@@ -252,6 +288,8 @@ def resized(values: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
     if alpha:  # transparent pixels have no colour to lend
         planes[:-1] *= planes[-1:] / 65535
     planes = np.stack([np.asarray(_fitted(Image.fromarray(plane), size, fit)) for plane in planes])
+    if values.dtype == np.int32:
+        return planes.round().astype(np.int32)
     if values.dtype != np.uint16:
         return planes
     if alpha:

@@ -1,83 +1,107 @@
-"""Where data comes from: one argument, `digits`, a folder of images, a table that names them, .npy, .npz or idx.gz.
+"""Where data comes from: `digits` and other named sources, and every kind of file and folder that is known.
 
 `digits` alone is the data set that comes with the package, also where a folder has that name: that one is ./digits.
+
+A kind of file is an entry of FILE_KINDS: what it is recognised by, and a function that reads it, in a file of its own under readers/.
+Kinds are looked at from the last registered to the first, so that a user's own comes before those of the package.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
-from undiffuse.data import arrays, images, tables
+from undiffuse.data import tables
+from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.items import as_dataset
+from undiffuse.data.readers import archives, audio, named_arrays, tiff_stack, volumes
+from undiffuse.data.readers.idx import idx
+from undiffuse.data.readers.image_folder import image_folder
+from undiffuse.data.readers.image_table import image_table
+from undiffuse.data.readers.looking import holds_mostly
+from undiffuse.data.readers.numpy_files import numpy_file, numpy_folder
 from undiffuse.errors import UsageError
 from undiffuse.registry import Registry
 
 
-class DataConfig(BaseModel):
-    """Where data comes from, and how it is read."""
+@dataclass(frozen=True)
+class FileKind:
+    """A kind of file or folder that holds a data set.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    source: str = Field(
-        description="digits, or the path of a folder of images, a table that names them, or an .npy, .npz or idx.gz file."
-    )
-    size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = Field(
-        None, description="Height and width that images are resized to, in pixels."
-    )
-    fit: Literal["crop", "pad", "stretch"] = Field("crop", description="How images are resized: crop, pad or stretch.")
-    channels: Literal["grey", "rgb", "rgba"] | None = Field(None, description="Convert images to grey, rgb or rgba.")
-    layout: str | None = Field(None, description="Axes of an array, such as NHWC, NCHW, NHW, NCL, or NC for a table.")
-    range: tuple[float, float] | None = Field(
-        None, description="Lowest and highest whole number, black and white; found from the values when left out."
-    )
-    max_pixels: int | None = Field(
-        None,
-        gt=0,
-        description="Most pixels of an image that is opened; Pillow's limit, which protects from harmful files, when left out.",
-    )
-    shrink: int | None = Field(
-        None, ge=2, description="Average blocks of so many values along each axis, at least 2: data for a first stage."
-    )
-    table: str | None = Field(None, description="A .csv, .tsv or .jsonl file with more columns of the examples.")
-    held_out: float = Field(
-        0.1, ge=0, description="Examples kept for validation: a share below 1, or a whole number of them."
-    )
-
-
-def share_or_count(value: str | float) -> float:
-    """What is held out, as DataConfig has it: a share below 1, or a number of examples, which is a whole number ("100", 100).
-
-    Raises UsageError for anything else, such as 1.0, which may mean all or one.
+    what: it is, for messages.   read: its examples.   suffixes: of such files, in lower case.   claims: whether a path, of whatever suffix, is
+    one; a file of the suffixes when None.   images: whether it holds pictures, so that `size`, `fit`, `channels` and `max_pixels` apply.
     """
-    text = str(value).strip()
-    if re.fullmatch(r"\d+", text):
-        return float(text)
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share < 1:
+
+    what: str
+    read: Callable[[Path, DataConfig], Dataset]
+    suffixes: tuple[str, ...] = ()
+    claims: Callable[[Path], bool] | None = None
+    images: bool = False
+
+    def __call__(self, path: Path) -> bool:
+        """Whether a path is of this kind."""
+        if self.claims is not None:
+            return self.claims(path)
+        return path.is_file() and path.name.lower().endswith(self.suffixes)
+
+
+FILE_KINDS: Registry[FileKind] = Registry(
+    "kind of file",
+    "undiffuse.file_kinds",
+    {
+        "image folder": FileKind("a folder of images", image_folder, claims=Path.is_dir, images=True),
+        "idx": FileKind("an idx file", idx, claims=lambda path: path.is_file() and "idx" in path.name.lower()),
+        "numpy": FileKind("an .npy or .npz file", numpy_file, (".npy", ".npz")),
+        "image table": FileKind("a table that names images", image_table, tables.TABLE_SUFFIXES, images=True),
+        "image archive": FileKind(
+            "a .zip or .tar of images",
+            archives.image_archive,
+            claims=lambda path: archives.in_archive(path) is not None,
+            images=True,
+        ),
+        "webdataset": FileKind(
+            "shards of WebDataset", archives.shards, claims=lambda path: bool(archives.shards_of(path)), images=True
+        ),
+        "hdf5": FileKind("an HDF5 file", named_arrays.named_arrays, named_arrays.HDF5),
+        "zarr": FileKind("a Zarr store", named_arrays.named_arrays, claims=named_arrays.is_zarr),
+        "netcdf": FileKind("a NetCDF file", named_arrays.named_arrays, named_arrays.NETCDF),
+        "tiff stack": FileKind("a TIFF file of many pages", tiff_stack.tiff_stack, tiff_stack.TIFF),
+        "volume": FileKind("a NIfTI or NRRD file", volumes.volume_file, volumes.VOLUMES),
+        "numpy folder": FileKind(
+            "a folder of .npy files", numpy_folder, claims=lambda path: holds_mostly(path, (".npy",))
+        ),
+        "volume folder": FileKind(
+            "a folder of volumes", volumes.volume_folder, claims=lambda path: holds_mostly(path, volumes.VOLUMES)
+        ),
+        "audio folder": FileKind(
+            "a folder of recordings", audio.audio_folder, claims=lambda path: holds_mostly(path, audio.RECORDINGS)
+        ),
+    },
+)
+
+
+def register_file_kind(name: str, suffixes: tuple[str, ...], read: Callable[[Path], Any]) -> None:
+    """Makes files of one's own kind known, to `undiffuse.train("a.dcm")` and to `undiffuse train a.dcm`.
+
+    suffixes: of such files, in lower case with the dot, such as (".dcm",).   read: called with the path; it returns whatever `as_dataset` takes:
+    a torch Dataset, a list of tensors, an array, …, the same every time.
+    Raises UsageError for a name that is taken, and suffixes that are none.
+    """
+    if isinstance(suffixes, str) or not suffixes or not all(s.startswith(".") and s == s.lower() for s in suffixes):
         raise UsageError(
-            f"held_out {text} is neither a share of the examples below 1, such as 0.1, nor a whole number of them, such as 100."
+            f"suffixes are one or several in lower case with their dots, such as ('.dcm',), and not {suffixes!r}."
         )
-    return share
 
+    def opened(path: Path, config: DataConfig) -> Dataset:
+        return as_dataset(read(path), path.stem, layout=config.layout)
 
-def sides(size: object) -> list[int]:
-    """[height, width] of a size, one side or both. Raises UsageError for anything else."""
-    both = [size, size] if isinstance(size, int | np.integer) else list(size) if isinstance(size, tuple | list) else []
-    if len(both) != 2 or not all(isinstance(side, int | np.integer) and side > 0 for side in both):
-        raise UsageError(f"size is one side, such as 16, or (height, width), such as (48, 64), and not {size!r}.")
-    return [int(side) for side in both]
+    FILE_KINDS.register(name, FileKind(f"a {name} file", opened, tuple(suffixes)), owner=read)
 
 
 def open_digits() -> Dataset:
@@ -123,45 +147,42 @@ def own_source(source: str) -> bool:
     return name in set(SOURCES) or (not Path(source).expanduser().exists() and bool(name) and name in SOURCES)
 
 
+def file_kind(path: Path) -> FileKind | None:
+    """The kind of a file or folder that is there, None for what is none known."""
+    return next((kind for kind in reversed(list(FILE_KINDS.values())) if kind(path)), None)
+
+
 def of_images(config: DataConfig) -> bool:
-    """Whether a configuration names a folder of images, or a table that names them."""
-    path = Path(config.source).expanduser()
-    return not own_source(config.source) and (path.is_dir() or path.suffix.lower() in tables.TABLE_SUFFIXES)
+    """Whether a configuration names files that hold pictures."""
+    if own_source(config.source):
+        return False
+    kind = file_kind(Path(config.source).expanduser())
+    return kind is not None and kind.images
 
 
 def open_data(config: DataConfig) -> Dataset:
     """The data set a configuration names. Raises UsageError, one sentence with the fix, for anything unusable."""
     path = Path(config.source).expanduser()
-    suffix = path.suffix.lower()
     if own_source(config.source):
         name, _, rest = config.source.partition(":")
         data = as_dataset(SOURCES[name](rest), name, layout=config.layout)
         if path.exists():
             what = "the data set that comes with undiffuse" if name == "digits" else "a registered data source"
             data = replace(data, notes=(*data.notes, f"{name!r} is {what}; what is called so here is ./{name}"))
-    elif path.is_dir():
-        data = replace(
-            images.image_folder(path, config.size, config.fit, config.channels, config.max_pixels), folder=path
-        )
-    elif config.source.startswith(HANDED_OVER):
+        return with_settings(data, config)
+    if config.source.startswith(HANDED_OVER):
         raise UsageError(
             f"the data was handed over in Python, as a {config.source.removeprefix(HANDED_OVER)}, and lies in no file: give data as the run's was."
         )
-    elif not path.exists():
+    kind = file_kind(path)
+    if kind is None and not path.exists():
         raise UsageError(
-            f"there is no data at {path}: give {', '.join(map(repr, SOURCES.names()))}, a folder of images, or a .csv, .npy, .npz or idx.gz file."
+            f"there is no data at {path}: give {', '.join(map(repr, SOURCES.names()))}, or a folder or file that is there."
         )
-    elif suffix in tables.TABLE_SUFFIXES:
-        data = tables.image_table(path, config.size, config.fit, config.channels, config.max_pixels)
-    elif suffix in (".npy", ".npz"):
-        data = arrays.numpy_file(path, config.layout)
-    elif "idx" in path.name.lower():
-        data = arrays.idx(path, config.layout)
-    else:
-        raise UsageError(
-            f"{path} is no kind of data known here: give a folder of images, or a .csv, .npy, .npz or idx.gz file."
-        )
-    return with_settings(data, config)
+    if kind is None:
+        known = ", ".join(dict.fromkeys(each.what for each in FILE_KINDS.values()))
+        raise UsageError(f"{path} is no kind of data known here: give {known}.")
+    return with_settings(kind.read(path, config), config)
 
 
 def with_settings(data: Dataset, config: DataConfig) -> Dataset:
@@ -174,5 +195,9 @@ def with_settings(data: Dataset, config: DataConfig) -> Dataset:
         data = replace(data, low=config.range[0], high=config.range[1])
     if config.table is None:
         return data
-    files = data.columns["file"].tolist() if "file" in data.columns and path.is_dir() else None
+    files = (
+        data.columns["file"].tolist()
+        if "file" in data.columns and path.suffix.lower() not in tables.TABLE_SUFFIXES
+        else None
+    )
     return tables.with_table(data, Path(config.table).expanduser(), files)

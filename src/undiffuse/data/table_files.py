@@ -1,4 +1,4 @@
-"""Table files: CSV, TSV and JSON lines, in UTF-8, with a head line of names. What cannot be one is refused with its cause."""
+"""Table files: CSV, TSV and JSON lines, in UTF-8, with a head line of names, and Parquet. What cannot be one is refused with its cause."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import itertools
 import json
 from pathlib import Path
 
+from undiffuse.data.damage import refuse_damaged
 from undiffuse.errors import UsageError
+from undiffuse.system import optional
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 FIELD_LIMIT = 2**24  # characters of one cell
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 SEPARATED = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
@@ -18,6 +20,8 @@ SEPARATED = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
 
 def read_table(path: Path) -> dict[str, list[object]]:
     """The columns of a table, in the order of the file. Raises UsageError for a file that cannot be read as one."""
+    if path.suffix.lower() == ".parquet":
+        return _parquet(path)
     try:
         text = decode_text(path)
         rows = (
@@ -33,6 +37,16 @@ def read_table(path: Path) -> dict[str, list[object]]:
         )
     names = list(dict.fromkeys(name for row in rows for name in row))
     return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _parquet(path: Path) -> dict[str, list[object]]:
+    """The columns of a Parquet file. Raises UsageError for a damaged or empty one, Failure without pyarrow."""
+    parquet = optional("pyarrow.parquet")
+    with refuse_damaged(path, "a table"):
+        table = parquet.read_table(path)
+    if not table.num_rows:
+        raise UsageError(f"the table {path} holds no rows.")
+    return {name: table.column(name).to_pylist() for name in table.column_names}
 
 
 def decode_text(path: Path) -> str:

@@ -10,7 +10,6 @@ Where the examples are files, the rows of a table are found by the column whose 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,6 @@ from undiffuse.data.table_rows import FILE_COLUMNS, cell_text, rows_by_name
 from undiffuse.errors import UsageError
 
 CAPTIONS = "caption"  # the column of the .txt files beside pictures
-MOST_LOOKED_AT = 100  # cells, to see whether a column names files
 MOST_FIXED = 2**26  # bytes of a text column as an array of fixed width; a longer one is an array of objects
 
 
@@ -56,53 +54,6 @@ def text_column(texts: Sequence[str]) -> np.ndarray:
 def is_text(column: np.ndarray) -> bool:
     """Whether a column holds texts."""
     return column.dtype.kind in "UO"
-
-
-def image_table(
-    path: Path,
-    size: tuple[int, int] | None = None,
-    fit: str = "crop",
-    channels: str | None = None,
-    max_pixels: int | None = None,
-) -> Dataset:
-    """The images a table names, in its order, with its other columns.
-
-    Raises UsageError where no column names files, or as `images.read_images` does.
-    """
-    content = read_table(path)
-    cells = {name: [cell_text(value) for value in values] for name, values in content.items()}
-    column = next((name for name in FILE_COLUMNS if name in content), None)
-    notes: list[str] = []
-    if column is None:
-        naming = [name for name, texts in cells.items() if _names_files(texts, path.parent)]
-        if len(naming) > 1:
-            raise UsageError(
-                f"in {path} each of the columns {', '.join(naming)} names files: call the one with the examples {FILE_COLUMNS[0]!r}."
-            )
-        if not naming:
-            raise UsageError(
-                f"{path} has the columns {', '.join(content)}, and none of them names image files: call that one {FILE_COLUMNS[0]!r}. "
-                "If the numbers of the table are themselves the data, that is not read from text yet: save them as .npy, a row for each example."
-            )
-        column = naming[0]
-        notes.append(f"the images are those that the column {column!r} names")
-    twice = [name for name, count in Counter(cells[column]).items() if count > 1]
-    if twice:
-        notes.append(
-            f"{len(twice)} images are named by several rows each, such as {twice[0]}: every row is an example of its own"
-        )
-    files = [path.parent / name for name in cells[column]]
-    images = read_images(path.parent, files, size, fit, channels, max_pixels)
-    columns = {name: as_column(values)[images.kept] for name, values in content.items()}
-    return Dataset(
-        path.stem, images.values, mode=images.mode, columns=columns, root=path.parent, notes=(*notes, *images.notes)
-    )
-
-
-def _names_files(cells: Sequence[str], folder: Path) -> bool:
-    """Whether most of the first different cells are files."""
-    few = list(dict.fromkeys(cells))[:MOST_LOOKED_AT]
-    return sum(bool(text) and (folder / text).is_file() for text in few) > len(few) / 2
 
 
 def with_table(data: Dataset, path: Path, files: Sequence[str] | None) -> Dataset:
@@ -255,7 +206,7 @@ def pictures(
             )
         return arranged(values, fitting)[0], None, ()
     root = data.root or Path()
-    images = read_images(root, [root / name for name in values], None, "crop", channels)
+    images = read_images(root, [root / name for name in values], values.tolist(), None, "crop", channels)
     if len(images.kept) != len(values):
         raise UsageError(
             f"{len(values) - len(images.kept)} pictures that are conditions cannot be read: fix or remove them."

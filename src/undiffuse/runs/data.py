@@ -12,8 +12,9 @@ from undiffuse.conditioning.columns import column_values, with_files
 from undiffuse.conditioning.spec import Condition
 from undiffuse.config import stored
 from undiffuse.data.codec import CodecConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.sources import DataConfig, of_images, open_data
+from undiffuse.data.sources import of_images, open_data
 from undiffuse.data.splitting import split_rows
 from undiffuse.errors import UsageError
 from undiffuse.models.model import Model

@@ -10,7 +10,7 @@ from undiffuse.conditioning.base import Name
 from undiffuse.conditioning.degradations import DegradationConfig
 from undiffuse.conditioning.spec import Condition
 from undiffuse.config import Config
-from undiffuse.data.sources import DataConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.data.splitting import SplitConfig
 from undiffuse.errors import UsageError
 from undiffuse.models.config import StartConfig

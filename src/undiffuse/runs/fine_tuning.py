@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from undiffuse.config import changed, differences
+from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.pixels import size_text
-from undiffuse.data.sources import DataConfig, of_images, open_data
+from undiffuse.data.sources import of_images, open_data
 from undiffuse.errors import UsageError
 from undiffuse.models.config import ModelConfig, StartConfig, rescheduled, with_sampling_completed
 from undiffuse.models.denoiser import Denoiser

@@ -20,9 +20,10 @@ from undiffuse.conditioning.conditions import CONDITIONS
 from undiffuse.conditioning.degradations import Degradation, Degradations
 from undiffuse.conditioning.spec import Condition
 from undiffuse.data.codec import CodecConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.ranges import colours, range_note
-from undiffuse.data.sources import DataConfig, of_images, open_data
+from undiffuse.data.sources import of_images, open_data
 from undiffuse.data.splitting import split_rows
 from undiffuse.data.table_rows import FILE_COLUMNS
 from undiffuse.data.tables import fingerprints, offers, refuse_missing

@@ -17,8 +17,8 @@ from undiffuse.conditioning.degradations import Degradations
 from undiffuse.conditioning.encoded import Encoded
 from undiffuse.conditioning.spec import Condition
 from undiffuse.data.codec import Codec, CodecConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.sources import DataConfig
 from undiffuse.data.splitting import SplitConfig, drawn_split, keys_of, with_names_kept
 from undiffuse.errors import UsageError
 from undiffuse.rng import GeneratorStream, drawing

@@ -21,9 +21,10 @@ from torch import nn
 from undiffuse.conditioning.base import Note
 from undiffuse.conditioning.spec import Condition
 from undiffuse.config import parsed
+from undiffuse.data.config import DataConfig, share_or_count
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.items import as_dataset
-from undiffuse.data.sources import HANDED_OVER, DataConfig, share_or_count, with_settings
+from undiffuse.data.sources import HANDED_OVER, with_settings
 from undiffuse.errors import UsageError
 from undiffuse.models.devices import usable_device
 from undiffuse.models.file import load

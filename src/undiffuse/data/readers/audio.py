@@ -1,0 +1,71 @@
+"""Recordings: a folder of .wav, .flac, .ogg, .mp3, … as signals (channels, length), whole numbers of 16 bits as such.
+
+All have one rate and number of channels.  They are cut to the length of the shortest, and a note says how much of the others that leaves out;
+where that is more than a quarter of all, the work stops.  The rate is the column `rate`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from undiffuse.data.arrays import array_dataset
+from undiffuse.data.config import DataConfig
+from undiffuse.data.damage import refuse_damaged
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.readers.image_folder import classes_of
+from undiffuse.errors import UsageError
+from undiffuse.system import optional
+
+RECORDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
+MOST_CUT = 0.25  # of all samples
+
+
+def recordings_in(root: Path) -> list[Path]:
+    """The recordings below a folder, sorted."""
+    return sorted(
+        (p for p in root.rglob("*") if p.suffix.lower() in RECORDINGS and not p.name.startswith(".")), key=str
+    )
+
+
+def audio_folder(root: Path, config: DataConfig) -> Dataset:
+    """The recordings of a folder. Raises UsageError where rates, channels or lengths do not go together, Failure without soundfile."""
+    files = recordings_in(root)
+    names = [path.relative_to(root).as_posix() for path in files]
+    soundfile: Any = optional("soundfile")
+    heads = []
+    for path, name in zip(files, names, strict=True):
+        with refuse_damaged(Path(name), "a recording"):
+            heads.append(soundfile.info(str(path)))
+    for what in ("samplerate", "channels"):
+        counts = Counter(getattr(head, what) for head in heads)
+        if len(counts) > 1:
+            (common, _), (other, _) = counts.most_common(2)
+            odd = next(name for name, head in zip(names, heads, strict=True) if getattr(head, what) == other)
+            raise UsageError(
+                f"the recordings in {root} are of {len(counts)} {what}s: most have {common}, {odd} has {other}; make them one."
+            )
+    lengths = np.array([head.frames for head in heads])
+    shortest = int(lengths.min())
+    left_out = 1 - shortest * len(lengths) / max(1, lengths.sum())
+    if left_out > MOST_CUT or shortest == 0:
+        odd = names[int(lengths.argmin())]
+        raise UsageError(
+            f"the recordings in {root} are {shortest} to {lengths.max()} samples long ({odd} is the shortest): cutting all to the shortest would "
+            f"leave out {left_out:.0%}; cut them into pieces of one length."
+        )
+    whole = all(head.subtype == "PCM_16" for head in heads)
+    values = np.empty((len(files), heads[0].channels, shortest), np.int16 if whole else np.float32)
+    for row, path in enumerate(files):
+        with refuse_damaged(path, "a recording"):
+            values[row] = soundfile.read(str(path), frames=shortest, dtype=values.dtype.name, always_2d=True)[0].T
+    labels, notes = classes_of(root, names)
+    columns = {"file": np.array(names), "rate": np.full(len(files), float(heads[0].samplerate))}
+    data = array_dataset(root.resolve().name, values, None if labels is None else np.array(labels), "NCL", columns)
+    notes += [f"recordings of {heads[0].samplerate:,} samples a second, {shortest / heads[0].samplerate:.3g} s each"]
+    notes += [f"cut to the shortest, which leaves out {left_out:.1%} of all samples"] if left_out > 0 else []
+    return replace(data, root=root, notes=(*notes, *data.notes))

@@ -1,0 +1,64 @@
+"""Files of NumPy, .npy and .npz, and folders of .npy files.  Never unpickled."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from undiffuse.data.arrays import LABELS, VALUES, array_dataset, load_arrays, load_one
+from undiffuse.data.config import DataConfig
+from undiffuse.data.dataset import Dataset
+from undiffuse.data.readers.image_folder import classes_of
+from undiffuse.errors import UsageError
+
+
+def numpy_file(path: Path, config: DataConfig) -> Dataset:
+    """One array, or several: values under one of VALUES, labels, if any, under one of LABELS, others of as many rows are columns."""
+    content = load_arrays(path)
+    if isinstance(content, np.ndarray):
+        return array_dataset(path.stem, content, None, config.layout)
+    if config.variable is not None and config.variable not in content:
+        raise UsageError(f"{path} has no array {config.variable!r}: it holds {', '.join(content)}.")
+    key = (
+        config.variable
+        or next((key for key in VALUES if key in content), None)
+        or (next(iter(content)) if len(content) == 1 else None)
+    )
+    if key is None:
+        raise UsageError(
+            f"{path} holds the arrays {', '.join(content)}: say by `variable` which of them are the examples, or name it {VALUES[0]!r}."
+        )
+    label = next((name for name in LABELS if name in content), None)
+    values = content[key]
+    columns = {
+        name: column
+        for name, column in content.items()
+        if name not in (key, label) and column.shape[:1] == values.shape[:1] and column.ndim
+    }
+    return array_dataset(path.stem, values, content[label] if label else None, config.layout, columns)
+
+
+def numpy_folder(root: Path, config: DataConfig) -> Dataset:
+    """Every .npy file below a folder is an example; sub-folders are classes. Raises UsageError where shapes or types differ."""
+    files = sorted(
+        (path for path in root.rglob("*") if path.suffix.lower() == ".npy" and not path.name.startswith(".")), key=str
+    )
+    names = [path.relative_to(root).as_posix() for path in files]
+    labels, notes = classes_of(root, names)
+    values = np.empty(0)
+    for row, path in enumerate(files):
+        one = load_one(path)
+        if row == 0:
+            values = np.empty((len(files), *one.shape), one.dtype.newbyteorder("="))
+        if one.shape != values.shape[1:] or one.dtype.newbyteorder("=") != values.dtype:
+            raise UsageError(
+                f"{names[row]} is {one.shape} of {one.dtype}, and {names[0]} {values.shape[1:]} of {values.dtype}: make all arrays of {root} alike."
+            )
+        values[row] = one
+    columns = {"file": np.array(names)}
+    data = array_dataset(
+        root.resolve().name, values, None if labels is None else np.array(labels), config.layout, columns
+    )
+    return replace(data, root=root, notes=(*data.notes, *notes))
