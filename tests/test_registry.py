@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 import undiffuse
 from tests.small import TINY_SETTINGS, tiny_model
 from undiffuse.conditioning.conditions import CONDITIONS
-from undiffuse.data.sources import SOURCES
+from undiffuse.data.sources import FILE_KINDS, SOURCES
 from undiffuse.errors import UsageError
 from undiffuse.networks.building import NETWORKS
 from undiffuse.process.config import SCHEDULES, ScheduleConfig
@@ -29,7 +30,7 @@ from undiffuse.sampling.solvers.registry import SOLVERS, Settings, make_solver
 from undiffuse.training.objectives import LOSS_WEIGHTS, OBJECTIVES
 from undiffuse.training.settings import TrainingConfig
 
-ALL = (CONDITIONS, GRIDS, GUIDANCE_METHODS, LOSS_WEIGHTS, NETWORKS, OBJECTIVES, SCHEDULES, SOLVERS, SOURCES)
+ALL = (CONDITIONS, FILE_KINDS, GRIDS, GUIDANCE_METHODS, LOSS_WEIGHTS, NETWORKS, OBJECTIVES, SCHEDULES, SOLVERS, SOURCES)
 
 
 @pytest.mark.parametrize("time", ["first", "second"])
@@ -95,6 +96,54 @@ def test_a_solver_of_ones_own_samples_as_what_it_is_made_of():
         model.sample(1, solver="mine", corrections=2)
     with pytest.raises(UsageError, match="no setting 'churn'"):
         undiffuse.register_solver("other", DDIM, settings={"churn": 0.5})
+
+
+class Odd(DDIM):
+    """A solver with one thing wrong."""
+
+    wrong = "nothing"
+
+    def plan(self, levels):
+        rows = super().plan(levels)
+        return {"plan": rows[:-1], "no plan": None}.get(self.wrong, rows)
+
+    def step(self, x_t, denoise, row, noise, state):
+        step = super().step(x_t, denoise, row, noise, state)
+        return {
+            "tensor": step.x,
+            "one row": replace(step, x=step.x[:1]),
+            "double": replace(step, x=step.x.double()),
+            "posterior": replace(step, posterior=None),
+        }.get(self.wrong, step)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("nothing", ""),
+        ("plan", "a sequence of 4 rows"),
+        ("no plan", "None, and has to be a sequence of 4 rows"),
+        ("tensor", "returned a Tensor: `step` returns a Step"),
+        ("one row", r"returned x as \(1, .* and x_t is \(3, "),
+        ("double", "of torch.float64, and x_t"),
+        ("posterior", "returned posterior.mean as NoneType"),
+    ],
+)
+def test_what_a_solver_of_ones_own_returns_is_checked(wrong, words):
+    solver = type("Odd", (Odd,), {"wrong": wrong, "__module__": __name__})
+    undiffuse.register_solver("odd", solver)
+    if not words:
+        assert len(tiny_model().sample(3, solver="odd", steps=4, grid="trailing")) == 3
+        return
+    with pytest.raises(UsageError, match=f"solver Odd.*{words}"):
+        tiny_model().sample(3, solver="odd", steps=4, grid="trailing")
+
+
+@pytest.mark.parametrize("betas", [lambda T: torch.full((T - 1,), 0.1), lambda T: [0.1] * T, lambda T: None])
+def test_a_schedule_of_ones_own_has_as_many_betas_as_it_should(betas):
+    undiffuse.register_schedule("short", betas=betas)
+    with pytest.raises(UsageError, match=r"the schedule 'short' makes .* for T = 5: it returns a tensor of 5 betas"):
+        ScheduleConfig(name="short", T=5).build()
 
 
 def test_a_grid_of_ones_own_is_the_table_that_it_returns():

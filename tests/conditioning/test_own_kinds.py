@@ -16,7 +16,7 @@ from torch import nn
 import undiffuse
 from tests.small import TINY_SETTINGS
 from undiffuse.conditioning.base import ConditionModule, ConditionSettings
-from undiffuse.conditioning.conditions import CONDITIONS, ConditionConfig
+from undiffuse.conditioning.conditions import CONDITIONS, ConditionConfig, Conditions
 from undiffuse.conditioning.fitting import Column, Fitting
 from undiffuse.errors import UsageError
 
@@ -146,3 +146,22 @@ def test_the_schema_of_conditions_lists_every_kind():
         if "kind" in definition.get("properties", {})
     }
     assert kinds >= set(CONDITIONS)
+
+
+@pytest.mark.parametrize(
+    ("method", "made", "words"),
+    [
+        ("read", lambda self, values: torch.zeros(1, 3), r"was read as \(1, 3\) for 4 values"),
+        ("read", lambda self, values: None, "was read as NoneType"),
+        ("read", lambda self, values: torch.zeros(len(values), 2), "its null token"),
+        ("read", lambda self, values: torch.zeros(len(values), 3, dtype=torch.float64), "its null token"),
+        ("forward", lambda self, encoded: self.linear(encoded)[:1], r"'wind' returned \(1, \d+\) for 5 examples"),
+        ("forward", lambda self, encoded: None, "'wind' returned NoneType"),
+        ("forward", lambda self, encoded: self.linear(encoded)[:, None], r"`forward` returns \(5, width\)"),
+    ],
+)
+def test_what_a_kind_of_ones_own_returns_is_checked(method, made, words, monkeypatch):
+    monkeypatch.setattr(AngleCondition, method, made)
+    conditions = Conditions({"wind": Angle(examples=4, dropout=0.1, inject="embedding")}, 8)
+    with pytest.raises(UsageError, match=words):
+        conditions(conditions.encode({"wind": [1.0, 2.0, None, 3.0, 4.0]}, 5))

@@ -175,3 +175,60 @@ def test_labels_that_are_none_of_the_names_are_refused_and_the_names_themselves_
     with pytest.raises(UsageError, match="item 1 has the label 'dog', and the names are cat, cow"):
         as_dataset([(x, "cat"), (x, "dog")], names=["cat", "cow"])
     assert as_dataset([(x, "cat"), (x + 1, "cow")], names=["cat", "cow"]).classes == ("cat", "cow")
+
+
+@pytest.mark.parametrize("masked", [0, 3])
+def test_masked_values_are_no_data(masked):
+    values = np.ma.masked_array(np.random.default_rng(0).random((8, 4, 4)), mask=False)
+    values.mask[:masked] = True
+    if not masked:
+        assert np.array_equal(as_dataset(values).values[:, 0], values.data.astype(np.float32))
+        return
+    with pytest.raises(UsageError, match="48 values of the data are masked"):
+        as_dataset(values)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.eye(4).to_sparse(),
+        torch.zeros(4, 4, device="meta"),
+        torch.quantize_per_tensor(torch.zeros(4, 4), 0.1, 0, torch.quint8),
+    ],
+    ids=["sparse", "meta", "quantised"],
+)
+def test_tensors_without_plain_values_are_refused(tensor):
+    for data in (tensor, [tensor, tensor]):
+        with pytest.raises(UsageError, match="make it a plain one"):
+            as_dataset(data)
+
+
+def test_bfloat16_is_read_and_six_axes_are_refused():
+    assert as_dataset(torch.eye(4, dtype=torch.bfloat16)[:, :, None]).values.dtype == np.float32
+    with pytest.raises(UsageError, match="axes"):
+        as_dataset(torch.zeros(2, 2, 2, 2, 2, 2))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frames_are_tables_of_their_numbers(library):
+    module = pytest.importorskip(library)
+    content = {"age": [3, 5, 8], "height": [1.5, 2.5, 3.5], "town": ["a", "b", None], "label": [1, 0, 1]}
+    data = as_dataset(module.DataFrame(content))
+    assert data.values[:, :, 0].tolist() == [[3, 1.5], [5, 2.5], [8, 3.5]]
+    assert (data.classes, data.labels.tolist()) == (("0", "1"), [1, 0, 1])
+    assert data.columns["town"].tolist() == ["a", "b", ""]
+    with pytest.raises(UsageError, match="'age' has missing"):
+        as_dataset(module.DataFrame(content | {"age": [3, None, 8]}))
+    with pytest.raises(UsageError, match="no columns of numbers; it has town"):
+        as_dataset(module.DataFrame({"town": ["a", "b"]}))
+    with pytest.raises(UsageError, match="no rows"):
+        as_dataset(module.DataFrame({"age": []}))
+
+
+def test_a_data_set_of_hugging_face_is_read_with_its_names():
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    pictures = [Image.fromarray(np.full((4, 5, 3), 9 * k, np.uint8)) for k in range(4)]
+    data = as_dataset(datasets.Dataset.from_dict({"image": pictures, "label": [0, 1, 1, 0]}, features=features))
+    assert data.shape == (3, 4, 5)
+    assert (data.classes, data.labels.tolist()) == (("cat", "dog"), [0, 1, 1, 0])

@@ -242,14 +242,30 @@ class ConditionModule(nn.Module, ABC):
         """One row for each value, None for the null token."""
         present = [row for row, value in enumerate(values) if value is not None]
         if len(present) == len(values):
-            return self.read(values)
+            return self._read(values)
         self.require_null_token()
         nothing = self.null_token()
         if not present:
             return nothing.expand(len(values), *nothing.shape)
         encoded = nothing.repeat(len(values), *[1] * nothing.ndim)
-        encoded[present] = self.read([values[row] for row in present])
+        read = self._read([values[row] for row in present])
+        if read.shape[1:] != encoded.shape[1:] or read.dtype != encoded.dtype:
+            raise UsageError(
+                f"a {self.config.kind} is read as {tuple(read.shape[1:])} of {read.dtype}, and its null token is {tuple(nothing.shape)} of "
+                f"{nothing.dtype}: `read` and `null_token` return the same."
+            )
+        encoded[present] = read
         return encoded
+
+    def _read(self, values: Sequence[object]) -> Tensor:
+        """`read`, of any kind of condition. Raises UsageError where that returns anything but a tensor with a row for each value."""
+        found: object = self.read(values)
+        if not isinstance(found, Tensor) or found.ndim == 0 or len(found) != len(values):
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise UsageError(
+                f"a {self.config.kind} was read as {shape} for {len(values)} values: `read` returns a tensor with a row for each."
+            )
+        return found
 
     def require_null_token(self) -> None:
         """Raises UsageError where the network was trained without the null token."""

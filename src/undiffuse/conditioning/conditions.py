@@ -167,7 +167,7 @@ class Conditions(nn.Module):
         tokens: list[Tensor] = []
         absent: list[Tensor] = []
         for name, module in self.items():
-            embedding = module(values[name])
+            embedding = _embedded(name, module, values[name])
             {"embedding": layers, "concat": beside, "cross_attention": tokens}[module.config.inject].append(embedding)
             if module.config.inject == "cross_attention":
                 missing = module.padding_mask(values[name])
@@ -232,3 +232,18 @@ class Conditions(nn.Module):
             name: self[name].dropped(value, drop[name].to(value.device)) if name in drop else value
             for name, value in values.items()
         }
+
+
+def _embedded(name: str, module: ConditionModule, values: Tensor) -> Tensor:
+    """What a condition makes of its encoded values. Raises UsageError for anything but floats with a row for each."""
+    found = module(values)
+    axes = {"embedding": 2, "cross_attention": 3}.get(module.config.inject)
+    if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != len(values) or axes not in (None, found.ndim):
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        wanted = {2: f"({len(values)}, width)", 3: f"({len(values)}, tokens, width)"}.get(
+            axes or 0, f"({len(values)}, channels, …)"
+        )
+        raise UsageError(
+            f"the condition {name!r} returned {shape} for {len(values)} examples: `forward` returns {wanted}."
+        )
+    return found

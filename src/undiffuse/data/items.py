@@ -1,4 +1,6 @@
-"""A data set of items, such as a torch Dataset, a Hugging Face data set, a list of tensors or an array: read once, into memory.
+"""A data set of items, such as a torch Dataset, a Hugging Face data set, a list of tensors, an array or a frame: read once, into memory.
+
+Of a frame of pandas or polars, the columns of numbers are the examples, in their order; all else are columns.
 
 An item is an example, or holds one with what is known of it:
 
@@ -11,6 +13,7 @@ A label that is a whole number or a text is the class of its example.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from numbers import Number
 from pathlib import Path
@@ -44,12 +47,27 @@ def as_dataset(
     if isinstance(items, Dataset):
         return items
     if isinstance(items, np.ndarray | Tensor):
-        whole = items.detach().cpu().numpy() if isinstance(items, Tensor) else items
+        whole = _plain(items, "the data") if isinstance(items, Tensor) else items
+        if isinstance(whole, np.ma.MaskedArray) and np.ma.is_masked(whole):
+            raise UsageError(
+                f"{int(np.ma.getmaskarray(whole).sum())} values of the data are masked: fill them, or leave out the examples that have any."
+            )
+        whole = np.asarray(whole)
         if whole.ndim and whole.dtype != object:
             _refuse_not_finite(whole)
-            first = isinstance(items, Tensor) and whole.ndim > 3 and layout is None
+            first = isinstance(items, Tensor) and whole.ndim - 1 in SIZES and whole.ndim > 3 and layout is None
             return array_dataset(name, whole, None, "NC" + SIZES[whole.ndim - 1] if first else layout)
-    values, columns, channels_first = _read(items)
+    frame = _frame(items)
+    if frame is not None:
+        numbers, columns = _numbers_of(frame)
+        if numbers is not None:
+            values, channels_first, layout = numbers, False, "NC"
+        else:
+            values, columns, channels_first = _read(
+                [dict(zip(frame, row, strict=True)) for row in zip(*frame.values(), strict=True)]
+            )
+    else:
+        values, columns, channels_first = _read(items)
     label = next((column for column in CLASSES if column in columns), None)
     labels = None if label is None else _labels(columns[label], _names(items, label) if names is None else names)
     if channels_first and layout is None and values.ndim > 3:
@@ -102,6 +120,40 @@ def _read(items: Any) -> tuple[np.ndarray, dict[str, list[Any]], bool]:
     return values, columns, channels_first
 
 
+def _frame(items: Any) -> dict[str, list[Any]] | None:
+    """The columns of a frame of pandas or polars, by name; None for anything else."""
+    if not (hasattr(items, "columns") and hasattr(items, "to_numpy") and hasattr(items, "dtypes")):
+        return None
+    if len(items) == 0:
+        raise UsageError("the frame holds no rows: give one with examples.")
+    return {
+        str(name): [None if isinstance(v, float) and math.isnan(v) else v for v in items[name].to_list()]
+        for name in items.columns
+    }
+
+
+def _numbers_of(frame: Mapping[str, list[Any]]) -> tuple[np.ndarray | None, dict[str, list[Any]]]:
+    """(the columns of numbers as one table (N, C), or None where a column holds examples; the other columns).
+
+    Raises UsageError for missing numbers, and a frame without any.
+    """
+    if any(_axes(column[0]) or isinstance(column[0], Image.Image | Mapping) for column in frame.values()):
+        return None, {}
+    kinds = {name: {type(_bare(value)) for value in column} - {type(None)} for name, column in frame.items()}
+    numbers = [name for name, types in kinds.items() if types and types <= {int, float} and name not in CLASSES]
+    if not numbers:
+        raise UsageError(
+            f"the frame has no columns of numbers; it has {', '.join(frame)}: give one with numbers, or with arrays in its cells."
+        )
+    table = np.array([[np.nan if value is None else float(value) for value in frame[name]] for name in numbers]).T
+    missing = [name for name, column in zip(numbers, table.T, strict=True) if not np.isfinite(column).all()]
+    if missing:
+        raise UsageError(
+            f"the column {missing[0]!r} has missing or infinite numbers: fill them, or leave these rows out."
+        )
+    return table, {name: column for name, column in frame.items() if name not in numbers}
+
+
 def _parts(item: Any, k: int) -> tuple[Any, dict[str, Any]]:
     """(the example of an item, what else it has, by name)."""
     if isinstance(item, Mapping):
@@ -130,10 +182,7 @@ def _array(example: Any, k: int) -> tuple[np.ndarray, bool]:
         pixels = np.asarray(image)
         found, first = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1), True
     elif isinstance(example, Tensor):
-        found, first = (
-            example.detach().cpu().numpy() if example.dtype != torch.bfloat16 else example.float().cpu().numpy(),
-            True,
-        )
+        found, first = _plain(example, f"item {k}"), True
     else:
         try:
             found, first = np.asarray(example), False
@@ -148,6 +197,23 @@ def _array(example: Any, k: int) -> tuple[np.ndarray, bool]:
     if found.dtype.kind == "f" and not np.isfinite(found).all():
         raise UsageError(f"item {k} holds numbers that are NaN or infinite: leave it out, or give other values.")
     return (found.astype(np.float32) if found.dtype == np.float16 else found), first
+
+
+def _plain(tensor: Tensor, what: str) -> np.ndarray:
+    """A tensor as an array, of bfloat16 as float32. Raises UsageError for one that has no values, or not all of them.   what: it is."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+        raise UsageError(
+            f"{what} is a sparse, quantised or empty tensor ({tensor.layout}, {tensor.dtype}, {tensor.device}): make it a plain one."
+        )
+    array: np.ndarray = (
+        (tensor.float() if tensor.dtype == torch.bfloat16 else tensor)
+        .detach()
+        .resolve_conj()
+        .resolve_neg()
+        .cpu()
+        .numpy()
+    )
+    return array
 
 
 def _refuse_not_finite(values: np.ndarray) -> None:

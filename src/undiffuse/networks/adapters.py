@@ -77,11 +77,13 @@ def adapters_of(module: nn.Module) -> dict[str, Adapter]:
 
 def merged(module: nn.Module) -> dict[str, Tensor]:
     """Copies of a module's parameters, under the names they have without adapters, and with what these change."""
-    found = {}
+    found, adapted = {}, set(adapters_of(module))
     for name, parameter in module.named_parameters():
-        if name.endswith(f"{PLACE}.original"):
-            changed = module.get_submodule(name.removesuffix(".original"))
+        changed = module.get_submodule(name.removesuffix(".original")) if name.endswith(f"{PLACE}.original") else None
+        if isinstance(changed, parametrize.ParametrizationList) and isinstance(
+            changed[0], Adapter
+        ):  # else a user's own
             found[name.replace(f"{PLACE}.original", ".weight")] = changed().detach().clone()
-        elif f"{PLACE}.0." not in name:
+        elif name.rpartition(f"{PLACE}.0.")[0] not in adapted:
             found[name] = parameter.detach().clone()
     return found

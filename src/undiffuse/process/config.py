@@ -136,7 +136,13 @@ class ScheduleConfig(BaseModel):
         if entry is None:
             betas = torch.tensor(self.betas, dtype=torch.float64)
         else:
-            betas = entry.make(DEFAULT_T if self.T is None else self.T, **settings)
+            T = DEFAULT_T if self.T is None else self.T
+            betas = entry.make(T, **settings)
+            if not isinstance(betas, Tensor) or betas.shape != (T,):
+                shape = tuple(betas.shape) if isinstance(betas, Tensor) else type(betas).__name__
+                raise UsageError(
+                    f"the schedule {self.name!r} makes {shape} for T = {T}: it returns a tensor of {T} betas."
+                )
         return _shifted(Chain(zero_terminal_snr(betas) if self.zero_terminal_snr else betas), self.shift)
 
     def _refuse_foreign(self, own: tuple[str, ...]) -> None:

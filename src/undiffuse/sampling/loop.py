@@ -18,14 +18,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from undiffuse.errors import Failure
+from undiffuse.errors import Failure, UsageError
 from undiffuse.process.forward import forward_step as forward_step
 from undiffuse.process.levels import Level, broadcast_to
 from undiffuse.process.philox import standard_normal
 from undiffuse.process.posteriors import DenoiserFn
 from undiffuse.rng import NoiseStream
 from undiffuse.sampling.noise import Brownian, Independent, NoiseSequence
-from undiffuse.sampling.solvers.base import Solver
+from undiffuse.sampling.solvers.base import Solver, Step
 
 NoiseKind = Literal["independent", "brownian"]
 
@@ -87,19 +87,45 @@ def trajectory(
     steps, rows = len(levels) - 1, levels.rows()
     plan: dict[int, Any] = {}
     for first, last in segments(levels):
-        plan |= dict(enumerate(solver.plan(levels[first : last + 1]), start=first)) if last > first else {}
+        plan |= _planned(solver, levels, first, last) if last > first else {}
     draws = noise if isinstance(noise, NoiseSequence) else _made(noise, x, seed, index, levels)
     clean = x
     for row in range(start, steps):
         x_t = x
         with torch.no_grad():
             if row in plan:
-                step = solver.step(x_t, denoise, plan[row], partial(draws.at, row), state)
+                step = _checked(solver, solver.step(x_t, denoise, plan[row], partial(draws.at, row), state), x_t)
                 x, clean, state = step.x, step.posterior.mean, step.state
             else:
                 fresh = standard_normal(x.shape[1:], seed, index, row, NoiseStream.RAISE).to(x) * s_noise
                 x, state = forward_step(x_t, rows[row], rows[row + 1], fresh), None
         yield SamplerStep(row, steps, rows[row], x_t, clean, x, state)
+
+
+def _planned(solver: Solver, levels: Level, first: int, last: int) -> dict[int, Any]:
+    """The solver's rows for the steps from level `first` to `last`. Raises UsageError for another number of them."""
+    plan = solver.plan(levels[first : last + 1])
+    try:
+        found = len(plan)
+    except TypeError:
+        found = -1
+    if found != last - first:
+        raise UsageError(
+            f"the plan of the solver {type(solver).__name__} is {plan!r:.60}, and has to be a sequence of {last - first} rows, one for each step."
+        )
+    return dict(enumerate(plan, start=first))
+
+
+def _checked(solver: Solver, step: Any, x_t: Tensor) -> Step:
+    """What a solver returned. Raises UsageError for anything but a Step whose x and x̂ are like x_t."""
+    name = f"the solver {type(solver).__name__}"
+    if not isinstance(step, Step):
+        raise UsageError(f"{name} returned a {type(step).__name__}: `step` returns a Step(x, posterior, state).")
+    for what, value in (("x", step.x), ("posterior.mean", getattr(step.posterior, "mean", None))):
+        if not isinstance(value, Tensor) or value.shape != x_t.shape or value.dtype != x_t.dtype:
+            found = f"{tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+            raise UsageError(f"{name} returned {what} as {found}, and x_t is {tuple(x_t.shape)} of {x_t.dtype}.")
+    return step
 
 
 def _made(kind: NoiseKind, x: Tensor, seed: int, index: Tensor, levels: Level) -> NoiseSequence:

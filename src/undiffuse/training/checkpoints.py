@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -14,6 +17,7 @@ from undiffuse.formats import FORMAT, migrate, tensor_name, version_of
 from undiffuse.system import write_atomically
 
 KEPT = 2
+NUMBERS = ("step", "seconds", "rate_scale", "ema_updates", "skipped", "in_a_row", "rollbacks")
 
 
 def path_of(folder: Path, step: int) -> Path:
@@ -31,9 +35,9 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], numbers: dict[str,
     path = path_of(folder, int(numbers["step"]))
     cpu = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
     size = sum(tensor.numel() * tensor.element_size() for tensor in cpu.values())
-    write_atomically(
-        path, lambda temporary: save_file(cpu, temporary, {"format": str(FORMAT), "numbers": json.dumps(numbers)}), size
-    )
+    text = json.dumps(numbers)
+    metadata = {"format": str(FORMAT), "numbers": text, "sha256": _digest(cpu, text)}
+    write_atomically(path, lambda temporary: save_file(cpu, temporary, metadata), size)
     for old in all_of(folder)[:-kept]:
         old.unlink()
     return path
@@ -51,11 +55,35 @@ def newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, float]] | None:
         with safe_open(paths[-1], "pt") as file:
             metadata = file.metadata()
             version = version_of({"format": int(metadata.get("format", "1"))}, str(paths[-1]))
-            tensors = {tensor_name(name, version): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, migrate(json.loads(metadata["numbers"]), version)
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if metadata.get("sha256", _digest(stored, metadata["numbers"])) != _digest(stored, metadata["numbers"]):
+                raise ValueError("its content is not what was written")
+            numbers = _checked(migrate(json.loads(metadata["numbers"]), version))
+            return {tensor_name(name, version): value for name, value in stored.items()}, numbers
     except UsageError:
         raise
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"the checkpoint {paths[-1]} is damaged ({error}): remove it to go on from the one before."
         ) from None
+
+
+def _digest(tensors: dict[str, Tensor], numbers: str) -> str:
+    """A hash of everything that a checkpoint says."""
+    digest = hashlib.sha256(numbers.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _checked(numbers: dict[str, float]) -> dict[str, float]:
+    """The numbers of a checkpoint. Raises ValueError for one that is missing, or can be none."""
+    for name in NUMBERS:
+        value = numbers[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ValueError(f"{name} is {value!r}")
+    if not 0 < numbers["rate_scale"] <= 1:
+        raise ValueError(f"rate_scale is {numbers['rate_scale']!r}")
+    return numbers

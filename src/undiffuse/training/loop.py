@@ -195,10 +195,17 @@ class TrainingLoop:
         """Takes up where a checkpoint left off. Raises UsageError, and changes nothing, for the checkpoint of another network."""
         for name, value in self._state().items():
             there = tensors.get(name)
-            if there is None or there.shape != value.shape:
-                shape = "nothing" if there is None else tuple(there.shape)
+            if there is None or there.shape != value.shape or there.dtype != value.dtype:
+                shape = "nothing" if there is None else f"{tuple(there.shape)} of {there.dtype}"
                 raise UsageError(
                     f"the checkpoint is of another network ({name}: {shape} there, {tuple(value.shape)} now): choose another name for this run."
+                )
+        if "adam_step" in tensors:
+            shapes = {f"{key}.{name}": p.shape for key in ADAM_MOMENTS for name, p in self.flat.named.items()}
+            wrong = [name for name, shape in shapes.items() if name not in tensors or tensors[name].shape != shape]
+            if wrong:
+                raise UsageError(
+                    f"the checkpoint lacks {wrong[0]}, or has it in another shape: remove it to go on from the one before."
                 )
         self.load(tensors)
         self.step, self.seconds, self.rate_scale = int(numbers["step"]), numbers["seconds"], numbers["rate_scale"]

@@ -4,7 +4,7 @@
     other arrays    that differ by at most NEAR of the standard deviation, root mean square over the channels
     rows of tables  of a few numbers are often equal without being copies: only equal ones are counted, and they are no clusters
 
-Only pairs that are likely are compared: the NEIGHBOURS nearest of each example, by the correlation of its coarse picture.  What is near to what
+Only pairs that are likely are compared: the nearest few of each example, by the correlation of its coarse picture.  What is near to what
 is near is one cluster, so frames of a film are one.
 """
 
@@ -26,7 +26,12 @@ from undiffuse.data.ranges import found_range, has_alpha
 from undiffuse.data.splitting import FEW_NUMBERS
 from undiffuse.data.statistics import PART_NUMBERS, channel_statistics
 
-NEIGHBOURS, ALIKE = 10, 0.85  # of each example, and the least correlation of coarse pictures that are looked at
+ALIKE = 0.85  # the least correlation of coarse pictures that are looked at
+MOST_NEIGHBOURS, FEWEST_NEIGHBOURS, PAIRS = (
+    10,
+    2,
+    50_000,
+)  # of each example; so many pairs altogether, where that allows it
 COARSE, SMALL_PICTURE = (
     8,
     32,
@@ -152,17 +157,18 @@ def thumbnails(data: Dataset, rows: Sequence[int] | np.ndarray, size: int) -> Te
 
 
 def _likely(numbers: Tensor, least: float, watch: Progress, left_out: Tensor | None = None) -> Tensor:
-    """Pairs of rows (P, 2), the smaller first, of the NEIGHBOURS nearest of each example by correlation, at least `least`."""
+    """Pairs of rows (P, 2), the smaller first, of the nearest few of each example by correlation, at least `least`."""
     centred = numbers - numbers.mean(1, keepdim=True)
     unit = centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-6)
     if left_out is not None:
         unit[left_out] = 0
+    neighbours = min(MOST_NEIGHBOURS, max(FEWEST_NEIGHBOURS, PAIRS // len(unit)))
     found = []
     for start in range(0, len(unit), BLOCK):
         similar = unit[start : start + BLOCK] @ unit.T
         own = torch.arange(len(similar))
         similar[own, own + start] = -2
-        best, at = similar.topk(min(NEIGHBOURS, len(unit) - 1))
+        best, at = similar.topk(min(neighbours, len(unit) - 1))
         near = best >= least
         found.append(torch.stack([(own[:, None] + start).expand_as(at)[near], at[near]], 1))
         watch((start + len(similar)) / len(unit))

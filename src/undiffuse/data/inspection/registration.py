@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SIZES, STEPS = (8, 16, 32, 64), (8, 5, 4, 3)  # of the pyramid, and Gauss-Newton steps at each
-LEFT = (16.0, 14.0, 13.0)  # of 255, the most that may be left at the coarse sizes
+LEFT = (12.0, 10.0, 9.0)  # of 255, the most that may be left at the coarse sizes
 # of 255, root mean square of what may be left at the finest, averaged in pairs of pixels
 WHOLE, SIXTEENTH, SIXTY_FOURTH = 8.5, 13.0, 16.0
 # of 255, root mean square of what may be left at the finest, averaged in pairs of pixels
