@@ -37,10 +37,9 @@ COARSE, SMALL_PICTURE = (
     32,
 )  # sides of pictures that are kept for all examples; larger ones are made for those that need them
 NEAR = 0.02  # of the standard deviation
-DIRECTIONS = 64  # numbers that a long example is compared by first
+PROJECTED = 64  # numbers that a long example is compared by first
 BLOCK = 2048  # examples compared with all others at once
 FLAT = 4.0  # of 255, a standard deviation below which a picture has nothing to be aligned by
-Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Duplicates:
         return sum(len(cluster) - 1 for cluster in self.exact)
 
 
-def find_duplicates(data: Dataset, progress: Progress | None = None) -> Duplicates:
+def find_duplicates(data: Dataset, progress: Callable[[float], None] | None = None) -> Duplicates:
     """The copies in a data set.   progress: called with the share that is done."""
     watch = progress or (lambda share: None)
     exact = equal_examples(data.values)
@@ -156,7 +155,7 @@ def thumbnails(data: Dataset, rows: Sequence[int] | np.ndarray, size: int) -> Te
     return found
 
 
-def _likely(numbers: Tensor, least: float, watch: Progress, left_out: Tensor | None = None) -> Tensor:
+def _likely(numbers: Tensor, least: float, watch: Callable[[float], None], left_out: Tensor | None = None) -> Tensor:
     """Pairs of rows (P, 2), the smaller first, of the nearest few of each example by correlation, at least `least`."""
     centred = numbers - numbers.mean(1, keepdim=True)
     unit = centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-6)
@@ -200,11 +199,11 @@ def _standardised(data: Dataset, rows: np.ndarray) -> Tensor:
 
 
 def _directions(numbers: Tensor) -> Tensor:
-    """A fixed random projection to DIRECTIONS numbers, which keeps angles well enough to choose by (Johnson & Lindenstrauss 1984)."""
+    """A fixed random projection to PROJECTED numbers, which keeps angles well enough to choose by (Johnson & Lindenstrauss 1984)."""
     wide = numbers.shape[1]
-    if wide <= DIRECTIONS:
+    if wide <= PROJECTED:
         return torch.eye(wide)
-    signs = np.array([hashlib.blake2b(k.to_bytes(8, "big"), digest_size=DIRECTIONS // 8).digest() for k in range(wide)])
-    bits = np.unpackbits(np.frombuffer(signs.tobytes(), np.uint8).reshape(wide, -1), axis=1)[:, :DIRECTIONS]
-    made: Tensor = torch.from_numpy(bits.astype(np.float32) * 2 - 1) / DIRECTIONS**0.5
+    signs = np.array([hashlib.blake2b(k.to_bytes(8, "big"), digest_size=PROJECTED // 8).digest() for k in range(wide)])
+    bits = np.unpackbits(np.frombuffer(signs.tobytes(), np.uint8).reshape(wide, -1), axis=1)[:, :PROJECTED]
+    made: Tensor = torch.from_numpy(bits.astype(np.float32) * 2 - 1) / PROJECTED**0.5
     return made

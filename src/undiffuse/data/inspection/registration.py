@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SIZES, STEPS = (8, 16, 32, 64), (8, 5, 4, 3)  # of the pyramid, and Gauss-Newton steps at each
+PYRAMID, NEWTON_STEPS = (8, 16, 32, 64), (8, 5, 4, 3)  # of the pyramid, and Gauss-Newton steps at each
 LEFT = (12.0, 10.0, 9.0)  # of 255, the most that may be left at the coarse sizes
 # of 255, root mean square of what may be left at the finest, averaged in pairs of pixels
 WHOLE, SIXTEENTH, SIXTY_FOURTH = 8.5, 13.0, 16.0
@@ -30,7 +30,7 @@ WHOLE, SIXTEENTH, SIXTY_FOURTH = 8.5, 13.0, 16.0
 FARTHEST = 0.12  # scale and shift
 GAIN, OFFSET = (0.7, 1.4), 0.15
 CLIPPED = 0.02  # from 0 and 1
-DAMPING = 2e-3
+STEP_DAMPING = 2e-3
 PAIRS_AT_ONCE = 2**23  # numbers
 LEAST_COVERED = 0.25  # of a part, that both pictures show
 
@@ -57,8 +57,8 @@ def same_pictures(pictures: Callable[[Tensor, int], Tensor], pairs: Tensor) -> T
         torch.cat([pairs, pairs.flip(1)]),
         torch.zeros(2 * len(pairs), 4),
     )
-    for size, steps, limit in zip(SIZES, STEPS, (*LEFT, math.inf), strict=True):
-        kept, last = [], size == SIZES[-1]
+    for size, steps, limit in zip(PYRAMID, NEWTON_STEPS, (*LEFT, math.inf), strict=True):
+        kept, last = [], size == PYRAMID[-1]
         for part in torch.arange(len(index)).split(max(1, PAIRS_AT_ONCE // (12 * size**2))):
             a, b = (_softened(pictures(rows[part, side], size)) for side in (0, 1))
             fit = _aligned(a, b, p[part], steps)
@@ -115,7 +115,7 @@ def _aligned(a: Tensor, b: Tensor, p: Tensor, steps: int) -> _Fit:
             2
         )
         normal = jacobian @ jacobian.transpose(1, 2)
-        damping = DAMPING * normal.diagonal(dim1=1, dim2=2).mean(1) + 1e-9
+        damping = STEP_DAMPING * normal.diagonal(dim1=1, dim2=2).mean(1) + 1e-9
         normal = normal + damping[:, None, None] * torch.eye(4)
         p = (p + torch.linalg.solve(normal, jacobian @ left.flatten(1)[..., None])[..., 0]).clamp(-FARTHEST, FARTHEST)
     return best
