@@ -65,6 +65,7 @@ def train(
     range: tuple[float, float] | None = None,
     max_pixels: int | None = None,
     shrink: int | None = None,
+    group: str | None = None,
     held_out: float | None = None,
     device: torch.device | str | None = None,
     change_settings: bool = False,
@@ -99,7 +100,8 @@ def train(
     "rgba".   variable: the array of a file of several, or "a,b" as channels.   layout: the axes of an array, such as "NHWC".
     range: the values of black and white, where it shall not be found from the values.
     max_pixels: open images of up to so many, beyond the limit that protects from harmful files.   shrink: average blocks of so many values
-    along each axis.   held_out: for validation, a share of the examples below 1, or a whole number of them.
+    along each axis.   held_out: for validation, a share of the examples below 1, or a whole number of them.   group: a column whose equal
+    values stay together, in training or held out.
 
     Course. device: such as "cuda".   change_settings: go on in a folder of other training settings.   checkpoint_every, preview_every: as budget.
     hooks: called between updates, see training/hooks.py.   progress: show a progress bar.  The logger "undiffuse" has what happens.
@@ -119,6 +121,7 @@ def train(
         range=range,
         max_pixels=max_pixels,
         shrink=shrink,
+        group=group,
         **({} if held_out is None else {"held_out": share_or_count(held_out)}),
     )
     chosen = _settings(

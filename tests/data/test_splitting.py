@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.splitting import SplitConfig, drawn_split, keys_of, split_rows, with_names_kept
+from undiffuse.data.splitting import SplitConfig, drawn_split, keys_of, split_rows, with_clusters_whole, with_names_kept
 from undiffuse.errors import UsageError
 
 
@@ -102,3 +102,72 @@ def test_a_run_of_before_keeps_its_rows():
     training, held_out = split_rows(data, None, 0.2, 4)
     assert held_out.tolist() == sorted(order[:10])
     assert training.tolist() == sorted(order[10:])
+
+
+def films(groups=30, seed=0):
+    rng = np.random.default_rng(seed)
+    names = np.repeat([f"film {k}" for k in range(groups)], rng.integers(1, 12, groups))
+    data = pictures(len(names), seed)
+    return Dataset("films", data.values, columns={"film": names})
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**63 - 1), held_out=st.sampled_from([0.1, 0.35, 20.0]), lost=st.sets(st.integers(0, 100)))
+def test_a_group_is_on_one_side_also_when_the_data_changes(seed, held_out, lost):
+    data = films()
+    split = drawn_split(keys_of(data, seed, "film"), held_out, seed, "film")
+    training, out_ = split.rows(data)
+    names = data.columns["film"]
+    assert not set(names[training]) & set(names[out_])
+    wanted = held_out * len(data) if held_out < 1 else held_out
+    assert abs(len(out_) - wanted) <= 6  # half of the largest group
+    left = np.setdiff1d(np.arange(len(data)), sorted(lost))
+    fewer = data[left]
+    assert {*fewer.columns["film"][split.rows(fewer)[1]]} == {*names[out_]} & {*fewer.columns["film"]}
+
+
+def test_examples_without_a_group_go_by_themselves_and_columns_that_are_none_are_refused():
+    data = films()
+    names = data.columns["film"].astype(object)
+    names[:40] = ""
+    split = drawn_split(keys_of(Dataset("x", data.values, columns={"film": names}), 1, "film"), 0.5, 1, "film")
+    sides = split.out(keys_of(Dataset("x", data.values, columns={"film": names}), 1, "film"))[:40]
+    assert 0 < sides.sum() < 40
+    with pytest.raises(UsageError, match="no column 'patient' to group by: the columns of the data are film"):
+        keys_of(data, 0, "patient")
+    one = Dataset("x", data.values, columns={"film": np.full(len(data), "a")})
+    with pytest.raises(UsageError, match="'film' has 1 values"):
+        drawn_split(keys_of(one, 0, "film"), 0.1, 0, "film")
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 2**63 - 1),
+    held_out=st.sampled_from([0.1, 0.3, 0.6]),
+    parts=st.lists(st.sets(st.integers(0, 199), min_size=2, max_size=6), max_size=12),
+)
+def test_near_duplicates_are_on_one_side_and_what_was_trained_on_is_never_held_out(seed, held_out, parts):
+    data, taken, joined = pictures(), set(), []
+    for part in parts:
+        rows = sorted(part - taken)
+        taken |= part
+        joined += [np.array(rows)] if len(rows) > 1 else []
+    keys = keys_of(data, seed)
+    plain = drawn_split(keys, held_out, seed)
+    split = with_clusters_whole(plain, keys, joined, new=True)
+    out_, before = split.out(keys), plain.out(keys)
+    assert all(len(set(out_[cluster])) == 1 and out_[cluster[0]] == before[cluster[0]] for cluster in joined)
+    alone = np.setdiff1d(np.arange(200), sorted(taken))
+    assert (out_[alone] == before[alone]).all()
+    later = with_clusters_whole(split, keys, [np.arange(0, 200, 3)], new=False).out(keys)  # they turn out to be one
+    assert not (later & ~out_).any()
+    assert len(set(later[::3])) == 1
+
+
+def test_the_share_that_is_held_out_does_not_depend_on_how_large_clusters_are():
+    shares = []
+    for seed in range(40):
+        keys = keys_of(pictures(300), seed)
+        bursts = [np.arange(k, k + 10) for k in range(0, 300, 10)]
+        shares.append(with_clusters_whole(drawn_split(keys, 0.2, seed), keys, bursts, new=True).out(keys).mean())
+    assert abs(np.mean(shares) - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 30 / 40)

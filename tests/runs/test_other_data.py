@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 import undiffuse
 from tests.small import TINY_SETTINGS
@@ -192,3 +194,48 @@ def test_no_class_is_held_out_whole(tmp_path):
 def test_values_that_are_all_equal_are_refused_whatever_their_type(tmp_path, dtype, value):
     with pytest.raises(UsageError, match=f"every value of the data is {value}"):
         run(tmp_path, np.full((12, 8, 8), value, dtype=dtype), None)
+
+
+def bursts(folder, n=12, frames=4):
+    """Pictures in bursts: each frame of one is cropped a little differently."""
+    rng = np.random.default_rng(0)
+    for k in range(n):
+        scene = (128 + 60 * gaussian_filter(rng.normal(size=(40, 40, 3)), (3, 3, 0)) / 0.09).clip(0, 255)
+        for frame in range(frames):
+            top, left = rng.integers(0, 2, 2)
+            crop = scene[top : top + 39, left : left + 39].astype(np.uint8)
+            folder.mkdir(exist_ok=True)
+            Image.fromarray(crop).save(folder / f"{k:02d}-{frame}.png")
+
+
+def test_frames_of_a_burst_are_never_on_both_sides(tmp_path):
+    bursts(tmp_path / "frames")
+    plan = prepare(
+        DataConfig(source=str(tmp_path / "frames"), held_out=0.3, size=(16, 16)),
+        tmp_path / "run",
+        settings=TINY_SETTINGS | {"training.steps": 1},
+    )
+    names = plan.data.columns["file"]
+    held_out, training = (
+        {name[:2] for name in names[rows]} for rows in (plan.prepared.held_out, plan.prepared.training)
+    )
+    assert held_out
+    assert not held_out & training
+    assert any("48 examples are near-duplicates" in note for note in plan.data.notes)
+
+
+def test_a_column_keeps_its_values_together(tmp_path):
+    bursts(tmp_path / "frames", frames=2)
+    names = sorted(path.name for path in (tmp_path / "frames").iterdir())
+    (tmp_path / "t.csv").write_text("file,patient\n" + "\n".join(f"{name},{int(name[:2]) // 3}" for name in names))
+    data = DataConfig(source=str(tmp_path / "frames"), table=str(tmp_path / "t.csv"), group="patient", held_out=0.25)
+    plan = prepare(data, tmp_path / "run", settings=TINY_SETTINGS | {"training.steps": 1})
+    patients = plan.data.columns["patient"]
+    assert len(set(patients[plan.prepared.held_out])) == 1
+    assert not set(patients[plan.prepared.held_out]) & set(patients[plan.prepared.training])
+    with pytest.raises(UsageError, match="no column 'doctor' to group by: the columns of the data are file, patient"):
+        prepare(
+            data.model_copy(update={"group": "doctor"}),
+            tmp_path / "other",
+            settings=TINY_SETTINGS | {"training.steps": 1},
+        )

@@ -40,6 +40,9 @@ class DataConfig(BaseModel):
         None, ge=2, description="Average blocks of so many values along each axis, at least 2: data for a first stage."
     )
     table: str | None = Field(None, description="A .csv, .tsv or .jsonl file with more columns of the examples.")
+    group: str | None = Field(
+        None, description="Column whose equal values stay together, in training or held out, such as a patient's name."
+    )
     held_out: float = Field(
         0.1, ge=0, description="Examples kept for validation: a share below 1, or a whole number of them."
     )

@@ -6,6 +6,12 @@ side, and of new ones the same share is held out.  Equal pictures have one key, 
 examples of a few numbers, such as rows of a table, are often equal without being copies, so there every repetition has a key
 of its own.  The last example of a class or a tag is not held out: it could never be learned.
 
+    groups              where a column says what belongs together, such as a patient or a film, its values have the keys, and all examples
+                        of one value are on one side
+    near-duplicates     are on one side too: that of the first of a cluster when the run is made.  What this changes is stored by key
+                        (`kept`, `also_held_out`).  Where the data changes later and joins both sides in one cluster, all of it is trained on from
+                        then on: what was held out may be learned, what was learned is never held out
+
 Runs that were made before store no split: theirs was a permutation of the rows (`Dataset.split_rows`).
 """
 
@@ -18,7 +24,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from undiffuse.data.dataset import Dataset
+from undiffuse.data.dataset import MISSING, Dataset
 from undiffuse.errors import UsageError
 
 KEY_BYTES = 8
@@ -35,17 +41,24 @@ class SplitConfig(BaseModel):
         pattern="^[0-9a-f]{16}$", description="Examples with a key below this are held out: 16 hexadecimal digits."
     )
     kept: tuple[str, ...] = Field((), description="Keys below that limit that are trained on all the same.")
+    also_held_out: tuple[str, ...] = Field(
+        (), description="Keys not below it that are held out all the same: near-duplicates of others."
+    )
+    group: str | None = Field(
+        None, description="Column whose equal values are on one side; None for examples by themselves."
+    )
 
     def rows(self, data: Dataset) -> tuple[np.ndarray, np.ndarray]:
         """The rows of the training and of the held-out part, each in order."""
-        out = self.out(keys_of(data, self.seed))
+        out = self.out(keys_of(data, self.seed, self.group))
         return np.flatnonzero(~out), np.flatnonzero(out)
 
     def out(self, keys: np.ndarray) -> np.ndarray:
         """Which examples are held out, by their keys; bool (N,)."""
-        return (keys < np.uint64(int(self.below, 16))) & ~np.isin(
-            keys, np.array([int(key, 16) for key in self.kept], dtype=np.uint64)
+        kept, also = (
+            np.array([int(key, 16) for key in named], dtype=np.uint64) for named in (self.kept, self.also_held_out)
         )
+        return ((keys < np.uint64(int(self.below, 16))) & ~np.isin(keys, kept)) | np.isin(keys, also)
 
 
 def split_rows(data: Dataset, split: SplitConfig | None, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,24 +66,42 @@ def split_rows(data: Dataset, split: SplitConfig | None, held_out: float, seed: 
     return data.split_rows(held_out, seed) if split is None else split.rows(data)
 
 
-def keys_of(data: Dataset, seed: int) -> np.ndarray:
-    """The key of every example, uint64 (N,)."""
+def keys_of(data: Dataset, seed: int, group: str | None = None) -> np.ndarray:
+    """The key of every example, uint64 (N,).   group: a column whose values have the keys, where it has one."""
     secret, counts = seed.to_bytes(KEY_BYTES, "big"), Counter[bytes]()
     keys = np.empty(len(data), dtype=np.uint64)
-    for row, example in enumerate(np.ascontiguousarray(data.values)):
-        content = example.tobytes()
-        if example.size <= FEW_NUMBERS:
+    names = None if group is None else group_names(data, group)
+    for row, example in enumerate(data.values):
+        content = np.ascontiguousarray(example).tobytes()
+        if names is not None and names[row]:
+            content = f"group {names[row]}".encode()
+        elif example.size <= FEW_NUMBERS:
             before, counts[content] = counts[content], counts[content] + 1
             content += before.to_bytes(KEY_BYTES, "big")
         keys[row] = int.from_bytes(hashlib.blake2b(content, digest_size=KEY_BYTES, key=secret).digest(), "big")
     return keys
 
 
-def drawn_split(keys: np.ndarray, held_out: float, seed: int) -> SplitConfig:
+def group_names(data: Dataset, group: str) -> list[str]:
+    """What each example's group is called, "" where it has none. Raises UsageError for a column that is not there, or holds no names."""
+    values = (
+        np.array([*data.classes, ""], dtype=object)[data.labels]
+        if group == "class" and data.labels is not None
+        else data.columns.get(group)
+    )
+    if values is None or values.ndim != 1:
+        known = ", ".join([*data.columns, *(["class"] if data.labels is not None else [])]) or "none"
+        raise UsageError(f"there is no column {group!r} to group by: the columns of the data are {known}.")
+    return ["" if str(value) in MISSING else str(value) for value in values]
+
+
+def drawn_split(keys: np.ndarray, held_out: float, seed: int, group: str | None = None) -> SplitConfig:
     """The split of a new run.   held_out: a share of the different examples below 1, or a number of them from 1 on.
 
-    keys: of the data, of this seed.   Raises UsageError where none would be left to train on.
+    keys: of the data, of this seed and group.   Raises UsageError where none would be left to train on.
     """
+    if group is not None:
+        return _of_groups(keys, held_out, seed, group)
     different = np.unique(keys)
     count = round(held_out * len(different)) if held_out < 1 else int(held_out)
     if count >= len(different):
@@ -92,6 +123,41 @@ def with_names_kept(split: SplitConfig, keys: np.ndarray, names_of: Iterable[Seq
                 trained.add(name)
     kept = {*split.kept, *(_written(key) for name, key in highest.items() if name not in trained)}
     return split.model_copy(update={"kept": tuple(sorted(kept))})
+
+
+def _of_groups(keys: np.ndarray, held_out: float, seed: int, group: str) -> SplitConfig:
+    """The split by groups: of the lowest keys, so many that they have the examples that are to be held out, or nearly."""
+    different, sizes = np.unique(keys, return_counts=True)
+    wanted = held_out * len(keys) if held_out < 1 else held_out
+    sums = np.concatenate([[0], np.cumsum(sizes)])
+    count = int(np.abs(sums - wanted).argmin())
+    count = max(count, 1) if wanted else 0
+    if count >= len(different):
+        raise UsageError(
+            f"{wanted:.0f} of {len(keys)} examples cannot be held out where {group!r} has {len(different)} values: hold out fewer."
+        )
+    return SplitConfig(seed=seed, below=_written(different[count] if count else 0), group=group)
+
+
+def with_clusters_whole(split: SplitConfig, keys: np.ndarray, clusters: Sequence[np.ndarray], new: bool) -> SplitConfig:
+    """The split with each cluster of near-duplicates on one side.
+
+    keys: of the examples.   clusters: rows of each.   new: whether the run is being made, so that nothing was trained on yet: then a cluster goes
+    where its first example is; else one that is on both sides is trained on.
+    """
+    out = split.out(keys)
+    kept, also = set(split.kept), set(split.also_held_out)
+    for cluster in clusters:
+        sides = out[cluster]
+        if sides.all() or not sides.any():
+            continue
+        held_out = new and bool(sides[0])
+        for row in cluster:
+            key = _written(keys[row])
+            below = int(key, 16) < int(split.below, 16)
+            (kept.add if below and not held_out else kept.discard)(key)
+            (also.add if not below and held_out else also.discard)(key)
+    return split.model_copy(update={"kept": tuple(sorted(kept)), "also_held_out": tuple(sorted(also))})
 
 
 def _written(key: int) -> str:

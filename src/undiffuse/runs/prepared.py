@@ -19,13 +19,15 @@ from undiffuse.conditioning.spec import Condition
 from undiffuse.data.codec import Codec, CodecConfig
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.splitting import SplitConfig, drawn_split, keys_of, with_names_kept
+from undiffuse.data.inspection.duplicates import find_duplicates
+from undiffuse.data.splitting import SplitConfig, drawn_split, keys_of, with_clusters_whole, with_names_kept
 from undiffuse.errors import UsageError
 from undiffuse.rng import GeneratorStream, drawing
 from undiffuse.runs.autoencoder import AutoencoderRunConfig
 from undiffuse.runs.design import RunConfig
 
 MADE_FROM_X = ("observation", "task")
+MOST_COMPARED = 10_000  # examples; of twice as many, comparing all takes four times as long
 WIDTH = 16  # of embeddings that are never computed: modules are made to encode, which does not depend on it
 
 
@@ -86,8 +88,16 @@ def hold_out(
         note = "this run held examples out by their rows, and the data has changed since: of those held out now it may have learned some"
         return None, replace(data, notes=(*data.notes, note)) if changed_since else data
     seed = seed if before is None or before.split is None else before.split.seed
-    keys = keys_of(data, seed)
-    split = drawn_split(keys, config.held_out, seed) if before is None or before.split is None else before.split
+    group = config.group if before is None or before.split is None else before.split.group
+    keys = keys_of(data, seed, group)
+    new = before is None or before.split is None
+    split = drawn_split(keys, config.held_out, seed, group) if before is None or before.split is None else before.split
+    notes = list(data.notes)
+    near: tuple[np.ndarray, ...] = ()
+    if group is None and config.held_out and (before is None or before.fingerprint != data.fingerprint()):
+        near, noted = _near_duplicates(data)
+        notes += noted
+        split = with_clusters_whole(split, keys, near, new)
     for name, condition in (({"class": Condition(kind="class")} if data.classes else {}) | dict(conditions)).items():
         kind = CONDITIONS[condition.kind].config
         if kind.naming:
@@ -98,8 +108,33 @@ def hold_out(
                 split = with_names_kept(
                     split, keys, [[] if value is None else kind.names_of(value) for value in column]
                 )
-    copies, notes = len(data) - len(np.unique(keys)), data.notes
-    if copies:
+    split = with_clusters_whole(
+        split, keys, near, new=False
+    )  # a name that was kept for training may have left a cluster on both sides
+    copies = len(data) - len(np.unique(keys))
+    if group is not None:
+        notes.append(f"the {len(np.unique(keys)):,} values of {group!r} stay together, in training or held out")
+    elif copies:
         text = f"{len(data):,} examples hold {copies:,} {'copy' if copies == 1 else 'copies'}"
-        notes = (*notes, f"{text}: equal ones stay together, in training or held out")
-    return split, replace(data, notes=notes)
+        notes.append(f"{text}: equal ones stay together, in training or held out")
+    return split, replace(data, notes=tuple(notes))
+
+
+def _near_duplicates(data: Dataset) -> tuple[tuple[np.ndarray, ...], list[str]]:
+    """(clusters of near-duplicates, a note on them), where the data is not too large to look for them before every new run."""
+    if len(data) > MOST_COMPARED:
+        return (), [
+            f"{len(data):,} examples are more than the {MOST_COMPARED:,} that are compared with each other: near-duplicates may be "
+            "on both sides of the split; `group` keeps together what a column says"
+        ]
+    found = find_duplicates(data)
+    exact = sum(len(cluster) for cluster in found.exact)
+    joined = sum(len(cluster) for cluster in found.near)
+    if joined <= exact:
+        return found.near, []
+    files = data.columns.get("file")
+    first = next(c for c in found.near if not any(np.array_equal(c, equal) for equal in found.exact))
+    such = f", such as {files[first[0]]} and {files[first[1]]}" if files is not None else ""
+    return found.near, [
+        f"{joined:,} examples are near-duplicates of others{such}: they stay together, in training or held out"
+    ]
