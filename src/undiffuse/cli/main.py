@@ -32,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 PANELS = {  # the commands of each, with the module where it has another name
-    "Start": "train sample demo doctor",
+    "Start": "inspect train sample demo doctor",
     "Restore and edit images": "inverse:inpaint inverse:upscale inverse:colorize inverse:deblur "
     "edits:denoise restore edits:reconstruct edits:interpolate edits:vary",
     "Measure and tune": "evaluate likelihood sweep classifier reschedule",

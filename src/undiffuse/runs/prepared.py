@@ -27,7 +27,7 @@ from undiffuse.runs.autoencoder import AutoencoderRunConfig
 from undiffuse.runs.design import RunConfig
 
 MADE_FROM_X = ("observation", "task")
-MOST_COMPARED = 10_000  # examples; of twice as many, comparing all takes four times as long
+MOST_SEARCHED = 10_000  # examples; of twice as many, comparing all takes four times as long
 WIDTH = 16  # of embeddings that are never computed: modules are made to encode, which does not depend on it
 
 
@@ -122,9 +122,9 @@ def hold_out(
 
 def _near_duplicates(data: Dataset) -> tuple[tuple[np.ndarray, ...], list[str]]:
     """(clusters of near-duplicates, a note on them), where the data is not too large to look for them before every new run."""
-    if len(data) > MOST_COMPARED:
+    if len(data) > MOST_SEARCHED:
         return (), [
-            f"{len(data):,} examples are more than the {MOST_COMPARED:,} that are compared with each other: near-duplicates may be "
+            f"{len(data):,} examples are more than the {MOST_SEARCHED:,} that are compared with each other: near-duplicates may be "
             "on both sides of the split; `group` keeps together what a column says"
         ]
     found = find_duplicates(data)

@@ -157,14 +157,14 @@ def image_archive(path: Path, config: DataConfig) -> Dataset:
         )
     if _keyed(found):
         return replace(samples(path.name, found, config), notes=tuple(notes))
-    top = _common_folder([m.name for m in pictures])
+    top = common_folder([m.name for m in pictures])
     data = images_by_name(path, pictures, [m.name.removeprefix(top) for m in pictures], config)
     others = [m.name for m in found if m.suffix not in IMAGE_SUFFIXES]
     notes += [f"left out {len(others)} files that are no images ({first_few(others)})"] if others else []
     return replace(data, name=archive.name.split(".")[0], notes=(*data.notes, *notes))
 
 
-def _common_folder(names: list[str]) -> str:
+def common_folder(names: list[str]) -> str:
     """The folders, "a/b/", that all of these lie in."""
     parts = [PurePosixPath(name).parts[:-1] for name in names]
     shared = []

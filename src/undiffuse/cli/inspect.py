@@ -1,0 +1,206 @@
+"""undiffuse inspect DATA"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Argument
+
+from undiffuse.cli import shared
+from undiffuse.cli.options import opt, options_of
+from undiffuse.cli.place import refuse_unwritable
+from undiffuse.errors import UsageError
+
+if TYPE_CHECKING:
+    from undiffuse.data.config import DataConfig
+    from undiffuse.data.inspection.files import Scan
+    from undiffuse.data.inspection.report import Inspection
+
+READING = options_of("DataConfig", {None: ("fit", "channels", "variable", "layout", "max_pixels", "table")})
+MOST_NAMED = 6  # of each kind of what is noteworthy
+EXAMPLES_SHOWN = 24
+
+
+def inspect(
+    data: Annotated[str, Argument(metavar="DATA", help="What `train` takes: a folder, an archive, a file, digits.")],
+    size: Annotated[Any, opt("Resize images: 64, or height×width as 48x80.", parse=shared.size)] = None,
+    out: Annotated[Path | None, opt("Folder to write to; inspected/NAME when left out.")] = None,
+    as_json: Annotated[bool, opt("Print the numbers as JSON.", None, "--json")] = False,
+    **options: Any,
+) -> None:
+    """Look at data before training: counts, values, classes, copies, what is damaged or odd. Nothing of it is changed."""
+    import json
+
+    from undiffuse.cli.options import not_none
+    from undiffuse.config import finite, parsed
+    from undiffuse.data.config import DataConfig
+    from undiffuse.data.inspection.files import readable_images
+    from undiffuse.data.inspection.report import inspect_data
+    from undiffuse.data.sources import open_data
+    from undiffuse.runs.prepare import default_name
+
+    settings = not_none({"source": data, "size": size} | options)
+    config = parsed(DataConfig, settings, "these settings of the data do not work")
+    folder = out or Path("inspected") / default_name(data)
+    refuse_unwritable(folder)
+    with _bar() as watch:
+        scan, config, changes = _scanned(config, watch("decoding"))
+        refused = scan is not None and scan.too_many_unreadable
+        opened = readable_images(Path(data).expanduser(), scan, config) if scan and refused else open_data(config)
+        found = inspect_data(opened, watch("comparing"))
+    command = shared.command("train", data, *changes)
+    numbers = ({"files": scan.numbers()} if scan else {}) | found.numbers() | {"suggested_command": command}
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(finite(numbers), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    (folder / "inspection.json").write_text(text, encoding="utf-8")
+    _draw(found, folder / "inspection.png")
+    if as_json:
+        typer.echo(text, nl=False)
+        return
+    for line in [*_of_files(scan), *_of_examples(found), *(f"note: {shared.with_flags(n)}" for n in opened.notes)]:
+        typer.echo(line)
+    if refused:
+        typer.echo("note: more than 1 % of the images cannot be read, and training refuses that: fix or remove them")
+    typer.echo(f"\nwrote {folder / 'inspection.png'} and {folder / 'inspection.json'}\nnext: {command}")
+
+
+def _bar() -> Any:
+    """A `with` that gives progress bars by what is done."""
+    from contextlib import contextmanager
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    @contextmanager
+    def bars() -> Any:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:.0f} %"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+
+            def watch(what: str) -> Any:
+                task = progress.add_task(what, total=1.0)
+                return lambda share: progress.update(task, completed=share)
+
+            yield watch
+
+    return bars()
+
+
+def _scanned(config: DataConfig, watch: Any) -> tuple[Scan | None, DataConfig, list[object]]:
+    """(what the image files are, None where the data is none; the settings that bring them to one size; these as options)."""
+    from undiffuse.data.inspection.files import image_files, scan
+    from undiffuse.data.sources import of_images
+
+    path = Path(config.source).expanduser()
+    files, names = image_files(path) if of_images(config) else ([], [])
+    if not files:
+        return None, config, []
+    found = scan(files, names, config.max_pixels, watch)
+    if not found.names:
+        name, reason = found.unreadable[0]
+        raise UsageError(f"none of the {len(files)} images in {path} can be read, such as {name}: {reason}.")
+    update: dict[str, object] = {}
+    side, channels = found.suggested_size(), found.suggested_channels()
+    if config.size is None and side is not None:
+        update["size"] = (side, side)
+    if config.channels is None and channels is not None:
+        update["channels"] = channels
+    given = [] if config.size is None else ["--size", f"{config.size[0]}x{config.size[1]}"]
+    given += [] if config.channels is None else ["--channels", config.channels]
+    added: list[object] = [
+        *(["--size", side] if "size" in update else []),
+        *(["--channels", channels] if "channels" in update else []),
+    ]
+    return found, config.model_copy(update=update), [*given, *added]
+
+
+def _of_files(scan: Scan | None) -> list[str]:
+    """What is said of image files."""
+    if scan is None:
+        return []
+    numbers = scan.numbers()
+    sizes, kinds = numbers["sizes"], numbers["kinds_of_pixel"]
+    assert isinstance(sizes, dict)
+    assert isinstance(kinds, dict)
+    shown = ", ".join(f"{size} ({count:,})" for size, count in list(sizes.items())[:MOST_NAMED])
+    lines = [
+        f"files        {numbers['files']:,} images of {len(sizes):,} size{'s' * (len(sizes) > 1)}: {shown}{', …' if len(sizes) > MOST_NAMED else ''}",
+        f"pixels       {', '.join(f'{kind} ({count:,})' for kind, count in kinds.items())}",
+    ]
+    lines += [f"unreadable   {name}: {reason}" for name, reason in scan.unreadable[:MOST_NAMED]]
+    more = len(scan.unreadable) - MOST_NAMED
+    lines += [f"             and {more:,} more; inspection.json names all"] if more > 0 else []
+    return lines + ([f"odd sizes    {_few(scan.odd)}"] if scan.odd else [])
+
+
+def _few(names: list[str]) -> str:
+    return f"{len(names):,}: {', '.join(names[:MOST_NAMED])}{', …' if len(names) > MOST_NAMED else ''}"
+
+
+def _of_examples(found: Inspection) -> list[str]:
+    """What is said of the examples."""
+    data, copies = found.data, found.duplicates
+    q = found.quantiles
+    lines = [f"examples     {len(data):,} of shape {'×'.join(map(str, data.shape))}, {data.values.dtype.name}"]
+    if q:
+        lines.append(
+            f"values       {q[0]:g} to {q[-1]:g} (999 of 1000), median {q[3]:g}; mean {', '.join(f'{m:.3g}' for m in found.means[:4])}"
+        )
+    if found.classes:
+        most = sorted(found.classes.items(), key=lambda item: -item[1])[:8]
+        shown = ", ".join(f"{name or 'none'} {count:,}" for name, count in most)
+        lines.append(f"classes      {len(data.classes):,}: {shown}{', …' if len(found.classes) > 8 else ''}")
+        lines += [f"rare         {_few(found.rare)}"] if found.rare else []
+    for column in found.columns:
+        missing = f"; {column.missing:,} missing" if column.missing else ""
+        lines.append(f"column       {column.name}: {column.kind or 'no condition'} ({column.why}{missing})")
+    joined = f"{sum(map(len, copies.near)):,} in {len(copies.near):,} clusters of near-duplicates"
+    lines.append(f"copies       {copies.repeated:,} equal another; {joined}")
+    lines += [f"             {' = '.join(found.names(cluster[:4]))}" for cluster in copies.near[:MOST_NAMED]]
+    return lines + [f"{name:12} {_few(found.names(rows))}" for name, rows in found.quality.items()]
+
+
+def _draw(found: Inspection, path: Path) -> None:
+    """The page, in the colours that the data is shown in everywhere."""
+    import numpy as np
+    import torch
+
+    from undiffuse.data.codec import fitted_codec
+    from undiffuse.pictures.images import to_rgb
+    from undiffuse.pictures.inspection import InspectionPage, draw_inspection
+
+    data = found.data
+    codec = fitted_codec(data)
+
+    def shown(rows: Any) -> list[Any]:
+        return list(to_rgb(torch.from_numpy(data.values[rows].astype(np.float64)), codec))
+
+    spread = np.unique(np.linspace(0, len(data) - 1, EXAMPLES_SHOWN).round().astype(int))
+    rows = [
+        (f"{name}: {len(which):,}", [[picture] for picture in shown(which[:12])])
+        for name, which in found.quality.items()
+    ]
+    near = [shown(cluster[:4]) for cluster in found.duplicates.near[:12]]
+    if near:
+        rows.insert(0, (f"near-duplicates: {len(found.duplicates.near):,} clusters", near))
+    values = data.values[spread].ravel().astype(np.float64)
+    span = (min(codec.low), max(codec.high)) if codec.kind == "integer" else (found.quantiles[0], found.quantiles[-1])
+    copies = f"{sum(map(len, found.duplicates.near)):,} in clusters of near-duplicates"
+    subtitle = f"{len(data):,} examples of {'×'.join(map(str, data.shape))}, {data.values.dtype.name} · {copies}"
+    draw_inspection(InspectionPage(data.name, subtitle, shown(spread), values, span, found.classes, rows), path)
+
+
+def _with_options() -> None:
+    from inspect import Parameter, Signature, signature
+
+    own = [p for p in signature(inspect, eval_str=True).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+    inspect.__signature__ = Signature([*(p.replace(kind=Parameter.KEYWORD_ONLY) for p in own), *READING])  # type: ignore[attr-defined]
+
+
+_with_options()

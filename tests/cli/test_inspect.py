@@ -1,0 +1,59 @@
+"""The command that looks at data before training."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from PIL import Image
+
+from tests.data.test_duplicates import scenes
+
+
+def folder(path, n=12):
+    for k, values in enumerate(scenes(n)):
+        place = path / "ab"[k % 2] / f"{k:02d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.moveaxis(values, 0, -1)).save(place)
+    return path
+
+
+def contents(path):
+    return {each: each.read_bytes() for each in path.rglob("*") if each.is_file()}
+
+
+def test_a_folder_is_looked_at_and_nothing_of_it_is_changed(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = folder(tmp_path / "photos")
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(data / "a" / "other.png")
+    (data / "b" / "broken.png").write_bytes(b"no")
+    Image.open(data / "a" / "00.png").save(data / "a" / "again.jpg", quality=80)
+    before = contents(data)
+    code, out = run("inspect", str(data))
+    assert code == 0, out
+    assert contents(data) == before
+    assert "broken.png" in out
+    assert "a/00.png = a/again.jpg" in out
+    assert "classes      2: a 8, b 6" in out
+    assert f"next: undiffuse train {data} --size 32 --channels rgb" in out.replace("\n", " ")
+    content = json.loads((tmp_path / "inspected/photos/inspection.json").read_text())
+    assert content["files"]["sizes"] == {"48x48": 13, "20x30": 1}
+    with Image.open(tmp_path / "inspected/photos/inspection.png") as page:
+        assert page.width > 1000
+
+
+def test_arrays_and_digits_are_looked_at_too(run, tmp_path):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32))
+    for source in ("digits", str(tmp_path / "a.npy")):
+        code, out = run("inspect", source, "--out", str(tmp_path / "found"), "--json")
+        assert code == 0, out
+        assert json.loads(out)["examples"] in (30, 1797)
+
+
+def test_what_is_no_data_is_one_sentence(run, tmp_path):
+    assert "there is no data" in run("inspect", str(tmp_path / "none"))[1]
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_bytes(b"")
+    code, err = run("inspect", str(tmp_path / "bad"))
+    assert code == 2
+    assert "none of the 1 images" in err
