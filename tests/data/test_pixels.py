@@ -313,3 +313,11 @@ def test_the_size_of_a_file_is_that_of_its_image_upright(tmp_path, orientation, 
     (tmp_path / "b.png").write_bytes(b"nothing")
     assert upright_size(tmp_path / "b.png") is None
     assert upright_size(tmp_path / "c.npy") is None
+
+
+@pytest.mark.parametrize(("content", "words"), [(b"", "empty"), (b"no picture", "no image")])
+def test_what_is_no_image_is_said_without_words_of_the_program(tmp_path, content, words):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(Unreadable, match=words) as refused:
+        read_image(tmp_path / "a.png")
+    assert "<" not in str(refused.value)

@@ -139,6 +139,10 @@ def _of_files(scan: Scan | None) -> list[str]:
     return lines + ([f"odd sizes    {_few(scan.odd)}"] if scan.odd else [])
 
 
+def _clusters(n: int) -> str:
+    return f"{n:,} cluster{'s' * (n != 1)}"
+
+
 def _few(names: list[str]) -> str:
     return f"{len(names):,}: {', '.join(names[:MOST_NAMED])}{', …' if len(names) > MOST_NAMED else ''}"
 
@@ -160,7 +164,7 @@ def _of_examples(found: Inspection) -> list[str]:
     for column in found.columns:
         missing = f"; {column.missing:,} missing" if column.missing else ""
         lines.append(f"column       {column.name}: {column.kind or 'no condition'} ({column.why}{missing})")
-    joined = f"{sum(map(len, copies.near)):,} in {len(copies.near):,} clusters of near-duplicates"
+    joined = f"{sum(map(len, copies.near)):,} in {_clusters(len(copies.near))} of near-duplicates"
     lines.append(f"copies       {copies.repeated:,} equal another; {joined}")
     lines += [f"             {' = '.join(found.names(cluster[:4]))}" for cluster in copies.near[:MOST_NAMED]]
     return lines + [f"{name:12} {_few(found.names(rows))}" for name, rows in found.quality.items()]
@@ -188,7 +192,7 @@ def _draw(found: Inspection, path: Path) -> None:
     ]
     near = [shown(cluster[:4]) for cluster in found.duplicates.near[:12]]
     if near:
-        rows.insert(0, (f"near-duplicates: {len(found.duplicates.near):,} clusters", near))
+        rows.insert(0, (f"near-duplicates: {_clusters(len(found.duplicates.near))}", near))
     values = data.values[spread].ravel().astype(np.float64)
     span = (min(codec.low), max(codec.high)) if codec.kind == "integer" else (found.quantiles[0], found.quantiles[-1])
     copies = f"{sum(map(len, found.duplicates.near)):,} in clusters of near-duplicates"

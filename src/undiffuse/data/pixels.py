@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
 from undiffuse.data.ranges import top_of
 
@@ -119,6 +119,11 @@ def read_image(
             values = _plain(ImageOps.exif_transpose(file)) if deep is None else deep
     except Unreadable:
         raise
+    except UnidentifiedImageError:
+        with path.open("rb") as stream:
+            raise Unreadable(
+                "it is no image that this Pillow reads" if stream.read(1) else "it is empty, of 0 bytes"
+            ) from None
     except Image.DecompressionBombError:
         raise Unreadable(_too_large(None, limit or 0)) from None
     except Exception as error:  # Pillow raises many kinds; for one file out of many, all mean the same
