@@ -13,6 +13,7 @@ import undiffuse
 from undiffuse.errors import UsageError
 from undiffuse.networks.base import NetworkSettings
 from undiffuse.networks.building import NETWORKS, NetworkConfig, build_network, suggested
+from undiffuse.networks.foreign import ForeignNetwork
 
 
 class StackConfig(NetworkSettings):
@@ -89,3 +90,42 @@ def test_build_network_wraps_what_is_no_network_of_the_package():
     network = build_network(StackConfig(), 2, 1, (8, 8), False, embeds=True)
     assert network.embedding_width == 6
     assert network(torch.zeros(3, 2, 8, 8), torch.zeros(3), torch.zeros(3, 6)).shape == (3, 1, 8, 8)
+
+
+class Wrong(nn.Module):
+    """What it predicts is turned into something that cannot be trained."""
+
+    def __init__(self, turned):
+        super().__init__()
+        self.layer, self.turned = nn.Conv2d(1, 1, 1), turned
+
+    def forward(self, x, t):
+        return self.turned(self.layer(x))
+
+
+def inference(y):
+    with torch.inference_mode():
+        return y + 0
+
+
+@pytest.mark.parametrize(
+    ("turned", "words"),
+    [
+        (torch.Tensor.detach, "nothing could be learned"),
+        (inference, "nothing could be learned"),
+        (lambda y: y.to(torch.complex64), "complex64, and floats"),
+        (torch.Tensor.long, "int64, and floats"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_training(turned, words):
+    with pytest.raises(UsageError, match=words):
+        ForeignNetwork(Wrong(turned), 1, 1, (8, 8))
+
+
+def test_a_module_that_does_not_say_what_it_takes_is_refused(monkeypatch):
+    def unknown(module):
+        raise ValueError("no signature found")
+
+    monkeypatch.setattr("undiffuse.networks.foreign.inspect.signature", unknown)
+    with pytest.raises(UsageError, match=r"wrap it in a torch\.nn\.Module"):
+        ForeignNetwork(Wrong(torch.tanh), 1, 1, (8, 8))

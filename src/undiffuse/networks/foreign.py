@@ -159,7 +159,7 @@ class ForeignNetwork(Network):
         called = f"{name}({', '.join(f'{n} {tuple(v.shape)}' for n, v in zip(ARGUMENTS, (x, t, embedding), strict=True) if v is not None)})"
         modes = {module: module.training for module in self.module.modules()}
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with torch.enable_grad(), torch.random.fork_rng(devices=[]):
                 found = self.eval()(x, t, embedding)
         except UsageError:
             raise
@@ -178,6 +178,15 @@ class ForeignNetwork(Network):
             what = f"the shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
             fix = "change its last layer" if isinstance(found, Tensor) else "return the tensor alone"
             raise UsageError(f"{called} returns {what}, and a tensor of the shape {expected} is needed: {fix}.")
+        if not found.is_floating_point():
+            raise UsageError(
+                f"{called} returns numbers of the type {found.dtype}, and floats are needed: convert them."
+            )
+        if not found.requires_grad:
+            raise UsageError(
+                f"what {called} returns does not depend on its parameters, so nothing could be learned: leave no_grad, inference_mode and "
+                "detach() out of its forward."
+            )
 
     def forward(
         self,
@@ -202,7 +211,13 @@ def _arguments(module: nn.Module, embeds: bool) -> int:
     Raises UsageError for one that takes none, or needs more.
     """
     name = type(module).__name__
-    parameters = inspect.signature(module.forward).parameters.values()
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except ValueError:
+        raise UsageError(
+            f"the forward of {name} does not say which arguments it takes, as that of a scripted module: wrap it in a torch.nn.Module whose "
+            f"forward takes {', '.join(ARGUMENTS)}."
+        ) from None
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return len(ARGUMENTS)
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
