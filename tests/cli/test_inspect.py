@@ -57,3 +57,26 @@ def test_what_is_no_data_is_one_sentence(run, tmp_path):
     code, err = run("inspect", str(tmp_path / "bad"))
     assert code == 2
     assert "none of the 1 images" in err
+
+
+def test_the_command_reads_the_data_as_it_was_looked_at(run, tmp_path):
+    data = folder(tmp_path / "photos")
+    names = sorted(path.relative_to(data).as_posix() for path in data.rglob("*.png"))
+    (tmp_path / "t.csv").write_text("file,age\n" + "\n".join(f"{name},{k}" for k, name in enumerate(names)))
+    options = ("--size", "24x16", "--fit", "pad", "--channels", "grey", "--table", str(tmp_path / "t.csv"))
+    code, out = run("inspect", str(data), "--out", str(tmp_path / "found"), *options)
+    assert code == 0, out
+    assert out.splitlines()[-1] == f"next: undiffuse train {data} {' '.join(options)}"
+    assert "column       age: " in out
+
+
+def test_data_that_training_refuses_is_looked_at_all_the_same(run, tmp_path):
+    values = np.zeros((20, 30), np.float32)
+    for name, bad, words in (("nan", np.nan, "NaN or infinite"), ("same", 0, "same value everywhere")):
+        values[3] = bad
+        np.save(tmp_path / f"{name}.npy", values)
+        code, out = run("inspect", str(tmp_path / f"{name}.npy"), "--out", str(tmp_path / name))
+        assert code == 0, out
+        assert words in out
+        assert not (tmp_path / name / "inspection.png").exists()
+        assert json.loads((tmp_path / name / "inspection.json").read_text())["examples"] == 20

@@ -155,9 +155,14 @@ def test_the_schema_of_conditions_lists_every_kind():
         ("read", lambda self, values: None, "was read as NoneType"),
         ("read", lambda self, values: torch.zeros(len(values), 2), "its null token"),
         ("read", lambda self, values: torch.zeros(len(values), 3, dtype=torch.float64), "its null token"),
-        ("forward", lambda self, encoded: self.linear(encoded)[:1], r"'wind' returned \(1, \d+\) for 5 examples"),
+        (
+            "forward",
+            lambda self, encoded: self.linear(encoded)[:1],
+            r"'wind' returned \(1, \d+\) of torch.float32 for 5 examples",
+        ),
         ("forward", lambda self, encoded: None, "'wind' returned NoneType"),
-        ("forward", lambda self, encoded: self.linear(encoded)[:, None], r"`forward` returns \(5, width\)"),
+        ("forward", lambda self, encoded: self.linear(encoded).long(), "of torch.int64 for 5 examples"),
+        ("forward", lambda self, encoded: self.linear(encoded)[:, None], r"`forward` returns floats \(5, width\)"),
     ],
 )
 def test_what_a_kind_of_ones_own_returns_is_checked(method, made, words, monkeypatch):

@@ -11,8 +11,10 @@ from scipy.ndimage import gaussian_filter
 
 from tests.data.test_duplicates import scenes
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.inspection import duplicates
 from undiffuse.data.inspection.files import image_files, scan
 from undiffuse.data.inspection.report import found_column, inspect_data
+from undiffuse.data.ranges import found_range
 
 
 def test_dark_bright_blurred_and_plain_pictures_are_found():
@@ -107,3 +109,22 @@ def test_the_numbers_are_plain_data():
     assert content["near_duplicates"] == [["1", "2"]]
     assert content["examples"] == 6
     assert content["columns"][0]["kind"] == "number"
+
+
+def test_the_range_of_the_data_is_found_once_however_many_pictures_there_are(monkeypatch):
+    calls = []
+    monkeypatch.setattr(duplicates, "found_range", lambda *given: calls.append(0) or found_range(*given))
+    for n in (10, 600):
+        calls.clear()
+        inspect_data(Dataset("x", scenes(n, 1, 16), mode="L"))
+        assert len(calls) == 2  # of what is judged, and of what is compared
+
+
+def test_numbers_that_are_not_finite_are_found_and_join_nothing():
+    values = np.random.default_rng(0).normal(size=(30, 2, 20)).astype(np.float32)
+    values[4, 0, 3], values[9] = np.nan, np.inf
+    values[20] = values[11]
+    found = inspect_data(Dataset("x", values))
+    assert {name: rows.tolist() for name, rows in found.quality.items()} == {"not finite": [4, 9]}
+    assert [c.tolist() for c in found.duplicates.exact] == [[11, 20]]
+    assert found.duplicates.near == ()

@@ -16,7 +16,7 @@ import undiffuse
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.items import as_dataset
-from undiffuse.data.sources import open_data
+from undiffuse.data.sources import open_data, with_settings
 from undiffuse.errors import UsageError
 
 RNG = np.random.default_rng(0)
@@ -232,3 +232,11 @@ def test_a_data_set_of_hugging_face_is_read_with_its_names():
     data = as_dataset(datasets.Dataset.from_dict({"image": pictures, "label": [0, 1, 1, 0]}, features=features))
     assert data.shape == (3, 4, 5)
     assert (data.classes, data.labels.tolist()) == (("cat", "dog"), [0, 1, 1, 0])
+
+
+def test_a_column_called_file_names_files_only_where_there_are_some(tmp_path):
+    """Of data that was handed over it is a column as any other, and the rows of a table are taken in their order."""
+    (tmp_path / "t.csv").write_text("age\n5\n6\n")
+    items = [{"image": np.full((4, 4), k, np.uint8), "file": f"{k}.png"} for k in range(2)]
+    data = with_settings(as_dataset(items), DataConfig(source="python:list", table=str(tmp_path / "t.csv")))
+    assert data.columns["age"].tolist() == ["5", "6"]

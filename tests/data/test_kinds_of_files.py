@@ -14,7 +14,7 @@ from PIL import Image
 import undiffuse
 from tests.data.test_sources import opened, picture, save
 from undiffuse.data.config import DataConfig
-from undiffuse.data.sources import FILE_KINDS, SOURCES, file_kind, of_images
+from undiffuse.data.sources import SOURCES, file_kind, of_images
 from undiffuse.errors import UsageError
 
 PICTURES = {f"{name}/{k}.png": picture(7 * k + len(name)) for name in ("cat", "horse") for k in range(3)}
@@ -128,6 +128,24 @@ def test_shards_of_webdataset_are_one_data_set_with_what_they_say(tmp_path, sour
     assert data.columns["caption"].tolist() == [f"picture {k}" for k in range(7)]
     assert data.columns["age"].tolist() == [k / 2 for k in range(7)]
     assert data.columns["camera"].tolist() == list("abababa")
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_texts_beside_pictures_are_captions_and_folders_stay_classes(tmp_path, folder, name):
+    members = {f"photos/{each}": png(array) for each, array in PICTURES.items()}
+    members |= {f"photos/{each[:-4]}.txt": f"a {each[:-6]}".encode() for each in PICTURES if each != "horse/1.png"}
+    data = opened(packed(tmp_path / name, members))
+    assert data.classes == ("cat", "horse")
+    assert np.array_equal(data.labels, folder.labels)
+    assert data.columns["caption"].tolist() == ["a cat"] * 3 + ["a horse", "", "a horse"]
+    assert not any("left out" in note for note in data.notes)
+
+
+def test_what_cannot_be_read_in_a_shard_is_said(tmp_path):
+    broken = {name: b"no picture" if name == "0007.png" else content for name, content in shard(0, 120).items()}
+    data = opened(tarred(tmp_path / "a.tar", broken))
+    assert len(data) == 119
+    assert any("0007" in note and "skipped 1 of 120" in note for note in data.notes)
 
 
 def test_shards_that_are_missing_are_named(tmp_path):
@@ -278,7 +296,7 @@ def test_npz_by_variable_and_a_folder_of_npy_files(tmp_path):
     assert (data.classes, data.labels.tolist()) == (("a", "b"), [0, 0, 0, 1, 1, 1])
     assert np.array_equal(data.values[:, 0], FLOATS[[0, 2, 4, 1, 3, 5]])
     np.save(tmp_path / "folder/a/9.npy", FLOATS[0, :2])
-    with pytest.raises(UsageError, match=r"a/9.npy is \(2, 5\) .* make all arrays"):
+    with pytest.raises(UsageError, match=r"a/9.npy is \(2, 5\) .* to one size and type"):
         opened(tmp_path / "folder")
 
 
@@ -371,19 +389,40 @@ def test_recordings(tmp_path, suffix, subtype, dtype):
     assert set(data.columns["rate"]) == {8000.0}
     assert any("cut to the shortest, which leaves out 1.5%" in note for note in data.notes)
     soundfile.write(tmp_path / "a" / f"8{suffix}", sounds[0], 16000, subtype=subtype)
-    with pytest.raises(UsageError, match="samplerates: most have 8000, a/8"):
+    with pytest.raises(UsageError, match="are of 2 rates: most have 8000, a/8"):
         opened(tmp_path)
     soundfile.write(tmp_path / "a" / f"8{suffix}", sounds[0, :9], 8000, subtype=subtype)
     with pytest.raises(UsageError, match="9 to 100 samples long"):
         opened(tmp_path)
+    soundfile.write(tmp_path / "a" / f"8{suffix}", sounds[0][:, :1], 8000, subtype=subtype)
+    with pytest.raises(UsageError, match="of 2 numbers of channels: most have 2, a/8"):
+        opened(tmp_path)
+
+
+def test_folders_of_any_kind_leave_out_what_folders_of_images_do(tmp_path):
+    for place in ("a", "b", ".hidden", "@eaDir"):
+        (tmp_path / place).mkdir()
+        np.save(tmp_path / place / "0.npy", FLOATS[0])
+    (tmp_path / "a" / "again").symlink_to(tmp_path / "b")
+    (tmp_path / "a" / "readme.doc").write_text("x")
+    data = opened(tmp_path)
+    assert data.columns["file"].tolist() == ["a/0.npy", "b/0.npy"]
+    assert any("readme.doc" in note and "no array known here" in note for note in data.notes)
+    assert any("left out 2 folders" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_fault_of_the_program_is_not_the_files(tmp_path, name, monkeypatch):
+    path = WRITERS[name](tmp_path / name, {"images": FLOATS})
+    monkeypatch.setattr("undiffuse.data.readers.named_arrays.array_dataset", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        opened(path)
 
 
 # The registry -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_kind_of_ones_own_is_read_and_comes_before_those_of_the_package(tmp_path, monkeypatch):
-    monkeypatch.setattr(FILE_KINDS, "_known", dict(FILE_KINDS._known))
-    monkeypatch.setattr(FILE_KINDS, "_owners", dict(FILE_KINDS._owners))
+def test_a_kind_of_ones_own_is_read_and_comes_before_those_of_the_package(tmp_path):
     undiffuse.register_file_kind(
         "hex", (".hex", ".npy"), lambda path: [np.float32([k, k + 1]) for k in bytes.fromhex(path.read_text())]
     )

@@ -129,3 +129,8 @@ def test_a_module_that_does_not_say_what_it_takes_is_refused(monkeypatch):
     monkeypatch.setattr("undiffuse.networks.foreign.inspect.signature", unknown)
     with pytest.raises(UsageError, match=r"wrap it in a torch\.nn\.Module"):
         ForeignNetwork(Wrong(torch.tanh), 1, 1, (8, 8))
+
+
+def test_a_network_is_wrapped_for_sampling_inside_inference_mode():
+    with torch.inference_mode():
+        ForeignNetwork(Wrong(torch.tanh), 1, 1, (8, 8))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +11,7 @@ import typer
 from typer import Argument
 
 from undiffuse.cli import shared
-from undiffuse.cli.options import opt, options_of
+from undiffuse.cli.options import not_none, opt, options_of, with_options
 from undiffuse.cli.place import refuse_unwritable
 from undiffuse.errors import UsageError
 
@@ -33,29 +35,38 @@ def inspect(
     """Look at data before training: counts, values, classes, copies, what is damaged or odd. Nothing of it is changed."""
     import json
 
-    from undiffuse.cli.options import not_none
     from undiffuse.config import finite, parsed
     from undiffuse.data.config import DataConfig
-    from undiffuse.data.inspection.files import readable_images
     from undiffuse.data.inspection.report import inspect_data
+    from undiffuse.data.readers.image_folder import images_by_name
     from undiffuse.data.sources import open_data
     from undiffuse.runs.prepare import default_name
+    from undiffuse.runs.progress import progress_bar
+    from undiffuse.system import write_text
 
-    settings = not_none({"source": data, "size": size} | options)
-    config = parsed(DataConfig, settings, "these settings of the data do not work")
+    config = parsed(
+        DataConfig, not_none({"source": data, "size": size} | options), "these settings of the data do not work"
+    )
     folder = out or Path("inspected") / default_name(data)
     refuse_unwritable(folder)
-    with _bar() as watch:
-        scan, config, changes = _scanned(config, watch("decoding"))
+    with nullcontext() if as_json else progress_bar() as bar:
+
+        def watch(what: str) -> Callable[[float], None]:
+            task = None if bar is None else bar.add_task(what, total=1.0)
+            return lambda share: None if bar is None or task is None else bar.update(task, completed=share)
+
+        scan, config = _scanned(config, watch)
         refused = scan is not None and scan.too_many_unreadable
-        opened = readable_images(Path(data).expanduser(), scan, config) if scan and refused else open_data(config)
+        if scan is not None and refused:
+            opened = images_by_name(Path(data).expanduser(), scan.files, scan.names, config)
+        else:
+            opened = open_data(config)
         found = inspect_data(opened, watch("comparing"))
-    command = shared.command("train", data, *changes)
+    command = shared.command("train", data, *_as_options(config))
     numbers = ({"files": scan.numbers()} if scan else {}) | found.numbers() | {"suggested_command": command}
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(finite(numbers), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    (folder / "inspection.json").write_text(text, encoding="utf-8")
-    _draw(found, folder / "inspection.png")
+    write_text(folder / "inspection.json", text)
+    problem = _draw(found, folder / "inspection.png")
     if as_json:
         typer.echo(text, nl=False)
         return
@@ -63,61 +74,44 @@ def inspect(
         typer.echo(line)
     if refused:
         typer.echo("note: more than 1 % of the images cannot be read, and training refuses that: fix or remove them")
-    typer.echo(f"\nwrote {folder / 'inspection.png'} and {folder / 'inspection.json'}\nnext: {command}")
+    if problem:
+        typer.echo(f"note: training refuses this, and there is no picture of it: {shared.with_flags(problem)}")
+    drawn = "" if problem else f"{folder / 'inspection.png'} and "
+    typer.echo(f"\nwrote {drawn}{folder / 'inspection.json'}\nnext: {command}")
 
 
-def _bar() -> Any:
-    """A `with` that gives progress bars by what is done."""
-    from contextlib import contextmanager
-
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    @contextmanager
-    def bars() -> Any:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:.0f} %"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-
-            def watch(what: str) -> Any:
-                task = progress.add_task(what, total=1.0)
-                return lambda share: progress.update(task, completed=share)
-
-            yield watch
-
-    return bars()
+with_options(inspect, READING)
 
 
-def _scanned(config: DataConfig, watch: Any) -> tuple[Scan | None, DataConfig, list[object]]:
-    """(what the image files are, None where the data is none; the settings that bring them to one size; these as options)."""
+def _as_options(config: DataConfig) -> list[object]:
+    """How the data is read, as options of `train`: what is not as it is by default."""
+    default = type(config)(source=config.source)
+    found: list[object] = []
+    for name in ("size", *(each.name for each in READING)):
+        value = getattr(config, name)
+        if value != getattr(default, name):
+            shown = value if name != "size" else value[0] if value[0] == value[1] else f"{value[0]}x{value[1]}"
+            found += [f"--{name.replace('_', '-')}", shown]
+    return found
+
+
+def _scanned(config: DataConfig, watch: Callable[[str], Callable[[float], None]]) -> tuple[Scan | None, DataConfig]:
+    """(what the image files are, None where the data is none; the settings, with those that bring all to one size and kind of pixel)."""
     from undiffuse.data.inspection.files import image_files, scan
     from undiffuse.data.sources import of_images
 
     path = Path(config.source).expanduser()
     files, names = image_files(path) if of_images(config) else ([], [])
     if not files:
-        return None, config, []
-    found = scan(files, names, config.max_pixels, watch)
+        return None, config
+    found = scan(files, names, config.max_pixels, watch("decoding"))
     if not found.names:
         name, reason = found.unreadable[0]
         raise UsageError(f"none of the {len(files)} images in {path} can be read, such as {name}: {reason}.")
-    update: dict[str, object] = {}
     side, channels = found.suggested_size(), found.suggested_channels()
-    if config.size is None and side is not None:
-        update["size"] = (side, side)
-    if config.channels is None and channels is not None:
-        update["channels"] = channels
-    given = [] if config.size is None else ["--size", f"{config.size[0]}x{config.size[1]}"]
-    given += [] if config.channels is None else ["--channels", config.channels]
-    added: list[object] = [
-        *(["--size", side] if "size" in update else []),
-        *(["--channels", channels] if "channels" in update else []),
-    ]
-    return found, config.model_copy(update=update), [*given, *added]
+    size = None if side is None else (side, side)
+    update = {"size": config.size or size, "channels": config.channels or channels}
+    return found, config.model_copy(update=update)
 
 
 def _of_files(scan: Scan | None) -> list[str]:
@@ -170,8 +164,8 @@ def _of_examples(found: Inspection) -> list[str]:
     return lines + [f"{name:12} {_few(found.names(rows))}" for name, rows in found.quality.items()]
 
 
-def _draw(found: Inspection, path: Path) -> None:
-    """The page, in the colours that the data is shown in everywhere."""
+def _draw(found: Inspection, path: Path) -> str | None:
+    """Draws the page, in the colours that the data is shown in everywhere. Returns why training refuses the data, where it does."""
     import numpy as np
     import torch
 
@@ -180,7 +174,10 @@ def _draw(found: Inspection, path: Path) -> None:
     from undiffuse.pictures.inspection import InspectionPage, draw_inspection
 
     data = found.data
-    codec = fitted_codec(data)
+    try:
+        codec = fitted_codec(data)
+    except UsageError as problem:
+        return str(problem)
 
     def shown(rows: Any) -> list[Any]:
         return list(to_rgb(torch.from_numpy(data.values[rows].astype(np.float64)), codec))
@@ -198,13 +195,4 @@ def _draw(found: Inspection, path: Path) -> None:
     copies = f"{sum(map(len, found.duplicates.near)):,} in clusters of near-duplicates"
     subtitle = f"{len(data):,} examples of {'×'.join(map(str, data.shape))}, {data.values.dtype.name} · {copies}"
     draw_inspection(InspectionPage(data.name, subtitle, shown(spread), values, span, found.classes, rows), path)
-
-
-def _with_options() -> None:
-    from inspect import Parameter, Signature, signature
-
-    own = [p for p in signature(inspect, eval_str=True).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
-    inspect.__signature__ = Signature([*(p.replace(kind=Parameter.KEYWORD_ONLY) for p in own), *READING])  # type: ignore[attr-defined]
-
-
-_with_options()
+    return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from inspect import Parameter
+from inspect import Parameter, Signature, signature
 from typing import Annotated, Any
 
 import typer
@@ -115,6 +115,13 @@ def option(
 def options_of(kind: str, panels: Mapping[str | None, Iterable[str]], default: str | None = None) -> list[Parameter]:
     """The options of several fields.   panels: the fields of each panel of the help, of the first under None."""
     return [option(kind, name, panel=panel, default=default) for panel, names in panels.items() for name in names]
+
+
+def with_options(command: Callable[..., None], options: Iterable[Parameter]) -> None:
+    """Gives a command that takes **options these, after its own."""
+    own = [p for p in signature(command, eval_str=True).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+    own = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in own]
+    command.__signature__ = Signature([*own, *options])  # type: ignore[attr-defined]
 
 
 def not_none(settings_: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inspect import Parameter, Signature, signature
+from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from typer import Argument
 from undiffuse.cli import shared
 from undiffuse.cli.conditions import Texts, declared, shares
 from undiffuse.cli.following import follow, follow_autoencoder
-from undiffuse.cli.options import assignments, not_none, opt, option, parameter
+from undiffuse.cli.options import assignments, not_none, opt, option, parameter, with_options
 from undiffuse.cli.shared import rates, seconds, span
 from undiffuse.errors import UsageError
 
@@ -175,8 +175,7 @@ def train(
     follow(plan.run())
 
 
-_own = [p for p in signature(train, eval_str=True).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
-train.__signature__ = Signature([*(p.replace(kind=p.KEYWORD_ONLY) for p in _own), *TRAIN_OPTIONS])  # type: ignore[attr-defined]
+with_options(train, TRAIN_OPTIONS)
 
 
 def _latent(latent: bool, factor: int | None, autoencoder: Path | None) -> int | Path | None:

@@ -238,12 +238,18 @@ def _embedded(name: str, module: ConditionModule, values: Tensor) -> Tensor:
     """What a condition makes of its encoded values. Raises UsageError for anything but floats with a row for each."""
     found = module(values)
     axes = {"embedding": 2, "cross_attention": 3}.get(module.config.inject)
-    if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != len(values) or axes not in (None, found.ndim):
-        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    if (
+        not isinstance(found, Tensor)
+        or not found.is_floating_point()
+        or found.ndim < 2
+        or len(found) != len(values)
+        or axes not in (None, found.ndim)
+    ):
+        shape = f"{tuple(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
         wanted = {2: f"({len(values)}, width)", 3: f"({len(values)}, tokens, width)"}.get(
             axes or 0, f"({len(values)}, channels, …)"
         )
         raise UsageError(
-            f"the condition {name!r} returned {shape} for {len(values)} examples: `forward` returns {wanted}."
+            f"the condition {name!r} returned {shape} for {len(values)} examples: `forward` returns floats {wanted}."
         )
     return found

@@ -54,6 +54,11 @@ def arranged(values: np.ndarray, layout: str | None) -> tuple[np.ndarray, str]:
     return np.ascontiguousarray(values.transpose(order)), layout
 
 
+def native(values: np.ndarray) -> np.ndarray:
+    """The same numbers in the byte order of this machine."""
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
 def array_dataset(
     name: str,
     values: np.ndarray,

@@ -39,7 +39,9 @@ class DataConfig(BaseModel):
     shrink: int | None = Field(
         None, ge=2, description="Average blocks of so many values along each axis, at least 2: data for a first stage."
     )
-    table: str | None = Field(None, description="A .csv, .tsv or .jsonl file with more columns of the examples.")
+    table: str | None = Field(
+        None, description="A .csv, .tsv, .jsonl or .parquet file with more columns of the examples."
+    )
     group: str | None = Field(
         None, description="Column whose equal values stay together, in training or held out, such as a patient's name."
     )

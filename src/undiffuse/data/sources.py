@@ -21,11 +21,11 @@ from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.items import as_dataset
 from undiffuse.data.readers import archives, audio, named_arrays, tiff_stack, volumes
+from undiffuse.data.readers.folders import holds_mostly
 from undiffuse.data.readers.idx import idx
 from undiffuse.data.readers.image_folder import image_folder
 from undiffuse.data.readers.image_table import image_table
-from undiffuse.data.readers.looking import holds_mostly
-from undiffuse.data.readers.numpy_files import numpy_file, numpy_folder
+from undiffuse.data.readers.numpy_files import ARRAY_FILES, numpy_file, numpy_folder
 from undiffuse.errors import UsageError
 from undiffuse.registry import Registry
 
@@ -74,7 +74,7 @@ FILE_KINDS: Registry[FileKind] = Registry(
         "tiff stack": FileKind("a TIFF file of many pages", tiff_stack.tiff_stack, tiff_stack.TIFF),
         "volume": FileKind("a NIfTI or NRRD file", volumes.volume_file, volumes.VOLUMES),
         "numpy folder": FileKind(
-            "a folder of .npy files", numpy_folder, claims=lambda path: holds_mostly(path, (".npy",))
+            "a folder of .npy files", numpy_folder, claims=lambda path: holds_mostly(path, ARRAY_FILES)
         ),
         "volume folder": FileKind(
             "a folder of volumes", volumes.volume_folder, claims=lambda path: holds_mostly(path, volumes.VOLUMES)
@@ -197,7 +197,7 @@ def with_settings(data: Dataset, config: DataConfig) -> Dataset:
         return data
     files = (
         data.columns["file"].tolist()
-        if "file" in data.columns and path.suffix.lower() not in tables.TABLE_SUFFIXES
+        if "file" in data.columns and data.root is not None and path.suffix.lower() not in tables.TABLE_SUFFIXES
         else None
     )
     return tables.with_table(data, Path(config.table).expanduser(), files)

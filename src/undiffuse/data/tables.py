@@ -59,12 +59,12 @@ def is_text(column: np.ndarray) -> bool:
 def with_table(data: Dataset, path: Path, files: Sequence[str] | None) -> Dataset:
     """A data set with the columns of a table: rows found by file name where the examples are files, else by order.
 
-    files: of the examples, relative to the folder of images, `data.folder`.
+    files: of the examples, relative to the folder that they are in, `data.root`.
     """
     content = read_table(path)
     count = len(next(iter(content.values())))
     if files is not None:
-        order, notes = rows_by_name(content, path, files, data.folder or Path())
+        order, notes = rows_by_name(content, path, files, data.root or Path())
     elif count != len(data):
         raise UsageError(f"the table {path} has {count} rows for {len(data)} examples: there should be one each.")
     else:

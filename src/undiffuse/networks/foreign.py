@@ -159,7 +159,8 @@ class ForeignNetwork(Network):
         called = f"{name}({', '.join(f'{n} {tuple(v.shape)}' for n, v in zip(ARGUMENTS, (x, t, embedding), strict=True) if v is not None)})"
         modes = {module: module.training for module in self.module.modules()}
         try:
-            with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            recorded = not torch.is_inference_mode_enabled()  # inside it, a model is loaded for sampling alone
+            with torch.set_grad_enabled(recorded), torch.random.fork_rng(devices=[]):
                 found = self.eval()(x, t, embedding)
         except UsageError:
             raise
@@ -182,7 +183,7 @@ class ForeignNetwork(Network):
             raise UsageError(
                 f"{called} returns numbers of the type {found.dtype}, and floats are needed: convert them."
             )
-        if not found.requires_grad:
+        if recorded and not found.requires_grad:
             raise UsageError(
                 f"what {called} returns does not depend on its parameters, so nothing could be learned: leave no_grad, inference_mode and "
                 "detach() out of its forward."

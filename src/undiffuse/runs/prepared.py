@@ -20,7 +20,14 @@ from undiffuse.data.codec import Codec, CodecConfig
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.inspection.duplicates import find_duplicates
-from undiffuse.data.splitting import SplitConfig, drawn_split, keys_of, with_clusters_whole, with_names_kept
+from undiffuse.data.splitting import (
+    SplitConfig,
+    drawn_split,
+    group_names,
+    keys_of,
+    with_clusters_whole,
+    with_names_kept,
+)
 from undiffuse.errors import UsageError
 from undiffuse.rng import GeneratorStream, drawing
 from undiffuse.runs.autoencoder import AutoencoderRunConfig
@@ -87,17 +94,15 @@ def hold_out(
         changed_since = before.fingerprint != data.fingerprint()
         note = "this run held examples out by their rows, and the data has changed since: of those held out now it may have learned some"
         return None, replace(data, notes=(*data.notes, note)) if changed_since else data
-    seed = seed if before is None or before.split is None else before.split.seed
-    group = config.group if before is None or before.split is None else before.split.group
-    keys = keys_of(data, seed, group)
-    new = before is None or before.split is None
-    split = drawn_split(keys, config.held_out, seed, group) if before is None or before.split is None else before.split
-    notes = list(data.notes)
+    stored = None if before is None else before.split
+    seed, group = (seed, config.group) if stored is None else (stored.seed, stored.group)
+    keys, notes = keys_of(data, seed, group), list(data.notes)
+    split = stored or drawn_split(keys, config.held_out, seed, group)
     near: tuple[np.ndarray, ...] = ()
     if group is None and config.held_out and (before is None or before.fingerprint != data.fingerprint()):
         near, noted = _near_duplicates(data)
         notes += noted
-        split = with_clusters_whole(split, keys, near, new)
+        split = with_clusters_whole(split, keys, near, new=stored is None)
     for name, condition in (({"class": Condition(kind="class")} if data.classes else {}) | dict(conditions)).items():
         kind = CONDITIONS[condition.kind].config
         if kind.naming:
@@ -108,12 +113,12 @@ def hold_out(
                 split = with_names_kept(
                     split, keys, [[] if value is None else kind.names_of(value) for value in column]
                 )
-    split = with_clusters_whole(
-        split, keys, near, new=False
-    )  # a name that was kept for training may have left a cluster on both sides
+    # a name that was kept for training may have left a cluster on both sides
+    split = with_clusters_whole(split, keys, near, new=False)
     copies = len(data) - len(np.unique(keys))
     if group is not None:
-        notes.append(f"the {len(np.unique(keys)):,} values of {group!r} stay together, in training or held out")
+        values = len(set(group_names(data, group)) - {""})
+        notes.append(f"the {values:,} values of {group!r} stay together, in training or held out")
     elif copies:
         text = f"{len(data):,} examples hold {copies:,} {'copy' if copies == 1 else 'copies'}"
         notes.append(f"{text}: equal ones stay together, in training or held out")

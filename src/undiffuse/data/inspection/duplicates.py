@@ -3,6 +3,7 @@
     pictures        as registration.py judges: also resized, compressed, cropped by 5 % or brighter
     other arrays    that differ by at most NEAR of the standard deviation, root mean square over the channels
     rows of tables  of a few numbers are often equal without being copies: only equal ones are counted, and they are no clusters
+    not finite      data that holds NaN or infinite numbers, which training refuses, has no distances: only equal ones are counted
 
 Only pairs that are likely are compared: the nearest few of each example, by the correlation of its coarse picture.  What is near to what
 is near is one cluster, so frames of a film are one.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,21 +25,19 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.inspection.registration import same_pictures
 from undiffuse.data.ranges import found_range, has_alpha
 from undiffuse.data.splitting import FEW_NUMBERS
-from undiffuse.data.statistics import PART_NUMBERS, channel_statistics
+from undiffuse.data.statistics import PART_NUMBERS, channel_statistics, parts_of
 
-ALIKE = 0.85  # the least correlation of coarse pictures that are looked at
-MOST_NEIGHBOURS, FEWEST_NEIGHBOURS, PAIRS = (
-    10,
-    2,
-    50_000,
-)  # of each example; so many pairs altogether, where that allows it
-COARSE, SMALL_PICTURE = (
-    8,
-    32,
-)  # sides of pictures that are kept for all examples; larger ones are made for those that need them
+ALIKE = (
+    0.85  # the least correlation of coarse pictures, or of arrays, that are looked at; of arrays, copies have far more
+)
+MOST_NEIGHBOURS, FEWEST_NEIGHBOURS = 10, 2  # of each example
+PAIRS = 50_000  # altogether, where that allows it
+COARSE = 8  # side of the pictures that are correlated
+KEPT_SIDE = 32  # of pictures that are kept for all examples; larger ones are made for those that need them
 NEAR = 0.02  # of the standard deviation
 PROJECTED = 64  # numbers that a long example is compared by first
-BLOCK = 2048  # examples compared with all others at once
+CORRELATED_AT_ONCE = 2**25  # numbers of a block of correlations
+COMPARED_AT_ONCE = 2048  # pairs
 FLAT = 4.0  # of 255, a standard deviation below which a picture has nothing to be aligned by
 
 
@@ -66,15 +65,20 @@ def find_duplicates(data: Dataset, progress: Callable[[float], None] | None = No
     """The copies in a data set.   progress: called with the share that is done."""
     watch = progress or (lambda share: None)
     exact = equal_examples(data.values)
-    if data.values[0].size <= FEW_NUMBERS or len(data) < 2:
+    if (
+        data.values[0].size <= FEW_NUMBERS
+        or len(data) < 2
+        or not all(np.isfinite(data.values[p]).all() for p in parts_of(data.values))
+    ):
         return Duplicates(exact)
     firsts = np.setdiff1d(np.arange(len(data)), np.concatenate([c[1:] for c in exact]) if exact else [])
     if is_pictures(data):
-        small = thumbnails(data, firsts, SMALL_PICTURE)
+        made = Thumbnails(data)
+        small = made(firsts, KEPT_SIDE)
 
         def pictures(rows: Tensor, size: int) -> Tensor:
-            if size > SMALL_PICTURE:
-                return thumbnails(data, firsts[rows.numpy()], size)
+            if size > KEPT_SIDE:
+                return made(firsts[rows.numpy()], size)
             return F.adaptive_avg_pool2d(small[rows].float(), size).round().to(torch.uint8)
 
         watch(0.2)
@@ -85,11 +89,9 @@ def find_duplicates(data: Dataset, progress: Callable[[float], None] | None = No
         near = torch.cat([near, _flat_pairs(coarse, flat)])
     else:
         numbers = _standardised(data, firsts)
-        pairs = _likely(numbers @ _directions(numbers), 0.95, lambda share: watch(0.2 + 0.6 * share))
-        distance = torch.cat(
-            [(numbers[p[:, 0]] - numbers[p[:, 1]]).square().mean(1).sqrt() for p in pairs.split(BLOCK)]
-            or [torch.empty(0)]
-        )
+        pairs = _likely(numbers @ _directions(numbers), ALIKE, lambda share: watch(0.2 + 0.6 * share))
+        parts = [(numbers[p[:, 0]] - numbers[p[:, 1]]).square().mean(1).sqrt() for p in pairs.split(COMPARED_AT_ONCE)]
+        distance = torch.cat(parts)
         near = pairs[distance <= NEAR]
     watch(1.0)
     same = [c[k : k + 2] for c in exact for k in range(len(c) - 1)]
@@ -129,30 +131,37 @@ def clusters(n: int, pairs: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(np.array(each) for _, each in sorted(found.items()) if len(each) > 1)
 
 
-def thumbnails(data: Dataset, rows: Sequence[int] | np.ndarray, size: int) -> Tensor:
-    """Pictures as uint8 (n, C, size, size), grey or colour, alpha over white, black and white the ends of the data's range."""
-    whole = np.issubdtype(data.values.dtype, np.integer)
-    if whole:
-        low, high = found_range(data.values, data.mode)
-        low, high = low if data.low is None else data.low, high if data.high is None else data.high
-    else:
-        _, _, lows, highs = channel_statistics(data.values)
-        low, high = float(lows.min()), float(highs.max())
-    colours = data.shape[0] - has_alpha(data.mode)
-    found = torch.empty(len(rows), colours, size, size, dtype=torch.uint8)
-    each = max(1, PART_NUMBERS // data.values[0].size)
-    for start in range(0, len(rows), each):
-        values = torch.from_numpy(np.ascontiguousarray(data.values[rows[start : start + each]]).astype(np.float32))
-        if has_alpha(data.mode):
-            alpha = values[:, -1:] / np.iinfo(data.values.dtype).max
-            values = values[:, :-1] * alpha + high * (1 - alpha)
-        values = (values - low) * (255 / max(high - low, 1e-12))
-        if min(values.shape[2:]) >= size:
-            values = F.adaptive_avg_pool2d(values, size)
+class Thumbnails:
+    """Pictures of a data set as bytes, grey or colour, alpha over white, black and white the ends of the data's range."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+        if np.issubdtype(data.values.dtype, np.integer):
+            found = found_range(data.values, data.mode)
+            self.low, self.high = (
+                f if own is None else own for f, own in zip(found, (data.low, data.high), strict=True)
+            )
         else:
-            values = F.interpolate(values, (size, size), mode="bilinear", antialias=True)
-        found[start : start + each] = values.round().clamp(0, 255).to(torch.uint8)
-    return found
+            _, _, lows, highs = channel_statistics(data.values)
+            self.low, self.high = float(lows.min()), float(highs.max())
+
+    def __call__(self, rows: np.ndarray, size: int) -> Tensor:
+        """uint8 (n, C, size, size) of rows int64 (n,)."""
+        data, low, high = self.data, self.low, self.high
+        found = torch.empty(len(rows), data.shape[0] - has_alpha(data.mode), size, size, dtype=torch.uint8)
+        each = max(1, PART_NUMBERS // data.values[0].size)
+        for start in range(0, len(rows), each):
+            values = torch.from_numpy(np.ascontiguousarray(data.values[rows[start : start + each]], dtype=np.float32))
+            if has_alpha(data.mode):
+                alpha = values[:, -1:] / np.iinfo(data.values.dtype).max
+                values = values[:, :-1] * alpha + high * (1 - alpha)
+            values = (values - low) * (255 / max(high - low, 1e-12))
+            if min(values.shape[2:]) >= size:
+                values = F.adaptive_avg_pool2d(values, size)
+            else:
+                values = F.interpolate(values, (size, size), mode="bilinear", antialias=True)
+            found[start : start + each] = values.nan_to_num().round().clamp(0, 255).to(torch.uint8)
+        return found
 
 
 def _likely(numbers: Tensor, least: float, watch: Callable[[float], None], left_out: Tensor | None = None) -> Tensor:
@@ -162,9 +171,9 @@ def _likely(numbers: Tensor, least: float, watch: Callable[[float], None], left_
     if left_out is not None:
         unit[left_out] = 0
     neighbours = min(MOST_NEIGHBOURS, max(FEWEST_NEIGHBOURS, PAIRS // len(unit)))
-    found = []
-    for start in range(0, len(unit), BLOCK):
-        similar = unit[start : start + BLOCK] @ unit.T
+    found, block = [], max(1, CORRELATED_AT_ONCE // len(unit))
+    for start in range(0, len(unit), block):
+        similar = unit[start : start + block] @ unit.T
         own = torch.arange(len(similar))
         similar[own, own + start] = -2
         best, at = similar.topk(min(neighbours, len(unit) - 1))
@@ -203,7 +212,7 @@ def _directions(numbers: Tensor) -> Tensor:
     wide = numbers.shape[1]
     if wide <= PROJECTED:
         return torch.eye(wide)
-    signs = np.array([hashlib.blake2b(k.to_bytes(8, "big"), digest_size=PROJECTED // 8).digest() for k in range(wide)])
-    bits = np.unpackbits(np.frombuffer(signs.tobytes(), np.uint8).reshape(wide, -1), axis=1)[:, :PROJECTED]
+    signs = b"".join(hashlib.blake2b(k.to_bytes(8, "big"), digest_size=PROJECTED // 8).digest() for k in range(wide))
+    bits = np.unpackbits(np.frombuffer(signs, np.uint8)).reshape(wide, PROJECTED)
     made: Tensor = torch.from_numpy(bits.astype(np.float32) * 2 - 1) / PROJECTED**0.5
     return made

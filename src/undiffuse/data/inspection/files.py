@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from undiffuse.data.config import DataConfig
-from undiffuse.data.dataset import Dataset
 from undiffuse.data.images import LARGEST_SHARE_UNREADABLE
 from undiffuse.data.pixels import IMAGE_SUFFIXES, Openable, Unreadable, read_image
-from undiffuse.data.readers import archives, image_folder
+from undiffuse.data.readers import archives
+from undiffuse.data.readers.folders import find, is_run
 
 SIDES = (16, 32, 64, 128, 256)  # that pictures of many sizes are brought to, the largest that most reach
 MOST_REACH = 0.9  # of the files
@@ -21,8 +20,9 @@ ODD_SHAPE = 2.0  # times as long, for its width, as most
 
 @dataclass(frozen=True)
 class Scan:
-    """Of every file that can be read, in order: names, sizes (height, width), kinds of pixel.   unreadable: name and reason of the others."""
+    """Of every file that can be read: itself, its name, size (height, width) and kind of pixel.   unreadable: name and reason of the others."""
 
+    files: tuple[Openable, ...]
     names: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
     modes: tuple[str, ...]
@@ -77,26 +77,14 @@ class Scan:
 
 def image_files(path: Path) -> tuple[list[Openable], list[str]]:
     """(the image files of a folder or an archive, their names there); none for any other kind of data."""
-    place = archives.in_archive(path)
-    if place is not None:
-        members, _ = archives.members(place[0])
-        found = [
-            m for m in members if m.suffix in IMAGE_SUFFIXES and m.name.startswith(f"{place[1]}/" if place[1] else "")
-        ]
-        return list(found), [m.name for m in found]
-    if not path.is_dir() or image_folder.is_run(path):
+    if archives.in_archive(path) is not None:
+        members = [m for m in archives.members_at(path)[0] if m.suffix in IMAGE_SUFFIXES]
+        top = archives.common_folder([m.name for m in members])
+        return list(members), [m.name.removeprefix(top) for m in members]
+    if not path.is_dir() or is_run(path):
         return [], []
-    files = image_folder.find(path).files
-    return list(files), [file.relative_to(path).as_posix() for file in files]
-
-
-def readable_images(path: Path, found: Scan, config: DataConfig) -> Dataset:
-    """Those images of a folder or an archive that can be read."""
-    files, names = image_files(path)
-    by_name = dict(zip(names, files, strict=True))
-    top = archives.common_folder(list(found.names)) if archives.in_archive(path) else ""
-    shown = [name.removeprefix(top) for name in found.names]
-    return image_folder.images_by_name(path, [by_name[name] for name in found.names], shown, config)
+    found = find(path)
+    return list(found.files), found.names
 
 
 def scan(
@@ -121,6 +109,9 @@ def scan(
             found.append(each)
             if progress and (done % 64 == 0 or done == len(files)):
                 progress(done / len(files))
-    good = [(name, *each) for name, each in zip(names, found, strict=True) if not isinstance(each, str)]
     bad = tuple((name, each) for name, each in zip(names, found, strict=True) if isinstance(each, str))
-    return Scan(tuple(g[0] for g in good), tuple(g[1] for g in good), tuple(g[2] for g in good), bad)
+    good = [
+        (file, name, *each) for file, name, each in zip(files, names, found, strict=True) if not isinstance(each, str)
+    ]
+    kept, named, sizes, modes = zip(*good, strict=True) if good else ((), (), (), ())
+    return Scan(kept, named, sizes, modes, bad)

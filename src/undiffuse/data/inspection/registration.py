@@ -22,11 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PYRAMID, NEWTON_STEPS = (8, 16, 32, 64), (8, 5, 4, 3)  # of the pyramid, and Gauss-Newton steps at each
+PYRAMID, NEWTON_STEPS = (8, 16, 32, 64), (8, 5, 4, 3)  # sides of pictures, and Gauss-Newton steps at each
 LEFT = (12.0, 10.0, 9.0)  # of 255, the most that may be left at the coarse sizes
 # of 255, root mean square of what may be left at the finest, averaged in pairs of pixels
 WHOLE, SIXTEENTH, SIXTY_FOURTH = 8.5, 13.0, 16.0
-# of 255, root mean square of what may be left at the finest, averaged in pairs of pixels
 FARTHEST = 0.12  # scale and shift
 GAIN, OFFSET = (0.7, 1.4), 0.15
 CLIPPED = 0.02  # from 0 and 1
@@ -52,24 +51,21 @@ def same_pictures(pictures: Callable[[Tensor, int], Tensor], pairs: Tensor) -> T
     """
     found = torch.zeros(len(pairs), dtype=torch.bool)
     # both ways: only the brighter of two is clipped, and only the larger shows all of the other
-    index, rows, p = (
-        torch.arange(len(pairs)).repeat(2),
-        torch.cat([pairs, pairs.flip(1)]),
-        torch.zeros(2 * len(pairs), 4),
-    )
+    index, rows = torch.arange(len(pairs)).repeat(2), torch.cat([pairs, pairs.flip(1)])
+    p = torch.zeros(len(rows), 4)
     for size, steps, limit in zip(PYRAMID, NEWTON_STEPS, (*LEFT, math.inf), strict=True):
-        kept, last = [], size == PYRAMID[-1]
+        kept = [torch.empty(0, dtype=torch.int64)]
         for part in torch.arange(len(index)).split(max(1, PAIRS_AT_ONCE // (12 * size**2))):
             a, b = (_softened(pictures(rows[part, side], size)) for side in (0, 1))
             fit = _aligned(a, b, p[part], steps)
             p[part] = fit.p
             good = 255 * fit.error.sqrt() <= limit
-            if last:
+            if size == PYRAMID[-1]:
                 half = _halved(fit)
                 good = (_worst_part(half, 1) <= WHOLE) & (_worst_part(half, 4) <= SIXTEENTH)
                 good &= _worst_part(half, 8) <= SIXTY_FOURTH
             kept.append(part[good])
-        at = torch.cat(kept) if kept else index
+        at = torch.cat(kept)
         index, rows, p = index[at], rows[at], p[at]
     found[index] = True
     return found

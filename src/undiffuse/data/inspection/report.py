@@ -2,6 +2,7 @@
 
 Pictures are judged at 64×64, black 0 and white 1, by rules that can be checked by eye:
 
+    not finite  some of its numbers are NaN or infinite; then nothing else is judged
     constant    one colour: the standard deviation is below 1/255
     dark        99 of 100 of its pixels are darker than 0.2
     bright      99 of 100 of its pixels are brighter than 0.9
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from undiffuse.data.dataset import MISSING, Dataset
-from undiffuse.data.inspection.duplicates import Duplicates, find_duplicates, is_pictures, thumbnails
+from undiffuse.data.inspection.duplicates import Duplicates, Thumbnails, find_duplicates, is_pictures
 from undiffuse.data.statistics import channel_statistics
 from undiffuse.data.table_rows import FILE_COLUMNS
 
@@ -114,7 +115,13 @@ def inspect_data(data: Dataset, progress: Callable[[float], None] | None = None)
 
 
 def _quality(data: Dataset) -> dict[str, np.ndarray]:
-    """The rows of pictures that are dark, bright, of one colour or blurred; of other arrays, those that are constant."""
+    """The rows that are noteworthy, by what they are: not finite, of one value; of pictures, dark, bright or blurred."""
+    if data.values.dtype.kind == "f":
+        bad = np.array(
+            [row for row, example in enumerate(data.values) if not np.isfinite(example).all()], dtype=np.int64
+        )
+        if len(bad):  # which have no range to judge the others by
+            return {"not finite": bad}
     if not is_pictures(data):
         constant = np.array(
             [row for row, example in enumerate(data.values) if example.size > 1 and example.min() == example.max()],
@@ -123,10 +130,11 @@ def _quality(data: Dataset) -> dict[str, np.ndarray]:
         return {"constant": constant} if len(constant) else {}
     found: dict[str, list[int]] = {"constant": [], "dark": [], "bright": []}
     sharpness = np.full(len(data), np.nan)
+    thumbnails = Thumbnails(data)
     laplacian = torch.tensor([[[[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]]])
     for start in range(0, len(data), 256):
         rows = np.arange(start, min(start + 256, len(data)))
-        grey = thumbnails(data, rows, JUDGED_SIDE).float().mean(1, keepdim=True) / 255
+        grey = thumbnails(rows, JUDGED_SIDE).float().mean(1, keepdim=True) / 255
         spread = grey.flatten(1).std(1)
         low, high = (grey.flatten(1).quantile(q, 1) for q in (0.01, 0.99))
         edges = F.conv2d(grey, laplacian).flatten(1).var(1)
@@ -167,7 +175,7 @@ def found_column(name: str, values: np.ndarray) -> FoundColumn:
         return FoundColumn(name, "", "it has no values", missing)
     numbers = _as_numbers(present)
     if numbers is not None:
-        return FoundColumn(**{**vars(_of_numbers(name, numbers)), "missing": missing})
+        return replace(_of_numbers(name, numbers), missing=missing)
     different = Counter(present)
     if sum(";" in text for text in present) > len(present) / 2:
         return FoundColumn(name, "tags", "most values are several, separated by ;", missing)

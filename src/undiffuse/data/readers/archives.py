@@ -1,8 +1,9 @@
 """Archives of images, zip and tar, read in place.  Nothing is unpacked.
 
-    archive.zip                  all its images; a folder that holds all of them is looked through, folders below are classes
+    archive.zip                  all its images; a folder that holds all of them is looked through, folders below are classes, and texts of the
+                                 same name, 0001.txt beside 0001.jpg, are the column `caption`
     archive.zip/train/cats       the images below that folder
-    shards: one tar or a folder of tars whose members share names, 0001.jpg, 0001.cls, 0001.json, 0001.txt: WebDataset
+    shards                       WebDataset: one tar, a folder of tars or a pattern, where most images have a 0001.cls or 0001.json beside them
 
 Members whose names are absolute or lead upwards are refused with the whole archive, links and devices inside are left out.  Members of a plain
 zip or tar are read one by one; a compressed tar has no index, so it is read once from the beginning, and its files are kept in memory as they
@@ -30,14 +31,15 @@ from undiffuse.data.damage import refuse_damaged
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.images import NAMED, first_few, read_images
 from undiffuse.data.pixels import IMAGE_SUFFIXES
-from undiffuse.data.readers.image_folder import HIDDEN, OF_SYSTEMS, images_by_name
+from undiffuse.data.readers.folders import HIDDEN, OF_SYSTEMS
+from undiffuse.data.readers.image_folder import images_by_name
 from undiffuse.data.tables import CAPTIONS, as_column
 from undiffuse.errors import UsageError
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 LARGEST_MEMBER = 2**30  # bytes, unpacked
 LARGEST_COMPRESSED = 2**32  # bytes of all files in a compressed tar
-TEXTS, LABEL_SUFFIXES = (".txt", ".caption", ".text"), (".cls", ".cls2")
+CAPTION_SUFFIX, CLASS_SUFFIX, COLUMNS_SUFFIX = ".txt", ".cls", ".json"
 BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -140,14 +142,18 @@ def _part_of(path: Path, offset: int, size: int) -> Callable[[], bytes]:
     return read
 
 
-def image_archive(path: Path, config: DataConfig) -> Dataset:
-    """The images of an archive, or of a folder in it. Raises UsageError where there are none, and as `read_images` does."""
+def members_at(path: Path) -> tuple[list[Member], list[str]]:
+    """(the files of an archive, or of the folder in it, that a path leads to; notes). Raises UsageError as `members` does."""
     place = in_archive(path)
     assert place is not None  # the kind of file says so
-    archive, inner = place
+    archive, folder = place
     found, notes = members(archive)
-    if inner:
-        found = [m for m in found if m.name.startswith(f"{inner}/")]
+    return [m for m in found if m.name.startswith(f"{folder}/")] if folder else found, notes
+
+
+def image_archive(path: Path, config: DataConfig) -> Dataset:
+    """The images of an archive, or of a folder in it. Raises UsageError where there are none, and as `read_images` does."""
+    found, notes = members_at(path)
     pictures = [m for m in found if m.suffix in IMAGE_SUFFIXES]
     if not pictures:
         suffixes = Counter(m.suffix or "no suffix" for m in found)
@@ -155,13 +161,22 @@ def image_archive(path: Path, config: DataConfig) -> Dataset:
         raise UsageError(
             f"there are no images in {path}, which holds {holds}. It should hold .png, .jpg, .webp, .bmp, .tif or .gif files."
         )
-    if _keyed(found):
-        return replace(samples(path.name, found, config), notes=tuple(notes))
-    top = common_folder([m.name for m in pictures])
-    data = images_by_name(path, pictures, [m.name.removeprefix(top) for m in pictures], config)
-    others = [m.name for m in found if m.suffix not in IMAGE_SUFFIXES]
+    if _is_webdataset(found):
+        data = samples(path.name, found, config)
+        return replace(data, notes=(*data.notes, *notes))
+    names = [m.name for m in pictures]
+    top = common_folder(names)
+    data = images_by_name(path, pictures, [name.removeprefix(top) for name in names], config)
+    captions = {_key(m.name): m for m in found if m.suffix == CAPTION_SUFFIX}
+    texts = [captions.get(_key(f"{top}{name}")) for name in data.columns["file"]]
+    columns = dict(data.columns)
+    if any(texts):
+        columns[CAPTIONS] = as_column(["" if m is None else _text(m).strip() for m in texts])
+    used = {m.name for m in (*pictures, *texts) if m is not None}
+    others = [m.name for m in found if m.name not in used]
     notes += [f"left out {len(others)} files that are no images ({first_few(others)})"] if others else []
-    return replace(data, name=archive.name.split(".")[0], notes=(*data.notes, *notes))
+    name = next(part for part in (path, *path.parents) if part.is_file()).name.split(".")[0]
+    return replace(data, name=name, columns=columns, notes=(*data.notes, *notes))
 
 
 def common_folder(names: list[str]) -> str:
@@ -181,9 +196,13 @@ def common_folder(names: list[str]) -> str:
 def shards_of(path: Path) -> list[Path]:
     """The tars of a WebDataset: those of a folder that holds no other files, or of a pattern name-{000..123}.tar; none for anything else."""
     if path.is_dir():
-        files = sorted(each for each in path.iterdir() if not each.name.startswith((".", "_")))
-        tars = [each for each in files if each.name.lower().endswith(ARCHIVES[1:])]
-        return tars if tars and all(each in tars or each.suffix == ".json" for each in files) else []
+        tars = []
+        for each in path.iterdir():
+            if each.name.lower().endswith(ARCHIVES[1:]):
+                tars.append(each)
+            elif each.suffix != COLUMNS_SUFFIX and not each.name.startswith((".", "_")):
+                return []
+        return sorted(tars)
     braces = BRACES.search(path.name)
     if braces is None:
         return []
@@ -215,10 +234,10 @@ def _key(name: str) -> str:
     return f"{folder}{slash}{last.partition('.')[0]}"
 
 
-def _keyed(found: list[Member]) -> bool:
-    """Whether most images of an archive have members beside them that say something of them."""
+def _is_webdataset(found: list[Member]) -> bool:
+    """Whether most images of an archive have a class or columns beside them."""
     images = {_key(m.name) for m in found if m.suffix in IMAGE_SUFFIXES}
-    beside = {_key(m.name) for m in found if m.suffix in (*TEXTS, *LABEL_SUFFIXES, ".json")}
+    beside = {_key(m.name) for m in found if m.suffix in (CLASS_SUFFIX, COLUMNS_SUFFIX)}
     return len(images & beside) > len(images) / 2
 
 
@@ -237,10 +256,9 @@ def samples(name: str, found: list[Member], config: DataConfig) -> Dataset:
         Path(name), list(examples.values()), keys, config.size, config.fit, config.channels, config.max_pixels
     )
     kept = [keys[row] for row in images.kept]
-    said = [_said(beside.get(key, {})) for key in kept]
+    rows = [_row(beside.get(key, {})) for key in kept]
     columns = {
-        column: as_column([each.get(column) for each in said])
-        for column in dict.fromkeys(c for each in said for c in each)
+        column: as_column([row.get(column) for row in rows]) for column in dict.fromkeys(c for r in rows for c in r)
     }
     labels, classes, notes = None, tuple[str, ...](), list[str]()
     if "class" in columns:
@@ -257,21 +275,26 @@ def samples(name: str, found: list[Member], config: DataConfig) -> Dataset:
     )
 
 
-def _said(beside: Mapping[str, Member]) -> dict[str, Any]:
-    """What the members beside an image say of it."""
-    said: dict[str, Any] = {}
-    for suffix, member in beside.items():
-        if suffix not in (*TEXTS, *LABEL_SUFFIXES, ".json"):
-            continue
+def _row(beside: Mapping[str, Member]) -> dict[str, Any]:
+    """The columns of one example: what the members of its key hold, by their suffix."""
+    row: dict[str, Any] = {}
+    if (columns := beside.get(COLUMNS_SUFFIX)) is not None:
         try:
-            text = member.open("rb").read().decode("utf-8")
-            if suffix == ".json":
-                content = json.loads(text)
-                said |= {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
-            elif suffix == LABEL_SUFFIXES[0]:
-                said["class"] = int(text) if re.fullmatch(r"\s*\d+\s*", text) else text.strip()
-            elif suffix in TEXTS:
-                said[CAPTIONS] = text.strip()
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{member.name} cannot be read: {error}.") from None
-    return said
+            content = json.loads(_text(columns))
+        except ValueError as error:
+            raise UsageError(f"{columns.name} cannot be read: {error}.") from None
+        row |= {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
+    if (label := beside.get(CLASS_SUFFIX)) is not None:
+        text = _text(label).strip()
+        row["class"] = int(text) if text.isdecimal() else text
+    if (caption := beside.get(CAPTION_SUFFIX)) is not None:
+        row[CAPTIONS] = _text(caption).strip()
+    return row
+
+
+def _text(member: Member) -> str:
+    """The text of a member in UTF-8. Raises UsageError for anything else."""
+    try:
+        return member.open("rb").read().decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{member.name} cannot be read: {error}.") from None

@@ -17,7 +17,7 @@ from undiffuse.data.arrays import array_dataset
 from undiffuse.data.config import DataConfig
 from undiffuse.data.damage import refuse_damaged
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.readers.image_folder import classes_of
+from undiffuse.data.readers.folders import classes_of, find
 from undiffuse.errors import UsageError
 from undiffuse.system import optional
 
@@ -25,29 +25,22 @@ RECORDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff",
 MOST_CUT = 0.25  # of all samples
 
 
-def recordings_in(root: Path) -> list[Path]:
-    """The recordings below a folder, sorted."""
-    return sorted(
-        (p for p in root.rglob("*") if p.suffix.lower() in RECORDINGS and not p.name.startswith(".")), key=str
-    )
-
-
 def audio_folder(root: Path, config: DataConfig) -> Dataset:
     """The recordings of a folder. Raises UsageError where rates, channels or lengths do not go together, Failure without soundfile."""
-    files = recordings_in(root)
-    names = [path.relative_to(root).as_posix() for path in files]
+    found = find(root, RECORDINGS, "recording")
+    files, names = found.files, found.names
     soundfile: Any = optional("soundfile")
     heads = []
-    for path, name in zip(files, names, strict=True):
-        with refuse_damaged(Path(name), "a recording"):
+    for path in files:
+        with refuse_damaged(path, "a recording"):
             heads.append(soundfile.info(str(path)))
-    for what in ("samplerate", "channels"):
-        counts = Counter(getattr(head, what) for head in heads)
+    for attribute, what in (("samplerate", "rates"), ("channels", "numbers of channels")):
+        counts = Counter(getattr(head, attribute) for head in heads)
         if len(counts) > 1:
             (common, _), (other, _) = counts.most_common(2)
-            odd = next(name for name, head in zip(names, heads, strict=True) if getattr(head, what) == other)
+            odd = next(name for name, head in zip(names, heads, strict=True) if getattr(head, attribute) == other)
             raise UsageError(
-                f"the recordings in {root} are of {len(counts)} {what}s: most have {common}, {odd} has {other}; make them one."
+                f"the recordings in {root} are of {len(counts)} {what}: most have {common}, {odd} has {other}; make them one."
             )
     lengths = np.array([head.frames for head in heads])
     shortest = int(lengths.min())
@@ -68,4 +61,4 @@ def audio_folder(root: Path, config: DataConfig) -> Dataset:
     data = array_dataset(root.resolve().name, values, None if labels is None else np.array(labels), "NCL", columns)
     notes += [f"recordings of {heads[0].samplerate:,} samples a second, {shortest / heads[0].samplerate:.3g} s each"]
     notes += [f"cut to the shortest, which leaves out {left_out:.1%} of all samples"] if left_out > 0 else []
-    return replace(data, root=root, notes=(*notes, *data.notes))
+    return replace(data, root=root, notes=(*notes, *found.notes(), *data.notes))

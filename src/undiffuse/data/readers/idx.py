@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from undiffuse.data.arrays import array_dataset
+from undiffuse.data.arrays import array_dataset, native
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
@@ -27,7 +27,7 @@ def _idx_array(path: Path) -> np.ndarray:
         if zero or kind not in IDX_TYPES:
             raise UsageError("it does not start as idx files do")
         values = np.frombuffer(content, IDX_TYPES[kind], offset=4 + 4 * axes)
-        return values.reshape(shape).astype(values.dtype.newbyteorder("="))
+        return native(values.reshape(shape))
     except (ValueError, OSError, EOFError, struct.error) as error:
         raise UsageError(f"{path} cannot be read as an idx file: {error}.") from None
 

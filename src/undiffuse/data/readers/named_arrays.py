@@ -12,7 +12,7 @@ Only what is used is read, a part at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,42 +27,15 @@ from undiffuse.data.statistics import PART_NUMBERS
 from undiffuse.errors import UsageError
 from undiffuse.system import optional
 
-HDF5, ZARR, NETCDF = (".h5", ".hdf5", ".he5", ".mat73"), (".zarr",), (".nc", ".nc4", ".cdf", ".netcdf")
+WHAT = "a file of arrays"
+HDF5, NETCDF = (".h5", ".hdf5", ".he5"), (".nc", ".nc4", ".cdf", ".netcdf")
 AXIS_NAMES = {  # what files call their axes
-    "N": {
-        "n",
-        "time",
-        "t",
-        "sample",
-        "samples",
-        "example",
-        "examples",
-        "batch",
-        "member",
-        "number",
-        "index",
-        "record",
-        "obs",
-        "valid_time",
-    },
-    "C": {
-        "c",
-        "channel",
-        "channels",
-        "band",
-        "bands",
-        "variable",
-        "level",
-        "lev",
-        "plev",
-        "pressure_level",
-        "feature",
-        "features",
-    },
-    "D": {"d", "z", "depth", "plane"},
-    "H": {"h", "y", "lat", "latitude", "height", "row", "rows", "nlat", "rlat"},
-    "W": {"w", "x", "lon", "longitude", "width", "col", "cols", "column", "columns", "nlon", "rlon"},
-    "L": {"l", "length", "position", "sample_time"},
+    "N": "n time t sample samples example examples batch member number index record obs valid_time",
+    "C": "c channel channels band bands variable level lev plev pressure_level feature features",
+    "D": "d z depth plane",
+    "H": "h y lat latitude height row rows nlat rlat",
+    "W": "w x lon longitude width col cols column columns nlon rlon",
+    "L": "l length position sample_time",
 }
 
 
@@ -76,7 +49,7 @@ class NamedArray:
     read: Callable[[int, int], np.ndarray]
 
     def all(self) -> np.ndarray:
-        """All values, read part by part. Raises UsageError for values that are no numbers."""
+        """All values, read part by part."""
         dtype = self.dtype.newbyteorder("=")
         values = np.empty(self.shape, dtype)
         if not self.shape:
@@ -89,7 +62,11 @@ class NamedArray:
 
 def named_arrays(path: Path, config: DataConfig) -> Dataset:
     """The data set of a file of named arrays. Raises UsageError where it is not clear which of them is the data."""
-    with _opened(path) as arrays:
+    suffix = path.suffix.lower()
+    open_ = _netcdf if suffix in NETCDF else _zarr if path.is_dir() else _hdf5
+    with ExitStack() as stack:
+        with refuse_damaged(path, WHAT):
+            arrays = stack.enter_context(open_(path))
         return _dataset(path, arrays, config)
 
 
@@ -102,13 +79,18 @@ def _dataset(path: Path, arrays: Mapping[str, NamedArray], config: DataConfig) -
             f"{chosen[0]} of {path} has the shape {first.shape} and {different[0]} {arrays[different[0]].shape}: channels are of one shape."
         )
     layout = config.layout or (_layout(first.dims) if first.dims else None)
-    values = first.all() if len(chosen) == 1 else np.stack([arrays[name].all() for name in chosen], 1)
+
+    def all_of(name: str) -> np.ndarray:
+        with refuse_damaged(path, WHAT):
+            return arrays[name].all()
+
+    values = all_of(chosen[0]) if len(chosen) == 1 else np.stack([all_of(name) for name in chosen], 1)
     if len(chosen) > 1 and layout is not None:
         layout = f"{layout[0]}C{layout[1:]}"
     rows = values.shape[layout.index("N")] if layout and "N" in layout else values.shape[0]
     label = next((name for name in LABELS if name in arrays and arrays[name].shape == (rows,)), None)
     columns = {
-        name: array.all()
+        name: all_of(name)
         for name, array in arrays.items()
         if name not in (*chosen, label)
         and array.shape[:1] == (rows,)
@@ -116,7 +98,7 @@ def _dataset(path: Path, arrays: Mapping[str, NamedArray], config: DataConfig) -
         and array.dtype.kind in "fiubSUO"
     }
     columns = {name: column.astype(str) if column.dtype.kind in "SUO" else column for name, column in columns.items()}
-    data = array_dataset(path.stem, values, arrays[label].all() if label else None, layout, columns)
+    data = array_dataset(path.stem, values, all_of(label) if label else None, layout, columns)
     named = ", ".join(chosen)
     others = [name for name in arrays if name not in (*chosen, label, *columns)]
     notes = [f"the data is {named} of {path.name}" + (f"; not used: {', '.join(others[:8])}" if others else "")]
@@ -145,21 +127,12 @@ def _chosen(path: Path, arrays: Mapping[str, NamedArray], variable: str | None) 
 
 def _layout(dims: tuple[str, ...]) -> str | None:
     """The layout that names of axes say; None where they say too little."""
-    axes = [next((axis for axis, names in AXIS_NAMES.items() if dim.lower() in names), "") for dim in dims]
+    axes = [next((axis for axis, names in AXIS_NAMES.items() if dim.lower() in names.split()), "") for dim in dims]
     if axes and not axes[0]:
         axes[0] = "N" if "N" not in axes else ""
     if (axes.count("H") and not axes.count("W")) or not all(axes) or len(set(axes)) < len(axes) or "N" not in axes:
         return None
     return "".join(axes)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Mapping[str, NamedArray]]:
-    """The arrays of a file, as long as it is open. Raises UsageError for one that is damaged, Failure without the package that reads it."""
-    suffix = path.suffix.lower()
-    open_ = _netcdf if suffix in NETCDF else _zarr if path.is_dir() else _hdf5
-    with refuse_damaged(path, "a file of arrays"), open_(path) as arrays:
-        yield arrays
 
 
 @contextmanager
@@ -208,13 +181,14 @@ def _arrays_of(group: Any, zarr: Any, prefix: str = "") -> Iterator[tuple[str, A
 def _netcdf(path: Path) -> Iterator[Mapping[str, NamedArray]]:
     optional("h5netcdf")
     xarray = optional("xarray")
-    engine = "h5netcdf" if path.open("rb").read(8)[1:4] == b"HDF" else "scipy"
+    with path.open("rb") as file:
+        engine = "h5netcdf" if file.read(8)[1:4] == b"HDF" else "scipy"
     if engine == "scipy":
         optional("scipy")
-    with xarray.open_dataset(path, engine=engine, decode_times=False) as file:
+    with xarray.open_dataset(path, engine=engine, decode_times=False) as content:
         yield {
             str(name): NamedArray(tuple(v.shape), v.dtype, tuple(map(str, v.dims)), _rows_of(v))
-            for name, v in file.variables.items()
+            for name, v in content.variables.items()
         }
 
 

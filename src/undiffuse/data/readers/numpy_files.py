@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from undiffuse.data.arrays import LABELS, VALUES, array_dataset, load_arrays, load_one
+from undiffuse.data.arrays import LABELS, VALUES, array_dataset, load_arrays, load_one, native
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.readers.image_folder import classes_of
+from undiffuse.data.readers.folders import classes_of, find, stacked
 from undiffuse.errors import UsageError
+
+ARRAY_FILES = (".npy",)
 
 
 def numpy_file(path: Path, config: DataConfig) -> Dataset:
@@ -42,23 +44,9 @@ def numpy_file(path: Path, config: DataConfig) -> Dataset:
 
 def numpy_folder(root: Path, config: DataConfig) -> Dataset:
     """Every .npy file below a folder is an example; sub-folders are classes. Raises UsageError where shapes or types differ."""
-    files = sorted(
-        (path for path in root.rglob("*") if path.suffix.lower() == ".npy" and not path.name.startswith(".")), key=str
-    )
-    names = [path.relative_to(root).as_posix() for path in files]
-    labels, notes = classes_of(root, names)
-    values = np.empty(0)
-    for row, path in enumerate(files):
-        one = load_one(path)
-        if row == 0:
-            values = np.empty((len(files), *one.shape), one.dtype.newbyteorder("="))
-        if one.shape != values.shape[1:] or one.dtype.newbyteorder("=") != values.dtype:
-            raise UsageError(
-                f"{names[row]} is {one.shape} of {one.dtype}, and {names[0]} {values.shape[1:]} of {values.dtype}: make all arrays of {root} alike."
-            )
-        values[row] = one
-    columns = {"file": np.array(names)}
-    data = array_dataset(
-        root.resolve().name, values, None if labels is None else np.array(labels), config.layout, columns
-    )
-    return replace(data, root=root, notes=(*data.notes, *notes))
+    found = find(root, ARRAY_FILES, "array")
+    labels, notes = classes_of(root, found.names)
+    values = stacked(root, found.names, (native(load_one(path)) for path in found.files))
+    columns, classes = {"file": np.array(found.names)}, None if labels is None else np.array(labels)
+    data = array_dataset(root.resolve().name, values, classes, config.layout, columns)
+    return replace(data, root=root, notes=(*data.notes, *found.notes(), *notes))

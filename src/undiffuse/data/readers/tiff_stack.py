@@ -9,9 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from undiffuse.data.arrays import array_dataset
+from undiffuse.data.arrays import array_dataset, native
 from undiffuse.data.config import DataConfig
 from undiffuse.data.damage import refuse_damaged
 from undiffuse.data.dataset import Dataset
@@ -42,5 +40,5 @@ def tiff_stack(path: Path, config: DataConfig) -> Dataset:
     values = values.transpose(*pages, *rest)
     values = values.reshape(-1, *values.shape[len(pages) :])
     layout = config.layout or "N" + "".join(TIFF_AXES[axes[k]] for k in rest)
-    data = array_dataset(path.stem, np.asarray(values, values.dtype.newbyteorder("=")), None, layout)
+    data = array_dataset(path.stem, native(values), None, layout)
     return replace(data, notes=(f"the examples are the {len(data)} pages of {path.name}", *data.notes))

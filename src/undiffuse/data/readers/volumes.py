@@ -9,26 +9,22 @@ Axes are turned so that the last one of the file, slices, comes first: depth, th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from undiffuse.data.arrays import array_dataset
+from undiffuse.data.arrays import array_dataset, native
 from undiffuse.data.config import DataConfig
 from undiffuse.data.damage import refuse_damaged
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.readers.image_folder import classes_of
+from undiffuse.data.readers.folders import classes_of, find, stacked
 from undiffuse.errors import UsageError
 from undiffuse.system import optional
 
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".nhdr")
-
-
-def is_volume(path: Path) -> bool:
-    """Whether a file has the name of a volume."""
-    return path.name.lower().endswith(VOLUMES)
 
 
 def read_volume(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +37,7 @@ def _nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     image: Any = optional("nibabel").load(path)
     plain = image.dataobj.slope in (1, None) and image.dataobj.inter in (0, None)
     values = np.asanyarray(image.dataobj) if plain else image.get_fdata(dtype=np.float32)
-    return np.asarray(values, values.dtype.newbyteorder("=")), np.asarray(image.affine, np.float64)
+    return native(values), np.asarray(image.affine, np.float64)
 
 
 def _nrrd(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +48,7 @@ def _nrrd(path: Path) -> tuple[np.ndarray, np.ndarray]:
         affine[:3, :3] = np.asarray(directions, np.float64).T
     if origin is not None and len(origin) == 3:
         affine[:3, 3] = origin
-    return np.asarray(values, values.dtype.newbyteorder("=")), affine
+    return native(values), affine
 
 
 def volume_file(path: Path, config: DataConfig) -> Dataset:
@@ -73,26 +69,21 @@ def volume_file(path: Path, config: DataConfig) -> Dataset:
 
 def volume_folder(root: Path, config: DataConfig) -> Dataset:
     """Every volume below a folder is an example. Raises UsageError where sizes or types differ, naming two files."""
-    files = sorted((path for path in root.rglob("*") if is_volume(path) and not path.name.startswith(".")), key=str)
-    names = [path.relative_to(root).as_posix() for path in files]
-    labels, notes = classes_of(root, names)
-    values, affines = np.empty(0), []
-    for row, path in enumerate(files):
-        volume, affine = read_volume(path)
-        if row == 0:
-            values = np.empty((len(files), *volume.shape), volume.dtype)
-        if volume.shape != values.shape[1:] or volume.dtype != values.dtype:
-            raise UsageError(
-                f"{names[row]} is {volume.shape} of {volume.dtype}, and {names[0]} {values.shape[1:]} of {values.dtype}: bring all volumes of "
-                f"{root} to one size and type, such as by resampling."
-            )
-        values[row] = volume
-        affines.append(affine.ravel())
+    found, affines = find(root, VOLUMES, "volume"), []
+    labels, notes = classes_of(root, found.names)
+
+    def volumes() -> Iterator[np.ndarray]:
+        for path in found.files:
+            values, affine = read_volume(path)
+            affines.append(affine.ravel())
+            yield values
+
+    values = stacked(root, found.names, volumes())
     if values.ndim != 4:
         raise UsageError(
-            f"{names[0]} has {values.ndim - 1} axes, and volumes have three: give a file of several volumes by itself."
+            f"{found.names[0]} has {values.ndim - 1} axes, and volumes have three: give a file of several volumes by itself."
         )
-    turned = values.transpose(0, 3, 2, 1)
-    columns = {"file": np.array(names), "affine": np.stack(affines)}
-    data = array_dataset(root.resolve().name, turned, None if labels is None else np.array(labels), "NDHW", columns)
-    return replace(data, root=root, notes=(*data.notes, *notes))
+    columns = {"file": np.array(found.names), "affine": np.stack(affines)}
+    classes = None if labels is None else np.array(labels)
+    data = array_dataset(root.resolve().name, values.transpose(0, 3, 2, 1), classes, "NDHW", columns)
+    return replace(data, root=root, notes=(*data.notes, *found.notes(), *notes))
