@@ -40,6 +40,13 @@ def _registries_stay_as_they_were(registries, monkeypatch):
         monkeypatch.setattr(registry, "_owners", dict(registry._owners))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _cache_of_its_own(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNDIFFUSE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
     """Runs a command in tmp_path; returns (exit code, what it printed)."""

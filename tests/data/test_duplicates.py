@@ -14,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.inspection.duplicates import clusters, equal_examples, find_duplicates
 from undiffuse.data.sources import open_digits
+from undiffuse.data.watching import watched_by
 
 
 def scenes(n, channels=3, size=48, seed=0):
@@ -110,9 +111,10 @@ def test_clusters_are_the_connected_components(pairs):
 
 def test_progress_goes_from_nothing_to_all():
     shares = []
-    find_duplicates(images(scenes(12), "RGB"), shares.append)
+    with watched_by(lambda what, total: lambda done: shares.append((what, done / total))):
+        find_duplicates(images(scenes(12), "RGB"))
     assert shares == sorted(shares)
-    assert shares[-1] == 1
+    assert shares[-1] == ("comparing", 1)
 
 
 def test_few_examples_and_one_are_no_trouble():

@@ -10,11 +10,13 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from tests.data.test_duplicates import scenes
+from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.inspection import duplicates
-from undiffuse.data.inspection.files import image_files, scan
+from undiffuse.data.inspection.files import image_files, scan, suggested_size
 from undiffuse.data.inspection.report import found_column, inspect_data
 from undiffuse.data.ranges import found_range
+from undiffuse.data.watching import watched_by
 
 
 def test_dark_bright_blurred_and_plain_pictures_are_found():
@@ -84,23 +86,25 @@ def test_every_file_is_decoded_and_what_is_wrong_with_it_is_said(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
     (tmp_path / "empty.png").write_bytes(b"")
     files, names = image_files(tmp_path)
-    shares = []
-    found = scan(files, names, progress=shares.append)
+    seen = []
+    with watched_by(lambda what, total: lambda done: seen.append((what, done, total))):
+        found = scan(files, names, DataConfig(source="x"))
     assert {name for name, _ in found.unreadable} == {"broken.jpg", "empty.png"}
     assert all(reason for _, reason in found.unreadable)
     assert found.odd == ["18.png"]
     assert not found.uniform
-    assert (found.suggested_size(), found.suggested_channels()) == (32, "rgb")
-    assert shares[-1] == 1
+    assert (suggested_size(files), found.suggested_channels()) == (32, "rgb")
+    assert seen == [("decoding", k, len(files)) for k in range(1, len(files) + 1)]
     assert json.dumps(found.numbers())
 
 
 def test_pictures_of_one_size_and_kind_stay_as_they_are(tmp_path):
     for k in range(3):
         Image.fromarray(np.full((40, 50), 9 * k, np.uint8)).save(tmp_path / f"{k}.png")
-    found = scan(*image_files(tmp_path))
+    files, names = image_files(tmp_path)
+    found = scan(files, names, DataConfig(source="x"))
     assert found.uniform
-    assert (found.suggested_size(), found.suggested_channels()) == (None, None)
+    assert (suggested_size(files), found.suggested_channels()) == (None, None)
 
 
 def test_the_numbers_are_plain_data():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,7 +40,7 @@ def inspect(
     from undiffuse.data.readers.image_folder import images_by_name
     from undiffuse.data.sources import open_data
     from undiffuse.runs.prepare import default_name
-    from undiffuse.runs.progress import progress_bar
+    from undiffuse.runs.progress import data_bars
     from undiffuse.system import write_text
 
     config = parsed(
@@ -49,19 +48,14 @@ def inspect(
     )
     folder = out or Path("inspected") / default_name(data)
     refuse_unwritable(folder)
-    with nullcontext() if as_json else progress_bar() as bar:
-
-        def watch(what: str) -> Callable[[float], None]:
-            task = None if bar is None else bar.add_task(what, total=1.0)
-            return lambda share: None if bar is None or task is None else bar.update(task, completed=share)
-
-        scan, config = _scanned(config, watch)
+    with nullcontext() if as_json else data_bars():
+        scan, config = _scanned(config)
         refused = scan is not None and scan.too_many_unreadable
         if scan is not None and refused:
             opened = images_by_name(Path(data).expanduser(), scan.files, scan.names, config)
         else:
             opened = open_data(config)
-        found = inspect_data(opened, watch("comparing"))
+        found = inspect_data(opened)
     command = shared.command("train", data, *_as_options(config))
     numbers = ({"files": scan.numbers()} if scan else {}) | found.numbers() | {"suggested_command": command}
     text = json.dumps(finite(numbers), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -95,23 +89,22 @@ def _as_options(config: DataConfig) -> list[object]:
     return found
 
 
-def _scanned(config: DataConfig, watch: Callable[[str], Callable[[float], None]]) -> tuple[Scan | None, DataConfig]:
+def _scanned(config: DataConfig) -> tuple[Scan | None, DataConfig]:
     """(what the image files are, None where the data is none; the settings, with those that bring all to one size and kind of pixel)."""
-    from undiffuse.data.inspection.files import image_files, scan
+    from undiffuse.data.inspection.files import image_files, scan, suggested_size
     from undiffuse.data.sources import of_images
 
     path = Path(config.source).expanduser()
     files, names = image_files(path) if of_images(config) else ([], [])
     if not files:
         return None, config
-    found = scan(files, names, config.max_pixels, watch("decoding"))
+    side = None if config.size else suggested_size(files)
+    config = config if side is None else config.model_copy(update={"size": (side, side)})
+    found = scan(files, names, config)
     if not found.names:
         name, reason = found.unreadable[0]
         raise UsageError(f"none of the {len(files)} images in {path} can be read, such as {name}: {reason}.")
-    side, channels = found.suggested_size(), found.suggested_channels()
-    size = None if side is None else (side, side)
-    update = {"size": config.size or size, "channels": config.channels or channels}
-    return found, config.model_copy(update=update)
+    return found, config.model_copy(update={"channels": config.channels or found.suggested_channels()})
 
 
 def _of_files(scan: Scan | None) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from undiffuse.data.dataset import MISSING, Dataset
+from undiffuse.data.large_arrays import arrays_in, in_type, is_large
 from undiffuse.data.statistics import channel_statistics, parts_of
 from undiffuse.errors import UsageError
 
@@ -51,12 +52,13 @@ def arranged(values: np.ndarray, layout: str | None) -> tuple[np.ndarray, str]:
     for axis, missing in (("C", "C" not in layout), ("L", not set(layout) & set("DHWL"))):
         values, axes = (values[..., None], axes + axis) if missing else (values, axes)
     order = [axes.index(axis) for axis in "NCDHWL" if axis in axes]
-    return np.ascontiguousarray(values.transpose(order)), layout
+    values = values.transpose(order)
+    return values if is_large(values.nbytes) else np.ascontiguousarray(values), layout
 
 
 def native(values: np.ndarray) -> np.ndarray:
     """The same numbers in the byte order of this machine."""
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
+    return in_type(values, values.dtype.newbyteorder("="))
 
 
 def array_dataset(
@@ -128,11 +130,11 @@ def _whole_columns(values: np.ndarray) -> list[str]:
 def _narrowed(values: np.ndarray) -> np.ndarray:
     """Floats (N, C, *size) as float32, or float64 where too much would be lost, see the top of this file."""
     if values.dtype.itemsize <= 4:
-        return values.astype(np.float32)
-    wide, axes = values.astype(np.float64, copy=False), (0, *range(2, values.ndim))
+        return in_type(values, np.float32)
+    wide, axes = in_type(values, np.float64), (0, *range(2, values.ndim))
     with np.errstate(all="ignore"):
         _, deviation, low, high = channel_statistics(wide)
-        narrow = wide.astype(np.float32)
+        narrow = in_type(wide, np.float32)
         lost = np.max(
             [np.abs(narrow[part] - wide[part]).max(axes) for part in parts_of(wide)], 0
         )  # inf where float32 has no such number
@@ -169,10 +171,9 @@ def class_labels(labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...], list[
 
 
 def load_arrays(path: Path) -> np.ndarray | dict[str, np.ndarray]:
-    """np.load without pickle; every failure as one sentence."""
+    """What is in an .npy or .npz file, never unpickled; every failure as one sentence."""
     try:
-        content = np.load(path, allow_pickle=False)
-        return content if isinstance(content, np.ndarray) else {key: content[key] for key in content.files}
+        return arrays_in(path)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         if "pickle" in str(error).lower():
             raise UsageError(

@@ -69,6 +69,10 @@ class CodecConfig(BaseModel):
         )
         return torch.float32 if exact else torch.float64
 
+    def placed(self, device: torch.device) -> torch.device:
+        """Where stored values are encoded for a device: on the CPU where they are float64, which not every device has."""
+        return torch.device("cpu") if self.storage == torch.float64 else device
+
     def carried(self, values: np.ndarray | Tensor) -> Tensor:
         """Stored values as a tensor of that type; on the CPU where it is float64, which not every device has.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from undiffuse.data.statistics import parts_of
 from undiffuse.errors import UsageError
 from undiffuse.rng import GeneratorStream, permuted
 
@@ -55,7 +56,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """A hash of every value, label and column, to notice on resume that the data changed."""
         digest = hashlib.sha256(str((self.values.shape, self.values.dtype.str, self.classes)).encode())
-        digest.update(np.ascontiguousarray(self.values).data)
+        for part in parts_of(self.values):
+            digest.update(np.ascontiguousarray(self.values[part]).data)
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels).data)
         for name in sorted(self.columns):

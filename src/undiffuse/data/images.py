@@ -6,6 +6,7 @@ more than 1 % of them stop the work.  Decisions are reported in notes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
+from PIL import Image
 
+from undiffuse.data.image_cache import SLOW, About, ImageCache, ImageFacts
+from undiffuse.data.large_arrays import allocated, is_large
 from undiffuse.data.pixels import (
     DESCRIBED,
     MUCH_CUT,
@@ -26,6 +30,7 @@ from undiffuse.data.pixels import (
     size_text,
 )
 from undiffuse.data.ranges import has_alpha, top_of
+from undiffuse.data.watching import working_on
 from undiffuse.errors import UsageError
 
 LARGEST_SHARE_UNREADABLE = 0.01
@@ -36,17 +41,6 @@ def first_few(things: Iterable[object]) -> str:
     """The first few, and how many more."""
     texts = [str(thing) for thing in things]
     return ", ".join(texts[:NAMED]) + (f" and {len(texts) - NAMED} more" if len(texts) > NAMED else "")
-
-
-@dataclass(frozen=True)
-class _Read:
-    """What is remembered of one file.   mode: of the file, as converted, before it is brought to the depth of others."""
-
-    mode: str
-    size: tuple[int, ...]
-    frames: int
-    cut: float
-    converted: str
 
 
 @dataclass(frozen=True)
@@ -64,39 +58,98 @@ class ImageSet:
         return None if kind in WIDE else kind
 
 
-class _Reading:
-    """The one array that images are read into, as many at once as there are threads."""
+@dataclass(frozen=True)
+class Decoded:
+    """values: (N, C, H, W), a row for each file, of zeros where it has another shape or type than the first.
+
+    facts: of each; why not, for one that cannot be read.
+    """
+
+    values: np.ndarray
+    facts: list[ImageFacts | str]
+
+    @property
+    def unreadable(self) -> list[int]:
+        """The rows of files that cannot be read."""
+        return [row for row, facts in enumerate(self.facts) if isinstance(facts, str)]
+
+    @property
+    def too_many_unreadable(self) -> bool:
+        """Whether these are too many to do without."""
+        return len(self.unreadable) > LARGEST_SHARE_UNREADABLE * len(self.facts)
+
+
+class _Decoding:
+    """The one array that images are decoded into, as many at once as there are threads."""
 
     def __init__(
         self,
         files: Sequence[Openable],
-        channels: str | None,
         size: tuple[int, int] | None,
         fit: str,
+        channels: str | None,
         max_pixels: int | None,
     ) -> None:
         self.files, self.options, self.convert = files, (channels, size, fit, max_pixels), channels is not None
         self.values: np.ndarray | None = None
         self.lock = Lock()
+        self.seen = dict[ImageFacts, ImageFacts]()  # one for all that are alike: a million are no more than a list
 
-    def __call__(self, row: int) -> _Read | Unreadable:
-        """Reads a file into its row."""
+    def __call__(self, row: int) -> ImageFacts | str:
+        """Decodes a file into its row."""
         try:
             picture = read_image(self.files[row], *self.options)
         except Unreadable as problem:
-            return problem
+            return str(problem)
         given = picture.values
+        facts = ImageFacts(
+            picture.mode, given.shape, picture.size, picture.frames, round(picture.cut, 4), picture.converted
+        )
         with self.lock:
             if self.values is None:
-                self.values = np.zeros((len(self.files), *given.shape), given.dtype)
+                self.values = allocated((len(self.files), *given.shape), given.dtype)
             elif (
                 self.convert and given.dtype == np.uint16 and self.values.dtype == np.uint8
             ):  # one kind was set: the one that keeps all
                 self.values = deepened(self.values)
+            facts = self.seen.setdefault(facts, facts)
             given = deepened(given) if self.convert and self.values.dtype == np.uint16 else given
             if self.values.shape[1:] == given.shape and self.values.dtype == given.dtype:
                 self.values[row] = given
-        return _Read(picture.mode, picture.values.shape[1:], picture.frames, picture.cut, picture.converted)
+        return facts
+
+
+def decoded(
+    files: Sequence[Openable],
+    size: tuple[int, int] | None = None,
+    fit: str = "crop",
+    channels: str | None = None,
+    max_pixels: int | None = None,
+) -> Decoded:
+    """Every file, decoded in parallel, or as the cache has it. Nothing is refused.   The arguments: see `read_images`."""
+    cache = ImageCache.of(files, size, fit, channels, max_pixels or Image.MAX_IMAGE_PIXELS)
+    if (there := cache.load()) is not None:
+        values, about = there
+        return Decoded(
+            values, [about.unreadable[row] if k < 0 else about.facts[k] for row, k in enumerate(about.which)]
+        )
+    began = time.monotonic()
+    decoding, facts = _Decoding(files, size, fit, channels, max_pixels), list[ImageFacts | str]()
+    with ThreadPoolExecutor() as pool, working_on("decoding", len(files)) as done:
+        for row, each in enumerate(pool.map(decoding, range(len(files))), start=1):
+            facts.append(each)
+            done(row)
+    values = np.zeros((len(files), 0), np.uint8) if decoding.values is None else decoding.values
+    if time.monotonic() - began > SLOW or is_large(values.nbytes):
+        place = {of: k for k, of in enumerate(decoding.seen)}
+        about = About(
+            facts=list(place),
+            which=[-1 if isinstance(each, str) else place[each] for each in facts],
+            unreadable={row: each for row, each in enumerate(facts) if isinstance(each, str)},
+        )
+        if cache.keep(values, about) and is_large(values.nbytes) and (there := cache.load()) is not None:
+            values = there[0]
+    return Decoded(values, facts)
 
 
 def read_images(
@@ -112,30 +165,25 @@ def read_images(
 
     Raises UsageError where more than 1 % cannot be read, or sizes or kinds of pixel differ.
     """
-    reading = _Reading(files, channels, size, fit, max_pixels)
-    with ThreadPoolExecutor() as pool:
-        results = list(pool.map(reading, range(len(files))))
-    bad = [(name, result) for name, result in zip(names, results, strict=True) if isinstance(result, Unreadable)]
-    listed = "; ".join(f"{name} ({problem})" for name, problem in bad[:10])
+    found = decoded(files, size, fit, channels, max_pixels)
+    bad, values = found.unreadable, found.values
+    listed = "; ".join(f"{names[row]} ({found.facts[row]})" for row in bad[:10])
     listed += f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
-    if len(bad) > LARGEST_SHARE_UNREADABLE * len(files):
+    if found.too_many_unreadable:
         raise UsageError(f"{len(bad)} of {len(files)} images in {root} cannot be read: {listed}. Fix or remove them.")
-    kept = [row for row, result in enumerate(results) if isinstance(result, _Read)]
-    pictures = [(names[row], result) for row, result in enumerate(results) if isinstance(result, _Read)]
+    kept = [row for row, each in enumerate(found.facts) if isinstance(each, ImageFacts)]
+    pictures = [(names[row], each) for row, each in enumerate(found.facts) if isinstance(each, ImageFacts)]
     _same(root, pictures, channels is not None)
     outside = [names[row] for row in kept if _outside(root, files[row])]
-    values = reading.values
-    assert values is not None  # some file was read
     for row, of in enumerate(kept if bad else []):
         values[row] = values[of]
+    values = values[: len(kept)]
     shallow = [
-        place
-        for place, row in enumerate(kept)
-        if values.dtype == np.uint16 and not results[row].mode.endswith(";16")  # type: ignore[union-attr]
+        row for row, (_, facts) in enumerate(pictures) if values.dtype == np.uint16 and not facts.mode.endswith(";16")
     ]
-    bits = _of_one_depth(values[: len(kept)], shallow)
+    bits = _of_one_depth(values, shallow)
     notes = [f"skipped {len(bad)} of {len(files)} images that cannot be read: {listed}"] if bad else []
-    return ImageSet(values[: len(kept)], kept, (*notes, *_decided(root, pictures, outside, bits)))
+    return ImageSet(values, kept, (*notes, *_decided(root, pictures, outside, bits)))
 
 
 def _of_one_depth(values: np.ndarray, shallow: list[int]) -> int:
@@ -158,7 +206,7 @@ def _outside(root: Path, file: Openable) -> bool:
     return isinstance(file, Path) and not file.resolve().is_relative_to(root.resolve())
 
 
-def _decided(root: Path, pictures: Sequence[tuple[str, _Read]], outside: list[str], bits: int) -> list[str]:
+def _decided(root: Path, pictures: Sequence[tuple[str, ImageFacts]], outside: list[str], bits: int) -> list[str]:
     """What reading decided of images, a sentence each.   bits: those that images of 8 bits were brought to, where there are deeper ones."""
     several = [f"{name} ({picture.frames})" for name, picture in pictures if picture.frames > 1]
     cut = [f"{name} ({picture.cut:.0%})" for name, picture in pictures if picture.cut > MUCH_CUT]
@@ -177,17 +225,17 @@ def _decided(root: Path, pictures: Sequence[tuple[str, _Read]], outside: list[st
     ]
 
 
-def _width(picture: _Read) -> str:
+def _width(picture: ImageFacts) -> str:
     """What no conversion makes one of: pixels of 8 and 16 bits are one, floats and whole numbers of 32 bits are not."""
     return DESCRIBED[picture.mode] if picture.mode in WIDE else "8 or 16 bits"
 
 
-def _same(root: Path, pictures: Sequence[tuple[str, _Read]], convert: bool) -> None:
+def _same(root: Path, pictures: Sequence[tuple[str, ImageFacts]], convert: bool) -> None:
     """Raises UsageError where sizes or kinds of pixel differ, naming an example of each of the two commonest."""
-    kinds: list[tuple[str, Callable[[_Read], str], str]] = [
+    kinds: list[tuple[str, Callable[[ImageFacts], str], str]] = [
         (
             "sizes",
-            lambda p: size_text(p.size[-2:]),
+            lambda p: size_text(p.shape[-2:]),
             "`size` {} (resizes, cropping to fit; `fit` pad or stretch instead)",
         ),
         ("kinds of pixel", lambda p: DESCRIBED[p.mode], "`channels` grey, rgb or rgba"),

@@ -3,12 +3,16 @@
 Batch `step` takes positions step·B … step·B + B - 1 of an endless sequence of epochs, each a permutation of the data
 drawn from (seed, epoch).  No state, so a resumed run gets exactly the batches it would have had, nothing is skipped at
 the end of an epoch, and the global order does not depend on who reads which part of a batch.
+
+What is too large to be kept encoded is read from its array, which may lie on disk, while the step before is computed: a thread
+of its own gathers the next AHEAD batches.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import Protocol
 
@@ -21,6 +25,7 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.rng import GeneratorStream, permuted
 
 FLOAT = 4  # bytes
+AHEAD = 2  # batches
 
 
 def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
@@ -75,16 +80,32 @@ class Loader:
         small = len(self.rows) * math.prod(codec.shape) * FLOAT <= self.KEPT_ENCODED
         self.encoded = codec.encode_parts(data.values, rows, device) if small else None
         self.values = {name: self._placed(value) for name, value in (values or {}).items()}
+        self._reader = None if small else ThreadPoolExecutor(1, "loader")
+        self._ahead: dict[int, Future[Tensor]] = {}
 
     def _placed(self, value: Rows) -> Rows:
         return value[torch.arange(len(self.rows))].to(self.device) if value.nbytes <= self.KEPT_ENCODED else value
 
+    def _gathered(self, step: int) -> Tensor:
+        """Stored values of a batch, in the memory of the host; pinned where they go to a GPU."""
+        rows = batch_indices(len(self.rows), self.batch_size, self.seed, step)
+        values = self.codec.config.carried(self.data.values[self.rows[rows]])
+        return values.pin_memory() if self.device.type == "cuda" else values
+
+    def _read(self, step: int, reader: ThreadPoolExecutor) -> Tensor:
+        """Stored values of a batch; the next ones are gathered meanwhile."""
+        wanted = range(step, step + 1 + AHEAD)
+        self._ahead = {k: self._ahead.get(k) or reader.submit(self._gathered, k) for k in wanted}
+        return self._ahead[step].result()
+
     def __call__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         rows = batch_indices(len(self.rows), self.batch_size, self.seed, step)
         index = torch.from_numpy(rows).to(self.device)
-        x = (
-            self.encoded[index]
-            if self.encoded is not None
-            else self.codec.encode(self.data.values[self.rows[rows]]).to(self.device)
-        )
+        if self._reader is None:
+            assert self.encoded is not None  # one of the two
+            x = self.encoded[index]
+        else:  # encoded on the device; the range was looked at when the codec was made
+            values = self._read(step, self._reader)
+            x = self.codec.encode(values.to(self.codec.config.placed(self.device), non_blocking=True), limited=False)
+            x = x.to(self.device)
         return x, {name: value[index.to(value.device)].to(self.device) for name, value in self.values.items()}

@@ -67,12 +67,14 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Picture:
-    """values: (C, H, W), uint8 or uint16.   frames: pages or frames in the file.   cut: the share of the picture that cropping took away.
+    """values: (C, H, W), uint8 or uint16.   size: (height, width) in the file, upright.   frames: pages or frames in the file.
 
-    converted: from which kind of colours, by Pillow's name; empty where they are as in the file.
+    cut: the share of the picture that cropping took away.   converted: from which kind of colours, by Pillow's name; empty where they
+    are as in the file.
     """
 
     values: np.ndarray
+    size: tuple[int, int]
     frames: int = 1
     cut: float = 0.0
     converted: str = ""
@@ -129,8 +131,9 @@ def read_image(
     except Exception as error:  # Pillow raises many kinds; for one file out of many, all mean the same
         raise Unreadable(str(error) or type(error).__name__) from None
     values = values if channels is None else converted(values, CHANNELS[channels])
-    share = cut(values.shape[1:], size) if size and fit == "crop" else 0.0
-    return Picture(values if size is None else resized(values, size, fit), frames, share, original)
+    height, width = values.shape[1:]
+    share = cut((height, width), size) if size and fit == "crop" else 0.0
+    return Picture(values if size is None else resized(values, size, fit), (height, width), frames, share, original)
 
 
 def _too_large(pixels: int | None, limit: int) -> str:
@@ -320,13 +323,16 @@ def _fitted(image: Image.Image, size: tuple[int, int], fit: str) -> Image.Image:
 
 def upright_size(path: Path) -> tuple[int, int] | None:
     """(height, width) of an image file as it is shown, upright; None for what is no image that can be opened."""
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        return None
+    return size_in_header(path) if path.suffix.lower() in IMAGE_SUFFIXES else None
+
+
+def size_in_header(image: Openable) -> tuple[int, int] | None:
+    """(height, width) of an image as it is shown, upright, by its header alone; None where that cannot be read."""
     try:
-        with Image.open(path) as file:
+        with image.open("rb") as stream, Image.open(stream) as file:
             on_its_side = file.getexif().get(ORIENTATION, 1) >= 5
             return (file.width, file.height) if on_its_side else (file.height, file.width)
-    except OSError:
+    except Exception:  # Pillow raises many kinds, and decoding says which
         return None
 
 

@@ -18,6 +18,8 @@ Runs that were made before store no split: theirs was a permutation of the rows 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -25,6 +27,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from undiffuse.data.dataset import MISSING, Dataset
+from undiffuse.data.statistics import parts_of
 from undiffuse.errors import UsageError
 
 KEY_BYTES = 8
@@ -69,17 +72,22 @@ def split_rows(data: Dataset, split: SplitConfig | None, held_out: float, seed: 
 def keys_of(data: Dataset, seed: int, group: str | None = None) -> np.ndarray:
     """The key of every example, uint64 (N,).   group: a column whose values have the keys, where it has one."""
     secret, counts = seed.to_bytes(KEY_BYTES, "big"), Counter[bytes]()
-    keys = np.empty(len(data), dtype=np.uint64)
-    names = None if group is None else group_names(data, group)
-    for row, example in enumerate(data.values):
-        content = np.ascontiguousarray(example).tobytes()
-        if names is not None and names[row]:
-            content = f"group {names[row]}".encode()
-        elif example.size <= FEW_NUMBERS:
-            before, counts[content] = counts[content], counts[content] + 1
-            content += before.to_bytes(KEY_BYTES, "big")
-        keys[row] = int.from_bytes(hashlib.blake2b(content, digest_size=KEY_BYTES, key=secret).digest(), "big")
-    return keys
+    names = itertools.repeat("") if group is None else iter(group_names(data, group))
+    few = math.prod(data.shape) <= FEW_NUMBERS
+    digests = bytearray()
+    for part in parts_of(data.values):
+        content = np.ascontiguousarray(data.values[part])
+        examples, each = content.tobytes(), content[0].nbytes
+        for start, name in zip(range(0, len(examples), each), names, strict=False):
+            example = examples[start : start + each]
+            if name:
+                example = f"group {name}".encode()
+            elif few:
+                before = counts[example]
+                counts[example] = before + 1
+                example += before.to_bytes(KEY_BYTES, "big")
+            digests += hashlib.blake2b(example, digest_size=KEY_BYTES, key=secret).digest()
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
 def group_names(data: Dataset, group: str) -> list[str]:

@@ -22,18 +22,19 @@ def channel_statistics(
 
     Squares are taken in units of the range, so that none overflows or vanishes; NaN where a channel holds one.
     """
-    axes, column = (0, *range(2, values.ndim)), (-1, *[1] * (values.ndim - 2))
-    parts = [part if rows is None else rows[part] for part in parts_of(values, None if rows is None else len(rows))]
-    count = values[0, 0].size * (len(values) if rows is None else len(rows))
-    low, high = (
-        np.min([values[part].min(axes) for part in parts], 0),
-        np.max([values[part].max(axes) for part in parts], 0),
-    )
-    mean = np.sum([values[part].sum(axes, dtype=np.float64) for part in parts], 0) / count
-    span = high.astype(np.float64) - low
-    unit = np.where(span == 0, 1.0, span)
-    squares = [
-        (((values[part] - mean.reshape(column)) / unit.reshape(column)) ** 2).sum(axes, dtype=np.float64)
-        for part in parts
-    ]
-    return mean, unit * np.sqrt(np.sum(squares, 0) / count), low, high
+    with np.errstate(invalid="ignore"):  # infinite numbers give NaN
+        axes, column = (0, *range(2, values.ndim)), (-1, *[1] * (values.ndim - 2))
+        parts = [part if rows is None else rows[part] for part in parts_of(values, None if rows is None else len(rows))]
+        count = values[0, 0].size * (len(values) if rows is None else len(rows))
+        low, high = (
+            np.min([values[part].min(axes) for part in parts], 0),
+            np.max([values[part].max(axes) for part in parts], 0),
+        )
+        mean = np.sum([values[part].sum(axes, dtype=np.float64) for part in parts], 0) / count
+        span = high.astype(np.float64) - low
+        unit = np.where(span == 0, 1.0, span)
+        squares = [
+            (((values[part] - mean.reshape(column)) / unit.reshape(column)) ** 2).sum(axes, dtype=np.float64)
+            for part in parts
+        ]
+        return mean, unit * np.sqrt(np.sum(squares, 0) / count), low, high

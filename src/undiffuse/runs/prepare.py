@@ -24,7 +24,6 @@ from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.ranges import colours, range_note
 from undiffuse.data.sources import of_images, open_data
-from undiffuse.data.splitting import split_rows
 from undiffuse.data.table_rows import FILE_COLUMNS
 from undiffuse.data.tables import fingerprints, offers, refuse_missing
 from undiffuse.errors import UsageError
@@ -211,8 +210,8 @@ def _prepared(
 ) -> tuple[RunConfig, Prepared]:
     """The configuration of the run, and its data made ready. Raises UsageError where the folder holds another run."""
     model, legacy = existing.model, existing.legacy
-    split, data = hold_out(existing.config, source, data, declared, design.training.seed)
-    training, held_out = split_rows(data, split, source.held_out, design.training.seed)
+    rows = hold_out(existing.config, source, data, declared, design.training.seed)
+    training, data = rows.training, _noted(data, *rows.notes)
     read = {c.column or name for name, c in declared.items()}
     unread = [note for column, note in offers(data) if column not in read]
     data = _noted(data, *unread, *condition_notes(data, declared, training))
@@ -228,7 +227,7 @@ def _prepared(
         data=source,
         fingerprint=data.fingerprint(),
         examples=len(data),
-        split=split,
+        split=rows.split,
         design=design,
         conditions=dict(declared),
         start=base.start if base else None,
@@ -242,7 +241,7 @@ def _prepared(
         data, declared, design, training, of, model, existing.folder, download=download, legacy=legacy
     )
     values = encode_conditions(data, declared, conditions, existing.folder / CACHE)
-    return config, Prepared(data, training, held_out, codec, declared, conditions, values, degradations)
+    return config, Prepared(data, training, rows.held_out, codec, declared, conditions, values, degradations)
 
 
 def default_name(source: str, start: str | Path | None = None) -> str:

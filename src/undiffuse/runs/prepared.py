@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +68,16 @@ class Prepared:
         return self.degradations.conditions(x, draws) if self.degradations else {}
 
 
+@dataclass(frozen=True)
+class HeldOutRows:
+    """split: what says which examples are held out; None of a run of older code.   training, held_out: rows, in order.   notes: on it."""
+
+    split: SplitConfig | None
+    training: np.ndarray
+    held_out: np.ndarray
+    notes: tuple[str, ...]
+
+
 def encode_conditions(
     data: Dataset, declared: Mapping[str, Condition], conditions: Mapping[str, ConditionConfig], cache: Path
 ) -> dict[str, Encoded]:
@@ -85,18 +95,18 @@ def hold_out(
     data: Dataset,
     conditions: Mapping[str, Condition],
     seed: int,
-) -> tuple[SplitConfig | None, Dataset]:
-    """Which examples are held out, and the data with notes on that.
+) -> HeldOutRows:
+    """Which examples are held out.
 
-    before: the run that goes on, whose split stays; None is returned for one of older code.   seed: of a new split.
+    before: the run that goes on, whose split stays.   seed: of a new split.
     """
     if before is not None and before.split is None:
         changed_since = before.fingerprint != data.fingerprint()
         note = "this run held examples out by their rows, and the data has changed since: of those held out now it may have learned some"
-        return None, replace(data, notes=(*data.notes, note)) if changed_since else data
+        return HeldOutRows(None, *data.split_rows(config.held_out, seed), (note,) if changed_since else ())
     stored = None if before is None else before.split
     seed, group = (seed, config.group) if stored is None else (stored.seed, stored.group)
-    keys, notes = keys_of(data, seed, group), list(data.notes)
+    keys, notes = keys_of(data, seed, group), list[str]()
     split = stored or drawn_split(keys, config.held_out, seed, group)
     near: tuple[np.ndarray, ...] = ()
     if group is None and config.held_out and (before is None or before.fingerprint != data.fingerprint()):
@@ -122,7 +132,8 @@ def hold_out(
     elif copies:
         text = f"{len(data):,} examples hold {copies:,} {'copy' if copies == 1 else 'copies'}"
         notes.append(f"{text}: equal ones stay together, in training or held out")
-    return split, replace(data, notes=tuple(notes))
+    out = split.out(keys)
+    return HeldOutRows(split, np.flatnonzero(~out), np.flatnonzero(out), tuple(notes))
 
 
 def _near_duplicates(data: Dataset) -> tuple[tuple[np.ndarray, ...], list[str]]:

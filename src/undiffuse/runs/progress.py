@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING, Protocol
 from undiffuse.training.interrupts import stopping
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from undiffuse.training.loop import TrainingLoop, Update
 
 SMOOTHING = 0.98  # of the loss that is shown
 STEPS_COLUMN = "{task.fields[text]}"
 REDRAWN = 0.2  # seconds after which a bar is drawn anew
+LONG = 1.0  # seconds, from which work on data has a bar
 
 
 class Trained(Protocol):
@@ -100,6 +102,31 @@ def progress_bar(*columns: str) -> Iterator[Progress]:
             for task in bar.tasks:
                 if not task.completed:  # refused, or nothing to do: no bar of nothing stays
                     bar.remove_task(task.id)
+
+
+@contextmanager
+def data_bars() -> Iterator[None]:
+    """Within it, work on data that is long has a bar each."""
+    from undiffuse.data.watching import watched_by
+
+    with progress_bar("{task.fields[left]}") as bar:
+
+        def watcher(what: str, total: int) -> Callable[[int], None]:
+            began = time.monotonic()
+            task: list[TaskID] = []
+
+            def done(count: int) -> None:
+                spent = time.monotonic() - began
+                if not task and spent > LONG and count < total:
+                    task.append(bar.add_task(what, total=total, left=""))
+                for each in task:
+                    left = f"{clock(spent * (total - count) / max(count, 1))} left" if count < total else ""
+                    bar.update(each, completed=count, left=left)
+
+            return done
+
+        with watched_by(watcher):
+            yield
 
 
 def steps_shown(bar: Progress, what: str, each: int | None = None) -> Callable[[int, int], None]:

@@ -26,6 +26,7 @@ from undiffuse.data.inspection.registration import same_pictures
 from undiffuse.data.ranges import found_range, has_alpha
 from undiffuse.data.splitting import FEW_NUMBERS
 from undiffuse.data.statistics import PART_NUMBERS, channel_statistics, parts_of
+from undiffuse.data.watching import working_on
 
 ALIKE = (
     0.85  # the least correlation of coarse pictures, or of arrays, that are looked at; of arrays, copies have far more
@@ -38,6 +39,7 @@ NEAR = 0.02  # of the standard deviation
 PROJECTED = 64  # numbers that a long example is compared by first
 CORRELATED_AT_ONCE = 2**25  # numbers of a block of correlations
 COMPARED_AT_ONCE = 2048  # pairs
+STEPS = 100  # of the bar
 FLAT = 4.0  # of 255, a standard deviation below which a picture has nothing to be aligned by
 
 
@@ -61,9 +63,14 @@ class Duplicates:
         return sum(len(cluster) - 1 for cluster in self.exact)
 
 
-def find_duplicates(data: Dataset, progress: Callable[[float], None] | None = None) -> Duplicates:
-    """The copies in a data set.   progress: called with the share that is done."""
-    watch = progress or (lambda share: None)
+def find_duplicates(data: Dataset) -> Duplicates:
+    """The copies in a data set."""
+    with working_on("comparing", STEPS) as done:
+        return _duplicates(data, lambda share: done(round(share * STEPS)))
+
+
+def _duplicates(data: Dataset, watch: Callable[[float], None]) -> Duplicates:
+    """watch: called with the share that is done."""
     exact = equal_examples(data.values)
     if (
         data.values[0].size <= FEW_NUMBERS

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from undiffuse.data.images import LARGEST_SHARE_UNREADABLE
-from undiffuse.data.pixels import IMAGE_SUFFIXES, Openable, Unreadable, read_image
+from undiffuse.data.config import DataConfig
+from undiffuse.data.image_cache import ImageFacts
+from undiffuse.data.images import LARGEST_SHARE_UNREADABLE, decoded
+from undiffuse.data.pixels import IMAGE_SUFFIXES, Openable, size_in_header
 from undiffuse.data.readers import archives
 from undiffuse.data.readers.folders import find, is_run
 
@@ -50,13 +52,6 @@ class Scan:
             if max(height / width / ratio, ratio * width / height) > ODD_SHAPE or min(height, width) < side / 2
         ]
 
-    def suggested_size(self) -> int | None:
-        """The side to bring all to: None where all have one size already, which is at most the largest of SIDES."""
-        if not self.sizes or (len(set(self.sizes)) == 1 and max(self.sizes[0]) <= SIDES[-1]):
-            return None
-        reach = [sum(min(size) >= side for size in self.sizes) / len(self.sizes) for side in SIDES]
-        return max((side for side, share in zip(SIDES, reach, strict=True) if share >= MOST_REACH), default=SIDES[0])
-
     def suggested_channels(self) -> str | None:
         """What to convert all to: None where they are of one kind."""
         kinds = {mode.split(";")[0] for mode in self.modes}
@@ -87,31 +82,24 @@ def image_files(path: Path) -> tuple[list[Openable], list[str]]:
     return list(found.files), found.names
 
 
-def scan(
-    files: Sequence[Openable],
-    names: Sequence[str],
-    max_pixels: int | None = None,
-    progress: Callable[[float], None] | None = None,
-) -> Scan:
-    """Decodes every file, in parallel.   progress: called with the share that is done."""
-
-    def looked(file: Openable) -> tuple[tuple[int, int], str] | str:
-        try:
-            picture = read_image(file, max_pixels=max_pixels)
-        except Unreadable as problem:
-            return str(problem)
-        height, width = picture.values.shape[-2:]
-        return (height, width), picture.mode
-
-    found = []
+def suggested_size(files: Sequence[Openable]) -> int | None:
+    """The side to bring images to, by their headers: None where all have one size already, which is at most the largest of SIDES."""
     with ThreadPoolExecutor() as pool:
-        for done, each in enumerate(pool.map(looked, files), start=1):
-            found.append(each)
-            if progress and (done % 64 == 0 or done == len(files)):
-                progress(done / len(files))
-    bad = tuple((name, each) for name, each in zip(names, found, strict=True) if isinstance(each, str))
+        sizes = [size for size in pool.map(size_in_header, files) if size is not None]
+    if not sizes or (len(set(sizes)) == 1 and max(sizes[0]) <= SIDES[-1]):
+        return None
+    reach = [sum(min(size) >= side for size in sizes) / len(sizes) for side in SIDES]
+    return max((side for side, share in zip(SIDES, reach, strict=True) if share >= MOST_REACH), default=SIDES[0])
+
+
+def scan(files: Sequence[Openable], names: Sequence[str], config: DataConfig) -> Scan:
+    """Decodes every file, in parallel, as the data set will be read.   names: of the files."""
+    found = decoded(files, config.size, config.fit, config.channels, config.max_pixels)
+    bad = tuple((name, facts) for name, facts in zip(names, found.facts, strict=True) if isinstance(facts, str))
     good = [
-        (file, name, *each) for file, name, each in zip(files, names, found, strict=True) if not isinstance(each, str)
+        (file, name, facts.size, facts.mode)
+        for file, name, facts in zip(files, names, found.facts, strict=True)
+        if isinstance(facts, ImageFacts)
     ]
     kept, named, sizes, modes = zip(*good, strict=True) if good else ((), (), (), ())
     return Scan(kept, named, sizes, modes, bad)

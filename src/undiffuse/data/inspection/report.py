@@ -15,7 +15,7 @@ A column is what its values say, in this order: the names of files; vectors; num
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -93,8 +93,8 @@ class Inspection:
         }
 
 
-def inspect_data(data: Dataset, progress: Callable[[float], None] | None = None) -> Inspection:
-    """Looks at every example. Nothing is changed.   progress: called with the share that is done."""
+def inspect_data(data: Dataset) -> Inspection:
+    """Looks at every example. Nothing is changed."""
     every = max(1, -(-data.values.size // MOST_QUANTILE_NUMBERS))
     sampled = np.concatenate([example.ravel()[row % every :: every] for row, example in enumerate(data.values)])
     finite = sampled[np.isfinite(sampled)] if sampled.dtype.kind == "f" else sampled
@@ -104,7 +104,7 @@ def inspect_data(data: Dataset, progress: Callable[[float], None] | None = None)
         counts = Counter([*data.classes, ""][k] for k in data.labels.tolist())
     return Inspection(
         data,
-        find_duplicates(data, progress),
+        find_duplicates(data),
         tuple(float(q) for q in np.quantile(finite, QUANTILES)) if len(finite) else (),
         tuple(mean.tolist()),
         tuple(deviation.tolist()),

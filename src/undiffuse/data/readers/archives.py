@@ -29,6 +29,7 @@ from undiffuse.data.arrays import class_labels
 from undiffuse.data.config import DataConfig
 from undiffuse.data.damage import refuse_damaged
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.image_cache import identity
 from undiffuse.data.images import NAMED, first_few, read_images
 from undiffuse.data.pixels import IMAGE_SUFFIXES
 from undiffuse.data.readers.folders import HIDDEN, OF_SYSTEMS
@@ -45,16 +46,22 @@ BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 @dataclass(frozen=True)
 class Member:
-    """One file of an archive.   name: there.   size: unpacked, in bytes.   content: reads all of it."""
+    """One file of an archive.   name: there.   size: unpacked, in bytes.   content: reads all of it.   archive: its identity."""
 
     name: str
     size: int
     content: Callable[[], bytes] = field(repr=False)
+    archive: str = ""
 
     @property
     def suffix(self) -> str:
         """The end of the name, in lower case."""
         return PurePosixPath(self.name).suffix.lower()
+
+    @property
+    def identity(self) -> str:
+        """What tells the file from others, and from what it was before."""
+        return f"{self.archive} {self.name}"
 
     def open(self, mode: Literal["rb"], /) -> IO[bytes]:
         """The file, in memory. Raises OSError for one that is too large to be a picture."""
@@ -88,7 +95,8 @@ def members(archive: Path) -> tuple[list[Member], list[str]]:
         )
     links = [m.name for m in found if m.size < 0]
     notes = [f"left out {len(links)} members that are links or no files ({first_few(links)})"] if links else []
-    kept = [m for m in found if m.size >= 0 and not _hidden(m.name)]
+    of = identity(archive)
+    kept = [replace(m, archive=of) for m in found if m.size >= 0 and not _hidden(m.name)]
     return sorted(kept, key=lambda m: (PurePosixPath(m.name).parts[:-1], m.name)), notes
 
 

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from undiffuse.data.images import NAMED, first_few
+from undiffuse.data.large_arrays import allocated
 from undiffuse.data.pixels import IMAGE_SUFFIXES
 from undiffuse.errors import UsageError
 
@@ -175,7 +176,7 @@ def stacked(root: Path, names: Sequence[str], arrays: Iterable[np.ndarray]) -> n
     values = np.empty(0)
     for row, array in enumerate(arrays):
         if row == 0:
-            values = np.empty((len(names), *array.shape), array.dtype)
+            values = allocated((len(names), *array.shape), array.dtype)
         if array.shape != values.shape[1:] or array.dtype != values.dtype:
             raise UsageError(
                 f"{names[row]} is {array.shape} of {array.dtype}, and {names[0]} {values.shape[1:]} of {values.dtype}: bring all of {root} to one "

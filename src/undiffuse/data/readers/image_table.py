@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections import Counter
 from collections.abc import Sequence
@@ -71,6 +72,10 @@ class _Cell:
     """A picture in a cell."""
 
     content: bytes
+
+    @property
+    def identity(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
 
     def open(self, mode: Literal["rb"], /) -> IO[bytes]:
         return io.BytesIO(self.content)

@@ -23,6 +23,7 @@ from undiffuse.data.arrays import LABELS, VALUES, array_dataset
 from undiffuse.data.config import DataConfig
 from undiffuse.data.damage import refuse_damaged
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.large_arrays import allocated
 from undiffuse.data.statistics import PART_NUMBERS
 from undiffuse.errors import UsageError
 from undiffuse.system import optional
@@ -51,9 +52,9 @@ class NamedArray:
     def all(self) -> np.ndarray:
         """All values, read part by part."""
         dtype = self.dtype.newbyteorder("=")
-        values = np.empty(self.shape, dtype)
         if not self.shape:
             return np.asarray(self.read(0, 1), dtype)
+        values = allocated(self.shape, dtype)
         each = max(1, PART_NUMBERS // max(1, int(np.prod(self.shape[1:]))))
         for start in range(0, self.shape[0], each):
             values[start : start + each] = self.read(start, min(start + each, self.shape[0]))
@@ -84,7 +85,7 @@ def _dataset(path: Path, arrays: Mapping[str, NamedArray], config: DataConfig) -
         with refuse_damaged(path, WHAT):
             return arrays[name].all()
 
-    values = all_of(chosen[0]) if len(chosen) == 1 else np.stack([all_of(name) for name in chosen], 1)
+    values = all_of(chosen[0]) if len(chosen) == 1 else _stacked([all_of(name) for name in chosen])
     if len(chosen) > 1 and layout is not None:
         layout = f"{layout[0]}C{layout[1:]}"
     rows = values.shape[layout.index("N")] if layout and "N" in layout else values.shape[0]
@@ -105,6 +106,14 @@ def _dataset(path: Path, arrays: Mapping[str, NamedArray], config: DataConfig) -
     if layout and not config.layout:
         notes.append(f"its axes {', '.join(first.dims or ())} are read as {layout}; `layout` says otherwise")
     return replace(data, notes=(*notes, *data.notes))
+
+
+def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
+    """Arrays (N, …) as the channels of one, (N, C, …)."""
+    values = allocated((len(arrays[0]), len(arrays), *arrays[0].shape[1:]), np.result_type(*arrays))
+    for channel, array in enumerate(arrays):
+        values[:, channel] = array
+    return values
 
 
 def _chosen(path: Path, arrays: Mapping[str, NamedArray], variable: str | None) -> list[str]:

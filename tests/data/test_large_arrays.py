@@ -1,0 +1,266 @@
+"""Large data lies in files, reads to the same values as small data, and what was decoded once is not decoded again."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from undiffuse.data import images, large_arrays
+from undiffuse.data.config import DataConfig
+from undiffuse.data.large_arrays import allocated, cache_folder, in_type
+from undiffuse.data.sources import open_data
+from undiffuse.errors import UsageError
+from undiffuse.system import temporary_beside
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def small_memory(monkeypatch, tmp_path):
+    """Everything of more than 1000 bytes is large; the cache is the test's own."""
+    monkeypatch.setattr(large_arrays, "IN_MEMORY", 1000)
+    monkeypatch.setenv("UNDIFFUSE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def mapped(values: np.ndarray) -> bool:
+    """Whether an array is a file's."""
+    while values is not None:
+        if isinstance(values, np.memmap):
+            return True
+        values = values.base
+    return False
+
+
+ARRAYS = {
+    "uint8": RNG.integers(0, 256, (50, 6, 7, 3)).astype(np.uint8),
+    "big-endian": RNG.integers(0, 2000, (50, 6, 7)).astype(">u2"),
+    "float16": RNG.normal(size=(50, 6, 7)).astype(np.float16),
+    "float32": RNG.normal(size=(50, 6, 7)).astype(np.float32),
+    "float64": RNG.normal(size=(50, 6, 7)),
+    "far": 1e9 + RNG.normal(size=(50, 6, 7)),
+    "fortran": np.asfortranarray(RNG.normal(size=(50, 6, 7)).astype(np.float32)),
+    "bool": RNG.integers(0, 2, (200, 6, 7)).astype(bool),
+    "table": RNG.normal(size=(100, 5)),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_a_large_array_is_mapped_and_read_to_the_same(tmp_path, monkeypatch, name, suffix):
+    path = tmp_path / f"a{suffix}"
+    np.save(path, ARRAYS[name]) if suffix == ".npy" else np.savez(
+        path, x=ARRAYS[name], y=np.arange(len(ARRAYS[name])) % 3
+    )
+    monkeypatch.setenv("UNDIFFUSE_CACHE", str(tmp_path / "cache"))
+    config = DataConfig(source=str(path))
+    small = open_data(config)
+    monkeypatch.setattr(large_arrays, "IN_MEMORY", 1000)
+    large = open_data(config)
+    assert mapped(large.values) or name == "bool"
+    assert not mapped(small.values)
+    assert large.values.dtype == small.values.dtype
+    assert np.array_equal(large.values, small.values)
+    assert large.fingerprint() == small.fingerprint()
+    assert large.notes == small.notes
+
+
+def test_what_is_done_to_a_mapped_array_does_not_reach_its_file(tmp_path, small_memory):
+    np.save(tmp_path / "a.npy", ARRAYS["uint8"])
+    before = (tmp_path / "a.npy").read_bytes()
+    open_data(DataConfig(source=str(tmp_path / "a.npy"))).values[...] = 0
+    assert (tmp_path / "a.npy").read_bytes() == before
+
+
+def test_a_file_of_a_large_array_goes_with_it(small_memory):
+    values = allocated((100, 100), np.uint8)
+    view = values[3:]
+    assert mapped(view)
+    assert not view.any()
+    assert len(list(small_memory.iterdir())) == 1
+    del values
+    assert len(list(small_memory.iterdir())) == 1  # there is still a view of it
+    del view
+    assert not list(small_memory.iterdir())
+
+
+def test_what_a_killed_process_left_is_removed(small_memory):
+    small_memory.mkdir()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    name = temporary_beside(small_memory / "array.npy").name.replace(f".{os.getpid()}-", f".{gone.pid}-")
+    (small_memory / name).write_bytes(b"left")
+    kept = allocated((2000,), np.uint8)
+    assert not (small_memory / name).exists()
+    assert kept.nbytes == 2000
+
+
+def test_where_nothing_can_be_written_arrays_are_in_memory(monkeypatch, tmp_path, small_memory):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("UNDIFFUSE_CACHE", str(tmp_path / "file"))
+    assert not mapped(allocated((2000,), np.uint8))
+
+    def full(*args):
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setenv("UNDIFFUSE_CACHE", str(small_memory))
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    assert not mapped(allocated((2000,), np.uint8))
+    assert not list(small_memory.iterdir())
+
+
+def test_a_type_is_changed_part_by_part(small_memory):
+    values = RNG.normal(size=(3000, 1000))  # of more than one part
+    found = in_type(values, np.float32)
+    assert mapped(found)
+    assert np.array_equal(found, values.astype(np.float32))
+    assert in_type(values, np.float64) is values
+
+
+@pytest.mark.parametrize("damage", ["cut", "objects", "nothing"])
+def test_a_large_file_that_is_damaged_is_one_sentence(tmp_path, small_memory, damage):
+    path = tmp_path / "a.npy"
+    if damage == "objects":
+        np.save(path, np.array([{"a": 1}] * 2000, dtype=object), allow_pickle=True)
+    else:
+        np.save(path, ARRAYS["float64"])
+        path.write_bytes(path.read_bytes()[:9000] if damage == "cut" else b"\0" * 2000)
+    with pytest.raises(UsageError, match=r"a\.npy"):
+        open_data(DataConfig(source=str(path)))
+
+
+def test_the_cache_is_where_the_variables_say(monkeypatch, tmp_path):
+    monkeypatch.setenv("UNDIFFUSE_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+    monkeypatch.delenv("UNDIFFUSE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "undiffuse"
+
+
+# Images -------------------------------------------------------------------------------------------------------------------
+
+
+def pictures(folder, n=12):
+    for k in range(n):
+        (folder / "ab"[k % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RNG.integers(0, 256, (9, 8, 3)).astype(np.uint8)).save(folder / "ab"[k % 2] / f"{k:02d}.png")
+
+
+@pytest.fixture
+def decoding(monkeypatch):
+    """How many files were decoded; decoding always counts as slow."""
+    counted = []
+    original = images.read_image
+    monkeypatch.setattr(images, "read_image", lambda *args: counted.append(args[0]) or original(*args))
+    monkeypatch.setattr(images, "SLOW", -1.0)
+    return counted
+
+
+def test_images_are_decoded_once(tmp_path, small_memory, decoding):
+    pictures(tmp_path / "data", 150)
+    (tmp_path / "data" / "a" / "broken.png").write_bytes(b"no")
+    config = DataConfig(source=str(tmp_path / "data"))
+    first, second = open_data(config), open_data(config)
+    assert len(decoding) == 151
+    assert mapped(first.values)
+    assert np.array_equal(first.values, second.values)
+    assert (first.notes, first.classes, first.mode) == (second.notes, second.classes, second.mode)
+    assert first.columns["file"].tolist() == second.columns["file"].tolist()
+    assert any("broken.png" in note for note in second.notes)
+
+
+@pytest.mark.parametrize("change", ["content", "new", "gone", "size", "fit", "channels"])
+def test_other_images_or_the_same_read_otherwise_are_decoded_anew(tmp_path, small_memory, decoding, change):
+    pictures(tmp_path / "data")
+    config = DataConfig(source=str(tmp_path / "data"), size=(6, 6))
+    open_data(config)
+    path = tmp_path / "data" / "a" / "00.png"
+    if change == "content":
+        Image.fromarray(np.zeros((9, 8, 3), np.uint8)).save(path)
+    elif change == "new":
+        Image.fromarray(np.zeros((9, 8, 3), np.uint8)).save(path.with_name("new.png"))
+    elif change == "gone":
+        path.unlink()
+    else:
+        config = config.model_copy(
+            update={"size": {"size": (5, 5)}, "fit": {"fit": "pad"}, "channels": {"channels": "grey"}}[change]
+        )
+    decoding.clear()
+    again = open_data(config)
+    assert len(decoding) == len(again)
+
+
+def test_a_cache_that_is_damaged_is_made_anew(tmp_path, small_memory, decoding):
+    pictures(tmp_path / "data")
+    config = DataConfig(source=str(tmp_path / "data"))
+    first = open_data(config)
+    (entry,) = small_memory.glob("images-*")
+    for file, content in (("about.json", b"{"), ("values.npy", b"x"), ("about.json", None)):
+        (entry / file).write_bytes(content) if content is not None else (entry / file).unlink()
+        decoding.clear()
+        assert np.array_equal(open_data(config).values, first.values)
+        assert len(decoding) == 12
+    about = json.loads((entry / "about.json").read_text())
+    assert len(about["which"]) == 12
+
+
+def test_the_cache_takes_no_more_than_it_leaves_free(tmp_path, small_memory, decoding, monkeypatch):
+    entries = []
+    for k in range(4):
+        pictures(tmp_path / f"data{k}")
+        open_data(DataConfig(source=str(tmp_path / f"data{k}")))
+        entries += [entry for entry in small_memory.glob("images-*") if entry not in entries]
+        os.utime(entries[-1], (k, k))
+    open_data(DataConfig(source=str(tmp_path / "data0")))  # used again: now the oldest is data1's
+    each = sum(file.stat().st_size for file in entries[0].iterdir())
+    usage = type("usage", (), {"free": 4 * each})
+    monkeypatch.setattr("undiffuse.data.image_cache.disk_usage", lambda path: usage)
+    pictures(tmp_path / "data4")
+    open_data(DataConfig(source=str(tmp_path / "data4")))
+    assert entries[0].exists()
+    assert not entries[1].exists()
+
+
+def test_members_of_archives_and_bytes_in_tables_are_kept_too(tmp_path, small_memory, decoding):
+    import zipfile
+
+    import pyarrow
+    import pyarrow.parquet
+
+    pictures(tmp_path / "data")
+    files = sorted((tmp_path / "data").rglob("*.png"))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for file in files:
+            archive.write(file, file.relative_to(tmp_path / "data"))
+    table = pyarrow.table({"image": [file.read_bytes() for file in files]})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    for name in ("a.zip", "t.parquet"):
+        config = DataConfig(source=str(tmp_path / name))
+        decoding.clear()
+        first, second = open_data(config), open_data(config)
+        assert len(decoding) == 12
+        assert np.array_equal(first.values, second.values)
+
+
+def test_memory_is_what_is_asked_for(tmp_path):
+    """A process that reads an array of 400 MB holds little of it: the pages are the file's."""
+    values = np.lib.format.open_memmap(tmp_path / "a.npy", mode="w+", dtype=np.float32, shape=(100_000, 1000))
+    values[::1000] = 1
+    del values
+    code = (
+        "import sys\nfrom undiffuse.data.config import DataConfig\nfrom undiffuse.data.sources import open_data\n"
+        "data = open_data(DataConfig(source=sys.argv[1], layout='NL')); data.fingerprint()\n"
+        "print(next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('RssAnon')))"
+    )
+    if not os.path.exists("/proc/self/status"):
+        pytest.skip("only Linux says what memory is a process's own")
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.npy")], capture_output=True, text=True, check=True
+    )
+    assert int(found.stdout) * 1024 < 400e6 / 2
