@@ -107,7 +107,7 @@ def one_seed(seed: int, steps: int, tuning: int) -> dict:
             bank = bank_of(run.model, data.values[judged], data.labels[judged])
             against = baseline_errors(bank, run.model.codec.encode(run.training_data.values))
             curve = [relative(errors(run, bank), against)]
-            for update in run.loop.updates(run._batch):
+            for update in run.loop.updates(run.batch):
                 if update.step in CHECKED:
                     curve.append(relative(errors(run, bank), against))
             found["error"][way] = curve

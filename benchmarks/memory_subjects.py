@@ -221,7 +221,7 @@ def training(n: int, size: int) -> Work:
         run = undiffuse.runs.prepare.prepare(
             DataConfig(source=str(path), layout="NCHW"), Path(folder.name) / "run", settings=settings
         ).run()
-        for _ in run.loop.updates(run._batch):
+        for _ in run.loop.updates(run.batch):
             if run.loop.done >= 1:
                 break
         return run, folder

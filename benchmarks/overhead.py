@@ -46,10 +46,10 @@ def alternated(calls: Sequence[Callable[[], None]], rounds: int) -> list[float]:
 
 
 def training(run: Run, rounds: int) -> dict[str, Any]:
-    updates = run.loop.updates(run._batch)
+    updates = run.loop.updates(run.batch)
     twin = copy.deepcopy(run.model.denoiser)
     network, conditions = twin.network, twin.conditions
-    x, values = run._batch(0)
+    x, values = run.batch(0)
     timestep = torch.rand(len(x)) * 1000
 
     parameters = [*network.parameters(), *conditions.parameters()]

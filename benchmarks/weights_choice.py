@@ -121,7 +121,7 @@ def main() -> None:
                     DataConfig(source=data, size=size), Path(folder) / "r", settings=settings, watch=Intervals(1e9, 1e9)
                 ).run()
                 classifier = reader(run)
-                for update in run.loop.updates(run._batch):
+                for update in run.loop.updates(run.batch):
                     if update.step * given.looks % given.steps < given.looks:
                         found = look(run, classifier, given.samples) | {"data": Path(data).name, "seed": seed}
                         looks.append(found)

@@ -80,7 +80,7 @@ def test_what_is_told_in_training_is_what_the_columns_say(tmp_path, toys):
     row_of = {x.tobytes(): row for row, x in enumerate(content["x"])}
     config, seen = run.model_config.conditions, set()
     for step in range(12):
-        x, values = run._batch(step)
+        x, values = run.batch(step)
         for example, kind, age, looks, emb in zip(
             run.model.codec.decode(x).numpy().astype(np.uint8),
             values["type"],

@@ -37,6 +37,8 @@ def follow(run: Run) -> None:
     from undiffuse.models.file import MODEL_FILE
 
     typer.echo(run.description())
+    for line in [] if run.plan is None else run.plan.lines():
+        typer.echo(f"  {line}")
     within = (0.0, 0.0)
 
     def watched() -> Iterator[Update]:

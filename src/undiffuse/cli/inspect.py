@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from undiffuse.data.config import DataConfig
     from undiffuse.data.inspection.files import Scan
     from undiffuse.data.inspection.report import Inspection
+    from undiffuse.runs.plan_file import PlanFile
 
 READING = options_of("DataConfig", {None: ("fit", "channels", "variable", "layout", "max_pixels", "table")})
 MOST_NAMED = 6  # of each kind of what is noteworthy
@@ -39,6 +41,7 @@ def inspect(
     from undiffuse.data.inspection.report import inspect_data
     from undiffuse.data.readers.image_folder import images_by_name
     from undiffuse.data.sources import open_data
+    from undiffuse.runs.plan_file import PLAN
     from undiffuse.runs.prepare import default_name
     from undiffuse.runs.progress import data_bars
     from undiffuse.system import write_text
@@ -56,11 +59,16 @@ def inspect(
         else:
             opened = open_data(config)
         found = inspect_data(opened)
+        plan, problem = (None, None) if refused else _planned(config, found, scan, given=size is not None)
     command = shared.command("train", data, *_as_options(config))
-    numbers = ({"files": scan.numbers()} if scan else {}) | found.numbers() | {"suggested_command": command}
+    numbers = ({"files": scan.numbers()} if scan else {}) | found.numbers()
+    numbers |= {"plan": None if plan is None else plan.model_dump(mode="json"), "suggested_command": command}
     text = json.dumps(finite(numbers), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(folder / "inspection.json", text)
-    problem = _draw(found, folder / "inspection.png")
+    drawn = [] if problem or not _draw(found, folder / "inspection.png") else ["inspection.png"]
+    if plan is not None:
+        plan.write(folder / PLAN)
+        drawn.append(PLAN)
     if as_json:
         typer.echo(text, nl=False)
         return
@@ -69,9 +77,15 @@ def inspect(
     if refused:
         typer.echo("note: more than 1 % of the images cannot be read, and training refuses that: fix or remove them")
     if problem:
-        typer.echo(f"note: training refuses this, and there is no picture of it: {shared.with_flags(problem)}")
-    drawn = "" if problem else f"{folder / 'inspection.png'} and "
-    typer.echo(f"\nwrote {drawn}{folder / 'inspection.json'}\nnext: {command}")
+        typer.echo(f"note: training refuses this: {shared.with_flags(problem)}")
+    if plan is not None:
+        typer.echo("\nplan")
+        for line in plan.lines():
+            typer.echo(f"  {line}")
+    typer.echo(f"\nwrote {folder}/: {', '.join([*drawn, 'inspection.json'])}")
+    if plan is not None:
+        typer.echo(f"edit and follow the plan: {shared.command('train', '--plan', folder / PLAN)}")
+    typer.echo(f"next: {command}")
 
 
 with_options(inspect, READING)
@@ -105,6 +119,29 @@ def _scanned(config: DataConfig) -> tuple[Scan | None, DataConfig]:
         name, reason = found.unreadable[0]
         raise UsageError(f"none of the {len(files)} images in {path} can be read, such as {name}: {reason}.")
     return found, config.model_copy(update={"channels": config.channels or found.suggested_channels()})
+
+
+def _planned(
+    config: DataConfig, found: Inspection, scan: Scan | None, given: bool
+) -> tuple[PlanFile | None, str | None]:
+    """(the plan that `train` would make, None where it refuses the data; why it does).   given: whether the size was."""
+    from undiffuse.data.inspection.files import MOST_REACH, SIDES
+    from undiffuse.runs.plan_file import PlanFile, measured
+    from undiffuse.runs.prepare import prepare
+
+    because = {}
+    if scan is not None and config.size and not given:
+        because["size"] = (
+            f"{config.size[0]}×{config.size[1]}: the largest of {', '.join(map(str, SIDES))} that {MOST_REACH:.0%} of the files reach"
+        )
+    if scan is not None and config.channels and len(set(scan.modes)) > 1:
+        because["channels"] = f"{config.channels}: files are of several kinds of pixel"
+    try:
+        with TemporaryDirectory() as nowhere:  # a run is made in a folder, and nothing of this one is written
+            plan = prepare(config, Path(nowhere) / "run", dataset=found.data, duplicates=found.duplicates)
+            return PlanFile.of(plan, because, measured(plan.run())), None
+    except UsageError as problem:
+        return None, str(problem)
 
 
 def _of_files(scan: Scan | None) -> list[str]:
@@ -157,8 +194,8 @@ def _of_examples(found: Inspection) -> list[str]:
     return lines + [f"{name:12} {_few(found.names(rows))}" for name, rows in found.quality.items()]
 
 
-def _draw(found: Inspection, path: Path) -> str | None:
-    """Draws the page, in the colours that the data is shown in everywhere. Returns why training refuses the data, where it does."""
+def _draw(found: Inspection, path: Path) -> bool:
+    """Draws the page, in the colours that the data is shown in everywhere. Returns whether it could."""
     import numpy as np
     import torch
 
@@ -169,8 +206,8 @@ def _draw(found: Inspection, path: Path) -> str | None:
     data = found.data
     try:
         codec = fitted_codec(data)
-    except UsageError as problem:
-        return str(problem)
+    except UsageError:
+        return False
 
     def shown(rows: Any) -> list[Any]:
         return list(to_rgb(torch.from_numpy(data.values[rows].astype(np.float64)), codec))
@@ -188,4 +225,4 @@ def _draw(found: Inspection, path: Path) -> str | None:
     copies = f"{sum(map(len, found.duplicates.near)):,} in clusters of near-duplicates"
     subtitle = f"{len(data):,} examples of {'×'.join(map(str, data.shape))}, {data.values.dtype.name} · {copies}"
     draw_inspection(InspectionPage(data.name, subtitle, shown(spread), values, span, found.classes, rows), path)
-    return None
+    return True

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from typer import Argument
 
 from undiffuse.cli import shared
 from undiffuse.cli.conditions import Texts, declared, shares
 from undiffuse.cli.following import follow, follow_autoencoder
 from undiffuse.cli.options import assignments, not_none, opt, option, parameter, with_options
+from undiffuse.cli.place import refuse_unwritable
 from undiffuse.cli.shared import rates, seconds, span
 from undiffuse.errors import UsageError
+
+if TYPE_CHECKING:
+    from undiffuse.runs.prepare import Plan
 
 PROCESS, START = "Diffusion process", "Fine-tuning and second stages"
 # Options of one setting each: by panel their paths in a design; the classes that have the fields of its parts; flags of their own.
@@ -61,7 +67,7 @@ TRAIN_OPTIONS = [
 
 
 def train(
-    data: Annotated[str, Argument(metavar="DATA", help=SOURCES_HELP)],
+    data: Annotated[str | None, Argument(metavar="DATA", help=SOURCES_HELP, show_default=False)] = None,
     name: Annotated[str | None, opt("Name of the run; the data's when left out.")] = None,
     budget: Annotated[Any, opt("Train for so long: 90s, 15m, 2h.", parse=seconds)] = None,
     preset: Annotated[str | None, opt(PRESETS_HELP)] = None,
@@ -87,6 +93,12 @@ def train(
     ] = None,
     pooling: Annotated[str | None, opt("Of a transformer's states: mean, last or tokens.", "Conditions")] = None,
     download: Annotated[bool, opt("Let a text encoder be fetched from the hub.", "Conditions", "--download")] = False,
+    from_plan: Annotated[
+        Path | None, opt("Follow a plan.json, as 'inspect' writes it; other options win over it.", None, "--plan")
+    ] = None,
+    dry_run: Annotated[
+        bool, opt("Draw the first batches, measure an update, and stop: nothing is trained.", None, "--dry-run")
+    ] = False,
     start: Annotated[Path | None, opt("Fine-tune the weights of a run folder or model file.", START, "--from")] = None,
     adapter_rank: Annotated[int | None, opt("Fine-tune by adapters (LoRA) of this rank, such as 8.", START)] = None,
     degradation: Annotated[
@@ -121,10 +133,16 @@ def train(
     from undiffuse.config import parsed
     from undiffuse.data.config import DataConfig, share_or_count
     from undiffuse.runs.choose_design import design_settings
+    from undiffuse.runs.plan_file import PlanFile
     from undiffuse.runs.prepare import default_name, prepare
+    from undiffuse.runs.progress import data_bars
     from undiffuse.system import inside
     from undiffuse.training.cadence import DEFAULT_INTERVALS, Intervals
 
+    file = None if from_plan is None else PlanFile.read(from_plan)
+    source = data or (None if file is None else file.data.source)
+    if source is None:
+        raise UsageError("say what to train on: undiffuse train DATA, such as a folder of images, or --plan plan.json.")
     place = _latent(latent, latent_downsample, autoencoder)
     if (latent_train_steps or latent_budget) and not isinstance(place, int):
         raise UsageError(
@@ -139,16 +157,21 @@ def train(
         settings = {"training.steps": None, "training.budget": budget} | settings
     if betas is not None:
         settings |= {"schedule.beta_start": betas[0], "schedule.beta_end": betas[1]}
-    described = {"source": data, "size": size, "range": range_} | {name: options[name] for name in DATA_OPTIONS}
+    described = {"source": source, "size": size, "range": range_} | {name: options[name] for name in DATA_OPTIONS}
     described["held_out"] = None if held_out is None else share_or_count(held_out)
     dropout, own_dropout = shares(condition_dropout)
     columns = {kind: options[f"{kind}_"] for kind in COLUMNS}
     conditions = declared(columns, others, inject, own_dropout, encoder, pooling)
     if unconditional and conditions:
         raise UsageError("--unconditional contradicts the conditions that are declared: leave one out.")
-    plan = prepare(
-        parsed(DataConfig, not_none(described), "these settings of the data do not work"),
-        inside(runs, name or default_name(data, start)),
+    planned = {} if file is None else file.data.model_dump(mode="json")
+    if not conditions and not unconditional and file is not None:
+        conditions = file.conditions
+    folder = inside(runs, name or default_name(source, start))
+    prepared = partial(
+        prepare,
+        parsed(DataConfig, planned | not_none(described), "these settings of the data do not work"),
+        folder,
         settings=design_settings(
             settings | assignments(more),
             condition_dropout=dropout,
@@ -159,7 +182,7 @@ def train(
         ),
         preset=preset,
         network=network,
-        conditions=conditions if conditions or unconditional else None,
+        conditions=conditions if conditions or unconditional or file is not None else None,
         latent=place,
         start=start,
         tasks=training_tasks(degradation, upscale_factor),
@@ -167,15 +190,41 @@ def train(
         device=device,
         download=download,
         watch=Intervals(checkpoint_every or DEFAULT_INTERVALS.checkpoint, preview_every or DEFAULT_INTERVALS.preview),
+        planned=None if file is None else file.design,
     )
+    with data_bars():
+        plan = prepared()
     for text in plan.data.notes:
         shared.note(text)
+    if dry_run:
+        _dry_run(plan, folder.with_name(f"{folder.name}-dry-run"))
+        return
     if first := plan.autoencoder():
         follow_autoencoder(first)
     follow(plan.run())
 
 
 with_options(train, TRAIN_OPTIONS)
+
+
+def _dry_run(plan: Plan, folder: Path) -> None:
+    """Draws the first batches and measures an update; says what was decided and why."""
+    from undiffuse.runs.dry_run import draw_batches
+    from undiffuse.runs.plan_file import PLAN, PlanFile, measured
+
+    if plan.autoencoder() is not None:
+        raise UsageError(
+            "a dry run of a model of latents needs their autoencoder: train that first, in a run of its own, and give it by --autoencoder."
+        )
+    refuse_unwritable(folder)
+    run = plan.run()
+    written = draw_batches(run, folder)
+    file = PlanFile.of(plan, expected=measured(run))
+    file.write(folder / PLAN)
+    for line in file.lines():
+        typer.echo(line)
+    typer.echo(f"\nwrote {folder}/: {', '.join([*(path.name for path in written), PLAN])}; nothing was trained")
+    typer.echo(f"next: {shared.command('train', '--plan', folder / PLAN)}")
 
 
 def _latent(latent: bool, factor: int | None, autoencoder: Path | None) -> int | Path | None:

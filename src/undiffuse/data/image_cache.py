@@ -19,7 +19,7 @@ from shutil import disk_usage, rmtree
 
 import numpy as np
 import PIL
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from undiffuse.data.large_arrays import cache_folder, is_large
 from undiffuse.system import remove_leftovers, temporary_beside, write_text
@@ -45,16 +45,13 @@ class ImageFacts:
 
 
 class About(BaseModel):
-    """What is known of decoded images.   facts: that differ.   which: of them each file has, -1 for one that cannot be read.
-
-    unreadable: why not, by the row of the file.
-    """
+    """What is known of decoded images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    facts: list[ImageFacts]
-    which: list[int]
-    unreadable: dict[int, str]
+    facts: list[ImageFacts] = Field(description="What is known of a file, all that differ.")
+    which: list[int] = Field(description="Which of the facts each file has; -1 for one that cannot be read.")
+    unreadable: dict[int, str] = Field(description="Why a file cannot be read, by its row.")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 runs/<name>/
   model.safetensors          the model, see models/file.py
   config.json                the whole configuration
+  plan.json                  the same, with the rule behind each decision, see plan_file.py
+  held_out.txt               which examples are held out, a line each: their files, or data:3 by their number
   state/                     checkpoints for exact resume, the newest kept
   metrics.jsonl              one JSON object a line
   samples/                   a grid of the same seeds every so often
@@ -49,9 +51,10 @@ from undiffuse.runs.existing import CACHE
 from undiffuse.runs.fine_tuning import PretrainedModel, initialize
 from undiffuse.runs.folder import RunFolder
 from undiffuse.runs.measurements import QUICK, THOROUGH, Measurements
+from undiffuse.runs.plan_file import PLAN, PlanFile
 from undiffuse.runs.prepared import Prepared
 from undiffuse.runs.previews import MOST_PREVIEWED, Previews
-from undiffuse.system import write_atomically
+from undiffuse.system import write_atomically, write_text
 from undiffuse.training.cadence import DEFAULT_INTERVALS, Intervals
 from undiffuse.training.fit import fit
 from undiffuse.training.hooks import Every, FunctionHook, HookLike, at_end
@@ -64,6 +67,7 @@ from undiffuse.training.validation import evaluated
 
 _log = logging.getLogger("undiffuse")
 MOST_PROBED = 64  # examples, for the probe of conditions
+HELD_OUT = "held_out.txt"
 SAMPLES, METRICS, ADAPTERS, SENSITIVITY = "samples", "metrics.jsonl", "adapters", "condition_sensitivity.png"
 
 
@@ -71,7 +75,7 @@ class Run:
     """A run folder being trained. `updates` does the work; what it writes is described at the top of this file.
 
     Networks, loaders and measurements are made when they are first used.
-    latents: of a model that diffuses in these.   base: the model that it starts from.
+    latents: of a model that diffuses in these.   base: the model that it starts from.   plan: what was decided, and why.
     """
 
     def __init__(
@@ -83,9 +87,10 @@ class Run:
         watch: Intervals = DEFAULT_INTERVALS,
         latents: Latents | None = None,
         base: PretrainedModel | None = None,
+        plan: PlanFile | None = None,
     ) -> None:
         self.folder, self.config, self.prepared, self.watch, self.device = folder, config, prepared, watch, device
-        self.latents, self.base = latents, base
+        self.latents, self.base, self.plan = latents, base, plan
         self.codec, self.tasks = Codec(prepared.codec, latents), prepared.degradations
         self._folder = RunFolder(folder, (SAMPLES, ADAPTERS, CACHE))
         self._checkpoint, self._previews, self._sensitivity = self._hooks()
@@ -153,7 +158,8 @@ class Run:
         values = {name: Part(value, rows) for name, value in self.prepared.values.items()}
         return Loader(data, self.codec, training.batch_size, training.seed, self.device, values, rows)
 
-    def _batch(self, step: int) -> tuple[Tensor, EncodedConditions]:
+    def batch(self, step: int) -> tuple[Tensor, EncodedConditions]:
+        """(x (B, C, *size), what is known of each example) of an update, as the network is given them."""
         x, values = self.loader(step)
         augment, seed = self.config.design.augment, self.config.design.training.seed
         if augment.probability:
@@ -226,11 +232,19 @@ class Run:
             self._folder.resume(self.loop)
             metrics.resume(self.loop.step)
             self._folder.write_config(self.config)
+            self._write_decided()
             _log.info("%s in %s at step %d", "resumed" if self.loop.step else "started", self.folder, self.loop.step)
             if self.loop.done >= 1 and self.is_saved:
                 return
             own = (metrics, self._previews, self._sensitivity)
-            yield from fit(self.loop, self._batch, (*own, *hooks), self._checkpoint)
+            yield from fit(self.loop, self.batch, (*own, *hooks), self._checkpoint)
+
+    def _write_decided(self) -> None:
+        """Writes which examples are held out, and the plan."""
+        names = self.prepared.names(self.prepared.held_out)
+        write_text(self.folder / HELD_OUT, "".join(f"{name}\n" for name in names))
+        if self.plan is not None:
+            self.plan.write(self.folder / PLAN)
 
     def _hooks(self) -> tuple[FunctionHook, FunctionHook, FunctionHook]:
         """What a run does between updates: its checkpoint, its previews, and at the end the picture of what reaches the network."""

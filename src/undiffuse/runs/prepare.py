@@ -19,9 +19,11 @@ from undiffuse.conditioning.columns import condition_notes
 from undiffuse.conditioning.conditions import CONDITIONS
 from undiffuse.conditioning.degradations import Degradation, Degradations
 from undiffuse.conditioning.spec import Condition
+from undiffuse.config import changed
 from undiffuse.data.codec import CodecConfig
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.inspection.duplicates import Duplicates
 from undiffuse.data.ranges import colours, range_note
 from undiffuse.data.sources import of_images, open_data
 from undiffuse.data.table_rows import FILE_COLUMNS
@@ -36,14 +38,20 @@ from undiffuse.runs.design import Design, RunConfig
 from undiffuse.runs.diffusion import Run
 from undiffuse.runs.existing import AUTOENCODER, CACHE, ExistingRun
 from undiffuse.runs.fine_tuning import PretrainedModel, fine_tuned_design, load_pretrained, open_for
+from undiffuse.runs.plan_file import PlanFile
 from undiffuse.runs.prepared import MADE_FROM_X, Prepared, encode_conditions, hold_out
+from undiffuse.runs.presets import PRESETS
 from undiffuse.system import refuse_held
 from undiffuse.training.cadence import DEFAULT_INTERVALS, Intervals
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run about to be made: `autoencoder()` where it is one of latents, then `run()`.   base: the model that it starts from."""
+    """A run about to be made: `autoencoder()` where it is one of latents, then `run()`.   base: the model that it starts from.
+
+    given, declared: what was asked for: settings by dotted path, and whether conditions were declared.
+    chosen_by: whose the design is, "the preset digits" or "the plan"; None where it follows from the data.
+    """
 
     folder: Path
     config: RunConfig
@@ -51,6 +59,9 @@ class Plan:
     device: torch.device
     watch: Intervals
     base: PretrainedModel | None = None
+    given: frozenset[str] = frozenset()
+    declared: bool = False
+    chosen_by: str | None = None
 
     @property
     def data(self) -> Dataset:
@@ -85,7 +96,9 @@ class Plan:
             latents = (
                 None if self.config.design.latent is None else load_latents(self.folder / AUTOENCODER, self.device)
             )
-        return Run(self.folder, self.config, self.prepared, self.device, self.watch, latents, self.base)
+        return Run(
+            self.folder, self.config, self.prepared, self.device, self.watch, latents, self.base, PlanFile.of(self)
+        )
 
 
 def prepare(
@@ -104,6 +117,8 @@ def prepare(
     start: str | Path | None = None,
     tasks: Mapping[str, Degradation] | None = None,
     dataset: Dataset | None = None,
+    planned: Design | None = None,
+    duplicates: Duplicates | None = None,
 ) -> Plan:
     """A run in `folder`: new, or to be taken up where it was.
 
@@ -114,7 +129,8 @@ def prepare(
     the data itself.
     tasks: degradations that the model is trained to restore, by the name of the task, see conditioning/degradations.py.
     start: a run folder or model file whose weights to start from, whose network and latents stay, see fine_tuning.py.
-    dataset: what `data` describes, where it is in memory already.
+    dataset: what `data` describes, where it is in memory already.   duplicates: its copies, where they are known already.
+    planned: the design of a plan, to which the settings are applied, instead of a preset's.
     Raises UsageError where the folder holds a run of another configuration, unless `override` says to go on with the new
     training settings or data.
     """
@@ -129,9 +145,15 @@ def prepare(
         raise UsageError(
             "a fine-tuning keeps the network, and the latents, of the model it starts from: leave `preset`, `network` and `latent` out."
         )
+    if planned is not None and any(each is not None for each in (preset, network, latent, start)):
+        raise UsageError(
+            "a plan says what is trained: edit its design, and leave `preset`, `network`, `latent` and `start` out."
+        )
     source, dataset = _open(data, base) if dataset is None else (data, dataset)
     if base:
         design = fine_tuned_design(base.config, settings)
+    elif planned is not None:
+        design = changed(planned, settings)
     else:
         cpu = device.type == "cpu"
         design = choose_design(source.source, dataset.shape, settings, preset, cpu, network, latent)
@@ -140,8 +162,10 @@ def prepare(
     _refuse_contradictions(design, declared, dataset)
     existing = ExistingRun.read(folder)
     design = existing.keep_sampling(design, settings)
-    config, prepared = _prepared(source, dataset, design, declared, existing, base, override, download)
-    return Plan(folder, config, prepared, device, watch, base)
+    config, prepared = _prepared(source, dataset, design, declared, existing, base, override, download, duplicates)
+    whose = None if preset is None and source.source not in PRESETS else f"the preset {preset or source.source}"
+    whose = "the plan" if planned is not None else whose
+    return Plan(folder, config, prepared, device, watch, base, frozenset(settings), conditions is not None, whose)
 
 
 def _open(data: DataConfig, base: PretrainedModel | None) -> tuple[DataConfig, Dataset]:
@@ -207,10 +231,11 @@ def _prepared(
     base: PretrainedModel | None,
     override: bool,
     download: bool,
+    duplicates: Duplicates | None,
 ) -> tuple[RunConfig, Prepared]:
     """The configuration of the run, and its data made ready. Raises UsageError where the folder holds another run."""
     model, legacy = existing.model, existing.legacy
-    rows = hold_out(existing.config, source, data, declared, design.training.seed)
+    rows = hold_out(existing.config, source, data, declared, design.training.seed, duplicates)
     training, data = rows.training, _noted(data, *rows.notes)
     read = {c.column or name for name, c in declared.items()}
     unread = [note for column, note in offers(data) if column not in read]

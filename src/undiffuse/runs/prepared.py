@@ -19,7 +19,7 @@ from undiffuse.conditioning.spec import Condition
 from undiffuse.data.codec import Codec, CodecConfig
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.inspection.duplicates import find_duplicates
+from undiffuse.data.inspection.duplicates import Duplicates, find_duplicates
 from undiffuse.data.splitting import (
     SplitConfig,
     drawn_split,
@@ -63,6 +63,11 @@ class Prepared:
         x = codec.encode_parts(self.data.values, rows, device)
         return x, {name: value[rows].to(device) for name, value in self.values.items()} | self.degraded(x, draws)
 
+    def names(self, rows: np.ndarray) -> list[str]:
+        """What people call examples: their files, or data:3 by their number."""
+        files = self.data.columns.get("file")
+        return [f"data:{row}" if files is None else str(files[row]) for row in rows]
+
     def degraded(self, x: Tensor, draws: torch.Generator) -> EncodedConditions:
         """What is left of x (B, C, *size) by degradations, as conditions; nothing where there are none."""
         return self.degradations.conditions(x, draws) if self.degradations else {}
@@ -95,10 +100,11 @@ def hold_out(
     data: Dataset,
     conditions: Mapping[str, Condition],
     seed: int,
+    duplicates: Duplicates | None = None,
 ) -> HeldOutRows:
     """Which examples are held out.
 
-    before: the run that goes on, whose split stays.   seed: of a new split.
+    before: the run that goes on, whose split stays.   seed: of a new split.   duplicates: of the data, where they are known already.
     """
     if before is not None and before.split is None:
         changed_since = before.fingerprint != data.fingerprint()
@@ -110,7 +116,7 @@ def hold_out(
     split = stored or drawn_split(keys, config.held_out, seed, group)
     near: tuple[np.ndarray, ...] = ()
     if group is None and config.held_out and (before is None or before.fingerprint != data.fingerprint()):
-        near, noted = _near_duplicates(data)
+        near, noted = _near_duplicates(data, duplicates)
         notes += noted
         split = with_clusters_whole(split, keys, near, new=stored is None)
     for name, condition in (({"class": Condition(kind="class")} if data.classes else {}) | dict(conditions)).items():
@@ -136,14 +142,14 @@ def hold_out(
     return HeldOutRows(split, np.flatnonzero(~out), np.flatnonzero(out), tuple(notes))
 
 
-def _near_duplicates(data: Dataset) -> tuple[tuple[np.ndarray, ...], list[str]]:
-    """(clusters of near-duplicates, a note on them), where the data is not too large to look for them before every new run."""
-    if len(data) > MOST_SEARCHED:
+def _near_duplicates(data: Dataset, known: Duplicates | None) -> tuple[tuple[np.ndarray, ...], list[str]]:
+    """(clusters of near-duplicates, a note on them), where they are known, or the data is not too large to look for them before every new run."""
+    if known is None and len(data) > MOST_SEARCHED:
         return (), [
             f"{len(data):,} examples are more than the {MOST_SEARCHED:,} that are compared with each other: near-duplicates may be "
             "on both sides of the split; `group` keeps together what a column says"
         ]
-    found = find_duplicates(data)
+    found = known or find_duplicates(data)
     exact = sum(len(cluster) for cluster in found.exact)
     joined = sum(len(cluster) for cluster in found.near)
     if joined <= exact:
