@@ -6,14 +6,19 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
+import zipfile
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from undiffuse.data import images, large_arrays
+from undiffuse.data import images, kept, large_arrays
 from undiffuse.data.config import DataConfig
 from undiffuse.data.large_arrays import allocated, cache_folder, in_type
+from undiffuse.data.readers import archives
 from undiffuse.data.sources import open_data
 from undiffuse.errors import UsageError
 from undiffuse.system import temporary_beside
@@ -220,7 +225,7 @@ def test_the_cache_takes_no_more_than_it_leaves_free(tmp_path, small_memory, dec
     open_data(DataConfig(source=str(tmp_path / "data0")))  # used again: now the oldest is data1's
     each = sum(file.stat().st_size for file in entries[0].iterdir())
     usage = type("usage", (), {"free": 4 * each})
-    monkeypatch.setattr("undiffuse.data.image_cache.disk_usage", lambda path: usage)
+    monkeypatch.setattr("undiffuse.data.cache.disk_usage", lambda path: usage)
     pictures(tmp_path / "data4")
     open_data(DataConfig(source=str(tmp_path / "data4")))
     assert entries[0].exists()
@@ -228,11 +233,6 @@ def test_the_cache_takes_no_more_than_it_leaves_free(tmp_path, small_memory, dec
 
 
 def test_members_of_archives_and_bytes_in_tables_are_kept_too(tmp_path, small_memory, decoding):
-    import zipfile
-
-    import pyarrow
-    import pyarrow.parquet
-
     pictures(tmp_path / "data")
     files = sorted((tmp_path / "data").rglob("*.png"))
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
@@ -246,6 +246,50 @@ def test_members_of_archives_and_bytes_in_tables_are_kept_too(tmp_path, small_me
         first, second = open_data(config), open_data(config)
         assert len(decoding) == 12
         assert np.array_equal(first.values, second.values)
+
+
+@pytest.mark.parametrize("kind", ["zip", "shards"])
+def test_data_sets_of_archives_are_kept_whole(tmp_path, small_memory, decoding, monkeypatch, kind):
+    pictures(tmp_path / "data")
+    files = sorted((tmp_path / "data").rglob("*.png"))
+    for k, file in enumerate(files):
+        file.with_suffix(".txt").write_text(f"caption {k}")
+        if kind == "shards":
+            file.with_suffix(".json").write_text(json.dumps({"age": k, "class": "ab"[k % 2]}))
+    if kind == "zip":
+        source = tmp_path / "a.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for file in sorted((tmp_path / "data").rglob("*.*")):
+                archive.write(file, file.relative_to(tmp_path / "data"))
+    else:
+        source = tmp_path / "shards"
+        source.mkdir()
+        for folder in ("a", "b"):
+            with tarfile.open(source / f"{folder}.tar", "w") as archive:
+                archive.add(tmp_path / "data" / folder, ".")
+    config = DataConfig(source=str(source))
+    monkeypatch.setattr(kept, "SLOW", -1.0)
+    first = open_data(config)
+    decoding.clear()
+    monkeypatch.setattr(archives, "members", lambda path: pytest.fail("the archive was searched again"))
+    second = open_data(config)
+    assert not decoding
+    assert second.fingerprint() == first.fingerprint()
+    assert (second.notes, second.classes, second.mode, second.root) == (
+        first.notes,
+        first.classes,
+        first.mode,
+        first.root,
+    )
+    assert second.columns["caption"].tolist() == first.columns["caption"].tolist()
+    assert (second.labels is None) == (first.labels is None)
+    assert len([*small_memory.glob("dataset-*/values.npy")]) == 1
+    (held,) = small_memory.glob("dataset-*/values.npy")
+    assert held.stat().st_nlink == 2  # one file for the images and the data set
+    with (source if kind == "zip" else source / "a.tar").open("ab") as file:
+        file.write(b"\0" * 10_240)
+    with pytest.raises(pytest.fail.Exception):
+        open_data(config)
 
 
 def test_memory_is_what_is_asked_for(tmp_path):

@@ -16,7 +16,8 @@ from threading import Lock
 import numpy as np
 from PIL import Image
 
-from undiffuse.data.image_cache import SLOW, About, ImageCache, ImageFacts
+from undiffuse.data.cache import SLOW, CacheEntry
+from undiffuse.data.kept import VALUES_ARRAY, ImageFacts, KeptImages, kept_images
 from undiffuse.data.large_arrays import allocated, is_large
 from undiffuse.data.pixels import (
     DESCRIBED,
@@ -127,12 +128,9 @@ def decoded(
     max_pixels: int | None = None,
 ) -> Decoded:
     """Every file, decoded in parallel, or as the cache has it. Nothing is refused.   The arguments: see `read_images`."""
-    cache = ImageCache.of(files, size, fit, channels, max_pixels or Image.MAX_IMAGE_PIXELS)
-    if (there := cache.load()) is not None:
-        values, about = there
-        return Decoded(
-            values, [about.unreadable[row] if k < 0 else about.facts[k] for row, k in enumerate(about.which)]
-        )
+    entry = CacheEntry.of("images", files, size, fit, channels, max_pixels or Image.MAX_IMAGE_PIXELS)
+    if (there := kept_images(entry)) is not None:
+        return Decoded(*there)
     began = time.monotonic()
     decoding, facts = _Decoding(files, size, fit, channels, max_pixels), list[ImageFacts | str]()
     with ThreadPoolExecutor() as pool, working_on("decoding", len(files)) as done:
@@ -141,14 +139,9 @@ def decoded(
             done(row)
     values = np.zeros((len(files), 0), np.uint8) if decoding.values is None else decoding.values
     if time.monotonic() - began > SLOW or is_large(values.nbytes):
-        place = {of: k for k, of in enumerate(decoding.seen)}
-        about = About(
-            facts=list(place),
-            which=[-1 if isinstance(each, str) else place[each] for each in facts],
-            unreadable={row: each for row, each in enumerate(facts) if isinstance(each, str)},
-        )
-        if cache.keep(values, about) and is_large(values.nbytes) and (there := cache.load()) is not None:
-            values = there[0]
+        entry.keep({VALUES_ARRAY: values}, KeptImages.of(facts).model_dump_json())
+        if is_large(values.nbytes) and (there := kept_images(entry)) is not None:
+            values = there[0]  # and the first file goes
     return Decoded(values, facts)
 
 

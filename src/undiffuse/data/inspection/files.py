@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from undiffuse.data.config import DataConfig
-from undiffuse.data.image_cache import ImageFacts
 from undiffuse.data.images import LARGEST_SHARE_UNREADABLE, decoded
+from undiffuse.data.kept import ImageFacts
 from undiffuse.data.pixels import IMAGE_SUFFIXES, Openable, size_in_header
 from undiffuse.data.readers import archives
 from undiffuse.data.readers.folders import find, is_run

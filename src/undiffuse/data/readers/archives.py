@@ -26,11 +26,12 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from undiffuse.data.arrays import class_labels
+from undiffuse.data.cache import identity
 from undiffuse.data.config import DataConfig
 from undiffuse.data.damage import refuse_damaged
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.image_cache import identity
 from undiffuse.data.images import NAMED, first_few, read_images
+from undiffuse.data.kept import kept_dataset
 from undiffuse.data.pixels import IMAGE_SUFFIXES
 from undiffuse.data.readers.folders import HIDDEN, OF_SYSTEMS
 from undiffuse.data.readers.image_folder import images_by_name
@@ -161,6 +162,11 @@ def members_at(path: Path) -> tuple[list[Member], list[str]]:
 
 def image_archive(path: Path, config: DataConfig) -> Dataset:
     """The images of an archive, or of a folder in it. Raises UsageError where there are none, and as `read_images` does."""
+    place = in_archive(path)
+    return kept_dataset([place[0]] if place else [], (path, _how(config)), lambda: _of_archive(path, config))
+
+
+def _of_archive(path: Path, config: DataConfig) -> Dataset:
     found, notes = members_at(path)
     pictures = [m for m in found if m.suffix in IMAGE_SUFFIXES]
     if not pictures:
@@ -220,6 +226,15 @@ def shards_of(path: Path) -> list[Path]:
 
 def shards(path: Path, config: DataConfig) -> Dataset:
     """The examples of all shards, in their order. Raises UsageError for shards that are missing."""
+    return kept_dataset(shards_of(path), (path, _how(config)), lambda: _of_shards(path, config))
+
+
+def _how(config: DataConfig) -> object:
+    """The settings that change what is read of an archive."""
+    return config.size, config.fit, config.channels, config.max_pixels
+
+
+def _of_shards(path: Path, config: DataConfig) -> Dataset:
     tars = shards_of(path)
     missing = [tar.name for tar in tars if not tar.is_file()]
     if missing:
