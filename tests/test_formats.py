@@ -66,3 +66,11 @@ def test_names_of_tensors_go_both_ways():
     assert tensor_name("averaged.network.clock_mlp.weight", 1) == "ema.network.time_embedding.weight"
     assert tensor_name("averaged.network.clock_mlp.weight", FORMAT) == "averaged.network.clock_mlp.weight"
     assert name_in_1(tensor_name("network.clock_mlp.weight", 1)) == "network.clock_mlp.weight"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_images_of_older_runs_are_resized_as_they_were(version):
+    data = {"source": "photos", "size": [64, 64], "fit": "crop"}
+    assert migrate({"data": data, "examples": 5}, version)["data"]["exact_resize"] is True
+    assert "exact_resize" not in migrate({"data": data}, FORMAT)["data"]
+    assert migrate({"data": {"training": 3}}, version) == {"data": {"training": 3}}  # a provenance

@@ -6,6 +6,7 @@ config.json in its first entry.  Whoever reads one passes its content through `m
 
     1   until 2026-11.  Configurations and checkpoints did not say their format: what says none is of format 1.
     2   The field's words: epsilon, x0 and v for what is predicted, ema and online for weights, std for deviations.
+    3   Large images are resized in two steps (`data.exact_resize`); in older runs all pixels counted alike.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from undiffuse.errors import UsageError
 
-FORMAT = 2
+FORMAT = 3
 
 PREDICTION_NAMES = {"noise": "epsilon", "clean": "x0", "mean": "posterior_mean", "velocity": "v", "karras": "edm"}
 INJECT = {"layers": "embedding", "attention": "cross_attention"}
@@ -68,7 +69,8 @@ def migrate(content: Any, version: int) -> Any:
     content: plain data, of a model, a run, a design, a classifier, an autoencoder, adapters or a checkpoint's numbers.
     What it does not know it leaves as it is, so that whoever parses the result says what is wrong.
     """
-    return _to_2(content) if version < 2 else content
+    content = _to_2(content) if version < 2 else content
+    return _to_3(content) if version < 3 else content
 
 
 def tensor_name(name: str, version: int) -> str:
@@ -114,6 +116,13 @@ def _to_2(content: Any) -> Any:
         if isinstance(found.get(name), dict):
             found[name] = _renamed(found[name], WEIGHT_NAMES)
     return _renamed(found, {"heard": "condition_sensitivity"}) if "made_by" in found else found
+
+
+def _to_3(content: Any) -> Any:
+    data = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(data, dict) or "fit" not in data:
+        return content
+    return content | {"data": {"exact_resize": True} | data}
 
 
 def _renamed(content: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def test_every_file_is_decoded_and_what_is_wrong_with_it_is_said(tmp_path):
     assert found.odd == ["18.png"]
     assert not found.uniform
     assert (suggested_size(files), found.suggested_channels()) == (32, "rgb")
-    assert seen == [("decoding", k, len(files)) for k in range(1, len(files) + 1)]
+    assert seen == [("decoding", len(files), len(files))]  # a task of a thread has more files
     assert json.dumps(found.numbers())
 
 

@@ -20,7 +20,8 @@ from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.examples import read_examples
-from undiffuse.data.pixels import read_image, resized
+from undiffuse.data.pixels import read_image
+from undiffuse.data.resizing import resized
 from undiffuse.data.sources import open_data, open_digits
 from undiffuse.errors import UsageError
 from undiffuse.pictures.images import save_image

@@ -167,7 +167,8 @@ def _solved(
 
 def _refuse_others(names: Sequence[str], size: tuple[int, ...]) -> None:
     """Images that would have to be resized before they could be made larger."""
-    from undiffuse.data.pixels import size_text, upright_size
+    from undiffuse.data.pixels import upright_size
+    from undiffuse.data.resizing import size_text
 
     for name in names:
         if name.startswith("data:"):

@@ -23,6 +23,10 @@ class DataConfig(BaseModel):
         None, description="Height and width that images are resized to, in pixels."
     )
     fit: Literal["crop", "pad", "stretch"] = Field("crop", description="How images are resized: crop, pad or stretch.")
+    exact_resize: bool = Field(
+        False,
+        description="Whether all pixels of a large image count alike when it is resized, up to seven times slower; runs of before were made so.",
+    )
     channels: Literal["grey", "rgb", "rgba"] | None = Field(None, description="Convert images to grey, rgb or rgba.")
     variable: str | None = Field(
         None, description="Name of the array in a file of several, or several names, as a,b, which are the channels."

@@ -15,18 +15,8 @@ import numpy as np
 
 from undiffuse.data.arrays import load_one
 from undiffuse.data.codec import CodecConfig, shape_in_files
-from undiffuse.data.pixels import (
-    DESCRIBED,
-    IMAGE_SUFFIXES,
-    MUCH_CUT,
-    WIDE,
-    Unreadable,
-    converted,
-    cut,
-    read_image,
-    resized,
-    size_text,
-)
+from undiffuse.data.pixels import DESCRIBED, IMAGE_SUFFIXES, MUCH_CUT, WIDE, Unreadable, converted, read_image
+from undiffuse.data.resizing import cut, resized, size_text
 from undiffuse.errors import UsageError
 
 PIXEL_MODES = dict(enumerate(list(DESCRIBED)[:4], start=1))

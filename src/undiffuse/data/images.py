@@ -19,23 +19,15 @@ from PIL import Image
 from undiffuse.data.cache import SLOW, CacheEntry
 from undiffuse.data.kept import VALUES_ARRAY, ImageFacts, KeptImages, kept_images
 from undiffuse.data.large_arrays import allocated, is_large
-from undiffuse.data.pixels import (
-    DESCRIBED,
-    MUCH_CUT,
-    WIDE,
-    Openable,
-    Unreadable,
-    deepened,
-    mode_of,
-    read_image,
-    size_text,
-)
+from undiffuse.data.pixels import DESCRIBED, MUCH_CUT, WIDE, Openable, Unreadable, deepened, mode_of, read_image
 from undiffuse.data.ranges import has_alpha, top_of
+from undiffuse.data.resizing import size_text
 from undiffuse.data.watching import working_on
 from undiffuse.errors import UsageError
 
 LARGEST_SHARE_UNREADABLE = 0.01
 NAMED = 5  # of what a note counts
+FILES_OF_A_TASK = 32  # a task of a thread: handing out small ones one by one takes longer than decoding them
 
 
 def first_few(things: Iterable[object]) -> str:
@@ -90,8 +82,10 @@ class _Decoding:
         fit: str,
         channels: str | None,
         max_pixels: int | None,
+        exact_resize: bool,
     ) -> None:
-        self.files, self.options, self.convert = files, (channels, size, fit, max_pixels), channels is not None
+        self.files, self.convert = files, channels is not None
+        self.options = (channels, size, fit, max_pixels, exact_resize)
         self.values: np.ndarray | None = None
         self.lock = Lock()
         self.seen = dict[ImageFacts, ImageFacts]()  # one for all that are alike: a million are no more than a list
@@ -126,17 +120,20 @@ def decoded(
     fit: str = "crop",
     channels: str | None = None,
     max_pixels: int | None = None,
+    exact_resize: bool = False,
 ) -> Decoded:
     """Every file, decoded in parallel, or as the cache has it. Nothing is refused.   The arguments: see `read_images`."""
-    entry = CacheEntry.of("images", files, size, fit, channels, max_pixels or Image.MAX_IMAGE_PIXELS)
+    entry = CacheEntry.of("images", files, size, fit, channels, max_pixels or Image.MAX_IMAGE_PIXELS, exact_resize)
     if (there := kept_images(entry)) is not None:
         return Decoded(*there)
     began = time.monotonic()
-    decoding, facts = _Decoding(files, size, fit, channels, max_pixels), list[ImageFacts | str]()
+    decoding, facts = _Decoding(files, size, fit, channels, max_pixels, exact_resize), list[ImageFacts | str]()
     with ThreadPoolExecutor() as pool, working_on("decoding", len(files)) as done:
-        for row, each in enumerate(pool.map(decoding, range(len(files))), start=1):
-            facts.append(each)
-            done(row)
+        rows = range(len(files))
+        blocks = [rows[start : start + FILES_OF_A_TASK] for start in rows[::FILES_OF_A_TASK]]
+        for block in pool.map(lambda block: [decoding(row) for row in block], blocks):
+            facts += block
+            done(len(facts))
     values = np.zeros((len(files), 0), np.uint8) if decoding.values is None else decoding.values
     if time.monotonic() - began > SLOW or is_large(values.nbytes):
         entry.keep({VALUES_ARRAY: values}, KeptImages.of(facts).model_dump_json())
@@ -153,12 +150,13 @@ def read_images(
     fit: str = "crop",
     channels: str | None = None,
     max_pixels: int | None = None,
+    exact_resize: bool = False,
 ) -> ImageSet:
     """Reads files in parallel into one array.   root, names: what they are in, and what they are called there.   The rest: see `pixels.read_image`.
 
     Raises UsageError where more than 1 % cannot be read, or sizes or kinds of pixel differ.
     """
-    found = decoded(files, size, fit, channels, max_pixels)
+    found = decoded(files, size, fit, channels, max_pixels, exact_resize)
     bad, values = found.unreadable, found.values
     listed = "; ".join(f"{names[row]} ({found.facts[row]})" for row in bad[:10])
     listed += f"; and {len(bad) - 10} more" if len(bad) > 10 else ""

@@ -12,7 +12,6 @@ What would lose something is refused with the reason, so is anything but an imag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
@@ -20,7 +19,7 @@ from typing import IO, Any, Literal, Protocol
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
-from undiffuse.data.ranges import top_of
+from undiffuse.data.resizing import as_image, cut, drafted_size, fitted, resized
 
 IMAGE_SUFFIXES = {
     ".png",
@@ -98,11 +97,13 @@ def read_image(
     size: tuple[int, int] | None = None,
     fit: str = "crop",
     max_pixels: int | None = None,
+    exact_resize: bool = False,
 ) -> Picture:
     """One image.
 
     channels: grey, rgb or rgba to convert to, at the depth of the file.   size: (height, width) to resize to, by `fit`: crop, pad
     or stretch.   max_pixels: a larger image is not opened; Pillow's limit when None, which it raises for this process.
+    exact_resize: see DataConfig.
     Raises Unreadable.
     """
     limit = max_pixels or Image.MAX_IMAGE_PIXELS
@@ -117,8 +118,19 @@ def read_image(
                 int(getattr(file, "n_frames", 1)) if getattr(file, "is_animated", False) and file.format != "MPO" else 1
             )
             original = file.mode if file.mode in CONVERTED else ""
+            whole = (file.height, file.width)
+            if size and not exact_resize and file.format == "JPEG":
+                file.draft(None, drafted_size(file, size, fit))
             deep = _deep(path, file)
-            values = _plain(ImageOps.exif_transpose(file)) if deep is None else deep
+            plain = _plain(_upright(file)) if deep is None else deep
+            if isinstance(plain, Image.Image):  # here, where a file that is cut short is found out
+                plain.load()
+                whole = whole if (plain.width > plain.height) == (whole[1] > whole[0]) else whole[::-1]
+                values, share = _of_image(plain, whole, channels, size, fit, exact_resize)
+            else:
+                whole = (plain.shape[1], plain.shape[2])
+                values, share = _of_array(plain, channels, size, fit)
+            return Picture(values, whole, frames, share, original)
     except Unreadable:
         raise
     except UnidentifiedImageError:
@@ -130,10 +142,33 @@ def read_image(
         raise Unreadable(_too_large(None, limit or 0)) from None
     except Exception as error:  # Pillow raises many kinds; for one file out of many, all mean the same
         raise Unreadable(str(error) or type(error).__name__) from None
+
+
+def _of_image(
+    image: Image.Image,
+    whole: tuple[int, int],
+    channels: str | None,
+    size: tuple[int, int] | None,
+    fit: str,
+    exact: bool,
+) -> tuple[np.ndarray, float]:
+    """(values, share cut away) of an image of 8 bits, which is converted and resized before it becomes an array.   whole: its size in the file."""
+    into = image.mode if channels is None else list(DESCRIBED)[CHANNELS[channels] - 1]
+    image = image if image.mode == into else image.convert(into)
+    share = cut(whole, size) if size and fit == "crop" else 0.0
+    image = image if size is None or size == (image.height, image.width) else fitted(image, size, fit, exact)
+    values = np.asarray(image)
+    return values[None] if values.ndim == 2 else values.transpose(2, 0, 1), share
+
+
+def _of_array(
+    values: np.ndarray, channels: str | None, size: tuple[int, int] | None, fit: str
+) -> tuple[np.ndarray, float]:
+    """The same of values (C, H, W) of any type."""
     values = values if channels is None else converted(values, CHANNELS[channels])
     height, width = values.shape[1:]
     share = cut((height, width), size) if size and fit == "crop" else 0.0
-    return Picture(values if size is None else resized(values, size, fit), (height, width), frames, share, original)
+    return values if size is None else resized(values, size, fit), share
 
 
 def _too_large(pixels: int | None, limit: int) -> str:
@@ -167,11 +202,11 @@ def _deep(path: Openable, file: Image.Image) -> np.ndarray | None:
             f"16-bit pixels stored as {', '.join(sorted(modes))}, which would lose half of their depth: store such images as .npy"
         )
     transparent = file.info.get("transparency")
-    high = np.asarray(ImageOps.exif_transpose(file))
+    high = np.asarray(_upright(file))
     with path.open("rb") as stream, Image.open(stream) as again:
         assert isinstance(again, ImageFile.ImageFile)  # of any file
         again.tile = [t._replace(args=_other(t.args, swapped)) for t in again.tile]
-        low = np.asarray(ImageOps.exif_transpose(again))
+        low = np.asarray(_upright(again))
     values = low[..., ::2] * np.uint16(256) + low[..., 1::2] if modes == {"LA;16B"} else high * np.uint16(256) + low
     return _with_alpha(np.moveaxis(values, -1, 0), transparent)
 
@@ -216,8 +251,16 @@ def _bits(path: Openable, file: Image.Image) -> int:
 # Kinds of pixel -----------------------------------------------------------------------------------------------------------
 
 
-def _plain(image: Image.Image) -> np.ndarray:
-    """An image of Pillow in the nearest kind that loses nothing. Raises Unreadable where there is none."""
+def _upright(image: Image.Image) -> Image.Image:
+    """An image as EXIF says that it is shown; the same one, where it says nothing."""
+    return image if image.getexif().get(ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
+
+
+def _plain(image: Image.Image) -> Image.Image | np.ndarray:
+    """An image of Pillow in the nearest kind that loses nothing, as an image where that has 8 bits, else as values (C, H, W).
+
+    Raises Unreadable where there is none.
+    """
     transparent = image.info.get("transparency")
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):
         values = np.asarray(image)
@@ -225,8 +268,8 @@ def _plain(image: Image.Image) -> np.ndarray:
             return values.astype(np.int32)[None]
         return _with_alpha(values.astype(np.uint16)[None], transparent)
     if image.mode in ("L", "RGB", "1"):
-        without = {"1": "L"}.get(image.mode, image.mode)
-        image = image.convert(without if transparent is None else without + "A")
+        into = {"1": "L"}.get(image.mode, image.mode) + ("" if transparent is None else "A")
+        image = image if image.mode == into else image.convert(into)
     elif image.mode in ("P", "PA"):
         image = image.convert("RGBA" if image.mode == "PA" or transparent is not None else "RGB")
     elif image.mode == "F":
@@ -235,8 +278,7 @@ def _plain(image: Image.Image) -> np.ndarray:
         image = _in_rgb(image)
     elif image.mode not in DESCRIBED:
         raise Unreadable(f"its colour mode {image.mode} is not one that is read: convert the file first")
-    values = np.asarray(image)
-    return values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
+    return image
 
 
 def _in_rgb(image: Image.Image) -> Image.Image:
@@ -265,7 +307,7 @@ def converted(values: np.ndarray, channels: int) -> np.ndarray:
         return values if channels == 1 else np.repeat(values, 3, 0)
     if values.dtype == np.uint8:
         into = list(DESCRIBED)[channels - 1]
-        image = np.asarray(_image(values).convert(into))
+        image = np.asarray(as_image(values).convert(into))
         return image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0)
     colour, alpha = (values[:-1], values[-1:]) if len(values) % 2 == 0 else (values, None)
     if channels <= 2 and len(colour) == 3:
@@ -281,46 +323,6 @@ def deepened(values: np.ndarray) -> np.ndarray:
     return values * np.uint16(DEEP) if values.dtype == np.uint8 else values
 
 
-# Size ---------------------------------------------------------------------------------------------------------------------
-
-
-def resized(values: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
-    """Values (C, H, W) of uint8, uint16 or float32 at (height, width), by fit: crop, pad or stretch."""
-    if values.shape[1:] == size:
-        return values
-    if values.dtype == np.uint8:
-        image = np.asarray(_fitted(_image(values), size, fit))
-        return image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0)
-    planes = values.astype(np.float32)  # Pillow resizes floats well and 16-bit integers badly
-    alpha = values.dtype == np.uint16 and len(values) % 2 == 0
-    if alpha:  # transparent pixels have no colour to lend
-        planes[:-1] *= planes[-1:] / 65535
-    planes = np.stack([np.asarray(_fitted(Image.fromarray(plane), size, fit)) for plane in planes])
-    if values.dtype == np.int32:
-        return planes.round().astype(np.int32)
-    if values.dtype != np.uint16:
-        return planes
-    if alpha:
-        planes[:-1] /= np.maximum(planes[-1:], 1) / 65535
-    shown = len(planes) - alpha  # as bright as before, beside alpha too, which is brighter than scans of 12 bits
-    planes[:shown] = planes[:shown].clip(0, top_of(values[:shown].max(initial=0)))
-    return planes.round().clip(0, 65535).astype(np.uint16)
-
-
-def _image(values: np.ndarray) -> Image.Image:
-    """8-bit values (C, H, W) as an image of Pillow."""
-    return Image.fromarray(values[0] if len(values) == 1 else np.ascontiguousarray(np.moveaxis(values, 0, -1)))
-
-
-def _fitted(image: Image.Image, size: tuple[int, int], fit: str) -> Image.Image:
-    height, width = size
-    if fit == "crop":
-        return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    if fit == "pad":
-        return ImageOps.pad(image, (width, height), Image.Resampling.LANCZOS)
-    return image.resize((width, height), Image.Resampling.LANCZOS)
-
-
 def upright_size(path: Path) -> tuple[int, int] | None:
     """(height, width) of an image file as it is shown, upright; None for what is no image that can be opened."""
     return size_in_header(path) if path.suffix.lower() in IMAGE_SUFFIXES else None
@@ -334,14 +336,3 @@ def size_in_header(image: Openable) -> tuple[int, int] | None:
             return (file.width, file.height) if on_its_side else (file.height, file.width)
     except Exception:  # Pillow raises many kinds, and decoding says which
         return None
-
-
-def size_text(size: Sequence[int]) -> str:
-    """A size (height, width) as people read it, in the order that `size` takes it."""
-    return f"{size[0]}×{size[1]} (height×width)"
-
-
-def cut(given: tuple[int, ...], size: tuple[int, int]) -> float:
-    """The share of a picture of (height, width) that is cut away by cropping to the shape of another."""
-    ratio = given[0] / given[1] * size[1] / size[0]
-    return 1 - min(ratio, 1 / ratio)

@@ -24,7 +24,8 @@ import torch
 
 from undiffuse.conditioning.base import warn_note
 from undiffuse.data.arrays import load_one
-from undiffuse.data.pixels import IMAGE_SUFFIXES, Unreadable, read_image, resized, size_text, upright_size
+from undiffuse.data.pixels import IMAGE_SUFFIXES, Unreadable, read_image, upright_size
+from undiffuse.data.resizing import resized, size_text
 from undiffuse.errors import UsageError
 from undiffuse.process.philox import standard_normal
 from undiffuse.rng import NoiseStream

@@ -21,7 +21,7 @@ from torch import Tensor
 from undiffuse.config import changed, differences
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.pixels import size_text
+from undiffuse.data.resizing import size_text
 from undiffuse.data.sources import of_images, open_data
 from undiffuse.errors import UsageError
 from undiffuse.models.config import ModelConfig, StartConfig, rescheduled, with_sampling_completed

@@ -149,6 +149,9 @@ def prepare(
         raise UsageError(
             "a plan says what is trained: edit its design, and leave `preset`, `network`, `latent` and `start` out."
         )
+    existing = ExistingRun.read(folder)
+    if existing.config is not None:  # which resized images so, and nobody is asked about it
+        data = data.model_copy(update={"exact_resize": existing.config.data.exact_resize})
     source, dataset = _open(data, base) if dataset is None else (data, dataset)
     if base:
         design = fine_tuned_design(base.config, settings)
@@ -160,7 +163,6 @@ def prepare(
     design = with_end(design, settings)
     declared, dataset = _declared(conditions, dataset, base)
     _refuse_contradictions(design, declared, dataset)
-    existing = ExistingRun.read(folder)
     design = existing.keep_sampling(design, settings)
     config, prepared = _prepared(source, dataset, design, declared, existing, base, override, download, duplicates)
     whose = None if preset is None and source.source not in PRESETS else f"the preset {preset or source.source}"

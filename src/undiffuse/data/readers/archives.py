@@ -231,7 +231,7 @@ def shards(path: Path, config: DataConfig) -> Dataset:
 
 def _how(config: DataConfig) -> object:
     """The settings that change what is read of an archive."""
-    return config.size, config.fit, config.channels, config.max_pixels
+    return config.size, config.fit, config.channels, config.max_pixels, config.exact_resize
 
 
 def _of_shards(path: Path, config: DataConfig) -> Dataset:
@@ -276,7 +276,14 @@ def samples(name: str, found: list[Member], config: DataConfig) -> Dataset:
             beside.setdefault(key, {})[member.suffix] = member
     keys = list(examples)
     images = read_images(
-        Path(name), list(examples.values()), keys, config.size, config.fit, config.channels, config.max_pixels
+        Path(name),
+        list(examples.values()),
+        keys,
+        config.size,
+        config.fit,
+        config.channels,
+        config.max_pixels,
+        config.exact_resize,
     )
     kept = [keys[row] for row in images.kept]
     rows = [_row(beside.get(key, {})) for key in kept]

@@ -22,7 +22,9 @@ from undiffuse.errors import UsageError
 def images_by_name(root: Path, files: Sequence[Openable], names: Sequence[str], config: DataConfig) -> Dataset:
     """The images of a folder or an archive, whose folders are classes; the column `file` has their names."""
     labels, notes = classes_of(root, names)
-    images = read_images(root, files, names, config.size, config.fit, config.channels, config.max_pixels)
+    images = read_images(
+        root, files, names, config.size, config.fit, config.channels, config.max_pixels, config.exact_resize
+    )
     classes: tuple[str, ...] = tuple(sorted(set(labels))) if labels else ()
     place = {name: k for k, name in enumerate(classes)}
     return Dataset(

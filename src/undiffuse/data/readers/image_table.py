@@ -54,7 +54,9 @@ def image_table(path: Path, config: DataConfig) -> Dataset:
         )
     files = [path.parent / name for name in cells[column]]
     names = cells[column]
-    images = read_images(path.parent, files, names, config.size, config.fit, config.channels, config.max_pixels)
+    images = read_images(
+        path.parent, files, names, config.size, config.fit, config.channels, config.max_pixels, config.exact_resize
+    )
     columns = {name: as_column(values)[images.kept] for name, values in content.items()}
     return Dataset(
         path.stem, images.values, mode=images.mode, columns=columns, root=path.parent, notes=(*notes, *images.notes)
@@ -85,7 +87,9 @@ def _of_bytes(path: Path, content: dict[str, list[object]], column: str, config:
     """The pictures whose bytes lie in a column. A label called as labels are is their class."""
     cells = [_Cell(bytes(found) if isinstance(found := _bytes(cell), bytes) else b"") for cell in content[column]]
     names = [f"row {row + 1}" for row in range(len(cells))]
-    images = read_images(path.parent, cells, names, config.size, config.fit, config.channels, config.max_pixels)
+    images = read_images(
+        path.parent, cells, names, config.size, config.fit, config.channels, config.max_pixels, config.exact_resize
+    )
     columns = {name: as_column(values)[images.kept] for name, values in content.items() if name != column}
     label = next((name for name in LABELS if name in columns and columns[name].ndim == 1), None)
     labels, classes, notes = (None, (), []) if label is None else class_labels(columns.pop(label))
