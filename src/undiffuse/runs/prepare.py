@@ -150,7 +150,7 @@ def prepare(
             "a plan says what is trained: edit its design, and leave `preset`, `network`, `latent` and `start` out."
         )
     existing = ExistingRun.read(folder)
-    if existing.config is not None:  # which resized images so, and nobody is asked about it
+    if isinstance(existing.config, RunConfig):  # which resized images so, and nobody is asked about it
         data = data.model_copy(update={"exact_resize": existing.config.data.exact_resize})
     source, dataset = _open(data, base) if dataset is None else (data, dataset)
     if base:
