@@ -57,6 +57,8 @@ def train(
     latent_budget: float | str | None = None,
     degradation: str | None = None,
     upscale_factor: int | None = None,
+    augment: str | None = None,
+    augment_probability: float | None = None,
     size: int | tuple[int, int] | None = None,
     fit: str = "crop",
     channels: str | None = None,
@@ -95,6 +97,10 @@ def train(
     condition_dropout: the share of examples, from 0 to less than 1, whose conditions are left out in training.   table: a .csv, .tsv or
     .jsonl with more columns.   download: whether a text encoder may be fetched.
     degradation: what to restore, such as "inpaint,upscale:4,denoise".   upscale_factor: train a second stage that enlarges so many times.
+
+    Small data. augment: changes of training examples, such as "shift,flip,rotate:15,scale:0.1,colour:0.1", which the model is told so that
+    samples show none of them, or "mirror", which it is not told (data/augmentation.py); none but the preset's when left out.
+    augment_probability: of each, 0.12 when left out.
 
     Data. size: to resize images to, one side or (height, width).   fit: how: "crop", "pad" or "stretch".   channels: "grey", "rgb" or
     "rgba".   variable: the array of a file of several, or "a,b" as channels.   layout: the axes of an array, such as "NHWC".
@@ -139,6 +145,8 @@ def train(
             latent=place,
             latent_steps=latent_steps,
             latent_budget=latent_budget,
+            augment=augment,
+            augment_probability=augment_probability,
         ),
         preset=preset,
         network=network,

@@ -9,13 +9,18 @@ from typing import Annotated, Any
 from typer import Argument
 
 from undiffuse.cli import shared
-from undiffuse.cli.conditions import Texts, declared, shares
+from undiffuse.cli.conditions import Texts, balanced, declared, shares
 from undiffuse.cli.following import follow, follow_autoencoder
 from undiffuse.cli.options import assignments, not_none, opt, option, parameter, with_options
 from undiffuse.cli.shared import rates, seconds, span
 from undiffuse.errors import UsageError
 
-PROCESS, START = "Diffusion process", "Fine-tuning and second stages"
+PROCESS, START, SMALL_DATA = "Diffusion process", "Fine-tuning and second stages", "Small and uneven data"
+AUGMENT_HELP = (
+    "Change training examples: shift, flip, flip_vertical, turn, rotate:15, scale:0.1, stretch, translate, colour:0.1. The model is told, so "
+    "samples show none of it; mirror is not told, and they do."
+)
+BALANCE_HELP = "Draw rare classes more often: 0 as they are, 1 all alike. Samples made without a class then show rare ones as often."
 # Options of one setting each: by panel their paths in a design; the classes that have the fields of its parts; flags of their own.
 DESIGN_OPTIONS = {
     None: ("training.steps", "training.batch_size", "training.learning_rate", "training.seed"),
@@ -93,6 +98,11 @@ def train(
         str | None, opt("Train to restore: inpaint,upscale:4,colorize,deblur:1.5,denoise; then 'restore'.", START)
     ] = None,
     upscale_factor: Annotated[int | None, opt("Train a second stage, which enlarges so many times.", START)] = None,
+    augment: Annotated[str | None, opt(AUGMENT_HELP, SMALL_DATA, metavar="A,B:AMOUNT,…")] = None,
+    augment_probability: Annotated[
+        float | None, opt("Probability of each augmentation; 0.12 when left out.", SMALL_DATA)
+    ] = None,
+    balance: Annotated[str | None, opt(BALANCE_HELP, SMALL_DATA, metavar="SHARE|NAME=SHARE")] = None,
     latent: Annotated[bool, opt("Train an autoencoder first; diffuse in its latents.", "Latents", "--latent")] = False,
     latent_downsample: Annotated[
         int | None, opt("The autoencoder's downsampling factor: 2, 4 or 8; 4 when left out.", "Latents")
@@ -137,6 +147,8 @@ def train(
     settings = not_none({path: options[path.replace(".", "__")] for paths in DESIGN_OPTIONS.values() for path in paths})
     if budget is not None or "training.steps" in settings:  # one of them replaces both of the preset's
         settings = {"training.steps": None, "training.budget": budget} | settings
+    if balance is not None:
+        settings |= balanced(balance)
     if betas is not None:
         settings |= {"schedule.beta_start": betas[0], "schedule.beta_end": betas[1]}
     described = {"source": data, "size": size, "range": range_} | {name: options[name] for name in DATA_OPTIONS}
@@ -156,6 +168,8 @@ def train(
             latent=place,
             latent_steps=latent_train_steps,
             latent_budget=latent_budget,
+            augment=augment,
+            augment_probability=augment_probability,
         ),
         preset=preset,
         network=network,

@@ -1,21 +1,22 @@
 """The loader: which examples make up which batch, as a function of (seed, step) alone.
 
 Batch `step` takes positions step·B … step·B + B - 1 of an endless sequence of epochs, each a permutation of the data
-drawn from (seed, epoch).  No state, so a resumed run gets exactly the batches it would have had, nothing is skipped at
-the end of an epoch, and the global order does not depend on who reads which part of a batch.
+drawn from (seed, epoch), or what balancing makes of one (balancing.py).  No state, so a resumed run gets exactly the batches
+it would have had, nothing is skipped at the end of an epoch, and the global order does not depend on who reads which part of a batch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from undiffuse.data.balancing import BalancedOrder
 from undiffuse.data.codec import Codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.rng import GeneratorStream, permuted
@@ -23,13 +24,12 @@ from undiffuse.rng import GeneratorStream, permuted
 FLOAT = 4  # bytes
 
 
-def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """The rows of batch `step` of a data set of n examples, int64 (batch_size,)."""
+def batch_indices(n: int, batch_size: int, seed: int, step: int, balanced: BalancedOrder | None = None) -> np.ndarray:
+    """The rows of batch `step` of a data set of n examples, int64 (batch_size,).   balanced: in place of all alike."""
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs = positions // n
-    return np.concatenate(
-        [_permutation(n, seed, int(epoch))[positions[epochs == epoch] % n] for epoch in np.unique(epochs)]
-    )
+    rows_of = partial(_permutation, n) if balanced is None else balanced.epoch
+    return np.concatenate([rows_of(seed, int(epoch))[positions[epochs == epoch] % n] for epoch in np.unique(epochs)])
 
 
 @lru_cache(maxsize=4)
@@ -55,7 +55,7 @@ class Loader:
     """Batches (x, the rows of `values`) of a data set on a device; kept encoded there where that is small.
 
     rows: of the data set, those to train on; all when None.   values: what is known of each of them besides, a row for each, by name;
-    what is small is kept on the device as well.
+    what is small is kept on the device as well.   balanced: the order of balanced groups of these rows.
     """
 
     KEPT_ENCODED = 2**28  # bytes of x, not counting the values that it is made of
@@ -69,7 +69,9 @@ class Loader:
         device: torch.device,
         values: Mapping[str, Rows] | None = None,
         rows: np.ndarray | None = None,
+        balanced: BalancedOrder | None = None,
     ) -> None:
+        self.balanced = balanced
         self.data, self.codec, self.batch_size, self.seed, self.device = data, codec, batch_size, seed, device
         self.rows = np.arange(len(data)) if rows is None else rows
         small = len(self.rows) * math.prod(codec.shape) * FLOAT <= self.KEPT_ENCODED
@@ -80,7 +82,7 @@ class Loader:
         return value[torch.arange(len(self.rows))].to(self.device) if value.nbytes <= self.KEPT_ENCODED else value
 
     def __call__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        rows = batch_indices(len(self.rows), self.batch_size, self.seed, step)
+        rows = batch_indices(len(self.rows), self.batch_size, self.seed, step, self.balanced)
         index = torch.from_numpy(rows).to(self.device)
         x = (
             self.encoded[index]
