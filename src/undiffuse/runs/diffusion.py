@@ -95,6 +95,7 @@ class Run:
         design = self.config.design
         return ModelConfig(
             codec=self.prepared.codec,
+            file_format=self.prepared.data.file_format,
             latent=None if self.latents is None else self.latents.config,
             network=design.network,
             schedule=design.schedule,
