@@ -57,6 +57,8 @@ def train(
     latent_budget: float | str | None = None,
     degradation: str | None = None,
     upscale_factor: int | None = None,
+    augment: str | None = None,
+    augment_probability: float | None = None,
     size: int | tuple[int, int] | None = None,
     fit: str = "crop",
     channels: str | None = None,
@@ -65,6 +67,7 @@ def train(
     range: tuple[float, float] | None = None,
     max_pixels: int | None = None,
     shrink: int | None = None,
+    complex: bool = False,
     group: str | None = None,
     held_out: float | None = None,
     device: torch.device | str | None = None,
@@ -96,11 +99,16 @@ def train(
     .jsonl with more columns.   download: whether a text encoder may be fetched.
     degradation: what to restore, such as "inpaint,upscale:4,denoise".   upscale_factor: train a second stage that enlarges so many times.
 
+    Small data. augment: changes of training examples, such as "shift,flip,rotate:15,scale:0.1,colour:0.1", which the model is told so that
+    samples show none of them, or "mirror", which it is not told (data/augmentation.py); none but the preset's when left out.
+    augment_probability: of each, 0.12 when left out.
+
     Data. size: to resize images to, one side or (height, width).   fit: how: "crop", "pad" or "stretch".   channels: "grey", "rgb" or
     "rgba".   variable: the array of a file of several, or "a,b" as channels.   layout: the axes of an array, such as "NHWC".
     range: the values of black and white, where it shall not be found from the values.
     max_pixels: open images of up to so many, beyond the limit that protects from harmful files.   shrink: average blocks of so many values
-    along each axis.   held_out: for validation, a share of the examples below 1, or a whole number of them.   group: a column whose equal
+    along each axis.   complex: read complex numbers as two channels each, real and imaginary part.
+    held_out: for validation, a share of the examples below 1, or a whole number of them.   group: a column whose equal
     values stay together, in training or held out.
 
     Course. device: such as "cuda".   change_settings: go on in a folder of other training settings.   checkpoint_every, preview_every: as budget.
@@ -121,6 +129,7 @@ def train(
         range=range,
         max_pixels=max_pixels,
         shrink=shrink,
+        complex=complex,
         group=group,
         **({} if held_out is None else {"held_out": share_or_count(held_out)}),
     )
@@ -139,6 +148,8 @@ def train(
             latent=place,
             latent_steps=latent_steps,
             latent_budget=latent_budget,
+            augment=augment,
+            augment_probability=augment_probability,
         ),
         preset=preset,
         network=network,
@@ -160,7 +171,9 @@ def _data(data: Any, **described: Any) -> tuple[DataConfig, Dataset | None]:
     in_file = isinstance(data, str | Path)
     content = {"source": str(data) if in_file else f"{HANDED_OVER}{kind}", **described}
     config = parsed(DataConfig, content, "these settings of the data do not work")
-    return config, None if in_file else with_settings(as_dataset(data, kind, layout=config.layout), config)
+    if in_file:
+        return config, None
+    return config, with_settings(as_dataset(data, kind, layout=config.layout, parts=config.complex), config)
 
 
 def _name(data: Any, start: str | Path | None) -> str:

@@ -79,6 +79,8 @@ class GeneratorStream(IntEnum):
     DISCARDED = 21  # drawn only to see whether a task fits, and thrown away
     PROBED_TASKS = 22  # what tasks hide of the training examples by which the probe listens
     COMPARED = 23  # which held-out examples a sweep compares samples with
+    BALANCED = 32  # where in an epoch balanced groups are drawn
+    ROUND = 33  # the order of a balanced group's examples; its step is which round of which group
 
 
 def mix(z: int) -> int:

@@ -166,8 +166,6 @@ def test_words_and_masks_of_a_table_of_images(tmp_path):
         assert model.sample(2, {"job": "paint"} | asked).shape == (2, 3, 8, 8)
     with pytest.raises(ValueError, match=r"job: .*without ever dropping"):
         model.sample(1, {"caption": "a dog"})
-    with pytest.raises(ValueError, match=r"set augment\.probability to 0"):
-        trained(tmp_path / "t.csv", tmp_path / "s", declared, **{"augment.probability": 0.1})
     trained(tmp_path / "t.csv", tmp_path / "r", declared)  # goes on
     Image.fromarray(255 - np.asarray(Image.open(tmp_path / "m3.png"))).save(tmp_path / "m3.png")
     with pytest.raises(ValueError, match=r"fingerprints\.mask"):

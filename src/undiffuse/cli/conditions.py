@@ -182,6 +182,18 @@ def shares(texts: Texts) -> tuple[float | None, dict[str, float]]:
     )
 
 
+def balanced(text: str) -> dict[str, object]:
+    """Settings of training, of a share, "0.5", or of a class and its share, "species=0.5"."""
+    name, equals, share = text.rpartition("=")
+    try:
+        chosen: dict[str, object] = {"training.balance": float(share)}
+    except ValueError:
+        raise UsageError(
+            f"--balance {text!r} is no share: write 0 to 1, such as 1, or NAME=1 for one class of several."
+        ) from None
+    return chosen | ({"training.balance_by": name} if equals else {})
+
+
 def _share(text: str) -> float:
     try:
         share = float(text)

@@ -55,7 +55,7 @@ def write_result(folder: Path, model: Model, result: Result, recorder: Trajector
         (folder / result.numbers_in).write_text(content, encoding="utf-8")
         written.append(result.numbers_in)
     for name, (names, values) in result.arrays.items():
-        written += write_examples(folder, name, names, values, model.config.codec)
+        written += write_examples(folder, name, names, values, model.config.codec, model.config.file_format)
     if recorder is not None and recorder.moments:
         strip = pictures.strip(recorder, model.codec, result.trajectory_title or result.title)
         strip.save(folder / "trajectory.png")

@@ -133,10 +133,11 @@ def write_samples(
 
     samples, codec = [sample for group in groups for sample in group], sampler.model.codec
     n, shown = len(samples), shown_examples([sample.label for sample in samples])
-    small = ExampleWriter(folder, "samples", "images", codec.config, n, shown)
+    small = ExampleWriter(folder, "samples", "images", codec.config, n, shown, sampler.model.config.file_format)
     with progress_bar(STEPS_COLUMN) as bar:
         if second is not None:
-            large = ExampleWriter(folder, "enlarged", "enlarged", second.config.codec, n, shown)
+            kept = second.config.file_format
+            large = ExampleWriter(folder, "enlarged", "enlarged", second.config.codec, n, shown, kept, "enlarged-files")
             enlarging = steps_shown(bar, "enlarging")
         for some, values in sampler.batches(groups, bar):
             small.add(values)
@@ -149,7 +150,7 @@ def write_samples(
         table = csv.writer(file)
         table.writerow(["file", "seed", "index", *sampler.conditions.values])
         for k, sample in enumerate(samples):
-            table.writerow([f"images/{k:05d}.png", sampler.seed, sample.index, *sample.cells])
+            table.writerow([small.name_of(k), sampler.seed, sample.index, *sample.cells])
     labels = [samples[k].label for k in shown]
     left_out = "" if len(shown) == n else f" ({len(shown)} of them shown)"
     constant = [f", {name} {values[0]}" for name, values in sampler.conditions.shown.items() if len(values) == 1]
@@ -161,12 +162,12 @@ def write_samples(
     else:
         page = samples_grid(small.finish(), codec, labels, title, captions=captions)
     page.save(folder / "grid.png")
-    written = ["grid.png", "images/", "samples.npy", "samples.csv"]
+    written = ["grid.png", "images/", *(["files/"] if small.files else []), "samples.npy", "samples.csv"]
     if second is None:
         return written
     title = f"{n} samples of two stages{left_out}, seed {sampler.seed}, augmentation {augmentation:g}"
     samples_grid(large.finish(), second.codec, labels, title, captions=captions).save(folder / "enlarged.png")
-    return [*written, "enlarged.png", "enlarged/", "enlarged.npy"]
+    return [*written, "enlarged.png", "enlarged/", *(["enlarged-files/"] if large.files else []), "enlarged.npy"]
 
 
 def draw_trajectories(sampler: Sampler, groups: Sequence[Sequence[Sample]], folder: Path) -> list[str]:

@@ -11,7 +11,7 @@ import typer
 from typer import Argument
 
 from undiffuse.cli import shared
-from undiffuse.cli.conditions import Texts, declared, shares
+from undiffuse.cli.conditions import Texts, balanced, declared, shares
 from undiffuse.cli.following import follow, follow_autoencoder
 from undiffuse.cli.options import assignments, not_none, opt, option, parameter, with_options
 from undiffuse.cli.place import refuse_unwritable
@@ -21,7 +21,12 @@ from undiffuse.errors import UsageError
 if TYPE_CHECKING:
     from undiffuse.runs.prepare import Plan
 
-PROCESS, START = "Diffusion process", "Fine-tuning and second stages"
+PROCESS, START, SMALL_DATA = "Diffusion process", "Fine-tuning and second stages", "Small and uneven data"
+AUGMENT_HELP = (
+    "Change training examples: shift, flip, flip_vertical, turn, rotate:15, scale:0.1, stretch, translate, colour:0.1. The model is told, so "
+    "samples show none of it; mirror is not told, and they do."
+)
+BALANCE_HELP = "Draw rare classes more often: 0 as they are, 1 all alike. Samples made without a class then show rare ones as often."
 # Options of one setting each: by panel their paths in a design; the classes that have the fields of its parts; flags of their own.
 DESIGN_OPTIONS = {
     None: ("training.steps", "training.batch_size", "training.learning_rate", "training.seed"),
@@ -36,7 +41,7 @@ PRESETS_HELP = (
     "digits, or a paper's: ddpm_cifar10, iddpm_cifar10, …imagenet64, adm_imagenet64, …128, …256, edm_ddpmpp_cifar10, "
     "edm_ncsnpp_cifar10, dit_s, …b, …l, …xl."
 )
-DATA_OPTIONS = ("fit", "channels", "variable", "layout", "max_pixels", "shrink", "table", "group")
+DATA_OPTIONS = ("fit", "channels", "variable", "layout", "max_pixels", "shrink", "complex", "table", "group")
 COLUMNS = {
     "class": "A column of names",
     "tags": "A column of any number of names each",
@@ -105,6 +110,11 @@ def train(
         str | None, opt("Train to restore: inpaint,upscale:4,colorize,deblur:1.5,denoise; then 'restore'.", START)
     ] = None,
     upscale_factor: Annotated[int | None, opt("Train a second stage, which enlarges so many times.", START)] = None,
+    augment: Annotated[str | None, opt(AUGMENT_HELP, SMALL_DATA, metavar="A,B:AMOUNT,…")] = None,
+    augment_probability: Annotated[
+        float | None, opt("Probability of each augmentation; 0.12 when left out.", SMALL_DATA)
+    ] = None,
+    balance: Annotated[str | None, opt(BALANCE_HELP, SMALL_DATA, metavar="SHARE|NAME=SHARE")] = None,
     latent: Annotated[bool, opt("Train an autoencoder first; diffuse in its latents.", "Latents", "--latent")] = False,
     latent_downsample: Annotated[
         int | None, opt("The autoencoder's downsampling factor: 2, 4 or 8; 4 when left out.", "Latents")
@@ -155,6 +165,8 @@ def train(
     settings = not_none({path: options[path.replace(".", "__")] for paths in DESIGN_OPTIONS.values() for path in paths})
     if budget is not None or "training.steps" in settings:  # one of them replaces both of the preset's
         settings = {"training.steps": None, "training.budget": budget} | settings
+    if balance is not None:
+        settings |= balanced(balance)
     if betas is not None:
         settings |= {"schedule.beta_start": betas[0], "schedule.beta_end": betas[1]}
     described = {"source": source, "size": size, "range": range_} | {name: options[name] for name in DATA_OPTIONS}
@@ -179,6 +191,8 @@ def train(
             latent=place,
             latent_steps=latent_train_steps,
             latent_budget=latent_budget,
+            augment=augment,
+            augment_probability=augment_probability,
         ),
         preset=preset,
         network=network,

@@ -1,7 +1,8 @@
 """How an example was augmented, as a condition: what keeps augmentation from leaking into the samples.
 
 A model trained on shifted pictures would make shifted pictures.  One that receives each shift can be sampled with none
-(Karras et al. 2022, appendix F.2).  Sampling always sets none; it is never dropped, and users cannot set it.
+(Karras et al. 2022, appendix F.2).  What the numbers say is data/augmentation.py's to know.  Sampling always sets none; it is
+never dropped, and users cannot set it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from undiffuse.conditioning.base import ConditionModule, ConditionSettings
+from undiffuse.conditioning.base import ConditionModule, ConditionSettings, ParameterMap
 from undiffuse.errors import UsageError
 
 
@@ -49,6 +50,11 @@ class AugmentationCondition(ConditionModule):
     def forward(self, encoded: Tensor) -> Tensor:
         out: Tensor = self.linear(encoded)
         return out
+
+    def parameter_map(self, old: AugmentationCondition) -> dict[str, ParameterMap]:
+        """Of another menu than the old one's, the numbers say something else: they start without effect."""
+        n = self.config.numbers
+        return {} if n == old.config.numbers else {"linear.weight": ParameterMap(1, (None,) * n)}
 
     def null_token(self) -> Tensor:
         return torch.zeros(self.config.numbers)

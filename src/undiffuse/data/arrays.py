@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from undiffuse.data.dataset import MISSING, Dataset
+from undiffuse.data.file_formats import FileFormat
 from undiffuse.data.large_arrays import arrays_in, in_type, is_large
 from undiffuse.data.statistics import channel_statistics, parts_of
 from undiffuse.errors import UsageError
@@ -67,21 +68,33 @@ def array_dataset(
     labels: np.ndarray | None,
     layout: str | None,
     columns: dict[str, np.ndarray] | None = None,
+    parts: bool = False,
 ) -> Dataset:
     """The data set of examples in one array.   labels: one for each, or None.   layout: see `arranged`.   columns: what else is known, by name.
+
+    parts: whether complex numbers are read, as their real and imaginary parts.
 
     Raises UsageError for values that are no numbers, an empty array, and labels of another number.
     """
     truths = values.dtype == bool
     if truths:
         values = values.astype(np.uint8)
-    if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
+    stored = values.dtype
+    if np.iscomplexobj(values) and not parts:
+        raise UsageError(
+            f"the values of {name} are complex: set `complex` to read each as two channels, its real and its imaginary part."
+        )
+    if not (np.issubdtype(stored, np.number)):
         raise UsageError(f"the values of {name} are of type {values.dtype}: they should be integers or floats.")
     if 0 in values.shape:
         raise UsageError(
             f"{name} has the shape {values.shape}, which holds no {'examples' if values.shape[0] == 0 else 'values'}."
         )
     values, read = arranged(values, layout)
+    file_format = None
+    if np.iscomplexobj(values):
+        values = np.stack([values.real, values.imag], 2).reshape(len(values), -1, *values.shape[2:])
+        file_format = FileFormat(kind="array", suffix=".npy", dtype=stored.newbyteorder("=").name)
     notes = ["true and false are read as 1 and 0, and samples are uint8, of 1 and 0 too"] if truths else []
     notes += [] if layout else [f"read as {read}; give `layout` if its axes mean something else"]
     if np.issubdtype(values.dtype, np.floating):
@@ -110,6 +123,7 @@ def array_dataset(
         notes=tuple(notes),
         low=0.0 if truths else None,
         high=1.0 if truths else None,
+        file_format=file_format,
     )
 
 

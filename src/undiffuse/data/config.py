@@ -43,6 +43,9 @@ class DataConfig(BaseModel):
     shrink: int | None = Field(
         None, ge=2, description="Average blocks of so many values along each axis, at least 2: data for a first stage."
     )
+    complex: bool = Field(
+        False, description="Read complex numbers as two channels each, the real and the imaginary part."
+    )
     table: str | None = Field(
         None, description="A .csv, .tsv, .jsonl or .parquet file with more columns of the examples."
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from undiffuse.data.file_formats import FileFormat
 from undiffuse.data.statistics import parts_of
 from undiffuse.errors import UsageError
 from undiffuse.rng import GeneratorStream, permuted
@@ -24,6 +25,7 @@ class Dataset:
     for the range that the values have (ranges.py).
     mode: of images, the kind of pixel (L, LA, RGB, RGBA, I;16, RGB;16, see pixels.py), so that samples are written in the format of the source.
     columns: what else is known of each example, N rows each, by name.   root: the folder that file names in them start from.
+    file_format: of the files that the examples came in, where an array does not say all of it.
     folder: of images, where the examples are one; the column `file` has their names in it.
     notes: sentences about what was skipped or assumed.
     """
@@ -39,6 +41,7 @@ class Dataset:
     root: Path | None = None
     folder: Path | None = None
     notes: tuple[str, ...] = field(default=())
+    file_format: FileFormat | None = None
 
     def __len__(self) -> int:
         return len(self.values)

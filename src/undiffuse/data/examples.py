@@ -46,7 +46,9 @@ def read_examples(
 def _array(path: Path, codec: CodecConfig, missing: bool) -> np.ndarray:
     """An array of one example or several, channels first or last, or left out where there is but one; rows of a table."""
     content, shape = load_one(path), codec.shape
-    if not (np.issubdtype(content.dtype, np.number) or content.dtype == bool) or np.iscomplexobj(content):
+    if np.iscomplexobj(content):
+        content = _parts(path, content, shape)
+    if not (np.issubdtype(content.dtype, np.number) or content.dtype == bool):
         raise UsageError(f"the values of {path} are of type {content.dtype}: they should be integers or floats.")
     last, bare = (*shape[1:], shape[0]), shape[1:]
     for form in dict.fromkeys((shape, last, shape_in_files(shape), *((bare,) if shape[0] == 1 else ()))):
@@ -61,6 +63,19 @@ def _array(path: Path, codec: CodecConfig, missing: bool) -> np.ndarray:
     raise UsageError(
         f"{path} has the shape {content.shape}, but the model takes {shape}, or several as (n, {', '.join(map(str, shape))})."
     )
+
+
+def _parts(path: Path, content: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Complex numbers as two channels each, for a model whose examples (C, *size) have these. Raises UsageError where they do not fit."""
+    size, complex_shape = shape[1:], (shape[0] // 2, *shape[1:])
+    if shape[0] == 2 and content.shape[-len(size) :] == size and content.ndim in (len(size), len(size) + 1):
+        content = content.reshape(-1, 1, *size)
+    if shape[0] % 2 or content.shape[-len(complex_shape) :] != complex_shape:
+        raise UsageError(
+            f"{path} holds complex numbers of shape {content.shape}, which the model's {shape} do not hold as parts."
+        )
+    whole = content.reshape(-1, *complex_shape)
+    return np.stack([whole.real, whole.imag], 2).reshape(-1, *shape)
 
 
 def _image(path: Path, codec: CodecConfig, fit: str) -> tuple[np.ndarray, list[str]]:

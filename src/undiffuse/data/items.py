@@ -36,12 +36,17 @@ PLAIN_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
 
 
 def as_dataset(
-    items: Any, name: str = "items", *, names: Sequence[str] | None = None, layout: str | None = None
+    items: Any,
+    name: str = "items",
+    *,
+    names: Sequence[str] | None = None,
+    layout: str | None = None,
+    parts: bool = False,
 ) -> Dataset:
     """The data set of items that have a length and are read by their number.
 
     names: of the classes, where labels are their numbers; those that the items know themselves (`features`, `classes`) when None.
-    layout: the axes of all items in one array, such as "NHWC", where they mean something else than above.
+    layout: the axes of all items in one array, such as "NHWC", where they mean something else than above.   parts: see `array_dataset`.
     Raises UsageError, naming the item, for items that are empty, no examples, or not all alike, and numbers that are not finite.
     """
     if isinstance(items, Dataset):
@@ -56,7 +61,7 @@ def as_dataset(
         if whole.ndim and whole.dtype != object:
             _refuse_not_finite(whole)
             first = isinstance(items, Tensor) and whole.ndim - 1 in SIZES and whole.ndim > 3 and layout is None
-            return array_dataset(name, whole, None, "NC" + SIZES[whole.ndim - 1] if first else layout)
+            return array_dataset(name, whole, None, "NC" + SIZES[whole.ndim - 1] if first else layout, parts=parts)
     frame = _frame(items)
     if frame is not None:
         numbers, columns = _numbers_of(frame)
@@ -73,7 +78,7 @@ def as_dataset(
     if channels_first and layout is None and values.ndim > 3:
         layout = "NC" + SIZES[values.ndim - 1]
     kept = {key: _column(key, column) for key, column in columns.items() if labels is None or key != "class"}
-    return array_dataset(name, values, labels, layout, kept)
+    return array_dataset(name, values, labels, layout, kept, parts)
 
 
 def _read(items: Any) -> tuple[np.ndarray, dict[str, list[Any]], bool]:

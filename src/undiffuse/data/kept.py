@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from undiffuse.data.cache import SLOW, CacheEntry
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.file_formats import FileFormat
 
 LABELS_ARRAY, VALUES_ARRAY, COLUMN_ARRAY = "labels", "values", "column"
 
@@ -73,6 +74,7 @@ class KeptDataset(BaseModel):
     name: str = Field(description="Name of the data set.")
     classes: tuple[str, ...] = Field(description="Names of its classes.")
     mode: str | None = Field(description="Kind of pixel.")
+    file_format: FileFormat | None = Field(description="Files that the examples came in.")
     root: str | None = Field(description="Folder that file names in its columns start from.")
     columns: list[str] = Field(description="Names of its columns.")
     texts: dict[int, list[str]] = Field(description="Columns of texts that are kept here, by their number.")
@@ -91,6 +93,7 @@ class KeptDataset(BaseModel):
             classes=self.classes,
             mode=self.mode,
             columns=columns,
+            file_format=self.file_format,
             root=None if self.root is None else Path(self.root),
             notes=self.notes,
         )
@@ -130,6 +133,7 @@ def _keep(entry: CacheEntry, data: Dataset) -> None:
         name=data.name,
         classes=data.classes,
         mode=data.mode,
+        file_format=data.file_format,
         root=None if data.root is None else str(data.root),
         columns=list(data.columns),
         texts=texts,

@@ -1,8 +1,8 @@
 """The loader: which examples make up which batch, as a function of (seed, step) alone.
 
 Batch `step` takes positions step·B … step·B + B - 1 of an endless sequence of epochs, each a permutation of the data
-drawn from (seed, epoch).  No state, so a resumed run gets exactly the batches it would have had, nothing is skipped at
-the end of an epoch, and the global order does not depend on who reads which part of a batch.
+drawn from (seed, epoch), or what balancing makes of one (balancing.py).  No state, so a resumed run gets exactly the batches
+it would have had, nothing is skipped at the end of an epoch, and the global order does not depend on who reads which part of a batch.
 
 What is too large to be kept encoded is read from its array, which may lie on disk, while the step before is computed: a thread
 of its own gathers the next AHEAD batches.
@@ -13,13 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from undiffuse.data.balancing import BalancedOrder
 from undiffuse.data.codec import Codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.rng import GeneratorStream, permuted
@@ -28,13 +29,12 @@ FLOAT = 4  # bytes
 AHEAD = 2  # batches
 
 
-def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """The rows of batch `step` of a data set of n examples, int64 (batch_size,)."""
+def batch_indices(n: int, batch_size: int, seed: int, step: int, balanced: BalancedOrder | None = None) -> np.ndarray:
+    """The rows of batch `step` of a data set of n examples, int64 (batch_size,).   balanced: in place of all alike."""
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs = positions // n
-    return np.concatenate(
-        [_permutation(n, seed, int(epoch))[positions[epochs == epoch] % n] for epoch in np.unique(epochs)]
-    )
+    rows_of = partial(_permutation, n) if balanced is None else balanced.epoch
+    return np.concatenate([rows_of(seed, int(epoch))[positions[epochs == epoch] % n] for epoch in np.unique(epochs)])
 
 
 @lru_cache(maxsize=4)
@@ -60,7 +60,7 @@ class Loader:
     """Batches (x, the rows of `values`) of a data set on a device; kept encoded there where that is small.
 
     rows: of the data set, those to train on; all when None.   values: what is known of each of them besides, a row for each, by name;
-    what is small is kept on the device as well.
+    what is small is kept on the device as well.   balanced: the order of balanced groups of these rows.
     """
 
     KEPT_ENCODED = 2**28  # bytes of x, not counting the values that it is made of
@@ -74,7 +74,9 @@ class Loader:
         device: torch.device,
         values: Mapping[str, Rows] | None = None,
         rows: np.ndarray | None = None,
+        balanced: BalancedOrder | None = None,
     ) -> None:
+        self.balanced = balanced
         self.data, self.codec, self.batch_size, self.seed, self.device = data, codec, batch_size, seed, device
         self.rows = np.arange(len(data)) if rows is None else rows
         small = len(self.rows) * math.prod(codec.shape) * FLOAT <= self.KEPT_ENCODED
@@ -88,7 +90,7 @@ class Loader:
 
     def _gathered(self, step: int) -> Tensor:
         """Stored values of a batch, in the memory of the host; pinned where they go to a GPU."""
-        rows = batch_indices(len(self.rows), self.batch_size, self.seed, step)
+        rows = batch_indices(len(self.rows), self.batch_size, self.seed, step, self.balanced)
         values = self.codec.config.carried(self.data.values[self.rows[rows]])
         return values.pin_memory() if self.device.type == "cuda" else values
 
@@ -99,7 +101,7 @@ class Loader:
         return self._ahead[step].result()
 
     def __call__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        rows = batch_indices(len(self.rows), self.batch_size, self.seed, step)
+        rows = batch_indices(len(self.rows), self.batch_size, self.seed, step, self.balanced)
         index = torch.from_numpy(rows).to(self.device)
         if self._reader is None:
             assert self.encoded is not None  # one of the two

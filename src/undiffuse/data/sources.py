@@ -99,7 +99,7 @@ def register_file_kind(name: str, suffixes: tuple[str, ...], read: Callable[[Pat
         )
 
     def opened(path: Path, config: DataConfig) -> Dataset:
-        return as_dataset(read(path), path.stem, layout=config.layout)
+        return as_dataset(read(path), path.stem, layout=config.layout, parts=config.complex)
 
     FILE_KINDS.register(name, FileKind(f"a {name} file", opened, tuple(suffixes)), owner=read)
 
@@ -122,7 +122,8 @@ def shrunk(data: Dataset, factor: int) -> Dataset:
     blocks = data.values.reshape(*data.values.shape[:2], *(part for n in size for part in (n // factor, factor)))
     means = blocks.mean(tuple(range(3, blocks.ndim, 2)), dtype=np.float64)
     values = (means.round() if np.issubdtype(data.values.dtype, np.integer) else means).astype(data.values.dtype)
-    return replace(data, values=values)
+    kept = None if data.file_format is None else data.file_format.shrunk(factor, len(size))
+    return replace(data, values=values, file_format=kept)
 
 
 HANDED_OVER = "python:"  # what the source of data that never lay in a file starts with
@@ -165,7 +166,7 @@ def open_data(config: DataConfig) -> Dataset:
     path = Path(config.source).expanduser()
     if own_source(config.source):
         name, _, rest = config.source.partition(":")
-        data = as_dataset(SOURCES[name](rest), name, layout=config.layout)
+        data = as_dataset(SOURCES[name](rest), name, layout=config.layout, parts=config.complex)
         if path.exists():
             what = "the data set that comes with undiffuse" if name == "digits" else "a registered data source"
             data = replace(data, notes=(*data.notes, f"{name!r} is {what}; what is called so here is ./{name}"))
@@ -190,6 +191,8 @@ def with_settings(data: Dataset, config: DataConfig) -> Dataset:
     path = Path(config.source).expanduser()
     if (config.size or config.channels) and not of_images(config):
         raise UsageError("`size` and `channels` are for images; change an array before giving it.")
+    if config.complex and (data.file_format is None or not data.file_format.is_complex):
+        raise UsageError(f"`complex` is for complex numbers, and the data is {data.values.dtype}: leave it out.")
     data = data if config.shrink is None else shrunk(data, config.shrink)
     if config.range is not None:
         data = replace(data, low=config.range[0], high=config.range[1])

@@ -13,6 +13,7 @@ from undiffuse.conditioning.conditions import ConditionConfig, Conditions, conca
 from undiffuse.conditioning.degradations import DegradationConfig
 from undiffuse.config import Config
 from undiffuse.data.codec import CodecConfig
+from undiffuse.data.file_formats import FileFormat
 from undiffuse.errors import UsageError
 from undiffuse.models.denoiser import Denoiser, VarianceKind
 from undiffuse.networks.building import NetworkConfig, build_network
@@ -35,6 +36,9 @@ class ModelConfig(Config):
     """The configuration in a model file."""
 
     codec: CodecConfig = Field(description="How stored values become the model's range and back.")
+    file_format: FileFormat | None = Field(
+        None, description="The files that samples are written in, where pictures and arrays do not hold all; else None."
+    )
     latent: LatentConfig | None = Field(
         None, description="The autoencoder, where x is its latents; None for a model of the data itself."
     )

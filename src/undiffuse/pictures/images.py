@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from undiffuse.data.codec import CodecConfig
+from undiffuse.data.ranges import has_alpha
 
 SIGNAL_SIZE = (96, 160)  # height, width of the plot that stands for a one-dimensional example
 INK_RGB, PAPER_RGB = (31, 41, 55), (255, 255, 255)
@@ -33,8 +34,8 @@ def to_bytes(values: np.ndarray, codec: CodecConfig) -> np.ndarray:
 def to_rgb(values: Tensor, codec: CodecConfig) -> np.ndarray:
     """Values (N, C, *size) → pictures uint8 (N, H, W, 3).
 
-    Signals are drawn as curves, rows of tables as a bar for each column, volumes shown by their middle slice, alpha laid over
-    white, and any other number of channels shown side by side in grey.
+    Signals are drawn as curves, rows of tables as a bar for each column, volumes shown by their middle slice, alpha (also the last of four
+    channels) laid over white, and any other number of channels shown side by side in grey.
     """
     pixels = to_bytes(values.numpy(), codec)
     if pixels.ndim == 3:
@@ -42,7 +43,7 @@ def to_rgb(values: Tensor, codec: CodecConfig) -> np.ndarray:
     if pixels.ndim == 5:
         pixels = pixels[:, :, pixels.shape[2] // 2]
     channels = pixels.shape[1]
-    if channels in (2, 4):
+    if channels == 4 or (channels == 2 and has_alpha(codec.mode)):
         alpha = pixels[:, -1:].astype(np.float32) / 255
         pixels = (pixels[:, :-1] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
     elif channels not in (1, 3):

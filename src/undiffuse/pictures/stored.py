@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.data.codec import CodecConfig, shape_in_files
+from undiffuse.data.file_formats import FileFormat
 from undiffuse.pictures.images import save_image
 
 MOST_SHOWN = 200  # examples on a sheet
@@ -32,26 +33,53 @@ def shown_examples(labels: Sequence[str], most: int = MOST_SHOWN) -> list[int]:
 class ExampleWriter:
     """Examples of one codec in a folder: NAME.npy, and IMAGES/00000.png, …   shown: those of a sheet.
 
-    No more of them is held than what is shown.
+    file_format: of the files that the data came in; in FILES/00000.nii.gz, … where these are no pictures and arrays.
+    No more of them is held than what is shown.   Raises Failure where a package is missing that writes such files.
     """
 
-    def __init__(self, folder: Path, name: str, images: str, codec: CodecConfig, n: int, shown: Sequence[int]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        images: str,
+        codec: CodecConfig,
+        n: int,
+        shown: Sequence[int],
+        file_format: FileFormat | None = None,
+        files: str = "files",
+    ) -> None:
+        self.file_format, self.files = file_format, None
+        if file_format is not None and file_format.has_files:
+            file_format.require_package()
+            self.files = folder / files
+            self.files.mkdir()
         self.images, self.codec, self.shown, self.done = folder / images, codec, frozenset(shown), 0
         self.kept: list[Tensor] = []
         self.images.mkdir()
         self.array = open(folder / f"{name}.npy", "wb")  # noqa: SIM115  closed by `finish`
-        described = np.lib.format.dtype_to_descr(np.dtype(codec.dtype))
-        header = {"descr": described, "fortran_order": False, "shape": (n, *shape_in_files(codec.shape))}
+        complex_ = file_format if file_format is not None and file_format.is_complex else None
+        described = np.lib.format.dtype_to_descr(np.dtype(complex_.dtype if complex_ else codec.dtype))
+        shape = complex_.shape(codec.shape) if complex_ else codec.shape
+        header = {"descr": described, "fortran_order": False, "shape": (n, *shape_in_files(shape))}
         np.lib.format.write_array_header_1_0(self.array, header)
 
     def add(self, values: Tensor) -> None:
         """values: float (B, C, *size), in the data's own range."""
-        self.array.write(values.numpy().astype(self.codec.dtype).tobytes())
+        stored = _array_of(values, self.codec, self.file_format)
+        self.array.write(stored.tobytes())
         for value in values:
+            if self.files is not None and self.file_format is not None:
+                self.file_format.write(self.files / f"{self.done:05d}{self.file_format.suffix}", value.numpy())
             save_image(value, self.codec, self.images / f"{self.done:05d}.png")
             if self.done in self.shown:
                 self.kept.append(value.clone())
             self.done += 1
+
+    def name_of(self, k: int) -> str:
+        """The file of example k in the folder: of the format of the data, or the picture."""
+        if self.files is not None and self.file_format is not None:
+            return f"{self.files.name}/{k:05d}{self.file_format.suffix}"
+        return f"{self.images.name}/{k:05d}.png"
 
     def finish(self) -> Tensor:
         """Those that are shown, (len(shown), C, *size)."""
@@ -59,13 +87,34 @@ class ExampleWriter:
         return torch.stack(self.kept)
 
 
-def write_examples(folder: Path, name: str, names: Sequence[str], values: Tensor, codec: CodecConfig) -> list[str]:
-    """Writes examples (n, C, *size) in the data's own range to NAME.npy, and images to NAME/; returns what was written."""
-    array = values.numpy().astype(codec.dtype, copy=False)
+def _array_of(values: Tensor, codec: CodecConfig, file_format: FileFormat | None) -> np.ndarray:
+    """Values (N, C, *size) as the array of all has them: of the codec's type, or complex."""
+    if file_format is not None and file_format.is_complex:
+        return file_format.array(values.numpy())
+    return values.numpy().astype(codec.dtype, copy=False)
+
+
+def write_examples(
+    folder: Path,
+    name: str,
+    names: Sequence[str],
+    values: Tensor,
+    codec: CodecConfig,
+    file_format: FileFormat | None = None,
+) -> list[str]:
+    """Writes examples (n, C, *size) in the data's own range to NAME.npy, and images to NAME/; returns what was written.
+
+    file_format: of the files that the data came in, which are written to NAME/ too, unless the examples are of another size than that.
+    """
+    array = _array_of(values, codec, file_format)
     np.save(folder / f"{name}.npy", array.reshape(len(array), *shape_in_files(array.shape[1:])))
-    if len(codec.shape) != 3:
+    in_files = file_format is not None and file_format.has_files and tuple(values.shape[1:]) == codec.shape
+    if len(codec.shape) != 3 and not in_files:
         return [f"{name}.npy"]
     (folder / name).mkdir()
     for k, each in enumerate(names):
-        save_image(values[k], codec, folder / name / f"{k:03d}-{each}.png")
+        if len(codec.shape) == 3:
+            save_image(values[k], codec, folder / name / f"{k:03d}-{each}.png")
+        if in_files and file_format is not None:
+            file_format.write(folder / name / f"{k:03d}-{each}{file_format.suffix}", values[k].numpy())
     return [f"{name}.npy", f"{name}/"]

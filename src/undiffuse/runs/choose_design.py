@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from undiffuse.config import changed
+from undiffuse.data.augmentation import parse_augmentation
 from undiffuse.errors import UsageError
 from undiffuse.models.config import with_sampling_completed
 from undiffuse.process.chains import Chain
@@ -24,17 +25,24 @@ def design_settings(
     latent: int | Path | None = None,
     latent_steps: int | None = None,
     latent_budget: float | str | None = None,
+    augment: str | None = None,
+    augment_probability: float | None = None,
 ) -> dict[str, Any]:
     """Settings of a Design by dotted path, with those that have a name of their own; the path wins over the name.
 
     latent: the factor of an autoencoder that is to be trained, or the folder of one that was.   latent_steps, latent_budget: updates, or
-    the time, of its training; a third of the budget of all where neither is given.
+    the time, of its training; a third of the budget of all where neither is given.   augment: the menu in words, "flip,rotate:15".
     """
     named = {
         "condition_dropout": condition_dropout,
         "adapters": None if adapter_rank is None else {"rank": adapter_rank},
     }
-    chosen = {path: value for path, value in named.items() if value is not None} | dict(settings)
+    chosen: dict[str, Any] = {path: value for path, value in named.items() if value is not None}
+    if augment is not None:
+        chosen |= parse_augmentation(augment, augment_probability)
+    elif augment_probability is not None:
+        chosen["augment.probability"] = augment_probability
+    chosen |= settings
     first = {"latent.training.steps": latent_steps, "latent.training.budget": latent_budget}
     whole = chosen.get("training.budget")
     if isinstance(latent, int) and chosen.get("training.deterministic"):

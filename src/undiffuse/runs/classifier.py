@@ -34,6 +34,7 @@ from undiffuse.conditioning.numbers import NumberConfig
 from undiffuse.conditioning.spec import Condition
 from undiffuse.conditioning.vectors import VectorConfig
 from undiffuse.config import Config, begun_before, changed
+from undiffuse.data.balancing import BalancedOrder
 from undiffuse.data.codec import Codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
@@ -210,7 +211,15 @@ class ClassifierRun:
     def loader(self) -> Loader:
         """Batches of the training examples and their targets."""
         rows, values = self.training_rows, {self.name: Part(self._values, self.training_rows)}
-        return Loader(self.data, self.codec, self.training.batch_size, self.training.seed, self.device, values, rows)
+        balanced = None
+        if self.training.balance:
+            if self.config.target.kind != "class" or self.training.balance_by not in (None, self.name):
+                raise UsageError(
+                    f"balance is of the class that is told apart, and {self.name!r} is none: leave it out."
+                )
+            balanced = BalancedOrder(self._values[rows].numpy(), self.training.balance)
+        training = self.training
+        return Loader(self.data, self.codec, training.batch_size, training.seed, self.device, values, rows, balanced)
 
     @cached_property
     def bank(self) -> ValidationSet | None:

@@ -129,8 +129,8 @@ def network_conditions(
     else:
         fitted = fine_tuned_conditions(base, data, declared, design.condition_dropout, download, rows, legacy)
     found = kept_conditions(before, fitted, folder)
-    if design.augment.probability:
-        found["augmentation"] = AugmentationConfig(numbers=len(data.shape) - 1)
+    if numbers := design.augment.numbers(len(data.shape) - 1):
+        found["augmentation"] = AugmentationConfig(numbers=numbers)
     if design.degradations:
         found["observation"] = ObservationConfig(shape=(data.shape[0] + 2, *data.shape[1:]))
     if len(design.degradations) > 1:

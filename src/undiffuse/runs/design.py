@@ -10,6 +10,7 @@ from undiffuse.conditioning.base import Name
 from undiffuse.conditioning.degradations import DegradationConfig
 from undiffuse.conditioning.spec import Condition
 from undiffuse.config import Config
+from undiffuse.data.augmentation import AugmentConfig
 from undiffuse.data.config import DataConfig
 from undiffuse.data.splitting import SplitConfig
 from undiffuse.errors import UsageError
@@ -26,13 +27,6 @@ from undiffuse.process.predictions import make_prediction
 from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.training.objectives import OBJECTIVES
 from undiffuse.training.settings import TrainingConfig
-
-
-class AugmentConfig(Config):
-    """Augmentation against copying of small data."""
-
-    probability: float = Field(0.0, ge=0, le=1, description="Probability, 0 to 1, that a training example is shifted.")
-    shift: int = Field(1, ge=1, description="Largest shift along each axis, in pixels, at least 1.")
 
 
 class LatentDesign(Config):
@@ -60,6 +54,12 @@ class LatentDesign(Config):
     )
     adversarial: float = Field(0.0, ge=0, description="Weight of the loss of a discriminator of patches, 0 or more.")
     training: TrainingConfig = Field(TrainingConfig(), description="How the autoencoder is trained.")
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> LatentDesign:
+        if self.training.balance:
+            raise UsageError("an autoencoder is trained on examples as they are: leave latent.training.balance out.")
+        return self
 
 
 class Design(Config):
@@ -103,7 +103,7 @@ class Design(Config):
     )
     augment: AugmentConfig = Field(
         AugmentConfig(),
-        description="Random shifts of the training examples; they are a condition of the model, so that samples show none.",
+        description="Random changes of the training examples; they are a condition of the model, so that samples show none.",
     )
     training: TrainingConfig = Field(TrainingConfig(), description="How the model is trained.")
     sampling: SamplingConfig = Field(SamplingConfig(), description="How the model samples by default.")

@@ -30,7 +30,6 @@ from undiffuse.conditioning.conditions import EncodedConditions
 from undiffuse.conditioning.encoded import Part
 from undiffuse.conditioning.probe import require_sensitivity
 from undiffuse.config import changed
-from undiffuse.data.augmentation import shifted
 from undiffuse.data.codec import Codec, shape_in_files
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
@@ -101,6 +100,7 @@ class Run:
         design = self.config.design
         return ModelConfig(
             codec=self.prepared.codec,
+            file_format=self.prepared.data.file_format,
             latent=None if self.latents is None else self.latents.config,
             network=design.network,
             schedule=design.schedule,
@@ -156,16 +156,15 @@ class Run:
         """Batches of the training examples."""
         data, rows, training = self.prepared.data, self.prepared.training, self.config.design.training
         values = {name: Part(value, rows) for name, value in self.prepared.values.items()}
-        return Loader(data, self.codec, training.batch_size, training.seed, self.device, values, rows)
+        balanced = self.prepared.balanced(training)
+        return Loader(data, self.codec, training.batch_size, training.seed, self.device, values, rows, balanced)
 
     def batch(self, step: int) -> tuple[Tensor, EncodedConditions]:
         """(x (B, C, *size), what is known of each example) of an update, as the network is given them."""
         x, values = self.loader(step)
         augment, seed = self.config.design.augment, self.config.design.training.seed
-        if augment.probability:
-            x, values["augmentation"] = shifted(
-                x, augment.probability, augment.shift, generator(GeneratorStream.SHIFTS, seed, step)
-            )
+        draws = generator(GeneratorStream.SHIFTS, seed, step)
+        x, values = self.prepared.augmented(x, values, augment, self.codec, draws)
         return x, values | self.prepared.degraded(x, generator(GeneratorStream.TASKS, seed, step))
 
     @cached_property

@@ -26,7 +26,9 @@ def draw_batches(run: Run, folder: Path) -> list[Path]:
     written = []
     for step in range(BATCHES):
         x, values = run.batch(step)
-        rows = prepared.training[batch_indices(len(prepared.training), training.batch_size, training.seed, step)]
+        rows = prepared.training[
+            batch_indices(len(prepared.training), training.batch_size, training.seed, step, run.loader.balanced)
+        ]
         shown = rows[:MOST_BATCH_ROWS]
         told = [column_values(prepared.data, name, of, shown) for name, of in prepared.declared.items()]
         texts = [label_of(each) for each in zip(*told, strict=True)] if told else [""] * len(shown)

@@ -18,13 +18,14 @@ from undiffuse.conditioning.base import checked_name
 from undiffuse.conditioning.columns import condition_notes
 from undiffuse.conditioning.conditions import CONDITIONS
 from undiffuse.conditioning.degradations import Degradation, Degradations
+from undiffuse.conditioning.pictures import ImageConfig
 from undiffuse.conditioning.spec import Condition
 from undiffuse.config import changed
 from undiffuse.data.codec import CodecConfig
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.inspection.duplicates import Duplicates
-from undiffuse.data.ranges import colours, range_note
+from undiffuse.data.ranges import colours, has_alpha, range_note
 from undiffuse.data.sources import of_images, open_data
 from undiffuse.data.table_rows import FILE_COLUMNS
 from undiffuse.data.tables import fingerprints, offers, refuse_missing
@@ -217,10 +218,6 @@ def _refuse_contradictions(design: Design, declared: Mapping[str, Condition], da
         raise UsageError(
             "tasks by training show parts of examples, which latents are not made of: leave `latent` or `degradation` out."
         )
-    if design.augment.probability and any(CONDITIONS[c.kind].config.pictures for c in declared.values()):
-        raise UsageError(
-            "pictures that are conditions would not be shifted along with the examples: set augment.probability to 0."
-        )
     refuse_missing(data, {name: (c.kind, c.column or name) for name, c in declared.items()})
 
 
@@ -267,8 +264,27 @@ def _prepared(
     conditions = network_conditions(
         data, declared, design, training, of, model, existing.folder, download=download, legacy=legacy
     )
+    latents = design.latent is not None or (of is not None and of.latent is not None)
+    design.augment.check(data.shape, data.shape[0] - has_alpha(data.mode), latents=latents)
+    for name, condition in conditions.items():
+        if (design.augment.chosen or design.augment.mirror) and isinstance(condition, ImageConfig):
+            _refuse_immovable(name, condition, data)
     values = encode_conditions(data, declared, conditions, existing.folder / CACHE)
-    return config, Prepared(data, training, rows.held_out, codec, declared, conditions, values, degradations)
+    prepared = Prepared(data, training, rows.held_out, codec, declared, conditions, values, degradations)
+    prepared.balanced(design.training)
+    return config, prepared
+
+
+def _refuse_immovable(name: str, condition: ImageConfig, data: Dataset) -> None:
+    """Raises UsageError for pictures that cannot be moved along with the examples: of other axes, or of another aspect."""
+    sizes = condition.shape[1:], data.shape[1:]
+    alike = len(sizes[0]) == len(sizes[1]) and len({n / m for n, m in zip(*sizes, strict=True)}) == 1
+    if not alike:
+        shown = " and ".join("×".join(map(str, size)) for size in sizes)
+        raise UsageError(
+            f"the pictures {name!r} would have to move along with examples that are augmented, and their sides differ, {shown}: give them the "
+            "same proportions, or leave the augmentation out."
+        )
 
 
 def default_name(source: str, start: str | Path | None = None) -> str:

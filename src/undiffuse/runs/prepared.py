@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,13 @@ from undiffuse.conditioning.conditions import CONDITIONS, ConditionConfig, Condi
 from undiffuse.conditioning.degradations import Degradations
 from undiffuse.conditioning.encoded import Encoded
 from undiffuse.conditioning.spec import Condition
+from undiffuse.data.augmentation import AugmentConfig, augmented
+from undiffuse.data.balancing import BalancedOrder
 from undiffuse.data.codec import Codec, CodecConfig
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.inspection.duplicates import Duplicates, find_duplicates
+from undiffuse.data.ranges import has_alpha
 from undiffuse.data.splitting import (
     SplitConfig,
     drawn_split,
@@ -32,8 +36,10 @@ from undiffuse.errors import UsageError
 from undiffuse.rng import GeneratorStream, drawing
 from undiffuse.runs.autoencoder import AutoencoderRunConfig
 from undiffuse.runs.design import RunConfig
+from undiffuse.training.settings import TrainingConfig
 
 MADE_FROM_X = ("observation", "task")
+MOST_PICTURES, MOST_LABEL_VALUES = 64, 12  # looked at, of conditions; different values in them that make them labels
 MOST_SEARCHED = 10_000  # examples; of twice as many, comparing all takes four times as long
 WIDTH = 16  # of embeddings that are never computed: modules are made to encode, which does not depend on it
 
@@ -67,6 +73,49 @@ class Prepared:
         """What people call examples: their files, or data:3 by their number."""
         files = self.data.columns.get("file")
         return [f"data:{row}" if files is None else str(files[row]) for row in rows]
+
+    def balanced(self, training: TrainingConfig) -> BalancedOrder | None:
+        """The order of the training examples where classes are balanced. Raises UsageError where there is no such class.
+
+        Examples without a class are one more.
+        """
+        if not training.balance:
+            return None
+        classes = [name for name, config in self.conditions.items() if config.kind == "class" and name in self.values]
+        by = training.balance_by or next(iter(classes), None)
+        if by in classes:
+            return BalancedOrder(self.values[by][torch.from_numpy(self.training)].numpy(), training.balance)
+        if by in (None, "class") and self.data.labels is not None:  # of an unconditional model
+            return BalancedOrder(self.data.labels[self.training], training.balance)
+        known = f"the classes are {', '.join(classes)}" if classes else "the model has no class: declare one"
+        raise UsageError(
+            f"balance draws rare classes more often, and {by or 'there'} is none; {known}, or leave it out."
+        )
+
+    def augmented(
+        self, x: Tensor, values: EncodedConditions, augment: AugmentConfig, codec: Codec, draws: torch.Generator
+    ) -> tuple[Tensor, EncodedConditions]:
+        """x (B, C, *size) and its conditions with each example changed; pictures that are conditions move along.
+
+        Labels, pictures of few different values, take the nearest place, others what lies between.
+        """
+        if not augment.chosen and not augment.mirror:
+            return x, values
+        alpha, limits = has_alpha(self.codec.mode) and codec.space is None, codec.limits(x.device)
+        made = augmented(x, augment, draws, alpha=alpha, limits=limits)
+        moved = {name: made.move(values[name], nearest=labels) for name, labels in self.pictures.items()}
+        told = {"augmentation": made.told} if augment.chosen else {}
+        return made.x, values | moved | told
+
+    @cached_property
+    def pictures(self) -> dict[str, bool]:
+        """The pictures that are conditions, and whether they hold labels or masks: few different values."""
+        found = {}
+        for name, config in self.conditions.items():
+            if config.pictures and name in self.values:
+                first = self.values[name][torch.from_numpy(self.training[:MOST_PICTURES])]
+                found[name] = len(first[:, :-1].unique()) <= MOST_LABEL_VALUES  # the last channel says what is there
+        return found
 
     def degraded(self, x: Tensor, draws: torch.Generator) -> EncodedConditions:
         """What is left of x (B, C, *size) by degradations, as conditions; nothing where there are none."""

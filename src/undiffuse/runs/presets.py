@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, cast
 
+from undiffuse.data.augmentation import AugmentConfig
 from undiffuse.errors import UsageError
 from undiffuse.networks.building import NetworkConfig, suggested
 from undiffuse.networks.kl_autoencoder import KLAutoencoderConfig
@@ -13,7 +14,7 @@ from undiffuse.networks.latents import LatentConfig
 from undiffuse.networks.transformer import TransformerConfig
 from undiffuse.networks.unet_config import UNetConfig
 from undiffuse.process.config import CNoiseConfig, ScheduleConfig
-from undiffuse.runs.design import AugmentConfig, Design, LatentDesign
+from undiffuse.runs.design import Design, LatentDesign
 from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.training.settings import TrainingConfig
 
@@ -145,7 +146,10 @@ def adm_imagenet256() -> Design:
 
 
 def edm_cifar10(ncsnpp: bool) -> Design:
-    """EDM's CIFAR-10 models, DDPM++ and NCSN++ (Karras et al. 2022, Table 7), without their augmentation by flips, scales and turns."""
+    """EDM's CIFAR-10 models, DDPM++ and NCSN++ (Karras et al. 2022, Table 7), without their augmentation.
+
+    That is `--augment flip,flip_vertical,scale,rotate:180,stretch,translate --set 'augment.probabilities={"flip": 1}'`.
+    """
     network = UNetConfig(
         width=128,
         first_width=128,

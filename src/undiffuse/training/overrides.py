@@ -34,6 +34,8 @@ class TrainingOverrides(TypedDict, total=False):
     timestep_mean: float | None
     timestep_std: float | None
     stratified: bool
+    balance: float
+    balance_by: str | None
     seed: int
 
 

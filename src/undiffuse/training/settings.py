@@ -69,6 +69,16 @@ class TrainingConfig(BaseModel):
         description="Standard deviation of log_normal and logit_normal, above 0; the paper's value when left out.",
     )
     stratified: bool = Field(True, description="Spread the timesteps of a batch evenly over their distribution.")
+    balance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="How evenly classes are drawn: 0 as they are, 1 every class alike, in between by their number to the power of 1 less this. "
+        "Samples that are made without a class then show rare ones as often.",
+    )
+    balance_by: str | None = Field(
+        None, description="The class that is balanced, by its name; the first when left out."
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of everything random, 0 or more.")
 
     @model_validator(mode="after")
@@ -84,6 +94,8 @@ class TrainingConfig(BaseModel):
                 raise UsageError(
                     f"{name} is a constant of {' and '.join(owners)}, and {owner!r} has none: leave it out."
                 )
+        if self.balance_by is not None and not self.balance:
+            raise UsageError("balance_by says which class is balanced, and balance is 0: set it, or leave both out.")
         return self
 
     def learning_rate_at(self, step: int, done: float) -> float:

@@ -2,6 +2,7 @@
 
 All have one rate and number of channels.  They are cut to the length of the shortest, and a note says how much of the others that leaves out;
 where that is more than a quarter of all, the work stops.  The rate is the column `rate`.
+Samples are written as recordings of the same kind, rate and depth, those of kinds that lose something as .wav (file_formats.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from undiffuse.data.arrays import array_dataset
 from undiffuse.data.config import DataConfig
 from undiffuse.data.damage import refuse_damaged
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.file_formats import EXACT_RECORDINGS, FileFormat
 from undiffuse.data.readers.folders import classes_of, find
 from undiffuse.errors import UsageError
 from undiffuse.system import optional
@@ -59,6 +61,16 @@ def audio_folder(root: Path, config: DataConfig) -> Dataset:
     labels, notes = classes_of(root, names)
     columns = {"file": np.array(names), "rate": np.full(len(files), float(heads[0].samplerate))}
     data = array_dataset(root.resolve().name, values, None if labels is None else np.array(labels), "NCL", columns)
+    suffix = Counter(path.suffix.lower() for path in files).most_common(1)[0][0]
+    subtypes = {head.subtype for head in heads}
+    exact = suffix in EXACT_RECORDINGS and len(subtypes) == 1
+    file_format = FileFormat(
+        kind="recording",
+        suffix=suffix if exact else ".wav",
+        dtype=values.dtype.name,
+        rate=heads[0].samplerate,
+        subtype=subtypes.pop() if exact else "PCM_16" if whole else "FLOAT",
+    )
     notes += [f"recordings of {heads[0].samplerate:,} samples a second, {shortest / heads[0].samplerate:.3g} s each"]
     notes += [f"cut to the shortest, which leaves out {left_out:.1%} of all samples"] if left_out > 0 else []
-    return replace(data, root=root, notes=(*notes, *found.notes(), *data.notes))
+    return replace(data, root=root, file_format=file_format, notes=(*notes, *found.notes(), *data.notes))

@@ -99,7 +99,7 @@ def _dataset(path: Path, arrays: Mapping[str, NamedArray], config: DataConfig) -
         and array.dtype.kind in "fiubSUO"
     }
     columns = {name: column.astype(str) if column.dtype.kind in "SUO" else column for name, column in columns.items()}
-    data = array_dataset(path.stem, values, all_of(label) if label else None, layout, columns)
+    data = array_dataset(path.stem, values, all_of(label) if label else None, layout, columns, config.complex)
     named = ", ".join(chosen)
     others = [name for name in arrays if name not in (*chosen, label, *columns)]
     notes = [f"the data is {named} of {path.name}" + (f"; not used: {', '.join(others[:8])}" if others else "")]
@@ -125,7 +125,7 @@ def _chosen(path: Path, arrays: Mapping[str, NamedArray], variable: str | None) 
         if missing:
             raise UsageError(f"{path} has no array {missing[0]!r}: it holds {listed}.")
         return names
-    able = [name for name, array in arrays.items() if array.dtype.kind in "fiub" and len(array.shape) >= 2]
+    able = [name for name, array in arrays.items() if array.dtype.kind in "fiubc" and len(array.shape) >= 2]
     named = next((name for name in VALUES if name in able), None)
     if named is None and len(able) != 1:
         raise UsageError(

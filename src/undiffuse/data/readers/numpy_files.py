@@ -20,7 +20,7 @@ def numpy_file(path: Path, config: DataConfig) -> Dataset:
     """One array, or several: values under one of VALUES, labels, if any, under one of LABELS, others of as many rows are columns."""
     content = load_arrays(path)
     if isinstance(content, np.ndarray):
-        return array_dataset(path.stem, content, None, config.layout)
+        return array_dataset(path.stem, content, None, config.layout, parts=config.complex)
     if config.variable is not None and config.variable not in content:
         raise UsageError(f"{path} has no array {config.variable!r}: it holds {', '.join(content)}.")
     key = (
@@ -39,7 +39,7 @@ def numpy_file(path: Path, config: DataConfig) -> Dataset:
         for name, column in content.items()
         if name not in (key, label) and column.shape[:1] == values.shape[:1] and column.ndim
     }
-    return array_dataset(path.stem, values, content[label] if label else None, config.layout, columns)
+    return array_dataset(path.stem, values, content[label] if label else None, config.layout, columns, config.complex)
 
 
 def numpy_folder(root: Path, config: DataConfig) -> Dataset:
@@ -48,5 +48,5 @@ def numpy_folder(root: Path, config: DataConfig) -> Dataset:
     labels, notes = classes_of(root, found.names)
     values = stacked(root, found.names, (native(load_one(path)) for path in found.files))
     columns, classes = {"file": np.array(found.names)}, None if labels is None else np.array(labels)
-    data = array_dataset(root.resolve().name, values, classes, config.layout, columns)
+    data = array_dataset(root.resolve().name, values, classes, config.layout, columns, config.complex)
     return replace(data, root=root, notes=(*data.notes, *found.notes(), *notes))

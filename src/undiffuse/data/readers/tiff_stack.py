@@ -1,6 +1,7 @@
 """A TIFF file of many pages: every page is an example.  Any depth, floats and any number of channels.
 
 Single pictures in a folder are read as images (pixels.py); this is for stacks, whose pages are one series of equal size.
+Samples are written as TIFF of the same type, one page each.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from undiffuse.data.arrays import array_dataset, native
 from undiffuse.data.config import DataConfig
 from undiffuse.data.damage import refuse_damaged
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.file_formats import FileFormat
 from undiffuse.errors import UsageError
 from undiffuse.system import optional
 
@@ -40,5 +42,8 @@ def tiff_stack(path: Path, config: DataConfig) -> Dataset:
     values = values.transpose(*pages, *rest)
     values = values.reshape(-1, *values.shape[len(pages) :])
     layout = config.layout or "N" + "".join(TIFF_AXES[axes[k]] for k in rest)
-    data = array_dataset(path.stem, native(values), None, layout)
-    return replace(data, notes=(f"the examples are the {len(data)} pages of {path.name}", *data.notes))
+    data = array_dataset(path.stem, native(values), None, layout, parts=config.complex)
+    kept = data.file_format or FileFormat(kind="tiff", suffix=".tif", dtype=values.dtype.newbyteorder("=").name)
+    return replace(
+        data, file_format=kept, notes=(f"the examples are the {len(data)} pages of {path.name}", *data.notes)
+    )
