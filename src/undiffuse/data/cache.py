@@ -85,8 +85,9 @@ class CacheEntry:
 def identity(file: object) -> str:
     """What tells a file from what it was before and from others. Raises ValueError where nothing does, OSError for one that is gone."""
     if isinstance(file, Path):
-        found = file.stat()
-        return f"{os.path.abspath(file)} {found.st_size} {found.st_mtime_ns}"
+        path = str(file)
+        found = os.stat(path)
+        return f"{path if path.startswith(os.sep) else os.path.abspath(path)} {found.st_size} {found.st_mtime_ns}"
     own = getattr(file, "identity", None)
     if own is None:
         raise ValueError(f"{file!r} has no identity")

@@ -6,6 +6,7 @@ more than 1 % of them stop the work.  Decisions are reported in notes.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -165,7 +166,7 @@ def read_images(
     kept = [row for row, each in enumerate(found.facts) if isinstance(each, ImageFacts)]
     pictures = [(names[row], each) for row, each in enumerate(found.facts) if isinstance(each, ImageFacts)]
     _same(root, pictures, channels is not None)
-    outside = [names[row] for row in kept if _outside(root, files[row])]
+    outside = _outside(root, [(files[row], names[row]) for row in kept])
     for row, of in enumerate(kept if bad else []):
         values[row] = values[of]
     values = values[: len(kept)]
@@ -192,9 +193,22 @@ def _of_one_depth(values: np.ndarray, shallow: list[int]) -> int:
     return top.bit_length()
 
 
-def _outside(root: Path, file: Openable) -> bool:
-    """Whether a file is a link to a place outside the folder."""
-    return isinstance(file, Path) and not file.resolve().is_relative_to(root.resolve())
+def _outside(root: Path, named: Sequence[tuple[Openable, str]]) -> list[str]:
+    """The names of files that are outside the folder: links, or in folders that links lead to."""
+    real, inside = root.resolve(), dict[str, bool]()
+
+    def is_inside(folder: str) -> bool:
+        if folder not in inside:
+            inside[folder] = Path(folder).resolve().is_relative_to(real)
+        return inside[folder]
+
+    found = []
+    for file, name in named:
+        if isinstance(file, Path):
+            path = str(file)
+            if not is_inside(os.path.dirname(os.path.realpath(path) if os.path.islink(path) else path)):
+                found.append(name)
+    return found
 
 
 def _decided(root: Path, pictures: Sequence[tuple[str, ImageFacts]], outside: list[str], bits: int) -> list[str]:

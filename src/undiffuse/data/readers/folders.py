@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -33,11 +33,15 @@ BESIDE = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".yaml", ".yml", ".x
 
 @dataclass
 class Found:
-    """root: the folder.   what: its files of data are.   files: these, sorted.   The rest is left out, as paths relative to the folder."""
+    """root: the folder.   what: its files of data are.   files: these, sorted.   names: theirs, relative to the folder.
+
+    The rest is left out, as paths relative to the folder.
+    """
 
     root: Path
     what: str
     files: list[Path] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
     hidden: list[Path] = field(default_factory=list)
     runs: list[Path] = field(default_factory=list)
@@ -45,16 +49,12 @@ class Found:
     again: list[Path] = field(default_factory=list)
     closed: list[Path] = field(default_factory=list)
 
-    @property
-    def names(self) -> list[str]:
-        """The names of the files, relative to the folder."""
-        return [path.relative_to(self.root).as_posix() for path in self.files]
-
     def notes(self) -> list[str]:
         """A sentence for each kind of what was left out."""
-        known = {path.with_suffix(".txt") for path in self.files}
+        texts = {path for path in self.others if path.suffix == ".txt"}
+        known = {Path(name).with_suffix(".txt") for name in self.names} if texts else set()
         others = [
-            path for path in self.others if self.root / path not in known
+            path for path in self.others if path not in known
         ]  # captions beside pictures are read or offered, see tables.py
         suffixes = Counter(path.suffix.lower() or path.name for path in others)
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(NAMED))
@@ -83,52 +83,54 @@ def is_run(folder: Path) -> bool:
 def find(root: Path, suffixes: Collection[str] = IMAGE_SUFFIXES, what: str = "image") -> Found:
     """The files of these suffixes below a folder, in whatever case.   what: one of them is, for notes."""
     found, read, ends = Found(root, what), {root.resolve()}, tuple(suffixes)
-    linked: list[Path] = []  # folders that links lead to: after all others, so that a folder is read under its own name
+    named: list[tuple[list[str], str]] = []  # (the folders of a file, its own name), which sort as people expect
+    linked: list[str] = []  # folders that links lead to: after all others, so that a folder is read under its own name
 
-    def walk(folder: Path) -> None:
+    def walk(inside: str) -> None:
         try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            entries = sorted(os.scandir(root / inside), key=lambda entry: entry.name)
         except OSError:
-            found.closed.append(folder.relative_to(root))
+            found.closed.append(Path(inside))
             return
-        for entry in entries:
-            path = Path(entry.path)
-            relative = path.relative_to(root)
+        folders = inside.split("/") if inside else []
+        for entry in entries:  # a million of them may be files: no paths are made of those
+            relative = f"{inside}/{entry.name}" if inside else entry.name
             if entry.is_dir():
                 if entry.name.startswith(HIDDEN):
-                    found.hidden.append(relative)
-                elif is_run(path):
-                    found.runs.append(relative)
+                    found.hidden.append(Path(relative))
+                elif is_run(root / relative):
+                    found.runs.append(Path(relative))
                 elif entry.is_symlink():
-                    linked.append(path)
+                    linked.append(relative)
                 else:
-                    enter(path)
+                    enter(relative)
             elif entry.name.startswith(".") or entry.name in OF_SYSTEMS:
                 continue
-            elif not path.exists():
-                found.dangling.append(relative)
-            elif path.name.lower().endswith(ends):
-                found.files.append(path)
+            elif entry.is_symlink() and not os.path.exists(entry.path):
+                found.dangling.append(Path(relative))
+            elif entry.name.lower().endswith(ends):
+                named.append((folders, entry.name))
             else:
-                found.others.append(relative)
+                found.others.append(Path(relative))
 
-    def enter(folder: Path) -> None:
-        if (real := folder.resolve()) in read:
-            found.again.append(folder.relative_to(root))
+    def enter(inside: str) -> None:
+        if (real := (root / inside).resolve()) in read:
+            found.again.append(Path(inside))
         else:
             read.add(real)
-            walk(folder)
+            walk(inside)
 
-    walk(root)
+    walk("")
     while linked:
         enter(linked.pop(0))
-    found.files.sort(key=lambda path: (path.parts[:-1], path.name))
+    found.names = ["/".join([*folders, name]) for folders, name in sorted(named)]
+    found.files = [root / name for name in found.names]
     return found
 
 
 def classes_of(root: Path, names: Sequence[str]) -> tuple[list[str] | None, list[str]]:
     """The first folder of each image's name, None where all lie in the root itself; and notes."""
-    parts = [PurePosixPath(name).parts for name in names]
+    parts = [name.split("/") for name in names]
     folders = [each[0] if len(each) > 1 else None for each in parts]
     if None in folders:
         if any(folders):
