@@ -21,7 +21,8 @@ import hashlib
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -71,23 +72,37 @@ def split_rows(data: Dataset, split: SplitConfig | None, held_out: float, seed: 
 
 def keys_of(data: Dataset, seed: int, group: str | None = None) -> np.ndarray:
     """The key of every example, uint64 (N,).   group: a column whose values have the keys, where it has one."""
-    secret, counts = seed.to_bytes(KEY_BYTES, "big"), Counter[bytes]()
-    names = itertools.repeat("") if group is None else iter(group_names(data, group))
-    few = math.prod(data.shape) <= FEW_NUMBERS
-    digests = bytearray()
-    for part in parts_of(data.values):
-        content = np.ascontiguousarray(data.values[part])
-        examples, each = content.tobytes(), content[0].nbytes
-        for start, name in zip(range(0, len(examples), each), names, strict=False):
-            example = examples[start : start + each]
+    secret, few = seed.to_bytes(KEY_BYTES, "big"), math.prod(data.shape) <= FEW_NUMBERS
+
+    def digests(contents: Iterable[bytes]) -> bytes:
+        return b"".join(hashlib.blake2b(each, digest_size=KEY_BYTES, key=secret).digest() for each in contents)
+
+    if group is None and not few:
+        with ThreadPoolExecutor() as pool:
+            parts = list(pool.map(lambda part: digests(_contents(data.values[part])), parts_of(data.values)))
+        return np.frombuffer(b"".join(parts), ">u8").astype(np.uint64)
+    names = itertools.repeat("") if group is None else group_names(data, group)
+    each = itertools.chain.from_iterable(_contents(data.values[part]) for part in parts_of(data.values))
+    counts = Counter[bytes]()
+
+    def distinct() -> Iterator[bytes]:
+        for content, name in zip(each, names, strict=False):
             if name:
-                example = f"group {name}".encode()
+                yield f"group {name}".encode()
             elif few:
-                before = counts[example]
-                counts[example] = before + 1
-                example += before.to_bytes(KEY_BYTES, "big")
-            digests += hashlib.blake2b(example, digest_size=KEY_BYTES, key=secret).digest()
-    return np.frombuffer(digests, ">u8").astype(np.uint64)
+                before = counts[content]
+                counts[content] = before + 1
+                yield content + before.to_bytes(KEY_BYTES, "big")
+            else:
+                yield content
+
+    return np.frombuffer(digests(distinct()), ">u8").astype(np.uint64)
+
+
+def _contents(values: np.ndarray) -> Iterator[bytes]:
+    """The bytes of each example, channels first."""
+    examples, each = np.ascontiguousarray(values).tobytes(), values[0].nbytes
+    return (examples[start : start + each] for start in range(0, len(examples), each))
 
 
 def group_names(data: Dataset, group: str) -> list[str]:
