@@ -15,6 +15,7 @@ from undiffuse.data.config import DataConfig
 from undiffuse.errors import UsageError
 from undiffuse.runs.plan_file import Expected, PlanFile, measured
 from undiffuse.runs.prepare import prepare
+from undiffuse.runs.presets import AT_ONCE_ON_A_CPU, small_data
 from undiffuse.training.learners import DenoiserLearner
 
 RNG = np.random.default_rng(0)
@@ -167,3 +168,11 @@ def test_what_is_measured_is_of_the_run_and_leaves_nothing(tmp_path, pictures):
     assert found.seconds == pytest.approx(1000 * found.seconds_per_update)
     assert found.memory is None or found.memory > 2**20
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 64, 64), (3, 256, 256), (1, 32, 32, 32), (2, 44100), (5, 1)])
+def test_what_is_computed_at_once_on_a_processor_is_bounded(shape):
+    training = small_data(shape, cpu=True).training
+    at_once = -(-training.batch_size // training.accumulate)
+    assert (at_once - 1) * np.prod(shape) < AT_ONCE_ON_A_CPU
+    assert training.accumulate == 1 or training.batch_size * np.prod(shape) > AT_ONCE_ON_A_CPU

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, cast
@@ -18,6 +19,7 @@ from undiffuse.runs.design import Design, LatentDesign
 from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.training.settings import TrainingConfig
 
+AT_ONCE_ON_A_CPU = 2**20  # numbers of a micro-batch
 NEW_MODELS = SamplingConfig(solver="unipc", grid="angle")
 """How new models sample: of what was tried, the best score on held-out data with 16 evaluations (docs/measurements/solvers.md)."""
 
@@ -47,11 +49,16 @@ def digits() -> Design:
 
 
 def small_data(shape: Sequence[int], cpu: bool, network: str | None = None) -> Design:
-    """For any data set of small examples (C, *size): a network as large as is bearable on a GPU, or on a laptop's CPU."""
+    """For any data set of small examples (C, *size): a network as large as is bearable on a GPU, or on a laptop's CPU.
+
+    There an update of large examples is computed in parts of AT_ONCE_ON_A_CPU numbers, each of which takes about 2 kB of memory.
+    """
     chosen = suggested(network, shape, cpu)
+    batch_size = 256 if chosen.kind == "mlp" else 64
     training = TrainingConfig(
         steps=20_000,
-        batch_size=256 if chosen.kind == "mlp" else 64,
+        batch_size=batch_size,
+        accumulate=min(batch_size, -(-batch_size * math.prod(shape) // AT_ONCE_ON_A_CPU)) if cpu else 1,
         learning_rate=1e-3 if cpu else 5e-4,
         ema_decay=0.999,
         timestep_sampling="logit_normal",
