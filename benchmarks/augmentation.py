@@ -66,8 +66,8 @@ def subset(source: str, size: int, n: int, seed: int, path: Path) -> None:
     """2n pictures at random, as an array with labels."""
     data = open_data(DataConfig(source=source, size=(size, size)))
     rows = np.random.default_rng(seed).permutation(len(data))[: 2 * n]
-    labels = {} if data.labels is None else {"labels": data.labels[rows]}
-    np.savez(path, images=data.values[rows].transpose(0, 2, 3, 1), **labels)
+    assert data.labels is not None
+    np.savez(path, images=data.values[rows].transpose(0, 2, 3, 1), labels=data.labels[rows])
 
 
 def blocks(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from threading import Lock
 
 import numpy as np
 
+from undiffuse.data.file_formats import FileFormat
 from undiffuse.data.pixels import (
     DESCRIBED,
     MUCH_CUT,
@@ -62,6 +63,11 @@ class ImageSet:
         """The kind of their pixels, see pixels.py; None for floats and whole numbers of 32 bits, which are arrays like others."""
         kind = mode_of(self.values[0])
         return None if kind in WIDE else kind
+
+    @property
+    def file_format(self) -> FileFormat | None:
+        """The files that floats and whole numbers of 32 bits are written in; None for those that are pictures."""
+        return None if self.mode else FileFormat(kind="tiff", suffix=".tif", dtype=self.values.dtype.name)
 
 
 class _Reading:

@@ -56,7 +56,13 @@ def image_table(path: Path, config: DataConfig) -> Dataset:
     images = read_images(path.parent, files, names, config.size, config.fit, config.channels, config.max_pixels)
     columns = {name: as_column(values)[images.kept] for name, values in content.items()}
     return Dataset(
-        path.stem, images.values, mode=images.mode, columns=columns, root=path.parent, notes=(*notes, *images.notes)
+        path.stem,
+        images.values,
+        mode=images.mode,
+        columns=columns,
+        root=path.parent,
+        notes=(*notes, *images.notes),
+        file_format=images.file_format,
     )
 
 
@@ -91,6 +97,7 @@ def _of_bytes(path: Path, content: dict[str, list[object]], column: str, config:
         labels,
         classes,
         mode=images.mode,
+        file_format=images.file_format,
         columns=columns,
         root=path.parent,
         notes=tuple(notes),
