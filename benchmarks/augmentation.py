@@ -16,6 +16,7 @@ The last line is the Fréchet distance of the training pictures themselves to th
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.common import machine, table, write
+from benchmarks.common import RESULTS, machine, table, write
 from undiffuse.data.augmentation import parse_augmentation
 from undiffuse.data.config import DataConfig
 from undiffuse.data.sources import open_data
@@ -105,12 +106,37 @@ def look(run: Run, n: int) -> dict[str, float]:
     }
 
 
+def report(results: dict[str, list[list[dict[str, float]]]]) -> None:
+    """Prints means over seeds, and in brackets the difference from nothing of each seed, whose data are the same."""
+    rows, forms = [], {"held_out_error": "{:.3f}", "near_training": "{:.1%}", "frechet": "{:.3f}"}
+    half, whole = (int(results["nothing"][0][which]["step"]) for which in (0, -1))
+    for name, runs in results.items():
+        cells = []
+        for key, form in forms.items():
+            for which in (0, -1):
+                values = [looks[which][key] for looks in runs]
+                less = [value - looks[which][key] for value, looks in zip(values, results["nothing"], strict=True)]
+                shown = ", ".join(form.replace(":", ":+").format(each) for each in less)
+                cells.append(form.format(np.mean(values)) + (f" ({shown})" if name != "nothing" else ""))
+        rows.append([name, *cells])
+    titles = ("held-out error", "near training", "Fréchet")
+    print(table(["augmentation", *(f"{what}, {step} updates" for what in titles for step in (half, whole))], rows))
+    errors = [looks[-1]["its_error"] for runs in results.values() for looks in runs]
+    print(f"standard error of a held-out error, over held-out pictures: {np.mean(errors):.3f}")
+    reference = np.mean([looks[-1]["frechet_of_training"] for looks in results["nothing"]])
+    print(f"Fréchet of the training pictures themselves: {reference:.3f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     for name, default in (("--n", 150), ("--size", 16), ("--steps", 600), ("--seeds", 2)):
         parser.add_argument(name, type=int, default=default)
+    parser.add_argument("--again", action="store_true", help="print the table of the results that are there")
     args = parser.parse_args()
+    if args.again:
+        report(json.loads((RESULTS / "augmentation.json").read_text(encoding="utf-8"))["results"])
+        return
     results: dict[str, list[list[dict[str, float]]]] = {name: [] for name in MENU}
     before = machine()
     with tempfile.TemporaryDirectory() as place:
@@ -130,28 +156,12 @@ def main() -> None:
                         looks.append(look(run, args.n))
                 results[name].append(looks)
                 print(f"seed {seed}, {name}: {time.perf_counter() - began:.0f} s, {looks[-1]}", flush=True)
-    rows = []
-    for name, runs in results.items():
-        cells = []
-        for key, form in (("held_out_error", "{:.3f}"), ("near_training", "{:.1%}"), ("frechet", "{:.3f}")):
-            for which in (0, -1):
-                values = [looks[which][key] for looks in runs]
-                spread = f" ± {form.format(np.std(values, ddof=1))}" if len(values) > 1 else ""
-                cells.append(form.format(np.mean(values)) + spread)
-        rows.append([name, *cells])
-    half, whole = args.steps // LOOKS, args.steps
-    head = [
-        "augmentation",
-        *(
-            f"{what}, {step} updates"
-            for what in ("held-out error", "near training", "Fréchet")
-            for step in (half, whole)
-        ),
-    ]
-    print(table(head, rows))
-    reference = np.mean([looks[-1]["frechet_of_training"] for looks in results["nothing"]])
-    print(f"Fréchet of the training pictures themselves: {reference:.3f}")
-    content = {"machine": before, "data": Path(args.data).name, **{k: v for k, v in vars(args).items() if k != "data"}}
+    report(results)
+    content = {
+        "machine": before,
+        "data": Path(args.data).name,
+        **{k: v for k, v in vars(args).items() if k not in ("data", "again")},
+    }
     write("augmentation", content | {"menu": MENU, "results": results})
 
 
