@@ -1,21 +1,22 @@
 """Does augmentation help on little data, by held-out error, by copying, and by a score of samples?
 
-    python -m benchmarks.augmentation DATA [--n 300] [--size 28] [--steps 1500] [--seeds 3]
+    python -m benchmarks.augmentation DATA [--n 150] [--size 16] [--steps 600] [--seeds 2]
 
 Takes n training and n held-out pictures of DATA, a folder of pictures in classes, at random, and trains one model for each line of MENU and
-seed, all for as many updates.  A model is looked at three times on the way, at a third, two thirds and the end of its training:
+seed, all for as many updates.  A model is looked at twice, at half and at the end of its training:
 
     held-out error    of EMA weights, relative to the best linear denoiser's, with nothing augmented; lower is better
     near training     share of n samples that are nearer to a training picture than to a held-out one: 50 % where nothing is copied.
                       Pictures are compared as they are, and mirrored ones of both sets count too, so that a mirrored copy is one
     Fréchet           distance of the samples' block averages (5 × 5, of every colour) to those of the held-out pictures
 
-The last line is for the data itself: n other training pictures' worth of Fréchet is what training against held-out pictures gives.
+The last line is the Fréchet distance of the training pictures themselves to the held-out ones.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.common import machine, table, write
+from benchmarks.common import RESULTS, machine, table, write
 from undiffuse.data.augmentation import parse_augmentation
 from undiffuse.data.config import DataConfig
 from undiffuse.data.sources import open_data
@@ -37,41 +38,37 @@ from undiffuse.training.cadence import Intervals
 
 MENU = {
     "nothing": None,
-    "shift": "shift:2",
+    "shift": "shift",
     "flip": "flip",
     "mirror, not told": "mirror",
     "rotate, scale": "rotate:15,scale:0.15",
-    "shift, flip, rotate, scale": "shift:2,flip,rotate:15,scale:0.15",
     "colour": "colour:0.1",
-    "all of these": "shift:2,flip,rotate:15,scale:0.15,colour:0.1",
+    "all of these": "shift,flip,rotate:15,scale:0.15,colour:0.1",
 }
 SETTINGS = {
     "network": {
         "kind": "unet",
-        "width": 24,
+        "width": 12,
         "multipliers": [1, 2, 3],
         "depth": 1,
         "groups": 4,
         "middle_attention": False,
     },
     "training.budget": None,
-    "training.batch_size": 64,
+    "training.batch_size": 32,
     "training.learning_rate": 2e-3,
     "training.ema_decay": 0.995,
     "training.timestep_sampling": "logit_normal",
 }
-LOOKS = 3
+LOOKS, SECONDS = 2, 3.0  # of looking, and of measuring held-out examples each time
 
 
 def subset(source: str, size: int, n: int, seed: int, path: Path) -> None:
     """2n pictures at random, as an array with labels."""
     data = open_data(DataConfig(source=source, size=(size, size)))
     rows = np.random.default_rng(seed).permutation(len(data))[: 2 * n]
-    images = data.values[rows].transpose(0, 2, 3, 1)
-    if data.labels is None:
-        np.savez(path, images=images)
-    else:
-        np.savez(path, images=images, labels=data.labels[rows])
+    assert data.labels is not None
+    np.savez(path, images=data.values[rows].transpose(0, 2, 3, 1), labels=data.labels[rows])
 
 
 def blocks(x: Tensor) -> Tensor:
@@ -86,7 +83,7 @@ def both_ways(x: Tensor) -> Tensor:
 
 def look(run: Run, n: int) -> dict[str, float]:
     """Scores of the run as it is now."""
-    found = run.measurements.measured()
+    found = run.measurements.measured(SECONDS)
     assert found is not None
     error = found.relative("ema")
     real = {
@@ -109,12 +106,37 @@ def look(run: Run, n: int) -> dict[str, float]:
     }
 
 
+def report(results: dict[str, list[list[dict[str, float]]]]) -> None:
+    """Prints means over seeds, and in brackets the difference from nothing of each seed, whose data are the same."""
+    rows, forms = [], {"held_out_error": "{:.3f}", "near_training": "{:.1%}", "frechet": "{:.3f}"}
+    half, whole = (int(results["nothing"][0][which]["step"]) for which in (0, -1))
+    for name, runs in results.items():
+        cells = []
+        for key, form in forms.items():
+            for which in (0, -1):
+                values = [looks[which][key] for looks in runs]
+                less = [value - looks[which][key] for value, looks in zip(values, results["nothing"], strict=True)]
+                shown = ", ".join(form.replace(":", ":+").format(each) for each in less)
+                cells.append(form.format(np.mean(values)) + (f" ({shown})" if name != "nothing" else ""))
+        rows.append([name, *cells])
+    titles = ("held-out error", "near training", "Fréchet")
+    print(table(["augmentation", *(f"{what}, {step} updates" for what in titles for step in (half, whole))], rows))
+    errors = [looks[-1]["its_error"] for runs in results.values() for looks in runs]
+    print(f"standard error of a held-out error, over held-out pictures: {np.mean(errors):.3f}")
+    reference = np.mean([looks[-1]["frechet_of_training"] for looks in results["nothing"]])
+    print(f"Fréchet of the training pictures themselves: {reference:.3f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
-    for name, default in (("--n", 300), ("--size", 28), ("--steps", 1500), ("--seeds", 3)):
+    for name, default in (("--n", 150), ("--size", 16), ("--steps", 600), ("--seeds", 2)):
         parser.add_argument(name, type=int, default=default)
+    parser.add_argument("--again", action="store_true", help="print the table of the results that are there")
     args = parser.parse_args()
+    if args.again:
+        report(json.loads((RESULTS / "augmentation.json").read_text(encoding="utf-8"))["results"])
+        return
     results: dict[str, list[list[dict[str, float]]]] = {name: [] for name in MENU}
     before = machine()
     with tempfile.TemporaryDirectory() as place:
@@ -134,28 +156,12 @@ def main() -> None:
                         looks.append(look(run, args.n))
                 results[name].append(looks)
                 print(f"seed {seed}, {name}: {time.perf_counter() - began:.0f} s, {looks[-1]}", flush=True)
-    rows = []
-    for name, runs in results.items():
-        cells = []
-        for key, form in (("held_out_error", "{:.3f}"), ("near_training", "{:.1%}"), ("frechet", "{:.3f}")):
-            for which in (0, -1):
-                values = [looks[which][key] for looks in runs]
-                spread = f" ± {form.format(np.std(values, ddof=1))}" if len(values) > 1 else ""
-                cells.append(form.format(np.mean(values)) + spread)
-        rows.append([name, *cells])
-    third, whole = args.steps // LOOKS, args.steps
-    head = [
-        "augmentation",
-        *(
-            f"{what}, {step} updates"
-            for what in ("held-out error", "near training", "Fréchet")
-            for step in (third, whole)
-        ),
-    ]
-    print(table(head, rows))
-    reference = np.mean([looks[-1]["frechet_of_training"] for looks in results["nothing"]])
-    print(f"Fréchet of the training pictures themselves: {reference:.3f}")
-    content = {"machine": before, "data": Path(args.data).name, **{k: v for k, v in vars(args).items() if k != "data"}}
+    report(results)
+    content = {
+        "machine": before,
+        "data": Path(args.data).name,
+        **{k: v for k, v in vars(args).items() if k not in ("data", "again")},
+    }
     write("augmentation", content | {"menu": MENU, "results": results})
 
 

@@ -243,6 +243,21 @@ def test_complex_signals_of_several_channels(tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "estimate.npy"), values, atol=1e-6)
 
 
+def test_complex_volumes_keep_their_affine(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    (tmp_path / "in").mkdir()
+    values = complex_values("complex64", (2, 5, 6, 4))
+    for k in range(2):
+        nibabel.save(nibabel.Nifti1Image(values[k], AFFINE), tmp_path / f"in/{k}.nii")
+    data = open_data(DataConfig(source=str(tmp_path / "in"), complex=True))
+    assert data.shape == (2, 4, 6, 5)
+    written(data, tmp_path)
+    for k in range(2):
+        back = nibabel.load(tmp_path / f"files/{k:05d}.nii")
+        np.testing.assert_allclose(back.affine, AFFINE, atol=1e-6)
+        np.testing.assert_allclose(np.asanyarray(back.dataobj), values[k], atol=1e-6)
+
+
 def test_complex_is_for_complex_numbers(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((4, 5, 5)))
     with pytest.raises(UsageError, match="leave it out"):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from undiffuse.data.inspection.report import Inspection
     from undiffuse.runs.plan_file import PlanFile
 
-READING = options_of("DataConfig", {None: ("fit", "channels", "variable", "layout", "max_pixels", "table")})
+READING = options_of("DataConfig", {None: ("fit", "channels", "variable", "layout", "max_pixels", "complex", "table")})
 MOST_NAMED = 6  # of each kind of what is noteworthy
 EXAMPLES_SHOWN = 24
 
@@ -99,7 +99,8 @@ def _as_options(config: DataConfig) -> list[object]:
         value = getattr(config, name)
         if value != getattr(default, name):
             shown = value if name != "size" else value[0] if value[0] == value[1] else f"{value[0]}x{value[1]}"
-            found += [f"--{name.replace('_', '-')}", shown]
+            flag = f"--{name.replace('_', '-')}"
+            found += [flag] if value is True else [flag, shown]
     return found
 
 

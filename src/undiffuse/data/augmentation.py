@@ -306,7 +306,8 @@ def parse_augmentation(text: str, probability: float | None = None) -> dict[str,
         name, colon, amount = part.partition(":")
         known = [*MENU, "colour", "mirror"]
         if name not in known:
-            raise UsageError(f"there is no augmentation {name!r}{nearest(name, known)}: choose of {', '.join(known)}.")
+            fix = nearest(name, known) or f": choose of {', '.join(known)}."
+            raise UsageError(f"there is no augmentation {name!r}{fix}")
         if name in SWITCHES:
             if colon:
                 raise UsageError(f"the augmentation {name!r} has no amount: leave :{amount} out.")

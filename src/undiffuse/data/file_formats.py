@@ -111,7 +111,7 @@ class FileFormat(Config):
         """Values (N, C, *size) of the codec as the type in files; (N, C/2, *size) where they are complex."""
         if self.is_complex:
             return (values[:, ::2] + 1j * values[:, 1::2]).astype(self.dtype)
-        return values.astype(self.dtype)
+        return (np.rint(values) if np.dtype(self.dtype).kind in "iu" else values).astype(self.dtype)
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one such array, of one of values (C, *size)."""

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from undiffuse.data.cache import SLOW, CacheEntry
+from undiffuse.data.file_formats import FileFormat
 from undiffuse.data.kept import VALUES_ARRAY, ImageFacts, KeptImages, kept_images
 from undiffuse.data.large_arrays import allocated, is_large
 from undiffuse.data.pixels import DESCRIBED, MUCH_CUT, WIDE, Openable, Unreadable, deepened, mode_of, read_image
@@ -50,6 +51,11 @@ class ImageSet:
         """The kind of their pixels, see pixels.py; None for floats and whole numbers of 32 bits, which are arrays like others."""
         kind = mode_of(self.values[0])
         return None if kind in WIDE else kind
+
+    @property
+    def file_format(self) -> FileFormat | None:
+        """The files that floats and whole numbers of 32 bits are written in; None for those that are pictures."""
+        return None if self.mode else FileFormat(kind="tiff", suffix=".tif", dtype=self.values.dtype.name)
 
 
 @dataclass(frozen=True)

@@ -300,6 +300,7 @@ def samples(name: str, found: list[Member], config: DataConfig) -> Dataset:
         labels,
         classes,
         mode=images.mode,
+        file_format=images.file_format,
         columns={"key": np.array(kept), **columns},
         notes=(*images.notes, *notes),
     )

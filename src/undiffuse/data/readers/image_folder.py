@@ -13,9 +13,8 @@ import numpy as np
 
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
-from undiffuse.data.file_formats import FileFormat
 from undiffuse.data.images import read_images
-from undiffuse.data.pixels import WIDE, Openable, mode_of
+from undiffuse.data.pixels import Openable
 from undiffuse.data.readers.folders import classes_of, find, is_run
 from undiffuse.errors import UsageError
 
@@ -37,9 +36,7 @@ def images_by_name(root: Path, files: Sequence[Openable], names: Sequence[str], 
         columns={"file": np.array([names[i] for i in images.kept])},
         root=root,
         notes=(*images.notes, *notes),
-        file_format=FileFormat(kind="tiff", suffix=".tif", dtype=images.values.dtype.name)
-        if mode_of(images.values[0]) in WIDE
-        else None,
+        file_format=images.file_format,
     )
 
 

@@ -59,7 +59,13 @@ def image_table(path: Path, config: DataConfig) -> Dataset:
     )
     columns = {name: as_column(values)[images.kept] for name, values in content.items()}
     return Dataset(
-        path.stem, images.values, mode=images.mode, columns=columns, root=path.parent, notes=(*notes, *images.notes)
+        path.stem,
+        images.values,
+        mode=images.mode,
+        columns=columns,
+        root=path.parent,
+        notes=(*notes, *images.notes),
+        file_format=images.file_format,
     )
 
 
@@ -100,6 +106,7 @@ def _of_bytes(path: Path, content: dict[str, list[object]], column: str, config:
         labels,
         classes,
         mode=images.mode,
+        file_format=images.file_format,
         columns=columns,
         root=path.parent,
         notes=tuple(notes),
