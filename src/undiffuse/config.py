@@ -159,11 +159,12 @@ def refuse_other(
     overridable: tuple[str, ...] = (),
     override: bool = False,
     fixed: tuple[str, ...] = (),
+    told: Mapping[str, str] | None = None,
 ) -> None:
     """Raises UsageError where a configuration written at `path` is not the one of now, with a list of what differs.
 
     fix: what to do then.   free: beginnings of settings that may differ.   overridable: of those that may where `override` says so, but
-    for those of `fixed`.
+    for those of `fixed`.   told: what is said of a setting that differs, in place of its two values.
     """
     before = stored(path, type(now), fix)
     if before is None:
@@ -171,7 +172,9 @@ def refuse_other(
     other = {p: v for p, v in differences(before, now).items() if not p.startswith(free)}
     never = [p for p in other if p.startswith(fixed) or not p.startswith(overridable)]
     if other and (never or not override):
-        listed = "; ".join(_difference(p, before, now, *values) for p, values in list(other.items())[:6])
+        listed = "; ".join(
+            (told or {}).get(p) or _difference(p, before, now, *values) for p, values in list(other.items())[:6]
+        )
         also = "" if never or not overridable else ", or go on with the new ones by `change_settings`"
         fixed_ = (
             f", and {', '.join(never)} cannot change later, also not by `change_settings`" if never and override else ""

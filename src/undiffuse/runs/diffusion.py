@@ -4,6 +4,7 @@ runs/<name>/
   model.safetensors          the model, see models/file.py
   config.json                the whole configuration
   plan.json                  the same, with the rule behind each decision, see plan_file.py
+  examples.npz               what is trained on, example by example, see inventory.py
   held_out.txt               which examples are held out, a line each: their files, or data:3 by their number
   state/                     checkpoints for exact resume, the newest kept
   metrics.jsonl              one JSON object a line
@@ -29,7 +30,7 @@ from undiffuse import __version__
 from undiffuse.conditioning.conditions import EncodedConditions
 from undiffuse.conditioning.encoded import Part
 from undiffuse.conditioning.probe import require_sensitivity
-from undiffuse.config import changed
+from undiffuse.config import changed, stored
 from undiffuse.data.codec import Codec, shape_in_files
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.loader import Loader
@@ -48,7 +49,8 @@ from undiffuse.rng import GeneratorStream, drawing, generator, permuted
 from undiffuse.runs.design import RunConfig
 from undiffuse.runs.existing import CACHE
 from undiffuse.runs.fine_tuning import PretrainedModel, initialize
-from undiffuse.runs.folder import RunFolder
+from undiffuse.runs.folder import CONFIG, RunFolder
+from undiffuse.runs.inventory import INVENTORY
 from undiffuse.runs.measurements import QUICK, THOROUGH, Measurements
 from undiffuse.runs.plan_file import PLAN, PlanFile
 from undiffuse.runs.prepared import Prepared
@@ -230,8 +232,8 @@ class Run:
             metrics.check()
             self._folder.resume(self.loop)
             metrics.resume(self.loop.step)
-            self._folder.write_config(self.config)
             self._write_decided()
+            self._folder.write_config(self.config)
             _log.info("%s in %s at step %d", "resumed" if self.loop.step else "started", self.folder, self.loop.step)
             if self.loop.done >= 1 and self.is_saved:
                 return
@@ -239,7 +241,10 @@ class Run:
             yield from fit(self.loop, self.batch, (*own, *hooks), self._checkpoint)
 
     def _write_decided(self) -> None:
-        """Writes which examples are held out, and the plan."""
+        """Writes what is trained on, which examples are held out, and the plan."""
+        before = stored(self.folder / CONFIG, RunConfig, "choose another name")
+        if before is None or before.fingerprint != self.config.fingerprint or not (self.folder / INVENTORY).exists():
+            self.prepared.inventory(self.config.split).write(self.folder)
         names = self.prepared.names(self.prepared.held_out)
         write_text(self.folder / HELD_OUT, "".join(f"{name}\n" for name in names))
         if self.plan is not None:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from undiffuse.config import changed, stored
+from undiffuse.data.dataset import Dataset
 from undiffuse.errors import UsageError
 from undiffuse.models.config import ModelConfig, with_sampling_completed
 from undiffuse.models.file import stored_config
 from undiffuse.runs.autoencoder import AutoencoderRunConfig
 from undiffuse.runs.design import Design, RunConfig
 from undiffuse.runs.folder import CONFIG, RunFolder
+from undiffuse.runs.inventory import Inventory
 from undiffuse.system import is_leftover
 
 FREE_TO_CHANGE = (
@@ -74,10 +76,17 @@ class ExistingRun:
         own = {path: value for path, value in settings.items() if path.split(".")[0] == "sampling"}
         return changed(design.model_copy(update={"sampling": kept}), with_sampling_completed(kept, own))
 
-    def refuse_other(self, config: RunConfig, override: bool) -> None:
+    def changes(self, data: Dataset, now: RunConfig) -> str:
+        """What is different in the data since the run was begun, in words; empty where nothing is, or it is not known."""
+        if not isinstance(self.config, RunConfig) or self.config.fingerprint == now.fingerprint:
+            return ""
+        before = Inventory.read(self.folder)
+        return "" if before is None else before.changes(Inventory.of(data, before.seed))
+
+    def refuse_other(self, config: RunConfig, override: bool, changes: str = "") -> None:
         """Raises UsageError where the folder holds another run than this, or something that is no run.
 
-        override: whether to go on with the training settings and the data of now.
+        override: whether to go on with the training settings and the data of now.   changes: of the data, in words.
         """
         ours = (CACHE, AUTOENCODER)
         found = list(self.folder.iterdir()) if self.folder.exists() and not (self.folder / CONFIG).exists() else []
@@ -92,4 +101,5 @@ class ExistingRun:
             overridable=("design.training", "data", "fingerprint"),
             override=override,
             fixed=fixed,
+            told={"fingerprint": f"the data has changed: {changes}"} if changes else {},
         )

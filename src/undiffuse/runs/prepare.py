@@ -257,7 +257,7 @@ def _prepared(
         start=base.start if base else None,
         fingerprints=fingerprints(data, pictures),
     )
-    existing.refuse_other(config, override)
+    existing.refuse_other(config, override, existing.changes(data, config))
     degradations = Degradations(design.degradations) if design.degradations else None
     if degradations:
         degradations.check(data.shape)
@@ -270,7 +270,7 @@ def _prepared(
         if (design.augment.chosen or design.augment.mirror) and isinstance(condition, ImageConfig):
             _refuse_immovable(name, condition, data)
     values = encode_conditions(data, declared, conditions, existing.folder / CACHE)
-    prepared = Prepared(data, training, rows.held_out, codec, declared, conditions, values, degradations)
+    prepared = Prepared(data, training, rows.held_out, codec, declared, conditions, values, degradations, rows.keys)
     prepared.balanced(design.training)
     return config, prepared
 

@@ -36,6 +36,7 @@ from undiffuse.errors import UsageError
 from undiffuse.rng import GeneratorStream, drawing
 from undiffuse.runs.autoencoder import AutoencoderRunConfig
 from undiffuse.runs.design import RunConfig
+from undiffuse.runs.inventory import Inventory
 from undiffuse.training.settings import TrainingConfig
 
 MADE_FROM_X = ("observation", "task")
@@ -50,7 +51,7 @@ class Prepared:
 
     training, held_out: rows of the data, int64.   declared: the conditions by name, as they are read from the data.
     conditions: all that the network is given.   values: of each, the encoded values of every example; those of the observation and of the
-    task are made from x.   degradations: that the model is trained to restore.
+    task are made from x.   degradations: that the model is trained to restore.   keys: of the examples, see splitting.py, where they are known.
     """
 
     data: Dataset
@@ -61,6 +62,11 @@ class Prepared:
     conditions: Mapping[str, ConditionConfig]
     values: Mapping[str, Encoded]
     degradations: Degradations | None
+    keys: np.ndarray | None = None
+
+    def inventory(self, split: SplitConfig | None) -> Inventory:
+        """What is trained on, example by example."""
+        return Inventory.of(self.data, split.seed if split else 0, self.keys if split else None)
 
     def examples(
         self, rows: np.ndarray, codec: Codec, device: torch.device, draws: torch.Generator
@@ -124,12 +130,16 @@ class Prepared:
 
 @dataclass(frozen=True)
 class HeldOutRows:
-    """split: what says which examples are held out; None of a run of older code.   training, held_out: rows, in order.   notes: on it."""
+    """split: what says which examples are held out; None of a run of older code.   training, held_out: rows, in order.   notes: on it.
+
+    keys: of the examples by the split's seed, where it goes by them.
+    """
 
     split: SplitConfig | None
     training: np.ndarray
     held_out: np.ndarray
     notes: tuple[str, ...]
+    keys: np.ndarray | None = None
 
 
 def encode_conditions(
@@ -188,7 +198,7 @@ def hold_out(
         text = f"{len(data):,} examples hold {copies:,} {'copy' if copies == 1 else 'copies'}"
         notes.append(f"{text}: equal ones stay together, in training or held out")
     out = split.out(keys)
-    return HeldOutRows(split, np.flatnonzero(~out), np.flatnonzero(out), tuple(notes))
+    return HeldOutRows(split, np.flatnonzero(~out), np.flatnonzero(out), tuple(notes), None if group else keys)
 
 
 def _near_duplicates(data: Dataset, known: Duplicates | None) -> tuple[tuple[np.ndarray, ...], list[str]]:
