@@ -123,32 +123,34 @@ def reasons(plan: Plan) -> dict[str, str]:
     else:
         found["conditions"] = "none: none is declared, and the data has no classes that differ"
 
-    def why(path: str, rule: str) -> str:
-        given = [each for each in plan.given if each == path or each.startswith(f"{path}.")]
+    def why(rule: str, *paths: str) -> str:
+        given = [each for each in plan.given for path in paths if each == path or each.startswith(f"{path}.")]
         return "as given" if given else rule
 
     preset = f"as {plan.chosen_by} says" if plan.chosen_by else None
+    small = preset or "as for all small data"
     network = title_of(design.network)
     if preset is None and plan.base is None:
         size = getattr(design.network, "width", None)
         shown = f" of width {size}" if size else ""
         grid = "rows of few numbers lie on no grid" if design.network.kind == "mlp" else f"for {shape} on a {on}"
-        network += f"{shown}: " + why("network", f"{grid}, as large as is bearable there")
+        network += f"{shown}: " + why(f"{grid}, as large as is bearable there", "network")
     else:
         network += f": {preset or 'of the model it starts from'}"
     found["network"] = network
     end = f"{training.steps:,} updates" if training.steps else ""
     end += (" or " if end and training.budget else "") + (clock(training.budget) if training.budget else "")
-    found["training"] = f"{end} of {training.batch_size} examples: " + why(
-        "training", preset or "as for all small data"
-    )
-    found["process"] = f"{design.prediction} prediction on {design.schedule.name}: " + why(
-        "schedule", preset or "as for all small data"
-    )
+    ends = why(small, "training.steps", "training.budget", "training.batch_size")
+    found["training"] = f"{end} of {training.batch_size} examples: {ends}"
+    if changes := [*design.augment.chosen, *(["mirror"] if design.augment.mirror else [])]:
+        found["augment"] = f"{', '.join(changes)}: {why(small, 'augment')}"
+    if training.balance:
+        found["balance"] = f"{training.balance:g}, rare classes more often: {why(small, 'training.balance')}"
+    process = why(small, "schedule", "prediction")
+    found["process"] = f"{design.prediction} prediction on {design.schedule.name}: {process}"
     sampling = design.sampling
-    found["sampling"] = f"{sampling.solver}, {sampling.steps} steps: " + why(
-        "sampling", preset or "the best score of 16 evaluations, docs/measurements/solvers.md"
-    )
+    best = preset or "the best score of 16 evaluations, docs/measurements/solvers.md"
+    found["sampling"] = f"{sampling.solver}, {sampling.steps} steps: {why(best, 'sampling')}"
     return found
 
 
