@@ -85,7 +85,8 @@ def inspect(
     typer.echo(f"\nwrote {folder}/: {', '.join([*drawn, 'inspection.json'])}")
     if plan is not None:
         typer.echo(f"edit and follow the plan: {shared.command('train', '--plan', folder / PLAN)}")
-    typer.echo(f"next: {command}")
+    if not problem:
+        typer.echo(f"next: {command}")
 
 
 with_options(inspect, READING)
