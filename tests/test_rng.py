@@ -117,7 +117,7 @@ def test_what_a_run_draws_in_training_has_nothing_in_common(tmp_path):
         run.loop.learner.module.train()
         for step in range(8):
             run.loop.step = step
-            run.loop._gradient(*run._batch(step))
+            run.loop._gradient(*run.batch(step))
     found = draws.sequences()
     drawn = {line.rsplit(" ", 1)[0] for line in found}
     assert {

@@ -54,7 +54,7 @@ def test_pictures_move_along_and_masks_stay_masks(tmp_path, pictured):
     declared = {name: Condition(kind="image", inject="embedding") for name in ("same", "mask", "small")}
     run = tiny(pictured, tmp_path / "r", declared, **EVERYTHING)
     plain, _ = run.loader(0)
-    x, values = run._batch(0)
+    x, values = run.batch(0)
     told = values["augmentation"].any(1)
     assert (x != plain).flatten(1).any(1).sum() > 5
     assert told.any()
@@ -74,9 +74,9 @@ def test_pictures_of_other_proportions_are_refused(tmp_path, pictured):
 
 def test_a_batch_is_a_function_of_seed_and_step(tmp_path, pictured):
     a, b = (tiny(pictured, tmp_path / name, **EVERYTHING, **{"training.balance": 1.0}) for name in "ab")
-    first = [a._batch(step) for step in (0, 1, 2)]
+    first = [a.batch(step) for step in (0, 1, 2)]
     for step in (2, 0, 1):
-        x, values = b._batch(step)
+        x, values = b.batch(step)
         assert torch.equal(x, first[step][0])
         assert all(torch.equal(values[name], first[step][1][name]) for name in values)
 
@@ -90,7 +90,7 @@ def test_augmentation_is_a_condition_and_mirroring_is_none(tmp_path, pictured):
     assert model.sample(2, {"class": "1"}, steps=2).shape == (2, 1, 8, 8)
     mirrored = tiny(pictured, tmp_path / "b", **{"augment.mirror": True})
     assert "augmentation" not in mirrored.model_config.conditions
-    plain, x = mirrored.loader(0)[0], mirrored._batch(0)[0]
+    plain, x = mirrored.loader(0)[0], mirrored.batch(0)[0]
     flipped = (x == plain.flip(-1)).flatten(1).all(1)
     assert torch.equal(torch.where(flipped[:, None, None, None], plain.flip(-1), plain), x)
     assert 0 < flipped.sum() < len(x)
@@ -109,7 +109,7 @@ def test_fine_tuning_with_another_menu(tmp_path, pictured):
         watch=Intervals(1e9, 1e9),
     ).run()
     assert tuned.model_config.conditions["augmentation"].numbers == 3
-    assert tuned._batch(0)[1]["augmentation"].shape[1] == 3
+    assert tuned.batch(0)[1]["augmentation"].shape[1] == 3
     for _ in tuned.updates():
         pass
 
@@ -118,7 +118,7 @@ def test_balanced_classes(tmp_path, pictured):
     """Of 6 rare and 54 other examples, less what is held out: as often, to within the last draw of an epoch."""
     run = tiny(pictured, tmp_path / "a", **{"training.balance": 1.0})
     n, batch = len(run.prepared.training), run.config.design.training.batch_size
-    labels = torch.cat([run._batch(step)[1]["class"] for step in range(-(-3 * n // batch))])[: 3 * n]
+    labels = torch.cat([run.batch(step)[1]["class"] for step in range(-(-3 * n // batch))])[: 3 * n]
     counts = Counter(labels.tolist())
     assert abs(counts[0] - counts[1]) <= 2
     unconditional = tiny(pictured, tmp_path / "b", {}, **{"training.balance": 1.0})

@@ -199,7 +199,7 @@ def test_held_out_examples_never_reach_the_optimizer(tmp_path):
     training = {x.tobytes() for x in run.training_data.values}
     seen = set()
     for step in range(300):
-        x, _ = run._batch(step)
+        x, _ = run.batch(step)
         seen |= {row.numpy().astype("uint8").tobytes() for row in run.model.codec.decode(x)}
     assert seen <= training
     only_held_out = {x.tobytes() for x in run.held_out.values} - training
@@ -385,14 +385,14 @@ def test_a_damaged_log_is_a_sentence_and_changes_nothing(tmp_path, line):
 
 
 def test_an_interrupt_of_the_python_interface_saves_and_the_same_call_goes_on(tmp_path, monkeypatch):
-    batch = Run._batch
+    batch = Run.batch
 
     def interrupted(run, step):
         if step == 3:
             signal.raise_signal(signal.SIGINT)
         return batch(run, step)
 
-    monkeypatch.setattr(Run, "_batch", interrupted)
+    monkeypatch.setattr(Run, "batch", interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -403,7 +403,7 @@ def test_an_interrupt_of_the_python_interface_saves_and_the_same_call_goes_on(tm
     assert [path.name for path in (tmp_path / "digits/state").iterdir()] == [
         "step-00000004.safetensors"
     ]  # the update under way was ended
-    monkeypatch.setattr(Run, "_batch", batch)
+    monkeypatch.setattr(Run, "batch", batch)
     undiffuse.train("digits", runs=tmp_path / "whole", steps=6, batch_size=8, settings=TINY_SETTINGS)
     undiffuse.train("digits", runs=tmp_path, steps=6, batch_size=8, settings=TINY_SETTINGS)
     ends = [load_file(tmp_path / folder / "digits/state/step-00000006.safetensors") for folder in (".", "whole")]

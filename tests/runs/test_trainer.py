@@ -394,15 +394,6 @@ def test_pixels_are_no_data_for_a_model_of_small_numbers(tmp_path, run):
     assert run(*command[:2], "right.npy", *command[2:])[0] == 0
 
 
-@pytest.fixture
-def _interrupts_act():
-    """As in a terminal; background jobs of a shell ignore them."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_interrupts_act")
 def test_an_interrupt_saves_and_says_so_before_it_acts(tmp_path):
     trainer = trained(Plain, tmp_path)
 
