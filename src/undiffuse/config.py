@@ -164,7 +164,7 @@ def refuse_other(
     """Raises UsageError where a configuration written at `path` is not the one of now, with a list of what differs.
 
     fix: what to do then.   free: beginnings of settings that may differ.   overridable: of those that may where `override` says so, but
-    for those of `fixed`.   told: what is said of a setting that differs, in place of its two values.
+    for those of `fixed`.   told: what more is said of a setting that differs.
     """
     before = stored(path, type(now), fix)
     if before is None:
@@ -172,9 +172,8 @@ def refuse_other(
     other = {p: v for p, v in differences(before, now).items() if not p.startswith(free)}
     never = [p for p in other if p.startswith(fixed) or not p.startswith(overridable)]
     if other and (never or not override):
-        listed = "; ".join(
-            (told or {}).get(p) or _difference(p, before, now, *values) for p, values in list(other.items())[:6]
-        )
+        texts = {p: _difference(p, before, now, *values) for p, values in list(other.items())[:6]}
+        listed = "; ".join(f"{text}: {told[p]}" if told and p in told else text for p, text in texts.items())
         also = "" if never or not overridable else ", or go on with the new ones by `change_settings`"
         fixed_ = (
             f", and {', '.join(never)} cannot change later, also not by `change_settings`" if never and override else ""

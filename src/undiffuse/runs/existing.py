@@ -101,5 +101,5 @@ class ExistingRun:
             overridable=("design.training", "data", "fingerprint"),
             override=override,
             fixed=fixed,
-            told={"fingerprint": f"the data has changed: {changes}"} if changes else {},
+            told={"fingerprint": changes} if changes else {},
         )
