@@ -20,7 +20,7 @@ from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.examples import read_examples
-from undiffuse.data.pixels import read_image
+from undiffuse.data.pixels import ImageOptions, read_image
 from undiffuse.data.resizing import resized
 from undiffuse.data.sources import open_data, open_digits
 from undiffuse.errors import UsageError
@@ -280,7 +280,7 @@ def test_pictures_that_are_conditions_have_alpha_beside_their_range(tmp_path):
     encoded = encode_columns(data, declared, conditions)["mask"][[0, 1, 2]]
     assert encoded[:, :3].unique().tolist() == [-1, 1]
     assert (encoded[:, 3:] == 1).all()
-    one = read_image(tmp_path / "1.png", "rgba").values.copy()
+    one = read_image(tmp_path / "1.png", ImageOptions("rgba")).values.copy()
     assert torch.equal(conditions["mask"].encode([one])[0], encoded[1])
 
 

@@ -21,7 +21,17 @@ from undiffuse.data.cache import SLOW, CacheEntry
 from undiffuse.data.file_formats import FileFormat
 from undiffuse.data.kept import VALUES_ARRAY, ImageFacts, KeptImages, kept_images
 from undiffuse.data.large_arrays import allocated, is_large
-from undiffuse.data.pixels import DESCRIBED, MUCH_CUT, WIDE, Openable, Unreadable, deepened, mode_of, read_image
+from undiffuse.data.pixels import (
+    DESCRIBED,
+    MUCH_CUT,
+    WIDE,
+    ImageOptions,
+    Openable,
+    Unreadable,
+    deepened,
+    mode_of,
+    read_image,
+)
 from undiffuse.data.ranges import has_alpha, top_of
 from undiffuse.data.resizing import size_text
 from undiffuse.data.watching import working_on
@@ -82,26 +92,19 @@ class Decoded:
 class _Decoding:
     """The one array that images are decoded into, as many at once as there are threads."""
 
-    def __init__(
-        self,
-        files: Sequence[Openable],
-        size: tuple[int, int] | None,
-        fit: str,
-        channels: str | None,
-        max_pixels: int | None,
-        exact_resize: bool,
-    ) -> None:
-        self.files, self.convert = files, channels is not None
-        self.options = (channels, size, fit, max_pixels, exact_resize)
+    def __init__(self, files: Sequence[Openable], how: ImageOptions) -> None:
+        self.files, self.how, self.convert = files, how, how.channels is not None
         self.values: np.ndarray | None = None
         self.lock = Lock()
         self.seen = dict[ImageFacts, ImageFacts]()  # one for all that are alike: a million are no more than a list
+        self.passing = False  # whether some file may be readable in a moment
 
     def __call__(self, row: int) -> ImageFacts | str:
         """Decodes a file into its row."""
         try:
-            picture = read_image(self.files[row], *self.options)
+            picture = read_image(self.files[row], self.how)
         except Unreadable as problem:
+            self.passing |= problem.passing
             return str(problem)
         given = picture.values
         facts = ImageFacts(
@@ -121,20 +124,13 @@ class _Decoding:
         return facts
 
 
-def decoded(
-    files: Sequence[Openable],
-    size: tuple[int, int] | None = None,
-    fit: str = "crop",
-    channels: str | None = None,
-    max_pixels: int | None = None,
-    exact_resize: bool = False,
-) -> Decoded:
-    """Every file, decoded in parallel, or as the cache has it. Nothing is refused.   The arguments: see `read_images`."""
-    entry = CacheEntry.of("images", files, size, fit, channels, max_pixels or Image.MAX_IMAGE_PIXELS, exact_resize)
+def decoded(files: Sequence[Openable], how: ImageOptions) -> Decoded:
+    """Every file, decoded in parallel, or as the cache has it. Nothing is refused."""
+    entry = CacheEntry.of("images", files, how, Image.MAX_IMAGE_PIXELS)
     if (there := kept_images(entry)) is not None:
         return Decoded(*there)
     began = time.monotonic()
-    decoding, facts = _Decoding(files, size, fit, channels, max_pixels, exact_resize), list[ImageFacts | str]()
+    decoding, facts = _Decoding(files, how), list[ImageFacts | str]()
     with ThreadPoolExecutor() as pool, working_on("decoding", len(files)) as done:
         rows = range(len(files))
         blocks = [rows[start : start + FILES_OF_A_TASK] for start in rows[::FILES_OF_A_TASK]]
@@ -142,28 +138,20 @@ def decoded(
             facts += block
             done(len(facts))
     values = np.zeros((len(files), 0), np.uint8) if decoding.values is None else decoding.values
-    if time.monotonic() - began > SLOW or is_large(values.nbytes):
+    slow = time.monotonic() - began > SLOW or is_large(values.nbytes)
+    if slow and not decoding.passing:
         entry.keep({VALUES_ARRAY: values}, KeptImages.of(facts).model_dump_json())
         if is_large(values.nbytes) and (there := kept_images(entry)) is not None:
             values = there[0]  # and the first file goes
     return Decoded(values, facts)
 
 
-def read_images(
-    root: Path,
-    files: Sequence[Openable],
-    names: Sequence[str],
-    size: tuple[int, int] | None = None,
-    fit: str = "crop",
-    channels: str | None = None,
-    max_pixels: int | None = None,
-    exact_resize: bool = False,
-) -> ImageSet:
-    """Reads files in parallel into one array.   root, names: what they are in, and what they are called there.   The rest: see `pixels.read_image`.
+def read_images(root: Path, files: Sequence[Openable], names: Sequence[str], how: ImageOptions) -> ImageSet:
+    """Reads files in parallel into one array.   root, names: what they are in, and what they are called there.
 
     Raises UsageError where more than 1 % cannot be read, or sizes or kinds of pixel differ.
     """
-    found = decoded(files, size, fit, channels, max_pixels, exact_resize)
+    found = decoded(files, how)
     bad, values = found.unreadable, found.values
     listed = "; ".join(f"{names[row]} ({found.facts[row]})" for row in bad[:10])
     listed += f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
@@ -171,7 +159,7 @@ def read_images(
         raise UsageError(f"{len(bad)} of {len(files)} images in {root} cannot be read: {listed}. Fix or remove them.")
     kept = [row for row, each in enumerate(found.facts) if isinstance(each, ImageFacts)]
     pictures = [(names[row], each) for row, each in enumerate(found.facts) if isinstance(each, ImageFacts)]
-    _same(root, pictures, channels is not None)
+    _same(root, pictures, how.channels is not None)
     outside = _outside(root, [(files[row], names[row]) for row in kept])
     for row, of in enumerate(kept if bad else []):
         values[row] = values[of]
@@ -252,8 +240,9 @@ def _same(root: Path, pictures: Sequence[tuple[str, ImageFacts]], convert: bool)
         ("kinds of pixel", lambda p: DESCRIBED[p.mode], "`channels` grey, rgb or rgba"),
     ]
     for what, of, fix in kinds:
-        if convert and what == "kinds of pixel":
-            of, fix = _width, "a folder for each of them"
+        apart = any(picture.mode in WIDE for _, picture in pictures)
+        if what == "kinds of pixel" and (convert or apart):
+            of, fix = (_width, "a folder for each of them") if convert else (of, "a folder for each of them")
         groups: dict[str, list[str]] = {}
         for name, picture in pictures:
             groups.setdefault(of(picture), []).append(name)

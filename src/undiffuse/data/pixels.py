@@ -19,7 +19,8 @@ from typing import IO, Any, Literal, Protocol
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 
-from undiffuse.data.resizing import as_image, cut, drafted_size, fitted, resized
+from undiffuse.data.config import DataConfig
+from undiffuse.data.resizing import ON_ITS_SIDE, Box, as_image, cut, drafted, fitted, orientation, resized
 
 IMAGE_SUFFIXES = {
     ".png",
@@ -48,8 +49,8 @@ WIDE = ("F", "I")  # kinds of more than 16 bits
 CHANNELS = {"grey": 1, "rgb": 3, "rgba": 4}
 DEEP = 257  # 65535/255
 BYTE_ORDERS = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B" if np.little_endian else ";16L"}
-ORIENTATION = 274  # EXIF's tag; from 5 on, the image lies on its side
 MUCH_CUT = 0.25  # of a picture
+TIFF_WIDTH, TIFF_LENGTH = 256, 257  # tags
 LUMA = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601), as Pillow's
 
 
@@ -61,7 +62,11 @@ class Openable(Protocol):
 
 
 class Unreadable(Exception):
-    """Why one file cannot be used."""
+    """Why one file cannot be used.   passing: whether that may be otherwise in a moment, such as for want of memory or a permission."""
+
+    def __init__(self, reason: str, passing: bool = False) -> None:
+        super().__init__(reason)
+        self.passing = passing
 
 
 @dataclass(frozen=True)
@@ -91,24 +96,33 @@ def mode_of(values: np.ndarray) -> str:
     return list(DESCRIBED)[len(values) - 1 + 4 * (values.dtype == np.uint16)]
 
 
-def read_image(
-    path: Openable,
-    channels: str | None = None,
-    size: tuple[int, int] | None = None,
-    fit: str = "crop",
-    max_pixels: int | None = None,
-    exact_resize: bool = False,
-) -> Picture:
-    """One image.
+@dataclass(frozen=True)
+class ImageOptions:
+    """How images are read.
 
     channels: grey, rgb or rgba to convert to, at the depth of the file.   size: (height, width) to resize to, by `fit`: crop, pad
-    or stretch.   max_pixels: a larger image is not opened; Pillow's limit when None, which it raises for this process.
+    or stretch.   max_pixels: a larger image is not opened; Pillow's limit when None, which reading raises for this process.
     exact_resize: see DataConfig.
-    Raises Unreadable.
     """
-    limit = max_pixels or Image.MAX_IMAGE_PIXELS
-    if max_pixels and Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS)  # Pillow has no other place for it
+
+    channels: str | None = None
+    size: tuple[int, int] | None = None
+    fit: str = "crop"
+    max_pixels: int | None = None
+    exact_resize: bool = False
+
+    @classmethod
+    def of(cls, config: DataConfig) -> ImageOptions:
+        """As a configuration says."""
+        return cls(config.channels, config.size, config.fit, config.max_pixels, config.exact_resize)
+
+
+def read_image(path: Openable, how: ImageOptions | None = None) -> Picture:
+    """One image.   how: it is read, as it is when None. Raises Unreadable."""
+    how = how or ImageOptions()
+    limit = how.max_pixels or Image.MAX_IMAGE_PIXELS
+    if how.max_pixels and Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max(how.max_pixels, Image.MAX_IMAGE_PIXELS)  # Pillow has no other place for it
     try:
         with path.open("rb") as stream, Image.open(stream) as file:
             if limit and file.width * file.height > limit:
@@ -118,18 +132,19 @@ def read_image(
                 int(getattr(file, "n_frames", 1)) if getattr(file, "is_animated", False) and file.format != "MPO" else 1
             )
             original = file.mode if file.mode in CONVERTED else ""
-            whole = (file.height, file.width)
-            if size and not exact_resize and file.format == "JPEG":
-                file.draft(None, drafted_size(file, size, fit))
+            stored = (file.height, file.width)
+            region = drafted(file, how.size, how.fit) if how.size and not how.exact_resize else None
             deep = _deep(path, file)
             plain = _plain(_upright(file)) if deep is None else deep
-            if isinstance(plain, Image.Image):  # here, where a file that is cut short is found out
-                plain.load()
-                whole = whole if (plain.width > plain.height) == (whole[1] > whole[0]) else whole[::-1]
-                values, share = _of_image(plain, whole, channels, size, fit, exact_resize)
+            # of a PNG, EXIF is read with the pixels, which `_deep` must come before
+            whole = stored[::-1] if orientation(file) >= ON_ITS_SIDE else stored
+            share = cut(whole, how.size) if how.size and how.fit == "crop" else 0.0
+            if isinstance(plain, Image.Image):
+                plain.load()  # here, where a file that is cut short is found out
+                values = _of_image(plain, how, region)
             else:
-                whole = (plain.shape[1], plain.shape[2])
-                values, share = _of_array(plain, channels, size, fit)
+                plain = plain if how.channels is None else converted(plain, CHANNELS[how.channels])
+                values = plain if how.size is None else resized(plain, how.size, how.fit)
             return Picture(values, whole, frames, share, original)
     except Unreadable:
         raise
@@ -141,34 +156,19 @@ def read_image(
     except Image.DecompressionBombError:
         raise Unreadable(_too_large(None, limit or 0)) from None
     except Exception as error:  # Pillow raises many kinds; for one file out of many, all mean the same
-        raise Unreadable(str(error) or type(error).__name__) from None
+        # an error of the system has a number, one of Pillow's has none
+        passing = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
+        raise Unreadable(str(error) or type(error).__name__, passing) from None
 
 
-def _of_image(
-    image: Image.Image,
-    whole: tuple[int, int],
-    channels: str | None,
-    size: tuple[int, int] | None,
-    fit: str,
-    exact: bool,
-) -> tuple[np.ndarray, float]:
-    """(values, share cut away) of an image of 8 bits, which is converted and resized before it becomes an array.   whole: its size in the file."""
-    into = image.mode if channels is None else list(DESCRIBED)[CHANNELS[channels] - 1]
+def _of_image(image: Image.Image, how: ImageOptions, region: Box | None) -> np.ndarray:
+    """The values (C, H, W) of an image of 8 bits, which is converted and resized before it becomes an array.   region: see `fitted`."""
+    into = image.mode if how.channels is None else list(DESCRIBED)[CHANNELS[how.channels] - 1]
     image = image if image.mode == into else image.convert(into)
-    share = cut(whole, size) if size and fit == "crop" else 0.0
-    image = image if size is None or size == (image.height, image.width) else fitted(image, size, fit, exact)
+    if how.size is not None and (region is not None or how.size != (image.height, image.width)):
+        image = fitted(image, how.size, how.fit, how.exact_resize, region)
     values = np.asarray(image)
-    return values[None] if values.ndim == 2 else values.transpose(2, 0, 1), share
-
-
-def _of_array(
-    values: np.ndarray, channels: str | None, size: tuple[int, int] | None, fit: str
-) -> tuple[np.ndarray, float]:
-    """The same of values (C, H, W) of any type."""
-    values = values if channels is None else converted(values, CHANNELS[channels])
-    height, width = values.shape[1:]
-    share = cut((height, width), size) if size and fit == "crop" else 0.0
-    return values if size is None else resized(values, size, fit), share
+    return values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
 
 
 def _too_large(pixels: int | None, limit: int) -> str:
@@ -251,9 +251,16 @@ def _bits(path: Openable, file: Image.Image) -> int:
 # Kinds of pixel -----------------------------------------------------------------------------------------------------------
 
 
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of an image as EXIF says that it is shown."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF, whose size is upright already in newer Pillows
+    size = (tags.get(TIFF_LENGTH, image.height), tags.get(TIFF_WIDTH, image.width))
+    return size[::-1] if orientation(image) >= ON_ITS_SIDE else size
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """An image as EXIF says that it is shown; the same one, where it says nothing."""
-    return image if image.getexif().get(ORIENTATION, 1) == 1 else ImageOps.exif_transpose(image)
+    return image if orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
 def _plain(image: Image.Image) -> Image.Image | np.ndarray:
@@ -332,7 +339,6 @@ def size_in_header(image: Openable) -> tuple[int, int] | None:
     """(height, width) of an image as it is shown, upright, by its header alone; None where that cannot be read."""
     try:
         with image.open("rb") as stream, Image.open(stream) as file:
-            on_its_side = file.getexif().get(ORIENTATION, 1) >= 5
-            return (file.width, file.height) if on_its_side else (file.height, file.width)
+            return _upright_size(file)
     except Exception:  # Pillow raises many kinds, and decoding says which
         return None

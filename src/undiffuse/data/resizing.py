@@ -12,11 +12,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 from undiffuse.data.ranges import top_of
 
 REDUCED = 3.0  # times the size that a large picture is made first
 LANCZOS = Image.Resampling.LANCZOS
+ORIENTATION, ON_ITS_SIDE = 274, 5  # EXIF's tag, and its first value with the sides exchanged
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom), in pixels."""
 
 
 def resized(values: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
@@ -47,31 +51,66 @@ def as_image(values: np.ndarray) -> Image.Image:
     return Image.fromarray(values[0] if len(values) == 1 else np.ascontiguousarray(np.moveaxis(values, 0, -1)))
 
 
-def fitted(image: Image.Image, size: tuple[int, int], fit: str, exact: bool = True) -> Image.Image:
-    """An image at (height, width), by fit: crop, pad or stretch.   exact: in one step."""
+def fitted(
+    image: Image.Image, size: tuple[int, int], fit: str, exact: bool = True, region: Box | None = None
+) -> Image.Image:
+    """An image at (height, width), by fit: crop, pad or stretch.   exact: in one step.   region: that the picture fills, all when None."""
     height, width = size
-    across, down = image.width / width, image.height / height
-    if exact or (max if fit == "pad" else min)(across, down) <= REDUCED:
-        fitting = {"crop": ImageOps.fit, "pad": ImageOps.pad}.get(fit)
-        return image.resize((width, height), LANCZOS) if fitting is None else fitting(image, (width, height), LANCZOS)
-    if fit == "pad":
-        times = max(across, down)
-        within = (max(1, round(image.width / times)), max(1, round(image.height / times)))
-        return ImageOps.pad(image.resize(within, LANCZOS, reducing_gap=REDUCED), (width, height), LANCZOS)
-    left = top = 0.0
-    if fit == "crop":
+    whole = (0.0, 0.0, float(image.width), float(image.height))
+    left, top, right, bottom = region or whole
+    across, down = (right - left) / width, (bottom - top) / height
+    large = (max if fit == "pad" else min)(across, down) > REDUCED
+    gap = REDUCED if large and not exact else None
+    if fit == "crop" and gap is None and region in (None, whole):
+        return ImageOps.fit(image, (width, height), LANCZOS)
+    within = (width, height)
+    if fit == "pad":  # as ImageOps.contain, which makes nothing of a side that would be shorter than half a pixel
+        within = _contained(right - left, bottom - top, size)
+    elif fit == "crop":
         times = min(across, down)
-        left, top = (image.width - width * times) / 2, (image.height - height * times) / 2
-    box = (left, top, image.width - left, image.height - top)
-    return image.resize((width, height), LANCZOS, box=box, reducing_gap=REDUCED)
+        beside, above = (right - left - width * times) / 2, (bottom - top - height * times) / 2
+        left, top, right, bottom = left + beside, top + above, right - beside, bottom - above
+    image = image.resize(within, LANCZOS, box=(left, top, right, bottom), reducing_gap=gap)
+    return image if within == (width, height) else ImageOps.pad(image, (width, height), LANCZOS)
 
 
-def drafted_size(file: Image.Image, size: tuple[int, int], fit: str) -> tuple[int, int]:
-    """(width, height) that a JPEG is decoded to at least, before it is resized to (height, width), upright or lying on its side."""
-    shorter, longer = min(size), max(size)
-    across = (file.width / longer, file.height / longer) if fit != "crop" else (min(file.size) / longer,) * 2
-    times = max(1.0, min(min(across), min(file.size) / shorter) / REDUCED)
-    return math.ceil(file.width / times), math.ceil(file.height / times)
+def _contained(across: float, down: float, size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of a picture, at least 1, where it is as large as (height, width) contains."""
+    height, width = size
+    if across * height > down * width:
+        return width, max(1, round(down / across * width))
+    return max(1, round(across / down * height)), height
+
+
+def drafted(file: Image.Image, size: tuple[int, int], fit: str) -> Box | None:
+    """Has a JPEG decoded at a part of its size, no less than the first step needs, before it is resized, upright, to (height, width).
+
+    Returns the region, upright, that the picture then fills: its edge may lie within the last pixels.   None where all of it is decoded.
+    """
+    if not isinstance(file, JpegImageFile):
+        return None
+    turned = orientation(file)
+    width, height = file.size if turned < ON_ITS_SIDE else file.size[::-1]
+    times = (max if fit == "pad" else min)(width / size[1], height / size[0])
+    if times <= REDUCED:
+        return None
+    found = file.draft(None, (math.ceil(file.width * REDUCED / times), math.ceil(file.height * REDUCED / times)))
+    return None if found is None else _upright_box(found[1], file.size, turned)
+
+
+def _upright_box(box: Box, size: tuple[int, int], turned: int) -> Box:
+    """A box at the origin of an image (width, height) as it lies in the upright one.   turned: EXIF's orientation."""
+    _, _, right, bottom = box
+    width, height = size
+    from_right, from_bottom = turned in (2, 3, 7, 8), turned in (3, 4, 6, 7)
+    x = (width - right, float(width)) if from_right else (0.0, float(right))
+    y = (height - bottom, float(height)) if from_bottom else (0.0, float(bottom))
+    return (y[0], x[0], y[1], x[1]) if turned >= ON_ITS_SIDE else (x[0], y[0], x[1], y[1])
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF's, 1 for upright, from ON_ITS_SIDE on with its sides exchanged."""
+    return int(image.getexif().get(ORIENTATION, 1))
 
 
 def size_text(size: Sequence[int]) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from undiffuse.data.arrays import arranged, load_one
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.images import first_few, read_images
+from undiffuse.data.pixels import ImageOptions
 from undiffuse.data.table_files import TABLE_SUFFIXES as TABLE_SUFFIXES
 from undiffuse.data.table_files import decode_text, read_table
 from undiffuse.data.table_rows import FILE_COLUMNS, cell_text, rows_by_name
@@ -206,7 +207,7 @@ def pictures(
             )
         return arranged(values, fitting)[0], None, ()
     root = data.root or Path()
-    images = read_images(root, [root / name for name in values], values.tolist(), None, "crop", channels)
+    images = read_images(root, [root / name for name in values], values.tolist(), ImageOptions(channels))
     if len(images.kept) != len(values):
         raise UsageError(
             f"{len(values) - len(images.kept)} pictures that are conditions cannot be read: fix or remove them."

@@ -24,7 +24,7 @@ import torch
 
 from undiffuse.conditioning.base import warn_note
 from undiffuse.data.arrays import load_one
-from undiffuse.data.pixels import IMAGE_SUFFIXES, Unreadable, read_image, upright_size
+from undiffuse.data.pixels import IMAGE_SUFFIXES, ImageOptions, Unreadable, read_image, upright_size
 from undiffuse.data.resizing import resized, size_text
 from undiffuse.errors import UsageError
 from undiffuse.process.philox import standard_normal
@@ -148,7 +148,7 @@ def _array(path: Path) -> np.ndarray:
 
 def _image(path: Path) -> np.ndarray:
     try:
-        lightness: np.ndarray = read_image(path, "grey").values[0].astype(np.float64)
+        lightness: np.ndarray = read_image(path, ImageOptions("grey")).values[0].astype(np.float64)
         return lightness
     except Unreadable as problem:
         raise UsageError(f"{path} cannot be read: {problem}.") from None

@@ -11,7 +11,7 @@ from pathlib import Path
 from undiffuse.data.config import DataConfig
 from undiffuse.data.images import LARGEST_SHARE_UNREADABLE, decoded
 from undiffuse.data.kept import ImageFacts
-from undiffuse.data.pixels import IMAGE_SUFFIXES, Openable, size_in_header
+from undiffuse.data.pixels import IMAGE_SUFFIXES, ImageOptions, Openable, size_in_header
 from undiffuse.data.readers import archives
 from undiffuse.data.readers.folders import find, is_run
 
@@ -99,7 +99,7 @@ def suggested_size(files: Sequence[Openable]) -> int | None:
 
 def scan(files: Sequence[Openable], names: Sequence[str], config: DataConfig) -> Scan:
     """Decodes every file, in parallel, as the data set will be read.   names: of the files."""
-    found = decoded(files, config.size, config.fit, config.channels, config.max_pixels, config.exact_resize)
+    found = decoded(files, ImageOptions.of(config))
     bad = tuple((name, facts) for name, facts in zip(names, found.facts, strict=True) if isinstance(facts, str))
     good = [
         (file, name, facts.size, facts.mode)

@@ -32,7 +32,7 @@ from undiffuse.data.damage import refuse_damaged
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.images import NAMED, first_few, read_images
 from undiffuse.data.kept import kept_dataset
-from undiffuse.data.pixels import IMAGE_SUFFIXES
+from undiffuse.data.pixels import IMAGE_SUFFIXES, ImageOptions
 from undiffuse.data.readers.folders import HIDDEN, OF_SYSTEMS
 from undiffuse.data.readers.image_folder import images_by_name
 from undiffuse.data.tables import CAPTIONS, as_column
@@ -163,7 +163,7 @@ def members_at(path: Path) -> tuple[list[Member], list[str]]:
 def image_archive(path: Path, config: DataConfig) -> Dataset:
     """The images of an archive, or of a folder in it. Raises UsageError where there are none, and as `read_images` does."""
     place = in_archive(path)
-    return kept_dataset([place[0]] if place else [], (path, _how(config)), lambda: _of_archive(path, config))
+    return kept_dataset([place[0]] if place else [], (path, ImageOptions.of(config)), lambda: _of_archive(path, config))
 
 
 def _of_archive(path: Path, config: DataConfig) -> Dataset:
@@ -226,12 +226,7 @@ def shards_of(path: Path) -> list[Path]:
 
 def shards(path: Path, config: DataConfig) -> Dataset:
     """The examples of all shards, in their order. Raises UsageError for shards that are missing."""
-    return kept_dataset(shards_of(path), (path, _how(config)), lambda: _of_shards(path, config))
-
-
-def _how(config: DataConfig) -> object:
-    """The settings that change what is read of an archive."""
-    return config.size, config.fit, config.channels, config.max_pixels, config.exact_resize
+    return kept_dataset(shards_of(path), (path, ImageOptions.of(config)), lambda: _of_shards(path, config))
 
 
 def _of_shards(path: Path, config: DataConfig) -> Dataset:
@@ -275,16 +270,7 @@ def samples(name: str, found: list[Member], config: DataConfig) -> Dataset:
         else:
             beside.setdefault(key, {})[member.suffix] = member
     keys = list(examples)
-    images = read_images(
-        Path(name),
-        list(examples.values()),
-        keys,
-        config.size,
-        config.fit,
-        config.channels,
-        config.max_pixels,
-        config.exact_resize,
-    )
+    images = read_images(Path(name), list(examples.values()), keys, ImageOptions.of(config))
     kept = [keys[row] for row in images.kept]
     rows = [_row(beside.get(key, {})) for key in kept]
     columns = {

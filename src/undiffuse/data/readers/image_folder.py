@@ -14,7 +14,7 @@ import numpy as np
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.images import read_images
-from undiffuse.data.pixels import Openable
+from undiffuse.data.pixels import ImageOptions, Openable
 from undiffuse.data.readers.folders import classes_of, find, is_run
 from undiffuse.errors import UsageError
 
@@ -22,9 +22,7 @@ from undiffuse.errors import UsageError
 def images_by_name(root: Path, files: Sequence[Openable], names: Sequence[str], config: DataConfig) -> Dataset:
     """The images of a folder or an archive, whose folders are classes; the column `file` has their names."""
     labels, notes = classes_of(root, names)
-    images = read_images(
-        root, files, names, config.size, config.fit, config.channels, config.max_pixels, config.exact_resize
-    )
+    images = read_images(root, files, names, ImageOptions.of(config))
     classes: tuple[str, ...] = tuple(sorted(set(labels))) if labels else ()
     place = {name: k for k, name in enumerate(classes)}
     return Dataset(

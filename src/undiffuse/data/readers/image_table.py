@@ -14,6 +14,7 @@ from undiffuse.data.arrays import LABELS, class_labels
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.images import read_images
+from undiffuse.data.pixels import ImageOptions
 from undiffuse.data.table_files import read_table
 from undiffuse.data.table_rows import FILE_COLUMNS, cell_text
 from undiffuse.data.tables import as_column
@@ -54,9 +55,7 @@ def image_table(path: Path, config: DataConfig) -> Dataset:
         )
     files = [path.parent / name for name in cells[column]]
     names = cells[column]
-    images = read_images(
-        path.parent, files, names, config.size, config.fit, config.channels, config.max_pixels, config.exact_resize
-    )
+    images = read_images(path.parent, files, names, ImageOptions.of(config))
     columns = {name: as_column(values)[images.kept] for name, values in content.items()}
     return Dataset(
         path.stem,
@@ -93,9 +92,7 @@ def _of_bytes(path: Path, content: dict[str, list[object]], column: str, config:
     """The pictures whose bytes lie in a column. A label called as labels are is their class."""
     cells = [_Cell(bytes(found) if isinstance(found := _bytes(cell), bytes) else b"") for cell in content[column]]
     names = [f"row {row + 1}" for row in range(len(cells))]
-    images = read_images(
-        path.parent, cells, names, config.size, config.fit, config.channels, config.max_pixels, config.exact_resize
-    )
+    images = read_images(path.parent, cells, names, ImageOptions.of(config))
     columns = {name: as_column(values)[images.kept] for name, values in content.items() if name != column}
     label = next((name for name in LABELS if name in columns and columns[name].ndim == 1), None)
     labels, classes, notes = (None, (), []) if label is None else class_labels(columns.pop(label))
