@@ -6,6 +6,8 @@ import logging
 import signal
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -24,8 +26,9 @@ from undiffuse.models.file import load
 from undiffuse.models.model import Model
 from undiffuse.runs.choose_design import design_settings
 from undiffuse.runs.folder import CONFIG
+from undiffuse.runs.plan_file import PlanFile
 from undiffuse.runs.prepare import Plan, default_name, prepare
-from undiffuse.runs.progress import Trained, train_to_end
+from undiffuse.runs.progress import Trained, data_bars, train_to_end
 from undiffuse.system import inside
 from undiffuse.training.cadence import DEFAULT_INTERVALS, Intervals, parse_duration
 from undiffuse.training.hooks import HookLike, as_hook
@@ -36,8 +39,9 @@ _log = logging.getLogger("undiffuse")
 
 
 def train(
-    data: Any,
+    data: Any = None,
     *,
+    plan: str | Path | None = None,
     name: str | None = None,
     runs: str | Path = "runs",
     resume: bool | None = None,
@@ -60,14 +64,14 @@ def train(
     augment: str | None = None,
     augment_probability: float | None = None,
     size: int | tuple[int, int] | None = None,
-    fit: str = "crop",
+    fit: str | None = None,
     channels: str | None = None,
     variable: str | None = None,
     layout: str | None = None,
     range: tuple[float, float] | None = None,
     max_pixels: int | None = None,
     shrink: int | None = None,
-    complex: bool = False,
+    complex: bool | None = None,
     group: str | None = None,
     held_out: float | None = None,
     device: torch.device | str | None = None,
@@ -82,7 +86,8 @@ def train(
     """Trains on `data` in runs/<name> and returns the model; the same call again resumes. An interrupt (Ctrl-C) saves first.
 
     data: "digits", a folder of images, a .csv naming them, or a .npy, .npz or idx.gz file; or data in memory: an array, a tensor, or anything
-    with a length whose items are read by their number, such as a list or a torch Dataset (data/items.py).
+    with a length whose items are read by their number, such as a list or a torch Dataset (data/items.py); the plan's when left out.
+    plan: a plan.json to follow, as `undiffuse inspect` writes it; what else is given wins over it.
     name: of the run, the data's when left out.   runs: the folder of run folders.
     resume: True to go on with a run that is there, False to begin a new one, None for whichever it is.
     training: fields of TrainingConfig, such as steps=2000, budget="90s", batch_size=64, learning_rate=3e-4 or precision="bf16".
@@ -118,8 +123,12 @@ def train(
     process trains in the folder.
     """
     hooks = [as_hook(hook) for hook in hooks]
+    file = None if plan is None else PlanFile.read(Path(plan))
+    if file is not None:
+        data, start = file.data.source if data is None else data, start or file.start
     source, dataset = _data(
         data,
+        {} if file is None else file.data.model_dump(mode="json"),
         table=None if table is None else str(table),
         size=None if size is None else sides(size),
         fit=fit,
@@ -131,13 +140,14 @@ def train(
         shrink=shrink,
         complex=complex,
         group=group,
-        **({} if held_out is None else {"held_out": share_or_count(held_out)}),
+        held_out=None if held_out is None else share_or_count(held_out),
     )
     chosen = _settings(
         settings, training, {"schedule.name": schedule, "prediction": prediction, "variance_type": variance_type}
     )
     place = _latent(latent)
-    plan = prepare(
+    prepared = partial(
+        prepare,
         source,
         _folder(inside(Path(runs), name or _name(data, start)), resume),
         dataset=dataset,
@@ -153,7 +163,7 @@ def train(
         ),
         preset=preset,
         network=network,
-        conditions=_declared(conditions),
+        conditions=file.conditions if conditions is None and file is not None else _declared(conditions),
         latent=place,
         start=start,
         tasks=training_tasks(degradation, upscale_factor),
@@ -161,15 +171,23 @@ def train(
         device=device,
         download=download,
         watch=Intervals(parse_duration(checkpoint_every), parse_duration(preview_every)),
+        planned=None if file is None else file.design,
     )
-    return _trained(plan, hooks, progress, device)
+    with data_bars() if progress else nullcontext():
+        work = prepared()
+    return _trained(work, hooks, progress, device)
 
 
-def _data(data: Any, **described: Any) -> tuple[DataConfig, Dataset | None]:
-    """What a run's configuration says of the data; the data itself where it is in memory."""
+def _data(data: Any, planned: Mapping[str, Any], **described: Any) -> tuple[DataConfig, Dataset | None]:
+    """What a run's configuration says of the data; the data itself where it is in memory.   planned: what a plan says of it."""
+    if data is None:
+        raise UsageError(
+            'say what to train on, such as undiffuse.train("photos"), or undiffuse.train(plan="plan.json").'
+        )
     kind = type(data).__name__
     in_file = isinstance(data, str | Path)
-    content = {"source": str(data) if in_file else f"{HANDED_OVER}{kind}", **described}
+    source = {"source": str(data) if in_file else f"{HANDED_OVER}{kind}"}
+    content = {**planned, **source, **{name: value for name, value in described.items() if value is not None}}
     config = parsed(DataConfig, content, "these settings of the data do not work")
     if in_file:
         return config, None

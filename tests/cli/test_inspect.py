@@ -80,3 +80,17 @@ def test_data_that_training_refuses_is_looked_at_all_the_same(run, tmp_path):
         assert words in out
         assert not (tmp_path / name / "inspection.png").exists()
         assert json.loads((tmp_path / name / "inspection.json").read_text())["examples"] == 20
+
+
+def test_a_size_is_suggested_although_the_headers_looked_into_are_alike(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("undiffuse.data.inspection.files.LOOKED_INTO", 5)
+    (tmp_path / "data").mkdir()
+    for k in range(40):
+        side = 40 if k == 3 else 32  # the fourth lies between those that are looked into
+        Image.fromarray(np.random.default_rng(k).integers(0, 256, (side, side), np.uint8)).save(
+            tmp_path / "data" / f"{k:02d}.png"
+        )
+    code, out = run("inspect", "data")
+    assert code == 0, out
+    assert "--size 32" in out
+    assert "refuses" not in out

@@ -341,18 +341,16 @@ def test_none_is_none():
 
 
 def test_the_menu_in_words():
-    assert parse_augmentation("flip,shift:2,rotate:15") == {
-        "augment.shift": 2,
-        "augment.flip": True,
-        "augment.rotate": 15.0,
-        "augment.probability": 0.12,
-    }
-    assert parse_augmentation("mirror") == {"augment.shift": 0, "augment.mirror": True}
-    assert parse_augmentation("colour:0.2", 0.5) == {
-        "augment.shift": 0,
-        **{f"augment.{name}": 0.2 for name in ("brightness", "contrast", "hue", "saturation")},
-        "augment.probability": 0.5,
-    }
+    def meant(**chosen):
+        return {f"augment.{name}": value for name, value in AugmentConfig(shift=0, **chosen)} | {
+            f"augment.{name}": value for name, value in chosen.items()
+        }
+
+    given = {"flip": True, "rotate": 15.0, "probability": 0.12}
+    assert parse_augmentation("flip,shift:2,rotate:15") == meant(**given) | {"augment.shift": 2}
+    assert parse_augmentation("mirror") == meant(mirror=True)
+    colours = dict.fromkeys(("brightness", "contrast", "hue", "saturation"), 0.2)
+    assert parse_augmentation("colour:0.2", 0.5) == meant(**colours, probability=0.5)
     for text, message in (
         ("flop", "did you mean 'flip'"),
         ("flip:2", "has no amount"),

@@ -13,7 +13,7 @@ from tests.data.test_duplicates import scenes
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.inspection import duplicates
-from undiffuse.data.inspection.files import image_files, scan, suggested_size
+from undiffuse.data.inspection.files import image_files, scan, sizes_of_some, suggested_side
 from undiffuse.data.inspection.report import found_column, inspect_data
 from undiffuse.data.ranges import found_range
 from undiffuse.data.watching import watched_by
@@ -93,7 +93,7 @@ def test_every_file_is_decoded_and_what_is_wrong_with_it_is_said(tmp_path):
     assert all(reason for _, reason in found.unreadable)
     assert found.odd == ["18.png"]
     assert not found.uniform
-    assert (suggested_size(files), found.suggested_channels()) == (32, "rgb")
+    assert (suggested_side(sizes_of_some(files)), found.suggested_channels()) == (32, "rgb")
     assert seen == [("decoding", len(files), len(files))]  # a task of a thread has more files
     assert json.dumps(found.numbers())
 
@@ -104,13 +104,13 @@ def test_pictures_of_one_size_and_kind_stay_as_they_are(tmp_path):
     files, names = image_files(tmp_path)
     found = scan(files, names, DataConfig(source="x"))
     assert found.uniform
-    assert (suggested_size(files), found.suggested_channels()) == (None, None)
+    assert (suggested_side(sizes_of_some(files)), found.suggested_channels()) == (None, None)
 
 
 def test_the_numbers_are_plain_data():
     found = inspect_data(Dataset("x", scenes(6)[[0, 1, 1, 2, 3, 4]], mode="RGB", columns={"age": np.arange(6) / 3}))
     content = json.loads(json.dumps(found.numbers()))
-    assert content["near_duplicates"] == [["1", "2"]]
+    assert content["near_duplicates"] == [["data:1", "data:2"]]
     assert content["examples"] == 6
     assert content["columns"][0]["kind"] == "number"
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow
@@ -206,13 +207,80 @@ def test_a_cache_that_is_damaged_is_made_anew(tmp_path, small_memory, decoding):
     config = DataConfig(source=str(tmp_path / "data"))
     first = open_data(config)
     (entry,) = small_memory.glob("images-*")
-    for file, content in (("about.json", b"{"), ("values.npy", b"x"), ("about.json", None)):
+    whole = (entry / "values.npy").read_bytes()
+    damaged = [
+        ("about.json", b"{"),
+        ("about.json", b"[]"),
+        ("about.json", None),
+        ("values.npy", None),
+        ("values.npy", b""),
+        ("values.npy", b"x"),
+        ("values.npy", b"PK\x03\x04" + whole[4:]),  # an archive by its first bytes
+        ("values.npy", whole[:9]),
+        ("values.npy", whole[:20]),
+        ("values.npy", whole[:-1]),
+        ("values.npy", whole[:12] + bytes(len(whole) - 12)),
+        ("values.npy", whole[:10] + b"((((" + whole[14:]),
+        ("values.npy", whole.replace(b"'|u1'", b"'|i1'")),
+        ("values.npy", whole.replace(b"'fortran_order': False", b"'fortran_ordeR': False")),
+    ]
+    for file, content in damaged:
         (entry / file).write_bytes(content) if content is not None else (entry / file).unlink()
         decoding.clear()
         assert np.array_equal(open_data(config).values, first.values)
-        assert len(decoding) == 12
-    about = json.loads((entry / "about.json").read_text())
+        assert len(decoding) == 12, (file, content)
+    about = json.loads(json.loads((entry / "about.json").read_text())["about"])
     assert len(about["which"]) == 12
+
+
+@pytest.mark.parametrize("large", [True, False])
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda whole: whole[:-1], "cut short"),
+        (lambda whole: whole[:9], "cannot be read as a NumPy file"),
+        (lambda whole: whole[:10] + b"((((" + whole[14:], "header"),
+        (lambda whole: whole.replace(b"'<f8'", b"'|O' "), "pickled"),
+        (lambda whole: b"", "cannot be read as a NumPy file"),
+    ],
+)
+def test_a_damaged_array_is_refused_in_the_same_words_whatever_its_size(tmp_path, monkeypatch, large, damage, words):
+    np.save(tmp_path / "a.npy", np.arange(400.0).reshape(100, 4))
+    (tmp_path / "a.npy").write_bytes(damage((tmp_path / "a.npy").read_bytes()))
+    monkeypatch.setattr("undiffuse.data.large_arrays.IN_MEMORY", 0 if large else 2**28)
+    with pytest.raises(UsageError, match=words):
+        open_data(DataConfig(source=str(tmp_path / "a.npy")))
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_what_is_no_array_in_an_archive_of_arrays_is_passed_over(tmp_path, monkeypatch, large):
+    values = np.random.default_rng(0).normal(size=(20, 3))
+    np.savez(tmp_path / "a.npz", x=values)
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("README.txt", "how these were measured")
+    monkeypatch.setattr("undiffuse.data.large_arrays.IN_MEMORY", 0 if large else 2**28)
+    found = open_data(DataConfig(source=str(tmp_path / "a.npz")))
+    assert np.allclose(found.values[..., 0], values)
+    assert not found.columns
+    with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
+        archive.writestr("README.txt", "nothing else")
+    with pytest.raises(UsageError, match="no array"):
+        open_data(DataConfig(source=str(tmp_path / "b.npz")))
+
+
+def test_a_picture_that_was_unreadable_for_a_moment_is_tried_again(tmp_path, small_memory, decoding, monkeypatch):
+    pictures(tmp_path / "data", 120)
+    config, whole = DataConfig(source=str(tmp_path / "data")), Path.open
+
+    def forbidden(path, *args, **kwargs):
+        if path.name == "03.png":
+            raise PermissionError(13, "Permission denied")
+        return whole(path, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", forbidden)
+        assert len(open_data(config)) == 119
+    assert len(open_data(config)) == 120
 
 
 def test_the_cache_takes_no_more_than_it_leaves_free(tmp_path, small_memory, decoding, monkeypatch):

@@ -10,6 +10,7 @@ from PIL import Image
 from undiffuse.data.codec import Codec, fitted_codec
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.sources import open_digits
+from undiffuse.pictures.edits import masked
 from undiffuse.pictures.images import save_image, to_rgb
 from undiffuse.pictures.sheets import captioned, sheet
 from undiffuse.pictures.views import forward_pictures, samples_grid, spread_rows
@@ -110,3 +111,22 @@ def test_the_forward_strip_walks_from_the_picture_to_noise():
     rows = spread_rows(chain.levels, 9)
     assert rows[0] == 0
     assert rows[-1] == 100
+
+
+@pytest.mark.parametrize("size", [(6, 5), (4, 6, 5), (9,)])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("mode", [None, "LA", "RGBA"])
+def test_what_is_hidden_is_striped_where_it_is_drawn(size, channels, mode):
+    """Whether channels lie beside each other, such as the parts of complex numbers, or upon each other."""
+    if mode and (len(size) != 2 or channels != len(mode)):
+        pytest.skip("no such picture")
+    values = np.random.default_rng(0).normal(size=(3, channels, *size)).astype(np.float32)
+    codec = Codec(fitted_codec(Dataset("a", values, mode=mode)))
+    hidden = torch.zeros(3, channels, *size, dtype=torch.bool)
+    hidden[0, 0] = True  # of all its places, a channel
+    masks, observed = masked(torch.from_numpy(values), hidden, codec)
+    plain = to_rgb(torch.from_numpy(values), codec.config)
+    times = len(masks[0]) // plain.shape[1]
+    drawn = [picture[::times, ::times] for picture in observed]
+    assert [np.array_equal(a, b) for a, b in zip(drawn, plain, strict=True)] == [False, True, True]
+    assert masks[0].shape == observed[0].shape == (plain.shape[1] * times, plain.shape[2] * times, 3)

@@ -11,7 +11,9 @@ import torch
 import undiffuse
 from tests.small import TINY_SETTINGS
 from undiffuse.conditioning.spec import Condition
+from undiffuse.data.augmentation import AugmentConfig, parse_augmentation
 from undiffuse.data.config import DataConfig
+from undiffuse.errors import UsageError
 from undiffuse.runs.prepare import prepare
 from undiffuse.training.cadence import Intervals
 
@@ -143,3 +145,28 @@ def test_the_words_of_the_command_line(tmp_path, pictured):
         augment_probability=0.3,
     )
     assert model.config.conditions["augmentation"].numbers == 3
+
+
+def test_new_colours_move_nothing(tmp_path, pictured):
+    """So pictures of other proportions may be conditions beside them."""
+    declared = {"wide": Condition(kind="image", inject="embedding")}
+    run = tiny(
+        pictured,
+        tmp_path / "r",
+        declared,
+        **{"augment.probability": 0.9, "augment.brightness": 0.1, "augment.shift": 0},
+    )
+    x, values = run.batch(0)
+    plain, given = run.loader(0)
+    assert not torch.equal(x, plain)
+    assert torch.equal(values["wide"], given["wide"])
+    for moving in ({"augment.shift": 1, "augment.probability": 0.5}, {"augment.mirror": True}):
+        with pytest.raises(UsageError, match="same proportions"):
+            tiny(pictured, tmp_path / "s", declared, **moving)
+
+
+def test_what_is_not_named_is_off_whatever_a_preset_or_a_plan_chose(tmp_path, pictured):
+    words = parse_augmentation("rotate:10")
+    before = {"augment.flip": True, "augment.mirror": True, "augment.probabilities": {"flip": 1.0}}
+    run = tiny(pictured, tmp_path / "r", None, **(EVERYTHING | before | words))
+    assert run.config.design.augment == AugmentConfig(shift=0, rotate=10.0, probability=0.12)

@@ -69,7 +69,7 @@ def test_what_is_edited_in_a_plan_is_what_is_trained_and_options_win(run, tmp_pa
     content["design"]["training"] |= {"batch_size": 5, "steps": 2}
     content["data"]["held_out"] = 7
     plan.write_text(json.dumps(content))
-    code, out = run("train", "--plan", str(plan), "--batch-size", "6", "--no-such" if False else "--name", "edited")
+    code, out = run("train", "--plan", str(plan), "--batch-size", "6", "--name", "edited")
     assert code == 0, out
     config = json.loads((tmp_path / "runs" / "edited" / "config.json").read_text())
     assert config["design"]["training"]["batch_size"] == 6
@@ -136,6 +136,82 @@ def test_a_plan_and_another_network_contradict_each_other(run, tmp_path, picture
     code, out = run("train", "--plan", "runs/data-dry-run/plan.json", "--network", "mlp")
     assert code == 2
     assert "edit its design" in " ".join(out.split())
+
+
+def test_a_plan_of_a_fine_tuning_starts_from_the_same_weights(run, tmp_path, pictures):
+    small = [*options(TINY_SETTINGS), "--train-steps", "1"]
+    assert run("train", "data", *small, "--name", "base")[0] == 0
+    code, out = run("train", "data", "--from", "runs/base", "--adapter-rank", "2", "--dry-run", "--train-steps", "1")
+    assert code == 0, out
+    plan = next((tmp_path / "runs").glob("*-dry-run")) / "plan.json"
+    assert json.loads(plan.read_text())["start"] == "runs/base"
+    code, out = run("train", "--plan", str(plan), "--name", "tuned", "--lr", "1e-30")
+    assert code == 0, out
+    config = json.loads((tmp_path / "runs" / "tuned" / "config.json").read_text())
+    assert config["start"]["name"] == "base"
+    assert config["design"]["adapters"]["rank"] == 2
+    before, after = (undiffuse.load(tmp_path / "runs" / name) for name in ("base", "tuned"))
+    for name, value in before.denoiser.state_dict().items():
+        assert torch.allclose(value, after.denoiser.state_dict()[name], atol=1e-25), (
+            name
+        )  # nothing was learned at such a rate
+
+    content = json.loads(plan.read_text())
+    content["design"]["network"]["width"] *= 2
+    plan.write_text(json.dumps(content))
+    code, out = run("train", "--plan", str(plan), "--name", "wider")
+    assert code == 2
+    assert "trained with other settings of the network" in " ".join(out.split())
+    content["start"] = None
+    plan.write_text(json.dumps(content))
+    code, out = run("train", "--plan", str(plan), "--name", "from-nothing")
+    assert code == 2
+    assert "adapters tune weights that were trained before" in " ".join(out.split())
+
+
+def test_a_plan_is_followed_from_python(run, tmp_path, pictures):
+    assert run("train", "data", "--dry-run", *options(TINY_SETTINGS), "--train-steps", "2", "--size", "4")[0] == 0
+    plan = tmp_path / "runs" / "data-dry-run" / "plan.json"
+    undiffuse.train(plan=plan, runs=tmp_path / "runs", name="a")
+    undiffuse.train(plan=plan, runs=tmp_path / "runs", name="b", steps=1, size=8, conditions={})
+    data, conditions, design = decided(plan)
+    assert decided(tmp_path / "runs" / "a" / "plan.json") == (data, conditions, design)
+    design["training"]["steps"] = 1
+    assert decided(tmp_path / "runs" / "b" / "plan.json") == (data | {"size": [8, 8]}, {}, design)
+    with pytest.raises(UsageError, match="say what to train on"):
+        undiffuse.train(runs=tmp_path / "runs")
+
+
+def test_a_dry_run_says_the_command_that_trains(run, tmp_path, pictures):
+    code, out = run(
+        "train", "data", "--dry-run", *options(TINY_SETTINGS), "--name", "mine", "--runs", "there", "--device", "cpu"
+    )
+    assert code == 0, out
+    command = out.split("next: undiffuse ")[1].split()
+    assert command[:2] == ["train", "--plan"]
+    assert run(*command, "--train-steps", "1")[0] == 0
+    assert (tmp_path / "there" / "mine" / "model.safetensors").exists()
+
+
+def test_a_dry_run_in_the_latents_of_a_trained_autoencoder(run, tmp_path, pictures):
+    short = ["--train-steps", "1", "--batch-size", "8"]
+    latent = ["--latent", "--latent-downsample", "2", "--latent-train-steps", "1"]
+    code, out = run("train", "data", *latent, "--dry-run", *short)
+    assert code == 2
+    assert "not trained yet" in " ".join(out.split())
+    assert not (tmp_path / "runs").exists()
+    assert run("train", "data", *latent, *short, "--name", "first")[0] == 0
+    code, out = run("train", "data", "--autoencoder", "runs/first", "--dry-run", *short, "--name", "b")
+    assert code == 0, out
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["b-dry-run", "first"]
+    assert run("train", "--plan", "runs/b-dry-run/plan.json", "--name", "b")[0] == 0
+
+
+def test_declaring_no_conditions_is_a_choice(tmp_path, pictures):
+    settings = {"training.steps": 1, **TINY_SETTINGS}
+    for conditions, said in (({}, "as declared"), (None, "what the data calls its classes")):
+        plan = prepare(DataConfig(source=str(pictures)), tmp_path / "r", settings=settings, conditions=conditions)
+        assert said in PlanFile.of(plan).because["conditions"]
 
 
 def test_no_held_out_example_reaches_the_optimizer_and_each_is_named(tmp_path, pictures, monkeypatch):

@@ -186,6 +186,8 @@ def balanced(text: str) -> dict[str, object]:
     """Settings of training, of a share, "0.5", or of a class and its share, "species=0.5"."""
     name, equals, share = text.rpartition("=")
     try:
+        if equals and not name:
+            raise ValueError
         chosen: dict[str, object] = {"training.balance": float(share)}
     except ValueError:
         raise UsageError(

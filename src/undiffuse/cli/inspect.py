@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -107,20 +108,31 @@ def _as_options(config: DataConfig) -> list[object]:
 
 def _scanned(config: DataConfig) -> tuple[Scan | None, DataConfig]:
     """(what the image files are, None where the data is none; the settings, with those that bring all to one size and kind of pixel)."""
-    from undiffuse.data.inspection.files import image_files, scan, suggested_size
+    from undiffuse.data.inspection.files import image_files, scan, sizes_of_some
     from undiffuse.data.sources import of_images
 
     path = Path(config.source).expanduser()
     files, names = image_files(path) if of_images(config) else ([], [])
     if not files:
         return None, config
-    side = None if config.size else suggested_size(files)
-    config = config if side is None else config.model_copy(update={"size": (side, side)})
-    found = scan(files, names, config)
+    config, found = _sized(config, sizes_of_some(files)), None
+    if config.size is None:
+        found = scan(files, names, config)
+        config = _sized(config, found.sizes)  # in case that only those differ which were not among these
+    if found is None or config.size is not None:
+        found = scan(files, names, config)
     if not found.names:
         name, reason = found.unreadable[0]
         raise UsageError(f"none of the {len(files)} images in {path} can be read, such as {name}: {reason}.")
     return found, config.model_copy(update={"channels": config.channels or found.suggested_channels()})
+
+
+def _sized(config: DataConfig, sizes: Sequence[tuple[int, int]]) -> DataConfig:
+    """The settings with a size for images of these sizes (height, width), where they need one and none is set."""
+    from undiffuse.data.inspection.files import suggested_side
+
+    side = None if config.size else suggested_side(sizes)
+    return config if side is None else config.model_copy(update={"size": (side, side)})
 
 
 def _planned(
@@ -192,8 +204,8 @@ def _of_examples(found: Inspection) -> list[str]:
         lines.append(f"column       {column.name}: {column.kind or 'no condition'} ({column.why}{missing})")
     joined = f"{sum(map(len, copies.near)):,} in {_clusters(len(copies.near))} of near-duplicates"
     lines.append(f"copies       {copies.repeated:,} equal another; {joined}")
-    lines += [f"             {' = '.join(found.names(cluster[:4]))}" for cluster in copies.near[:MOST_NAMED]]
-    return lines + [f"{name:12} {_few(found.names(rows))}" for name, rows in found.quality.items()]
+    lines += [f"             {' = '.join(found.data.names(cluster[:4]))}" for cluster in copies.near[:MOST_NAMED]]
+    return lines + [f"{name:12} {_few(found.data.names(rows))}" for name, rows in found.quality.items()]
 
 
 def _draw(found: Inspection, path: Path) -> bool:

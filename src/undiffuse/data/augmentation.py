@@ -59,16 +59,23 @@ class AugmentConfig(Config):
     brightness: float = Field(
         0.0,
         ge=0,
+        le=2,
         description="Standard deviation of what is added, in the model's range (black to white is 2); 0 for none.",
     )
     contrast: float = Field(
-        0.0, ge=0, description="Standard deviation of the logarithm (base 2) of a factor of all values; 0 for none."
+        0.0,
+        ge=0,
+        le=2,
+        description="Standard deviation of the logarithm (base 2) of a factor of all values; 0 for none.",
     )
     hue: float = Field(
         0.0, ge=0, le=1, description="Largest rotation of colours about grey, in half turns; 0 for none."
     )
     saturation: float = Field(
-        0.0, ge=0, description="Standard deviation of the logarithm (base 2) of a factor of colourfulness; 0 for none."
+        0.0,
+        ge=0,
+        le=2,
+        description="Standard deviation of the logarithm (base 2) of a factor of colourfulness; 0 for none.",
     )
     probabilities: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         default_factory=dict, description="Probabilities of single changes by name, in place of the common one."
@@ -102,6 +109,11 @@ class AugmentConfig(Config):
     def chosen(self) -> tuple[str, ...]:
         """The entries of the menu that happen and are told, in its order."""
         return tuple(name for name in MENU if getattr(self, name) and self.probability_of(name))
+
+    @property
+    def moves(self) -> bool:
+        """Whether examples are moved, and what belongs to their places with them; new colours move nothing."""
+        return self.mirror or any(name not in COLOUR for name in self.chosen)
 
     def numbers(self, axes: int) -> int:
         """How many numbers say what was done to an example of so many axes; 0 where nothing is told."""
@@ -300,7 +312,8 @@ def parse_augmentation(text: str, probability: float | None = None) -> dict[str,
     "colour" stands for brightness, contrast, hue and saturation.   probability: of each; USUAL_PROBABILITY when None.
     Raises UsageError for a name that the menu does not have, or an amount that is none.
     """
-    found: dict[str, Any] = {"augment.shift": 0}
+    off = AugmentConfig(shift=0).model_dump()
+    found: dict[str, Any] = {f"augment.{name}": value for name, value in off.items()}
     told = False
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, colon, amount = part.partition(":")

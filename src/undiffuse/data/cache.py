@@ -1,7 +1,7 @@
 """What reading data made, kept for the next time: a second run on the same files starts at once.
 
     <cache folder>/<kind>-<key>/<name>.npy   arrays, mapped where they are large
-                                about.json   what else is known
+                                about.json   the type and shape of each, and what else is known
 
 The key is a SHA-256 of how the files are read and, for each, of its path, size and time of change, or of its bytes where it lies in a
 table.  So other files, or the same read otherwise, are others.  Kept is what took SLOW seconds or more, or is too large for memory.  All of it
@@ -19,6 +19,7 @@ from shutil import disk_usage, rmtree
 
 import numpy as np
 import PIL
+from pydantic import BaseModel, ConfigDict, Field
 
 from undiffuse.data.large_arrays import cache_folder, is_large
 from undiffuse.system import remove_leftovers, temporary_beside, write_text
@@ -27,6 +28,15 @@ SLOW = 2.0  # seconds
 DECODER_VERSION = 1  # goes up when the same files are read to other values
 ENTRY_KINDS = ("images", "dataset")
 ABOUT_FILE = "about.json"
+
+
+class CachedFacts(BaseModel):
+    """What about.json holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    arrays: dict[str, tuple[str, tuple[int, ...]]] = Field(description="Type and shape of each array, by its name.")
+    about: str = Field(description="What else is known, as whoever keeps the entry writes it.")
 
 
 @dataclass(frozen=True)
@@ -51,12 +61,13 @@ class CacheEntry:
         if self.folder is None:
             return None
         try:
-            about = (self.folder / ABOUT_FILE).read_text("utf-8")
-            arrays = {path.stem: _loaded(path) for path in sorted(self.folder.glob("*.npy"))}
+            about = CachedFacts.model_validate_json((self.folder / ABOUT_FILE).read_bytes())
+            arrays = {name: _loaded(self.folder / f"{name}.npy") for name in about.arrays}
             os.utime(self.folder)
-        except (OSError, ValueError):
+        except Exception:  # of a damaged file NumPy raises whatever its bytes make of its code
             return None
-        return arrays, about
+        alike = all((array.dtype.str, array.shape) == about.arrays[name] for name, array in arrays.items())
+        return (arrays, about.about) if alike else None
 
     def keep(self, arrays: Mapping[str, np.ndarray], about: str) -> bool:
         """Keeps arrays, where the disk has room. Returns whether it did."""
@@ -72,7 +83,8 @@ class CacheEntry:
             temporary.mkdir()
             for name, array in arrays.items():
                 _save(temporary / f"{name}.npy", array)
-            write_text(temporary / ABOUT_FILE, about)
+            facts = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
+            write_text(temporary / ABOUT_FILE, CachedFacts(arrays=facts, about=about).model_dump_json())
             if folder.exists():  # that could not be read
                 rmtree(folder)
             temporary.rename(folder)
@@ -102,10 +114,13 @@ def _loaded(path: Path) -> np.ndarray:
 def _save(path: Path, array: np.ndarray) -> None:
     """Writes an array; one that another entry holds already is a second name of that file."""
     held = _held(array)
-    if held is None:
-        np.save(path, array)
-    else:
+    if held is not None:
         os.link(held, path)
+        return
+    with path.open("wb") as file:
+        np.save(file, array)
+        file.flush()
+        os.fsync(file.fileno())  # or, after a power cut, the name may be there without the numbers
 
 
 def _held(array: np.ndarray) -> Path | None:

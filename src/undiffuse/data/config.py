@@ -17,7 +17,8 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     source: str = Field(
-        description="digits, or the path of a folder or file of a kind that is known: docs/reference/data.md lists them."
+        min_length=1,
+        description="digits, or the path of a folder or file of a kind that is known: docs/reference/data.md lists them.",
     )
     size: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = Field(
         None, description="Height and width that images are resized to, in pixels."

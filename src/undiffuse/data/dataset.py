@@ -56,6 +56,11 @@ class Dataset:
         columns = {name: column[rows] for name, column in self.columns.items()}
         return replace(self, values=self.values[rows], labels=labels, columns=columns, notes=())
 
+    def names(self, rows: np.ndarray) -> list[str]:
+        """What people call examples: their files, or data:3 by their number."""
+        files = self.columns.get("file")
+        return [f"data:{row}" if files is None else str(files[row]) for row in rows]
+
     def fingerprint(self) -> str:
         """A hash of every value, label and column, to notice on resume that the data changed."""
         digest = hashlib.sha256(str((self.values.shape, self.values.dtype.str, self.classes)).encode())

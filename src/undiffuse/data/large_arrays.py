@@ -17,6 +17,7 @@ import weakref
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from undiffuse.system import remove_leftovers, temporary_beside
 
 IN_MEMORY = 2**28  # bytes
 READ_AT_ONCE = 2**22
+CUT_SHORT = "the file is cut short"
 
 
 def cache_folder() -> Path:
@@ -69,35 +71,50 @@ def _in_file(shape: tuple[int, ...], dtype: np.dtype[Any], size: int) -> np.ndar
 
 def arrays_in(path: Path) -> np.ndarray | dict[str, np.ndarray]:
     """The array of an .npy file, or those of an .npz file by name. Raises what np.load does; nothing is unpickled."""
-    if not is_large(path.stat().st_size):
-        content = np.load(path, allow_pickle=False)
-        return content if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}
-    if not zipfile.is_zipfile(path):
-        return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
+    with path.open("rb") as stream:
+        if stream.peek(2)[:2] != b"PK":
+            if not is_large(path.stat().st_size):
+                return _streamed(stream)
+            shape, _, dtype = _header(stream)
+            if path.stat().st_size - stream.tell() < math.prod(shape) * dtype.itemsize:
+                raise ValueError(CUT_SHORT)
+            return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
     with zipfile.ZipFile(path) as archive:
         found = {}
         for name in archive.namelist():
-            with archive.open(name) as stream:
-                found[name.removesuffix(".npy")] = _streamed(stream)
+            if name.endswith(".npy"):  # NumPy writes nothing else
+                with archive.open(name) as stream:
+                    found[name.removesuffix(".npy")] = _streamed(stream)
+        if not found:
+            raise ValueError("it holds no array")
         return found
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """(shape, whether in Fortran order, type) of an open .npy file, up to where its numbers begin. Raises ValueError for what is none."""
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version not in read_header:
+            raise ValueError(f"its format {version} is not one that is read")
+        shape, fortran, dtype = read_header[version](stream)
+    except (SyntaxError, TokenError, TypeError) as error:  # of a damaged header, which is Python
+        raise ValueError(f"its header is damaged ({error})") from None
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects")
+    return shape, fortran, dtype
 
 
 def _streamed(stream: IO[bytes]) -> np.ndarray:
     """The array of an open .npy file, read part by part."""
-    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    version = np.lib.format.read_magic(stream)
-    if version not in read_header:
-        raise ValueError(f"its format {version} is not one that is read")
-    shape, fortran, dtype = read_header[version](stream)
-    if dtype.hasobject:
-        raise ValueError("it holds pickled objects")
+    shape, fortran, dtype = _header(stream)
     values = allocated(shape[::-1] if fortran else shape, dtype)
     room = values.reshape(-1).view(np.uint8)
     done = 0
     while done < len(room):
         part = stream.read(min(len(room) - done, READ_AT_ONCE))
         if not part:
-            raise ValueError("the file is cut short")
+            raise ValueError(CUT_SHORT)
         room[done : done + len(part)] = np.frombuffer(part, np.uint8)
         done += len(part)
     return values.transpose() if fortran else values

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from undiffuse.data.codec import Codec
-from undiffuse.pictures.images import INK_RGB, SIGNAL_SIZE, to_rgb
+from undiffuse.pictures.images import INK_RGB, SIGNAL_SIZE, side_by_side, to_rgb
 from undiffuse.pictures.sheets import animate, sheet
 from undiffuse.pictures.views import level_label
 from undiffuse.process.levels import Level, broadcast_to
@@ -129,10 +129,10 @@ def _where(hidden: Tensor, codec: Codec) -> np.ndarray:
         place = np.linspace(0, hidden.shape[-1] - 1, width).round().astype(int)
         return np.repeat(hidden.any(1).numpy()[:, None, place], height, 1)
     slices = hidden[:, :, hidden.shape[2] // 2] if hidden.ndim == 5 else hidden
-    if codec.config.shape[0] <= 4:  # drawn on top of each other
+    channels = codec.config.shape[0]
+    if not side_by_side(channels, codec.config.mode):
         return slices.any(1).numpy()
-    side_by_side = slices.expand(-1, codec.config.shape[0], -1, -1).permute(0, 2, 1, 3)
-    return side_by_side.flatten(2).numpy()
+    return slices.expand(-1, channels, -1, -1).permute(0, 2, 1, 3).flatten(2).numpy()
 
 
 def _larger(picture: np.ndarray) -> np.ndarray:

@@ -43,12 +43,17 @@ def to_rgb(values: Tensor, codec: CodecConfig) -> np.ndarray:
     if pixels.ndim == 5:
         pixels = pixels[:, :, pixels.shape[2] // 2]
     channels = pixels.shape[1]
-    if channels == 4 or (channels == 2 and has_alpha(codec.mode)):
+    if side_by_side(channels, codec.mode):
+        pixels = np.concatenate(np.split(pixels, channels, axis=1), axis=-1)
+    elif channels in (2, 4):
         alpha = pixels[:, -1:].astype(np.float32) / 255
         pixels = (pixels[:, :-1] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
-    elif channels not in (1, 3):
-        pixels = np.concatenate(np.split(pixels, channels, axis=1), axis=-1)
     return np.repeat(pixels, 3, axis=1).transpose(0, 2, 3, 1) if pixels.shape[1] == 1 else pixels.transpose(0, 2, 3, 1)
+
+
+def side_by_side(channels: int, mode: str | None) -> bool:
+    """Whether channels are drawn beside each other: those that are no colour, and colour with alpha.   mode: kind of pixel."""
+    return channels not in (1, 3, 4) and not (channels == 2 and has_alpha(mode))
 
 
 def _curve(signal: np.ndarray) -> np.ndarray:

@@ -73,12 +73,7 @@ def choose_design(
     elif any(path.startswith("latent.") for path in settings):
         raise UsageError("settings of latents belong to a model that has them: add `latent`.")
     design = design_for(source, shape, preset, cpu, network, latents_)
-    design = changed(design, with_sampling_completed(design.sampling, settings))
-    if design.adapters:
-        raise UsageError(
-            "adapters tune weights that were trained before: say whose, by `start`, or leave `adapter_rank` out."
-        )
-    return design
+    return changed(design, with_sampling_completed(design.sampling, settings))
 
 
 def with_end(design: Design, settings: Mapping[str, Any]) -> Design:

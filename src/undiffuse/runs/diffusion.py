@@ -245,7 +245,7 @@ class Run:
         before = stored(self.folder / CONFIG, RunConfig, "choose another name")
         if before is None or before.fingerprint != self.config.fingerprint or not (self.folder / INVENTORY).exists():
             self.prepared.inventory(self.config.split).write(self.folder)
-        names = self.prepared.names(self.prepared.held_out)
+        names = self.prepared.data.names(self.prepared.held_out)
         write_text(self.folder / HELD_OUT, "".join(f"{name}\n" for name in names))
         if self.plan is not None:
             self.plan.write(self.folder / PLAN)

@@ -32,7 +32,7 @@ def draw_batches(run: Run, folder: Path) -> list[Path]:
         shown = rows[:MOST_BATCH_ROWS]
         told = [column_values(prepared.data, name, of, shown) for name, of in prepared.declared.items()]
         texts = [label_of(each) for each in zip(*told, strict=True)] if told else [""] * len(shown)
-        labels = [f"{name}  {text}".strip() for name, text in zip(prepared.names(shown), texts, strict=True)]
+        labels = [f"{name}  {text}".strip() for name, text in zip(prepared.data.names(shown), texts, strict=True)]
         observed = values["observation"][:, : x.shape[1]] if "observation" in values else None
         title = f"batch {step + 1} of {training.batch_size}: the first examples, as the network sees them"
         image = batch_sheet(x, levels, run.codec, labels, title, observed)

@@ -42,8 +42,9 @@ FINE_TUNING_STEPS = 1000
 
 @dataclass(frozen=True)
 class PretrainedModel:
-    """The model that a fine-tuning starts from.   start: how the run's configuration names it."""
+    """The model that a fine-tuning starts from.   path: where it is.   start: how the run's configuration names it."""
 
+    path: str
     model: Model
     start: StartConfig
 
@@ -59,13 +60,13 @@ class PretrainedModel:
 
 def load_pretrained(path: str | Path) -> PretrainedModel:
     """The model in a run folder or a model file. Raises UsageError where there is none."""
-    model, path = load(path, "cpu"), Path(path).resolve()
-    name = path.name if path.is_dir() else f"{path.parent.name}/{path.name}"
-    return PretrainedModel(model, StartConfig(name=name, sha256=weights_digest(model)))
+    model, whole = load(path, "cpu"), Path(path).resolve()
+    name = whole.name if whole.is_dir() else f"{whole.parent.name}/{whole.name}"
+    return PretrainedModel(str(path), model, StartConfig(name=name, sha256=weights_digest(model)))
 
 
-def fine_tuned_design(base: ModelConfig, settings: Mapping[str, Any]) -> Design:
-    """The design of a fine-tuning.   settings: by dotted path, replacing the model's and the defaults.
+def fine_tuned_design(base: ModelConfig, settings: Mapping[str, Any], planned: Design | None = None) -> Design:
+    """The design of a fine-tuning.   settings: by dotted path, replacing the model's and the defaults, or those of the plan.
 
     Raises UsageError for settings that would make the weights mean something else, with a list.
     """
@@ -89,17 +90,7 @@ def fine_tuned_design(base: ModelConfig, settings: Mapping[str, Any]) -> Design:
             timestep_sampling="uniform" if learned else "logit_normal",
         ),
     )
-    noise = {path: value for path, value in settings.items() if path.partition(".")[0] == "schedule"}
-    another = (
-        noise.get("schedule.name", of.schedule.name) != of.schedule.name
-    )  # which keeps nothing of the old one, such as its T
-    schedule = changed(of.model_copy(update={"schedule": ScheduleConfig()}) if another else of, noise).schedule
-    schedule.build()
-    moved, rest = (
-        rescheduled(before, schedule),
-        {path: value for path, value in settings.items() if path not in noise},
-    )
-    design = changed(moved, with_sampling_completed(moved.sampling, rest))
+    design = _with_settings(of, before, settings) if planned is None else changed(planned, settings)
     other = {
         path: values
         for path, values in differences(before, design).items()
@@ -113,6 +104,21 @@ def fine_tuned_design(base: ModelConfig, settings: Mapping[str, Any]) -> Design:
             f"the weights to start from were trained with other settings of the network ({listed}): leave these out."
         )
     return design
+
+
+def _with_settings(of: ModelConfig, before: Design, settings: Mapping[str, Any]) -> Design:
+    """The design of a model, for its own schedule, with settings by dotted path, another schedule's among them."""
+    noise = {path: value for path, value in settings.items() if path.partition(".")[0] == "schedule"}
+    another = (
+        noise.get("schedule.name", of.schedule.name) != of.schedule.name
+    )  # which keeps nothing of the old one, such as its T
+    schedule = changed(of.model_copy(update={"schedule": ScheduleConfig()}) if another else of, noise).schedule
+    schedule.build()
+    moved, rest = (
+        rescheduled(before, schedule),
+        {path: value for path, value in settings.items() if path not in noise},
+    )
+    return changed(moved, with_sampling_completed(moved.sampling, rest))
 
 
 def open_for(base: ModelConfig, data: DataConfig) -> tuple[DataConfig, Dataset]:

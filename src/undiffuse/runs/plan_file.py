@@ -1,6 +1,7 @@
 """plan.json: everything that is decided before a training, each with the rule that decided it.
 
-    data, conditions, design   as in config.json, in full: what is edited here is what is trained
+    data, conditions, design   as in config.json: what is edited here is what is trained, and what is left out is the default
+    start                      the run folder or model file that a fine-tuning starts from
     expected                   what a few updates measured on this machine: memory, and seconds of an update
     because                    why, by the name of what was decided
 
@@ -36,9 +37,8 @@ if TYPE_CHECKING:
 
 PLAN = "plan.json"
 MOST_UPDATES, MOST_SECONDS = 10, 3.0  # that are measured after the first, which is slower; one at least
-EXPECT: tuple[
-    tuple[float, str], ...
-] = (  # Kadkhodaie et al. 2024, figure 2: copies below 10^3 faces of 80×80, agreement of two halves from 10^4 on
+# Kadkhodaie et al. 2024, figure 2: copies below 10^3 faces of 80×80, agreement of two halves from 10^4 on
+EXPECT = (
     (1_000, "few: much of what is drawn will be copies; stop early, or start from a model of more data"),
     (10_000, "some copies are likely in a long training: watch the held-out error"),
     (float("inf"), "enough to draw what is new"),
@@ -69,6 +69,7 @@ class PlanFile(Config):
     data: DataConfig = Field(description="The data set, and how it is read.")
     conditions: dict[Name, Condition] = Field(description="The conditions by name.")
     design: Design = Field(description="The network, the process, the training and the sampling.")
+    start: str | None = Field(None, description="The run folder or model file whose weights to start from.")
     expected: Expected | None = Field(None, description="What the training takes; not read.")
     because: dict[str, str] = Field(default_factory=dict, description="Why, by the name of what was decided; not read.")
 
@@ -80,6 +81,7 @@ class PlanFile(Config):
             data=config.data,
             conditions=config.conditions,
             design=config.design,
+            start=plan.base.path if plan.base else None,
             expected=expected,
             because={**reasons(plan), **(because or {})},
         )
@@ -118,8 +120,10 @@ def reasons(plan: Plan) -> dict[str, str]:
     }
     found["examples"] = next(text for most, text in EXPECT if n - held_out < most)
     names = ", ".join(f"{c.kind} {name}" if c.kind != name else name for name, c in config.conditions.items())
-    if config.conditions:
-        found["conditions"] = f"{names}: " + ("as declared" if plan.declared else "what the data calls its classes")
+    if config.conditions or plan.declared:
+        found["conditions"] = f"{names or 'none'}: " + (
+            "as declared" if plan.declared else "what the data calls its classes"
+        )
     else:
         found["conditions"] = "none: none is declared, and the data has no classes that differ"
 
@@ -162,12 +166,13 @@ def measured(run: Run) -> Expected:
     loop, training = run.loop, run.config.design.training
     if cuda := run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
-    ticks = list[float]()
+    ticks = [time.monotonic()]
     for _ in islice(loop.updates(run.batch), 1 + MOST_UPDATES):
         ticks.append(time.monotonic())
-        if len(ticks) > 1 and ticks[-1] - ticks[0] > MOST_SECONDS:
+        if len(ticks) > 2 and ticks[-1] - ticks[1] > MOST_SECONDS:
             break
-    seconds = median(now - before for before, now in pairwise(ticks))
+    after = ticks[1:] if len(ticks) > 2 else ticks  # a training of one update has no other
+    seconds = median(now - before for before, now in pairwise(after))
     by_steps = (training.steps or float("inf")) * seconds
     whole = min(by_steps, training.budget or float("inf"))
     return Expected(

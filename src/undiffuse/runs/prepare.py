@@ -146,21 +146,25 @@ def prepare(
         raise UsageError(
             "a fine-tuning keeps the network, and the latents, of the model it starts from: leave `preset`, `network` and `latent` out."
         )
-    if planned is not None and any(each is not None for each in (preset, network, latent, start)):
+    if planned is not None and any(each is not None for each in (preset, network, latent)):
         raise UsageError(
-            "a plan says what is trained: edit its design, and leave `preset`, `network`, `latent` and `start` out."
+            "a plan says what is trained: edit its design, and leave `preset`, `network` and `latent` out."
         )
     existing = ExistingRun.read(folder)
     if isinstance(existing.config, RunConfig):  # which resized images so, and nobody is asked about it
         data = data.model_copy(update={"exact_resize": existing.config.data.exact_resize})
     source, dataset = _open(data, base) if dataset is None else (data, dataset)
     if base:
-        design = fine_tuned_design(base.config, settings)
+        design = fine_tuned_design(base.config, settings, planned)
     elif planned is not None:
         design = changed(planned, settings)
     else:
         cpu = device.type == "cpu"
         design = choose_design(source.source, dataset.shape, settings, preset, cpu, network, latent)
+    if design.adapters and base is None:
+        raise UsageError(
+            "adapters tune weights that were trained before: say whose, by `start`, or leave `adapter_rank` out."
+        )
     design = with_end(design, settings)
     declared, dataset = _declared(conditions, dataset, base)
     _refuse_contradictions(design, declared, dataset)
@@ -267,7 +271,7 @@ def _prepared(
     latents = design.latent is not None or (of is not None and of.latent is not None)
     design.augment.check(data.shape, data.shape[0] - has_alpha(data.mode), latents=latents)
     for name, condition in conditions.items():
-        if (design.augment.chosen or design.augment.mirror) and isinstance(condition, ImageConfig):
+        if design.augment.moves and isinstance(condition, ImageConfig):
             _refuse_immovable(name, condition, data)
     values = encode_conditions(data, declared, conditions, existing.folder / CACHE)
     prepared = Prepared(data, training, rows.held_out, codec, declared, conditions, values, degradations, rows.keys)

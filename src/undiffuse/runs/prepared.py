@@ -75,11 +75,6 @@ class Prepared:
         x = codec.encode_parts(self.data.values, rows, device)
         return x, {name: value[rows].to(device) for name, value in self.values.items()} | self.degraded(x, draws)
 
-    def names(self, rows: np.ndarray) -> list[str]:
-        """What people call examples: their files, or data:3 by their number."""
-        files = self.data.columns.get("file")
-        return [f"data:{row}" if files is None else str(files[row]) for row in rows]
-
     def balanced(self, training: TrainingConfig) -> BalancedOrder | None:
         """The order of the training examples where classes are balanced. Raises UsageError where there is no such class.
 

@@ -83,14 +83,15 @@ def image_files(path: Path) -> tuple[list[Openable], list[str]]:
     return list(found.files), found.names
 
 
-def suggested_size(files: Sequence[Openable]) -> int | None:
-    """The side to bring images to, by the headers of at most LOOKED_INTO of them, evenly spread.
-
-    None where all have one size already, which is at most the largest of SIDES.
-    """
+def sizes_of_some(files: Sequence[Openable]) -> list[tuple[int, int]]:
+    """(height, width) of images, by the headers of at most LOOKED_INTO of them, evenly spread, that can be read."""
     spread = files[:: -(-len(files) // LOOKED_INTO) or 1]
     with ThreadPoolExecutor() as pool:
-        sizes = [size for size in pool.map(size_in_header, spread) if size is not None]
+        return [size for size in pool.map(size_in_header, spread) if size is not None]
+
+
+def suggested_side(sizes: Sequence[tuple[int, int]]) -> int | None:
+    """The side to bring images of these sizes (height, width) to; None where all have one already, which is at most the largest of SIDES."""
     if not sizes or (len(set(sizes)) == 1 and max(sizes[0]) <= SIDES[-1]):
         return None
     reach = [sum(min(size) >= side for size in sizes) / len(sizes) for side in SIDES]

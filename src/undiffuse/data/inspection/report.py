@@ -61,11 +61,6 @@ class Inspection:
     classes: Mapping[str, int] = field(default_factory=dict)
     columns: tuple[FoundColumn, ...] = ()
 
-    def names(self, rows: np.ndarray) -> list[str]:
-        """What examples are called: their files, or their numbers."""
-        files = self.data.columns.get("file")
-        return [str(row) if files is None else str(files[row]) for row in rows]
-
     @property
     def rare(self) -> list[str]:
         """Classes of few examples beside the commonest."""
@@ -86,9 +81,9 @@ class Inspection:
             "standard_deviation": list(self.deviations),
             "classes": dict(self.classes),
             "columns": [vars(column) for column in self.columns],
-            "exact_duplicates": [self.names(cluster) for cluster in self.duplicates.exact],
-            "near_duplicates": [self.names(cluster) for cluster in self.duplicates.near],
-            "noteworthy": {name: self.names(rows) for name, rows in self.quality.items()},
+            "exact_duplicates": [data.names(cluster) for cluster in self.duplicates.exact],
+            "near_duplicates": [data.names(cluster) for cluster in self.duplicates.near],
+            "noteworthy": {name: data.names(rows) for name, rows in self.quality.items()},
             "notes": list(data.notes),
         }
 
