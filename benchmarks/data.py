@@ -222,7 +222,7 @@ def inspect(folder: str, size: int | None) -> None:
             list(pool.map(decoder, files))
         rates["pillow"].append(len(files) / (time.monotonic() - began))
         began = time.monotonic()
-        side = None if size else inspection.suggested_size(files)
+        side = None if size else inspection.suggested_side(inspection.sizes_of_some(files))
         inspection.scan(files, names, config if side is None else config.model_copy(update={"size": (side, side)}))
         rates["undiffuse"].append(len(files) / (time.monotonic() - began))
     CacheEntry.load = original  # type: ignore[method-assign]

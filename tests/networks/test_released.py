@@ -411,6 +411,15 @@ def test_the_presets_of_edm_are_the_networks_compared_here(preset, name):
     assert PRESETS[preset]().network.model_dump(exclude=sizes) == EDM[name][0].model_dump(exclude=sizes)
 
 
+@pytest.mark.parametrize("preset", ["edm_ddpmpp_cifar10", "edm_ncsnpp_cifar10"])
+def test_edms_models_are_told_nine_numbers_of_their_augmentation(preset):
+    """EDM's `augment_dim`, 9, of flips, scale, rotation, stretch and translation (Karras et al. 2022, Table 6)."""
+    augment = PRESETS[preset]().augment
+    assert augment.numbers(2) == 9
+    assert {augment.probability_of(name) for name in augment.chosen if name != "flip"} == {0.12}
+    assert augment.probability_of("flip") == 1
+
+
 def test_edms_adm_has_as_many_parameters():
     config = DHARIWAL.model_copy(update={"width": 192, "multipliers": (1, 2, 3, 4), "depth": 3, "attention": (2, 4, 8)})
     with torch.device("meta"):

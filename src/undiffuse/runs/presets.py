@@ -153,10 +153,7 @@ def adm_imagenet256() -> Design:
 
 
 def edm_cifar10(ncsnpp: bool) -> Design:
-    """EDM's CIFAR-10 models, DDPM++ and NCSN++ (Karras et al. 2022, Table 7), without their augmentation.
-
-    That is `--augment flip,flip_vertical,scale,rotate:180,stretch,translate --set 'augment.probabilities={"flip": 1}'`.
-    """
+    """EDM's CIFAR-10 models, DDPM++ and NCSN++ (Karras et al. 2022, Table 7), with their augmentation (Table 6, and appendix F.2)."""
     network = UNetConfig(
         width=128,
         first_width=128,
@@ -202,6 +199,17 @@ def edm_cifar10(ncsnpp: bool) -> Design:
             stratified=False,
         ),
         sampling=SamplingConfig(solver="edm", grid="karras", steps=18),
+        augment=AugmentConfig(
+            probability=0.12,
+            probabilities={"flip": 1.0},
+            shift=0,
+            flip=True,
+            flip_vertical=True,
+            scale=0.2,
+            rotate=180,
+            stretch=0.2,
+            translate=0.125,
+        ),
     )
 
 
