@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.data.test_duplicates import scenes
@@ -94,3 +95,20 @@ def test_a_size_is_suggested_although_the_headers_looked_into_are_alike(run, tmp
     assert code == 0, out
     assert "--size 32" in out
     assert "refuses" not in out
+
+
+def test_what_reading_changes_is_shown_before_and_after(run, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("undiffuse.pictures.inspection.draw_inspection", lambda page, path: shown.append(page))
+    folder(tmp_path / "same")
+    assert run("inspect", "same")[0] == 0
+    assert not [heading for heading, _ in shown[0].rows if "in the file" in heading]
+    for k in range(8):  # black on the left, white on the right, and a quarter of each side is cut away
+        wide = np.repeat((np.arange(80) >= 40).astype(np.uint8) * 255, 40).reshape(80, 40).T
+        (tmp_path / "wide").mkdir(exist_ok=True)
+        Image.fromarray(np.roll(wide, 2 * k, 1)).save(tmp_path / "wide" / f"{k}.png")
+    assert run("inspect", "wide", "--size", "32")[0] == 0
+    ((_, pairs),) = [row for row in shown[1].rows if "in the file" in row[0]]
+    assert len(pairs) == 8
+    before, after = ((picture < 128).all(2).any(1).nonzero()[0] for picture in pairs[0])
+    assert len(after) == pytest.approx(2 * len(before), abs=2)  # twice as high, for its width

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 READING = options_of("DataConfig", {None: ("fit", "channels", "variable", "layout", "max_pixels", "complex", "table")})
 MOST_NAMED = 6  # of each kind of what is noteworthy
 EXAMPLES_SHOWN = 24
+CHANGED_SHOWN, CHANGED_SIDE = 12, 128
 
 
 def inspect(
@@ -66,7 +67,8 @@ def inspect(
     numbers |= {"plan": None if plan is None else plan.model_dump(mode="json"), "suggested_command": command}
     text = json.dumps(finite(numbers), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(folder / "inspection.json", text)
-    drawn = [] if problem or not _draw(found, folder / "inspection.png") else ["inspection.png"]
+    changed = [] if scan is None else _changed(scan, config)
+    drawn = [] if problem or not _draw(found, changed, folder / "inspection.png") else ["inspection.png"]
     if plan is not None:
         plan.write(folder / PLAN)
         drawn.append(PLAN)
@@ -208,8 +210,42 @@ def _of_examples(found: Inspection) -> list[str]:
     return lines + [f"{name:12} {_few(found.data.names(rows))}" for name, rows in found.quality.items()]
 
 
-def _draw(found: Inspection, path: Path) -> bool:
-    """Draws the page, in the colours that the data is shown in everywhere. Returns whether it could."""
+def _changed(scan: Scan, config: DataConfig) -> list[list[Any]]:
+    """Pictures of some files that reading changes, each as it is in the file and, beside it, as it is read; unlike ones first."""
+    from itertools import islice
+
+    import numpy as np
+
+    from undiffuse.data.pixels import CHANNELS, DESCRIBED, ImageOptions, Unreadable, converted, read_image
+    from undiffuse.pictures.inspection import in_square
+
+    others = [
+        row
+        for row, (size, mode) in enumerate(zip(scan.sizes, scan.modes, strict=True))
+        if (config.size and size != tuple(config.size))
+        or (config.channels and mode.split(";")[0] != list(DESCRIBED)[CHANNELS[config.channels] - 1])
+    ]
+    kinds = {(scan.sizes[row], scan.modes[row]): row for row in reversed(others)}
+    found = []
+    for row in islice(dict.fromkeys([*kinds.values(), *others]), CHANGED_SHOWN):
+        try:
+            each = [read_image(scan.files[row], how).values for how in (None, ImageOptions.of(config))]
+        except Unreadable:
+            continue
+        top = max(255.0, *(float(values.max()) for values in each))  # of both, so that they are alike
+        shown = [(values / top * 255).clip(0, 255).astype(np.uint8) for values in each]
+        found.append([in_square(_on_white(converted(values, 4)), CHANGED_SIDE) for values in shown])
+    return found
+
+
+def _on_white(values: Any) -> Any:
+    """A picture (4, H, W) of 8 bits with alpha as it looks on white, (H, W, 3)."""
+    alpha = values[3:].astype(float) / 255
+    return (values[:3] * alpha + 255 * (1 - alpha)).round().astype("uint8").transpose(1, 2, 0)
+
+
+def _draw(found: Inspection, changed: list[list[Any]], path: Path) -> bool:
+    """Draws the page, in the colours that the data is shown in everywhere. Returns whether it could.   changed: see `_changed`."""
     import numpy as np
     import torch
 
@@ -232,6 +268,8 @@ def _draw(found: Inspection, path: Path) -> bool:
         for name, which in found.quality.items()
     ]
     near = [shown(cluster[:4]) for cluster in found.duplicates.near[:12]]
+    if changed:
+        rows.insert(0, ("in the file, and beside it as it is read", changed))
     if near:
         rows.insert(0, (f"near-duplicates: {_clusters(len(found.duplicates.near))}", near))
     values = data.values[spread].ravel().astype(np.float64)

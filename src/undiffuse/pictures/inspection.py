@@ -10,11 +10,13 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image
 
 from undiffuse.pictures.plots import COLOURS, FAINT, INK, MUTED, STYLE, save_figure
 
 MOST_CLASS_BARS = 20
 ACROSS = 12  # pictures
+MARGIN = 4  # pixels, of a picture in a square
 PAGE_WIDTH = 12.0  # inches
 
 
@@ -51,6 +53,17 @@ def draw_inspection(page: InspectionPage, path: Path) -> None:
         for part, (heading, _), canvas in zip(parts[2:], page.rows, mosaics[1:], strict=True):
             _show_mosaic(part, heading, canvas)
         save_figure(figure, path)
+
+
+def in_square(picture: np.ndarray, side: int) -> np.ndarray:
+    """A picture uint8 (H, W, 3) as large as fits into a square of `side`, in its middle, on white; a small one is enlarged pixel by pixel."""
+    height, width = picture.shape[:2]
+    times = (side - 2 * MARGIN) / max(height, width)
+    size = max(1, round(width * times)), max(1, round(height * times))
+    resample = Image.Resampling.NEAREST if times > 1 else Image.Resampling.LANCZOS
+    canvas = Image.new("RGB", (side, side), "white")
+    canvas.paste(Image.fromarray(picture).resize(size, resample), ((side - size[0]) // 2, (side - size[1]) // 2))
+    return np.asarray(canvas)
 
 
 def _mosaic(clusters: Sequence[Sequence[np.ndarray]], across: int = ACROSS) -> np.ndarray:
