@@ -16,7 +16,7 @@ from undiffuse.pictures.plots import COLOURS, FAINT, INK, MUTED, STYLE, save_fig
 
 MOST_CLASS_BARS = 20
 ACROSS = 12  # pictures
-MARGIN = 4  # pixels, of a picture in a square
+AROUND = 4  # pixels, of a picture in a square
 PAGE_WIDTH = 12.0  # inches
 
 
@@ -58,7 +58,7 @@ def draw_inspection(page: InspectionPage, path: Path) -> None:
 def in_square(picture: np.ndarray, side: int) -> np.ndarray:
     """A picture uint8 (H, W, 3) as large as fits into a square of `side`, in its middle, on white; a small one is enlarged pixel by pixel."""
     height, width = picture.shape[:2]
-    times = (side - 2 * MARGIN) / max(height, width)
+    times = (side - 2 * AROUND) / max(height, width)
     size = max(1, round(width * times)), max(1, round(height * times))
     resample = Image.Resampling.NEAREST if times > 1 else Image.Resampling.LANCZOS
     canvas = Image.new("RGB", (side, side), "white")
