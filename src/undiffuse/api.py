@@ -72,6 +72,8 @@ def train(
     max_pixels: int | None = None,
     shrink: int | None = None,
     complex: bool | None = None,
+    columns: Mapping[str, str] | None = None,
+    relations: Sequence[str] = (),
     group: str | None = None,
     held_out: float | None = None,
     device: torch.device | str | None = None,
@@ -113,6 +115,8 @@ def train(
     range: the values of black and white, where it shall not be found from the values.
     max_pixels: open images of up to so many, beyond the limit that protects from harmful files.   shrink: average blocks of so many values
     along each axis.   complex: read complex numbers as two channels each, real and imaginary part.
+    columns: of a table whose rows are the data, what columns are, where that is not found out, such as {"zip": "category"}.
+    relations: what holds in every row of it, such as ["start < end", "total = a + b"].
     held_out: for validation, a share of the examples below 1, or a whole number of them.   group: a column whose equal
     values stay together, in training or held out.
 
@@ -139,6 +143,8 @@ def train(
         max_pixels=max_pixels,
         shrink=shrink,
         complex=complex,
+        columns=None if columns is None else dict(columns),
+        relations=tuple(relations) or None,
         group=group,
         held_out=None if held_out is None else share_or_count(held_out),
     )
@@ -191,7 +197,7 @@ def _data(data: Any, planned: Mapping[str, Any], **described: Any) -> tuple[Data
     config = parsed(DataConfig, content, "these settings of the data do not work")
     if in_file:
         return config, None
-    return config, with_settings(as_dataset(data, kind, layout=config.layout, parts=config.complex), config)
+    return config, with_settings(as_dataset(data, kind, layout=config.layout, parts=config.complex, config=config), config)
 
 
 def _name(data: Any, start: str | Path | None) -> str:

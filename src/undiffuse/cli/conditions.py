@@ -182,6 +182,17 @@ def shares(texts: Texts) -> tuple[float | None, dict[str, float]]:
     )
 
 
+def kinds_of_columns(texts: list[str] | None) -> dict[str, str] | None:
+    """What columns of a table are, by name, of "zip=category". Raises UsageError for anything else."""
+    found = {}
+    for text in texts or []:
+        name, equals, kind = text.rpartition("=")
+        if not equals or not name:
+            raise UsageError(f"--column {text!r} says not what a column is: write NAME=KIND, such as zip=category.")
+        found[name] = kind
+    return found or None
+
+
 def balanced(text: str) -> dict[str, object]:
     """Settings of training, of a share, "0.5", or of a class and its share, "species=0.5"."""
     name, equals, share = text.rpartition("=")

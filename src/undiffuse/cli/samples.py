@@ -156,13 +156,15 @@ def write_samples(
     constant = [f", {name} {values[0]}" for name, values in sampler.conditions.shown.items() if len(values) == 1]
     title = f"{n} samples{left_out}, seed {sampler.seed}{''.join(constant)}"
     captions = len(set(labels)) > len(labels) / 2
+    given = sampler.columns(samples)
     if compare:
         rows = list(dict.fromkeys(labels))
-        page = compared_grid(small.finish(), codec, rows, f"The same noise in each column: {title}")
+        page = compared_grid(small.finish(given), codec, rows, f"The same noise in each column: {title}")
     else:
-        page = samples_grid(small.finish(), codec, labels, title, captions=captions)
+        page = samples_grid(small.finish(given), codec, labels, title, captions=captions)
     page.save(folder / "grid.png")
-    written = ["grid.png", "images/", *(["files/"] if small.files else []), "samples.npy", "samples.csv"]
+    of_table = [] if small.table is None else [small.table.name]
+    written = ["grid.png", *(of_table or ["images/"]), *(["files/"] if small.files else []), "samples.npy", "samples.csv"]
     if second is None:
         return written
     title = f"{n} samples of two stages{left_out}, seed {sampler.seed}, augmentation {augmentation:g}"

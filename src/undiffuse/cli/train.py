@@ -14,7 +14,7 @@ import typer
 from typer import Argument
 
 from undiffuse.cli import shared
-from undiffuse.cli.conditions import Texts, balanced, declared, shares
+from undiffuse.cli.conditions import Texts, balanced, declared, kinds_of_columns, shares
 from undiffuse.cli.following import follow, follow_autoencoder
 from undiffuse.cli.options import assignments, not_none, opt, option, parameter, with_options
 from undiffuse.cli.place import refuse_unwritable
@@ -88,6 +88,12 @@ def train(
     size: Annotated[Any, opt("Resize images: 64, or height×width as 48x80.", "Data", parse=shared.size)] = None,
     range_: Annotated[
         Any, opt("Black and white: 0,255; found from the values when left out.", "Data", "--range", parse=span)
+    ] = None,
+    column: Annotated[
+        Texts, opt("Of a table: what a column is, such as zip=category; may be repeated.", "Data", metavar="NAME=KIND")
+    ] = None,
+    relation: Annotated[
+        Texts, opt("Of a table: what holds in every row, 'start < end' or 'total = a + b'; may be repeated.", "Data")
     ] = None,
     held_out: Annotated[str | None, opt("Examples for validation: a share, 0.1, or a number, 100.", "Data")] = None,
     others: Annotated[Texts, opt("Any condition: NAME=KIND, or NAME=KIND:COLUMN.", "Conditions", "--condition")] = None,
@@ -175,6 +181,7 @@ def train(
     if betas is not None:
         settings |= {"schedule.beta_start": betas[0], "schedule.beta_end": betas[1]}
     described = {"source": source, "size": size, "range": range_} | {name: options[name] for name in DATA_OPTIONS}
+    described |= {"columns": kinds_of_columns(column), "relations": tuple(relation) if relation else None}
     described["held_out"] = None if held_out is None else share_or_count(held_out)
     dropout, own_dropout = shares(condition_dropout)
     columns = {kind: options[f"{kind}_"] for kind in COLUMNS}

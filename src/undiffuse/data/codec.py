@@ -8,12 +8,15 @@ standard deviation 1/2, about the spread of images on [-1, 1], and are limited t
 x is float32.  Values that float32 cannot distinguish, such as 1.7e9 + 0.1 or whole numbers beyond 2^24, are subtracted from in
 float64.  Ranges are those of all examples; mean, deviation and limits of floats are measured on the training set alone.
 
+Rows of a table, whose columns are numbers and categories, go column by column (data/column_encoding.py), and x has more channels than these.
+
 A model that diffuses in an autoencoder's space has one more step between its x and these.
 """
 
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
@@ -21,9 +24,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from undiffuse.data.column_encoding import Column, ColumnEncoder, fitted_column, rows_are_known
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.ranges import FULL_RANGES, colours, found_range, full_range, has_alpha
 from undiffuse.data.statistics import PART_NUMBERS, channel_statistics, parts_of
+from undiffuse.data.table_schema import TableSchema
 from undiffuse.errors import UsageError
 
 MOST_STEPS = 2**24  # between the smallest and the largest whole number that float32 distinguishes
@@ -47,6 +52,19 @@ class CodecConfig(BaseModel):
     scale: tuple[float, ...] = Field(description="What they are then divided by, one number per channel.")
     low: tuple[float, ...] = Field(description="Lowest stored value, one per channel.")
     high: tuple[float, ...] = Field(description="Highest stored value, one per channel.")
+    columns: tuple[Column, ...] | None = Field(
+        None, description="What becomes of each column of a table; None of anything else."
+    )
+
+    @cached_property
+    def encoder(self) -> ColumnEncoder | None:
+        """Of the columns of a table."""
+        return None if self.columns is None else ColumnEncoder(self.columns)
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        """The shape (C, *size) of one x, where it has no space of its own."""
+        return self.shape if self.encoder is None else (self.encoder.channels, *self.shape[1:])
 
     @property
     def bins(self) -> int | None:
@@ -55,9 +73,11 @@ class CodecConfig(BaseModel):
 
     def holds(self, values: np.ndarray) -> bool:
         """Whether stored values (N, C, *size) lie in the range of their channel."""
+        if self.columns is not None and not rows_are_known(self.columns, values):
+            return False
         each = zip(self.low, self.high, strict=True)
         return all(
-            low <= values[:, channel].min() and values[:, channel].max() <= high
+            low <= np.nanmin(values[:, channel]) and np.nanmax(values[:, channel]) <= high
             for channel, (low, high) in enumerate(each)
         )
 
@@ -96,6 +116,8 @@ def fitted_codec(data: Dataset, rows: np.ndarray | None = None, *, legacy: bool 
     legacy: of runs that began when the type alone said the range (data/ranges.py) and every example was measured.
     Raises UsageError for values that are not finite, all equal, too far apart for float32, or outside the range that was set.
     """
+    if data.table is not None:
+        return _of_table(data, data.table, rows)
     return (
         _of_integers(data, legacy) if np.issubdtype(data.values.dtype, np.integer) else _of_floats(data, rows, legacy)
     )
@@ -164,6 +186,30 @@ def _of_floats(data: Dataset, rows: np.ndarray | None, legacy: bool) -> CodecCon
     )
 
 
+def _of_table(data: Dataset, table: TableSchema, rows: np.ndarray | None) -> CodecConfig:
+    values, training = data.values, np.arange(len(data)) if rows is None else rows
+    counts = [len(column.values) for column in table.generated]
+    columns = tuple(
+        fitted_column(column.name, values[:, k, 0], training, count)
+        for k, (column, count) in enumerate(zip(table.generated, counts, strict=True))
+    )
+    low, high = (of(values[training][:, :, 0], axis=0) for of in (np.nanmin, np.nanmax))
+    low = tuple(0.0 if count else float(end) for end, count in zip(low, counts, strict=True))
+    high = tuple(float(count - 1 if count else end) for end, count in zip(high, counts, strict=True))
+    n = len(columns)
+    return CodecConfig(
+        shape=data.shape,
+        kind="float",
+        dtype="float64",
+        mode=None,
+        offset=(0.0,) * n,
+        scale=(1.0,) * n,
+        low=low,
+        high=high,
+        columns=columns,
+    )
+
+
 class Space(Protocol):
     """Where x lies instead, such as an autoencoder's latents: there and back.   shape: of one x.   at_once: examples encoded at once."""
 
@@ -202,7 +248,7 @@ class Codec:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape (C, *size) of one x."""
-        return self.config.shape if self.space is None else self.space.shape
+        return self.config.x_shape if self.space is None else self.space.shape
 
     @property
     def bins(self) -> int | Tensor | None:
@@ -238,6 +284,8 @@ class Codec:
                 f"the values lie in [{raw.min():g}, {raw.max():g}], but the model was made for "
                 f"[{min(self.config.low):g}, {max(self.config.high):g}]: give the data as it was in training."
             )
+        if self.config.encoder is not None:
+            return self.config.encoder.encode(raw.cpu().double().numpy()).to(device)
         x = ((raw - self.offset.to(device)) / self.scale.to(device)).float()
         return x if self.space is None else self.space.encode(x)
 
@@ -262,10 +310,12 @@ class Codec:
     @property
     def at_once(self) -> int:
         """How many examples `encode_parts` takes at once."""
-        return max(1, PART_NUMBERS // math.prod(self.config.shape)) if self.space is None else self.space.at_once
+        return max(1, PART_NUMBERS // math.prod(self.config.x_shape)) if self.space is None else self.space.at_once
 
     def decode(self, x: Tensor) -> Tensor:
         """Float tensor in the data's own range (float64 where float32 would not do); integers are rounded and clipped, floats clipped."""
+        if self.config.encoder is not None:
+            return self.config.encoder.decode(self.in_plain(x)).clamp(self.low, self.high)
         values = self.in_plain(x).float().cpu() * self.scale + self.offset
         if self.config.kind == "integer":
             values = values.round()
@@ -276,5 +326,8 @@ class Codec:
         if self.space is not None:
             low, high = self.space.limits()
             return low.to(device), high.to(device)
+        if self.config.encoder is not None:
+            ends = self.config.encoder.limits(self.config.low, self.config.high)
+            return ends[0].to(device), ends[1].to(device)
         low, high = (((end - self.offset) / self.scale).float().to(device) for end in (self.low, self.high))
         return low, high

@@ -50,6 +50,14 @@ class DataConfig(BaseModel):
     table: str | None = Field(
         None, description="A .csv, .tsv, .jsonl or .parquet file with more columns of the examples."
     )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="Of a table whose rows are the data: what columns are, by name, where that is not found out: number, integer, category, boolean, "
+        "date, text or identifier.",
+    )
+    relations: tuple[str, ...] = Field(
+        (), description="Of such a table: what holds in every row, such as start < end, or total = a + b."
+    )
     group: str | None = Field(
         None, description="Column whose equal values stay together, in training or held out, such as a patient's name."
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from undiffuse.data.file_formats import FileFormat
 from undiffuse.data.statistics import parts_of
+from undiffuse.data.table_schema import TableSchema
 from undiffuse.errors import UsageError
 from undiffuse.rng import GeneratorStream, permuted
 
@@ -42,6 +43,11 @@ class Dataset:
     folder: Path | None = None
     notes: tuple[str, ...] = field(default=())
     file_format: FileFormat | None = None
+
+    @property
+    def table(self) -> TableSchema | None:
+        """What the columns are, where the examples are rows of a table."""
+        return None if self.file_format is None else self.file_format.table
 
     def __len__(self) -> int:
         return len(self.values)

@@ -4,6 +4,7 @@
     recordings   their rate, and how deep they are
     TIFF         floats, deep whole numbers and any number of channels, which PNG has not
     arrays       complex numbers, which x has as two channels each, the real and the imaginary part
+    tables       names, kinds and formats of their columns (data/table_schema.py)
 
 A kind is an entry of FILE_WRITERS: a function that writes one example.  Pictures of up to 16 bits need none of this (pictures/images.py).
 """
@@ -20,6 +21,7 @@ from PIL import Image
 from pydantic import AfterValidator, Field
 
 from undiffuse.config import Config
+from undiffuse.data.table_schema import TableSchema
 from undiffuse.registry import Registry
 from undiffuse.system import optional
 
@@ -78,6 +80,7 @@ FILE_WRITERS: Registry[FileWriter] = Registry(
         "nrrd": FileWriter(_nrrd, "nrrd"),
         "recording": FileWriter(_recording, "soundfile"),
         "tiff": FileWriter(_tiff),
+        "table": FileWriter(None),
     },
 )
 
@@ -86,7 +89,7 @@ class FileFormat(Config):
     """The files that samples are written in."""
 
     kind: Annotated[str, AfterValidator(FILE_WRITERS.checked)] = Field(
-        description="Which kind of file it is: array, nifti, nrrd, recording or tiff."
+        description="Which kind of file it is: array, nifti, nrrd, recording, tiff or table."
     )
     suffix: str = Field(description="How its name ends, with the dot.")
     dtype: str = Field(description="NumPy's name of the type in the file.")
@@ -95,6 +98,7 @@ class FileFormat(Config):
     )
     space: str | None = Field(None, description="Of NRRD: its space, such as left-posterior-superior.")
     rate: int | None = Field(None, gt=0, description="Of recordings: samples a second.")
+    table: TableSchema | None = Field(None, description="Of tables: what their columns are.")
     subtype: str | None = Field(None, description="Of recordings: libsndfile's name of their depth, such as PCM_16.")
 
     @property

@@ -1,6 +1,6 @@
 """A data set of items, such as a torch Dataset, a Hugging Face data set, a list of tensors, an array or a frame: read once, into memory.
 
-Of a frame of pandas or polars, the columns of numbers are the examples, in their order; all else are columns.
+Of a frame of pandas or polars, the rows are the examples (readers/row_table.py), unless a column holds arrays or images.
 
 An item is an example, or holds one with what is known of it:
 
@@ -25,7 +25,9 @@ from PIL import Image
 from torch import Tensor
 
 from undiffuse.data.arrays import LABELS, array_dataset
+from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.readers.row_table import row_table
 from undiffuse.data.tables import as_column
 from undiffuse.errors import UsageError
 
@@ -42,11 +44,13 @@ def as_dataset(
     names: Sequence[str] | None = None,
     layout: str | None = None,
     parts: bool = False,
+    config: DataConfig | None = None,
 ) -> Dataset:
     """The data set of items that have a length and are read by their number.
 
     names: of the classes, where labels are their numbers; those that the items know themselves (`features`, `classes`) when None.
     layout: the axes of all items in one array, such as "NHWC", where they mean something else than above.   parts: see `array_dataset`.
+    config: what it says of columns and relations of a frame.
     Raises UsageError, naming the item, for items that are empty, no examples, or not all alike, and numbers that are not finite.
     """
     if isinstance(items, Dataset):
@@ -63,16 +67,11 @@ def as_dataset(
             first = isinstance(items, Tensor) and whole.ndim - 1 in SIZES and whole.ndim > 3 and layout is None
             return array_dataset(name, whole, None, "NC" + SIZES[whole.ndim - 1] if first else layout, parts=parts)
     frame = _frame(items)
+    if frame is not None and not _holds_examples(frame):
+        return row_table(name, frame, ".csv", config or DataConfig(source=name))
     if frame is not None:
-        numbers, columns = _numbers_of(frame)
-        if numbers is not None:
-            values, channels_first, layout = numbers, False, "NC"
-        else:
-            values, columns, channels_first = _read(
-                [dict(zip(frame, row, strict=True)) for row in zip(*frame.values(), strict=True)]
-            )
-    else:
-        values, columns, channels_first = _read(items)
+        items = [dict(zip(frame, row, strict=True)) for row in zip(*frame.values(), strict=True)]
+    values, columns, channels_first = _read(items)
     label = next((column for column in CLASSES if column in columns), None)
     labels = None if label is None else _labels(columns[label], _names(items, label) if names is None else names)
     if channels_first and layout is None and values.ndim > 3:
@@ -137,26 +136,9 @@ def _frame(items: Any) -> dict[str, list[Any]] | None:
     }
 
 
-def _numbers_of(frame: Mapping[str, list[Any]]) -> tuple[np.ndarray | None, dict[str, list[Any]]]:
-    """(the columns of numbers as one table (N, C), or None where a column holds examples; the other columns).
-
-    Raises UsageError for missing numbers, and a frame without any.
-    """
-    if any(_axes(column[0]) or isinstance(column[0], Image.Image | Mapping) for column in frame.values()):
-        return None, {}
-    kinds = {name: {type(_bare(value)) for value in column} - {type(None)} for name, column in frame.items()}
-    numbers = [name for name, types in kinds.items() if types and types <= {int, float} and name not in CLASSES]
-    if not numbers:
-        raise UsageError(
-            f"the frame has no columns of numbers; it has {', '.join(frame)}: give one with numbers, or with arrays in its cells."
-        )
-    table = np.array([[np.nan if value is None else float(value) for value in frame[name]] for name in numbers]).T
-    missing = [name for name, column in zip(numbers, table.T, strict=True) if not np.isfinite(column).all()]
-    if missing:
-        raise UsageError(
-            f"the column {missing[0]!r} has missing or infinite numbers: fill them, or leave these rows out."
-        )
-    return table, {name: column for name, column in frame.items() if name not in numbers}
+def _holds_examples(frame: Mapping[str, list[Any]]) -> bool:
+    """Whether a column of a frame holds arrays or images."""
+    return any(_axes(column[0]) or isinstance(column[0], Image.Image | Mapping) for column in frame.values())
 
 
 def _parts(item: Any, k: int) -> tuple[Any, dict[str, Any]]:

@@ -58,7 +58,9 @@ FILE_KINDS: Registry[FileKind] = Registry(
         "image folder": FileKind("a folder of images", image_folder, claims=Path.is_dir, images=True),
         "idx": FileKind("an idx file", idx, claims=lambda path: path.is_file() and "idx" in path.name.lower()),
         "numpy": FileKind("an .npy or .npz file", numpy_file, (".npy", ".npz")),
-        "image table": FileKind("a table that names images", image_table, tables.TABLE_SUFFIXES, images=True),
+        "image table": FileKind(
+            "a table, of rows or of images that it names", image_table, tables.TABLE_SUFFIXES, images=True
+        ),
         "image archive": FileKind(
             "a .zip or .tar of images",
             archives.image_archive,

@@ -18,6 +18,7 @@ from undiffuse.errors import UsageError
 from undiffuse.models.denoiser import Denoiser, VarianceKind
 from undiffuse.networks.building import NetworkConfig, build_network
 from undiffuse.networks.latents import LatentConfig
+from undiffuse.process.categories import Categories, CategoryBlock
 from undiffuse.process.chains import Chain
 from undiffuse.process.config import CNoiseConfig, ScheduleConfig
 from undiffuse.process.predictions import Prediction, make_prediction
@@ -76,7 +77,7 @@ class ModelConfig(Config):
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, *size) of x, which is the data's unless it is an autoencoder's latents."""
-        return self.codec.shape if self.latent is None else self.latent.latent_shape
+        return self.codec.x_shape if self.latent is None else self.latent.latent_shape
 
     def build(self) -> tuple[Denoiser, Schedule]:
         """The network with fresh weights, as a denoiser on its schedule.
@@ -100,7 +101,10 @@ class ModelConfig(Config):
         if len(size) == 2:  # images are convolved faster with their channels innermost
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         conditions = Conditions(self.conditions, network.embedding_width, network.conditioning_width)
-        return Denoiser(network, self.build_prediction(), conditions, self.variance_type), schedule
+        encoder = self.codec.encoder
+        blocks = [] if encoder is None else [CategoryBlock(*block) for block in encoder.blocks]
+        categories = Categories(blocks, channels) if blocks else None
+        return Denoiser(network, self.build_prediction(), conditions, self.variance_type, categories), schedule
 
     def build_trained_schedule(self) -> Schedule:
         """The schedule that the network was first trained on."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from undiffuse.conditioning.conditions import Conditions, EncodedConditions, NetworkConditioning
 from undiffuse.networks.base import Network
+from undiffuse.process.categories import Categories
 from undiffuse.process.levels import Level, broadcast_to
 from undiffuse.process.posteriors import (
     DenoiserFn,
@@ -42,12 +43,19 @@ class Denoiser(nn.Module):
                 when the variance is learned, the second half then being the variance head.
     prediction: what the (first half of the) output means.
     conditions: embeds `values`; with none given, an unconditional model.
+    categories: which channels of x are categories, and how the network's answer is read there (process/categories.py).
     """
 
     def __init__(
-        self, network: Network, prediction: Prediction, conditions: Conditions, variance: VarianceKind
+        self,
+        network: Network,
+        prediction: Prediction,
+        conditions: Conditions,
+        variance: VarianceKind,
+        categories: Categories | None = None,
     ) -> None:
         super().__init__()
+        self.categories = categories
         self.network, self.prediction, self.conditions, self.variance = network, prediction, conditions, variance
 
     def untrained(self) -> dict[str, Tensor]:
@@ -78,7 +86,11 @@ class Denoiser(nn.Module):
         else:
             F, head = F.chunk(2, 1)
             variance = LEARNED[self.variance](head)
-        return Posterior(broadcast_to(row.c_skip, x_t) * x_t + broadcast_to(row.c_out, x_t) * F, variance)
+        mean = broadcast_to(row.c_skip, x_t) * x_t + broadcast_to(row.c_out, x_t) * F
+        if self.categories is None:
+            return Posterior(mean, variance)
+        log_p = self.categories.log_probabilities(F, x_t, level)
+        return Posterior(self.categories.means(log_p, mean), variance, log_p=log_p)
 
     def bind(self, values: EncodedConditions) -> DenoiserFn:
         """The Denoise of one set of conditions, which are embedded once, here, and not at every step."""

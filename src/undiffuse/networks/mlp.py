@@ -58,7 +58,7 @@ class MLP(TimestepNetwork):
     ) -> None:
         super().__init__(MLP_FREQUENCIES, config.embedding_width or config.width)
         numbers = channels_in * math.prod(size)
-        if numbers > MOST_MLP_NUMBERS:
+        if numbers > MOST_MLP_NUMBERS and math.prod(size) > 1:  # rows of a table have no neighbours anyway
             raise UsageError(
                 f"an mlp connects all {numbers:,} numbers with each other and has no notion of neighbours: take the network unet or transformer "
                 f"for examples of more than {MOST_MLP_NUMBERS:,} numbers."

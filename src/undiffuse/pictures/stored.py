@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,8 @@ def shown_examples(labels: Sequence[str], most: int = MOST_SHOWN) -> list[int]:
 class ExampleWriter:
     """Examples of one codec in a folder: NAME.npy, and IMAGES/00000.png, …   shown: those of a sheet.
 
-    file_format: of the files that the data came in; in FILES/00000.nii.gz, … where these are no pictures and arrays.
+    file_format: of the files that the data came in; in FILES/00000.nii.gz, … where these are no pictures and arrays.  Rows of a table are in
+    one file, rows.csv, and have no pictures.
     No more of them is held than what is shown.   Raises Failure where a package is missing that writes such files.
     """
 
@@ -55,7 +56,10 @@ class ExampleWriter:
             self.files.mkdir()
         self.images, self.codec, self.shown, self.done = folder / images, codec, frozenset(shown), 0
         self.kept: list[Tensor] = []
-        self.images.mkdir()
+        self.rows: list[Tensor] = []
+        self.table = None if file_format is None or file_format.table is None else folder / f"rows{file_format.suffix}"
+        if self.table is None:
+            self.images.mkdir()
         self.array = open(folder / f"{name}.npy", "wb")  # noqa: SIM115  closed by `finish`
         complex_ = file_format if file_format is not None and file_format.is_complex else None
         described = np.lib.format.dtype_to_descr(np.dtype(complex_.dtype if complex_ else codec.dtype))
@@ -67,23 +71,29 @@ class ExampleWriter:
         """values: float (B, C, *size), in the data's own range."""
         stored = _array_of(values, self.codec, self.file_format)
         self.array.write(stored.tobytes())
+        self.rows += [] if self.table is None else [values[:, :, 0]]
         for value in values:
             if self.files is not None and self.file_format is not None:
                 self.file_format.write(self.files / f"{self.done:05d}{self.file_format.suffix}", value.numpy())
-            save_image(value, self.codec, self.images / f"{self.done:05d}.png")
+            if self.table is None:
+                save_image(value, self.codec, self.images / f"{self.done:05d}.png")
             if self.done in self.shown:
                 self.kept.append(value.clone())
             self.done += 1
 
     def name_of(self, k: int) -> str:
-        """The file of example k in the folder: of the format of the data, or the picture."""
+        """The file of example k in the folder: of the format of the data, or the picture; the row of a table."""
+        if self.table is not None:
+            return f"{self.table.name}:{k + 1}"
         if self.files is not None and self.file_format is not None:
             return f"{self.files.name}/{k:05d}{self.file_format.suffix}"
         return f"{self.images.name}/{k:05d}.png"
 
-    def finish(self) -> Tensor:
-        """Those that are shown, (len(shown), C, *size)."""
+    def finish(self, conditions: Mapping[str, Sequence[object]] | None = None) -> Tensor:
+        """Those that are shown, (len(shown), C, *size).   conditions: of all, by name, which belong into the rows of a table."""
         self.array.close()
+        if self.table is not None and self.file_format is not None and self.file_format.table is not None:
+            self.file_format.table.write(self.table, torch.cat(self.rows).double().numpy(), conditions or {})
         return torch.stack(self.kept)
 
 

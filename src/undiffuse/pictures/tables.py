@@ -13,7 +13,7 @@ from torch import Tensor
 from undiffuse.data.codec import CodecConfig
 from undiffuse.pictures.plots import COLOURS, MUTED, STYLE
 
-MOST_TABLE_COLUMNS, MOST_COLOURED = 6, 8
+MOST_TABLE_COLUMNS, MOST_COLOURED, LONGEST_NAME = 6, 8, 16
 DOT = 9.0  # points², of few samples; smaller of many
 
 
@@ -30,6 +30,9 @@ def scatter(values: Tensor, codec: CodecConfig, labels: Sequence[str], title: st
     columns = min(values.shape[1], MOST_TABLE_COLUMNS)
     rows = values.flatten(1)[:, :columns].double().numpy()
     ends = [_ends(low, high) for low, high in zip(codec.low[:columns], codec.high[:columns], strict=True)]
+    names = [f"column {k}" for k in range(columns)]
+    if codec.columns is not None:
+        names = [column.name[:LONGEST_NAME] for column in codec.columns[:columns]]
     named = list(dict.fromkeys(labels))
     groups = {"": np.ones(len(rows), bool)}
     if 1 < len(named) <= MOST_COLOURED:
@@ -47,9 +50,9 @@ def scatter(values: Tensor, codec: CodecConfig, labels: Sequence[str], title: st
                     _dots(ax, rows[:, x], rows[:, y], groups)
                     ax.set(xlim=ends[x], ylim=ends[y])
                 if down == side - 1:
-                    ax.set_xlabel(f"column {x}")
+                    ax.set_xlabel(names[x])
                 if across == 0:
-                    ax.set_ylabel(f"column {y}")
+                    ax.set_ylabel(names[y])
                 ax.tick_params(labelsize=7)
                 for axis in (ax.xaxis, ax.yaxis):
                     axis.get_offset_text().set_fontsize(7)

@@ -92,11 +92,13 @@ class Posterior:
     mean: x̂, of the shape of x_t.
     variance: that of the reverse transition.
     kept_eps: the noise to continue with, of the shape of x_t, where it does not follow from the mean (see `eps`).
+    log_p: of categories, the logarithms of their probabilities, see categories.py; None where x has none.
     """
 
     mean: Tensor
     variance: Variance = FixedVariance(0.0)
     kept_eps: Tensor | None = None
+    log_p: Tensor | None = None
 
     def eps(self, x_t: Tensor, level: Level) -> Tensor:
         """The noise in x_t (B, ...): (x_t - alpha x̂)/sigma, which reproduces x_t, unless one is kept."""

@@ -151,7 +151,8 @@ class Run:
         )
         bins = self.codec.bins if self.codec.space is None else None
         decoder: Decoder = Density() if bins is None else Bins(bins)
-        return OBJECTIVES[training.objective].make(Simple(weight), schedule, decoder)
+        simple = Simple(weight, self.model.denoiser.categories)
+        return OBJECTIVES[training.objective].make(simple, schedule, decoder)
 
     @cached_property
     def loader(self) -> Loader:

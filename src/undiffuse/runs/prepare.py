@@ -26,6 +26,7 @@ from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.inspection.duplicates import Duplicates
 from undiffuse.data.ranges import colours, has_alpha, range_note
+from undiffuse.data.readers.row_table import without_columns
 from undiffuse.data.sources import of_images, open_data
 from undiffuse.data.table_rows import FILE_COLUMNS
 from undiffuse.data.tables import fingerprints, offers, refuse_missing
@@ -168,6 +169,7 @@ def prepare(
     design = with_end(design, settings)
     declared, dataset = _declared(conditions, dataset, base)
     _refuse_contradictions(design, declared, dataset)
+    dataset = without_columns(dataset, [condition.column or name for name, condition in declared.items()])
     design = existing.keep_sampling(design, settings)
     config, prepared = _prepared(source, dataset, design, declared, existing, base, override, download, duplicates)
     whose = None if preset is None and source.source not in PRESETS else f"the preset {preset or source.source}"
@@ -194,7 +196,7 @@ def _declared(
 ) -> tuple[dict[str, Condition], Dataset]:
     """The conditions as declared, or the data's classes; the data, with a note on columns that are not used."""
     if conditions is None:
-        unused = [] if data.classes else [name for name in data.columns if name not in FILE_COLUMNS]
+        unused = [] if data.classes or data.table else [name for name in data.columns if name not in FILE_COLUMNS]
         if unused:
             data = _noted(
                 data,

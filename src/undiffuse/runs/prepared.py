@@ -203,6 +203,8 @@ def _near_duplicates(data: Dataset, known: Duplicates | None) -> tuple[tuple[np.
             f"{len(data):,} examples are more than the {MOST_SEARCHED:,} that are compared with each other: near-duplicates may be "
             "on both sides of the split; `group` keeps together what a column says"
         ]
+    if data.table is not None:  # rows of few values are alike by chance, and equal ones stay together anyway
+        return (), []
     found = known or find_duplicates(data)
     exact = sum(len(cluster) for cluster in found.exact)
     joined = sum(len(cluster) for cluster in found.near)

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.process.bridges import Bridge
+from undiffuse.process.categories import Categories
 from undiffuse.process.chains import Chain
 from undiffuse.process.forward import add_noise
 from undiffuse.process.levels import Level
@@ -132,12 +133,18 @@ def weighted_error(posterior: Posterior, x: Tensor, level: Level, weight: Weight
 
 @dataclass(frozen=True)
 class Simple(Objective):
-    """w(level) |x̂ - x_0|²."""
+    """w(level) |x̂ - x_0|²; of categories, the cross-entropy, see process/categories.py."""
 
     weight: Weight
+    categories: Categories | None = None
 
     def __call__(self, denoise: DenoiserFn, x: Tensor, eps: Tensor, level: Level) -> Tensor:
-        return weighted_error(denoise(add_noise(x, level, eps), level), x, level, self.weight)
+        posterior = denoise(add_noise(x, level, eps), level)
+        if self.categories is None:
+            return weighted_error(posterior, x, level, self.weight)
+        assert posterior.log_p is not None  # of a denoiser with the same categories
+        squares = (posterior.mean - x) ** 2
+        return self.categories.error(posterior.log_p, squares, x, self.weight(level).to(x).expand(len(x)))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A table that names images: every row is an example, its other columns are known of it."""
+"""A table that names images: every row is an example, its other columns are known of it.  One that names none is data itself."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.images import read_images
 from undiffuse.data.pixels import ImageOptions
+from undiffuse.data.readers.row_table import row_table
 from undiffuse.data.table_files import read_table
 from undiffuse.data.table_rows import FILE_COLUMNS, cell_text
 from undiffuse.data.tables import as_column
@@ -24,9 +25,9 @@ MOST_LOOKED_AT = 100  # cells, to see whether a column names files
 
 
 def image_table(path: Path, config: DataConfig) -> Dataset:
-    """The images a table names, in its order, with its other columns.
+    """The images a table names, in its order, with its other columns; its rows, where no column names files.
 
-    Raises UsageError where no column names files, or as `images.read_images` does.
+    Raises UsageError as `row_table`, or as `images.read_images` does.
     """
     content = read_table(path)
     stored = next((name for name, values in content.items() if isinstance(_bytes(values[0]), bytes)), None)
@@ -42,10 +43,11 @@ def image_table(path: Path, config: DataConfig) -> Dataset:
                 f"in {path} each of the columns {', '.join(naming)} names files: call the one with the examples {FILE_COLUMNS[0]!r}."
             )
         if not naming:
-            raise UsageError(
-                f"{path} has the columns {', '.join(content)}, and none of them names image files: call that one {FILE_COLUMNS[0]!r}. "
-                "If the numbers of the table are themselves the data, that is not read from text yet: save them as .npy, a row for each example."
-            )
+            if config.size or config.channels:
+                raise UsageError(
+                    f"{path} has the columns {', '.join(content)}, and none of them names image files: call that one {FILE_COLUMNS[0]!r}."
+                )
+            return row_table(path.stem, content, path.suffix.lower(), config)
         column = naming[0]
         notes.append(f"the images are those that the column {column!r} names")
     twice = [name for name, count in Counter(cells[column]).items() if count > 1]
