@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from undiffuse.conditioning.augmentation import AugmentationCondition, AugmentationConfig
 from undiffuse.conditioning.base import ConditionModule, ConditionSettings
 from undiffuse.conditioning.classes import ClassCondition, ClassConfig, TaskConfig
+from undiffuse.conditioning.known import KnownCondition, KnownConfig
 from undiffuse.conditioning.numbers import NumberCondition, NumberConfig
 from undiffuse.conditioning.observation import ObservationCondition, ObservationConfig
 from undiffuse.conditioning.pictures import ImageCondition, ImageConfig
@@ -52,6 +53,7 @@ CONDITIONS: Registry[ConditionEntry] = Registry(
         "image": ConditionEntry(ImageConfig, ImageCondition),
         "augmentation": ConditionEntry(AugmentationConfig, AugmentationCondition),
         "observation": ConditionEntry(ObservationConfig, ObservationCondition),
+        "known": ConditionEntry(KnownConfig, KnownCondition),
     },
 )
 ConditionConfig = Annotated[ConditionSettings, OneOf(CONDITIONS)]

@@ -24,8 +24,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from undiffuse.data.arrays import LABELS, array_dataset
+from undiffuse.data.arrays import LABELS, arranged, array_dataset
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.holes import with_known
 from undiffuse.data.tables import as_column
 from undiffuse.errors import UsageError
 
@@ -54,12 +55,12 @@ def as_dataset(
     if isinstance(items, np.ndarray | Tensor):
         whole = _plain(items, "the data") if isinstance(items, Tensor) else items
         if isinstance(whole, np.ma.MaskedArray) and np.ma.is_masked(whole):
-            raise UsageError(
-                f"{int(np.ma.getmaskarray(whole).sum())} values of the data are masked: fill them, or leave out the examples that have any."
-            )
+            masked = ~np.ma.getmaskarray(whole)
+            data = as_dataset(np.asarray(whole.data), name, names=names, layout=layout, parts=parts)
+            return with_known(data, arranged(masked, layout)[0])
         whole = np.asarray(whole)
         if whole.ndim and whole.dtype != object:
-            _refuse_not_finite(whole)
+            _refuse_infinite(whole)
             first = isinstance(items, Tensor) and whole.ndim - 1 in SIZES and whole.ndim > 3 and layout is None
             return array_dataset(name, whole, None, "NC" + SIZES[whole.ndim - 1] if first else layout, parts=parts)
     frame = _frame(items)
@@ -140,7 +141,7 @@ def _frame(items: Any) -> dict[str, list[Any]] | None:
 def _numbers_of(frame: Mapping[str, list[Any]]) -> tuple[np.ndarray | None, dict[str, list[Any]]]:
     """(the columns of numbers as one table (N, C), or None where a column holds examples; the other columns).
 
-    Raises UsageError for missing numbers, and a frame without any.
+    Missing numbers are NaN.  Raises UsageError for infinite ones, and a frame without any.
     """
     if any(_axes(column[0]) or isinstance(column[0], Image.Image | Mapping) for column in frame.values()):
         return None, {}
@@ -151,11 +152,9 @@ def _numbers_of(frame: Mapping[str, list[Any]]) -> tuple[np.ndarray | None, dict
             f"the frame has no columns of numbers; it has {', '.join(frame)}: give one with numbers, or with arrays in its cells."
         )
     table = np.array([[np.nan if value is None else float(value) for value in frame[name]] for name in numbers]).T
-    missing = [name for name, column in zip(numbers, table.T, strict=True) if not np.isfinite(column).all()]
-    if missing:
-        raise UsageError(
-            f"the column {missing[0]!r} has missing or infinite numbers: fill them, or leave these rows out."
-        )
+    infinite = [name for name, column in zip(numbers, table.T, strict=True) if np.isinf(column).any()]
+    if infinite:
+        raise UsageError(f"the column {infinite[0]!r} has infinite numbers: give others, or leave these rows out.")
     return table, {name: column for name, column in frame.items() if name not in numbers}
 
 
@@ -199,8 +198,10 @@ def _array(example: Any, k: int) -> tuple[np.ndarray, bool]:
         )
     if not found.size:
         raise UsageError(f"item {k} is empty, of the shape {tuple(found.shape)}: leave it out.")
-    if found.dtype.kind == "f" and not np.isfinite(found).all():
-        raise UsageError(f"item {k} holds numbers that are NaN or infinite: leave it out, or give other values.")
+    if found.dtype.kind == "f" and np.isinf(found).any():
+        raise UsageError(
+            f"item {k} holds infinite numbers: leave it out, or give other values, NaN where one is missing."
+        )
     return (found.astype(np.float32) if found.dtype == np.float16 else found), first
 
 
@@ -221,13 +222,13 @@ def _plain(tensor: Tensor, what: str) -> np.ndarray:
     return array
 
 
-def _refuse_not_finite(values: np.ndarray) -> None:
-    """Raises UsageError for an array (N, …) with NaN or infinite numbers, naming the first item that has them."""
+def _refuse_infinite(values: np.ndarray) -> None:
+    """Raises UsageError for an array (N, …) with infinite numbers, naming the first item that has them."""
     if values.dtype.kind == "f" and values.size:
         for k, item in enumerate(values):
-            if not np.isfinite(item).all():
+            if np.isinf(item).any():
                 raise UsageError(
-                    f"item {k} holds numbers that are NaN or infinite: leave it out, or give other values."
+                    f"item {k} holds infinite numbers: leave it out, or give other values, NaN where one is missing."
                 )
 
 

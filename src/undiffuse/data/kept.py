@@ -14,7 +14,7 @@ from undiffuse.data.cache import SLOW, CacheEntry
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.file_formats import FileFormat
 
-LABELS_ARRAY, VALUES_ARRAY, COLUMN_ARRAY = "labels", "values", "column"
+LABELS_ARRAY, VALUES_ARRAY, KNOWN_ARRAY, COLUMN_ARRAY = "labels", "values", "known", "column"
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class KeptDataset(BaseModel):
             name=self.name,
             values=arrays[VALUES_ARRAY],
             labels=arrays.get(LABELS_ARRAY),
+            known=arrays.get(KNOWN_ARRAY),
             classes=self.classes,
             mode=self.mode,
             columns=columns,
@@ -122,6 +123,8 @@ def _keep(entry: CacheEntry, data: Dataset) -> None:
     arrays, texts = {VALUES_ARRAY: data.values}, dict[int, list[str]]()
     if data.labels is not None:
         arrays[LABELS_ARRAY] = data.labels
+    if data.known is not None:
+        arrays[KNOWN_ARRAY] = data.known
     for k, column in enumerate(data.columns.values()):
         if column.dtype != object:
             arrays[f"{COLUMN_ARRAY}-{k}"] = column

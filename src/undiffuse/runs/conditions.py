@@ -11,6 +11,7 @@ from undiffuse.conditioning.augmentation import AugmentationConfig
 from undiffuse.conditioning.classes import TaskConfig
 from undiffuse.conditioning.columns import fit_conditions
 from undiffuse.conditioning.conditions import ConditionConfig, cross_attended
+from undiffuse.conditioning.known import KNOWN, KnownConfig
 from undiffuse.conditioning.observation import ObservationConfig
 from undiffuse.conditioning.spec import Condition
 from undiffuse.data.dataset import Dataset
@@ -68,6 +69,8 @@ def fine_tuned_conditions(
                 raise UsageError(f"{known.kind} {name!r}: {error}") from None
         elif base.degradations and name in ("observation", "task"):
             continue  # made from the examples themselves, see conditioning/degradations.py
+        elif isinstance(known, KnownConfig):
+            found[name] = known if data.known is None else known.merged_with(KnownConfig(shape=data.known.shape[1:]))
         elif not isinstance(
             known, AugmentationConfig
         ):  # nothing shifted is the zero vector, so without it nothing changes
@@ -131,6 +134,8 @@ def network_conditions(
     found = kept_conditions(before, fitted, folder)
     if numbers := design.augment.numbers(len(data.shape) - 1):
         found["augmentation"] = AugmentationConfig(numbers=numbers)
+    if data.known is not None and KNOWN not in found:
+        found[KNOWN] = KnownConfig(shape=data.known.shape[1:])
     if design.degradations:
         found["observation"] = ObservationConfig(shape=(data.shape[0] + 2, *data.shape[1:]))
     if len(design.degradations) > 1:

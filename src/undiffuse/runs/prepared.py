@@ -16,6 +16,7 @@ from undiffuse.conditioning.columns import column_values, encode_columns
 from undiffuse.conditioning.conditions import CONDITIONS, ConditionConfig, Conditions, EncodedConditions
 from undiffuse.conditioning.degradations import Degradations
 from undiffuse.conditioning.encoded import Encoded
+from undiffuse.conditioning.known import KNOWN
 from undiffuse.conditioning.spec import Condition
 from undiffuse.data.augmentation import AugmentConfig, augmented
 from undiffuse.data.balancing import BalancedOrder
@@ -72,7 +73,7 @@ class Prepared:
         self, rows: np.ndarray, codec: Codec, device: torch.device, draws: torch.Generator
     ) -> tuple[Tensor, EncodedConditions]:
         """x (B, C, *size) of some rows and their conditions, on a device.   draws: for what degradations take away."""
-        x = codec.encode_parts(self.data.values, rows, device)
+        x = codec.encode_parts(self.data.values, rows, device, known=self.data.known)
         return x, {name: value[rows].to(device) for name, value in self.values.items()} | self.degraded(x, draws)
 
     def names(self, rows: np.ndarray) -> list[str]:
@@ -108,8 +109,10 @@ class Prepared:
         if not augment.chosen and not augment.mirror:
             return x, values
         alpha, limits = has_alpha(self.codec.mode) and codec.space is None, codec.limits(x.device)
-        made = augmented(x, augment, draws, alpha=alpha, limits=limits)
+        known = None if self.data.known is None else values[KNOWN]
+        made = augmented(x, augment, draws, alpha=alpha, limits=limits, known=known)
         moved = {name: made.move(values[name], nearest=labels) for name, labels in self.pictures.items()}
+        moved |= {} if made.known is None else {KNOWN: made.known}
         told = {"augmentation": made.told} if augment.chosen else {}
         return made.x, values | moved | told
 
@@ -149,6 +152,8 @@ def encode_conditions(
     with drawing(GeneratorStream.WEIGHTS):
         modules = Conditions(conditions, WIDTH)
     values = encode_columns(data, declared, modules, cache)
+    if data.known is not None:
+        values[KNOWN] = torch.from_numpy(data.known)
     absent = [name for name in conditions if name not in values and name not in MADE_FROM_X]
     return values | {name: modules[name].encode([None] * len(data)) for name in absent}
 

@@ -1,0 +1,66 @@
+"""Which numbers of an example are known, as a condition: channels beside the noisy input, 1 where known, 0 where missing.
+
+A network that is trained on examples with holes must know where they are, or it would learn to make holes (MissDiff, Ouyang et al. 2023,
+section 3; Ambient Diffusion, Daras et al. 2023, section 3.1).  Made from the data; sampling says that all is known, so samples are complete;
+it is never dropped, and users cannot set it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from undiffuse.conditioning.base import ConditionModule, ConditionSettings
+from undiffuse.errors import UsageError
+
+KNOWN = "known"
+"""The name of this condition in a model."""
+
+
+class KnownConfig(ConditionSettings):
+    """Which numbers of the training example are known."""
+
+    declarable: ClassVar[bool] = False
+
+    kind: Literal["known"] = Field("known", description="Which kind of condition this is.")
+    shape: tuple[int, ...] = Field(
+        min_length=2,
+        description="Shape of what says it: (channels, *size), one channel where all miss the same places.",
+    )
+    dropout: Literal[0] = Field(0, description="Always 0: this condition is never left out.")
+    inject: Literal["concat"] = Field("concat", description="Always concat.")
+    missing: Literal[True] = Field(True, description="Always true: samples, and complete examples, say nothing of it.")
+
+    def merged_with(self, data: KnownConfig) -> KnownConfig:
+        if data.shape[0] != self.shape[0]:
+            raise UsageError(
+                f"the model was told of {self.shape[0]} channels where numbers are missing, and this data has {data.shape[0]}: train a new one."
+            )
+        return self._merged(data, shape=data.shape)
+
+    @property
+    def concat_channels(self) -> int:
+        return self.shape[0]
+
+
+class KnownCondition(ConditionModule):
+    """bool (B, channels, *size) → the same as floats."""
+
+    settable = False
+    config: KnownConfig
+
+    def __init__(self, config: KnownConfig, width: int) -> None:
+        super().__init__(config)
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        return encoded.float()
+
+    def null_token(self) -> Tensor:
+        return torch.ones(self.config.shape, dtype=torch.bool)
+
+    def read(self, values: Sequence[object]) -> Tensor:
+        raise UsageError("which numbers of an example are known cannot be set.")
