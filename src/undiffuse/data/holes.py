@@ -164,3 +164,15 @@ def missing_shares(data: Dataset) -> list[float]:
     )
     shares = np.broadcast_to(missing / (len(data) * data.known[0, 0].size), data.shape[:1])
     return [float(share) for share in shares]
+
+
+def refuse_holes(data: Dataset) -> None:
+    """Raises UsageError for examples of which numbers are missing, where whole ones are needed."""
+    if data.known is not None:
+        n = sum(
+            int((~data.known[part].reshape(len(data.known[part]), -1).all(1)).sum()) for part in parts_of(data.known)
+        )
+        raise UsageError(
+            f"{n:,} of the {len(data):,} examples of {data.name} have numbers missing, and this needs whole ones: give complete data, or fill them "
+            "in by 'undiffuse restore'."
+        )

@@ -46,7 +46,7 @@ def named_examples(
     data = _data(run, sources)
     for source in sources:
         if data is not None and source.startswith(DATA):
-            values, stem = _of_data(data, source, codec), source.replace(":", "-")
+            values, stem = _of_data(data, source, codec, missing), source.replace(":", "-")
         else:
             values, notes = read_examples(Path(source), codec, fit, missing)
             stem = Path(source).stem
@@ -85,8 +85,13 @@ def _data(run: Path, sources: Sequence[str]) -> Dataset | None:
     return open_data(config.data)
 
 
-def _of_data(data: Dataset, source: str, codec: CodecConfig) -> np.ndarray:
+def _of_data(data: Dataset, source: str, codec: CodecConfig, missing: bool) -> np.ndarray:
     number = source.removeprefix(DATA)
     if not number.isdigit() or int(number) >= len(data):
         raise UsageError(f"{source} names no example: write data:0 to data:{len(data) - 1}.")
-    return codec.carried(data.values[int(number)][None]).numpy()
+    values = codec.carried(data.values[int(number)][None]).numpy()
+    if data.known is None or data.known[int(number)].all():
+        return values
+    if not missing:
+        raise UsageError(f"{source} has numbers missing: fill them in by 'undiffuse restore' first.")
+    return np.where(data.known[int(number)], values, values.dtype.type(np.nan))
