@@ -5,12 +5,10 @@ A denoiser minimises an objective, and what its network charges for each pass, s
 loop does not know which it is.
 
 Of an example with holes only the known numbers are trained on (MissDiff, Ouyang et al. 2023, eq. 5).  With m = 1 where a number is
-known, 0 where it is missing, and x = 0 there,
-
-    x_t = alpha x + sigma m eps,        loss of  m x̂ + (1 - m) x
-
-so x_t is 0 where nothing is known, and the answer counts as right there, whatever it is: of any objective no gradient comes from it.
-Each known number counts alike, whichever example it is in.
+known, 0 where it is missing, and x = 0 there, the loss is that of the answer m x̂ + (1 - m) x, which is right where nothing is known: of any
+objective no gradient comes from there.  Each known number counts alike, whichever example it is in.  x_t is alpha x + sigma eps everywhere,
+noise alone where nothing is known: so it is nearer to what sampling sees than with zeros there, and so were the errors on complete examples
+(docs/measurements/holes.md).
 """
 
 from __future__ import annotations
@@ -76,7 +74,6 @@ class DenoiserLearner(Learner):
     def losses(self, x: Tensor, eps: Tensor, level: Level, values: EncodedConditions, computing: Computing) -> Tensor:
         costs: list[Tensor] = []
         known = values[KNOWN].expand_as(x) if is_told_known(self.denoiser) else None
-        eps = eps if known is None else eps * known
 
         def denoise(x_t: Tensor, level: Level) -> Posterior:
             with computing():

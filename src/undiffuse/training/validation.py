@@ -45,7 +45,7 @@ PROBED = 64  # examples, for what conditions change
 class ValidationSet:
     """Held-out x (N, ...), their conditions, fixed noise (N, ...) and a table of levels.
 
-    known: bool (N, ...), which numbers errors are of; all when None.  At others x and the noise are 0, as in training.
+    known: bool (N, ...), which numbers errors are of; all when None.
     """
 
     x: Tensor
@@ -68,10 +68,7 @@ class ValidationSet:
         times = schedule.nearest(schedule.at(logsnr))
         eps = standard_normal(x.shape[1:], 0, first + torch.arange(len(x)), stream=NoiseStream.VALIDATION).to(x.device)
         levels = schedule(torch.unique(times).flip(0))
-        if known is None:
-            return ValidationSet(x, values, eps, levels)
-        known = known[: len(x)].to(x.device).expand_as(x)
-        return ValidationSet(x, values, eps * known, levels, known)
+        return ValidationSet(x, values, eps, levels, None if known is None else known.to(x.device).expand_as(x))
 
     def errors(self, denoise: DenoiserFn) -> Tensor:
         """E |x̂ - x_0|² per dimension at each level, float64 (LEVELS,)."""

@@ -125,7 +125,8 @@ def inspect_data(data: Dataset) -> Inspection:
 def _numbers(data: Dataset, row: int) -> np.ndarray:
     """The known numbers of an example, in a row."""
     example = data.values[row]
-    return example.ravel() if data.known is None else example[np.broadcast_to(data.known[row], example.shape)]
+    found: np.ndarray = example.ravel()
+    return found if data.known is None else found[np.broadcast_to(data.known[row], example.shape).ravel()]
 
 
 def _quality(data: Dataset) -> dict[str, np.ndarray]:
