@@ -2,7 +2,8 @@
 
 A network that is trained on examples with holes must know where they are, or it would learn to make holes (MissDiff, Ouyang et al. 2023,
 section 3; Ambient Diffusion, Daras et al. 2023, section 3.1).  Made from the data; sampling says that all is known, so samples are complete;
-it is never dropped, and users cannot set it.
+it is never dropped, and users cannot set it.  Of sequences of unequal length, what is beyond the end of one is not known, in samples as in
+training: there it follows from the number that says the length.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from undiffuse.conditioning.base import ConditionModule, ConditionSettings
+from undiffuse.conditioning.numbers import as_number
 from undiffuse.errors import UsageError
 
 KNOWN = "known"
@@ -31,6 +33,13 @@ class KnownConfig(ConditionSettings):
         min_length=2,
         description="Shape of what says it: (channels, *size), one channel where all miss the same places.",
     )
+    length: str | None = Field(
+        None, description="The number that says where a sequence ends; None where all examples are of one length."
+    )
+    lengths: tuple[int, ...] = Field(
+        (),
+        description="Lengths of the training examples at evenly spaced quantiles, the shortest and the longest first and last.",
+    )
     dropout: Literal[0] = Field(0, description="Always 0: this condition is never left out.")
     inject: Literal["concat"] = Field("concat", description="Always concat.")
     missing: Literal[True] = Field(True, description="Always true: samples, and complete examples, say nothing of it.")
@@ -40,7 +49,7 @@ class KnownConfig(ConditionSettings):
             raise UsageError(
                 f"the model was told of {self.shape[0]} channels where numbers are missing, and this data has {data.shape[0]}: train a new one."
             )
-        return self._merged(data, shape=data.shape)
+        return self._merged(data, shape=data.shape, length=data.length, lengths=data.lengths)
 
     @property
     def concat_channels(self) -> int:
@@ -64,3 +73,22 @@ class KnownCondition(ConditionModule):
 
     def read(self, values: Sequence[object]) -> Tensor:
         raise UsageError("which numbers of an example are known cannot be set.")
+
+    def before_ends(self, lengths: Sequence[object]) -> Tensor:
+        """What is known of sequences of these lengths, None for the longest. Raises UsageError for one that there is not."""
+        shape = self.config.shape
+        ends = torch.tensor([float(shape[-1]) if length is None else as_number(length) for length in lengths])
+        wrong = (ends < 1) | (ends > shape[-1]) | (ends != ends.round())
+        if wrong.any():
+            raise UsageError(
+                f"sequences have 1 to {shape[-1]} positions, a whole number, and not {ends[wrong][0]:g}: give another {self.config.length}."
+            )
+        column = (-1, *[1] * len(shape))
+        return (torch.arange(shape[-1]) < ends.reshape(column)).expand(len(lengths), *shape)
+
+    def drawn_lengths(self, shares: Tensor) -> list[int]:
+        """Lengths as the training examples have them, of shares (n,) between 0 and 1 that are drawn uniformly."""
+        quantiles = torch.tensor(self.config.lengths, dtype=torch.float64)
+        place = shares.double() * (len(quantiles) - 1)
+        below = place.floor().long().clamp(max=len(quantiles) - 2)
+        return torch.lerp(quantiles[below], quantiles[below + 1], place - below).round().long().tolist()

@@ -28,6 +28,7 @@ class Dataset:
     file_format: of the files that the examples came in, where an array does not say all of it.
     folder: of images, where the examples are one; the column `file` has their names in it.
     known: bool (N, C or 1, *size), False where a number is missing; None where all are known.  What `values` holds there means nothing.
+    padded: whether examples were of unequal lengths, which the column `length` says (sequences.py).
     notes: sentences about what was skipped or assumed.
     """
 
@@ -44,6 +45,7 @@ class Dataset:
     notes: tuple[str, ...] = field(default=())
     file_format: FileFormat | None = None
     known: np.ndarray | None = None
+    padded: bool = False
 
     def __len__(self) -> int:
         return len(self.values)

@@ -127,9 +127,10 @@ def with_checked_holes(data: Dataset) -> Dataset:
         if empty.any()
         else []
     )
-    notes.append(
-        f"{_share(missing / (len(known) * known[0, 0].size))} of the numbers are missing: out of the loss, and samples are complete"
-    )
+    if not data.padded:
+        notes.append(
+            f"{_share(missing / (len(known) * known[0, 0].size))} of the numbers are missing: out of the loss, and samples are complete"
+        )
     found = replace(data, known=known)
     if empty.any():
         rows = np.flatnonzero(~empty)

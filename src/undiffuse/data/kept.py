@@ -79,6 +79,7 @@ class KeptDataset(BaseModel):
     columns: list[str] = Field(description="Names of its columns.")
     texts: dict[int, list[str]] = Field(description="Columns of texts that are kept here, by their number.")
     notes: tuple[str, ...] = Field(description="What reading it decided.")
+    padded: bool = Field(False, description="Whether its examples were of unequal lengths.")
 
     def dataset(self, arrays: Mapping[str, np.ndarray]) -> Dataset:
         """The data set with its arrays. Raises KeyError where one is missing."""
@@ -97,6 +98,7 @@ class KeptDataset(BaseModel):
             file_format=self.file_format,
             root=None if self.root is None else Path(self.root),
             notes=self.notes,
+            padded=self.padded,
         )
 
 
@@ -141,5 +143,6 @@ def _keep(entry: CacheEntry, data: Dataset) -> None:
         columns=list(data.columns),
         texts=texts,
         notes=data.notes,
+        padded=data.padded,
     )
     entry.keep(arrays, about.model_dump_json())

@@ -15,9 +15,12 @@ from undiffuse.conditioning.known import KNOWN, KnownConfig
 from undiffuse.conditioning.observation import ObservationConfig
 from undiffuse.conditioning.spec import Condition
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.sequences import LENGTH
 from undiffuse.errors import UsageError
 from undiffuse.models.config import ModelConfig
 from undiffuse.runs.design import Design
+
+QUANTILES_OF_LENGTHS = 101
 
 
 def declared_for(base: ModelConfig, conditions: Mapping[str, Condition]) -> dict[str, Condition]:
@@ -134,10 +137,22 @@ def network_conditions(
     found = kept_conditions(before, fitted, folder)
     if numbers := design.augment.numbers(len(data.shape) - 1):
         found["augmentation"] = AugmentationConfig(numbers=numbers)
-    if data.known is not None and KNOWN not in found:
-        found[KNOWN] = KnownConfig(shape=data.known.shape[1:])
+    if data.known is not None and (KNOWN not in found or data.padded):
+        now = _known_config(data, declared, rows)
+        found[KNOWN] = found[KNOWN].merged_with(now) if KNOWN in found else now
     if design.degradations:
         found["observation"] = ObservationConfig(shape=(data.shape[0] + 2, *data.shape[1:]))
     if len(design.degradations) > 1:
         found["task"] = TaskConfig(names=tuple(design.degradations))
     return found
+
+
+def _known_config(data: Dataset, declared: Mapping[str, Condition], rows: np.ndarray) -> KnownConfig:
+    """The condition of data with holes.   rows: that are trained on, whose lengths samples of sequences have."""
+    assert data.known is not None
+    shape = data.known.shape[1:]
+    length = next((name for name, c in declared.items() if c.kind == "number" and (c.column or name) == LENGTH), None)
+    if not data.padded or length is None:
+        return KnownConfig(shape=shape)
+    lengths = np.quantile(data.columns[LENGTH][rows], np.linspace(0, 1, QUANTILES_OF_LENGTHS), method="nearest")
+    return KnownConfig(shape=shape, length=length, lengths=tuple(int(each) for each in lengths))

@@ -27,6 +27,7 @@ from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.inspection.duplicates import Duplicates
 from undiffuse.data.ranges import colours, has_alpha, range_note
+from undiffuse.data.sequences import LENGTH
 from undiffuse.data.sources import of_images, open_data
 from undiffuse.data.table_rows import FILE_COLUMNS
 from undiffuse.data.tables import fingerprints, offers, refuse_missing
@@ -191,7 +192,8 @@ def _declared(
 ) -> tuple[dict[str, Condition], Dataset]:
     """The conditions as declared, or the data's classes; the data, with a note on columns that are not used."""
     if conditions is None:
-        unused = [] if data.classes else [name for name in data.columns if name not in FILE_COLUMNS]
+        unread = [LENGTH] if data.padded else []
+        unused = [] if data.classes else [name for name in data.columns if name not in (*FILE_COLUMNS, *unread)]
         if unused:
             data = _noted(
                 data,
@@ -203,6 +205,7 @@ def _declared(
                 data, f"all examples that have a class have the same, {data.classes[0]}, so that is no condition"
             )
         conditions = {"class": Condition(kind="class")} if len(data.classes) > (0 if known else 1) else {}
+        conditions |= {LENGTH: Condition(kind="number")} if data.padded else {}
     for name in conditions:
         checked_name(name)
     return declared_for(base.config, conditions) if base else dict(conditions), data

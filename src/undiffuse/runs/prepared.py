@@ -23,6 +23,7 @@ from undiffuse.data.balancing import BalancedOrder
 from undiffuse.data.codec import Codec, CodecConfig
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.filling import filled_from_around
 from undiffuse.data.inspection.duplicates import Duplicates, find_duplicates
 from undiffuse.data.ranges import has_alpha
 from undiffuse.data.splitting import (
@@ -74,7 +75,12 @@ class Prepared:
     ) -> tuple[Tensor, EncodedConditions]:
         """x (B, C, *size) of some rows and their conditions, on a device.   draws: for what degradations take away."""
         x = codec.encode_parts(self.data.values, rows, device, known=self.data.known)
-        return x, {name: value[rows].to(device) for name, value in self.values.items()} | self.degraded(x, draws)
+        values = {name: value[rows].to(device) for name, value in self.values.items()}
+        return self.filled(x, values), values | self.degraded(x, draws)
+
+    def filled(self, x: Tensor, values: EncodedConditions) -> Tensor:
+        """x (B, C, *size) with what stands for missing numbers, but beyond the ends of sequences, where it stays 0."""
+        return x if self.data.known is None or self.data.padded else filled_from_around(x, values[KNOWN])
 
     def names(self, rows: np.ndarray) -> list[str]:
         """What people call examples: their files, or data:3 by their number."""

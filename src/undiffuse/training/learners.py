@@ -5,10 +5,9 @@ A denoiser minimises an objective, and what its network charges for each pass, s
 loop does not know which it is.
 
 Of an example with holes only the known numbers are trained on (MissDiff, Ouyang et al. 2023, eq. 5).  With m = 1 where a number is
-known, 0 where it is missing, and x = 0 there, the loss is that of the answer m x̂ + (1 - m) x, which is right where nothing is known: of any
-objective no gradient comes from there.  Each known number counts alike, whichever example it is in.  x_t is alpha x + sigma eps everywhere,
-noise alone where nothing is known: so it is nearer to what sampling sees than with zeros there, and so were the errors on complete examples
-(docs/measurements/holes.md).
+known, 0 where it is missing, the loss is that of the answer m x̂ + (1 - m) x, which is right where nothing is known: of any objective no
+gradient comes from there.  Each known number counts alike, whichever example it is in.  x_t is alpha x + sigma eps everywhere, and x holds
+there what data/filling.py puts.
 """
 
 from __future__ import annotations
