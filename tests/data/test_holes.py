@@ -117,7 +117,7 @@ def test_masks_that_fit_nothing_are_one_sentence(tmp_path):
     with pytest.raises(UsageError, match="there are no masks at"):
         open_data(DataConfig(source=str(tmp_path / "photos"), missing=str(tmp_path / "none")))
     np.save(tmp_path / "m.npy", np.zeros((3, 3)))
-    with pytest.raises(UsageError, match="the masks .* have the shape"):
+    with pytest.raises(UsageError, match=r"the masks .* have the shape"):
         open_data(DataConfig(source=str(tmp_path / "photos"), missing=str(tmp_path / "m.npy")))
     with pytest.raises(UsageError, match="the data has none"):
         opened(tmp_path, np.zeros((4, 40), np.float32), missing=str(tmp_path / "masks"))
@@ -137,6 +137,39 @@ def test_all_that_says_it_counts_together(tmp_path):
         tmp_path, np.where(known, values, np.nan).astype(np.float32), layout="NCHW", missing=str(tmp_path / "m.npy")
     )
     assert np.array_equal(data.known, known & ~other[:, None])
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+@pytest.mark.parametrize("suffix", ["h5", "zarr", "tif"])
+def test_what_the_file_says_is_missing_is(tmp_path, suffix, dtype):
+    values, known = floats(channels=False)
+    values, known = np.where(known[:, 0], values[:, 0].astype(dtype), dtype(-99)), known[:, 0]
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "h5":
+        with pytest.importorskip("h5py").File(path, "w") as file:
+            file["data"] = values
+            file["data"].attrs["_FillValue"] = np.array([-99], dtype)
+    elif suffix == "zarr":
+        store = pytest.importorskip("zarr").create_array(str(path), shape=values.shape, dtype=values.dtype)
+        store[:] = values
+        store.attrs["missing_value"] = -99
+    else:
+        tags = [(42113, "s", 0, "-99", True)]
+        pytest.importorskip("tifffile").imwrite(path, values, photometric="minisblack", extratags=tags)
+    data = open_data(DataConfig(source=str(path), layout=None if suffix == "tif" else "NHW"))
+    assert np.array_equal(data.known[:, 0], known)
+    assert any("the file says that -99 means missing" in note for note in data.notes)
+    assert open_data(DataConfig(source=str(path), layout=None, nodata=7777.0)).known is None
+
+
+def test_what_pictures_of_geographers_say_is_missing_is(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    values, known = floats(channels=False)
+    (tmp_path / "maps").mkdir()
+    for k, value in enumerate(np.where(known, values, -99)[:, 0].astype(np.float32)):
+        tags = [(42113, "s", 0, "-99", True)]
+        tifffile.imwrite(tmp_path / "maps" / f"{k:02d}.tif", value, photometric="minisblack", extratags=tags)
+    assert np.array_equal(open_data(DataConfig(source=str(tmp_path / "maps"))).known, known[:, :1])
 
 
 def test_masked_arrays_and_frames_have_holes():

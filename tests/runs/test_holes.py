@@ -90,15 +90,19 @@ def test_holes_move_along_and_nothing_of_them_gets_out(tmp_path, changes):
     batches = []
     for k, hidden in enumerate((0.0, 1e6)):
         settings = TINY_SETTINGS | {"augment.probability": 1.0, "augment.shift": 0} | changes
-        x, values = prepared(holed(hidden), tmp_path / str(k), **settings).batch(0)
+        run = prepared(holed(hidden), tmp_path / str(k), **settings)
+        x, values = run.prepared.augmented(
+            *run.loader(0), run.config.design.augment, run.codec, torch.Generator().manual_seed(0)
+        )
         assert not x[~values[KNOWN].expand_as(x)].any()
         assert 0.2 < values[KNOWN].float().mean() < 0.8
-        batches.append(x)
-    plain, _ = prepared(holed(0.0), tmp_path / "p", **TINY_SETTINGS).loader(0)
-    assert torch.equal(*batches)
+        batches.append((x, run.batch(0)[0]))
+    plain = prepared(holed(0.0), tmp_path / "p", **TINY_SETTINGS).loader(0)[0]
+    for before, after in zip(*batches, strict=True):
+        assert torch.equal(before, after)
     if "augment.brightness" not in changes:
-        assert not torch.equal(plain, batches[0])
-        for before, after in zip(plain, batches[0], strict=True):  # every value is one that was there, or 0
+        assert not torch.equal(plain, batches[0][0])
+        for before, after in zip(plain, batches[0][0], strict=True):  # every value is one that was there, or 0
             assert set(after.flatten().tolist()) <= {*before.flatten().tolist(), 0.0}
 
 

@@ -18,12 +18,19 @@ REACHES = (1, 3)  # places
 
 def filled_from_around(x: Tensor, known: Tensor) -> Tensor:
     """x (B, C, *size), 0 where it is not known, bool (B, C or 1, *size), with these places filled in."""
-    mean = {3: F.avg_pool1d, 4: F.avg_pool2d, 5: F.avg_pool3d}[x.ndim]
-    there = known.to(x)
-    found = torch.zeros_like(x)
+    there, found = known.to(x), torch.zeros_like(x)
     for reach in reversed(REACHES):
-        window = tuple(2 * min(reach, n - 1) + 1 for n in x.shape[2:])
-        padding = tuple(n // 2 for n in window)
-        share = mean(there, window, 1, padding)
-        found = torch.where(share > 0, mean(x * there, window, 1, padding) / share.clamp(min=1e-9), found)
+        share = _box_sum(there, reach)
+        found = torch.where(share > 0, _box_sum(x * there, reach) / share.clamp(min=1), found)
     return torch.where(known, x, found)
+
+
+def _box_sum(x: Tensor, reach: int) -> Tensor:
+    """The sum of the values (B, C, *size) at most so many places away along each axis, axis by axis."""
+    for axis in range(2, x.ndim):
+        n = x.shape[axis]
+        padded = F.pad(x, [0, 0] * (x.ndim - 1 - axis) + [reach, reach])
+        x = padded.narrow(axis, 0, n).clone()
+        for start in range(1, 2 * reach + 1):
+            x += padded.narrow(axis, start, n)
+    return x

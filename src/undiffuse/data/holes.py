@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.images import first_few
 from undiffuse.data.large_arrays import allocated, known_numbers, taken
@@ -34,6 +35,22 @@ def with_nodata(data: Dataset, nodata: float | None) -> Dataset:
             raise UsageError(f"no {data.values.dtype.name} is {nodata:g}, which `nodata` says is missing: correct it.")
     known = known_numbers(data.values, nodata) if nodata is not None or data.values.dtype.kind == "f" else None
     return with_known(data, known)
+
+
+def with_nodata_of_file(data: Dataset, text: object, config: DataConfig) -> Dataset:
+    """The data with what its file says is missing, unless a setting says what is.   text: of the file; None, or no number of the type, is none."""
+    if text is None or config.nodata is not None:
+        return data
+    try:
+        nodata = float(str(text).strip("\0 []"))
+        found = with_nodata(data, nodata)
+    except (UsageError, ValueError, OverflowError):
+        return data
+    if found.known is data.known:
+        return data
+    return replace(
+        found, notes=(*found.notes, f"the file says that {nodata:g} means missing; `nodata` sets another value")
+    )
 
 
 def with_known(data: Dataset, known: np.ndarray | None) -> Dataset:

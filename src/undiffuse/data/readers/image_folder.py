@@ -13,8 +13,9 @@ import numpy as np
 
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.holes import with_nodata_of_file
 from undiffuse.data.images import read_images
-from undiffuse.data.pixels import ImageOptions, Openable
+from undiffuse.data.pixels import ImageOptions, Openable, nodata_of_image
 from undiffuse.data.readers.folders import classes_of, find, is_run
 from undiffuse.errors import UsageError
 
@@ -51,4 +52,6 @@ def image_folder(root: Path, config: DataConfig) -> Dataset:
             f"there are no images in {root}, {left}. It should hold .png, .jpg, .webp, .bmp, .tif or .gif files."
         )
     data = images_by_name(root, found.files, found.names, config)
+    if not config.size:  # which mixes that value with others
+        data = with_nodata_of_file(data, nodata_of_image(found.files[0]), config)
     return replace(data, folder=root, notes=(*data.notes, *found.notes()))
