@@ -207,3 +207,27 @@ def test_samples_have_the_moments_of_complete_examples(tmp_path):
     mean, covariance = moments(np.where(hole, 0, values).astype(np.float32), tmp_path / "zeros")
     assert (np.abs(mean - MEAN) > 8 * of_mean).all()
     assert (np.abs(covariance - COVARIANCE)[0, 1] > 8 * of_covariance[0, 1]).all()
+
+
+# What is never known ------------------------------------------------------------------------------------------------------
+
+
+def test_places_that_no_example_knows_are_marked_in_samples_and_stay_out_of_the_network(tmp_path):
+    """Land on a map of the sea: x̂ is 0 there, in training as in sampling, and samples hold NaN."""
+    land = np.zeros((1, 8, 8), bool)
+    land[:, 2:5, 3:] = True
+    data = holed(0.0)
+    data = Dataset("holed", data.values, known=data.known & ~land)
+    run = prepared(data, tmp_path / "r", **TINY_SETTINGS)
+    assert not run.batch(0)[0][:, land].any()
+    weights(run)
+    model = undiffuse.load(tmp_path / "r")
+    assert np.array_equal(model.config.conditions[KNOWN].ever().numpy(), ~land)
+    samples = model.sample(3, steps=2)
+    assert samples[:, land].isnan().all()
+    assert samples[:, ~land].isfinite().all()
+    assert not any(step.x0[:, land].any() for step in model.trajectory(2, steps=2))
+    given = np.where(data.known[:2], data.values[:2], np.nan)
+    answers = undiffuse.restore(model, given, steps=3).values
+    assert answers[:, :, land].isnan().all()
+    assert answers[:, :, ~land].isfinite().all()

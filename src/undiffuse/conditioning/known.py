@@ -2,15 +2,19 @@
 
 A network that is trained on examples with holes must know where they are, or it would learn to make holes (MissDiff, Ouyang et al. 2023,
 section 3; Ambient Diffusion, Daras et al. 2023, section 3.1).  Made from the data; sampling says that all is known, so samples are complete;
-it is never dropped, and users cannot set it.  Of sequences of unequal length, what is beyond the end of one is not known, in samples as in
-training: there it follows from the number that says the length.
+it is never dropped, and users cannot set it.  Two things no sample can know: what is beyond the end of a sequence, which follows from the
+number that says its length; and places of which no example knows anything, such as the land of a map of the sea.
 """
 
 from __future__ import annotations
 
+import base64
+import math
+import zlib
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -33,6 +37,10 @@ class KnownConfig(ConditionSettings):
         min_length=2,
         description="Shape of what says it: (channels, *size), one channel where all miss the same places.",
     )
+    never: str | None = Field(
+        None,
+        description="Places that no training example knows, as bits, packed by zlib, in base64; None where there are none.",
+    )
     length: str | None = Field(
         None, description="The number that says where a sequence ends; None where all examples are of one length."
     )
@@ -49,11 +57,24 @@ class KnownConfig(ConditionSettings):
             raise UsageError(
                 f"the model was told of {self.shape[0]} channels where numbers are missing, and this data has {data.shape[0]}: train a new one."
             )
-        return self._merged(data, shape=data.shape, length=data.length, lengths=data.lengths)
+        return self._merged(data, shape=data.shape, never=data.never, length=data.length, lengths=data.lengths)
 
     @property
     def concat_channels(self) -> int:
         return self.shape[0]
+
+    def ever(self) -> Tensor:
+        """Which places some training example knows, bool (channels, *size)."""
+        if self.never is None:
+            return torch.ones(self.shape, dtype=torch.bool)
+        packed = np.frombuffer(zlib.decompress(base64.b64decode(self.never)), np.uint8)
+        bits = np.unpackbits(packed, count=math.prod(self.shape)).reshape(self.shape)
+        return torch.from_numpy(bits == 0)
+
+
+def packed_places(never: np.ndarray) -> str | None:
+    """Places, bool (channels, *size), as KnownConfig has them."""
+    return base64.b64encode(zlib.compress(np.packbits(never).tobytes(), 9)).decode() if never.any() else None
 
 
 class KnownCondition(ConditionModule):
@@ -69,7 +90,7 @@ class KnownCondition(ConditionModule):
         return encoded.float()
 
     def null_token(self) -> Tensor:
-        return torch.ones(self.config.shape, dtype=torch.bool)
+        return self.config.ever()
 
     def read(self, values: Sequence[object]) -> Tensor:
         raise UsageError("which numbers of an example are known cannot be set.")
@@ -84,7 +105,7 @@ class KnownCondition(ConditionModule):
                 f"sequences have 1 to {shape[-1]} positions, a whole number, and not {ends[wrong][0]:g}: give another {self.config.length}."
             )
         column = (-1, *[1] * len(shape))
-        return (torch.arange(shape[-1]) < ends.reshape(column)).expand(len(lengths), *shape)
+        return (torch.arange(shape[-1]) < ends.reshape(column)) & self.config.ever()
 
     def drawn_lengths(self, shares: Tensor) -> list[int]:
         """Lengths as the training examples have them, of shares (n,) between 0 and 1 that are drawn uniformly."""

@@ -51,7 +51,6 @@ DEEP = 257  # 65535/255
 BYTE_ORDERS = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B" if np.little_endian else ";16L"}
 MUCH_CUT = 0.25  # of a picture
 TIFF_WIDTH, TIFF_LENGTH = 256, 257  # tags
-GDAL_NODATA = 42113  # the tag of geographers' TIFF that says which value means missing
 LUMA = (0.299, 0.587, 0.114)  # of red, green, blue (ITU-R BT.601), as Pillow's
 
 
@@ -175,18 +174,6 @@ def _of_image(image: Image.Image, how: ImageOptions, region: Box | None) -> np.n
 def _too_large(pixels: int | None, limit: int) -> str:
     has = f"{pixels / 1e6:.0f} megapixels, " if pixels else ""
     return f"{has}more than the {limit / 1e6:.0f} megapixels that are opened; `max_pixels` allows larger ones, such as 1000000000"
-
-
-def nodata_of_image(path: Path) -> str | None:
-    """The value that an image says means missing, as GDAL writes it into a TIFF; None for none."""
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        return None
-    try:
-        with Image.open(path) as file:
-            found = getattr(file, "tag_v2", {}).get(GDAL_NODATA)
-    except Exception:  # what is damaged is said where the pixels are read
-        return None
-    return None if found is None else str(found)
 
 
 # 16 bits -----------------------------------------------------------------------------------------------------------------

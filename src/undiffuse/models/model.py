@@ -86,7 +86,8 @@ class Model:
 
         conditions: {"class": "7", "age": 30}, one value for all or a list of n; one that is left out is absent, the null token.
         Of sequences of unequal length it may have the number that says where they end, such as {"length": 40}; lengths are drawn as the
-        training examples have them when it is left out.  Beyond the end of a sample there is NaN, 0 of whole numbers.
+        training examples have them when it is left out.  Beyond the end of a sample, and where no training example knew anything, there is
+        NaN, 0 of whole numbers.
         seed, first: examples first … first + n - 1 of this seed; each is the same whatever else is drawn.   index: any n of
         them instead, such as the same one n times.
         negative: conditions to be guided away from, in place of absent ones (a negative prompt).   autoguidance: a weaker model to be
@@ -170,10 +171,10 @@ class Model:
             rows = slice(start, start + size)
             steps = self._steps(request.rows(rows).on(self.device), config, guidance, levels, seed, which[rows])
             values = self.codec.decode(final(count.counted(steps)))
-            yield values if KNOWN not in request.values else self._ended(values, request.values[KNOWN][rows])
+            yield values if self.denoiser.conditions.known is None else self.marked(values, request.values[KNOWN][rows])
 
-    def _ended(self, values: Tensor, known: Tensor) -> Tensor:
-        """Samples with what marks that there is nothing: NaN, 0 of whole numbers."""
+    def marked(self, values: Tensor, known: Tensor) -> Tensor:
+        """Values (B, C, *size) with what says that there is nothing where they are not known, bool (B, C or 1, *size): NaN, 0 of whole numbers."""
         nothing = 0.0 if self.config.codec.kind == "integer" else math.nan
         return torch.where(known.to(values.device), values, nothing)
 

@@ -16,7 +16,7 @@ from undiffuse.conditioning.columns import column_values, encode_columns
 from undiffuse.conditioning.conditions import CONDITIONS, ConditionConfig, Conditions, EncodedConditions
 from undiffuse.conditioning.degradations import Degradations
 from undiffuse.conditioning.encoded import Encoded
-from undiffuse.conditioning.known import KNOWN
+from undiffuse.conditioning.known import KNOWN, KnownConfig
 from undiffuse.conditioning.spec import Condition
 from undiffuse.data.augmentation import AugmentConfig, augmented
 from undiffuse.data.balancing import BalancedOrder
@@ -79,8 +79,12 @@ class Prepared:
         return self.filled(x, values), values | self.degraded(x, draws)
 
     def filled(self, x: Tensor, values: EncodedConditions) -> Tensor:
-        """x (B, C, *size) with what stands for missing numbers, but beyond the ends of sequences, where it stays 0."""
-        return x if self.data.known is None or self.data.padded else filled_from_around(x, values[KNOWN])
+        """x (B, C, *size) with what stands for missing numbers; 0 where samples have none: beyond ends, and where nothing is ever known."""
+        config = self.conditions.get(KNOWN)
+        if self.data.known is None or self.data.padded or not isinstance(config, KnownConfig):
+            return x
+        found = filled_from_around(x, values[KNOWN])
+        return found if config.never is None else torch.where(config.ever().to(x.device), found, 0.0)
 
     def names(self, rows: np.ndarray) -> list[str]:
         """What people call examples: their files, or data:3 by their number."""

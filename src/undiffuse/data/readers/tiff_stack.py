@@ -16,7 +16,7 @@ from undiffuse.data.damage import refuse_damaged
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.file_formats import FileFormat
 from undiffuse.data.holes import with_nodata_of_file
-from undiffuse.data.pixels import GDAL_NODATA
+from undiffuse.data.readers.image_folder import GDAL_NODATA
 from undiffuse.errors import UsageError
 from undiffuse.system import optional
 
