@@ -72,6 +72,8 @@ def train(
     max_pixels: int | None = None,
     shrink: int | None = None,
     complex: bool | None = None,
+    nodata: float | None = None,
+    missing: str | Path | None = None,
     group: str | None = None,
     held_out: float | None = None,
     device: torch.device | str | None = None,
@@ -113,6 +115,8 @@ def train(
     range: the values of black and white, where it shall not be found from the values.
     max_pixels: open images of up to so many, beyond the limit that protects from harmful files.   shrink: average blocks of so many values
     along each axis.   complex: read complex numbers as two channels each, real and imaginary part.
+    nodata: a value that means missing, as NaN always does.   missing: masks of what is missing, a folder of images or arrays named as the
+    examples are, or one array (data/holes.py).
     held_out: for validation, a share of the examples below 1, or a whole number of them.   group: a column whose equal
     values stay together, in training or held out.
 
@@ -139,6 +143,8 @@ def train(
         max_pixels=max_pixels,
         shrink=shrink,
         complex=complex,
+        nodata=None if nodata is None else float(nodata),
+        missing=None if missing is None else str(missing),
         group=group,
         held_out=None if held_out is None else share_or_count(held_out),
     )

@@ -3,7 +3,7 @@
     volumes      where they lie in space (the affine), and the axes in the order of the file
     recordings   their rate, and how deep they are
     TIFF         floats, deep whole numbers and any number of channels, which PNG has not
-    arrays       complex numbers, which x has as two channels each, the real and the imaginary part
+    arrays       complex numbers, which x has as two channels each, the real and the imaginary part; sequences of unequal length, a file each
 
 A kind is an entry of FILE_WRITERS: a function that writes one example.  Pictures of up to 16 bits need none of this (pictures/images.py).
 """
@@ -61,6 +61,10 @@ def _tiff(path: Path, values: np.ndarray, how: FileFormat) -> None:
     optional("tifffile").imwrite(path, image, photometric=kind, planarconfig=None if len(values) == 1 else "contig")
 
 
+def _npy(path: Path, values: np.ndarray, how: FileFormat) -> None:
+    np.save(path, values[0] if len(values) == 1 else values)
+
+
 @dataclass(frozen=True)
 class FileWriter:
     """A kind of file.   write: one example (C, *size), of the type in files; None where the array of all is enough.   module: that it needs."""
@@ -74,6 +78,7 @@ FILE_WRITERS: Registry[FileWriter] = Registry(
     "undiffuse.file_writers",
     {
         "array": FileWriter(None),
+        "npy": FileWriter(_npy),
         "nifti": FileWriter(_nifti, "nibabel"),
         "nrrd": FileWriter(_nrrd, "nrrd"),
         "recording": FileWriter(_recording, "soundfile"),
@@ -86,7 +91,7 @@ class FileFormat(Config):
     """The files that samples are written in."""
 
     kind: Annotated[str, AfterValidator(FILE_WRITERS.checked)] = Field(
-        description="Which kind of file it is: array, nifti, nrrd, recording or tiff."
+        description="Which kind of file it is: array, npy, nifti, nrrd, recording or tiff."
     )
     suffix: str = Field(description="How its name ends, with the dot.")
     dtype: str = Field(description="NumPy's name of the type in the file.")

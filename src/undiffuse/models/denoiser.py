@@ -78,7 +78,12 @@ class Denoiser(nn.Module):
         else:
             F, head = F.chunk(2, 1)
             variance = LEARNED[self.variance](head)
-        return Posterior(broadcast_to(row.c_skip, x_t) * x_t + broadcast_to(row.c_out, x_t) * F, variance)
+        mean = broadcast_to(row.c_skip, x_t) * x_t + broadcast_to(row.c_out, x_t) * F
+        if (
+            conditioning.known is not None
+        ):  # as where sequences end: then x_t is noise alone there, in sampling as in training
+            mean = torch.where(conditioning.known, mean, 0.0)
+        return Posterior(mean, variance)
 
     def bind(self, values: EncodedConditions) -> DenoiserFn:
         """The Denoise of one set of conditions, which are embedded once, here, and not at every step."""
