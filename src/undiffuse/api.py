@@ -74,6 +74,8 @@ def train(
     complex: bool | None = None,
     columns: Mapping[str, str] | None = None,
     relations: Sequence[str] = (),
+    nodata: float | None = None,
+    missing: str | Path | None = None,
     group: str | None = None,
     held_out: float | None = None,
     device: torch.device | str | None = None,
@@ -117,6 +119,8 @@ def train(
     along each axis.   complex: read complex numbers as two channels each, real and imaginary part.
     columns: of a table whose rows are the data, what columns are, where that is not found out, such as {"zip": "category"}.
     relations: what holds in every row of it, such as ["start < end", "total = a + b"].
+    nodata: a value that means missing, as NaN always does.   missing: masks of what is missing, a folder of images or arrays named as the
+    examples are, or one array (data/holes.py).
     held_out: for validation, a share of the examples below 1, or a whole number of them.   group: a column whose equal
     values stay together, in training or held out.
 
@@ -145,6 +149,8 @@ def train(
         complex=complex,
         columns=None if columns is None else dict(columns),
         relations=tuple(relations) or None,
+        nodata=None if nodata is None else float(nodata),
+        missing=None if missing is None else str(missing),
         group=group,
         held_out=None if held_out is None else share_or_count(held_out),
     )

@@ -48,6 +48,7 @@ class NoiseStream(IntEnum):
     LIKELIHOOD_PLACE = 10  # uniform: where in a bin, or between two levels
     NOISE_CONDITIONING = 11  # added to what a second stage is shown
     MASK = 12  # which places a random mask hides
+    LENGTH = 13  # of a sequence that is sampled
     STEP_AGAIN = 16
 
 

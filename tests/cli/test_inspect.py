@@ -73,7 +73,7 @@ def test_the_command_reads_the_data_as_it_was_looked_at(run, tmp_path):
 
 def test_data_that_training_refuses_is_looked_at_all_the_same(run, tmp_path):
     values = np.zeros((20, 30), np.float32)
-    for name, bad, words in (("nan", np.nan, "NaN or infinite"), ("same", 0, "same value everywhere")):
+    for name, bad, words in (("infinite", np.inf, "NaN or infinite"), ("same", 0, "same value everywhere")):
         values[3] = bad
         np.save(tmp_path / f"{name}.npy", values)
         code, out = run("inspect", str(tmp_path / f"{name}.npy"), "--out", str(tmp_path / name))

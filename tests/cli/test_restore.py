@@ -125,7 +125,7 @@ def test_two_stages_are_sampled_by_one_command(runs):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("restore", "runs/base", "data:0"), "not trained for tasks"),
+        (("restore", "runs/base", "data:0"), "nothing is missing in these examples"),
         (("restore", "runs/colours", "data:0", "--degradation", "sharpen"), "it can do inpaint"),
         (("restore", "runs/colours", "small.npy", "--degradation", "inpaint", "--mask", "left"), "has the shape"),
         (

@@ -120,8 +120,8 @@ GOOD = [*torch.rand(5, 1, 4, 4)]
     ("items", "words"),
     [
         ([*GOOD[:3], torch.rand(1, 4, 5)], r"item 3 has the shape \(1, 4, 5\).*\(1, 4, 4\)"),
-        ([*GOOD[:2], torch.full((1, 4, 4), torch.nan)], "item 2 holds numbers that are NaN"),
-        (np.array([[0.0, 1.0], [2.0, np.inf]]), "item 1 holds numbers that are NaN or infinite"),
+        ([*GOOD[:2], torch.full((1, 4, 4), torch.inf)], "item 2 holds infinite numbers"),
+        (np.array([[0.0, 1.0], [2.0, np.inf]]), "item 1 holds infinite numbers"),
         ([*GOOD[:1], torch.rand(1, 0, 4)], "item 1 is empty"),
         ([*GOOD[:1], GOOD[1].double()], "item 1 has the type float64"),
         ([(GOOD[0], 1), (GOOD[1],)], "item 1 has the entries"),
@@ -178,14 +178,15 @@ def test_labels_that_are_none_of_the_names_are_refused_and_the_names_themselves_
 
 
 @pytest.mark.parametrize("masked", [0, 3])
-def test_masked_values_are_no_data(masked):
+def test_masked_values_are_missing(masked):
     values = np.ma.masked_array(np.random.default_rng(0).random((8, 4, 4)), mask=False)
     values.mask[:masked] = True
     if not masked:
         assert np.array_equal(as_dataset(values).values[:, 0], values.data.astype(np.float32))
         return
-    with pytest.raises(UsageError, match="48 values of the data are masked"):
-        as_dataset(values)
+    data = as_dataset(values)
+    assert (~data.known).sum() == 48
+    assert not data.known[:masked].any()
 
 
 @pytest.mark.parametrize(
@@ -217,8 +218,10 @@ def test_frames_are_tables_of_their_numbers(library):
     assert data.values[:, :, 0].tolist() == [[3, 1.5], [5, 2.5], [8, 3.5]]
     assert (data.classes, data.labels.tolist()) == (("0", "1"), [1, 0, 1])
     assert data.columns["town"].tolist() == ["a", "b", ""]
-    with pytest.raises(UsageError, match="'age' has missing"):
-        as_dataset(module.DataFrame(content | {"age": [3, None, 8]}))
+    holes = as_dataset(module.DataFrame(content | {"age": [3, None, 8]}))
+    assert holes.known[:, :, 0].tolist() == [[True, True], [False, True], [True, True]]
+    with pytest.raises(UsageError, match="'age' has infinite"):
+        as_dataset(module.DataFrame(content | {"age": [3.0, np.inf, 8.0]}))
     with pytest.raises(UsageError, match="no columns of numbers; it has town"):
         as_dataset(module.DataFrame({"town": ["a", "b"]}))
     with pytest.raises(UsageError, match="no rows"):

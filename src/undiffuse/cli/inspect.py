@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from undiffuse.data.inspection.report import Inspection
     from undiffuse.runs.plan_file import PlanFile
 
-READING = options_of("DataConfig", {None: ("fit", "channels", "variable", "layout", "max_pixels", "complex", "table")})
+READING = options_of(
+    "DataConfig",
+    {None: ("fit", "channels", "variable", "layout", "max_pixels", "complex", "nodata", "missing", "table")},
+)
 MOST_NAMED = 6  # of each kind of what is noteworthy
 EXAMPLES_SHOWN = 24
 CHANGED_SHOWN, CHANGED_SIDE = 12, 128
@@ -196,6 +199,11 @@ def _of_examples(found: Inspection) -> list[str]:
         lines.append(
             f"values       {q[0]:g} to {q[-1]:g} (999 of 1000), median {q[3]:g}; mean {', '.join(f'{m:.3g}' for m in found.means[:4])}"
         )
+    if any(found.missing):
+        shares = ", ".join(f"{share:.1%}" for share in found.missing[:8])
+        lines.append(
+            f"missing      {shares}{', …' if len(found.missing) > 8 else ''} of the numbers{' of each channel' * (len(found.missing) > 1)}"
+        )
     if found.classes:
         most = sorted(found.classes.items(), key=lambda item: -item[1])[:8]
         shown = ", ".join(f"{name or 'none'} {count:,}" for name, count in most)
@@ -260,7 +268,10 @@ def _draw(found: Inspection, changed: list[list[Any]], path: Path) -> bool:
         return False
 
     def shown(rows: Any) -> list[Any]:
-        return list(to_rgb(torch.from_numpy(data.values[rows].astype(np.float64)), codec))
+        values = data.values[rows].astype(np.float64)
+        if data.known is not None:  # missing numbers as the lowest, black
+            values = np.where(data.known[rows], values, np.reshape(codec.low, (-1, *[1] * (values.ndim - 2))))
+        return list(to_rgb(torch.from_numpy(values), codec))
 
     spread = np.unique(np.linspace(0, len(data) - 1, EXAMPLES_SHOWN).round().astype(int))
     rows = [
@@ -272,7 +283,8 @@ def _draw(found: Inspection, changed: list[list[Any]], path: Path) -> bool:
         rows.insert(0, ("in the file, and beside it as it is read", changed))
     if near:
         rows.insert(0, (f"near-duplicates: {_clusters(len(found.duplicates.near))}", near))
-    values = data.values[spread].ravel().astype(np.float64)
+    values = data.values[spread].astype(np.float64)
+    values = values.ravel() if data.known is None else values[np.broadcast_to(data.known[spread], values.shape)]
     span = (min(codec.low), max(codec.high)) if codec.kind == "integer" else (found.quantiles[0], found.quantiles[-1])
     copies = f"{sum(map(len, found.duplicates.near)):,} in clusters of near-duplicates"
     subtitle = f"{len(data):,} examples of {'×'.join(map(str, data.shape))}, {data.values.dtype.name} · {copies}"

@@ -53,7 +53,7 @@ def inpaint(
     rows = [] if mask == "missing" else [("given", examples.values)]
     task = {"task": "inpaint", "mask": mask, "hidden": hidden.double().mean().item()}
     solve = partial(inverse_problems.inpaint, job.model, examples.values, hidden)
-    return _solved(job, solve, "Filled in", examples.names, task, rows, hidden, **how)
+    return solved(job, solve, "Filled in", examples.names, task, rows, hidden, **how)
 
 
 @solves()
@@ -78,7 +78,7 @@ def upscale(
     rows = [("original", examples.values)] if simulate else []
     task = {"task": "upscale", "factor": factor, "simulated": simulate, "noise": noise}
     solve = partial(inverse_problems.upscale, job.model, values, factor, noise=noise)
-    return _solved(job, solve, f"{factor} times larger", examples.names, task, rows, **how)
+    return solved(job, solve, f"{factor} times larger", examples.names, task, rows, **how)
 
 
 @solves()
@@ -89,7 +89,7 @@ def colorize(job: Job, images: Images, noise: Noise = None, **how: Any) -> Resul
     examples = job.read(images)
     rows, task = [("given", examples.values)], {"task": "colorize", "noise": noise}
     solve = partial(inverse_problems.colorize, job.model, examples.values, noise=noise)
-    return _solved(job, solve, "Coloured", examples.names, task, rows, **how)
+    return solved(job, solve, "Coloured", examples.names, task, rows, **how)
 
 
 @solves()
@@ -113,10 +113,10 @@ def deblur(
         y = codec.decode(codec.encode(operator(y), limited=False))
     task = {"task": "deblur", "radius": radius, "simulated": simulate, "noise": noise}
     solve = partial(inverse_problems.deblur, job.model, y, radius, noise=noise)
-    return _solved(job, solve, f"A blur of radius {radius:g} undone", examples.names, task, rows, **how)
+    return solved(job, solve, f"A blur of radius {radius:g} undone", examples.names, task, rows, **how)
 
 
-def _solved(
+def solved(
     job: Job,
     solve: Callable[..., Solution],
     title: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from undiffuse.cli import shared
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from undiffuse.models.restoration import Observation
     from undiffuse.pictures.edits import Row
 
-DEGRADATION = "What to restore, of the run's degradations; all in turn with --simulate when left out."
+DEGRADATION = (
+    "What to restore, of the run's degradations; all in turn with --simulate when left out. Of other runs: their holes."
+)
 MASK_HELP = "Of inpaint: left, center, random:0.5, box:y,x,h,w, missing, or a file, white where to fill in."
 
 
@@ -30,11 +33,13 @@ def restore(
     noise: Noise = None,
     n: Annotated[int, opt("How many answers for each.", None, "-n")] = 3,
 ) -> Result:
-    """Fill in, upscale, colour, deblur or denoise images with a model that was trained for it."""
+    """Fill in, upscale, colour, deblur or denoise with a model that was trained for it; with any other, fill in what is missing."""
     from undiffuse.models import restoration
     from undiffuse.pictures.edits import masked
 
     model, codec = job.model, job.model.codec
+    if not model.config.degradations and degradation is None and not simulate:
+        return _holes_filled(job, images, mask, noise, n)
     if simulate and (mask or noise is not None):
         raise UsageError("--simulate draws what is hidden as training does: leave --mask and --noise out.")
     if simulate:
@@ -70,6 +75,24 @@ def restore(
         lines=lines,
         next=f"{shared.again('--seed', job.seed + 1)}  for other answers",
     )
+
+
+def _holes_filled(job: Job, images: Sequence[str], mask: str | None, noise: float | None, n: int) -> Result:
+    """What is missing in examples, NaN, nodata or under a mask, filled in by a model that was trained for no degradation."""
+    from undiffuse.cli.inverse import solved
+    from undiffuse.models import inverse_problems
+
+    if noise is not None:
+        raise UsageError("known numbers come back exactly, so they have no noise: leave --noise out.")
+    examples = job.read(images, missing=True)
+    hidden = examples.values.isnan()
+    if mask is not None:
+        hidden = hidden | job.mask(mask, examples.values, images)
+    if not hidden.any():
+        raise UsageError("nothing is missing in these examples: give --mask, or examples with NaN or nodata.")
+    task = {"task": "holes", "mask": mask, "hidden": hidden.double().mean().item()}
+    solve = partial(inverse_problems.inpaint, job.model, examples.values, hidden)
+    return solved(job, solve, "Filled in", examples.names, task, [], hidden, n=n, method="dps")
 
 
 def _observed(

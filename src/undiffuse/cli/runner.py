@@ -124,7 +124,8 @@ class Job:
         """Where to fill in, bool (n, 1 or C, *size), of values (n, C, *size) that were read from the images."""
         import torch
 
-        from undiffuse.models.masks import MASK_SUFFIXES, read_mask
+        from undiffuse.data.mask_files import MASK_SUFFIXES
+        from undiffuse.models.masks import read_mask
         from undiffuse.runs.examples import fit_of
 
         hidden = read_mask(name, values.numpy(), self.seed, fit_of(self.run), images, shared.note)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from undiffuse.errors import UsageError
 from undiffuse.runs.progress import STEPS_COLUMN, progress_bar, steps_shown
@@ -97,8 +97,17 @@ class Sampler:
             guides = (self.classifier.guide(conditions[name], len(samples), **self.guide),)
             if name not in self.model.denoiser.conditions.settable:
                 del conditions[name]
-        common = {"conditions": conditions, "seed": self.seed, "guides": guides}
+        given = self.model.with_lengths(conditions, self.seed, _indices(samples))
+        common = {"conditions": given, "seed": self.seed, "guides": guides}
         return common | self.guidance | self.settings(samples)
+
+    def lengths(self, samples: Sequence[Sample]) -> list[int] | None:
+        """How many positions each of these samples has, of a model of sequences of unequal length; None where all have all."""
+        known = self.model.denoiser.conditions.known
+        if known is None or known.config.length is None:
+            return None
+        given = self.model.with_lengths(self.columns(samples), self.seed, _indices(samples))[known.config.length]
+        return known.before_ends(cast(list[object], given)).reshape(len(samples), -1).sum(1).tolist()
 
     def batches(self, groups: Sequence[Sequence[Sample]], bar: Progress) -> Iterator[tuple[Sequence[Sample], Tensor]]:
         """The samples, some at a time, with a bar for each group of one strength. Complains before anything is drawn."""
@@ -113,6 +122,12 @@ class Sampler:
             for values in model.sample_in_batches(len(group), index=index, progress=progress, **self.arguments(group)):
                 yield group[done : done + len(values)], values
                 done += len(values)
+
+
+def _indices(samples: Sequence[Sample]) -> Tensor:
+    import torch
+
+    return torch.tensor([sample.index for sample in samples])
 
 
 def write_samples(
@@ -139,8 +154,11 @@ def write_samples(
             kept = second.config.file_format
             large = ExampleWriter(folder, "enlarged", "enlarged", second.config.codec, n, shown, kept, "enlarged-files")
             enlarging = steps_shown(bar, "enlarging")
+        lengths: list[int] = []
         for some, values in sampler.batches(groups, bar):
-            small.add(values)
+            ends = sampler.lengths(some)
+            small.add(values, ends)
+            lengths += ends or []
             if second is not None:
                 known = second.denoiser.conditions.settable
                 how: dict[str, Any] = {"index": [sample.index for sample in some], "seed": sampler.seed}
@@ -148,9 +166,10 @@ def write_samples(
                 large.add(upscale_samples(second, values, augmentation=augmentation, progress=enlarging, **how))
     with open(folder / "samples.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["file", "seed", "index", *sampler.conditions.values])
+        drawn = lengths if "length" not in sampler.conditions.values else []
+        table.writerow(["file", "seed", "index", *sampler.conditions.values, *(["length"] if drawn else [])])
         for k, sample in enumerate(samples):
-            table.writerow([small.name_of(k), sampler.seed, sample.index, *sample.cells])
+            table.writerow([small.name_of(k), sampler.seed, sample.index, *sample.cells, *drawn[k : k + 1]])
     labels = [samples[k].label for k in shown]
     left_out = "" if len(shown) == n else f" ({len(shown)} of them shown)"
     constant = [f", {name} {values[0]}" for name, values in sampler.conditions.shown.items() if len(values) == 1]

@@ -44,7 +44,19 @@ PRESETS_HELP = (
     "digits, or a paper's: ddpm_cifar10, iddpm_cifar10, …imagenet64, adm_imagenet64, …128, …256, edm_ddpmpp_cifar10, "
     "edm_ncsnpp_cifar10, dit_s, …b, …l, …xl."
 )
-DATA_OPTIONS = ("fit", "channels", "variable", "layout", "max_pixels", "shrink", "complex", "table", "group")
+DATA_OPTIONS = (
+    "fit",
+    "channels",
+    "variable",
+    "layout",
+    "max_pixels",
+    "shrink",
+    "complex",
+    "nodata",
+    "missing",
+    "table",
+    "group",
+)
 COLUMNS = {
     "class": "A column of names",
     "tags": "A column of any number of names each",

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from undiffuse.conditioning.augmentation import AugmentationCondition, AugmentationConfig
 from undiffuse.conditioning.base import ConditionModule, ConditionSettings
 from undiffuse.conditioning.classes import ClassCondition, ClassConfig, TaskConfig
+from undiffuse.conditioning.known import KNOWN, KnownCondition, KnownConfig
 from undiffuse.conditioning.numbers import NumberCondition, NumberConfig
 from undiffuse.conditioning.observation import ObservationCondition, ObservationConfig
 from undiffuse.conditioning.pictures import ImageCondition, ImageConfig
@@ -52,6 +53,7 @@ CONDITIONS: Registry[ConditionEntry] = Registry(
         "image": ConditionEntry(ImageConfig, ImageCondition),
         "augmentation": ConditionEntry(AugmentationConfig, AugmentationCondition),
         "observation": ConditionEntry(ObservationConfig, ObservationCondition),
+        "known": ConditionEntry(KnownConfig, KnownCondition),
     },
 )
 ConditionConfig = Annotated[ConditionSettings, OneOf(CONDITIONS)]
@@ -84,12 +86,14 @@ class NetworkConditioning(NamedTuple):
 
     embedding: (B, width).   concat: channels, each (B, c) or (B, c, *size).   tokens: (B, n, width) with padding_mask (B, n), True
     where a token is not there.  None, or empty, where there is nothing of the kind.
+    known: bool (B, C or 1, *size), False where an example has a hole and x̂ is 0; None where all is known.
     """
 
     embedding: Tensor | None = None
     concat: tuple[Tensor, ...] = ()
     tokens: Tensor | None = None
     padding_mask: Tensor | None = None
+    known: Tensor | None = None
 
 
 def _key(name: str) -> str:
@@ -177,13 +181,14 @@ class Conditions(nn.Module):
                     else missing
                 )
         summed = torch.stack(layers).sum(0) if len(layers) > 1 else layers[0] if layers else None
+        known = None if self.known is None else values[KNOWN]
         if not tokens:
-            return NetworkConditioning(summed, tuple(beside))
+            return NetworkConditioning(summed, tuple(beside), known=known)
         assert self.start is not None
         start = self.start.expand(len(tokens[0]), -1, -1)
         there = torch.zeros(start.shape[:2], dtype=torch.bool, device=start.device)
         return NetworkConditioning(
-            summed, tuple(beside), torch.cat([start, *tokens], 1), torch.cat([there, *absent], 1)
+            summed, tuple(beside), torch.cat([start, *tokens], 1), torch.cat([there, *absent], 1), known
         )
 
     def encode(self, requested: Mapping[str, object], n: int) -> EncodedConditions:
@@ -198,7 +203,15 @@ class Conditions(nn.Module):
                 found[name] = module.encode(each.get(name, [None] * n))
             except UsageError as error:
                 raise UsageError(f"{name}: {error}") from None
+        known = self.known
+        if known is not None and known.config.length is not None:
+            found[KNOWN] = known.before_ends(each.get(known.config.length, [None] * n))
         return found
+
+    @property
+    def known(self) -> KnownCondition | None:
+        """The condition that says which numbers of an example are known; None of a model that was trained on complete ones."""
+        return next((module for _, module in self.items() if isinstance(module, KnownCondition)), None)
 
     def for_each(self, requested: Mapping[str, object], n: int) -> dict[str, list[object]]:
         """The value of each of n examples, as `encode` takes it. Raises UsageError as that does."""

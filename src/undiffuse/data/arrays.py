@@ -13,7 +13,7 @@ import numpy as np
 
 from undiffuse.data.dataset import MISSING, Dataset
 from undiffuse.data.file_formats import FileFormat
-from undiffuse.data.large_arrays import arrays_in, in_type, is_large
+from undiffuse.data.large_arrays import arrays_in, in_type, is_large, known_numbers
 from undiffuse.data.statistics import channel_statistics, parts_of
 from undiffuse.errors import UsageError
 
@@ -95,15 +95,16 @@ def array_dataset(
     if np.iscomplexobj(values):
         values = np.stack([values.real, values.imag], 2).reshape(len(values), -1, *values.shape[2:])
         file_format = FileFormat(kind="array", suffix=".npy", dtype=stored.newbyteorder("=").name)
+    known = known_numbers(values) if values.dtype.kind == "f" else None
     notes = ["true and false are read as 1 and 0, and samples are uint8, of 1 and 0 too"] if truths else []
     notes += [] if layout else [f"read as {read}; give `layout` if its axes mean something else"]
     if np.issubdtype(values.dtype, np.floating):
-        values = _narrowed(values)
+        values = _narrowed(values, known)
         if values.dtype == np.float64:
             notes.append(
                 "values stay float64, since float32 would change them by more than a small part of their deviation"
             )
-        notes += _whole_columns(values)
+        notes += _whole_columns(values) if known is None else []
     classes: tuple[str, ...] = ()
     if labels is not None:
         if labels.shape != (len(values),):
@@ -124,6 +125,7 @@ def array_dataset(
         low=0.0 if truths else None,
         high=1.0 if truths else None,
         file_format=file_format,
+        known=known,
     )
 
 
@@ -141,16 +143,16 @@ def _whole_columns(values: np.ndarray) -> list[str]:
     ]
 
 
-def _narrowed(values: np.ndarray) -> np.ndarray:
-    """Floats (N, C, *size) as float32, or float64 where too much would be lost, see the top of this file."""
+def _narrowed(values: np.ndarray, known: np.ndarray | None) -> np.ndarray:
+    """Floats (N, C, *size) as float32, or float64 where too much would be lost, see the top of this file.   known: those that are not NaN."""
     if values.dtype.itemsize <= 4:
         return in_type(values, np.float32)
     wide, axes = in_type(values, np.float64), (0, *range(2, values.ndim))
     with np.errstate(all="ignore"):
-        _, deviation, low, high = channel_statistics(wide)
+        _, deviation, low, high = channel_statistics(wide, known=known)
         narrow = in_type(wide, np.float32)
         lost = np.max(
-            [np.abs(narrow[part] - wide[part]).max(axes) for part in parts_of(wide)], 0
+            [np.fmax.reduce(np.abs(narrow[part] - wide[part]), axes) for part in parts_of(wide)], 0
         )  # inf where float32 has no such number
         much = lost > LOST * deviation
     return (

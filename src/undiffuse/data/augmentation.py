@@ -267,12 +267,14 @@ class Augmented:
     """Examples that were changed.
 
     x: (B, C, *size).   told: (B, numbers), what was done to each, 0 for nothing.   also: the other fields, moved like x.   move: that did it.
+    known: which numbers of x are known, where not all are.
     """
 
     x: Tensor
     told: Tensor
     also: tuple[Tensor, ...]
     move: Geometry
+    known: Tensor | None = None
 
 
 def augmented(
@@ -283,12 +285,15 @@ def augmented(
     also: Sequence[Tensor] = (),
     alpha: bool = False,
     limits: tuple[Tensor, Tensor] | None = None,
+    known: Tensor | None = None,
 ) -> Augmented:
     """x (B, C, *size), in the model's range, with each example changed as the menu says; the identity gives exactly x.
 
     generator: of the CPU, that everything is drawn from.   also: other fields (B, channels, *size) of the same things, moved by the same
     geometric transform, truth values by the nearest place; colour does not touch them.   alpha: whether the last channel of x is one.
     limits: of x, (C, 1, …) each, which colour keeps within; -1 and 1 when None.
+    known: bool (B, C or 1, *size), False where x is 0 for a number that is missing.  Then values take the nearest place, since those in
+    between would be made of missing ones too, and a colour is known where all of its channels are.
     """
     n, size = len(x), tuple(x.shape[2:])
     move, colour, told = Geometry.identity(n, size), Recolouring.none(n), []
@@ -301,9 +306,14 @@ def augmented(
     if config.mirror:
         move.flips[:, -1] ^= torch.rand(n, generator=generator) < 0.5
     low, high = limits or (-torch.ones(x.shape[1], *[1] * len(size)), torch.ones(x.shape[1], *[1] * len(size)))
-    changed = colour(move(x, alpha=alpha), x.shape[1] - alpha, low.to(x.device), high.to(x.device))
+    moved = move(x, alpha=alpha) if known is None else move(x, nearest=True)
+    changed = colour(moved, x.shape[1] - alpha, low.to(x.device), high.to(x.device))
+    if known is not None:
+        mixed = any(name in ("hue", "saturation") for name in config.chosen)
+        known = move(known.all(1, keepdim=True).expand_as(known) if mixed else known)
+        changed = torch.where(known, changed, 0.0)
     numbers = torch.cat(told, 1) if told else torch.zeros(n, 0)
-    return Augmented(changed, numbers.to(x.device), tuple(move(field) for field in also), move)
+    return Augmented(changed, numbers.to(x.device), tuple(move(field) for field in also), move, known)
 
 
 def parse_augmentation(text: str, probability: float | None = None) -> dict[str, Any]:

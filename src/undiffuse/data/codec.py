@@ -1,7 +1,8 @@
 """The codec: stored values ↔ x in the model's range.  It is part of the model, so samples come out like the data went in.
 
 Integers go from their range (data/ranges.py) to [-1, 1], alpha from all of its type; floats go channel by channel to mean 0 and
-standard deviation 1/2, about the spread of images on [-1, 1], and are limited to the range of the training set:
+standard deviation 1/2, about the spread of images on [-1, 1], and are limited to the range of the training set (missing numbers, which
+become 0, count for none of this):
 
     x = (value - offset)/scale,        value = offset + scale · x, rounded for integers.
 
@@ -124,7 +125,7 @@ def fitted_codec(data: Dataset, rows: np.ndarray | None = None, *, legacy: bool 
 
 
 def _of_integers(data: Dataset, legacy: bool) -> CodecConfig:
-    channels, values = data.shape[0], data.values
+    channels, values = data.shape[0], data.bounds()
     shown, alpha = colours(values, data.mode), (FULL_RANGES[values.dtype.name],) if has_alpha(data.mode) else ()
     found = full_range(values) if legacy else found_range(values, data.mode)
     low, high = found[0] if data.low is None else data.low, found[1] if data.high is None else data.high
@@ -159,10 +160,12 @@ def _of_floats(data: Dataset, rows: np.ndarray | None, legacy: bool) -> CodecCon
         raise UsageError(
             "a range is set for whole numbers, and these are floats, which go by their mean and deviation: leave `range` out."
         )
-    bad = sum(int((~np.isfinite(values[part])).sum()) for part in parts_of(values))
+    bad = sum(int((~np.isfinite(data.filled(part))).sum()) for part in parts_of(values))
     if bad:
         raise UsageError(f"the data holds {bad} values that are NaN or infinite: remove them.")
-    mean, deviation, low, high = channel_statistics(values, None if legacy else rows)
+    mean, deviation, low, high = channel_statistics(values, None if legacy else rows, data.known)
+    if (never := np.isnan(mean)).any():
+        raise UsageError(f"channel {int(np.argmax(never))} is known in no example that is trained on: leave it out.")
     if (low == high).any():
         raise UsageError(
             f"channel {int(np.argmax(low == high))} of the data has the same value everywhere: leave it out."
@@ -265,8 +268,13 @@ class Codec:
         """x as the plain codec has it."""
         return x if self.space is None else self.space.decode(x).to(x.device)
 
-    def encode(self, values: np.ndarray | Tensor, limited: bool = True) -> Tensor:
-        """limited: False for noisy values, which may lie outside the range the model was made for.
+    def encode(
+        self, values: np.ndarray | Tensor, limited: bool = True, known: np.ndarray | Tensor | None = None
+    ) -> Tensor:
+        """x, float32, of values (B, C, *size).
+
+        limited: False for noisy values, which may lie outside the range the model was made for.   known: (B, C or 1, *size), False where x
+        shall be 0, whatever the value is; all when None.
 
         Raises UsageError for another shape, or values outside that range.
         """
@@ -276,6 +284,8 @@ class Codec:
                 f"the model takes examples of shape {self.config.shape}, but these have {tuple(raw.shape[1:])}."
             )
         device = raw.device
+        if known is not None:
+            raw = torch.where(torch.as_tensor(known, device=device), raw, self.offset.to(device))
         slack = (
             0.0 if self.config.kind == "integer" else float("inf")
         )  # floats outside the training set's range are data all the same
@@ -295,6 +305,7 @@ class Codec:
         rows: np.ndarray | None = None,
         device: torch.device | str = "cpu",
         limited: bool = True,
+        known: np.ndarray | None = None,
     ) -> Tensor:
         """x of rows of stored values (of all when None), encoded part by part, so that no more is in memory than what is returned.
 
@@ -304,7 +315,8 @@ class Codec:
         x = torch.empty(n, *self.shape, device=device)
         for start in range(0, n, each):
             part = slice(start, start + each)
-            x[part] = self.encode(values[part if rows is None else rows[part]], limited).to(device)
+            of = part if rows is None else rows[part]
+            x[part] = self.encode(values[of], limited, None if known is None else known[of]).to(device)
         return x
 
     @property

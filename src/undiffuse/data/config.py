@@ -47,6 +47,15 @@ class DataConfig(BaseModel):
     complex: bool = Field(
         False, description="Read complex numbers as two channels each, the real and the imaginary part."
     )
+    nodata: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="A value that means missing, such as -9999; what the file says, when left out. NaN always does.",
+    )
+    missing: str | None = Field(
+        None,
+        description="Masks of what is missing: a folder of images or arrays, white there and named as the examples are, or one .npy array of all.",
+    )
     table: str | None = Field(
         None, description="A .csv, .tsv, .jsonl or .parquet file with more columns of the examples."
     )

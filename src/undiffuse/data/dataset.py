@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from undiffuse.data.file_formats import FileFormat
-from undiffuse.data.statistics import parts_of
+from undiffuse.data.statistics import channel_statistics, parts_of
 from undiffuse.data.table_schema import TableSchema
 from undiffuse.errors import UsageError
 from undiffuse.rng import GeneratorStream, permuted
@@ -28,6 +28,8 @@ class Dataset:
     columns: what else is known of each example, N rows each, by name.   root: the folder that file names in them start from.
     file_format: of the files that the examples came in, where an array does not say all of it.
     folder: of images, where the examples are one; the column `file` has their names in it.
+    known: bool (N, C or 1, *size), False where a number is missing; None where all are known.  What `values` holds there means nothing.
+    padded: whether examples were of unequal lengths, which the column `length` says (sequences.py).
     notes: sentences about what was skipped or assumed.
     """
 
@@ -43,6 +45,8 @@ class Dataset:
     folder: Path | None = None
     notes: tuple[str, ...] = field(default=())
     file_format: FileFormat | None = None
+    known: np.ndarray | None = None
+    padded: bool = False
 
     @property
     def table(self) -> TableSchema | None:
@@ -60,7 +64,21 @@ class Dataset:
     def __getitem__(self, rows: np.ndarray) -> Dataset:
         labels = None if self.labels is None else self.labels[rows]
         columns = {name: column[rows] for name, column in self.columns.items()}
-        return replace(self, values=self.values[rows], labels=labels, columns=columns, notes=())
+        known = None if self.known is None else self.known[rows]
+        return replace(self, values=self.values[rows], labels=labels, columns=columns, notes=(), known=known)
+
+    def filled(self, rows: slice | np.ndarray) -> np.ndarray:
+        """The values (n, C, *size) of some examples, 0 where a number is missing."""
+        values = self.values[rows]
+        return values if self.known is None else np.where(self.known[rows], values, values.dtype.type(0))
+
+    def bounds(self) -> np.ndarray:
+        """An array with the smallest and the largest known number of every channel: the values, (2, C, 1, …) where some are missing."""
+        if self.known is None:
+            return self.values
+        _, _, low, high = channel_statistics(self.values, known=self.known)
+        ends = np.stack([low, high]).reshape(2, -1, *[1] * (self.values.ndim - 2))
+        return ends.astype(self.values.dtype)
 
     def names(self, rows: np.ndarray) -> list[str]:
         """What people call examples: their files, or data:3 by their number."""
@@ -71,7 +89,9 @@ class Dataset:
         """A hash of every value, label and column, to notice on resume that the data changed."""
         digest = hashlib.sha256(str((self.values.shape, self.values.dtype.str, self.classes)).encode())
         for part in parts_of(self.values):
-            digest.update(np.ascontiguousarray(self.values[part]).data)
+            digest.update(np.ascontiguousarray(self.filled(part)).data)
+            if self.known is not None:
+                digest.update(np.ascontiguousarray(self.known[part]).data)
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels).data)
         for name in sorted(self.columns):

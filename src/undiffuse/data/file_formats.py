@@ -3,7 +3,7 @@
     volumes      where they lie in space (the affine), and the axes in the order of the file
     recordings   their rate, and how deep they are
     TIFF         floats, deep whole numbers and any number of channels, which PNG has not
-    arrays       complex numbers, which x has as two channels each, the real and the imaginary part
+    arrays       complex numbers, which x has as two channels each, the real and the imaginary part; sequences of unequal length, a file each
     tables       names, kinds and formats of their columns (data/table_schema.py)
 
 A kind is an entry of FILE_WRITERS: a function that writes one example.  Pictures of up to 16 bits need none of this (pictures/images.py).
@@ -63,6 +63,10 @@ def _tiff(path: Path, values: np.ndarray, how: FileFormat) -> None:
     optional("tifffile").imwrite(path, image, photometric=kind, planarconfig=None if len(values) == 1 else "contig")
 
 
+def _npy(path: Path, values: np.ndarray, how: FileFormat) -> None:
+    np.save(path, values[0] if len(values) == 1 else values)
+
+
 @dataclass(frozen=True)
 class FileWriter:
     """A kind of file.   write: one example (C, *size), of the type in files; None where the array of all is enough.   module: that it needs."""
@@ -76,6 +80,7 @@ FILE_WRITERS: Registry[FileWriter] = Registry(
     "undiffuse.file_writers",
     {
         "array": FileWriter(None),
+        "npy": FileWriter(_npy),
         "nifti": FileWriter(_nifti, "nibabel"),
         "nrrd": FileWriter(_nrrd, "nrrd"),
         "recording": FileWriter(_recording, "soundfile"),
@@ -89,7 +94,7 @@ class FileFormat(Config):
     """The files that samples are written in."""
 
     kind: Annotated[str, AfterValidator(FILE_WRITERS.checked)] = Field(
-        description="Which kind of file it is: array, nifti, nrrd, recording, tiff or table."
+        description="Which kind of file it is: array, npy, nifti, nrrd, recording, tiff or table."
     )
     suffix: str = Field(description="How its name ends, with the dot.")
     dtype: str = Field(description="NumPy's name of the type in the file.")

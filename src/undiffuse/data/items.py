@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from undiffuse.data.arrays import LABELS, array_dataset
+from undiffuse.data.arrays import LABELS, arranged, array_dataset
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.holes import with_known
 from undiffuse.data.readers.row_table import row_table
+from undiffuse.data.sequences import layout_of_sequences, lengthened, unequal_axis, with_ends
 from undiffuse.data.tables import as_column
 from undiffuse.errors import UsageError
 
@@ -58,12 +61,12 @@ def as_dataset(
     if isinstance(items, np.ndarray | Tensor):
         whole = _plain(items, "the data") if isinstance(items, Tensor) else items
         if isinstance(whole, np.ma.MaskedArray) and np.ma.is_masked(whole):
-            raise UsageError(
-                f"{int(np.ma.getmaskarray(whole).sum())} values of the data are masked: fill them, or leave out the examples that have any."
-            )
+            masked = ~np.ma.getmaskarray(whole)
+            data = as_dataset(np.asarray(whole.data), name, names=names, layout=layout, parts=parts)
+            return with_known(data, arranged(masked, layout)[0])
         whole = np.asarray(whole)
         if whole.ndim and whole.dtype != object:
-            _refuse_not_finite(whole)
+            _refuse_infinite(whole)
             first = isinstance(items, Tensor) and whole.ndim - 1 in SIZES and whole.ndim > 3 and layout is None
             return array_dataset(name, whole, None, "NC" + SIZES[whole.ndim - 1] if first else layout, parts=parts)
     frame = _frame(items)
@@ -71,17 +74,28 @@ def as_dataset(
         return row_table(name, frame, ".csv", config or DataConfig(source=name))
     if frame is not None:
         items = [dict(zip(frame, row, strict=True)) for row in zip(*frame.values(), strict=True)]
-    values, columns, channels_first = _read(items)
+    values, columns, channels_first, ends = _read(items)
     label = next((column for column in CLASSES if column in columns), None)
     labels = None if label is None else _labels(columns[label], _names(items, label) if names is None else names)
     if channels_first and layout is None and values.ndim > 3:
         layout = "NC" + SIZES[values.ndim - 1]
     kept = {key: _column(key, column) for key, column in columns.items() if labels is None or key != "class"}
-    return array_dataset(name, values, labels, layout, kept, parts)
+    if ends is None:
+        return array_dataset(name, values, labels, layout, kept, parts)
+    layout = layout_of_sequences(values.ndim - 1, ends.axis, layout)
+    return with_ends(array_dataset(name, values, labels, layout, kept, parts), np.array(ends.lengths))
 
 
-def _read(items: Any) -> tuple[np.ndarray, dict[str, list[Any]], bool]:
-    """(the examples in one array, the columns, whether examples have their channels first)."""
+@dataclass
+class _Ends:
+    """Of sequences of unequal length.   axis: that they differ in.   lengths: of each along it."""
+
+    axis: int
+    lengths: list[int]
+
+
+def _read(items: Any) -> tuple[np.ndarray, dict[str, list[Any]], bool, _Ends | None]:
+    """(the examples in one array, the columns, whether examples have their channels first, the ends of sequences of unequal length)."""
     if isinstance(items, str | bytes | Path):
         raise UsageError(
             f"{str(items)[:80]!r} is a text and no data set: to train on files, call undiffuse.train with it, or open them yourself."
@@ -97,7 +111,7 @@ def _read(items: Any) -> tuple[np.ndarray, dict[str, list[Any]], bool]:
     if n == 0:
         raise UsageError("the data set holds no items: give one with examples.")
     columns: dict[str, list[Any]] = {}
-    values, channels_first = np.empty(0), False
+    values, channels_first, ends = np.empty(0), False, None
     for k in range(n):
         try:
             item = read(k)
@@ -109,8 +123,15 @@ def _read(items: Any) -> tuple[np.ndarray, dict[str, list[Any]], bool]:
         if k == 0:
             values, channels_first = np.empty((n, *example.shape), example.dtype), first
             columns = {key: [] for key in rest}
+        if ends is None and (axis := unequal_axis([values.shape[1:], example.shape])) is not None:
+            ends = _Ends(axis, [values.shape[1 + axis]] * k)
+        shape = tuple(example.shape)
+        if ends is not None and unequal_axis([values.shape[1:], shape]) in (None, ends.axis) and len(shape) > ends.axis:
+            longest = max(values.shape[1 + ends.axis], shape[ends.axis])
+            values = lengthened(values, 1 + ends.axis, longest)
+            shape = (*shape[: ends.axis], longest, *shape[ends.axis + 1 :])
         for what, now, then in (
-            ("shape", tuple(example.shape), tuple(values.shape[1:])),
+            ("shape", shape, tuple(values.shape[1:])),
             ("type", example.dtype, values.dtype),
             ("entries beside the example", list(rest), list(columns)),
         ):
@@ -118,10 +139,14 @@ def _read(items: Any) -> tuple[np.ndarray, dict[str, list[Any]], bool]:
                 raise UsageError(
                     f"item {k} has the {what} {now}, and item 0 has {then}: make all items alike, such as by resizing images."
                 )
-        values[k] = example
+        if ends is None:
+            values[k] = example
+        else:
+            ends.lengths.append(example.shape[ends.axis])
+            values[k] = lengthened(example, ends.axis, values.shape[1 + ends.axis])
         for key, value in rest.items():
             columns[key].append(value)
-    return values, columns, channels_first
+    return values, columns, channels_first, ends
 
 
 def _frame(items: Any) -> dict[str, list[Any]] | None:
@@ -181,8 +206,10 @@ def _array(example: Any, k: int) -> tuple[np.ndarray, bool]:
         )
     if not found.size:
         raise UsageError(f"item {k} is empty, of the shape {tuple(found.shape)}: leave it out.")
-    if found.dtype.kind == "f" and not np.isfinite(found).all():
-        raise UsageError(f"item {k} holds numbers that are NaN or infinite: leave it out, or give other values.")
+    if found.dtype.kind == "f" and np.isinf(found).any():
+        raise UsageError(
+            f"item {k} holds infinite numbers: leave it out, or give other values, NaN where one is missing."
+        )
     return (found.astype(np.float32) if found.dtype == np.float16 else found), first
 
 
@@ -203,13 +230,13 @@ def _plain(tensor: Tensor, what: str) -> np.ndarray:
     return array
 
 
-def _refuse_not_finite(values: np.ndarray) -> None:
-    """Raises UsageError for an array (N, …) with NaN or infinite numbers, naming the first item that has them."""
+def _refuse_infinite(values: np.ndarray) -> None:
+    """Raises UsageError for an array (N, …) with infinite numbers, naming the first item that has them."""
     if values.dtype.kind == "f" and values.size:
         for k, item in enumerate(values):
-            if not np.isfinite(item).all():
+            if np.isinf(item).any():
                 raise UsageError(
-                    f"item {k} holds numbers that are NaN or infinite: leave it out, or give other values."
+                    f"item {k} holds infinite numbers: leave it out, or give other values, NaN where one is missing."
                 )
 
 

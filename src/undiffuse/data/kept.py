@@ -14,7 +14,7 @@ from undiffuse.data.cache import SLOW, CacheEntry
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.file_formats import FileFormat
 
-LABELS_ARRAY, VALUES_ARRAY, COLUMN_ARRAY = "labels", "values", "column"
+LABELS_ARRAY, VALUES_ARRAY, KNOWN_ARRAY, COLUMN_ARRAY = "labels", "values", "known", "column"
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class KeptDataset(BaseModel):
     columns: list[str] = Field(description="Names of its columns.")
     texts: dict[int, list[str]] = Field(description="Columns of texts that are kept here, by their number.")
     notes: tuple[str, ...] = Field(description="What reading it decided.")
+    padded: bool = Field(False, description="Whether its examples were of unequal lengths.")
 
     def dataset(self, arrays: Mapping[str, np.ndarray]) -> Dataset:
         """The data set with its arrays. Raises KeyError where one is missing."""
@@ -90,12 +91,14 @@ class KeptDataset(BaseModel):
             name=self.name,
             values=arrays[VALUES_ARRAY],
             labels=arrays.get(LABELS_ARRAY),
+            known=arrays.get(KNOWN_ARRAY),
             classes=self.classes,
             mode=self.mode,
             columns=columns,
             file_format=self.file_format,
             root=None if self.root is None else Path(self.root),
             notes=self.notes,
+            padded=self.padded,
         )
 
 
@@ -122,6 +125,8 @@ def _keep(entry: CacheEntry, data: Dataset) -> None:
     arrays, texts = {VALUES_ARRAY: data.values}, dict[int, list[str]]()
     if data.labels is not None:
         arrays[LABELS_ARRAY] = data.labels
+    if data.known is not None:
+        arrays[KNOWN_ARRAY] = data.known
     for k, column in enumerate(data.columns.values()):
         if column.dtype != object:
             arrays[f"{COLUMN_ARRAY}-{k}"] = column
@@ -138,5 +143,6 @@ def _keep(entry: CacheEntry, data: Dataset) -> None:
         columns=list(data.columns),
         texts=texts,
         notes=data.notes,
+        padded=data.padded,
     )
     entry.keep(arrays, about.model_dump_json())

@@ -128,3 +128,29 @@ def in_type(values: np.ndarray, dtype: np.dtype[Any] | type) -> np.ndarray:
     for part in parts_of(values):
         found[part] = values[part]
     return found
+
+
+def taken(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Some rows of an array; large ones part by part."""
+    found = allocated((len(rows), *values.shape[1:]), values.dtype)
+    for part in parts_of(found):
+        found[part] = values[rows[part]]
+    return found
+
+
+def known_numbers(values: np.ndarray, nodata: float | None = None) -> np.ndarray | None:
+    """Which of the numbers (N, …) are neither NaN nor `nodata`, bool of the same shape; None where all are."""
+    found: np.ndarray | None = None
+    for part in parts_of(values):
+        known = _known_of(values[part], nodata)
+        if found is None and not known.all():
+            found = allocated(values.shape, bool)
+            found[: part.start] = True
+        if found is not None:
+            found[part] = known
+    return found
+
+
+def _known_of(values: np.ndarray, nodata: float | None) -> np.ndarray:
+    known = ~np.isnan(values) if values.dtype.kind in "fc" else np.ones(values.shape, bool)
+    return known if nodata is None else known & (values != values.dtype.type(nodata))

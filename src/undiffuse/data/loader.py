@@ -80,7 +80,7 @@ class Loader:
         self.data, self.codec, self.batch_size, self.seed, self.device = data, codec, batch_size, seed, device
         self.rows = np.arange(len(data)) if rows is None else rows
         small = len(self.rows) * math.prod(codec.shape) * FLOAT <= self.KEPT_ENCODED
-        self.encoded = codec.encode_parts(data.values, rows, device) if small else None
+        self.encoded = codec.encode_parts(data.values, rows, device, known=data.known) if small else None
         self.values = {name: self._placed(value) for name, value in (values or {}).items()}
         self._reader = None if small else ThreadPoolExecutor(1, "loader")
         self._ahead: dict[int, Future[Tensor]] = {}
@@ -108,6 +108,7 @@ class Loader:
             x = self.encoded[index]
         else:  # encoded on the device; the range was looked at when the codec was made
             values = self._read(step, self._reader)
-            x = self.codec.encode(values.to(self.codec.config.placed(self.device), non_blocking=True), limited=False)
-            x = x.to(self.device)
+            known = None if self.data.known is None else self.data.known[self.rows[rows]]
+            placed = values.to(self.codec.config.placed(self.device), non_blocking=True)
+            x = self.codec.encode(placed, limited=False, known=known).to(self.device)
         return x, {name: value[index.to(value.device)].to(self.device) for name, value in self.values.items()}

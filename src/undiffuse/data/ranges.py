@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from undiffuse.data.statistics import parts_of
+from undiffuse.data.statistics import channel_statistics, parts_of
 
 SMALL = 31
 FULL_RANGES = {"uint8": 255, "uint16": 65535}
@@ -61,23 +61,28 @@ def full_range(values: np.ndarray) -> tuple[float, float]:
     return (0.0, float(FULL_RANGES[values.dtype.name])) if values.dtype.name in FULL_RANGES else found_range(values)
 
 
-def _lone(values: np.ndarray) -> tuple[int, int] | None:
+def _lone(values: np.ndarray, known: np.ndarray | None) -> tuple[int, int] | None:
     """(lowest, highest) of few values with the largest far beyond them, such as labels of 0 to 20 and 255 for none; else None."""
     counts = np.zeros(FULL_RANGES[values.dtype.name] + 1, dtype=np.int64)
     for part in parts_of(values):
-        counts += np.bincount(values[part].ravel(), minlength=len(counts))
+        found = values[part] if known is None else values[part][np.broadcast_to(known[part], values[part].shape)]
+        counts += np.bincount(found.ravel(), minlength=len(counts))
         if np.count_nonzero(counts) > MOST_LABELS:
             return None
     *others, highest = np.flatnonzero(counts).tolist()
     return (others[0], others[-1]) if others and highest > SMALL and 0 < others[-1] < highest * FAR else None
 
 
-def range_note(values: np.ndarray, low: float, high: float) -> str | None:
-    """What was decided of integers, None where nothing else could be meant.   low, high: the range that they are read in."""
+def range_note(values: np.ndarray, low: float, high: float, known: np.ndarray | None = None) -> str | None:
+    """What was decided of integers, None where nothing else could be meant.   low, high: the range that they are read in.
+
+    known: (N, 1 or the channels, *size), False at values that are missing.
+    """
     if values.dtype.name not in FULL_RANGES:
         return f"{values.dtype.name} values are read as {low:.0f} to {high:.0f}, their smallest and largest; `range` sets another range"
-    highest, full = int(values.max()), FULL_RANGES[values.dtype.name]
-    if lone := _lone(values):
+    least, most = (values.min(), values.max()) if known is None else channel_statistics(values, known=known)[2:]
+    lowest, highest, full = int(np.min(least)), int(np.max(most)), FULL_RANGES[values.dtype.name]
+    if lone := _lone(values, known):
         masks = (
             f"; if some files hold masks of 0 and 1 and others of 0 and {highest}, make them alike"
             if lone == (0, 1)
@@ -89,6 +94,6 @@ def range_note(values: np.ndarray, low: float, high: float) -> str | None:
         )
     if high < full:
         return f"{values.dtype.name} values reach {highest} and are read as {low:.0f} to {high:.0f}; `range` 0,{full} takes them as 0 to {full}"
-    if values.min() < highest < full // 2:
+    if lowest < highest < full // 2:
         return f"{values.dtype.name} values reach {highest} and are read as {low:.0f} to {high:.0f}; `range` 0,{highest} makes {highest} white"
     return None

@@ -19,6 +19,7 @@ import numpy as np
 from undiffuse.data import tables
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.holes import with_checked_holes, with_masks, with_nodata
 from undiffuse.data.items import as_dataset
 from undiffuse.data.readers import archives, audio, named_arrays, tiff_stack, volumes
 from undiffuse.data.readers.folders import holds_mostly
@@ -115,14 +116,26 @@ def open_digits() -> Dataset:
 
 
 def shrunk(data: Dataset, factor: int) -> Dataset:
-    """Examples whose numbers are the averages of blocks, rounded where they are integers. Raises UsageError where blocks do not fit."""
+    """Examples whose numbers are the averages of blocks, of what is known in them, rounded where they are integers.
+
+    Raises UsageError where blocks do not fit.
+    """
     size = data.shape[1:]
     if any(n % factor for n in size):
         raise UsageError(
             f"blocks of {factor} do not fit examples of {'×'.join(str(n) for n in size)}: shrink by a number that divides every side."
         )
-    blocks = data.values.reshape(*data.values.shape[:2], *(part for n in size for part in (n // factor, factor)))
-    means = blocks.mean(tuple(range(3, blocks.ndim, 2)), dtype=np.float64)
+    within = tuple(range(3, 2 * len(size) + 2, 2))
+
+    def blocks(values: np.ndarray) -> np.ndarray:
+        return values.reshape(*values.shape[:2], *(part for n in size for part in (n // factor, factor)))
+
+    if data.known is None:
+        means = blocks(data.values).mean(within, dtype=np.float64)
+    else:
+        count = blocks(data.known).sum(within)
+        means = blocks(data.filled(slice(None))).sum(within, dtype=np.float64) / np.maximum(count, 1)
+        data = replace(data, known=count > 0)
     values = (means.round() if np.issubdtype(data.values.dtype, np.integer) else means).astype(data.values.dtype)
     kept = None if data.file_format is None else data.file_format.shrunk(factor, len(size))
     return replace(data, values=values, file_format=kept)
@@ -189,13 +202,23 @@ def open_data(config: DataConfig) -> Dataset:
 
 
 def with_settings(data: Dataset, config: DataConfig) -> Dataset:
-    """Data that was read, with its blocks averaged, its range set and the columns of a table. Raises UsageError for what does not fit it."""
+    """Data that was read, with what is missing, its blocks averaged, its range set and the columns of a table.
+
+    Raises UsageError for what does not fit it.
+    """
     path = Path(config.source).expanduser()
     if (config.size or config.channels) and not of_images(config):
         raise UsageError("`size` and `channels` are for images; change an array before giving it.")
+    if config.nodata is not None and config.size:
+        raise UsageError(
+            "`nodata` is a value as it is stored, and resizing mixes it with others: leave `size` out, or give masks as `missing`."
+        )
     if config.complex and (data.file_format is None or not data.file_format.is_complex):
         raise UsageError(f"`complex` is for complex numbers, and the data is {data.values.dtype}: leave it out.")
-    data = data if config.shrink is None else shrunk(data, config.shrink)
+    data = with_nodata(data, config.nodata)
+    if config.missing is not None:
+        data = with_masks(data, Path(config.missing).expanduser(), config.fit)
+    data = with_checked_holes(data if config.shrink is None else shrunk(data, config.shrink))
     if config.range is not None:
         data = replace(data, low=config.range[0], high=config.range[1])
     if config.table is None:

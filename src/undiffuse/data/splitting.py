@@ -79,10 +79,10 @@ def keys_of(data: Dataset, seed: int, group: str | None = None) -> np.ndarray:
 
     if group is None and not few:
         with ThreadPoolExecutor() as pool:
-            parts = list(pool.map(lambda part: digests(_contents(data.values[part])), parts_of(data.values)))
+            parts = list(pool.map(lambda part: digests(_contents(data, part)), parts_of(data.values)))
         return np.frombuffer(b"".join(parts), ">u8").astype(np.uint64)
     names = itertools.repeat("") if group is None else group_names(data, group)
-    each = itertools.chain.from_iterable(_contents(data.values[part]) for part in parts_of(data.values))
+    each = itertools.chain.from_iterable(_contents(data, part) for part in parts_of(data.values))
     counts = Counter[bytes]()
 
     def distinct() -> Iterator[bytes]:
@@ -99,10 +99,16 @@ def keys_of(data: Dataset, seed: int, group: str | None = None) -> np.ndarray:
     return np.frombuffer(digests(distinct()), ">u8").astype(np.uint64)
 
 
-def _contents(values: np.ndarray) -> Iterator[bytes]:
-    """The bytes of each example, channels first."""
-    examples, each = np.ascontiguousarray(values).tobytes(), values[0].nbytes
-    return (examples[start : start + each] for start in range(0, len(examples), each))
+def _contents(data: Dataset, part: slice) -> Iterator[bytes]:
+    """The bytes of each example, channels first, and of where it is known."""
+    each = _rows_of(data.filled(part))
+    return each if data.known is None else map(bytes.__add__, each, _rows_of(data.known[part]))
+
+
+def _rows_of(values: np.ndarray) -> Iterator[bytes]:
+    """The bytes of each row."""
+    content, each = np.ascontiguousarray(values).tobytes(), values[0].nbytes
+    return (content[start : start + each] for start in range(0, len(content), each))
 
 
 def group_names(data: Dataset, group: str) -> list[str]:

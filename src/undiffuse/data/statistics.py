@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +18,15 @@ def parts_of(values: np.ndarray, n: int | None = None) -> list[slice]:
 
 
 def channel_statistics(
-    values: np.ndarray, rows: np.ndarray | None = None
+    values: np.ndarray, rows: np.ndarray | None = None, known: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(mean, deviation, lowest, highest) of each channel of values (N, C, *size), or of these rows of them.
 
+    known: (N, C or 1, *size), False at numbers that do not count; a channel without others has NaN.
     Squares are taken in units of the range, so that none overflows or vanishes; NaN where a channel holds one.
     """
+    if known is not None:
+        return _of_known(values, rows, known)
     with np.errstate(invalid="ignore"):  # infinite numbers give NaN
         axes, column = (0, *range(2, values.ndim)), (-1, *[1] * (values.ndim - 2))
         parts = [part if rows is None else rows[part] for part in parts_of(values, None if rows is None else len(rows))]
@@ -38,3 +43,40 @@ def channel_statistics(
             for part in parts
         ]
         return mean, unit * np.sqrt(np.sum(squares, 0) / count), low, high
+
+
+def _of_known(
+    values: np.ndarray, rows: np.ndarray | None, known: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """As `channel_statistics`, over the known numbers alone. Ends are those of the type of the values, exactly."""
+    axes, column = (0, *range(2, values.ndim)), (-1, *[1] * (values.ndim - 2))
+    parts = [part if rows is None else rows[part] for part in parts_of(values, None if rows is None else len(rows))]
+
+    def sums(of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Of a function of the numbers, (C,)."""
+        total = np.zeros(values.shape[1])
+        for part in parts:
+            there = np.broadcast_to(known[part], values[part].shape)
+            total += np.where(there, of(np.where(there, values[part], 0)), 0.0).sum(axes, dtype=np.float64)
+        return total
+
+    least, most = _limits(values.dtype)
+    low, high = np.full(values.shape[1], most), np.full(values.shape[1], least)
+    for part in parts:
+        there = known[part]
+        low = np.minimum(low, np.where(there, values[part], most).min(axes))
+        high = np.maximum(high, np.where(there, values[part], least).max(axes))
+    count = sums(np.ones_like)
+    with np.errstate(invalid="ignore", divide="ignore"):  # infinite numbers, and no numbers, give NaN
+        mean = sums(lambda part: part) / count
+        span = np.where(count > 0, high.astype(np.float64) - low, np.nan)
+        unit = np.where(span == 0, 1.0, span)
+        squares = sums(lambda part: ((part - mean.reshape(column)) / unit.reshape(column)) ** 2)
+        return mean, unit * np.sqrt(squares / count), low, high
+
+
+def _limits(dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """The smallest and the largest number of a type, infinite of floats."""
+    if dtype.kind == "f":
+        return dtype.type(-np.inf), dtype.type(np.inf)
+    return np.iinfo(dtype).min, np.iinfo(dtype).max

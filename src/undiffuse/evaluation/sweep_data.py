@@ -51,8 +51,12 @@ def sweep_data(
         aside = n if len(order) >= 4 * n else 0
         spared, held = other[order[:aside]], other[order[aside : aside + most]]
         kinds = (f"examples of {source}", f"others of {source}")
-    elif isinstance(known, UsageError) or not len(known.held_out):
-        why = known if isinstance(known, UsageError) else "the run held no examples out: name some after the run."
+    elif isinstance(known, UsageError) or not len(known.held_out) or known.data.known is not None:
+        why = "the run held no examples out: name some after the run."
+        if isinstance(known, UsageError):
+            why = str(known)
+        elif known.data.known is not None:
+            why = "the run's examples have holes, and samples are complete: name complete ones after the run."
         note(f"no scores: {why}")
         return SweepData(_conditions(run, model, known, n), None, None, ("", ""))
     else:
@@ -68,7 +72,7 @@ def sweep_data(
 def _known(run: Path) -> RunData | UsageError:
     """What the run was trained on, or why that is not to be found."""
     try:
-        return run_data(run, "name some after the run")
+        return run_data(run, "name some after the run", whole=False)
     except UsageError as error:
         return error
 

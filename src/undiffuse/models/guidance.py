@@ -17,6 +17,7 @@ from torch import Tensor
 
 from undiffuse.conditioning.base import Note
 from undiffuse.conditioning.conditions import EncodedConditions
+from undiffuse.conditioning.known import KNOWN
 from undiffuse.data.codec import Codec
 from undiffuse.errors import UsageError
 from undiffuse.models.config import ModelConfig
@@ -285,4 +286,7 @@ def encode_request(
     if guidance.autoguidance is not None:
         known = guidance.autoguidance.denoiser.conditions
         weaker = known.encode({name: value for name, value in conditions.items() if name in known.settable}, n)
+    for others in (negative, weaker):  # which end where these do
+        if others is not None and KNOWN in values and KNOWN in others:
+            others[KNOWN] = values[KNOWN]
     return Request(values, negative, weaker, torch.arange(n)).on(device or model.device)

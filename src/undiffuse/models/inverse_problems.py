@@ -79,6 +79,8 @@ def inpaint(
         progress=progress,
     )
     pasted = torch.where(where[:, None], found.values, given[:, None])
+    if (known := model.denoiser.conditions.known) is not None:  # what no training example knew is not filled in
+        pasted = model.marked(pasted, known.config.ever() | ~where[:, None])
     return Solution(pasted, torch.where(where, offset, given), found.misfit)
 
 

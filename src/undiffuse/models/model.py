@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from undiffuse.conditioning.classes import ClassConfig
+from undiffuse.conditioning.known import KNOWN
 from undiffuse.data.codec import Codec
 from undiffuse.errors import UsageError, whole
 from undiffuse.models import storage
@@ -25,8 +26,10 @@ from undiffuse.networks.adapters import merged
 from undiffuse.networks.latents import Latents
 from undiffuse.process.config import ScheduleConfig
 from undiffuse.process.levels import Level
+from undiffuse.process.philox import standard_normal
 from undiffuse.process.posteriors import DenoiserFn
 from undiffuse.process.schedules import Schedule
+from undiffuse.rng import NoiseStream
 from undiffuse.sampling.classifier_guidance import Guide
 from undiffuse.sampling.loop import Counter, SamplerStep, final, initial, trajectory
 from undiffuse.sampling.overrides import SamplingOverrides, resolved
@@ -82,6 +85,9 @@ class Model:
         """n new examples, float (n, C, *size) in the data's own range.
 
         conditions: {"class": "7", "age": 30}, one value for all or a list of n; one that is left out is absent, the null token.
+        Of sequences of unequal length it may have the number that says where they end, such as {"length": 40}; lengths are drawn as the
+        training examples have them when it is left out.  Beyond the end of a sample, and where no training example knew anything, there is
+        NaN, 0 of whole numbers.
         seed, first: examples first … first + n - 1 of this seed; each is the same whatever else is drawn.   index: any n of
         them instead, such as the same one n times.
         negative: conditions to be guided away from, in place of absent ones (a negative prompt).   autoguidance: a weaker model to be
@@ -139,10 +145,11 @@ class Model:
             raise UsageError(f"asked for {n} samples: ask for at least 1.")
         config, guidance = self._resolved(sampling, overrides), Guidance(negative, autoguidance, guides)
         validate(self, config, guidance, conditions or {})
-        request = encode_request(self, conditions or {}, n, guidance, torch.device("cpu"))
         which = torch.arange(first, first + n) if index is None else torch.tensor([whole(k, "an index") for k in index])
         if len(which) != n:
             raise UsageError(f"{len(which)} indices were given for {n} samples: there should be one each.")
+        conditions = self.with_lengths(conditions or {}, seed, which)
+        request = encode_request(self, conditions, n, guidance, torch.device("cpu"))
         size = at_once(self.codec.shape) if batch_size is None else whole(batch_size, "a batch size")
         if size < 1:
             raise UsageError(f"batches of {size} hold nothing: take at least 1 example.")
@@ -163,7 +170,24 @@ class Model:
         for start in range(0, n, size):
             rows = slice(start, start + size)
             steps = self._steps(request.rows(rows).on(self.device), config, guidance, levels, seed, which[rows])
-            yield self.codec.decode(final(count.counted(steps)))
+            values = self.codec.decode(final(count.counted(steps)))
+            yield values if self.denoiser.conditions.known is None else self.marked(values, request.values[KNOWN][rows])
+
+    def marked(self, values: Tensor, known: Tensor) -> Tensor:
+        """Values (B, C, *size) with what says that there is nothing where they are not known, bool (B, C or 1, *size): NaN, 0 of whole numbers."""
+        nothing = 0.0 if self.config.codec.kind == "integer" else math.nan
+        return torch.where(known.to(values.device), values, nothing)
+
+    def with_lengths(self, conditions: Mapping[str, object], seed: int, index: Tensor) -> dict[str, object]:
+        """The conditions of samples of a seed by their index, with lengths as the training examples have them where none are given.
+
+        The same conditions of a model whose examples are of one length.
+        """
+        known = self.denoiser.conditions.known
+        if known is None or known.config.length is None or known.config.length in conditions:
+            return dict(conditions)
+        normal = standard_normal((1,), seed, index.cpu(), stream=NoiseStream.LENGTH)[:, 0].double()
+        return {**conditions, known.config.length: known.drawn_lengths(torch.special.ndtr(normal))}
 
     def trajectory(
         self,
@@ -181,9 +205,11 @@ class Model:
         """Every step of sampling n examples: x_t, x̂ and the next x, (n, C, *size) in the model's range. See `sample`."""
         config, guidance = self._resolved(sampling, overrides), Guidance(negative, autoguidance, guides)
         n, seed, first = whole(n, "the number of samples"), whole(seed, "a seed"), whole(first, "the first sample")
+        index = torch.arange(first, first + n)
         validate(self, config, guidance, conditions or {})
-        request, levels = encode_request(self, conditions or {}, n, guidance), config.build_levels(self.schedule)
-        return self._steps(request, config, guidance, levels, seed, torch.arange(first, first + n))
+        conditions = self.with_lengths(conditions or {}, seed, index)
+        request, levels = encode_request(self, conditions, n, guidance), config.build_levels(self.schedule)
+        return self._steps(request, config, guidance, levels, seed, index)
 
     def sampling_config(
         self, sampling: SamplingConfig | None = None, **overrides: Unpack[SamplingOverrides]

@@ -19,6 +19,7 @@ from torch import Tensor
 from undiffuse.conditioning.degradations import Degradation, observation_channels
 from undiffuse.data.codec import CodecConfig
 from undiffuse.errors import UsageError
+from undiffuse.models.inverse_problems import inpaint
 from undiffuse.models.model import Model
 from undiffuse.process.operators import Grey, Mask, Operator, hidden_places
 from undiffuse.process.philox import standard_normal
@@ -193,9 +194,26 @@ def concatenate(parts: Sequence[Observation]) -> Observation:
     return Observation(both, tasks, values, torch.cat(known), torch.cat(kept))
 
 
+def observe_holes(model: Model, values: np.ndarray | Tensor) -> Observation:
+    """Examples with holes (inputs, C, *size), in the data's own range, NaN where a number is missing.
+
+    Raises UsageError for examples of another shape, or without a hole.
+    """
+    given, shape = model.config.codec.carried(values).cpu(), model.config.codec.shape
+    if given.shape[1:] != shape:
+        raise UsageError(f"the model takes examples of shape {shape}, but these have {tuple(given.shape[1:])}.")
+    known = ~given.isnan()
+    if known.all():
+        raise UsageError("nothing is missing in these examples: put NaN where numbers are to be filled in.")
+    x = model.codec.encode(given, limited=False, known=known)
+    everywhere = known.all(1, keepdim=True).to(x)
+    both = torch.cat([x, everywhere, torch.zeros_like(everywhere)], 1)
+    return Observation(both, ("inpaint",) * len(x), _picture(model, both), known, given)
+
+
 def restore(
     model: Model,
-    observation: Observation,
+    observation: Observation | np.ndarray | Tensor,
     n: int = 1,
     *,
     conditions: Mapping[str, object] | None = None,
@@ -209,11 +227,21 @@ def restore(
 ) -> Restored:
     """n examples for each observation, (inputs, n, C, *size); numbers that inpainting keeps come back as they were given.
 
+    observation: what a degradation left, for a model that was trained for it; or examples (inputs, C, *size) with NaN where numbers are
+    missing, which any model fills in (`inpaint`): so a model that was trained on examples with holes completes them.
     conditions: one value for all, or one for each observation.   The other arguments are those of Model.sample.
     Raises UsageError for n < 1, and as Model.sample.
     """
     if n < 1:
         raise UsageError(f"asked for {n} examples of each: ask for at least 1.")
+    if not isinstance(observation, Observation):
+        observed = observe_holes(model, observation)
+        assert observed.kept is not None
+        filled = inpaint(
+            model, observed.kept, None, n, conditions=conditions, negative=negative, autoguidance=autoguidance,
+            guides=guides, seed=seed, progress=progress, sampling=sampling, **overrides,
+        )  # fmt: skip
+        return Restored(filled.values, observed)
     inputs = len(observation.channels)
     each = model.denoiser.conditions.for_each(conditions or {}, inputs)
     given: dict[str, object] = {name: [value for value in values for _ in range(n)] for name, values in each.items()}

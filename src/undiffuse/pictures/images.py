@@ -27,7 +27,8 @@ def to_bytes(values: np.ndarray, codec: CodecConfig) -> np.ndarray:
     low, high = np.reshape(codec.low, column), np.reshape(codec.high, column)
     pixels = np.empty(values.shape, np.uint8)
     for k in range(len(values)):  # one by one: the arithmetic is float64, of eight times the memory
-        pixels[k] = ((values[k : k + 1] - low) / (high - low) * 255).round().clip(0, 255)[0]
+        share = (values[k : k + 1] - low) / (high - low)
+        pixels[k] = (np.nan_to_num(share) * 255).round().clip(0, 255)[0]  # what is missing is black
     return pixels
 
 

@@ -67,14 +67,15 @@ class ExampleWriter:
         header = {"descr": described, "fortran_order": False, "shape": (n, *shape_in_files(shape))}
         np.lib.format.write_array_header_1_0(self.array, header)
 
-    def add(self, values: Tensor) -> None:
-        """values: float (B, C, *size), in the data's own range."""
+    def add(self, values: Tensor, lengths: Sequence[int] | None = None) -> None:
+        """values: float (B, C, *size), in the data's own range.   lengths: where sequences end, which files of their own do not go beyond."""
         stored = _array_of(values, self.codec, self.file_format)
         self.array.write(stored.tobytes())
         self.rows += [] if self.table is None else [values[:, :, 0]]
-        for value in values:
+        for k, value in enumerate(values):
             if self.files is not None and self.file_format is not None:
-                self.file_format.write(self.files / f"{self.done:05d}{self.file_format.suffix}", value.numpy())
+                whole = value if lengths is None else value[..., : lengths[k]]
+                self.file_format.write(self.files / f"{self.done:05d}{self.file_format.suffix}", whole.numpy())
             if self.table is None:
                 save_image(value, self.codec, self.images / f"{self.done:05d}.png")
             if self.done in self.shown:

@@ -32,7 +32,7 @@ def fine_tuned_codec(
             "fine-tuning keeps both numbers; convert the data (`channels`, for images), or train a new model."
         )
     same = {"shape": fitted.shape, "mode": fitted.mode}
-    inside = of.kind == "integer" and of.holds(data.values)
+    inside = of.kind == "integer" and of.holds(data.bounds())
     filled = legacy or of.high[0] - of.low[0] <= MOST_UNFILLED * (fitted.high[0] - fitted.low[0])
     if fitted.dtype == of.dtype and inside and filled and (data.low is None or legacy):
         return of.model_copy(update=same)
@@ -74,10 +74,11 @@ def refuse_outside(before: ModelConfig | None, data: Dataset, requested: tuple[f
     """Raises UsageError for whole numbers beyond the range that a run's network learned, or another range that is requested."""
     if before is None or before.codec.kind != "integer" or not np.issubdtype(data.values.dtype, np.integer):
         return
-    shown = colours(data.values, data.mode)
+    values = data.bounds()
+    shown = colours(values, data.mode)
     low, high, smallest, largest = before.codec.low[0], before.codec.high[0], shown.min(), shown.max()
     if smallest < low or largest > high:
-        expected = requested or found_range(data.values, data.mode)
+        expected = requested or found_range(values, data.mode)
         raise UsageError(
             f"the values lie in [{smallest}, {largest}] now, and this run keeps {low:g} to {high:g}: choose another `name` to read "
             f"{expected[0]:g} to {expected[1]:g}."

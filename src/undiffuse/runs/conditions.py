@@ -11,12 +11,17 @@ from undiffuse.conditioning.augmentation import AugmentationConfig
 from undiffuse.conditioning.classes import TaskConfig
 from undiffuse.conditioning.columns import fit_conditions
 from undiffuse.conditioning.conditions import ConditionConfig, cross_attended
+from undiffuse.conditioning.known import KNOWN, KnownConfig, packed_places
 from undiffuse.conditioning.observation import ObservationConfig
 from undiffuse.conditioning.spec import Condition
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.sequences import LENGTH
+from undiffuse.data.statistics import parts_of
 from undiffuse.errors import UsageError
 from undiffuse.models.config import ModelConfig
 from undiffuse.runs.design import Design
+
+QUANTILES_OF_LENGTHS = 101
 
 
 def declared_for(base: ModelConfig, conditions: Mapping[str, Condition]) -> dict[str, Condition]:
@@ -54,7 +59,7 @@ def fine_tuned_conditions(
     declared: Mapping[str, Condition],
     dropout: float,
     download: bool,
-    rows: np.ndarray | None = None,
+    rows: np.ndarray,
     legacy: bool = False,
 ) -> dict[str, ConditionConfig]:
     """The conditions of the new model: the old ones first, in their order. Raises UsageError where they cannot go on."""
@@ -68,6 +73,8 @@ def fine_tuned_conditions(
                 raise UsageError(f"{known.kind} {name!r}: {error}") from None
         elif base.degradations and name in ("observation", "task"):
             continue  # made from the examples themselves, see conditioning/degradations.py
+        elif isinstance(known, KnownConfig):
+            found[name] = known if data.known is None else known.merged_with(_known_config(data, declared, rows))
         elif not isinstance(
             known, AugmentationConfig
         ):  # nothing shifted is the zero vector, so without it nothing changes
@@ -131,8 +138,23 @@ def network_conditions(
     found = kept_conditions(before, fitted, folder)
     if numbers := design.augment.numbers(len(data.shape) - 1):
         found["augmentation"] = AugmentationConfig(numbers=numbers)
+    if data.known is not None and KNOWN not in found:
+        found[KNOWN] = _known_config(data, declared, rows)
     if design.degradations:
         found["observation"] = ObservationConfig(shape=(data.shape[0] + 2, *data.shape[1:]))
     if len(design.degradations) > 1:
         found["task"] = TaskConfig(names=tuple(design.degradations))
     return found
+
+
+def _known_config(data: Dataset, declared: Mapping[str, Condition], rows: np.ndarray) -> KnownConfig:
+    """The condition of data with holes.   rows: that are trained on, whose lengths samples of sequences have."""
+    assert data.known is not None
+    shape, known = data.known.shape[1:], data.known
+    never = ~np.any([known[rows[part]].any(0) for part in parts_of(known, len(rows))], 0)
+    places = packed_places(never)
+    length = next((name for name, c in declared.items() if c.kind == "number" and (c.column or name) == LENGTH), None)
+    if not data.padded or length is None:
+        return KnownConfig(shape=shape, never=places)
+    lengths = np.quantile(data.columns[LENGTH][rows], np.linspace(0, 1, QUANTILES_OF_LENGTHS), method="nearest")
+    return KnownConfig(shape=shape, never=places, length=length, lengths=tuple(int(each) for each in lengths))

@@ -14,6 +14,7 @@ from undiffuse.config import stored
 from undiffuse.data.codec import CodecConfig
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.holes import refuse_holes
 from undiffuse.data.sources import of_images, open_data
 from undiffuse.data.splitting import split_rows
 from undiffuse.errors import UsageError
@@ -40,8 +41,11 @@ class RunData:
     conditions: dict[str, Condition]
 
 
-def run_data(run: Path, fix: str = NO_DATA) -> RunData:
-    """Raises UsageError where the run does not say what it was trained on, or the data is gone or changed."""
+def run_data(run: Path, fix: str = NO_DATA, *, whole: bool = True) -> RunData:
+    """Raises UsageError where the run does not say what it was trained on, or the data is gone or changed.
+
+    whole: whether examples with holes are refused, too.
+    """
     config = run_config(run)
     if config is None:
         raise UsageError(f"{run} does not say which data it was trained on: {fix}.")
@@ -50,6 +54,8 @@ def run_data(run: Path, fix: str = NO_DATA) -> RunData:
         raise UsageError(
             f"{config.data.source} has changed since the run, so its held-out examples cannot be told from the others: {fix}."
         )
+    if whole:
+        refuse_holes(data)
     rows = split_rows(data, config.split, config.data.held_out, config.design.training.seed)
     return RunData(with_files(data, config.conditions), *rows, config.conditions)
 
@@ -79,8 +85,9 @@ def named_data(run: Path, source: str) -> tuple[Dataset, bool]:
         other = {"table": None} | (
             {"layout": None} if source == "digits" or of_images(source_config) else {"size": None, "channels": None}
         )
-        source_config = config.data.model_copy(update={"source": source} | ({} if same else other))
+        source_config = config.data.model_copy(update={"source": source} | ({} if same else {"missing": None} | other))
     data = open_data(source_config)
+    refuse_holes(data)
     return data, config is not None and data.fingerprint() == config.fingerprint
 
 

@@ -168,6 +168,7 @@ class Run:
         augment, seed = self.config.design.augment, self.config.design.training.seed
         draws = generator(GeneratorStream.SHIFTS, seed, step)
         x, values = self.prepared.augmented(x, values, augment, self.codec, draws)
+        x = self.prepared.filled(x, values)
         return x, values | self.prepared.degraded(x, generator(GeneratorStream.TASKS, seed, step))
 
     @cached_property

@@ -13,11 +13,16 @@ from torch import Tensor
 
 from undiffuse.conditioning.base import warn_note
 from undiffuse.data.codec import CodecConfig
+from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.examples import read_examples
-from undiffuse.data.sources import open_data
+from undiffuse.data.holes import with_nodata
+from undiffuse.data.pixels import IMAGE_SUFFIXES
+from undiffuse.data.readers.volumes import VOLUMES, read_volume
+from undiffuse.data.sources import file_kind, open_data
 from undiffuse.errors import UsageError
 from undiffuse.runs.data import run_config
+from undiffuse.runs.design import RunConfig
 
 DATA = "data:"
 
@@ -42,19 +47,44 @@ def named_examples(
     run: a run folder, or a model file of one.   codec: of what is read.   missing: whether values may be NaN.
     note: called with what was done to any that did not fit as they were.   Raises UsageError for what names no example, or one that does not fit.
     """
-    parts, names, fit = [], list[str](), fit_of(run)
+    parts, names, config = [], list[str](), run_config(run)
+    fit, nodata = ("crop", None) if config is None else (config.data.fit, config.data.nodata)
     data = _data(run, sources)
     for source in sources:
         if data is not None and source.startswith(DATA):
-            values, stem = _of_data(data, source, codec), source.replace(":", "-")
+            values, stem = _of_data(data, source, codec, missing), source.replace(":", "-")
         else:
-            values, notes = read_examples(Path(source), codec, fit, missing)
+            values, notes = _of_file(Path(source), config, codec, missing) or read_examples(
+                Path(source), codec, fit, missing
+            )
+            if missing and nodata is not None:
+                values = np.where(values == nodata, values.dtype.type(np.nan), values)
             stem = Path(source).stem
             for text in notes:
                 note(text)
         names += [stem] if len(values) == 1 else [f"{stem}-{k}" for k in range(len(values))]
         parts.append(values)
     return NamedExamples(torch.from_numpy(np.concatenate(parts)), _distinct(names))
+
+
+def _of_file(
+    path: Path, config: RunConfig | None, codec: CodecConfig, missing: bool
+) -> tuple[np.ndarray, list[str]] | None:
+    """The examples of a file that is neither an image nor an .npy array, as the run's data was read, and notes; None for one that is."""
+    kind = file_kind(path) if path.is_file() else None
+    if kind is None or kind.images or path.suffix.lower() in (".npy", *IMAGE_SUFFIXES):
+        return None
+    if path.name.lower().endswith(VOLUMES) and len(codec.shape) == 4:  # of a folder of these, where each is an example
+        values, _ = read_volume(path)
+        data = with_nodata(Dataset(path.name, values.T[None, None]), None if config is None else config.data.nodata)
+    else:
+        described = DataConfig(source=str(path)) if config is None else config.data
+        data = open_data(described.model_copy(update={"source": str(path), "table": None, "missing": None}))
+    if data.shape != codec.shape:
+        raise UsageError(f"{path} holds examples of shape {data.shape}, but the model takes {codec.shape}.")
+    return np.concatenate([_with_holes(data, row, str(path), codec, missing) for row in range(len(data))]), list(
+        data.notes
+    )
 
 
 def fit_of(run: Path) -> str:
@@ -85,8 +115,18 @@ def _data(run: Path, sources: Sequence[str]) -> Dataset | None:
     return open_data(config.data)
 
 
-def _of_data(data: Dataset, source: str, codec: CodecConfig) -> np.ndarray:
+def _of_data(data: Dataset, source: str, codec: CodecConfig, missing: bool) -> np.ndarray:
     number = source.removeprefix(DATA)
     if not number.isdigit() or int(number) >= len(data):
         raise UsageError(f"{source} names no example: write data:0 to data:{len(data) - 1}.")
-    return codec.carried(data.values[int(number)][None]).numpy()
+    return _with_holes(data, int(number), source, codec, missing)
+
+
+def _with_holes(data: Dataset, row: int, name: str, codec: CodecConfig, missing: bool) -> np.ndarray:
+    """An example (1, C, *size), NaN where a number is missing. Raises UsageError for one of these where none may be."""
+    values = codec.carried(data.values[row][None]).numpy()
+    if data.known is None or data.known[row].all():
+        return values
+    if not missing:
+        raise UsageError(f"{name} has numbers missing: fill them in by 'undiffuse restore' first.")
+    return np.where(data.known[row], values, values.dtype.type(np.nan))

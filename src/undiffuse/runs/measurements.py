@@ -15,6 +15,7 @@ from torch import Tensor
 
 from undiffuse.conditioning.columns import column_values
 from undiffuse.conditioning.conditions import EncodedConditions
+from undiffuse.conditioning.known import KNOWN
 from undiffuse.models.model import Model
 from undiffuse.rng import GeneratorStream, generator, permuted
 from undiffuse.runs.prepared import Prepared
@@ -56,21 +57,28 @@ class Measurements:
     def validation(self) -> ValidationSet:
         """The first examples, as many as curves and previews are made of."""
         size = validation_size(self.model.codec.shape)
-        return ValidationSet.of(*self._examples(0, size), self.model.schedule)
+        x, values = self._examples(0, size)
+        return ValidationSet.of(x, values, self.model.schedule, known=None if self._known is None else values[KNOWN])
 
     @cached_property
     def held_out(self) -> HeldOut | None:
         """The held-out examples and the baseline that errors are compared with, None where nothing is held out."""
         if not len(self.prepared.held_out):
             return None
-        baseline = Baseline.of(self._some_of_training())
-        return HeldOut(len(self.rows), self._examples, self.model.codec.shape, self.model.schedule, baseline)
+        baseline = Baseline.of(*self._some_of_training())
+        of, known = self.model.schedule, None if self._known is None else KNOWN
+        return HeldOut(len(self.rows), self._examples, self.model.codec.shape, of, baseline, known)
 
-    def _some_of_training(self) -> Tensor:
-        """x of training examples, drawn at random, as many as baselines are made of."""
+    @property
+    def _known(self) -> np.ndarray | None:
+        return self.prepared.data.known
+
+    def _some_of_training(self) -> tuple[Tensor, Tensor | None]:
+        """x of training examples, drawn at random, as many as baselines are made of; which of their numbers are known."""
         n = max(1, MOST_REFERENCE_NUMBERS // math.prod(self.model.codec.shape))
         rows = permuted(GeneratorStream.LOOKED_AT, self.prepared.training)[:n]
-        return self.model.codec.encode_parts(self.prepared.data.values, rows)
+        x = self.model.codec.encode_parts(self.prepared.data.values, rows, known=self._known)
+        return x, None if self._known is None else torch.from_numpy(self._known[rows])
 
     def measured(self, seconds: float = THOROUGH) -> Scores | None:
         """Errors of both sets of weights, "ema" and "online", on held-out examples, None where there are none.
@@ -99,7 +107,8 @@ class Measurements:
 
     def curves(self) -> dict[str, list[float]]:
         """Error by level of the baselines of training/validation.py, on the examples of `validation`."""
-        found = baseline_errors(self.validation, self._some_of_training())
+        training, known = self._some_of_training()
+        found = baseline_errors(self.validation, training, Baseline.of(training, known))
         named = {"trivial": found.trivial, "linear": found.linear, "copying": found.copying}
         return {name: curve.tolist() for name, curve in named.items() if curve is not None}
 

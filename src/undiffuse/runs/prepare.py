@@ -18,6 +18,7 @@ from undiffuse.conditioning.base import checked_name
 from undiffuse.conditioning.columns import condition_notes
 from undiffuse.conditioning.conditions import CONDITIONS
 from undiffuse.conditioning.degradations import Degradation, Degradations
+from undiffuse.conditioning.known import KNOWN
 from undiffuse.conditioning.pictures import ImageConfig
 from undiffuse.conditioning.spec import Condition
 from undiffuse.config import changed
@@ -27,6 +28,7 @@ from undiffuse.data.dataset import Dataset
 from undiffuse.data.inspection.duplicates import Duplicates
 from undiffuse.data.ranges import colours, has_alpha, range_note
 from undiffuse.data.readers.row_table import without_columns
+from undiffuse.data.sequences import LENGTH
 from undiffuse.data.sources import of_images, open_data
 from undiffuse.data.table_rows import FILE_COLUMNS
 from undiffuse.data.tables import fingerprints, offers, refuse_missing
@@ -196,7 +198,9 @@ def _declared(
 ) -> tuple[dict[str, Condition], Dataset]:
     """The conditions as declared, or the data's classes; the data, with a note on columns that are not used."""
     if conditions is None:
-        unused = [] if data.classes or data.table else [name for name in data.columns if name not in FILE_COLUMNS]
+        unread = [LENGTH] if data.padded else []
+        unused = [name for name in data.columns if name not in (*FILE_COLUMNS, *unread)]
+        unused = [] if data.classes or data.table else unused
         if unused:
             data = _noted(
                 data,
@@ -208,6 +212,7 @@ def _declared(
                 data, f"all examples that have a class have the same, {data.classes[0]}, so that is no condition"
             )
         conditions = {"class": Condition(kind="class")} if len(data.classes) > (0 if known else 1) else {}
+        conditions |= {LENGTH: Condition(kind="number")} if data.padded else {}
     for name in conditions:
         checked_name(name)
     return declared_for(base.config, conditions) if base else dict(conditions), data
@@ -215,6 +220,7 @@ def _declared(
 
 def _refuse_contradictions(design: Design, declared: Mapping[str, Condition], data: Dataset) -> None:
     """Raises UsageError for conditions that do not go with the design, or that the data does not have."""
+    _refuse_with_holes(design, declared, data)
     clashing = [name for name in MADE_FROM_X if design.degradations and name in declared]
     if clashing:
         raise UsageError(
@@ -225,6 +231,24 @@ def _refuse_contradictions(design: Design, declared: Mapping[str, Condition], da
             "tasks by training show parts of examples, which latents are not made of: leave `latent` or `degradation` out."
         )
     refuse_missing(data, {name: (c.kind, c.column or name) for name, c in declared.items()})
+
+
+def _refuse_with_holes(design: Design, declared: Mapping[str, Condition], data: Dataset) -> None:
+    """Raises UsageError for what examples with holes cannot be used for."""
+    if data.known is None:
+        return
+    if KNOWN in declared:
+        raise UsageError(
+            f"training on examples with holes makes a condition {KNOWN!r} itself: give yours another name, with {KNOWN} as its column."
+        )
+    if design.latent is not None:
+        raise UsageError(
+            "numbers are missing in the examples, and an autoencoder needs whole ones: leave `latent` out, or fill them in by 'restore' first."
+        )
+    if design.degradations:
+        raise UsageError(
+            "numbers are missing in the examples, and a `degradation` is made from whole ones: leave it out; 'restore' fills holes all the same."
+        )
 
 
 def _prepared(
@@ -249,7 +273,10 @@ def _prepared(
     of = None if base is None else base.config
     codec = run_codec(data, training, of, model, existing.folder, legacy=legacy)
     if codec.kind == "integer" and data.low is None and model is None and not legacy:
-        text = range_note(colours(data.values, data.mode), codec.low[0], codec.high[0])
+        known = data.known
+        if known is not None and known.shape[1] > 1:
+            known = colours(known, data.mode)
+        text = range_note(colours(data.values, data.mode), codec.low[0], codec.high[0], known)
         data = _noted(data, *([text] if text else []))
     pictures = {c.column or name: CONDITIONS[c.kind].config.pictures for name, c in declared.items()}
     config = RunConfig(

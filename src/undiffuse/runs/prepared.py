@@ -16,12 +16,14 @@ from undiffuse.conditioning.columns import column_values, encode_columns
 from undiffuse.conditioning.conditions import CONDITIONS, ConditionConfig, Conditions, EncodedConditions
 from undiffuse.conditioning.degradations import Degradations
 from undiffuse.conditioning.encoded import Encoded
+from undiffuse.conditioning.known import KNOWN, KnownConfig
 from undiffuse.conditioning.spec import Condition
 from undiffuse.data.augmentation import AugmentConfig, augmented
 from undiffuse.data.balancing import BalancedOrder
 from undiffuse.data.codec import Codec, CodecConfig
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.filling import filled_from_around
 from undiffuse.data.inspection.duplicates import Duplicates, find_duplicates
 from undiffuse.data.ranges import has_alpha
 from undiffuse.data.splitting import (
@@ -72,8 +74,17 @@ class Prepared:
         self, rows: np.ndarray, codec: Codec, device: torch.device, draws: torch.Generator
     ) -> tuple[Tensor, EncodedConditions]:
         """x (B, C, *size) of some rows and their conditions, on a device.   draws: for what degradations take away."""
-        x = codec.encode_parts(self.data.values, rows, device)
-        return x, {name: value[rows].to(device) for name, value in self.values.items()} | self.degraded(x, draws)
+        x = codec.encode_parts(self.data.values, rows, device, known=self.data.known)
+        values = {name: value[rows].to(device) for name, value in self.values.items()}
+        return self.filled(x, values), values | self.degraded(x, draws)
+
+    def filled(self, x: Tensor, values: EncodedConditions) -> Tensor:
+        """x (B, C, *size) with what stands for missing numbers; 0 where samples have none: beyond ends, and where nothing is ever known."""
+        config = self.conditions.get(KNOWN)
+        if self.data.known is None or self.data.padded or not isinstance(config, KnownConfig):
+            return x
+        found = filled_from_around(x, values[KNOWN])
+        return found if config.never is None else torch.where(config.ever().to(x.device), found, 0.0)
 
     def balanced(self, training: TrainingConfig) -> BalancedOrder | None:
         """The order of the training examples where classes are balanced. Raises UsageError where there is no such class.
@@ -103,8 +114,10 @@ class Prepared:
         if not augment.chosen and not augment.mirror:
             return x, values
         alpha, limits = has_alpha(self.codec.mode) and codec.space is None, codec.limits(x.device)
-        made = augmented(x, augment, draws, alpha=alpha, limits=limits)
+        known = None if self.data.known is None else values[KNOWN]
+        made = augmented(x, augment, draws, alpha=alpha, limits=limits, known=known)
         moved = {name: made.move(values[name], nearest=labels) for name, labels in self.pictures.items()}
+        moved |= {} if made.known is None else {KNOWN: made.known}
         told = {"augmentation": made.told} if augment.chosen else {}
         return made.x, values | moved | told
 
@@ -144,6 +157,8 @@ def encode_conditions(
     with drawing(GeneratorStream.WEIGHTS):
         modules = Conditions(conditions, WIDTH)
     values = encode_columns(data, declared, modules, cache)
+    if data.known is not None:
+        values[KNOWN] = torch.from_numpy(data.known)
     absent = [name for name in conditions if name not in values and name not in MADE_FROM_X]
     return values | {name: modules[name].encode([None] * len(data)) for name in absent}
 

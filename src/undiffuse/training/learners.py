@@ -3,6 +3,11 @@
 A denoiser minimises an objective, and what its network charges for each pass, such as an autoencoder's divergence; a classifier
 (classifier.py) the cross-entropy of what is to be read off a noisy example.  Both see the same forward process, and the
 loop does not know which it is.
+
+Of an example with holes only the known numbers are trained on (MissDiff, Ouyang et al. 2023, eq. 5).  With m = 1 where a number is
+known, 0 where it is missing, the loss is that of the answer m x̂ + (1 - m) x, which is right where nothing is known: of any objective no
+gradient comes from there.  Each known number counts alike, whichever example it is in.  x_t is alpha x + sigma eps everywhere, and x holds
+there what data/filling.py puts.
 """
 
 from __future__ import annotations
@@ -10,14 +15,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from undiffuse.conditioning.conditions import EncodedConditions
+from undiffuse.conditioning.known import KNOWN, KnownCondition
 from undiffuse.models.denoiser import Denoiser
 from undiffuse.process.levels import Level
-from undiffuse.process.posteriors import Posterior
+from undiffuse.process.posteriors import LearnedRangeVariance, LearnedVariance, Posterior
 from undiffuse.training.objectives import Objective
 
 Computing = Callable[[], AbstractContextManager[object]]
@@ -65,12 +72,28 @@ class DenoiserLearner(Learner):
 
     def losses(self, x: Tensor, eps: Tensor, level: Level, values: EncodedConditions, computing: Computing) -> Tensor:
         costs: list[Tensor] = []
+        known = values[KNOWN].expand_as(x) if is_told_known(self.denoiser) else None
 
         def denoise(x_t: Tensor, level: Level) -> Posterior:
             with computing():
                 posterior: Posterior = self.denoiser(x_t, level, values)
             cost = self.denoiser.network.pop_auxiliary_loss()
             costs.extend([] if cost is None else [cost / x[0].numel()])  # per dimension, as objectives are
-            return posterior
+            return posterior if known is None else right_where_missing(posterior, x, known)
 
         return sum(costs, self.objective(denoise, x, eps, level))
+
+
+def is_told_known(denoiser: Denoiser) -> bool:
+    """Whether a model is told which numbers of an example are known: one that was trained on examples with holes."""
+    return any(isinstance(module, KnownCondition) for _, module in denoiser.conditions.items())
+
+
+def right_where_missing(posterior: Posterior, x: Tensor, known: Tensor) -> Posterior:
+    """A posterior of x (B, …) whose mean is x where it is not known, bool (B, …), and from which no gradient comes there."""
+    variance = posterior.variance
+    if isinstance(variance, LearnedRangeVariance):
+        variance = LearnedRangeVariance(torch.where(known, variance.v, variance.v.detach()))
+    elif isinstance(variance, LearnedVariance):
+        variance = LearnedVariance(torch.where(known, variance.log_value, variance.log_value.detach()))
+    return replace(posterior, mean=torch.where(known, posterior.mean, x), variance=variance)

@@ -106,6 +106,7 @@ class HeldOut:
     """Held-out examples, in parts that fit into memory.
 
     n: how many there are.   examples: (first, last) → x (last - first, ...), and what is known of them.
+    known: the condition that says which numbers of these are known, where not all are.
     """
 
     def __init__(
@@ -115,7 +116,9 @@ class HeldOut:
         shape: tuple[int, ...],
         schedule: Schedule,
         baseline: Baseline,
+        known: str | None = None,
     ) -> None:
+        self.known = known
         self.n, self.examples, self.size, self.schedule, self.baseline = (
             min(n, MOST_HELD_OUT),
             examples,
@@ -128,7 +131,7 @@ class HeldOut:
     def part(self, first: int) -> ValidationSet:
         """The examples from `first` on, as many as are measured at a time."""
         x, values = self.examples(first, min(first + self.size, self.n))
-        return ValidationSet.of(x, values, self.schedule, first)
+        return ValidationSet.of(x, values, self.schedule, first, None if self.known is None else values[self.known])
 
     def _against(self, first: int) -> Tensor:
         return self.baseline.each(self.part(first))

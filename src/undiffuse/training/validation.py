@@ -43,25 +43,32 @@ PROBED = 64  # examples, for what conditions change
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Held-out x (N, ...), their conditions, fixed noise (N, ...) and a table of levels."""
+    """Held-out x (N, ...), their conditions, fixed noise (N, ...) and a table of levels.
+
+    known: bool (N, ...), which numbers errors are of; all when None.
+    """
 
     x: Tensor
     values: EncodedConditions
     eps: Tensor
     levels: Level
+    known: Tensor | None = None
 
     @staticmethod
-    def of(x: Tensor, values: EncodedConditions, schedule: Schedule, first: int = 0) -> ValidationSet:
+    def of(
+        x: Tensor, values: EncodedConditions, schedule: Schedule, first: int = 0, known: Tensor | None = None
+    ) -> ValidationSet:
         """All of x with the conditions of its rows; levels evenly spaced in log-SNR within the schedule's range.
 
-        first: the number of the first example among all, which their noise goes by.
+        first: the number of the first example among all, which their noise goes by.   known: (N, C or 1, *size), see above.
         """
         values = {name: value[: len(x)] for name, value in values.items()}
         ends = schedule([schedule.t_max, schedule.t_min]).logsnr.clamp(*LOGSNR_RANGE)
         logsnr = torch.linspace(ends[0].item(), ends[1].item(), LEVELS, dtype=torch.float64)
         times = schedule.nearest(schedule.at(logsnr))
         eps = standard_normal(x.shape[1:], 0, first + torch.arange(len(x)), stream=NoiseStream.VALIDATION).to(x.device)
-        return ValidationSet(x, values, eps, schedule(torch.unique(times).flip(0)))
+        levels = schedule(torch.unique(times).flip(0))
+        return ValidationSet(x, values, eps, levels, None if known is None else known.to(x.device).expand_as(x))
 
     def errors(self, denoise: DenoiserFn) -> Tensor:
         """E |x̂ - x_0|² per dimension at each level, float64 (LEVELS,)."""
@@ -74,8 +81,15 @@ class ValidationSet:
         for row in range(len(self.levels)):
             level = self.levels[row]
             mean = denoise(add_noise(self.x, level, self.eps), level).mean
-            columns.append((mean - self.x).cpu().double().pow(2).flatten(1).mean(1))
+            columns.append(self.mean_of_known((mean - self.x).cpu().double().pow(2)))
         return torch.stack(columns, 1)
+
+    def mean_of_known(self, terms: Tensor) -> Tensor:
+        """The mean of terms (N, ...), on the CPU, over the known numbers of each example, (N,)."""
+        if self.known is None:
+            return terms.flatten(1).mean(1)
+        known = self.known.cpu()
+        return torch.where(known, terms, 0).flatten(1).sum(1) / known.flatten(1).sum(1).clamp(min=1)
 
     @torch.no_grad()
     def effects(self, given: Callable[[EncodedConditions], DenoiserFn], names: Iterable[str]) -> dict[str, list[float]]:
@@ -127,8 +141,12 @@ class Baseline:
     linear: Mixture | None
 
     @staticmethod
-    def of(training: Tensor) -> Baseline:
-        """Of a training set x (N, ...)."""
+    def of(training: Tensor, known: Tensor | None = None) -> Baseline:
+        """Of a training set x (N, ...).   known: which numbers are known; the best linear denoiser is then another for each set of them."""
+        if known is not None:
+            known = known.expand_as(training).cpu()
+            count = known.sum(0).clamp(min=1)
+            return Baseline((training.cpu() * known).sum(0) / count, None)
         points = training.flatten(1)[:MOST_POINTS].cpu()
         small = points.shape[1] <= MOST_DIMENSIONS and len(points) > 1
         return Baseline(training.mean(0).cpu(), fitted_gaussian(points) if small else None)
@@ -144,7 +162,8 @@ class Baseline:
 
     def trivial(self, bank: ValidationSet) -> Tensor:
         """The same, of answering the mean."""
-        return ((bank.x.cpu() - self.mean).double() ** 2).flatten(1).mean(1, keepdim=True).expand(-1, len(bank.levels))
+        errors = bank.mean_of_known((bank.x.cpu() - self.mean).double() ** 2)
+        return errors[:, None].expand(-1, len(bank.levels))
 
 
 def _flat(bank: ValidationSet) -> ValidationSet:

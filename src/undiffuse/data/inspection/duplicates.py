@@ -3,7 +3,7 @@
     pictures        as registration.py judges: also resized, compressed, cropped by 5 % or brighter
     other arrays    that differ by at most NEAR of the standard deviation, root mean square over the channels
     rows of tables  of a few numbers are often equal without being copies: only equal ones are counted, and they are no clusters
-    not finite      data that holds NaN or infinite numbers, which training refuses, has no distances: only equal ones are counted
+    not complete    data with missing or infinite numbers has no distances: only equal ones are counted
 
 Only pairs that are likely are compared: the nearest few of each example, by the correlation of its coarse picture.  What is near to what
 is near is one cluster, so frames of a film are one.
@@ -71,9 +71,10 @@ def find_duplicates(data: Dataset) -> Duplicates:
 
 def _duplicates(data: Dataset, watch: Callable[[float], None]) -> Duplicates:
     """watch: called with the share that is done."""
-    exact = equal_examples(data.values)
+    exact = equal_examples(data)
     if (
-        data.values[0].size <= FEW_NUMBERS
+        data.known is not None
+        or data.values[0].size <= FEW_NUMBERS
         or len(data) < 2
         or not all(np.isfinite(data.values[p]).all() for p in parts_of(data.values))
     ):
@@ -111,11 +112,14 @@ def is_pictures(data: Dataset) -> bool:
     return data.values.ndim == 4 and data.shape[0] <= 4 and min(data.shape[1:]) > 1
 
 
-def equal_examples(values: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Clusters of examples that are equal in every number."""
+def equal_examples(data: Dataset) -> tuple[np.ndarray, ...]:
+    """Clusters of examples that are equal in every number, and in which are missing."""
     rows: defaultdict[bytes, list[int]] = defaultdict(list)
-    for row, example in enumerate(values):
-        rows[hashlib.blake2b(np.ascontiguousarray(example).data, digest_size=16).digest()].append(row)
+    for row in range(len(data)):
+        digest = hashlib.blake2b(np.ascontiguousarray(data.filled(slice(row, row + 1))).data, digest_size=16)
+        if data.known is not None:
+            digest.update(np.ascontiguousarray(data.known[row]).data)
+        rows[digest.digest()].append(row)
     return tuple(np.array(each) for each in rows.values() if len(each) > 1)
 
 

@@ -1,6 +1,6 @@
 """What a data set holds, and what of it deserves a look.
 
-Pictures are judged at 64×64, black 0 and white 1, by rules that can be checked by eye:
+Pictures are judged at 64×64, black 0 and white 1, by rules that can be checked by eye (those with holes by the first two alone):
 
     not finite  some of its numbers are NaN or infinite; then nothing else is judged
     constant    one colour: the standard deviation is below 1/255
@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from undiffuse.data.dataset import MISSING, Dataset
+from undiffuse.data.holes import missing_shares
 from undiffuse.data.inspection.duplicates import Duplicates, Thumbnails, find_duplicates, is_pictures
 from undiffuse.data.statistics import channel_statistics
 from undiffuse.data.table_rows import FILE_COLUMNS
@@ -50,7 +51,11 @@ class FoundColumn:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is known of a data set.   quality: rows by what is noteworthy about them.   classes: examples of each, -1's under ""."""
+    """What is known of a data set.
+
+    quality: rows by what is noteworthy about them.   classes: examples of each, -1's under "".   missing: the share of the numbers of every
+    channel that are missing, 0 to 1.
+    """
 
     data: Dataset
     duplicates: Duplicates
@@ -60,6 +65,7 @@ class Inspection:
     quality: Mapping[str, np.ndarray] = field(default_factory=dict)
     classes: Mapping[str, int] = field(default_factory=dict)
     columns: tuple[FoundColumn, ...] = ()
+    missing: tuple[float, ...] = ()
 
     @property
     def rare(self) -> list[str]:
@@ -79,6 +85,7 @@ class Inspection:
             "quantiles": dict(zip(map(str, QUANTILES), self.quantiles, strict=True)),
             "mean": list(self.means),
             "standard_deviation": list(self.deviations),
+            "missing": list(self.missing),
             "classes": dict(self.classes),
             "columns": [vars(column) for column in self.columns],
             "exact_duplicates": [data.names(cluster) for cluster in self.duplicates.exact],
@@ -91,9 +98,9 @@ class Inspection:
 def inspect_data(data: Dataset) -> Inspection:
     """Looks at every example. Nothing is changed."""
     every = max(1, -(-data.values.size // MOST_QUANTILE_NUMBERS))
-    sampled = np.concatenate([example.ravel()[row % every :: every] for row, example in enumerate(data.values)])
+    sampled = np.concatenate([_numbers(data, row)[row % every :: every] for row in range(len(data))])
     finite = sampled[np.isfinite(sampled)] if sampled.dtype.kind == "f" else sampled
-    mean, deviation, _, _ = channel_statistics(data.values)
+    mean, deviation, _, _ = channel_statistics(data.values, known=data.known)
     counts: Counter[str] = Counter()
     if data.labels is not None:
         counts = Counter([*data.classes, ""][k] for k in data.labels.tolist())
@@ -106,22 +113,26 @@ def inspect_data(data: Dataset) -> Inspection:
         _quality(data),
         {name: counts[name] for name in (*data.classes, "") if counts[name]},
         tuple(found_column(name, values) for name, values in data.columns.items()),
+        tuple(missing_shares(data)),
     )
+
+
+def _numbers(data: Dataset, row: int) -> np.ndarray:
+    """The known numbers of an example, in a row."""
+    example = data.values[row]
+    found: np.ndarray = example.ravel()
+    return found if data.known is None else found[np.broadcast_to(data.known[row], example.shape).ravel()]
 
 
 def _quality(data: Dataset) -> dict[str, np.ndarray]:
     """The rows that are noteworthy, by what they are: not finite, of one value; of pictures, dark, bright or blurred."""
     if data.values.dtype.kind == "f":
-        bad = np.array(
-            [row for row, example in enumerate(data.values) if not np.isfinite(example).all()], dtype=np.int64
-        )
+        bad = np.array([row for row in range(len(data)) if not np.isfinite(_numbers(data, row)).all()], dtype=np.int64)
         if len(bad):  # which have no range to judge the others by
             return {"not finite": bad}
-    if not is_pictures(data):
-        constant = np.array(
-            [row for row, example in enumerate(data.values) if example.size > 1 and example.min() == example.max()],
-            dtype=np.int64,
-        )
+    if not is_pictures(data) or data.known is not None:
+        each = ((row, _numbers(data, row)) for row in range(len(data)))
+        constant = np.array([row for row, found in each if found.size > 1 and found.min() == found.max()], np.int64)
         return {"constant": constant} if len(constant) else {}
     found: dict[str, list[int]] = {"constant": [], "dark": [], "bright": []}
     sharpness = np.full(len(data), np.nan)

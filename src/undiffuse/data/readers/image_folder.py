@@ -10,13 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.holes import with_nodata_of_file
 from undiffuse.data.images import read_images
 from undiffuse.data.pixels import ImageOptions, Openable
 from undiffuse.data.readers.folders import classes_of, find, is_run
 from undiffuse.errors import UsageError
+
+GDAL_NODATA = 42113  # the tag of geographers' TIFF that says which value means missing
 
 
 def images_by_name(root: Path, files: Sequence[Openable], names: Sequence[str], config: DataConfig) -> Dataset:
@@ -51,4 +55,18 @@ def image_folder(root: Path, config: DataConfig) -> Dataset:
             f"there are no images in {root}, {left}. It should hold .png, .jpg, .webp, .bmp, .tif or .gif files."
         )
     data = images_by_name(root, found.files, found.names, config)
+    if not config.size:  # which mixes that value with others
+        data = with_nodata_of_file(data, nodata_of_image(found.files[0]), config)
     return replace(data, folder=root, notes=(*data.notes, *found.notes()))
+
+
+def nodata_of_image(path: Path) -> str | None:
+    """The value that an image says means missing, as GDAL writes it into a TIFF; None for none."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    try:
+        with Image.open(path) as file:
+            found = getattr(file, "tag_v2", {}).get(GDAL_NODATA)
+    except Exception:  # what is damaged is said where the pixels are read
+        return None
+    return None if found is None else str(found)

@@ -5,6 +5,7 @@
     the axes        by `layout`; else by the names that the file gives them (time, channel, lat, lon, …); else as for any array
     labels          one called labels, y, label or targets, of one number for each example
     columns         every other array with as many rows
+    missing         values that the attribute _FillValue or missing_value names
 
 Only what is used is read, a part at a time.
 """
@@ -23,6 +24,7 @@ from undiffuse.data.arrays import LABELS, VALUES, array_dataset
 from undiffuse.data.config import DataConfig
 from undiffuse.data.damage import refuse_damaged
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.holes import with_nodata_of_file
 from undiffuse.data.large_arrays import allocated
 from undiffuse.data.statistics import PART_NUMBERS
 from undiffuse.errors import UsageError
@@ -42,12 +44,16 @@ AXIS_NAMES = {  # what files call their axes
 
 @dataclass(frozen=True)
 class NamedArray:
-    """shape, dtype: of the array.   dims: the names of its axes, where the file says them.   read: (first row, the row after the last) → values."""
+    """shape, dtype: of the array.   dims: the names of its axes, where the file says them.   read: (first row, the row after the last) → values.
+
+    nodata: the value that means missing, where the file says one.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     dims: tuple[str, ...] | None
     read: Callable[[int, int], np.ndarray]
+    nodata: object = None
 
     def all(self) -> np.ndarray:
         """All values, read part by part."""
@@ -100,6 +106,8 @@ def _dataset(path: Path, arrays: Mapping[str, NamedArray], config: DataConfig) -
     }
     columns = {name: column.astype(str) if column.dtype.kind in "SUO" else column for name, column in columns.items()}
     data = array_dataset(path.stem, values, all_of(label) if label else None, layout, columns, config.complex)
+    if len(chosen) == 1:
+        data = with_nodata_of_file(data, first.nodata, config)
     named = ", ".join(chosen)
     others = [name for name in arrays if name not in (*chosen, label, *columns)]
     notes = [f"the data is {named} of {path.name}" + (f"; not used: {', '.join(others[:8])}" if others else "")]
@@ -153,7 +161,9 @@ def _hdf5(path: Path) -> Iterator[Mapping[str, NamedArray]]:
         def visit(name: str, item: Any) -> None:
             if isinstance(item, h5py.Dataset) and item.dtype.names is None:
                 dims = tuple(dim.label for dim in item.dims)
-                found[name] = NamedArray(item.shape, item.dtype, dims if all(dims) and dims else None, _rows_of(item))
+                found[name] = NamedArray(
+                    item.shape, item.dtype, dims if all(dims) and dims else None, _rows_of(item), _nodata(item.attrs)
+                )
 
         file.visititems(visit)
         yield found
@@ -170,7 +180,12 @@ def _zarr(path: Path) -> Iterator[Mapping[str, NamedArray]]:
 def _of_zarr(array: Any) -> NamedArray:
     dims = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
     named = tuple(dims) if dims and all(dims) else None
-    return NamedArray(tuple(array.shape), np.dtype(array.dtype), named, _rows_of(array))
+    return NamedArray(tuple(array.shape), np.dtype(array.dtype), named, _rows_of(array), _nodata(array.attrs))
+
+
+def _nodata(attributes: Any) -> object:
+    """What the attributes of an array say is missing; those of NetCDF are NaN already where it is read."""
+    return next((attributes[name] for name in ("_FillValue", "missing_value") if name in attributes), None)
 
 
 def _rows_of(array: Any) -> Callable[[int, int], np.ndarray]:

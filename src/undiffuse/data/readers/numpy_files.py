@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from undiffuse.data.arrays import LABELS, VALUES, array_dataset, load_arrays, load_one, native
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.file_formats import FileFormat
 from undiffuse.data.readers.folders import classes_of, find, stacked
+from undiffuse.data.sequences import layout_of_sequences, stacked_sequences, unequal_axis, with_ends
 from undiffuse.errors import UsageError
 
 ARRAY_FILES = (".npy",)
@@ -43,10 +46,32 @@ def numpy_file(path: Path, config: DataConfig) -> Dataset:
 
 
 def numpy_folder(root: Path, config: DataConfig) -> Dataset:
-    """Every .npy file below a folder is an example; sub-folders are classes. Raises UsageError where shapes or types differ."""
+    """Every .npy file below a folder is an example; sub-folders are classes.  Sequences may be of unequal length (data/sequences.py).
+
+    Raises UsageError where other shapes, or types, differ.
+    """
     found = find(root, ARRAY_FILES, "array")
     labels, notes = classes_of(root, found.names)
-    values = stacked(root, found.names, (native(load_one(path)) for path in found.files))
+    heads = [_head(path) for path in found.files]
+    shapes, arrays = [shape for shape, _ in heads], (native(load_one(path)) for path in found.files)
+    axis = unequal_axis(shapes) if len({dtype for _, dtype in heads}) == 1 else None
+    layout = config.layout if axis is None else layout_of_sequences(len(shapes[0]), axis, config.layout)
+    if axis is None:
+        values = stacked(root, found.names, arrays)
+    else:
+        values = stacked_sequences(arrays, shapes, axis, heads[0][1].newbyteorder("="))
     columns, classes = {"file": np.array(found.names)}, None if labels is None else np.array(labels)
-    data = array_dataset(root.resolve().name, values, classes, config.layout, columns, config.complex)
+    data = array_dataset(root.resolve().name, values, classes, layout, columns, config.complex)
+    if axis is not None:
+        kept = data.file_format or FileFormat(kind="npy", suffix=".npy", dtype=data.values.dtype.name)
+        data = replace(with_ends(data, np.array([shape[axis] for shape in shapes])), file_format=kept)
     return replace(data, root=root, notes=(*data.notes, *found.notes(), *notes))
+
+
+def _head(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """(shape, type) of the array in a file, of which no more is read."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError):
+        array = load_one(path)  # which says what is wrong
+    return tuple(array.shape), array.dtype

@@ -1,7 +1,7 @@
 """A TIFF file of many pages: every page is an example.  Any depth, floats and any number of channels.
 
 Single pictures in a folder are read as images (pixels.py); this is for stacks, whose pages are one series of equal size.
-Samples are written as TIFF of the same type, one page each.
+Samples are written as TIFF of the same type, one page each.  The value that GDAL's tag says is missing is.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from undiffuse.data.config import DataConfig
 from undiffuse.data.damage import refuse_damaged
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.file_formats import FileFormat
+from undiffuse.data.holes import with_nodata_of_file
+from undiffuse.data.readers.image_folder import GDAL_NODATA
 from undiffuse.errors import UsageError
 from undiffuse.system import optional
 
@@ -33,6 +35,7 @@ def tiff_stack(path: Path, config: DataConfig) -> Dataset:
                 "in a folder, and give a size."
             )
         values, axes = series[0].asarray(), series[0].axes
+        nodata = getattr(file.pages[0].tags.get(GDAL_NODATA), "value", None)
     pages = [k for k, axis in enumerate(axes) if axis not in TIFF_AXES]
     if not pages:
         raise UsageError(
@@ -43,6 +46,7 @@ def tiff_stack(path: Path, config: DataConfig) -> Dataset:
     values = values.reshape(-1, *values.shape[len(pages) :])
     layout = config.layout or "N" + "".join(TIFF_AXES[axes[k]] for k in rest)
     data = array_dataset(path.stem, native(values), None, layout, parts=config.complex)
+    data = with_nodata_of_file(data, nodata, config)
     kept = data.file_format or FileFormat(kind="tiff", suffix=".tif", dtype=values.dtype.newbyteorder("=").name)
     return replace(
         data, file_format=kept, notes=(f"the examples are the {len(data)} pages of {path.name}", *data.notes)
