@@ -125,31 +125,26 @@ class Relations:
         for relation in self._order:
             column, parts = self.columns[relation.target], values[:, list(relation.parts)]
             if relation.total:
-                values[:, relation.target] = parts.sum(1)
+                values[:, relation.target] = column.rounded(parts.sum(1))
                 continue
             lower, gap = parts[:, 0], values[:, relation.target]
-            repaired |= gap < 0
-            values[:, relation.target], raised = self._above(column, lower, gap, relation)
-            repaired |= raised
+            value = column.rounded(lower + gap)
+            low = value <= lower if relation.strict else value < lower
+            if relation.strict and column.step == 0:
+                low |= gap < self.least_gaps[self.parsed.index(relation)]
+            values[:, relation.target] = np.where(low, self._lowest(relation, lower), value)
+            repaired |= low
         return values, int(repaired.sum())
 
-    def _above(
-        self, column: TableColumn, lower: np.ndarray, gap: np.ndarray, relation: Relation
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The number of a column that lies a gap above another, and where the gap had to be widened."""
-        value = column.rounded(lower + gap)
-        least = self.least_gaps[self.parsed.index(relation)] if relation.strict and column.step == 0 else 0.0
-        low = (value <= lower) if relation.strict else (value < lower)
+    def _lowest(self, relation: Relation, lower: np.ndarray) -> np.ndarray:
+        """The smallest numbers (N,) that a column may have above others."""
+        column = self.columns[relation.target]
         if column.step == 0:
-            if relation.strict:
-                low |= value - lower < least / 2
-            return np.where(
-                low, np.maximum(lower + least, np.nextafter(lower, np.inf) if relation.strict else lower), value
-            ), low
-        next_up = column.rounded(lower)
-        below = (next_up <= lower) if relation.strict else (next_up < lower)
-        next_up = np.where(below, column.rounded(next_up + column.step), next_up)
-        return np.where(low, next_up, value), low
+            least = self.least_gaps[self.parsed.index(relation)]
+            return np.maximum(lower + least, np.nextafter(lower, np.inf)) if relation.strict else lower
+        nearest_ = column.rounded(lower)
+        below = nearest_ <= lower if relation.strict else nearest_ < lower
+        return np.where(below, column.rounded(nearest_ + column.step), nearest_)
 
     def _broken(self, relation: Relation, values: np.ndarray) -> np.ndarray:
         """Rows (N,) in which a relation does not hold."""
