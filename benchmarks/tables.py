@@ -173,7 +173,9 @@ def main() -> None:
         difference = f"{statistics.mean(gap):+.1f} ± {error:.1f}"
         missed = sum(one["categories_missed"] for one in each)
         seconds = f"{statistics.mean(one['seconds'] for one in each):.0f} s"
-        lines.append([name, each[0]["rows"], shown("real"), shown("synthetic"), difference, shown("nearer"), missed, seconds])
+        lines.append(
+            [name, each[0]["rows"], shown("real"), shown("synthetic"), difference, shown("nearer"), missed, seconds]
+        )
         print(lines[-1], flush=True)
     write("tables", {"machine": machine(), "sets": results})
     head = ["set", "rows", "real rows", "samples", "difference", "nearer to training", "categories missed", "training"]

@@ -203,7 +203,9 @@ def _data(data: Any, planned: Mapping[str, Any], **described: Any) -> tuple[Data
     config = parsed(DataConfig, content, "these settings of the data do not work")
     if in_file:
         return config, None
-    return config, with_settings(as_dataset(data, kind, layout=config.layout, parts=config.complex, config=config), config)
+    return config, with_settings(
+        as_dataset(data, kind, layout=config.layout, parts=config.complex, config=config), config
+    )
 
 
 def _name(data: Any, start: str | Path | None) -> str:

@@ -183,7 +183,13 @@ def write_samples(
         page = samples_grid(small.finish(given), codec, labels, title, captions=captions)
     page.save(folder / "grid.png")
     of_table = [] if small.table is None else [small.table.name]
-    written = ["grid.png", *(of_table or ["images/"]), *(["files/"] if small.files else []), "samples.npy", "samples.csv"]
+    written = [
+        "grid.png",
+        *(of_table or ["images/"]),
+        *(["files/"] if small.files else []),
+        "samples.npy",
+        "samples.csv",
+    ]
     if second is None:
         return written
     title = f"{n} samples of two stages{left_out}, seed {sampler.seed}, augmentation {augmentation:g}"

@@ -191,11 +191,8 @@ def _of_floats(data: Dataset, rows: np.ndarray | None, legacy: bool) -> CodecCon
 
 def _of_table(data: Dataset, table: TableSchema, rows: np.ndarray | None) -> CodecConfig:
     values, training = data.values, np.arange(len(data)) if rows is None else rows
-    counts = [len(column.values) for column in table.generated]
-    columns = tuple(
-        fitted_column(column.name, values[:, k, 0], training, count)
-        for k, (column, count) in enumerate(zip(table.generated, counts, strict=True))
-    )
+    counts = [count for _, count in table.free]
+    columns = tuple(fitted_column(name, values[:, k, 0], training, count) for k, (name, count) in enumerate(table.free))
     low, high = (of(values[training][:, :, 0], axis=0) for of in (np.nanmin, np.nanmax))
     low = tuple(0.0 if count else float(end) for end, count in zip(low, counts, strict=True))
     high = tuple(float(count - 1 if count else end) for end, count in zip(high, counts, strict=True))

@@ -72,11 +72,13 @@ class QuantileColumn(BaseModel):
 
     def score(self, values: np.ndarray) -> np.ndarray:
         """x of values."""
-        return np.interp(values, self.knots, self.scores)
+        found: np.ndarray = np.interp(values, self.knots, self.scores)
+        return found
 
     def value(self, score: np.ndarray) -> np.ndarray:
         """The inverse of `score`; beyond the ends, the ends."""
-        return np.interp(score, self.scores, self.knots)
+        found: np.ndarray = np.interp(score, self.scores, self.knots)
+        return found
 
 
 class CategoryColumn(BaseModel):
@@ -110,28 +112,32 @@ def fitted_column(name: str, values: np.ndarray, training: np.ndarray, categorie
         counts = np.bincount(measured[~np.isnan(measured)].astype(np.int64), minlength=categories)[:categories]
         shares = np.maximum(np.append(counts, np.isnan(measured).sum())[: categories + some] / len(measured), least)
         return CategoryColumn(
-            shares=tuple((shares / shares.sum()).tolist()), missing=max(missing, least) if some else 0.0
+            name=name, shares=tuple((shares / shares.sum()).tolist()), missing=max(missing, least) if some else 0.0
         )
     there = np.sort(measured[~np.isnan(measured)])
-    common = {"missing": min(max(missing, least), 1 - least) if some else 0.0}
+    share = min(max(missing, least), 1 - least) if some else 0.0
     finite = values[~np.isnan(values)]
-    whole = bool((finite == np.round(finite)).all())
+    whole = bool((finite == np.round(finite)).all() and np.abs(finite).max(initial=0) < 2**53)
     if len(there) < 2 or there[0] == there[-1]:
         mean = float(there[0]) if len(there) else float(finite[0])
-        return LinearColumn(name=name, mean=mean, scale=1.0, whole=whole, **common)
+        return LinearColumn(name=name, mean=mean, scale=1.0, missing=share, whole=whole)
     knots, first, counts = np.unique(there, return_index=True, return_counts=True)
     spread = there / np.abs(there).max()  # so that no square is infinite
     z = (spread - spread.mean()) / max(float(spread.std()), 1e-300)
     odd = abs((z**3).mean()) > LOPSIDED or (z**4).mean() - 3 > HEAVY
     atoms = counts.max() > max(COMMON * len(there), 1) and len(knots) > 2
     if not odd and not atoms:
-        return LinearColumn(name=name, mean=float(there.mean()), scale=2 * float(there.std()), whole=whole, **common)
+        return LinearColumn(
+            name=name, mean=float(there.mean()), scale=2 * float(there.std()), missing=share, whole=whole
+        )
     ranks = (first + (counts - 1) / 2 + 0.5) / len(there)
     if len(knots) > MOST_KNOTS:
         kept = np.unique(np.searchsorted(ranks, np.linspace(ranks[0], ranks[-1], MOST_KNOTS)).clip(max=len(knots) - 1))
         knots, ranks = knots[kept], ranks[kept]
     scores = torch.special.ndtri(torch.from_numpy(ranks)).numpy() / 2
-    return QuantileColumn(name=name, knots=tuple(knots.tolist()), scores=tuple(scores.tolist()), whole=whole, **common)
+    return QuantileColumn(
+        name=name, knots=tuple(knots.tolist()), scores=tuple(scores.tolist()), missing=share, whole=whole
+    )
 
 
 class ColumnEncoder:

@@ -215,6 +215,13 @@ def with_settings(data: Dataset, config: DataConfig) -> Dataset:
         )
     if config.complex and (data.file_format is None or not data.file_format.is_complex):
         raise UsageError(f"`complex` is for complex numbers, and the data is {data.values.dtype}: leave it out.")
+    if data.table is not None:  # whose empty cells are values too
+        for name in ("nodata", "missing", "shrink", "range"):
+            if getattr(config, name) is not None:
+                raise UsageError(
+                    f"`{name}` is of numbers on one scale, and the rows of a table are none: leave it out."
+                )
+        return data if config.table is None else tables.with_table(data, Path(config.table).expanduser(), None)
     data = with_nodata(data, config.nodata)
     if config.missing is not None:
         data = with_masks(data, Path(config.missing).expanduser(), config.fit)

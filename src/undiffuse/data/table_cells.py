@@ -27,7 +27,7 @@ from pydantic import Field
 from undiffuse.config import Config
 from undiffuse.errors import UsageError
 
-ColumnKind = Literal["number", "integer", "category", "boolean", "date", "constant", "identifier", "text"]
+ColumnKind = Literal["number", "integer", "category", "boolean", "date", "constant", "identifier", "text", "condition"]
 EMPTY_TEXTS = frozenset(("", "nan", "NaN", "None", "null"))  # data/dataset.py's MISSING, which imports this
 UNKNOWN_TEXTS = frozenset(("NA", "N/A", "?"))  # empty beside numbers and dates alone: a category may be called so
 NUMBER_TEXT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -94,11 +94,13 @@ class TableColumn(Config):
     def rounded(self, values: np.ndarray) -> np.ndarray:
         """The nearest of the numbers (N,) that can be written. NaN stays NaN, and no zero is negative."""
         if self.kind == "date":
-            return np.clip(_multiples(values, self.step), FIRST_SECOND, LAST_SECOND)
+            dates: np.ndarray = np.clip(_multiples(values, self.step), FIRST_SECOND, LAST_SECOND)
+            return dates
         if self.kind == "number":
             return _multiples(values, self.step)
         least, most = (0, len(self.values) - 1) if self.values else (-LARGEST_EXACT, LARGEST_EXACT)
-        return np.clip(_multiples(values, 1.0), least, most)
+        whole: np.ndarray = np.clip(_multiples(values, 1.0), least, most)
+        return whole
 
     def read(self, cells: Sequence[object]) -> np.ndarray:
         """The numbers (N,) of cells. Raises UsageError for a cell that does not fit, by its row, the first of which is 1."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from functools import cached_property, partial
 from pathlib import Path
@@ -40,6 +40,12 @@ class TableSchema(Config):
         (),
         description="Of each relation with a sign of inequality, the smallest difference above 0 in the data; else 0.",
     )
+
+    @property
+    def free(self) -> tuple[tuple[str, int], ...]:
+        """Of each column of x, see table_relations.py, its name, and how many categories it has, 0 for numbers."""
+        counts = {column.name: len(column.values) for column in self.generated}
+        return tuple((name, counts[name]) for name, _ in self.related.columns_free)
 
     @property
     def generated(self) -> tuple[TableColumn, ...]:
@@ -96,53 +102,61 @@ class TableSchema(Config):
             )
         return np.stack([column.read(content[column.name]) for column in self.generated], axis=1)
 
-    def cells(self, values: np.ndarray) -> dict[str, list[object]]:
+    def cells(self, values: np.ndarray, given: Mapping[str, Sequence[object]] | None = None) -> dict[str, list[object]]:
         """The cells of all columns, the inverse of `values`, for float64 (N, generated); numbers are rounded to those that can be written.
 
         Texts as the file has them for .csv and .tsv, else numbers, truth values and dates where these came in.  Columns that are not
-        generated are empty ("" or None), except for constants.
+        generated are empty ("" or None), except for constants, and those that are given.   given: N cells by name, None for an empty one.
         """
         texts = self.suffix in TEXT_FILES
         each = iter(values.T)
-        return {
+        found = {
             column.name: column.written(next(each), texts) if column.generated else column.filled(len(values), texts)
             for column in self.columns
         }
+        for name in found.keys() & (given or {}).keys():
+            cells = (given or {})[name]
+            found[name] = ["" if cell is None else str(cell) for cell in cells] if texts else list(cells)
+        return found
 
-    def write(self, path: Path, values: np.ndarray) -> None:
-        """Writes rows (N, generated) as a file of this schema, whatever the name of the path, at once or not at all.
+    def write(self, path: Path, values: np.ndarray, given: Mapping[str, Sequence[object]] | None = None) -> None:
+        """Writes rows (N, generated) as a file of this schema, whatever the name of the path, at once or not at all.   given: see `cells`.
 
         Raises OSError where the disk is full, and Failure where pyarrow is needed and missing.
         """
-        write: Callable[[Path, np.ndarray], None] = self._write_lines
+        parts = (
+            self.cells(values[part], {name: cells[part] for name, cells in (given or {}).items()})
+            for part in _parts(len(values))
+        )
+        write: Callable[[Path, Iterator[dict[str, list[object]]]], None] = self._write_lines
         if self.suffix == ".parquet":
             write = partial(self._write_parquet, optional("pyarrow"), optional("pyarrow.parquet"))
-        write_atomically(path, lambda temporary: write(temporary, values), 8 * values.size)
+        write_atomically(path, lambda temporary: write(temporary, parts), 8 * values.size)
 
     def describe(self) -> list[str]:
         """A line for each column: its name, its kind and why."""
         return [f"{column.name}: {column.kind} ({column.why})" for column in self.columns]
 
-    def _write_lines(self, path: Path, values: np.ndarray) -> None:
+    def _write_lines(self, path: Path, parts: Iterator[dict[str, list[object]]]) -> None:
         names = [column.name for column in self.columns]
         with open(path, "w", encoding="utf-8", newline="") as file:
             if self.suffix == ".jsonl":
-                for part in _parts(values):
-                    for row in zip(*self.cells(part).values(), strict=True):
+                for part in parts:
+                    for row in zip(*part.values(), strict=True):
                         line = dict(zip(names, row, strict=True))
                         file.write(json.dumps(line, ensure_ascii=False, default=_iso) + "\n")
                 return
             writer = csv.writer(file, delimiter=TEXT_FILES[self.suffix], lineterminator="\n")
             writer.writerow(names)
-            for part in _parts(values):
-                writer.writerows(zip(*self.cells(part).values(), strict=True))
+            for part in parts:
+                writer.writerows(zip(*part.values(), strict=True))
 
-    def _write_parquet(self, arrow: Any, parquet: Any, path: Path, values: np.ndarray) -> None:
+    def _write_parquet(self, arrow: Any, parquet: Any, path: Path, parts: Iterator[dict[str, list[object]]]) -> None:
         """Every part is converted by the types of the first: a column whose cells are empty there has those of its other cells."""
         types = self._arrow_types(arrow)
         with parquet.ParquetWriter(path, types) as writer:
-            for part in _parts(values):
-                writer.write_table(arrow.table(self.cells(part), schema=types))
+            for part in parts:
+                writer.write_table(arrow.table(part, schema=types))
 
     def _arrow_types(self, arrow: Any) -> Any:
         """The types of the columns, by a row of theirs: one of each value for categories, any number for numbers."""
@@ -156,8 +170,8 @@ class TableSchema(Config):
         return arrow.schema(fields)
 
 
-def _parts(values: np.ndarray) -> list[np.ndarray]:
-    return [values[start : start + ROWS_AT_ONCE] for start in range(0, len(values), ROWS_AT_ONCE)]
+def _parts(rows: int) -> list[slice]:
+    return [slice(start, start + ROWS_AT_ONCE) for start in range(0, rows, ROWS_AT_ONCE)]
 
 
 def _named(content: Mapping[str, Sequence[object]]) -> str:

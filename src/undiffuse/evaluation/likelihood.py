@@ -57,7 +57,9 @@ def likelihood(
             "the likelihood of an autoencoder's latents says nothing of the data's: for that, train a model without `latent`."
         )
     if model.codec.config.columns is not None:
-        raise UsageError("the likelihood is of numbers on one scale, and rows of a table have categories and ranks: leave it to other data.")
+        raise UsageError(
+            "the likelihood is of numbers on one scale, and rows of a table have categories and ranks: leave it to other data."
+        )
     chosen: LikelihoodMethod = method or ("chain" if isinstance(model.schedule, Chain) else "continuous")
     if variance is not None and (chosen != "chain" or not 0 <= variance <= 1):
         raise UsageError(

@@ -123,7 +123,9 @@ def noise_level(
             "this model knows noise of an autoencoder's latents and none of the data: denoise with one trained without `latent`."
         )
     if model.codec.config.columns is not None:
-        raise UsageError("noise is of numbers on one scale, and rows of a table have categories and ranks: there is nothing to denoise.")
+        raise UsageError(
+            "noise is of numbers on one scale, and rows of a table have categories and ranks: there is nothing to denoise."
+        )
     if noise is not None and level is not None:
         raise UsageError("the noise is given twice, in the data's units and as sigma/alpha: give one of them.")
     if noise is not None:

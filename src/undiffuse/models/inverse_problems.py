@@ -240,7 +240,9 @@ def _encoded(model: Model, values: Tensor, limited: bool = True) -> Tensor:
             "this model knows an autoencoder's latents, and observations are of the data: take one trained without `latent`."
         )
     if model.codec.config.columns is not None:
-        raise UsageError("observations are of numbers on one scale, and rows of a table have categories and ranks: declare what is known as conditions.")
+        raise UsageError(
+            "observations are numbers on one scale, and rows of a table have categories and ranks: declare what is known as conditions."
+        )
     if not values.isfinite().all():
         raise UsageError(
             f"{int((~values.isfinite()).sum())} of the values are NaN or infinite: remove them, or hide them from inpaint."

@@ -57,6 +57,7 @@ class ExampleWriter:
         self.images, self.codec, self.shown, self.done = folder / images, codec, frozenset(shown), 0
         self.kept: list[Tensor] = []
         self.rows: list[Tensor] = []
+        self.repaired = 0  # rows of a table in which a relation had to be
         self.table = None if file_format is None or file_format.table is None else folder / f"rows{file_format.suffix}"
         if self.table is None:
             self.images.mkdir()
@@ -94,7 +95,9 @@ class ExampleWriter:
         """Those that are shown, (len(shown), C, *size).   conditions: of all, by name, which belong into the rows of a table."""
         self.array.close()
         if self.table is not None and self.file_format is not None and self.file_format.table is not None:
-            self.file_format.table.write(self.table, torch.cat(self.rows).double().numpy(), conditions or {})
+            schema = self.file_format.table
+            rows, self.repaired = schema.related.from_free(torch.cat(self.rows).double().numpy())
+            schema.write(self.table, rows, conditions)
         return torch.stack(self.kept)
 
 

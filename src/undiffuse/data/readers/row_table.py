@@ -16,7 +16,9 @@ from undiffuse.errors import UsageError
 
 
 def row_table(name: str, content: Mapping[str, Sequence[object]], suffix: str, config: DataConfig) -> Dataset:
-    """The rows of a table as examples (N, columns, 1).   content: its columns.   suffix: of the file, or .csv of a frame.
+    """The rows of a table as examples (N, columns, 1), in the form in which their relations hold.
+
+    content: its columns.   suffix: of the file, or .csv of a frame.
 
     Every column is also one that conditions may be made of. Raises UsageError as `TableSchema.infer` does.
     """
@@ -35,7 +37,7 @@ def row_table(name: str, content: Mapping[str, Sequence[object]], suffix: str, c
         )
     return Dataset(
         name,
-        schema.values(content)[:, :, None],
+        schema.related.to_free(schema.values(content))[:, :, None],
         columns={each: as_column(cells) for each, cells in content.items()},
         file_format=FileFormat(kind="table", suffix=suffix, dtype="float64", table=schema),
         notes=tuple(notes),
@@ -47,8 +49,8 @@ def without_columns(data: Dataset, names: Sequence[str]) -> Dataset:
     table, file_format = data.table, data.file_format
     if table is None or file_format is None:
         return data
-    kept = [k for k, column in enumerate(table.generated) if column.name not in names]
-    if len(kept) == len(table.generated):
+    kept = [k for k, (name, _) in enumerate(table.free) if name not in names]
+    if len(kept) == len(table.free):
         return data
     if not kept:
         raise UsageError("every column of the table is a condition, so no column is left to generate: declare fewer.")
