@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from undiffuse.cli import shared
 from undiffuse.errors import UsageError
 from undiffuse.runs.progress import STEPS_COLUMN, progress_bar, steps_shown
 
@@ -182,6 +183,8 @@ def write_samples(
     else:
         page = samples_grid(small.finish(given), codec, labels, title, captions=captions)
     page.save(folder / "grid.png")
+    if small.repaired:
+        shared.note(f"{small.repaired:,} of {n:,} rows had a relation to be repaired: a gap was too small")
     of_table = [] if small.table is None else [small.table.name]
     written = [
         "grid.png",

@@ -122,13 +122,15 @@ def fitted_column(name: str, values: np.ndarray, training: np.ndarray, categorie
         mean = float(there[0]) if len(there) else float(finite[0])
         return LinearColumn(name=name, mean=mean, scale=1.0, missing=share, whole=whole)
     knots, first, counts = np.unique(there, return_index=True, return_counts=True)
-    spread = there / np.abs(there).max()  # so that no square is infinite
-    z = (spread - spread.mean()) / max(float(spread.std()), 1e-300)
+    unit = float(np.abs(there).max())
+    spread = there / unit  # so that no square is infinite
+    deviation = float(spread.std())
+    z = (spread - spread.mean()) / deviation
     odd = abs((z**3).mean()) > LOPSIDED or (z**4).mean() - 3 > HEAVY
     atoms = counts.max() > max(COMMON * len(there), 1) and len(knots) > 2
     if not odd and not atoms:
         return LinearColumn(
-            name=name, mean=float(there.mean()), scale=2 * float(there.std()), missing=share, whole=whole
+            name=name, mean=float(spread.mean()) * unit, scale=2 * deviation * unit, missing=share, whole=whole
         )
     ranks = (first + (counts - 1) / 2 + 0.5) / len(there)
     if len(knots) > MOST_KNOTS:

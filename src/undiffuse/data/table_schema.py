@@ -57,6 +57,10 @@ class TableSchema(Config):
         """Its relations, parsed."""
         return Relations(self.generated, self.relations, self.least_gaps)
 
+    def changed(self, **fields: Any) -> TableSchema:
+        """The same with other fields. A copy by pydantic would keep the relations as they were parsed before."""
+        return TableSchema(**({name: getattr(self, name) for name in TableSchema.model_fields} | fields))
+
     @classmethod
     def infer(
         cls,
@@ -87,7 +91,7 @@ class TableSchema(Config):
             return schema
         values = schema.values(content)
         schema.related.check(values)
-        return schema.model_copy(update={"least_gaps": schema.related.smallest_gaps(values)})
+        return schema.changed(least_gaps=schema.related.smallest_gaps(values))
 
     def values(self, content: Mapping[str, Sequence[object]]) -> np.ndarray:
         """The generated columns of a table as float64 (N, generated), NaN where a cell is empty.
@@ -118,6 +122,21 @@ class TableSchema(Config):
             cells = (given or {})[name]
             found[name] = ["" if cell is None else str(cell) for cell in cells] if texts else list(cells)
         return found
+
+    def rows(
+        self, free: np.ndarray, given: Mapping[str, Sequence[object]] | None = None
+    ) -> tuple[dict[str, list[object]], int]:
+        """(the columns of the rows that x, (N, columns of `free`), stands for, the rows in which a relation was repaired).
+
+        Numbers are numbers, whatever the file; an empty cell is None.   given: see `cells`.
+        """
+        values, repaired = self.related.from_free(free)
+        columns = tuple(
+            column.model_copy(update={"typed": True}) if column.kind in ("number", "integer") else column
+            for column in self.columns
+        )
+        typed = self.changed(columns=columns, suffix=".jsonl")
+        return typed.cells(values, given), repaired
 
     def write(self, path: Path, values: np.ndarray, given: Mapping[str, Sequence[object]] | None = None) -> None:
         """Writes rows (N, generated) as a file of this schema, whatever the name of the path, at once or not at all.   given: see `cells`.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -119,6 +120,20 @@ class Model:
             values[done : done + len(part)] = part
             done += len(part)
         return values
+
+    def table(
+        self, values: Tensor | np.ndarray, conditions: Mapping[str, Sequence[object]] | None = None
+    ) -> dict[str, list[object]]:
+        """The rows that samples (n, columns, 1) of a table stand for: its columns by name, n cells each, for pandas.DataFrame or the like.
+
+        Numbers are numbers, other cells as the table had them, None where one is empty.   conditions: n values of columns that the samples were
+        conditioned on, by name.   Raises UsageError for a model of anything else.
+        """
+        file_format = self.config.file_format
+        if file_format is None or file_format.table is None:
+            raise UsageError("this model makes no tables: it was trained on other data.")
+        rows = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
+        return file_format.table.rows(rows, conditions)[0]
 
     def sample_in_batches(
         self,

@@ -47,6 +47,7 @@ from undiffuse.runs.prepared import MADE_FROM_X, Prepared, encode_conditions, ho
 from undiffuse.runs.presets import PRESETS
 from undiffuse.system import refuse_held
 from undiffuse.training.cadence import DEFAULT_INTERVALS, Intervals
+from undiffuse.training.objectives import OBJECTIVES
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,12 @@ def _refuse_contradictions(design: Design, declared: Mapping[str, Condition], da
     if design.degradations and design.latent is not None:
         raise UsageError(
             "tasks by training show parts of examples, which latents are not made of: leave `latent` or `degradation` out."
+        )
+    if data.table is not None and (
+        OBJECTIVES[design.training.objective].bound or design.variance_type.startswith("learned")
+    ):
+        raise UsageError(
+            "the bound is of numbers with Gaussian noise, and rows of a table have categories: take the objective simple and a fixed variance."
         )
     refuse_missing(data, {name: (c.kind, c.column or name) for name, c in declared.items()})
 

@@ -58,7 +58,7 @@ def without_columns(data: Dataset, names: Sequence[str]) -> Dataset:
         each.model_copy(update={"kind": "condition"}) if each.generated and each.name in names else each
         for each in table.columns
     )
-    schema = table.model_copy(update={"columns": columns})
+    schema = table.changed(columns=columns)
     return replace(
         data,
         values=np.ascontiguousarray(data.values[:, kept]),
