@@ -17,7 +17,7 @@ from undiffuse.data.dataset import MISSING
 from undiffuse.data.inspection import report
 from undiffuse.data.table_cells import EMPTY_TEXTS, TableColumn, date_reader, date_writer
 from undiffuse.data.table_files import read_table
-from undiffuse.data.table_kinds import FEW_NUMBERS, FEW_TEXTS, OFTEN, SENTENCE, found_kind
+from undiffuse.data.table_kinds import FEW_TEXTS, FEW_WHOLE, OFTEN, SENTENCE, found_kind
 from undiffuse.data.table_relations import Relations
 from undiffuse.data.table_schema import ROWS_AT_ONCE, TableSchema
 from undiffuse.errors import UsageError
@@ -270,7 +270,7 @@ def test_values_of_a_category_are_sorted_numbers_by_size():
 def test_rules_that_are_written_twice_are_the_same():
     """data/dataset.py and inspection/report.py import the schema, so that it cannot import them."""
     assert set(MISSING) == EMPTY_TEXTS
-    assert (FEW_NUMBERS, OFTEN) == (report.FEW_VALUES, report.EACH_OFTEN)
+    assert (FEW_WHOLE, OFTEN) == (report.FEW_VALUES, report.EACH_OFTEN)
     assert (FEW_TEXTS, SENTENCE) == (report.MOST_NAMES, report.SENTENCE_WORDS)
 
 

@@ -141,15 +141,13 @@ class TableColumn(Config):
             comma, whole = self.comma, self.kind == "integer"
 
             def known(text: str) -> float | None:
-                number = as_number(text, comma)
+                number = number_of(text, comma)
                 exact = number is None or not whole or (number == round(number) and abs(number) <= LARGEST_EXACT)
                 return number if exact else None
 
         def read(text: str) -> float | None:
             value = known(text)
-            if value is None:
-                return math.nan if text.strip() in EMPTY_TEXTS | UNKNOWN_TEXTS else None
-            return value
+            return math.nan if value is None and text.strip() in EMPTY_TEXTS | UNKNOWN_TEXTS else value
 
         return read
 
@@ -214,7 +212,7 @@ def is_typed(cell: object) -> bool:
     return isinstance(cell, int | float | Decimal | date) and not (isinstance(cell, float) and math.isinf(cell))
 
 
-def as_number(text: str, comma: bool = False) -> float | None:
+def number_of(text: str, comma: bool = False) -> float | None:
     """The number that a text is; None where it is none that float64 holds.   comma: whether a comma is the decimal point."""
     text = text.strip()
     if comma:
