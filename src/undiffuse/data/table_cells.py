@@ -31,7 +31,7 @@ ColumnKind = Literal["number", "integer", "category", "boolean", "date", "consta
 EMPTY_TEXTS = frozenset(("", "nan", "NaN", "None", "null"))  # data/dataset.py's MISSING, which imports this
 UNKNOWN_TEXTS = frozenset(("NA", "N/A", "?"))  # empty beside numbers and dates alone: a category may be called so
 NUMBER_TEXT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-LARGEST_EXACT = 2**53  # the whole numbers up to here are float64's
+LARGEST_EXACT = 2**53 - 1  # up to here a float64 is one whole number alone
 EPOCH = datetime(1970, 1, 1)
 FIRST_SECOND = (datetime(1, 1, 1) - EPOCH).total_seconds()
 LAST_SECOND = (datetime(9999, 12, 31, 23, 59, 59) - EPOCH).total_seconds()
@@ -285,7 +285,7 @@ def _multiples(values: np.ndarray, step: float) -> np.ndarray:
     if step >= 1:
         return np.rint(values / step) * step + 0.0
     per = round(1 / step)
-    large = np.abs(values) >= LARGEST_EXACT  # has no digits after the point
+    large = np.abs(values) >= LARGEST_EXACT / per  # float64 has no more digits than these
     return np.where(large, values, np.rint(np.where(large, 0.0, values) * per) / per) + 0.0
 
 

@@ -45,6 +45,7 @@ MOST_CODES = 10  # whole numbers without a gap that are codes and not counts
 FEW_TEXTS, SENTENCE = 50, 3  # texts that are a category however long; words of a sentence
 MOST_CATEGORIES = 1000
 MOST_DECIMALS = 9  # digits after the point, of numbers that were rounded; more are those of float64
+MOST_DIGITS = 15  # of any number, that float64 holds as they are written
 TRUTH = (("false", "true"), ("no", "yes"), ("f", "t"), ("n", "y"), ("0", "1"), ("0.0", "1.0"))
 DATE_ORDERS = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")
 DATE_TIMES = (
@@ -238,7 +239,8 @@ def _decimals(texts: Sequence[str], whole: bool) -> int | None:
     if any("e" in text or "E" in text for text in texts):
         return None
     most = max((len(found[1]) for text in texts if (found := _FRACTION.search(text))), default=0)
-    return None if most > MOST_DECIMALS or (whole and not most) else most
+    long = max((sum(map(str.isdigit, text)) for text in texts), default=0) > MOST_DIGITS
+    return None if long or most > MOST_DECIMALS or (whole and not most) else most
 
 
 def _number(held: ColumnCells) -> TableColumn | None:
