@@ -239,7 +239,7 @@ def _decimals(texts: Sequence[str], whole: bool) -> int | None:
     if any("e" in text or "E" in text for text in texts):
         return None
     most = max((len(found[1]) for text in texts if (found := _FRACTION.search(text))), default=0)
-    long = max((sum(map(str.isdigit, text)) for text in texts), default=0) > MOST_DIGITS
+    long = any(len(text) > MOST_DIGITS and sum(map(str.isdigit, text)) > MOST_DIGITS for text in texts)
     return None if long or most > MOST_DECIMALS or (whole and not most) else most
 
 
