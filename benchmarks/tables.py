@@ -1,185 +1,228 @@
-"""Tables of numbers and categories: do samples serve in place of real rows, and are they copies?
+"""Tables: is a model that learned from generated rows as good on real ones, and are the rows new?
 
-    python -m benchmarks.tables [SET …] [--seeds 3] [--steps N]       wine, breast_cancer, diabetes, fair, anes96
+    python -m benchmarks.tables [--steps N] [--splits 3] [--only wine] [--controls]
 
-Half of the rows are trained on, the others are never seen.  A gradient-boosted tree is trained on as many samples as there are training rows,
-and, beside it, on these themselves; both are tested on the unseen half (train on synthetic, test on real).  `nearer to training` is the share
-of samples whose nearest real row is one that was trained on, where copies make more than 50 %, and worse ones than the unseen rows less.
-Needs scikit-learn and statsmodels, whose data sets these are.
+    wine       13 numbers and which of 3 wines it is      which wine, accuracy
+    cancer     30 numbers and a diagnosis                 which diagnosis, accuracy
+    diabetes   9 numbers, the sex, and a progression      the progression, R²
+    election   numbers and words of a survey, 944 rows    which candidate, accuracy
+
+Each split halves the rows at random, into training and test rows.  A diffusion model is trained on the first half, and as many rows are generated.
+
+    score        of scikit-learn's HistGradientBoosting, fitted to these rows, on the test rows
+    nearer       share of these rows whose nearest training row is nearer than their nearest test row, ties halved: 50 % of new rows, 100 % of
+                 copies.  Numbers are divided by their deviation over all rows, categories and empty cells are one-hot
+    categories   share of the categories of the training rows that these rows have
+
+Beside generated rows: the training rows themselves, which are copies; and these with every column shuffled for itself, which know no relation
+between columns.  --controls tests the evaluation and trains nothing: a third of the rows takes the place of generated ones, and must be nearer to
+neither half.
+
+Needs scikit-learn and, for the election, statsmodels.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import csv
+import json
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import undiffuse
-from benchmarks.common import machine, table, write
+from benchmarks.common import RESULTS, machine, table, write
 from undiffuse.data.table_schema import TableSchema
 
-DRAWS = 3  # sets of samples of one model
-OCCUPATIONS = ("student", "farming", "white-collar", "teacher", "managerial", "professional")
-FEELINGS = ("very poor", "poor", "fair", "good", "very good")
+Content = dict[str, list[object]]
+MEASURES = ("score", "nearer", "categories")
+AT_ONCE = 256  # rows whose distances are taken at once
+PARTIES = (
+    "strong Democrat",
+    "weak Democrat",
+    "leans to Democrats",
+    "independent",
+    "leans to Republicans",
+    "weak Republican",
+    "strong Republican",
+)
+SCHOOLS = ("grades", "some high school", "high school", "some college", "college", "bachelor", "master")
 
 
-def of_sklearn(name: str) -> tuple[Any, str]:
-    """(a frame, its target) of scikit-learn."""
-    from sklearn import datasets
+@dataclass(frozen=True)
+class Task:
+    """Rows, and the column that is predicted from the others.   classes: whether it is a category."""
 
-    found = getattr(datasets, f"load_{name}")(as_frame=True)
-    frame = found.frame.rename(columns={"target": "outcome"})
-    if name != "diabetes":
-        frame["outcome"] = [str(found.target_names[k]) for k in frame["outcome"]]
-    return frame, "outcome"
+    content: Content
+    target: str
+    classes: bool = True
 
 
-def fair() -> tuple[Any, str]:
-    """Fair's survey of marriages (1978), as names where its numbers are codes: numbers, categories and a truth value."""
-    import statsmodels.api as sm
+def of_sklearn(name: str, **options: object) -> Callable[[], Task]:
+    def load() -> Task:
+        from sklearn import datasets
 
-    raw = sm.datasets.fair.load_pandas().data
-    frame = raw[["age", "yrs_married", "children", "educ"]].copy()
-    frame["educ"] = frame["educ"].astype(int)
-    frame["marriage"] = [FEELINGS[int(k) - 1] for k in raw["rate_marriage"]]
-    for column in ("occupation", "occupation_husb"):
-        frame[column] = [OCCUPATIONS[int(k) - 1] for k in raw[column]]
-    frame["religious"] = [("not", "mildly", "fairly", "strongly")[int(k) - 1] for k in raw["religious"]]
-    frame["affair"] = ["yes" if k > 0 else "no" for k in raw["affairs"]]
-    return frame, "affair"
+        data = getattr(datasets, f"load_{name}")(**options)
+        content: Content = {
+            n: [repr(v) for v in column] for n, column in zip(data.feature_names, data.data.T.tolist(), strict=True)
+        }
+        classes = hasattr(data, "target_names")
+        content["target"] = [str(data.target_names[int(v)]) if classes else repr(v) for v in data.target.tolist()]
+        return Task(content, "target", classes)
 
-
-def anes96() -> tuple[Any, str]:
-    """The American election study of 1996: heavy-tailed and whole numbers, categories."""
-    import statsmodels.api as sm
-
-    raw = sm.datasets.anes96.load_pandas().data
-    frame = raw[["popul", "TVnews", "age", "educ", "income"]].astype(int)
-    frame["party"] = [f"party {int(k)}" for k in raw["PID"]]
-    frame["leaning"] = [f"leaning {int(k)}" for k in raw["selfLR"]]
-    frame["vote"] = ["Dole" if k else "Clinton" for k in raw["vote"]]
-    return frame, "vote"
+    return load
 
 
-SETS: dict[str, Callable[[], tuple[Any, str]]] = {
-    "wine": lambda: of_sklearn("wine"),
-    "breast_cancer": lambda: of_sklearn("breast_cancer"),
-    "diabetes": lambda: of_sklearn("diabetes"),
-    "fair": fair,
-    "anes96": anes96,
+def election() -> Task:
+    """The American National Election Study of 1996: the logarithm of a column is left out, and numbers that stand for words are words again."""
+    from statsmodels.datasets import anes96
+
+    data = anes96.load_pandas().data
+    content: Content = {name: [str(int(v)) for v in data[name]] for name in data if name != "logpopul"}
+    words = {"vote": ("Clinton", "Dole"), "PID": PARTIES, "educ": ("", *SCHOOLS)}
+    return Task(content | {name: [of[int(v)] for v in data[name]] for name, of in words.items()}, "vote")
+
+
+TASKS: dict[str, Callable[[], Task]] = {
+    "wine": of_sklearn("wine"),
+    "cancer": of_sklearn("breast_cancer"),
+    "diabetes": of_sklearn("diabetes", scaled=False),
+    "election": election,
 }
 
 
-def scored(train: np.ndarray, test: np.ndarray, schema: TableSchema, target: str) -> float:
-    """Accuracy, or R² of numbers, of a gradient-boosted tree that is trained on rows (N, columns) and tested on others."""
+def score(schema: TableSchema, task: Task, rows: np.ndarray, test: np.ndarray) -> float:
+    """Of a model fitted to rows (N, C), on others: accuracy, or R²."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-    names = [column.name for column in schema.generated]
-    of = names.index(target)
-    rest = [k for k in range(len(names)) if k != of]
-    categories = [bool(schema.generated[k].values) for k in rest]
-    kind = HistGradientBoostingClassifier if schema.generated[of].values else HistGradientBoostingRegressor
-    tree = kind(min_samples_leaf=5, categorical_features=categories, random_state=0)
-    if len(np.unique(train[:, of])) < 2:
-        return 0.0
-    return float(tree.fit(train[:, rest], train[:, of]).score(test[:, rest], test[:, of]))
+    k = next(k for k, column in enumerate(schema.generated) if column.name == task.target)
+    categories = [bool(column.values) for column in schema.generated]
+    del categories[k]
+    kind = HistGradientBoostingClassifier if task.classes else HistGradientBoostingRegressor
+    known = rows[~np.isnan(rows[:, k])]
+    if task.classes and len(np.unique(known[:, k])) < 2:  # there is nothing to learn
+        return float((test[:, k] == known[0, k]).mean())
+    model = kind(categorical_features=categories, random_state=0).fit(np.delete(known, k, 1), known[:, k])
+    return float(model.score(np.delete(test, k, 1), test[:, k]))
 
 
-def as_points(rows: np.ndarray, schema: TableSchema, like: np.ndarray) -> np.ndarray:
-    """Rows as points whose distances mean something: numbers by the deviation of `like`, categories one-hot, half of their squares each."""
+def as_points(schema: TableSchema, rows: np.ndarray, deviations: np.ndarray) -> np.ndarray:
+    """Rows as points whose distances compare them: numbers by their deviation, categories and empty cells one-hot."""
     parts = []
     for k, column in enumerate(schema.generated):
+        cells, empty = rows[:, k], np.isnan(rows[:, k])
         if column.values:
-            parts.append((rows[:, k, None] == np.arange(len(column.values))) / 2**0.5)
+            parts.append(np.eye(len(column.values) + 1)[np.where(empty, len(column.values), cells).astype(int)])
         else:
-            parts.append((rows[:, k, None] - np.nanmean(like[:, k])) / max(np.nanstd(like[:, k]), 1e-12))
-    return np.nan_to_num(np.concatenate(parts, 1))
+            parts.append(np.stack([np.where(empty, 0.0, cells / deviations[k]), empty], 1))
+    return np.concatenate(parts, 1)
 
 
-def nearer_to_training(samples: np.ndarray, train: np.ndarray, held_out: np.ndarray, schema: TableSchema) -> float:
-    """The share of samples whose nearest row is one that was trained on, of equally many of both; a draw counts half."""
-    n = min(len(train), len(held_out))
-    points, a, b = (torch.from_numpy(as_points(rows, schema, train)) for rows in (samples, train[:n], held_out[:n]))
-    to_a, to_b = (torch.cdist(points, each).min(1).values for each in (a, b))
-    draw = (to_a - to_b).abs() < 1e-9
-    return float(torch.where(draw, 0.5, (to_a < to_b).double()).mean())
+def nearest_distances(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Of each point (N, D) the squared distance to the nearest of others."""
+    found = [
+        ((points[start : start + AT_ONCE, None] - others[None]) ** 2).sum(-1).min(1)
+        for start in range(0, len(points), AT_ONCE)
+    ]
+    return np.concatenate(found)
 
 
-def measured(name: str, seed: int, steps: int | None) -> dict[str, Any]:
-    """Of one split and one training."""
-    frame, target = SETS[name]()
-    order = np.random.default_rng(seed).permutation(len(frame))
-    half = len(frame) // 2
+def measures(
+    schema: TableSchema, task: Task, rows: np.ndarray, training: np.ndarray, test: np.ndarray
+) -> dict[str, float]:
+    """What is said of rows (N, C), see the top of this file."""
+    deviations = np.nanstd(np.concatenate([training, test]), 0)
+    deviations[~(deviations > 0)] = 1.0
+    points, near, far = (as_points(schema, each, deviations) for each in (rows, training, test))
+    a, b = nearest_distances(points, near), nearest_distances(points, far)
+    seen, there = 0, 0
+    for k, column in enumerate(schema.generated):
+        if column.values:
+            known = set(training[~np.isnan(training[:, k]), k])
+            seen, there = seen + len(known & set(rows[:, k])), there + len(known)
+    return {
+        "score": score(schema, task, rows, test),
+        "nearer": float(((a < b) + 0.5 * (a == b)).mean()),
+        "categories": seen / there if there else 1.0,
+    }
+
+
+def shuffled(rows: np.ndarray, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permuted(rows, axis=0)
+
+
+def generated(content: Content, count: int, seed: int, steps: int | None) -> Content:
+    """The cells of new rows, of a model that was trained on a file with these.   steps: of the training, undiffuse's choice when None."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{name}.csv"
-        frame.iloc[order[:half]].to_csv(path, index=False)
-        frame.iloc[order[half:]].to_csv(Path(folder) / "unseen.csv", index=False)
-        began = time.monotonic()
-        how: dict[str, Any] = {} if steps is None else {"steps": steps}
+        path = Path(folder) / "training.csv"
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(content)
+            writer.writerows(zip(*content.values(), strict=True))
+        training: dict[str, Any] = {} if steps is None else {"steps": steps}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = undiffuse.train(path, runs=Path(folder) / "runs", seed=seed, **how)
-        seconds = time.monotonic() - began
-        assert model.config.file_format is not None
-        schema = model.config.file_format.table
-        assert schema is not None
-        from undiffuse.data.table_files import read_table
+            model = undiffuse.train(str(path), name="table", runs=folder, seed=seed, **training)
+        return model.table(model.sample(count, seed=seed))
 
-        train, unseen = (schema.values(read_table(each)) for each in (path, Path(folder) / "unseen.csv"))
-        draws = [model.sample(len(train), seed=k).numpy()[:, :, 0].astype(np.float64) for k in range(DRAWS)]
-    pooled = np.concatenate(draws)
-    missed = sum(
-        len(set(train[:, k][~np.isnan(train[:, k])]) - set(pooled[:, k]))
-        for k, column in enumerate(schema.generated)
-        if column.values
+
+def one_split(task: Task, seed: int, steps: int | None, controls: bool) -> dict[str, dict[str, float]]:
+    """The measures of each kind of rows, by a schema of all rows, so that it knows every cell.   controls: real rows in place of generated ones."""
+    count = len(task.content[task.target])
+    parts = 3 if controls else 2
+    order = np.random.default_rng(seed).permutation(count)
+    cells: list[Content] = []
+    for k in range(parts):
+        rows = np.sort(order[k * (count // parts) : (k + 1) * (count // parts)])
+        cells.append({name: [column[row] for row in rows] for name, column in task.content.items()})
+    name, new = (
+        ("fresh rows", cells[2]) if controls else ("generated", generated(cells[0], count // parts, seed, steps))
     )
-    return {
-        "rows": half,
-        "columns": len(schema.generated),
-        "real": scored(train, unseen, schema, target),
-        "synthetic": statistics.mean(scored(each, unseen, schema, target) for each in draws),
-        "nearer": nearer_to_training(pooled, train, unseen, schema),
-        "categories_missed": missed,
-        "seconds": round(seconds, 1),
-    }
+    schema = TableSchema.infer(task.content, ".csv", {})
+    training, test = schema.values(cells[0]), schema.values(cells[1])
+    each = {"training rows": training, name: schema.values(new), "shuffled columns": shuffled(training, seed)}
+    return {what: measures(schema, task, rows, training, test) for what, rows in each.items()}
+
+
+def average(splits: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, tuple[float, float]]]:
+    """(mean, standard error) over splits, NaN for the error of one."""
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for what in splits[0]:
+        found[what] = {}
+        for measure in MEASURES:
+            values = np.array([split[what][measure] for split in splits])
+            error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+            found[what][measure] = (float(values.mean()), float(error))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="*", default=list(SETS), metavar="SET")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int)
-    given = parser.parse_args()
-    results, lines = {}, []
-    for name in given.sets:
-        each = [measured(name, seed, given.steps) for seed in range(given.seeds)]
-        results[name] = each
-
-        def shown(key: str, each: list[dict[str, Any]] = each) -> str:
-            values = [100 * one[key] for one in each]
-            error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-            return f"{statistics.mean(values):.1f} ± {error:.1f}"
-
-        gap = [100 * (one["synthetic"] - one["real"]) for one in each]
-        error = statistics.stdev(gap) / len(gap) ** 0.5 if len(gap) > 1 else float("nan")
-        difference = f"{statistics.mean(gap):+.1f} ± {error:.1f}"
-        missed = sum(one["categories_missed"] for one in each)
-        seconds = f"{statistics.mean(one['seconds'] for one in each):.0f} s"
-        lines.append(
-            [name, each[0]["rows"], shown("real"), shown("synthetic"), difference, shown("nearer"), missed, seconds]
-        )
-        print(lines[-1], flush=True)
-    write("tables", {"machine": machine(), "sets": results})
-    head = ["set", "rows", "real rows", "samples", "difference", "nearer to training", "categories missed", "training"]
-    print(table(head, lines))
+    parser.add_argument("--steps", type=int, help="updates of each training; undiffuse's choice when left out")
+    parser.add_argument("--splits", type=int, default=3, help="how often the rows are halved anew")
+    parser.add_argument("--only", choices=TASKS, help="one table; the results of the others are kept")
+    parser.add_argument(
+        "--controls", action="store_true", help="real rows in place of generated ones, and no results are written"
+    )
+    options = parser.parse_args()
+    path = RESULTS / "tables.json"
+    before = json.loads(path.read_text(encoding="utf-8"))["tables"] if options.only and path.exists() else {}
+    where, found, lines = machine(), dict(before), []
+    for name in [options.only] if options.only else TASKS:
+        task = TASKS[name]()
+        splits = [one_split(task, seed, options.steps, options.controls) for seed in range(options.splits)]
+        found[name] = {"machine": where, "steps": options.steps, "splits": splits}
+        for what, numbers in average(splits).items():
+            lines.append([name, what, *(f"{100 * mean:.1f} ± {100 * error:.1f} %" for mean, error in numbers.values())])
+        print(table(["table", "rows", *MEASURES], lines[-3:]) + "\n", flush=True)
+    print(table(["table", "rows", *MEASURES], lines))
+    if not options.controls:
+        write("tables", {"tables": found})
 
 
 if __name__ == "__main__":

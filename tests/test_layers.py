@@ -47,6 +47,7 @@ STANDARD_ONLY = {
     "__future__",
     "abc",
     "array",
+    "base64",
     "collections",
     "contextvars",
     "contextlib",

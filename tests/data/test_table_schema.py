@@ -17,7 +17,7 @@ from undiffuse.data.dataset import MISSING
 from undiffuse.data.inspection import report
 from undiffuse.data.table_cells import EMPTY_TEXTS, TableColumn, date_reader, date_writer
 from undiffuse.data.table_files import read_table
-from undiffuse.data.table_kinds import FEW_NUMBERS, FEW_TEXTS, OFTEN, SENTENCE, found_kind
+from undiffuse.data.table_kinds import FEW_TEXTS, FEW_WHOLE, OFTEN, SENTENCE, found_kind
 from undiffuse.data.table_relations import Relations
 from undiffuse.data.table_schema import ROWS_AT_ONCE, TableSchema
 from undiffuse.errors import UsageError
@@ -43,6 +43,8 @@ TEXTS = {  # what is in a file as texts: written back, it is the same to the let
     "short": [repr(k / 7 + 1 / 3) for k in range(ROWS)],
     "huge": [f"{k}.5e+300" for k in range(1, 10)] * 10 + ["1.5e-300"] * 30,
     "comma": cycled("3,14", "-2,70", "10,00", ""),
+    "many digits": [f"{k}456.{k:03d}456789" for k in range(100, 100 + ROWS)],
+    "long comma": [repr(k / 7 + 1 / 3).replace(".", ",") for k in range(ROWS)],
     "count": [str(37 * k % 1001) for k in range(ROWS)],
     "floats of pandas": cycled("1.0", "300.0", "17.0", "", count=ROWS - 30) + [f"{k}.0" for k in range(100, 130)],
     "year": cycled(*map(str, range(2010, 2020))),
@@ -64,7 +66,7 @@ TEXTS = {  # what is in a file as texts: written back, it is the same to the let
     "fraction": cycled("2026-12-31T23:59:58.123", "1950-06-01T00:00:01.999"),
 }
 KINDS = {
-    **dict.fromkeys(("price", "short", "huge", "comma"), "number"),
+    **dict.fromkeys(("price", "short", "huge", "comma", "many digits", "long comma"), "number"),
     **dict.fromkeys(("count", "floats of pandas", "year"), "integer"),
     **dict.fromkeys(("truth", "Truth", "bit"), "boolean"),
     **dict.fromkeys(("class", "code", "word", "zip", "mixed"), "category"),
@@ -270,7 +272,7 @@ def test_values_of_a_category_are_sorted_numbers_by_size():
 def test_rules_that_are_written_twice_are_the_same():
     """data/dataset.py and inspection/report.py import the schema, so that it cannot import them."""
     assert set(MISSING) == EMPTY_TEXTS
-    assert (FEW_NUMBERS, OFTEN) == (report.FEW_VALUES, report.EACH_OFTEN)
+    assert (FEW_WHOLE, OFTEN) == (report.FEW_VALUES, report.EACH_OFTEN)
     assert (FEW_TEXTS, SENTENCE) == (report.MOST_NAMES, report.SENTENCE_WORDS)
 
 
@@ -327,6 +329,8 @@ def test_a_cell_of_other_data_that_does_not_fit_is_named():
         schema.values({"a": ["1"], "b": ["w"]})
     with pytest.raises(UsageError, match="no column 'b'"):
         schema.values({"a": ["1"]})
+    with pytest.raises(UsageError, match=r"'9007199254740993' in row 1, which is no whole number"):
+        TableColumn(name="n", kind="integer", why="said so").read([str(2**53 + 1), "1"])
     assert np.isnan(schema.values({"a": ["NA"], "b": [""]})).all()
 
 
@@ -339,9 +343,18 @@ def test_any_numbers_are_written_as_cells_that_can_be_read():
     again = schema.values(cells)
     assert np.isfinite(again).all()
     assert schema.cells(again) == cells
-    assert abs(again[:, [c.name for c in schema.generated].index("count")]).max() == 2**53
+    assert abs(again[:, [c.name for c in schema.generated].index("count")]).max() == 2**53 - 1
     assert "-0.0" not in cells["price"]
     assert "-0.00" not in schema.cells(np.full((1, len(content)), -0.001))["price"]
+
+
+def test_more_digits_than_float64_has_are_written_as_those_that_it_has():
+    cells = [f"{k}23456789012.123456789" for k in range(1, ROWS)]
+    schema = schema_of({"a": cells})
+    values = schema.values({"a": cells})
+    written = schema.cells(values)["a"]
+    assert [float(cell) for cell in written] == [float(cell) for cell in cells] == values[:, 0].tolist()
+    assert max(map(len, written)) < min(map(len, cells))
 
 
 def test_empty_cells_are_empty_and_constants_stay():

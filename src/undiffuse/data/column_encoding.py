@@ -28,7 +28,7 @@ from torch import Tensor
 from undiffuse.data.statistics import PART_NUMBERS
 
 MOST_KNOTS = 1000
-HEAVY, LOPSIDED, COMMON = (
+HEAVY, LOPSIDED, MOST_ALIKE = (
     2.0,
     1.0,
     0.05,
@@ -127,7 +127,7 @@ def fitted_column(name: str, values: np.ndarray, training: np.ndarray, categorie
     deviation = float(spread.std())
     z = (spread - spread.mean()) / deviation
     odd = abs((z**3).mean()) > LOPSIDED or (z**4).mean() - 3 > HEAVY
-    atoms = counts.max() > max(COMMON * len(there), 1) and len(knots) > 2
+    atoms = counts.max() > max(MOST_ALIKE * len(there), 1) and len(knots) > 2
     if not odd and not atoms:
         return LinearColumn(
             name=name, mean=float(spread.mean()) * unit, scale=2 * deviation * unit, missing=share, whole=whole

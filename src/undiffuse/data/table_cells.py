@@ -31,7 +31,7 @@ ColumnKind = Literal["number", "integer", "category", "boolean", "date", "consta
 EMPTY_TEXTS = frozenset(("", "nan", "NaN", "None", "null"))  # data/dataset.py's MISSING, which imports this
 UNKNOWN_TEXTS = frozenset(("NA", "N/A", "?"))  # empty beside numbers and dates alone: a category may be called so
 NUMBER_TEXT = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-LARGEST_EXACT = 2**53  # the whole numbers up to here are float64's
+LARGEST_EXACT = 2**53 - 1  # up to here a float64 is one whole number alone
 EPOCH = datetime(1970, 1, 1)
 FIRST_SECOND = (datetime(1, 1, 1) - EPOCH).total_seconds()
 LAST_SECOND = (datetime(9999, 12, 31, 23, 59, 59) - EPOCH).total_seconds()
@@ -143,15 +143,13 @@ class TableColumn(Config):
             comma, whole = self.comma, self.kind == "integer"
 
             def known(text: str) -> float | None:
-                number = as_number(text, comma)
+                number = number_of(text, comma)
                 exact = number is None or not whole or (number == round(number) and abs(number) <= LARGEST_EXACT)
                 return number if exact else None
 
         def read(text: str) -> float | None:
             value = known(text)
-            if value is None:
-                return math.nan if text.strip() in EMPTY_TEXTS | UNKNOWN_TEXTS else None
-            return value
+            return math.nan if value is None and text.strip() in EMPTY_TEXTS | UNKNOWN_TEXTS else value
 
         return read
 
@@ -216,7 +214,7 @@ def is_typed(cell: object) -> bool:
     return isinstance(cell, int | float | Decimal | date) and not (isinstance(cell, float) and math.isinf(cell))
 
 
-def as_number(text: str, comma: bool = False) -> float | None:
+def number_of(text: str, comma: bool = False) -> float | None:
     """The number that a text is; None where it is none that float64 holds.   comma: whether a comma is the decimal point."""
     text = text.strip()
     if comma:
@@ -289,7 +287,7 @@ def _multiples(values: np.ndarray, step: float) -> np.ndarray:
     if step >= 1:
         return np.rint(values / step) * step + 0.0
     per = round(1 / step)
-    large = np.abs(values) >= LARGEST_EXACT  # has no digits after the point
+    large = np.abs(values) >= LARGEST_EXACT / per  # float64 has no more digits than these
     return np.where(large, values, np.rint(np.where(large, 0.0, values) * per) / per) + 0.0
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from itertools import product
 from typing import Any, get_args
 
@@ -31,19 +32,20 @@ from undiffuse.data.table_cells import (
     UNKNOWN_TEXTS,
     ColumnKind,
     TableColumn,
-    as_number,
     cell_as_text,
     date_reader,
     is_typed,
+    number_of,
 )
 from undiffuse.errors import UsageError, nearest
 
 COLUMN_KINDS: tuple[str, ...] = get_args(ColumnKind)
-FEW_NUMBERS, OFTEN = 20, 5  # different whole numbers of a category, and how often each is there on average
+FEW_WHOLE, OFTEN = 20, 5  # different whole numbers of a category, and how often each is there on average
 MOST_CODES = 10  # whole numbers without a gap that are codes and not counts
 FEW_TEXTS, SENTENCE = 50, 3  # texts that are a category however long; words of a sentence
 MOST_CATEGORIES = 1000
 MOST_DECIMALS = 9  # digits after the point, of numbers that were rounded; more are those of float64
+MOST_DIGITS = 15  # of any number, that float64 holds as they are written
 TRUTH = (("false", "true"), ("no", "yes"), ("f", "t"), ("n", "y"), ("0", "1"), ("0.0", "1.0"))
 DATE_ORDERS = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")
 DATE_TIMES = (
@@ -54,6 +56,7 @@ DATE_TIMES = (
 _CODE = re.compile(r"[+-]?0[0-9]+")
 _GROUPED = re.compile(r"[+-]?[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]+)?")
 _UUID = re.compile(r"\{?[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}\}?")
+_SECONDS = re.compile(r"\.([0-9]+)(Z|\+|$)")  # the fraction of a second, at the end of a date
 _FRACTION = re.compile(r"[.,]([0-9]+)")
 
 
@@ -71,7 +74,7 @@ class ColumnCells:
         if self.typed:
             self.typed = all(is_typed(cell) for cell, text in zip(cells, self.texts, strict=True) if text)
 
-    @property
+    @cached_property
     def known(self) -> list[str]:
         """Its different texts without those that may stand for an unknown number or date."""
         return [text for text in self.counts if text.strip() not in UNKNOWN_TEXTS]
@@ -102,7 +105,7 @@ def found_kind(name: str, cells: Sequence[object]) -> TableColumn:
             return held.column("constant", "every cell is the same", values=only)
         return held.column("category", "one value, or an empty cell", values=only)
     words = _truth(held.known)
-    if words is not None and (len(counts) == 2 or as_number(words[0]) is not None):
+    if words is not None and (len(counts) == 2 or number_of(words[0]) is not None):
         return held.column("boolean", f"its cells are {words[0]} and {words[1]}", of_numbers=True, values=words)
     if held.known:
         found = _date(held) or _number(held)
@@ -140,7 +143,7 @@ def declared_kind(name: str, cells: Sequence[object], kind: str) -> TableColumn:
                 f"the column {name!r} is said to be a category but holds {len(held.counts):,} different values, and {MOST_CATEGORIES:,} are "
                 "the most: merge some, or say that it is a text, which is left out."
             )
-        if all(as_number(text) is not None for text in held.known) and held.known:
+        if all(number_of(text) is not None for text in held.known) and held.known:
             return held.column(kind, "as declared", of_numbers=True, values=_sorted(held.known))
         return held.column(kind, "as declared", values=_sorted(held.counts))
     return _declared_date(held) if kind == "date" else _declared_number(held, kind)
@@ -150,7 +153,7 @@ def _declared_date(held: ColumnCells) -> TableColumn:
     column = _date(held)
     if column is not None:
         return column
-    if _ambiguous(held.known):
+    if _found_format(held.known)[1]:
         raise UsageError(
             f"the dates in the column {held.name!r}, such as {held.known[0]!r}, do not say which number is the month: write them as 2026-12-31."
         )
@@ -171,7 +174,7 @@ def _declared_number(held: ColumnCells, kind: str) -> TableColumn:
     whole = kind == "integer"
 
     def fits(text: str) -> bool:
-        number = as_number(text, comma)
+        number = number_of(text, comma)
         return number is not None and (not whole or (number == round(number) and abs(number) <= LARGEST_EXACT))
 
     wrong = held.row(fits)
@@ -198,25 +201,29 @@ def _date_formats() -> Iterable[str]:
     return (order + time for order, time in product(DATE_ORDERS, DATE_TIMES))
 
 
-def _fitting_formats(texts: Sequence[str]) -> list[str]:
-    first = [each for each in _date_formats() if date_reader(each)(texts[0]) is not None]
-    return [each for each in first if all(date_reader(each)(text) is not None for text in texts)]
-
-
-def _ambiguous(texts: Sequence[str]) -> bool:
-    return bool(texts) and {each[:5] for each in _fitting_formats(texts)} == {"%m/%d", "%d/%m"}
+def _found_format(texts: Sequence[str]) -> tuple[str | None, bool]:
+    """(the format that all texts are dates of, or None; whether another is as good, which takes the day for the month)."""
+    found = None
+    for date_format in _date_formats():
+        read = date_reader(date_format)
+        if texts and all(read(text) is not None for text in texts):
+            if found is None:  # one without a fraction of seconds, where none has one
+                found = date_format
+                if not found.startswith("%m/%d"):
+                    break
+            elif date_format.startswith("%d/%m"):
+                return None, True
+    return found, False
 
 
 def _date(held: ColumnCells) -> TableColumn | None:
-    formats = [] if not held.known else _fitting_formats(held.known)
-    if not formats or _ambiguous(held.known):
+    chosen, _ = _found_format(held.known)
+    if chosen is None:
         return None
-    chosen = formats[0]  # without a fraction of seconds, where none has one
     decimals = None
     if "%f" in chosen:
-        decimals = max(
-            len(found[1]) for text in held.known if (found := re.search(r"\.([0-9]+)(Z|\+|$)", text.strip()))
-        )
+        fractions = (_SECONDS.search(text.strip()) for text in held.known)
+        decimals = max(len(found[1]) for found in fractions if found)
     why = f"dates written as {chosen}"
     return held.column("date", why, of_numbers=True, date_format=chosen, decimals=decimals)
 
@@ -232,16 +239,17 @@ def _decimals(texts: Sequence[str], whole: bool) -> int | None:
     if any("e" in text or "E" in text for text in texts):
         return None
     most = max((len(found[1]) for text in texts if (found := _FRACTION.search(text))), default=0)
-    return None if most > MOST_DECIMALS or (whole and not most) else most
+    long = any(len(text) > MOST_DIGITS and sum(map(str.isdigit, text)) > MOST_DIGITS for text in texts)
+    return None if long or most > MOST_DECIMALS or (whole and not most) else most
 
 
 def _number(held: ColumnCells) -> TableColumn | None:
     """The column if all of its cells are numbers: a number, an integer, a category or what counts the rows; else None."""
     known = held.known
-    if any(_CODE.fullmatch(text.strip()) for text in known):
-        return None
     comma = _has_comma(known)
-    parsed = [as_number(text, comma) for text in known]
+    if number_of(known[0], comma) is None or any(_CODE.fullmatch(text.strip()) for text in known):
+        return None
+    parsed = [number_of(text, comma) for text in known]
     numbers = np.array([number for number in parsed if number is not None])
     if len(numbers) < len(known):
         return None
@@ -254,10 +262,10 @@ def _number(held: ColumnCells) -> TableColumn | None:
         return None
     different, present = len(np.unique(numbers)), sum(held.counts[text] for text in known)
     consecutive = high - low == different - 1
-    if consecutive and different == held.rows > FEW_NUMBERS:
+    if consecutive and different == held.rows > FEW_WHOLE:
         return held.column("identifier", "it counts the rows")
     count = f"{different:,} different whole numbers in {present:,} rows"
-    if different <= FEW_NUMBERS and present >= OFTEN * different:
+    if different <= FEW_WHOLE and present >= OFTEN * different:
         if not consecutive:
             why = f"{count}, with gaps between them, as codes have"
             return held.column("category", why, of_numbers=True, values=_sorted(known))
@@ -285,7 +293,7 @@ def _of_texts(held: ColumnCells) -> TableColumn:
 
 def _unusual(texts: Sequence[str]) -> str:
     """Why texts that have digits are no numbers or dates, as the beginning of a reason."""
-    if _ambiguous(texts):
+    if _found_format(texts)[1]:
         return "dates that do not say which number is the month; "
     if any(_CODE.fullmatch(text.strip()) for text in texts):
         return "codes with zeros in front; "
@@ -300,5 +308,5 @@ def _unusual(texts: Sequence[str]) -> str:
 def _sorted(texts: Iterable[str]) -> tuple[str, ...]:
     """Numbers by their size where all are, else by the alphabet."""
     each = sorted(texts)
-    numbers = {text: as_number(text) for text in each}
+    numbers = {text: number_of(text) for text in each}
     return tuple(sorted(each, key=lambda text: numbers[text] or 0.0) if None not in numbers.values() else each)

@@ -25,7 +25,7 @@ from undiffuse.data.table_cells import TableColumn
 from undiffuse.errors import UsageError, nearest
 
 TOKEN = re.compile(r"""\s*(?:"([^"]+)"|'([^']+)'|`([^`]+)`|(<=|>=|==|<|>|=|\+)|([^\s<>=+"'`]+))""")
-EXAMPLES = "write it as start < end, low <= high or total = a + b, with names that have spaces in quotes"
+RELATION_FORMS = "write it as start < end, low <= high or total = a + b, with names that have spaces in quotes"
 SUM_ERROR = 1e-9  # relative to the parts, of totals that no rounding of the file explains
 NAMED_ROWS = 3
 
@@ -172,7 +172,7 @@ def _parsed(text: str, columns: Sequence[TableColumn]) -> Relation:
     inequality = len(names) == 2 and signs[0:] in (["<"], ["<="], [">"], [">="])
     total = len(names) > 2 and signs[:1] == ["="] and set(signs[1:]) == {"+"}
     if text[end:].strip() or not alternating or not (inequality or total):
-        raise UsageError(f"the relation {text!r} cannot be read: {EXAMPLES}.")
+        raise UsageError(f"the relation {text!r} cannot be read: {RELATION_FORMS}.")
     places = [_place(name, text, columns) for name in names]
     kinds = {columns[k].kind == "date" for k in places}
     if total and True in kinds:

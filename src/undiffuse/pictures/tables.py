@@ -13,7 +13,7 @@ from torch import Tensor
 from undiffuse.data.codec import CodecConfig
 from undiffuse.pictures.plots import COLOURS, MUTED, STYLE
 
-MOST_TABLE_COLUMNS, MOST_COLOURED, LONGEST_NAME = 6, 8, 16
+MOST_TABLE_COLUMNS, MOST_COLOURED, MOST_LETTERS = 6, 8, 16
 DOT = 9.0  # points², of few samples; smaller of many
 
 
@@ -32,7 +32,7 @@ def scatter(values: Tensor, codec: CodecConfig, labels: Sequence[str], title: st
     ends = [_ends(low, high) for low, high in zip(codec.low[:columns], codec.high[:columns], strict=True)]
     names = [f"column {k}" for k in range(columns)]
     if codec.columns is not None:
-        names = [column.name[:LONGEST_NAME] for column in codec.columns[:columns]]
+        names = [column.name[:MOST_LETTERS] for column in codec.columns[:columns]]
     named = list(dict.fromkeys(labels))
     groups = {"": np.ones(len(rows), bool)}
     if 1 < len(named) <= MOST_COLOURED:
