@@ -201,6 +201,16 @@ def test_examples_of_which_nothing_is_known_are_skipped_and_named():
         with_checked_holes(Dataset("x", values, known=known))
 
 
+def test_the_rows_of_a_table_stay_with_their_examples(tmp_path):
+    values, known = floats()
+    known[[4, 9]] = False
+    (tmp_path / "t.csv").write_text("age\n" + "".join(f"{k}\n" for k in range(N)))
+    data = opened(
+        tmp_path, np.where(known, values, np.nan).astype(np.float32), layout="NCHW", table=str(tmp_path / "t.csv")
+    )
+    assert data.columns["age"].tolist() == [str(k) for k in range(N) if k not in (4, 9)]
+
+
 def test_a_channel_that_is_never_known_is_refused():
     values, known = floats()
     known[:, 1] = False
