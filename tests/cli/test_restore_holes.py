@@ -120,7 +120,7 @@ def test_in_python_nan_is_filled_in_by_any_model():
     assert np.array_equal(found.observation.hidden.numpy(), ~known)
     assert np.array_equal(found.values.numpy(), undiffuse.inpaint(model, values, n=2, steps=3).values.numpy())
     tasks = tiny_model(conditions={}, degradations={"denoise": AddNoise()})
-    with pytest.raises(UsageError, match="make its observation by undiffuse.observe"):
+    with pytest.raises(UsageError, match=r"make its observation by undiffuse\.observe"):
         undiffuse.restore(tasks, values)
     with pytest.raises(UsageError, match="nothing is missing"):
         undiffuse.restore(model, images(2)[:, None])
