@@ -79,9 +79,8 @@ class Denoiser(nn.Module):
             F, head = F.chunk(2, 1)
             variance = LEARNED[self.variance](head)
         mean = broadcast_to(row.c_skip, x_t) * x_t + broadcast_to(row.c_out, x_t) * F
-        if (
-            conditioning.known is not None
-        ):  # as where sequences end: then x_t is noise alone there, in sampling as in training
+        # where a sequence has ended, x_t is then noise alone, in sampling as in training
+        if conditioning.known is not None:
             mean = torch.where(conditioning.known, mean, 0.0)
         return Posterior(mean, variance)
 
