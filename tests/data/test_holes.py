@@ -256,10 +256,10 @@ def test_holes_are_part_of_what_an_example_is():
     holes = Dataset("x", values, known=known)
     moved = replace(holes, known=np.roll(known, 1, 0))
     assert holes.fingerprint() != replace(holes, known=None).fingerprint()
-    assert holes.fingerprint() != moved.fingerprint()
     nothing = np.zeros_like(values)
     for a, b in ((holes, moved), (replace(holes, values=nothing), replace(moved, values=nothing))):
         assert not (keys_of(a, 0) == keys_of(b, 0)).any()
+        assert a.fingerprint() != b.fingerprint()
     copies = Dataset("x", values[[0, 1, 0, 0]], known=known[[0, 1, 0, 2]])
     assert [cluster.tolist() for cluster in find_duplicates(copies).exact] == [[0, 2]]
 

@@ -78,16 +78,15 @@ class Denoiser(nn.Module):
         else:
             F, head = F.chunk(2, 1)
             variance = LEARNED[self.variance](head)
-        mean = broadcast_to(row.c_skip, x_t) * x_t + broadcast_to(row.c_out, x_t) * F
-        # where a sequence has ended, x_t is then noise alone, in sampling as in training
-        if conditioning.known is not None:
-            mean = torch.where(conditioning.known, mean, 0.0)
-        return Posterior(mean, variance)
+        return Posterior(broadcast_to(row.c_skip, x_t) * x_t + broadcast_to(row.c_out, x_t) * F, variance)
 
     def bind(self, values: EncodedConditions) -> DenoiserFn:
-        """The Denoise of one set of conditions, which are embedded once, here, and not at every step."""
+        """The Denoise of one set of conditions, which are embedded once, here, and not at every step.
+
+        x̂ is 0 where an example knows nothing: where a sequence has ended, x_t is then noise alone, as it was in training.
+        """
         conditioning = self._conditioning(values)
-        return lambda x_t, level: self._posterior(x_t, level, conditioning)
+        return lambda x_t, level: _known_alone(self._posterior(x_t, level, conditioning), conditioning.known)
 
     def batched(self, sets: Sequence[EncodedConditions]) -> Callable[[Tensor, Level], list[Posterior]]:
         """The beliefs of several sets of conditions, in one batched evaluation of the network: what guidance compares."""
@@ -100,7 +99,7 @@ class Denoiser(nn.Module):
                 if level.alpha.ndim
                 else level
             )
-            posterior = self._posterior(torch.cat([x_t] * count), each, conditioning)
+            posterior = _known_alone(self._posterior(torch.cat([x_t] * count), each, conditioning), conditioning.known)
             means = posterior.mean.chunk(count)
             return [
                 Posterior(mean, _rows(posterior.variance, slice(k * n, (k + 1) * n))) for k, mean in enumerate(means)
@@ -123,6 +122,11 @@ def at_every_position(channels: Tensor, x: Tensor) -> Tensor:
             channels, x.shape[2:], mode={3: "linear", 4: "bilinear", 5: "trilinear"}[x.ndim]
         )
     return channels.to(x.dtype)
+
+
+def _known_alone(posterior: Posterior, known: Tensor | None) -> Posterior:
+    """With x̂ = 0 where nothing is known; as it is where all is."""
+    return posterior if known is None else posterior.with_mean(torch.where(known, posterior.mean, 0.0))
 
 
 def _rows(variance: Variance, rows: slice) -> Variance:
