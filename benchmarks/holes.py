@@ -12,12 +12,14 @@ A share of the pixels of every training digit is missing, chosen at random.  The
 
 and judged by the error of x̂ on whole test digits at the levels of training/validation.py, the same noise for all: the geometric mean of
 its ratio to that of whole digits, and with the standard error over digits of training/scores.py.
+
+Then the missing pixels of test digits are filled in (`undiffuse.restore`, one answer each), and compared with what was there: root mean
+square over the missing pixels, white 1.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 import warnings
@@ -35,13 +37,14 @@ from benchmarks.common import machine, table, write
 from benchmarks.mnist_conditioned import read
 from undiffuse.conditioning.known import KNOWN
 from undiffuse.data.dataset import Dataset
+from undiffuse.data.filling import filled_from_around
 from undiffuse.runs.prepared import Prepared
 from undiffuse.training.learners import DenoiserLearner
 from undiffuse.training.scores import log_ratio
 from undiffuse.training.validation import ValidationSet
 
 WAYS = ("whole", "holes", "unfilled", "untold", "zeros")
-JUDGED = 512  # test digits
+JUDGED, RESTORED = 512, 16  # test digits
 SETTINGS = {
     "network.width": 16,
     "network.multipliers": [1.0, 2.0, 2.0],
@@ -89,6 +92,17 @@ def judged(model: undiffuse.Model, tests: np.ndarray) -> Tensor:
     return bank.each(model.denoiser.bind(values))
 
 
+def filled(model: undiffuse.Model, tests: np.ndarray, missing: float) -> dict[str, float]:
+    """Root mean square errors at the missing pixels of test digits: of the model's answers, and of the mean of the known around them."""
+    digits = torch.from_numpy(tests.astype(np.float32))
+    known = torch.rand(digits.shape, generator=torch.Generator().manual_seed(0)) >= missing
+    answers = undiffuse.restore(model, torch.where(known, digits, torch.nan), steps=32).values[:, 0]
+    around = filled_from_around(torch.where(known, digits, 0.0), known)
+    assert torch.equal(answers[known], digits[known])
+    each = {"restored": answers, "mean of the known around": around}
+    return {name: ((found - digits)[~known] / 255).square().mean().sqrt().item() for name, found in each.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
@@ -103,25 +117,28 @@ def main() -> None:
     found: dict[str, Any] = {"machine": machine(), "missing": asked.missing, "steps": asked.steps, "seeds": {}}
     rows: list[list[object]] = []
     for seed in map(int, asked.seeds.split(",")):
-        errors, seconds = {}, {}
+        errors, seconds, restored = {}, {}, {}
         for way in asked.ways.split(","):
             began = time.monotonic()
             model = trained(way, data_for(way, values.copy(), known), asked.steps, seed)
             seconds[way] = round(time.monotonic() - began)
             errors[way] = judged(model, tests[:JUDGED].copy())
+            restored[way] = filled(model, tests[:RESTORED], asked.missing)
             ratio = log_ratio(errors[way], errors["whole"])
             value, error = math.exp(ratio.value), math.exp(ratio.value) * ratio.error
-            rows.append([seed, way, f"{value:.3f} ± {error:.3f}", seconds[way]])
-            print(json.dumps(dict(zip(("seed", "way", "ratio", "seconds"), rows[-1], strict=True))), flush=True)
+            of = [f"{number:.3f}" for number in restored[way].values()]
+            rows.append([seed, way, f"{value:.3f} ± {error:.3f}", *of, seconds[way]])
+            print(*rows[-1], flush=True)
         found["seeds"][seed] = {
             way: {
                 "ratio": math.exp(log_ratio(each, errors["whole"]).value),
                 "errors_by_level": each.mean(0).tolist(),
+                "restored": restored[way],
                 "seconds": seconds[way],
             }
             for way, each in errors.items()
         }
-    print(table(["seed", "trained on", "error / that of whole", "seconds"], rows))
+    print(table(["seed", "trained on", "error / that of whole", "restored", "mean around", "seconds"], rows))
     write("holes", found)
 
 

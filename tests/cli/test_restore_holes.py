@@ -13,6 +13,7 @@ from PIL import Image
 import undiffuse
 from tests.commands import exit_code
 from tests.small import TINY_SETTINGS, images, tiny_model
+from undiffuse.conditioning.degradations import AddNoise
 from undiffuse.errors import UsageError
 
 TINY = [
@@ -118,6 +119,9 @@ def test_in_python_nan_is_filled_in_by_any_model():
     assert found.values.isfinite().all()
     assert np.array_equal(found.observation.hidden.numpy(), ~known)
     assert np.array_equal(found.values.numpy(), undiffuse.inpaint(model, values, n=2, steps=3).values.numpy())
+    tasks = tiny_model(conditions={}, degradations={"denoise": AddNoise()})
+    with pytest.raises(UsageError, match=r"make its observation by undiffuse\.observe"):
+        undiffuse.restore(tasks, values)
     with pytest.raises(UsageError, match="nothing is missing"):
         undiffuse.restore(model, images(2)[:, None])
     with pytest.raises(UsageError, match=r"takes examples of shape \(1, 8, 8\)"):

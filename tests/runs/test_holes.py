@@ -65,8 +65,8 @@ def test_what_stands_at_missing_places_changes_no_bit(tmp_path, network, objecti
 
 
 def test_no_gradient_comes_from_what_is_missing(tmp_path):
-    """The objective's gradient with respect to x̂ is 0 there and nowhere else."""
-    run = prepared(holed(0.0), tmp_path / "r", **TINY_SETTINGS)
+    """The objective's gradient with respect to x̂ and to the variance is 0 there and nowhere else."""
+    run = prepared(holed(0.0), tmp_path / "r", **TINY_SETTINGS, **OBJECTIVES["hybrid"])
     x, values = run.batch(0)
     seen: list[torch.Tensor] = []
     denoiser = run.model.denoiser
@@ -74,15 +74,17 @@ def test_no_gradient_comes_from_what_is_missing(tmp_path):
 
     def watched(x_t, level, given=None):
         posterior = original(x_t, level, given)
-        posterior.mean.retain_grad()
-        seen.append(posterior.mean)
+        for each in (posterior.mean, posterior.variance.v):
+            each.retain_grad()
+            seen.append(each)
         return posterior
 
     denoiser.forward = watched
     run.loop._gradient(x, values)
-    gradient, known = torch.cat([mean.grad for mean in seen]), values[KNOWN]
-    assert not gradient[~known].any()
-    assert gradient[known].all()
+    known = values[KNOWN]
+    for each in seen:
+        assert not each.grad[~known].any()
+        assert each.grad[known].any()
 
 
 @pytest.mark.parametrize("changes", [{"augment.rotate": 20}, {"augment.shift": 2}, {"augment.brightness": 0.3}])
@@ -94,7 +96,8 @@ def test_holes_move_along_and_nothing_of_them_gets_out(tmp_path, changes):
         x, values = run.prepared.augmented(
             *run.loader(0), run.config.design.augment, run.codec, torch.Generator().manual_seed(0)
         )
-        assert not x[~values[KNOWN].expand_as(x)].any()
+        assert not x[~values[KNOWN]].any()
+        assert x[values[KNOWN]].all()  # no hole has become a number
         assert 0.2 < values[KNOWN].float().mean() < 0.8
         batches.append((x, run.batch(0)[0]))
     plain = prepared(holed(0.0), tmp_path / "p", **TINY_SETTINGS).loader(0)[0]

@@ -8,7 +8,6 @@ number that says its length; and places of which no example knows anything, such
 
 from __future__ import annotations
 
-import base64
 import math
 import zlib
 from collections.abc import Sequence
@@ -39,7 +38,7 @@ class KnownConfig(ConditionSettings):
     )
     never: str | None = Field(
         None,
-        description="Places that no training example knows, as bits, packed by zlib, in base64; None where there are none.",
+        description="Places that no training example knows, as bits, packed by zlib, in hexadecimal digits; None where there are none.",
     )
     length: str | None = Field(
         None, description="The number that says where a sequence ends; None where all examples are of one length."
@@ -67,14 +66,14 @@ class KnownConfig(ConditionSettings):
         """Which places some training example knows, bool (channels, *size)."""
         if self.never is None:
             return torch.ones(self.shape, dtype=torch.bool)
-        packed = np.frombuffer(zlib.decompress(base64.b64decode(self.never)), np.uint8)
+        packed = np.frombuffer(zlib.decompress(bytes.fromhex(self.never)), np.uint8)
         bits = np.unpackbits(packed, count=math.prod(self.shape)).reshape(self.shape)
         return torch.from_numpy(bits == 0)
 
 
 def packed_places(never: np.ndarray) -> str | None:
     """Places, bool (channels, *size), as KnownConfig has them."""
-    return base64.b64encode(zlib.compress(np.packbits(never).tobytes(), 9)).decode() if never.any() else None
+    return zlib.compress(np.packbits(never).tobytes(), 9).hex() if never.any() else None
 
 
 class KnownCondition(ConditionModule):

@@ -225,14 +225,11 @@ def with_settings(data: Dataset, config: DataConfig) -> Dataset:
     data = with_nodata(data, config.nodata)
     if config.missing is not None:
         data = with_masks(data, Path(config.missing).expanduser(), config.fit)
-    data = with_checked_holes(data if config.shrink is None else shrunk(data, config.shrink))
+    data = data if config.shrink is None else shrunk(data, config.shrink)
     if config.range is not None:
         data = replace(data, low=config.range[0], high=config.range[1])
-    if config.table is None:
-        return data
-    files = (
-        data.columns["file"].tolist()
-        if "file" in data.columns and data.root is not None and path.suffix.lower() not in tables.TABLE_SUFFIXES
-        else None
-    )
-    return tables.with_table(data, Path(config.table).expanduser(), files)
+    if config.table is not None:
+        named = "file" in data.columns and data.root is not None and path.suffix.lower() not in tables.TABLE_SUFFIXES
+        files = data.columns["file"].tolist() if named else None
+        data = tables.with_table(data, Path(config.table).expanduser(), files)
+    return with_checked_holes(data)  # last: it may leave examples out, with the rows of the table that are theirs

@@ -87,19 +87,18 @@ class Denoiser(nn.Module):
             F, head = F.chunk(2, 1)
             variance = LEARNED[self.variance](head)
         mean = broadcast_to(row.c_skip, x_t) * x_t + broadcast_to(row.c_out, x_t) * F
-        if (
-            conditioning.known is not None
-        ):  # as where sequences end: then x_t is noise alone there, in sampling as in training
-            mean = torch.where(conditioning.known, mean, 0.0)
         if self.categories is None:
             return Posterior(mean, variance)
         log_p = self.categories.log_probabilities(F, x_t, level)
         return Posterior(self.categories.means(log_p, mean), variance, log_p=log_p)
 
     def bind(self, values: EncodedConditions) -> DenoiserFn:
-        """The Denoise of one set of conditions, which are embedded once, here, and not at every step."""
+        """The Denoise of one set of conditions, which are embedded once, here, and not at every step.
+
+        x̂ is 0 where an example knows nothing: where a sequence has ended, x_t is then noise alone, as it was in training.
+        """
         conditioning = self._conditioning(values)
-        return lambda x_t, level: self._posterior(x_t, level, conditioning)
+        return lambda x_t, level: _known_alone(self._posterior(x_t, level, conditioning), conditioning.known)
 
     def batched(self, sets: Sequence[EncodedConditions]) -> Callable[[Tensor, Level], list[Posterior]]:
         """The beliefs of several sets of conditions, in one batched evaluation of the network: what guidance compares."""
@@ -112,7 +111,7 @@ class Denoiser(nn.Module):
                 if level.alpha.ndim
                 else level
             )
-            posterior = self._posterior(torch.cat([x_t] * count), each, conditioning)
+            posterior = _known_alone(self._posterior(torch.cat([x_t] * count), each, conditioning), conditioning.known)
             means = posterior.mean.chunk(count)
             return [
                 Posterior(mean, _rows(posterior.variance, slice(k * n, (k + 1) * n))) for k, mean in enumerate(means)
@@ -135,6 +134,11 @@ def at_every_position(channels: Tensor, x: Tensor) -> Tensor:
             channels, x.shape[2:], mode={3: "linear", 4: "bilinear", 5: "trilinear"}[x.ndim]
         )
     return channels.to(x.dtype)
+
+
+def _known_alone(posterior: Posterior, known: Tensor | None) -> Posterior:
+    """With x̂ = 0 where nothing is known; as it is where all is."""
+    return posterior if known is None else posterior.with_mean(torch.where(known, posterior.mean, 0.0))
 
 
 def _rows(variance: Variance, rows: slice) -> Variance:

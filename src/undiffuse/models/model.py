@@ -193,14 +193,14 @@ class Model:
         nothing = 0.0 if self.config.codec.kind == "integer" else math.nan
         return torch.where(known.to(values.device), values, nothing)
 
-    def with_lengths(self, conditions: Mapping[str, object], seed: int, index: Tensor) -> dict[str, object]:
+    def with_lengths(self, conditions: Mapping[str, object], seed: int, index: Tensor) -> Mapping[str, object]:
         """The conditions of samples of a seed by their index, with lengths as the training examples have them where none are given.
 
         The same conditions of a model whose examples are of one length.
         """
         known = self.denoiser.conditions.known
         if known is None or known.config.length is None or known.config.length in conditions:
-            return dict(conditions)
+            return conditions
         normal = standard_normal((1,), seed, index.cpu(), stream=NoiseStream.LENGTH)[:, 0].double()
         return {**conditions, known.config.length: known.drawn_lengths(torch.special.ndtr(normal))}
 

@@ -235,6 +235,10 @@ def restore(
     if n < 1:
         raise UsageError(f"asked for {n} examples of each: ask for at least 1.")
     if not isinstance(observation, Observation):
+        if model.config.degradations:
+            raise UsageError(
+                f"this model was trained to restore {', '.join(model.config.degradations)}: make its observation by undiffuse.observe first."
+            )
         observed = observe_holes(model, observation)
         assert observed.kept is not None
         filled = inpaint(

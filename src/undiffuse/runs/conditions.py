@@ -74,7 +74,8 @@ def fine_tuned_conditions(
         elif base.degradations and name in ("observation", "task"):
             continue  # made from the examples themselves, see conditioning/degradations.py
         elif isinstance(known, KnownConfig):
-            found[name] = known if data.known is None else known.merged_with(_known_config(data, declared, rows))
+            complete = KnownConfig(shape=(known.shape[0], *data.shape[1:]))
+            found[name] = known.merged_with(complete if data.known is None else _known_config(data, declared, rows))
         elif not isinstance(
             known, AugmentationConfig
         ):  # nothing shifted is the zero vector, so without it nothing changes

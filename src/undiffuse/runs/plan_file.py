@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -25,6 +26,7 @@ from undiffuse.conditioning.base import Name
 from undiffuse.conditioning.spec import Condition
 from undiffuse.config import Config, as_file, stored
 from undiffuse.data.config import DataConfig
+from undiffuse.data.holes import missing_shares
 from undiffuse.errors import UsageError
 from undiffuse.networks.building import title_of
 from undiffuse.runs.design import Design
@@ -118,6 +120,13 @@ def reasons(plan: Plan) -> dict[str, str]:
         "split": f"{held_out:,} held out, {held_out / n:.0%}, to tell what is learned from what is copied"
         + (f"; equal values of {config.data.group} stay together" if config.data.group else "; copies stay together"),
     }
+    if prepared.data.padded:
+        found["lengths"] = (
+            "unequal: padded to the longest, which counts for nothing; the network is told where each ends"
+        )
+    elif prepared.data.known is not None:
+        share = float(np.mean(missing_shares(prepared.data)))
+        found["missing"] = f"{share:.1%} of the numbers: out of the loss, and the network is told where"
     found["examples"] = next(text for most, text in EXPECT if n - held_out < most)
     names = ", ".join(f"{c.kind} {name}" if c.kind != name else name for name, c in config.conditions.items())
     if config.conditions or plan.declared:
