@@ -57,10 +57,7 @@ class AugmentConfig(Config):
         description="Standard deviation of a shift, as a share of each side, between pixels too; 0 for none.",
     )
     brightness: float = Field(
-        0.0,
-        ge=0,
-        le=2,
-        description="Standard deviation of what is added, in the model's range (black to white is 2); 0 for none.",
+        0.0, ge=0, le=2, description="Standard deviation of what is added, where black to white is 2; 0 for none."
     )
     contrast: float = Field(
         0.0,

@@ -25,7 +25,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from undiffuse.data.column_encoding import Column, ColumnEncoder, fitted_column, rows_are_known
+from undiffuse.data.column_encoding import ColumnEncoder, ColumnEncoding, fitted_column, rows_are_known
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.ranges import FULL_RANGES, colours, found_range, full_range, has_alpha
 from undiffuse.data.statistics import PART_NUMBERS, channel_statistics, parts_of
@@ -53,7 +53,7 @@ class CodecConfig(BaseModel):
     scale: tuple[float, ...] = Field(description="What they are then divided by, one number per channel.")
     low: tuple[float, ...] = Field(description="Lowest stored value, one per channel.")
     high: tuple[float, ...] = Field(description="Highest stored value, one per channel.")
-    columns: tuple[Column, ...] | None = Field(
+    columns: tuple[ColumnEncoding, ...] | None = Field(
         None, description="What becomes of each column of a table; None of anything else."
     )
 

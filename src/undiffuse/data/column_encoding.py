@@ -96,10 +96,10 @@ class CategoryColumn(BaseModel):
 
 
 NumberColumn = LinearColumn | QuantileColumn
-Column = Annotated[LinearColumn | QuantileColumn | CategoryColumn, Field(discriminator="kind")]
+ColumnEncoding = Annotated[LinearColumn | QuantileColumn | CategoryColumn, Field(discriminator="kind")]
 
 
-def fitted_column(name: str, values: np.ndarray, training: np.ndarray, categories: int) -> Column:
+def fitted_column(name: str, values: np.ndarray, training: np.ndarray, categories: int) -> ColumnEncoding:
     """What becomes of a column.   values: of all rows (N,), NaN where a cell is empty.   training: rows to measure.
 
     categories: how many there are, 0 for numbers.
@@ -148,7 +148,7 @@ class ColumnEncoder:
     blocks: (first channel, shares) of each category, those of empty cells among them.
     """
 
-    def __init__(self, columns: Sequence[Column]) -> None:
+    def __init__(self, columns: Sequence[ColumnEncoding]) -> None:
         self.columns = tuple(columns)
         self.starts: list[int] = []
         self.blocks: list[tuple[int, tuple[float, ...]]] = []
@@ -215,7 +215,7 @@ class ColumnEncoder:
         return ends[0][:, None], ends[1][:, None]
 
 
-def rows_are_known(columns: Sequence[Column], values: np.ndarray) -> bool:
+def rows_are_known(columns: Sequence[ColumnEncoding], values: np.ndarray) -> bool:
     """Whether rows (N, columns, 1) hold no category that the columns have not, and empty cells only where these may be."""
     for k, column in enumerate(columns):
         cells = values[:, k, 0]
