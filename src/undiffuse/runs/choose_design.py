@@ -65,14 +65,18 @@ def choose_design(
     cpu: bool,
     network: str | None,
     latent: int | Path | None,
+    rows: int | None = None,
 ) -> Design:
-    """The preset's design with the settings.   latent: the factor of an autoencoder to train, or the folder of one that was."""
+    """The preset's design with the settings.   latent: the factor of an autoencoder to train, or the folder of one that was.
+
+    rows: of a table that is to be trained on; None for other data.
+    """
     latents_ = None
     if latent is not None:
         latents_ = latents(shape, cpu, latent) if isinstance(latent, int) else _latents_of(latent, shape)
     elif any(path.startswith("latent.") for path in settings):
         raise UsageError("settings of latents belong to a model that has them: add `latent`.")
-    design = design_for(source, shape, preset, cpu, network, latents_)
+    design = design_for(source, shape, preset, cpu, network, latents_, rows)
     return changed(design, with_sampling_completed(design.sampling, settings))
 
 

@@ -141,12 +141,14 @@ def reasons(plan: Plan) -> dict[str, str]:
         return "as given" if given else rule
 
     preset = f"as {plan.chosen_by} says" if plan.chosen_by else None
-    small = preset or "as for all small data"
+    small = preset or (
+        "as for all tables, docs/measurements/tables.md" if prepared.data.table else "as for all small data"
+    )
     network = title_of(design.network)
     if preset is None and plan.base is None:
         size = getattr(design.network, "width", None)
         shown = f" of width {size}" if size else ""
-        grid = "rows of few numbers lie on no grid" if design.network.kind == "mlp" else f"for {shape} on a {on}"
+        grid = "rows lie on no grid" if design.network.kind == "mlp" else f"for {shape} on a {on}"
         network += f"{shown}: " + why(f"{grid}, as large as is bearable there", "network")
     else:
         network += f": {preset or 'of the model it starts from'}"

@@ -164,7 +164,8 @@ def prepare(
         design = changed(planned, settings)
     else:
         cpu = device.type == "cpu"
-        design = choose_design(source.source, dataset.shape, settings, preset, cpu, network, latent)
+        rows = None if dataset.table is None else len(dataset)
+        design = choose_design(source.source, dataset.shape, settings, preset, cpu, network, latent, rows)
     if design.adapters and base is None:
         raise UsageError(
             "adapters tune weights that were trained before: say whose, by `start`, or leave `adapter_rank` out."
