@@ -203,7 +203,7 @@ def gaussian(schema: TableSchema, task: Task, training: np.ndarray, seed: int) -
         [training[:, k] == g for g in np.unique(training[:, k])] if task.classes else [np.full(len(rows), True)]
     ):
         part = training[which][:, numbers]
-        rows[np.ix_(which, numbers)] = draws.multivariate_normal(part.mean(0), np.cov(part.T), len(part))
+        rows[np.ix_(which, np.array(numbers))] = draws.multivariate_normal(part.mean(0), np.cov(part.T), len(part))
     return rows
 
 

@@ -291,8 +291,9 @@ def design_for(
 ) -> Design:
     """The preset called `preset`; without one, digits for the embedded digits, `table_rows` for tables, `small_data` for all else.
 
-    shape: (C, *size) of the data.   rows: of a table; None for anything else.   cpu: whether it will be trained on a CPU, which asks for a smaller network.   network: the
+    shape: (C, *size) of the data.   cpu: whether it will be trained on a CPU, which asks for a smaller network.   network: the
     kind of network to use instead of the preset's, of a size for the data.   latent: what latents it is to diffuse in.
+    rows: of a table; None for anything else.
     """
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"there is no preset {preset!r}: choose one of {', '.join(PRESETS)}.")
