@@ -21,7 +21,7 @@ from undiffuse.sampling.settings import SamplingConfig
 from undiffuse.training.settings import TrainingConfig
 
 AT_ONCE_ON_A_CPU = 2**20  # numbers of a micro-batch
-EPOCHS, FEWEST_UPDATES, MANY_ROWS = 1000, 300, 10_000  # of tables
+EPOCHS, FEWEST_UPDATES, MANY_ROWS = 300, 100, 10_000  # of tables
 NEW_MODELS = SamplingConfig(solver="unipc", grid="angle")
 """How new models sample: of what was tried, the best score on held-out data with 16 evaluations (docs/measurements/solvers.md)."""
 
