@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.commands import exit_code
 from tests.small import TINY_SETTINGS, images, tiny_model
+from undiffuse.data import mask_files
 from undiffuse.models import masks
 from undiffuse.models.file import save_model
 
@@ -151,8 +152,8 @@ def test_a_mask_is_cut_where_its_photo_is():
     """A crop of the middle 20×20 of 20×33 keeps columns 6.5 to 26.5: a mask of all but these hides nothing of them."""
     mask = np.ones((20, 33), np.float32)
     mask[:, 5:28] = 0
-    assert not (masks._resized(mask, Path("mask.png"), (20, 20), "crop", []) > masks.HALF).any()
-    assert (masks._resized(mask, Path("mask.png"), (20, 20), "stretch", []) > masks.HALF).any()
+    assert not (mask_files._resized(mask, Path("mask.png"), (20, 20), "crop", []) > mask_files.HALF).any()
+    assert (mask_files._resized(mask, Path("mask.png"), (20, 20), "stretch", []) > mask_files.HALF).any()
 
 
 def test_a_mask_of_another_shape_than_its_photo_is_refused(run, tmp_path):

@@ -225,10 +225,13 @@ def test_a_table_that_is_the_data_names_its_images_in_any_column(folder):
         opened(table(folder, "photo,mask", lambda k: f"in/{k}.png,in/{k}.png"))
 
 
-def test_a_table_of_numbers_as_the_data_is_refused_with_what_works(tmp_path):
-    (tmp_path / "iris.csv").write_text("length,width,species\n5.1,3.5,setosa\n4.9,3.0,setosa\n")
-    with pytest.raises(UsageError, match=r"none of them names image files.*not read from text yet: save them as \.npy"):
-        opened(tmp_path / "iris.csv")
+def test_a_table_that_names_no_images_is_itself_the_data(tmp_path):
+    (tmp_path / "iris.csv").write_text("length,width,species\n" + "5.1,3.5,setosa\n4.9,3.0,virginica\n" * 6)
+    data = opened(tmp_path / "iris.csv")
+    assert data.values[:2, :, 0].tolist() == [[5.1, 3.5, 0], [4.9, 3.0, 1]]
+    assert [column.kind for column in data.table.columns] == ["number", "number", "category"]
+    with pytest.raises(UsageError, match="none of them names image files"):
+        opened(tmp_path / "iris.csv", size=(8, 8))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from undiffuse.data.arrays import LABELS, class_labels
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.images import read_images
-from undiffuse.data.pixels import ImageOptions
+from undiffuse.data.pixels import IMAGE_SUFFIXES, ImageOptions
 from undiffuse.data.readers.row_table import row_table
 from undiffuse.data.table_files import read_table
 from undiffuse.data.table_rows import FILE_COLUMNS, cell_text
@@ -43,6 +43,12 @@ def image_table(path: Path, config: DataConfig) -> Dataset:
                 f"in {path} each of the columns {', '.join(naming)} names files: call the one with the examples {FILE_COLUMNS[0]!r}."
             )
         if not naming:
+            called = next((name for name, texts in cells.items() if _are_called_as_images(texts)), None)
+            if called is not None:
+                raise UsageError(
+                    f"the column {called!r} of {path} names images, such as {cells[called][0]}, and they are not there: names start from "
+                    f"{path.parent}."
+                )
             if config.size or config.channels:
                 raise UsageError(
                     f"{path} has the columns {', '.join(content)}, and none of them names image files: call that one {FILE_COLUMNS[0]!r}."
@@ -110,6 +116,12 @@ def _of_bytes(path: Path, content: dict[str, list[object]], column: str, config:
         root=path.parent,
         notes=tuple(notes),
     )
+
+
+def _are_called_as_images(cells: Sequence[str]) -> bool:
+    """Whether most of the first different cells end as the names of images do."""
+    few = list(dict.fromkeys(cells))[:MOST_LOOKED_AT]
+    return sum(text.lower().endswith(tuple(IMAGE_SUFFIXES)) for text in few) > len(few) / 2
 
 
 def _names_files(cells: Sequence[str], folder: Path) -> bool:

@@ -10,9 +10,12 @@ import numpy as np
 from undiffuse.data.config import DataConfig
 from undiffuse.data.dataset import Dataset
 from undiffuse.data.file_formats import FileFormat
+from undiffuse.data.table_cells import cell_as_text, number_of
 from undiffuse.data.table_schema import TableSchema
 from undiffuse.data.tables import as_column
 from undiffuse.errors import UsageError
+
+INFINITE = ("inf", "infinity")
 
 
 def row_table(name: str, content: Mapping[str, Sequence[object]], suffix: str, config: DataConfig) -> Dataset:
@@ -22,6 +25,7 @@ def row_table(name: str, content: Mapping[str, Sequence[object]], suffix: str, c
 
     Every column is also one that conditions may be made of. Raises UsageError as `TableSchema.infer` does.
     """
+    _refuse_infinite_cells(content)
     schema = TableSchema.infer(content, suffix, config.columns, config.relations)
     kinds: dict[str, list[str]] = {}
     for column in schema.columns:
@@ -42,6 +46,20 @@ def row_table(name: str, content: Mapping[str, Sequence[object]], suffix: str, c
         file_format=FileFormat(kind="table", suffix=suffix, dtype="float64", table=schema),
         notes=tuple(notes),
     )
+
+
+def _refuse_infinite_cells(content: Mapping[str, Sequence[object]]) -> None:
+    """Raises UsageError for an infinite number among numbers; among words, inf is one."""
+    for name, cells in content.items():
+        texts = [cell_as_text(cell) for cell in cells]
+        row = next((row for row, text in enumerate(texts) if text.strip().lower().lstrip("+-") in INFINITE), None)
+        others = (
+            [] if row is None else [text for text in dict.fromkeys(texts) if number_of(text, "," in text) is not None]
+        )
+        if others:
+            raise UsageError(
+                f"the column {name!r} holds an infinite number in row {(row or 0) + 1}: leave the cell empty, or correct it."
+            )
 
 
 def without_columns(data: Dataset, names: Sequence[str]) -> Dataset:
