@@ -182,3 +182,24 @@ def test_what_rows_of_a_table_are_not_for_is_said(tmp_path):
     ):
         with pytest.raises(UsageError, match="rows of a table"):
             use()
+
+
+def test_a_table_of_one_column_and_edits_of_rows(run, tmp_path):
+    written(tmp_path / "one.csv", [[f"{v:.2f}"] for v in RNG.normal(size=50)], ["height"])
+    written(tmp_path / "people.csv", people())
+    for name in ("one", "people"):
+        assert run("train", f"{name}.csv", *options(SHORT))[0] == 0
+        assert run("sample", f"runs/{name}", "-n", "4")[0] == 0
+        for command in (["vary"], ["reconstruct"], ["interpolate", "data:1"]):
+            code, out = run(command[0], f"runs/{name}", "data:0", *command[1:])
+            assert code == 0, out
+    code, out = run("classifier", "runs/people", "--class", "member", "--train-steps", "2")
+    assert code == 0, out
+
+
+def test_an_infinite_number_is_named(tmp_path):
+    path = written(tmp_path / "a.csv", [["1.5", "x"], ["inf", "inf"], ["2.5", "y"]] * 5, ["size", "word"])
+    with pytest.raises(UsageError, match="'size' holds an infinite number in row 2"):
+        open_data(DataConfig(source=str(path)))
+    path = written(tmp_path / "b.csv", [[f"{k / 7:.3f}", ["inf", "y"][k % 2]] for k in range(30)], ["size", "word"])
+    assert [column.kind for column in open_data(DataConfig(source=str(path))).table.columns] == ["number", "category"]

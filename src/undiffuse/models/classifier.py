@@ -76,7 +76,7 @@ class ClassifierConfig(Config):
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, *size) of x."""
-        return self.codec.shape if self.latent is None else self.latent.latent_shape
+        return self.codec.x_shape if self.latent is None else self.latent.latent_shape
 
     def build(self) -> Classifier:
         """With fresh weights."""

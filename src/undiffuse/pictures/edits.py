@@ -100,7 +100,9 @@ def difference(x: Tensor, y: Tensor, codec: Codec) -> tuple[list[np.ndarray], st
     """y - x, examples in the model's range, on grey, enlarged by a round number: pictures and their label."""
     x, y, codec = codec.in_plain(x[:MOST_COLUMNS]), codec.in_plain(y[:MOST_COLUMNS]), codec.plain
     low, high = codec.limits(x.device)
-    share = (y - x) / (high - low)
+    if codec.config.encoder is not None:  # rows of a table, whose x has other channels
+        x, y, low, high = codec.decode(x), codec.decode(y), codec.low, codec.high
+    share = ((y - x) / (high - low).clamp(min=1e-30)).nan_to_num()
     largest = float(share.abs().max())
     times = max((t for t in TIMES if t * largest <= 0.5), default=1)
     label = f"difference × {times}" if largest > 1 / 2 / TIMES[-1] else "no difference"

@@ -43,7 +43,7 @@ def scatter(values: Tensor, codec: CodecConfig, labels: Sequence[str], title: st
         figure, axes = plt.subplots(side, side, figsize=(size, size + 0.3), layout="constrained", squeeze=False)
         for down in range(side):
             for across in range(side):
-                ax, x, y = axes[down][across], across, 1 if side == 1 else down
+                ax, x, y = axes[down][across], across, 1 if pair else down
                 if x == y:
                     _spread(ax, rows[:, x], ends[x], groups)
                 else:
