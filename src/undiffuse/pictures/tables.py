@@ -37,7 +37,8 @@ def scatter(values: Tensor, codec: CodecConfig, labels: Sequence[str], title: st
     groups = {"": np.ones(len(rows), bool)}
     if 1 < len(named) <= MOST_COLOURED:
         groups = {name: np.array([label == name for label in labels]) for name in named}
-    side = 1 if columns == 2 else columns
+    pair = columns == 2
+    side = 1 if pair else columns
     with plt.rc_context(STYLE):
         size = 5.6 if side == 1 else 1.2 + 1.9 * side
         figure, axes = plt.subplots(side, side, figsize=(size, size + 0.3), layout="constrained", squeeze=False)
