@@ -16,6 +16,8 @@ from undiffuse.errors import UsageError
 from undiffuse.process.posteriors import Posterior
 from undiffuse.runs.prepare import prepare
 from undiffuse.training.cadence import Intervals
+from undiffuse.training.learners import AS_WHOLE, TOLD_WHOLE, DenoiserLearner
+from undiffuse.training.objectives import Simple, snr_weight
 
 NETWORKS = {
     "unet": TINY_SETTINGS,
@@ -234,3 +236,27 @@ def test_places_that_no_example_knows_are_marked_in_samples_and_stay_out_of_the_
     answers = undiffuse.restore(model, given, steps=3).values
     assert answers[:, :, land].isnan().all()
     assert answers[:, :, ~land].isfinite().all()
+
+
+def test_some_examples_are_told_as_samples_are_and_judged_by_what_is_known(tmp_path):
+    """A share of them, which is drawn for each step; their missing numbers are out of the loss as ever. Ends of sequences are told as they are."""
+    run = prepared(holed(0.0, 400), tmp_path / "r", **TINY_SETTINGS | {"training.batch_size": 400})
+    learner, told = run.loop.learner, []
+    original = learner.denoiser.conditions.forward
+    learner.denoiser.conditions.forward = lambda given: told.append(given) or original(given)
+    x, values = run.batch(0)
+    given = learner.prepared(values, torch.Generator().manual_seed(0))
+    level = run.model.schedule(torch.full((400,), 0.5, dtype=torch.float64))
+    losses = learner.losses(x, torch.zeros_like(x), level, given, run.loop._computing)
+    assert losses.isfinite().all()
+    whole = told[0][KNOWN].flatten(1).all(1)
+    assert set(told[0]) == set(values)
+    assert abs(int(whole.sum()) - 400 * TOLD_WHOLE) < 5 * (400 * TOLD_WHOLE * (1 - TOLD_WHOLE)) ** 0.5
+    assert torch.equal(told[0][KNOWN][~whole], values[KNOWN][~whole])
+    again = learner.prepared(values, torch.Generator().manual_seed(1))
+    assert not torch.equal(given[AS_WHOLE], again[AS_WHOLE])
+    sequences = [np.random.default_rng(k).normal(size=(1, 8 + k % 5)).astype(np.float32) for k in range(30)]
+    padded = undiffuse.train(sequences, runs=tmp_path, name="s", steps=1, batch_size=4, network="unet")
+    values = {KNOWN: torch.ones(4, 1, 12, dtype=torch.bool), "length": torch.zeros(4, 2)}
+    learner = DenoiserLearner(padded.denoiser, Simple(snr_weight()))
+    assert AS_WHOLE not in learner.prepared(values, torch.Generator().manual_seed(0))

@@ -8,6 +8,10 @@ Of an example with holes only the known numbers are trained on (MissDiff, Ouyang
 known, 0 where it is missing, the loss is that of the answer m x̂ + (1 - m) x, which is right where nothing is known: of any objective no
 gradient comes from there.  Each known number counts alike, whichever example it is in.  x_t is alpha x + sigma eps everywhere, and x holds
 there what data/filling.py puts.
+
+Samples are told that all is known, which no example with holes is.  So a share of the examples, TOLD_WHOLE, is told the same in training, with what
+stands for its missing numbers, while the loss stays that of the known ones: else the network has to guess what so many known numbers mean at
+the clean levels, where it errs by chance (docs/measurements/holes.md).
 """
 
 from __future__ import annotations
@@ -26,6 +30,9 @@ from undiffuse.models.denoiser import Denoiser
 from undiffuse.process.levels import Level
 from undiffuse.process.posteriors import LearnedRangeVariance, LearnedVariance, Posterior
 from undiffuse.training.objectives import Objective
+
+TOLD_WHOLE = 0.3  # of examples with holes
+AS_WHOLE = "as whole"  # beside the conditions of a batch: which examples these are
 
 Computing = Callable[[], AbstractContextManager[object]]
 """The precision that a network is evaluated in; losses are not."""
@@ -65,14 +72,24 @@ class DenoiserLearner(Learner):
         self.objective = objective
 
     def prepared(self, values: EncodedConditions, generator: torch.Generator) -> EncodedConditions:
-        return self.denoiser.conditions.dropped(values, generator)
+        values = self.denoiser.conditions.dropped(values, generator)
+        module = known_condition(self.denoiser)
+        if module is None or module.config.length is not None:  # where sequences end, samples are told too
+            return values
+        whole = torch.rand(len(values[KNOWN]), generator=generator) < TOLD_WHOLE
+        return {**values, AS_WHOLE: whole.to(values[KNOWN].device)}
 
     def untrained(self) -> dict[str, Tensor]:
         return self.denoiser.untrained()
 
     def losses(self, x: Tensor, eps: Tensor, level: Level, values: EncodedConditions, computing: Computing) -> Tensor:
         costs: list[Tensor] = []
-        known = values[KNOWN].expand_as(x) if is_told_known(self.denoiser) else None
+        module = known_condition(self.denoiser)
+        known = None if module is None else values[KNOWN].expand_as(x)
+        if module is not None and AS_WHOLE in values:
+            told, whole = module.null_token().to(x.device), values[AS_WHOLE].reshape(-1, *[1] * (x.ndim - 1))
+            values = {name: value for name, value in values.items() if name != AS_WHOLE}
+            values[KNOWN] = torch.where(whole, told, values[KNOWN])
 
         def denoise(x_t: Tensor, level: Level) -> Posterior:
             with computing():
@@ -84,9 +101,9 @@ class DenoiserLearner(Learner):
         return sum(costs, self.objective(denoise, x, eps, level))
 
 
-def is_told_known(denoiser: Denoiser) -> bool:
-    """Whether a model is told which numbers of an example are known: one that was trained on examples with holes."""
-    return any(isinstance(module, KnownCondition) for _, module in denoiser.conditions.items())
+def known_condition(denoiser: Denoiser) -> KnownCondition | None:
+    """What tells a model which numbers of an example are known, where it was trained on examples with holes."""
+    return next((module for _, module in denoiser.conditions.items() if isinstance(module, KnownCondition)), None)
 
 
 def right_where_missing(posterior: Posterior, x: Tensor, known: Tensor) -> Posterior:
